@@ -1,0 +1,214 @@
+"""What is asked of Keen and what comes of it: collections, requests, remote extractions, landings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from enum import Enum
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.filters import Filter
+from keen_pipeline.timeframe import Timeframe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,255}")
+
+
+def check_collection_name(name: object) -> str:
+    """Return `name` where it is a legal event collection, else raise InvalidInputError.
+
+    Legal: 1 to 256 characters of letters, digits, `_ . -` and blanks, not starting with `_`, `.`, `-`, blank or `keen`,
+    and without `..`, so that a name can never leave its folder.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or name.lower().startswith("keen"):
+        raise InvalidInputError(
+            f"collection: {name!r} is not a legal name (1 to 256 letters, digits, '_', '.', '-', blanks; "
+            "it may not start with '_', '.', '-', a blank or 'keen', nor hold '..')",
+            field="collection",
+        )
+    return name
+
+
+class Granularity(str, Enum):
+    """The length of one partition of a collection. Weeks start on Sunday, as Keen's do."""
+
+    HOURLY = "hourly"
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
+class Encoding(str, Enum):
+    """How a landed file is written; the value is its suffix after the partition key."""
+
+    CSV = "csv"
+    CSV_GZ = "csv.gz"
+    CSV_ZST = "csv.zst"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One event collection that the pipeline extracts.
+
+    `name`: Keen's event collection. `start_date`: the first partition, `YYYY-MM-DD` in `timezone`.
+    `granularity`: hourly, daily (default), weekly or monthly. `timezone`: an IANA name, UTC by default; partitions start
+    at its midnights. `filters`: all must hold. `encoding`: of the landed file. `lookback_days`: how many days back the
+    nightly job looks for partitions that are not landed yet (1 to 366). `email`: Keen also mails its own notice there.
+
+    >>> Collection(name="purchases", start_date="2026-01-01").asset_key
+    ('keen', 'purchases')
+
+    Raises InvalidInputError naming the field.
+    """
+
+    name: str
+    start_date: str | date
+    granularity: Granularity = Granularity.DAILY
+    timezone: str = "UTC"
+    filters: tuple[Filter, ...] = ()
+    encoding: Encoding = Encoding.CSV
+    lookback_days: int = 3
+    email: str | None = None
+    description: str | None = None
+    owners: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_collection_name(self.name)
+        put = object.__setattr__
+        put(self, "start_date", _date(self.start_date, f"collection {self.name}: start_date"))
+        put(self, "granularity", _member(Granularity, self.granularity, f"collection {self.name}: granularity"))
+        put(self, "encoding", _member(Encoding, self.encoding, f"collection {self.name}: encoding"))
+        try:
+            ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+            raise InvalidInputError(f"collection {self.name}: unknown timezone {self.timezone!r}", field="timezone") from None
+        put(self, "filters", tuple(f if isinstance(f, Filter) else Filter.from_wire(f) for f in self.filters))
+        put(self, "owners", tuple(self.owners))
+        put(self, "tags", dict(self.tags))
+        days = self.lookback_days
+        if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= 366:
+            raise InvalidInputError(f"collection {self.name}: lookback_days must be 1 to 366, not {days!r}", field="lookback_days")
+
+    @property
+    def asset_key(self) -> tuple[str, str]:
+        """The path of the Dagster asset key."""
+        return ("keen", self.name)
+
+    @property
+    def start(self) -> date:
+        """`start_date` as a date."""
+        assert isinstance(self.start_date, date)
+        return self.start_date
+
+
+@dataclass(frozen=True)
+class ExtractionRequest:
+    """What is asked: the events of one collection in one timeframe that pass the filters, and where they shall land.
+
+    `partition_key` is Dagster's key, or `{start}_{end}` for an ad hoc extraction. `target` is the URI of the file.
+    """
+
+    collection: str
+    timeframe: Timeframe
+    partition_key: str
+    target: str
+    filters: tuple[Filter, ...] = ()
+    email: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what is asked (collection, timeframe, filters in any order), 32 hexadecimal digits."""
+        filters = sorted(json.dumps(f.to_wire(), sort_keys=True) for f in self.filters)
+        text = json.dumps([self.collection, self.timeframe.to_wire(), filters], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def __str__(self) -> str:
+        return f"{self.collection}[{self.partition_key}]"
+
+
+class SecretUrl:
+    """A results URL. Its signature opens the file, so it never shows itself; only `reveal()` gives it."""
+
+    __slots__ = ("_url",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def reveal(self) -> str:
+        """The URL itself, for the request that needs it."""
+        return self._url
+
+    def __repr__(self) -> str:
+        return "SecretUrl(***)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a results URL is never pickled")
+
+
+class RemoteStatus(str, Enum):
+    """What the service says of an extraction, in three words."""
+
+    PENDING = "pending"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+    @classmethod
+    def from_wire(cls, text: object) -> RemoteStatus:
+        """Keen documents `not started` and `complete`; an unknown word means "not finished yet"."""
+        word = str(text).strip().lower()
+        if word == "complete":
+            return cls.COMPLETE
+        return cls.FAILED if word in ("failed", "error", "cancelled", "canceled", "expired") else cls.PENDING
+
+
+@dataclass(frozen=True)
+class RemoteExtraction:
+    """One extraction as the service reports it."""
+
+    extraction_id: str
+    status: RemoteStatus
+    results_url: SecretUrl | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Landing:
+    """The proof of a landed file. `bytes`, `sha256` and `records` are of the CSV as Keen sent it, header not counted.
+
+    `stored_bytes` is the size of the file at the destination, which differs where the encoding compresses.
+    """
+
+    uri: str
+    bytes: int
+    records: int
+    sha256: str
+    columns: tuple[str, ...]
+    stored_bytes: int
+    seconds: float
+
+
+def _date(value: object, what: str) -> date:
+    if isinstance(value, datetime):
+        return value.date()
+    if isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(str(value))
+    except ValueError:
+        raise InvalidInputError(f"{what} must be YYYY-MM-DD, not {value!r}", field="start_date") from None
+
+
+def _member(kind: Any, value: object, what: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidInputError(f"{what} must be one of {', '.join(m.value for m in kind)}, not {value!r}", field=what.rsplit(" ", 1)[-1]) from None
