@@ -1,0 +1,1 @@
+"""keen_pipeline: whole, proven files of Keen event data, orchestrated by Dagster."""
