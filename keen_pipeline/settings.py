@@ -1,0 +1,113 @@
+"""The environment, read once into one frozen object. Nothing else in the package reads `os.environ` for its own settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keen_pipeline.errors import ConfigurationError
+
+API_VERSIONS = ("2.0", "3.0")
+
+
+@dataclass(frozen=True)
+class SmtpSettings:
+    """Where mail goes out. `port` 1 to 65535; `starttls` upgrades the connection before the password is sent."""
+
+    host: str
+    port: int = 25
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    starttls: bool = False
+    sender: str = "keen-pipeline@localhost"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says.
+
+    `base_url`: Keen's API root, None means the embedded service. `requests_per_minute`: budget of one ledger, over all
+    processes (1 to 100000). `poll_seconds`: between status requests inside a run or a command (0.05 to 3600).
+    `max_attempts`: of one extraction (1 to 100). `retry_seconds`: first back-off after a failed extraction (0 to 600),
+    doubling, at most 600. `service_data`: folder of the embedded service.
+    """
+
+    base_url: str | None = None
+    project_id: str | None = None
+    read_key: str | None = field(default=None, repr=False)
+    write_key: str | None = field(default=None, repr=False)
+    master_key: str | None = field(default=None, repr=False)
+    api_version: str = "2.0"
+    destination: str = "./data/landing"
+    ledger_url: str = field(default="sqlite:///./data/ledger.db", repr=False)
+    collections_file: Path | None = None
+    requests_per_minute: int = 200
+    poll_seconds: float = 5.0
+    max_attempts: int = 3
+    retry_seconds: float = 30.0
+    smtp: SmtpSettings | None = None
+    service_data: Path = Path("./data/keen")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read `environ` (the process's own by default). An empty variable counts as unset.
+
+        Raises ConfigurationError naming the variable.
+        """
+        env = {k: v for k, v in (os.environ if environ is None else environ).items() if v.strip()}
+        base_url = env.get("KEEN_BASE_URL")
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise ConfigurationError("KEEN_BASE_URL must start with http:// or https://")
+        version = env.get("KEEN_API_VERSION", "2.0")
+        if version not in API_VERSIONS:
+            raise ConfigurationError(f"KEEN_API_VERSION must be one of {', '.join(API_VERSIONS)}, not {version!r}")
+        collections = env.get("KEEN_PIPELINE_COLLECTIONS")
+        return cls(
+            base_url=base_url.rstrip("/") if base_url else None,
+            project_id=env.get("KEEN_PROJECT_ID"),
+            read_key=env.get("KEEN_READ_KEY"),
+            write_key=env.get("KEEN_WRITE_KEY"),
+            master_key=env.get("KEEN_MASTER_KEY"),
+            api_version=version,
+            destination=env.get("KEEN_PIPELINE_DESTINATION", cls.destination),
+            ledger_url=env.get("KEEN_PIPELINE_LEDGER_URL", "sqlite:///./data/ledger.db"),
+            collections_file=Path(collections) if collections else None,
+            requests_per_minute=int(_number(env, "KEEN_PIPELINE_REQUESTS_PER_MINUTE", 200, 1, 100_000, whole=True)),
+            poll_seconds=_number(env, "KEEN_PIPELINE_POLL_SECONDS", 5.0, 0.05, 3600),
+            max_attempts=int(_number(env, "KEEN_PIPELINE_MAX_ATTEMPTS", 3, 1, 100, whole=True)),
+            retry_seconds=_number(env, "KEEN_PIPELINE_RETRY_SECONDS", 30.0, 0, 600),
+            smtp=_smtp(env),
+            service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
+        )
+
+
+def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
+    host = env.get("SMTP_HOST")
+    if host is None:
+        return None
+    starttls = env.get("SMTP_STARTTLS", "false").strip().lower()
+    if starttls not in ("1", "0", "true", "false", "yes", "no"):
+        raise ConfigurationError(f"SMTP_STARTTLS must be true or false, not {starttls!r}")
+    return SmtpSettings(
+        host=host,
+        port=int(_number(env, "SMTP_PORT", 25, 1, 65535, whole=True)),
+        user=env.get("SMTP_USER"),
+        password=env.get("SMTP_PASSWORD"),
+        starttls=starttls in ("1", "true", "yes"),
+        sender=env.get("SMTP_FROM", "keen-pipeline@localhost"),
+    )
+
+
+def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float, *, whole: bool = False) -> float:
+    text = env.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(int(text)) if whole else float(text)
+    except ValueError:
+        raise ConfigurationError(f"{name} must be a {'whole ' if whole else ''}number, not {text!r}") from None
+    if not low <= value <= high:
+        raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text}")
+    return value
