@@ -133,6 +133,32 @@ class ExtractionRequest:
         return f"{self.collection}[{self.partition_key}]"
 
 
+class Status(str, Enum):
+    """Where one attempt of a request stands in the ledger.
+
+    requested ▶ submitted ▶ complete ▶ landed is the good way. `failed` is the end of an attempt that another one
+    follows, `abandoned` the end of the last one, `cancelled` a person's or a configuration's end, `superseded` a landing
+    whose file was replaced by a newer one.
+    """
+
+    REQUESTED = "requested"
+    SUBMITTED = "submitted"
+    COMPLETE = "complete"
+    LANDED = "landed"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing more happens to this attempt by itself."""
+        return self not in OPEN_STATUSES
+
+
+OPEN_STATUSES = frozenset({Status.REQUESTED, Status.SUBMITTED, Status.COMPLETE})
+
+
 class SecretUrl:
     """A results URL. Its signature opens the file, so it never shows itself; only `reveal()` gives it."""
 
@@ -211,4 +237,6 @@ def _member(kind: Any, value: object, what: str) -> Any:
     try:
         return kind(value)
     except ValueError:
-        raise InvalidInputError(f"{what} must be one of {', '.join(m.value for m in kind)}, not {value!r}", field=what.rsplit(" ", 1)[-1]) from None
+        raise InvalidInputError(
+            f"{what} must be one of {', '.join(m.value for m in kind)}, not {value!r}", field=what.rsplit(" ", 1)[-1]
+        ) from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from keen_pipeline.extraction import ExtractionRequest, Landing, RemoteExtraction, SecretUrl
+from keen_pipeline.extraction import ExtractionRequest, Landing, RemoteExtraction, SecretUrl, Status
 from keen_pipeline.filters import Filter
+from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.timeframe import Timeframe
 
 
@@ -138,3 +140,105 @@ class Destination(Protocol):
     def open(self, target: str) -> AbstractContextManager[object]:
         """A binary reader of the file as it is stored."""
         ...
+
+
+class Ledger(Protocol):
+    """The durable history. Every method is one transaction; a change names the state it expects.
+
+    `owner` is a caller's token for its claims (leases); a claim held by another raises LeaseLostError or leaves the entry
+    out of the answer.
+    """
+
+    def request(self, requests: Sequence[ExtractionRequest], *, force: bool = False, run_id: str | None = None) -> list[Requested]:
+        """Journal intents, in order. An open or landed attempt of the same request is adopted instead of repeated,
+        a landed one not where `force` is set."""
+        ...
+
+    def claim(self, entry_ids: Sequence[int], status: Status, owner: str, seconds: float) -> list[Entry]:
+        """Take (or renew) the claim on those of `entry_ids` that are in `status` and that nobody else holds."""
+        ...
+
+    def release(self, entry_ids: Sequence[int], owner: str) -> None:
+        """Give claims back; those of others stay."""
+        ...
+
+    def posting(self, entry_id: int, owner: str) -> None:
+        """The POST is about to leave; raises LeaseLostError where the claim is gone."""
+        ...
+
+    def postpone(self, entry_id: int, owner: str, due_at: datetime, reason: str) -> None:
+        """The POST surely had no effect; try again not before `due_at`."""
+        ...
+
+    def submitted(self, entry_id: int, owner: str, extraction_id: str) -> Entry:
+        """requested ▶ submitted."""
+        ...
+
+    def complete(self, entry_ids: Sequence[int]) -> list[Entry]:
+        """submitted ▶ complete; answers those it moved."""
+        ...
+
+    def fail(
+        self, entry_id: int, reason: str, *, owner: str | None = None, limits: Limits, jitter: float = 1.0, final: bool = False
+    ) -> Entry | None:
+        """An open attempt ▶ failed with the next attempt journalled, or ▶ abandoned. None where it had moved on already.
+
+        The answer is the next attempt, or the abandoned entry. `final` leaves no further attempt.
+        """
+        ...
+
+    def cancel(self, entry_ids: Sequence[int], reason: str) -> list[Entry]:
+        """Open attempts ▶ cancelled; answers those it moved."""
+        ...
+
+    def landing_failed(self, entry_id: int, owner: str, reason: str) -> int:
+        """Count a landing that can be tried again and give the claim back; answers the tries so far."""
+        ...
+
+    def landed(self, entry_id: int, owner: str, landing: Landing) -> Entry:
+        """complete ▶ landed, with the proof; earlier landings of the same target ▶ superseded. Keeps the claim until reported."""
+        ...
+
+    def reported(self, entry_ids: Sequence[int]) -> None:
+        """The materialization is in Dagster's event log."""
+        ...
+
+    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
+        """Entries by id, ascending; unknown ids are left out."""
+        ...
+
+    def latest(self, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
+        """For each request its newest attempt, None where there is none."""
+        ...
+
+    def open_entries(self, *, collections: Sequence[str] | None = None) -> list[Entry]:
+        """All open attempts, oldest first."""
+        ...
+
+    def unreported(self) -> list[Entry]:
+        """Landed, not reported to Dagster, and nobody's claim."""
+        ...
+
+    def summary(self) -> LedgerSummary:
+        """Counts by status, the oldest wait, and recent failures."""
+        ...
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What became of one intent: the entry, and whether it was `created` now or adopted."""
+
+    entry: Entry
+    created: bool
+
+
+@dataclass(frozen=True)
+class LedgerSummary:
+    """The ledger at a glance. `oldest_wait_seconds` is the age of the oldest open attempt, None where none is open."""
+
+    counts: Mapping[Status, int]
+    oldest_wait_seconds: float | None
+    open: tuple[Entry, ...]
+    failed: tuple[Entry, ...]
+    unreported: int
+    orphans: int
