@@ -142,12 +142,13 @@ def next_attempt_at(entry: Entry, now: datetime, limits: Limits, jitter: float =
 def story(attempts: list[Entry], last_reason: str) -> str:
     """The whole history of an abandoned request in one message; `attempts` oldest first, the last one failing now."""
     request = attempts[-1].request
-    lines = [f"{request} abandoned after {len(attempts)} attempt{'s' if len(attempts) != 1 else ''}:"]
+    tries = []
     for entry in attempts:
         reason = last_reason if entry is attempts[-1] else entry.error or "unknown reason"
         known = f" as extraction {entry.extraction_id}" if entry.extraction_id else ""
-        lines.append(f"attempt {entry.attempt} of {format_instant(entry.requested_at)}{known}: {reason}")
-    lines.append(
-        "Nothing was landed for it; a file that landed before is untouched. Once the cause is gone, run it again by a backfill of this partition."
+        tries.append(f"attempt {entry.attempt} of {format_instant(entry.requested_at)}{known}: {reason}")
+    count = f"{len(attempts)} attempt{'s' if len(attempts) != 1 else ''}"
+    return (
+        f"{request} abandoned after {count}: {'; '.join(tries)}. Nothing was landed for it, and a file that landed before "
+        "is untouched. Once the cause is gone, run it again by a backfill of this partition."
     )
-    return " ".join(lines)

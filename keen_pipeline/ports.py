@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Protocol
 
 from keen_pipeline.extraction import ExtractionRequest, Landing, RemoteExtraction, SecretUrl, Status
@@ -24,6 +25,18 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait `seconds` (>= 0)."""
         ...
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def now(self) -> datetime:
+        """The current instant, aware UTC."""
+        return datetime.now(timezone.utc)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait `seconds` (>= 0)."""
+        time.sleep(seconds)
 
 
 class RateLimiter(Protocol):
@@ -166,8 +179,8 @@ class Ledger(Protocol):
         """The POST is about to leave; raises LeaseLostError where the claim is gone."""
         ...
 
-    def postpone(self, entry_id: int, owner: str, due_at: datetime, reason: str) -> None:
-        """The POST surely had no effect; try again not before `due_at`."""
+    def postpone(self, entry_id: int, owner: str, due_at: datetime, reason: str, *, ambiguous: bool = False) -> None:
+        """Post again not before `due_at`: the POST had no effect or, where `ambiguous`, its answer was lost."""
         ...
 
     def submitted(self, entry_id: int, owner: str, extraction_id: str) -> Entry:
@@ -192,7 +205,7 @@ class Ledger(Protocol):
         ...
 
     def landing_failed(self, entry_id: int, owner: str, reason: str) -> int:
-        """Count a landing that can be tried again and give the claim back; answers the tries so far."""
+        """Count a landing that can be tried again; answers the tries so far. The claim stays."""
         ...
 
     def landed(self, entry_id: int, owner: str, landing: Landing) -> Entry:

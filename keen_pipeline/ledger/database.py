@@ -1,0 +1,119 @@
+"""Opening a ledger's database: dialect settings, and the migrations, run under a lock at the first use."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from keen_pipeline.errors import ConfigurationError, LedgerVersionError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# The newest revision under migrations/versions; a test holds the two together.
+HEAD = "0001"
+_VERSION_TABLE = "keen_ledger_version"
+# An arbitrary constant: PostgreSQL's advisory lock for our migrations.
+_ADVISORY_LOCK = 0x6B65656E
+_BUSY_SECONDS = 30.0
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Open the ledger at a SQLAlchemy URL, creating or migrating its tables where needed.
+
+    Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger is newer than this code.
+    Neither message holds the URL's password.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise ConfigurationError(
+            "KEEN_PIPELINE_LEDGER_URL is not a SQLAlchemy URL, for example sqlite:///./data/ledger.db"
+        ) from None
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    options: dict[str, Any] = {}
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        options = {"connect_args": {"timeout": _BUSY_SECONDS}}
+    else:
+        options = {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 5, "pool_timeout": 30}
+    try:
+        engine = sa.create_engine(parsed, **options)
+    except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigurationError(
+            f"no driver for the ledger {shown}: {error}; install it, for PostgreSQL keen_pipeline[postgres]"
+        ) from None
+    if engine.dialect.name == "sqlite":
+        _tune_sqlite(engine)
+    try:
+        migrate(engine)
+    except sa.exc.OperationalError as error:
+        engine.dispose()
+        raise ConfigurationError(f"the ledger {shown} can't be opened: {str(error.orig).strip().splitlines()[0]}") from None
+    return engine
+
+
+def _tune_sqlite(engine: sa.Engine) -> None:
+    # The driver's own transaction handling begins late and as a reader, which turns two writers into "database is
+    # locked"; ours begins every transaction at once as a writer and waits for the other (see SQLAlchemy's pysqlite notes).
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        reads_only = connection.get_execution_options().get("keen_read", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads; on SQLite it doesn't wait for a writer."""
+    with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
+        yield connection
+
+
+def current_revision(connection: sa.Connection) -> str | None:
+    """The revision written in the ledger, None in an empty database."""
+    if not sa.inspect(connection).has_table(_VERSION_TABLE):
+        return None
+    return connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()  # noqa: S608
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to HEAD under a lock, so that processes which start together don't migrate twice.
+
+    Raises LedgerVersionError where the ledger holds a revision this code does not know.
+    """
+    with reading(engine) as connection:
+        if current_revision(connection) == HEAD:
+            return
+    # Alembic costs a quarter second to import, and is needed once in a ledger's life.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        revision = current_revision(connection)
+        if revision == HEAD:
+            return
+        if revision is not None and revision not in known:
+            raise LedgerVersionError(
+                f"the ledger is at revision {revision}, which this keen_pipeline (revision {HEAD}) does not know: "
+                "it was written by a newer version; upgrade keen_pipeline, nothing was changed"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

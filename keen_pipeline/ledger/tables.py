@@ -1,0 +1,115 @@
+"""The ledger's tables. The migrations under `migrations/` are replayed against these in the tests."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from keen_pipeline.extraction import OPEN_STATUSES
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware UTC in Python; `timestamp with time zone` where the database has it, naive UTC where it hasn't (SQLite)."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """To the database: only aware instants, as UTC."""
+        if value is None:
+            return None
+        if value.utcoffset() is None:
+            raise ValueError(f"the ledger takes aware datetimes only, not {value!r}")
+        return value.astimezone(timezone.utc)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """From the database: aware UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+_OPEN = sorted(s.value for s in OPEN_STATUSES)
+
+metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"})
+
+entries = sa.Table(
+    "keen_entries",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("series_id", sa.BigInteger, comment="id of the first attempt of this request"),
+    sa.Column("attempt", sa.Integer, nullable=False, comment="1-based"),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("collection", sa.String(256), nullable=False),
+    sa.Column("partition_key", sa.String(128), nullable=False),
+    sa.Column("window_start", UtcDateTime, nullable=False),
+    sa.Column("window_end", UtcDateTime, nullable=False, comment="exclusive"),
+    sa.Column("filters", sa.Text, nullable=False, comment="JSON array as on the wire"),
+    sa.Column("email", sa.String(320)),
+    sa.Column("fingerprint", sa.String(32), nullable=False),
+    sa.Column("target", sa.String(2048), nullable=False, comment="URI of the file"),
+    sa.Column("extraction_id", sa.String(256)),
+    sa.Column("run_id", sa.String(64), comment="Dagster run that asked"),
+    sa.Column("requested_at", UtcDateTime, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False, comment="not posted before"),
+    sa.Column("posted_at", UtcDateTime, comment="a POST left; without an extraction id its fate is unknown"),
+    sa.Column("submitted_at", UtcDateTime),
+    sa.Column("completed_at", UtcDateTime),
+    sa.Column("landed_at", UtcDateTime),
+    sa.Column("reported_at", UtcDateTime, comment="outbox: when the materialization reached Dagster"),
+    sa.Column("bytes", sa.BigInteger, comment="of Keen's CSV"),
+    sa.Column("records", sa.BigInteger, comment="header not counted"),
+    sa.Column("sha256", sa.String(64), comment="of Keen's CSV"),
+    sa.Column("columns", sa.Text, comment="JSON array"),
+    sa.Column("stored_bytes", sa.BigInteger, comment="of the file at the destination"),
+    sa.Column("landing_seconds", sa.Float),
+    sa.Column("landing_tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("orphans", sa.Integer, nullable=False, server_default="0", comment="POSTs whose answer was lost, posted again"),
+    sa.Column("error", sa.Text),
+    sa.Column("lease_owner", sa.String(64)),
+    sa.Column("lease_until", UtcDateTime),
+)
+
+# At most one open attempt for a file: two submitters can't both win.
+sa.Index(
+    "uq_keen_entries_open_target",
+    entries.c.target,
+    unique=True,
+    sqlite_where=entries.c.status.in_(_OPEN),
+    postgresql_where=entries.c.status.in_(_OPEN),
+)
+# What a tick reads: the few open ones among millions of landed ones.
+sa.Index(
+    "ix_keen_entries_open",
+    entries.c.collection,
+    entries.c.status,
+    sqlite_where=entries.c.status.in_(_OPEN),
+    postgresql_where=entries.c.status.in_(_OPEN),
+)
+sa.Index(
+    "ix_keen_entries_outbox",
+    entries.c.landed_at,
+    sqlite_where=sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
+    postgresql_where=sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
+)
+sa.Index("ix_keen_entries_target_id", entries.c.target, entries.c.id)
+sa.Index("ix_keen_entries_series_id", entries.c.series_id)
+
+api_requests = sa.Table(
+    "keen_api_requests",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("sent_at", UtcDateTime, nullable=False),
+    comment="the last minute's requests, for the requests-per-minute limit",
+)
+sa.Index("ix_keen_api_requests_sent_at", api_requests.c.sent_at)
+
+api_pauses = sa.Table(
+    "keen_api_pauses",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("until", UtcDateTime, nullable=False),
+    comment="nobody sends before this instant: the service refused a request",
+)
