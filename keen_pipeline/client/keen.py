@@ -1,0 +1,222 @@
+"""KeenClient: Keen's Data Extraction API (v2.0) and the calls beside it, as methods."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from keen_pipeline.client import wire
+from keen_pipeline.client.refusals import Subject
+from keen_pipeline.client.results import ResultsOpener
+from keen_pipeline.client.scrub import Credential, Scrubber
+from keen_pipeline.client.transport import Answer, ApiTransport, SystemClock
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, SecretUrl
+from keen_pipeline.filters import Filter
+from keen_pipeline.ports import Clock, RateLimiter, ResultsStream
+from keen_pipeline.timeframe import Timeframe
+
+
+class KeenClient:
+    """HTTP to one project of a Keen service. Safe to share between threads; `close()` or `with` ends its connections.
+
+    Time limits are seconds: `connect_timeout` for each connection, `read_timeout` for each wait for bytes, `total_timeout` for
+    one call with its repetitions, `transfer_timeout` for one connection of a results transfer. `limiter`: every API request
+    takes one from it first, a results transfer does not.
+    `allow_private_results`: whether a results URL may point to a private, loopback or link-local address; None allows it exactly
+    where the service's own address is such a one.
+
+    Every method raises ConfigurationError (AuthenticationError names the variable of the key), RetryableError or
+    PermanentError of `keen_pipeline.errors`, and nothing else on purpose. GETs are repeated inside, with bounds; a POST is
+    repeated only where no connection came up.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        project_id: str,
+        *,
+        read_key: str | None,
+        write_key: str | None = None,
+        master_key: str | None = None,
+        api_version: str = "2.0",
+        connect_timeout: float = 10.0,
+        read_timeout: float = 60.0,
+        total_timeout: float = 120.0,
+        transfer_timeout: float = 3600.0,
+        limiter: RateLimiter | None = None,
+        allow_private_results: bool | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if api_version not in ("2.0", "3.0"):
+            raise InvalidInputError(f"KEEN_API_VERSION: {api_version!r} is neither 2.0 nor 3.0", field="KEEN_API_VERSION")
+        if not project_id:
+            raise InvalidInputError("KEEN_PROJECT_ID is not set", field="KEEN_PROJECT_ID")
+        self.project_id = project_id
+        self.api_version = api_version
+        self._read = Credential("KEEN_READ_KEY", read_key)
+        self._write = Credential("KEEN_WRITE_KEY", write_key)
+        self._master = Credential("KEEN_MASTER_KEY", master_key)
+        scrub = Scrubber((read_key, write_key, master_key))
+        context = ssl.create_default_context()
+        self._transport = ApiTransport(
+            base_url,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            total_timeout=total_timeout,
+            limiter=limiter,
+            clock=clock or SystemClock(),
+            scrub=scrub,
+            context=context,
+        )
+        self._results = ResultsOpener(
+            self._transport.base_url,
+            self._read,
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            transfer_timeout=transfer_timeout,
+            allow_private=allow_private_results,
+            clock=clock or SystemClock(),
+            scrub=scrub,
+            context=context,
+        )
+
+    @property
+    def base_url(self) -> str:
+        """The service's address, without a trailing slash."""
+        return self._transport.base_url
+
+    def __repr__(self) -> str:
+        return f"KeenClient({self.base_url}, project {self.project_id}, v{self.api_version})"
+
+    def __enter__(self) -> KeenClient:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the kept connections; the client can be used again."""
+        self._transport.close()
+
+    def submit(self, request: ExtractionRequest) -> RemoteExtraction:
+        """Create an extraction. Never repeated after an ambiguous failure (ServiceUnavailableError, ProtocolError).
+
+        The caller then asks `list_extractions` before it submits again.
+        """
+        self._needs_v2("an extraction that can be polled")
+        body: dict[str, Any] = {
+            "filters": [one.to_wire() for one in request.filters],
+            "timeframe": request.timeframe.to_wire(),
+        }
+        if request.email:
+            body["email"] = request.email
+        return self._transport.post(
+            self._v2(request.collection, "_extract"), body, wire.read_extraction, self._subject(f"submit of {request}"), self._read
+        )
+
+    def list_extractions(self, collection: str) -> Mapping[str, RemoteExtraction]:
+        """Every extraction of the collection by id, in one request."""
+        self._needs_v2("the list of extractions")
+        return self._transport.get(
+            self._v2(collection, "_extract"),
+            wire.read_extractions,
+            self._subject(f"list of extractions of {collection}"),
+            self._read,
+        )
+
+    def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
+        """One extraction, with a fresh results URL where it is complete."""
+        self._needs_v2("the status of an extraction")
+        return self._transport.get(
+            self._v2(collection, "_extract", extraction_id),
+            wire.read_extraction,
+            self._subject(f"status of extraction {extraction_id} of {collection}"),
+            self._read,
+        )
+
+    def count(self, collection: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()) -> int:
+        """The number of events that an extraction with the same arguments would hold."""
+        return self._analysis(collection, "count", wire.read_count, timeframe, filters, {})
+
+    def select_unique(
+        self, collection: str, property_name: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()
+    ) -> list[object]:
+        """The unique values of a property, as JSON values, in the service's order."""
+        # v2.0 takes a JSON array of one name, v3.0 the name itself.
+        extra = {"distinct_property": [property_name]} if self.api_version == "2.0" else {"target_property": property_name}
+        return self._analysis(collection, "select_unique", wire.read_values, timeframe, filters, extra)
+
+    def collections(self) -> list[str]:
+        """The names of the project's event collections, sorted."""
+        path = f"/2.0/projects/{_part(self.project_id)}"
+        path = path if self.api_version == "2.0" else f"/3.0/projects/{_part(self.project_id)}/events"
+        return self._transport.get(path, wire.read_collections, self._subject("list of collections"), self._read)
+
+    def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
+        """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
+
+        Returns for each collection and event, in order, None where it was stored, else the service's reason.
+        Not repeated after an ambiguous failure: some of the batch may have been stored.
+        """
+        number = sum(len(batch) for batch in events.values())
+        path = f"/3.0/projects/{_part(self.project_id)}/events"
+        body = {name: list(batch) for name, batch in events.items()}
+        return self._transport.post(path, body, wire.read_outcomes, self._subject(f"load of {number} events"), self._write)
+
+    def ping(self) -> None:
+        """Ask the service's root resource: raises ServiceUnavailableError or ProtocolError where no Keen service answers.
+
+        The key need not be right for it, but must be set.
+        """
+        self._transport.get("/", lambda answer: None, self._subject("reaching the service"), self._read)
+
+    def check_key(self) -> None:
+        """Ask for the project with the read key: raises AuthenticationError or NotFoundError where one is wrong."""
+        self.collections()
+
+    def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
+        """Start the transfer of a result from byte `offset` (Range, with If-Range `validator`).
+
+        Raises ResultsExpiredError where the URL is no longer valid (401, 403, 404, 410), ConfigurationError where it points
+        to an address that is not allowed, TransferError, ServiceUnavailableError or RateLimitedError.
+        """
+        return self._results.open(url, offset=offset, validator=validator)
+
+    def _analysis(
+        self,
+        collection: str,
+        kind: str,
+        read: Callable[[Any], Answer],
+        timeframe: Timeframe | None,
+        filters: Sequence[Filter],
+        extra: Mapping[str, Any],
+    ) -> Answer:
+        params: dict[str, Any] = {**extra, "filters": [one.to_wire() for one in filters]}
+        if timeframe is not None:
+            params["timeframe"] = timeframe.to_wire()
+        if self.api_version == "2.0":
+            path = self._v2(collection, f"_{kind}")
+        else:
+            path = f"/3.0/projects/{_part(self.project_id)}/queries/{kind}"
+            params["event_collection"] = collection
+        return self._transport.get(path, read, self._subject(f"{kind} of {collection}"), self._read, params)
+
+    def _needs_v2(self, what: str) -> None:
+        if self.api_version != "2.0":
+            raise ConfigurationError(f"KEEN_API_VERSION is {self.api_version}, which has no id to poll: {what} needs 2.0")
+
+    def _v2(self, collection: str, *parts: str) -> str:
+        return "/".join(["/2.0/projects", _part(self.project_id), _part(collection), *map(_part, parts)])
+
+    def _subject(self, action: str) -> Subject:
+        return Subject(action, self.project_id)
+
+
+def _part(text: str) -> str:
+    """One path segment: a name can never reach into another one."""
+    if text in ("", ".", ".."):
+        raise InvalidInputError(f"{text!r} can't be part of a URL's path", field="path")
+    return quote(text, safe="")

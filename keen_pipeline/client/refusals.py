@@ -1,0 +1,87 @@
+"""The one place where an HTTP status and the service's words become an error of this package."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from keen_pipeline.client.scrub import Credential, Scrubber
+from keen_pipeline.errors import (
+    AuthenticationError,
+    ExtractionTooLargeError,
+    KeenPipelineError,
+    NotFoundError,
+    PaymentRequiredError,
+    ProtocolError,
+    RateLimitedError,
+    RequestRejectedError,
+    ServiceUnavailableError,
+)
+
+_TOO_LARGE = re.compile(
+    r"too\s*(?:large|big|many)|(?:event|result|size)s?\s+limit|maximum\s+(?:number\s+)?of\s+(?:[\d,]+\s+)?events"
+    r"|exceed\w*\s+[^.]*\bevents\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a request is about, in the words of its reader: `submit of purchases[2026-01-01] in project P`."""
+
+    action: str
+    project_id: str
+
+    def __str__(self) -> str:
+        return f"{self.action} (project {self.project_id})"
+
+
+def missing_key(credential: Credential, subject: Subject) -> AuthenticationError:
+    """The error of a request whose key was never set; nothing was sent."""
+    return AuthenticationError(f"{subject}: {credential.variable} is not set; nothing was requested. Set it to the project's key")
+
+
+def service_words(body: bytes) -> tuple[str, str]:
+    """The service's `(message, error_code)` of an error body; the whole text and "" where it is not Keen's JSON."""
+    text = body[:65536].decode("utf-8", "replace")
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return text, ""
+    if not isinstance(answer, dict):
+        return text, ""
+    message = answer.get("message") or answer.get("error") or text
+    return str(message), str(answer.get("error_code") or "")
+
+
+def refusal(
+    status: int, body: bytes, subject: Subject, credential: Credential, scrub: Scrubber, retry_after: float | None
+) -> KeenPipelineError:
+    """Translate an HTTP answer with `status` >= 400 (or an unexpected 1xx or 3xx) into the error to raise."""
+    message, code = service_words(body)
+    said = f": {scrub(message)}" if message.strip() else ""
+    http = f"HTTP {status}{' ' + scrub(code) if code else ''}"
+    if status in (401, 403):
+        return AuthenticationError(
+            f"{subject}: the service refused {credential.variable} ({http}){said}. Nothing was changed; set the key of this project"
+        )
+    if status == 402:
+        return PaymentRequiredError(f"{subject}: the service wants the project's plan paid or raised ({http}){said}")
+    if status == 404:
+        return NotFoundError(f"{subject}: not found ({http}){said}")
+    if status == 429:
+        wait = f"; try again in {retry_after:.0f} s" if retry_after is not None else ""
+        return RateLimitedError(f"{subject}: too many requests ({http}){said}{wait}", retry_after=retry_after)
+    if status == 413 or (400 <= status < 500 and (_TOO_LARGE.search(message) or _TOO_LARGE.search(_spaced(code)))):
+        return ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
+    if status in (408, 425) or status >= 500:
+        return ServiceUnavailableError(f"{subject}: the service failed ({http}){said}", retry_after=retry_after)
+    if 400 <= status < 500:
+        return RequestRejectedError(f"{subject}: refused ({http}){said}", status=status)
+    return ProtocolError(f"{subject}: unexpected answer ({http}){said}")
+
+
+def _spaced(code: str) -> str:
+    """`QueryTooLargeError` as words, so that one pattern reads both the message and the code."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", code)

@@ -1,0 +1,59 @@
+"""A results source that asks for a fresh URL when the old one has died."""
+
+from __future__ import annotations
+
+import threading
+
+from keen_pipeline.errors import ExtractionFailedError, ResultsExpiredError, ServiceUnavailableError
+from keen_pipeline.extraction import RemoteStatus, SecretUrl
+from keen_pipeline.ports import ExtractionApi, ResultsStream
+
+MOST_RENEWALS = 2
+"""How often one `open` asks for a fresh URL before it gives up."""
+
+
+class RenewingResults:
+    """The results of one extraction (a ResultsSource). `url` saves the first status request where it is known."""
+
+    def __init__(self, api: ExtractionApi, collection: str, extraction_id: str, url: SecretUrl | None = None) -> None:
+        self._api = api
+        self._collection = collection
+        self._extraction_id = extraction_id
+        self._url = url
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"RenewingResults({self._collection}, {self._extraction_id})"
+
+    def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
+        """Request the results from byte `offset`; an expired URL is renewed up to MOST_RENEWALS times.
+
+        Raises ResultsExpiredError where fresh URLs are refused too, ServiceUnavailableError where the extraction is not
+        complete (any more), ExtractionFailedError where it failed, and what `open_results` raises.
+        """
+        renewals = 0
+        while True:
+            url = self._current()
+            try:
+                return self._api.open_results(url, offset=offset, validator=validator)
+            except ResultsExpiredError:
+                with self._lock:
+                    self._url = None if self._url is url else self._url
+                if renewals == MOST_RENEWALS:
+                    raise
+                renewals += 1
+
+    def _current(self) -> SecretUrl:
+        with self._lock:
+            if self._url is None:
+                self._url = self._fresh()
+            return self._url
+
+    def _fresh(self) -> SecretUrl:
+        remote = self._api.get_extraction(self._collection, self._extraction_id)
+        what = f"extraction {self._extraction_id} of {self._collection}"
+        if remote.status is RemoteStatus.FAILED:
+            raise ExtractionFailedError(f"{what}: the service says that it failed: {remote.message or 'no reason given'}")
+        if remote.results_url is None:
+            raise ServiceUnavailableError(f"{what}: not complete yet; its results have no URL")
+        return remote.results_url

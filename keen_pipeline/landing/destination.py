@@ -1,0 +1,140 @@
+"""The configured place: download, verify, publish; what can't be landed is kept aside with its reason."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta, timezone
+from typing import Any, BinaryIO
+
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
+from keen_pipeline.extraction import Encoding, Landing
+from keen_pipeline.landing import layout
+from keen_pipeline.landing.download import Download
+from keen_pipeline.landing.encode import check_encoding
+from keen_pipeline.landing.storage import Storage, normal_root, open_storage
+from keen_pipeline.ports import ResultsSource
+from keen_pipeline.timeframe import format_instant
+
+LEFTOVER_AGE = timedelta(hours=6)
+"""A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
+
+
+class FileDestination:
+    """A folder or `s3://` prefix (a Destination). Safe to share between threads; landings of one target don't disturb each other.
+
+    `encoding`: of files whose target does not say another one by its suffix. `transport`: smart_open's transport options
+    of the scheme; an unknown one is refused. Raises ConfigurationError for a scheme, option or encoding it can't serve.
+    """
+
+    def __init__(self, root_uri: str, *, encoding: Encoding = Encoding.CSV, transport: Mapping[str, Any] | None = None) -> None:
+        check_encoding(encoding)
+        self._root = normal_root(root_uri)
+        self._encoding = encoding
+        self._storage: Storage = open_storage(self._root, transport or {})
+
+    @property
+    def uri(self) -> str:
+        """Root of the destination, without a trailing slash; a plain path for a local folder."""
+        return self._root
+
+    @property
+    def encoding(self) -> Encoding:
+        """How `target_uri` names files unless told otherwise."""
+        return self._encoding
+
+    def __repr__(self) -> str:
+        return f"FileDestination({self._root}, {self._encoding.value})"
+
+    def target_uri(self, collection: str, partition_key: str, encoding: Encoding | None = None) -> str:
+        """The URI of one partition's file here."""
+        return layout.target_uri(self._root, collection, partition_key, encoding or self._encoding)
+
+    def land(self, source: ResultsSource, target: str, *, extraction_id: str) -> Landing:
+        """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
+
+        The suffix of `target` says the encoding. Raises VerificationError (what came is kept under `_quarantine/`, with its
+        reason beside it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be
+        written. In every one of these cases the file at `target` is as it was.
+        """
+        place = layout.parse_target(self._root, target)
+        check_encoding(place.encoding)
+        begun = time.monotonic()
+        with self._storage.stage(target) as stage:
+            download = Download(source, stage, place.encoding, time.sleep)
+            try:
+                intake = download.run()
+                stored = stage.seek(0, 2)
+                self._storage.publish(stage, target)
+            except VerificationError as error:
+                raise self._keep_aside(error, download, stage, target, extraction_id) from None
+            except KeenPipelineError as error:
+                raise _about(error, place, extraction_id) from None
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{place.collection}[{place.partition_key}]: the destination {self._root} can't be written "
+                    f"({error.strerror or type(error).__name__}); nothing was landed"
+                ) from error
+            finally:
+                download.close()
+        return Landing(
+            uri=target,
+            bytes=intake.bytes,
+            records=intake.records,
+            sha256=intake.sha256,
+            columns=intake.columns,
+            stored_bytes=stored,
+            seconds=time.monotonic() - begun,
+        )
+
+    def exists(self, target: str) -> int | None:
+        """Size in bytes of the file at `target` as it is stored, None where there is none."""
+        return self._storage.size(target)
+
+    def open(self, target: str) -> AbstractContextManager[BinaryIO]:
+        """A binary reader of the file as it is stored (compressed where its suffix says so). Raises FileNotFoundError."""
+        return self._storage.open(target)
+
+    def remove_leftovers(self, older_than: timedelta = LEFTOVER_AGE) -> list[str]:
+        """Remove what landings that died more than `older_than` ago have left; returns its URIs. Never a landed file."""
+        return self._storage.remove_leftovers(older_than)
+
+    def probe(self) -> None:
+        """Write, read and remove a small file. Raises ConfigurationError or RetryableError that says what failed."""
+        target = f"{self._root}/.keen-pipeline-probe-{secrets.token_hex(8)}"
+        written = b"keen-pipeline probe\n"
+        try:
+            self._storage.write(target, written)
+            with self._storage.open(target) as file:
+                read = file.read()
+            self._storage.remove(target)
+        except OSError as error:
+            raise ConfigurationError(f"destination {self._root}: {error.strerror or error}") from error
+        if read != written:
+            raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
+
+    def _keep_aside(
+        self, error: VerificationError, download: Download, stage: BinaryIO, target: str, extraction_id: str
+    ) -> VerificationError:
+        place = layout.parse_target(self._root, target)
+        aside = layout.quarantine_uri(self._root, target, extraction_id)
+        what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}: {error}"
+        assert download.intake is not None
+        download.intake.flush()
+        self._storage.publish(stage, aside)
+        moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
+        received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
+        reason = f"{moment}\n{what}\n{received}; nothing was landed at {target}\n"
+        self._storage.write(aside + layout.REASON_SUFFIX, reason.encode())
+        return VerificationError(f"{what}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
+
+
+def _about(error: KeenPipelineError, place: layout.Place, extraction_id: str) -> KeenPipelineError:
+    """The same error, saying of which extraction it speaks."""
+    what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}"
+    if isinstance(error, InvalidInputError) or what in str(error):
+        return error
+    error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
+    return error

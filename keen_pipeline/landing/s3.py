@@ -1,0 +1,148 @@
+"""Objects of an S3 bucket, through smart_open: an upload is completed only after everything was verified.
+
+The body is first kept in an unnamed temporary file of this machine, which a crash takes with it. An object appears with the
+completion of its upload and not before; small ones go in one request.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any, BinaryIO, cast
+
+import boto3  # type: ignore[import-untyped]
+import botocore.client  # type: ignore[import-untyped]
+import botocore.exceptions  # type: ignore[import-untyped]
+import smart_open
+import smart_open.s3
+
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
+
+PART_BYTES = 16 * 1024 * 1024
+"""Of a multipart upload, held in memory; S3 allows 10,000 parts, so that a file may have 160 GB."""
+_COPY_BYTES = 256 * 1024
+_CLIENT = "S3.Client"
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_FORBIDDEN = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "401"})
+
+
+class S3Storage:
+    """One bucket, or a prefix of it. `transport`: smart_open's S3 options, checked by the caller."""
+
+    def __init__(self, root: str, transport: Mapping[str, Any]) -> None:
+        self._root = root
+        options = dict(transport)
+        client_options = dict(options.get("client_kwargs") or {})
+        self._client = options.pop("client", None) or _new_client(client_options.pop(_CLIENT, {}))
+        options["client_kwargs"] = client_options
+        self._options = {"min_part_size": PART_BYTES, **options, "client": self._client}
+
+    @contextmanager
+    def stage(self, target: str) -> Iterator[BinaryIO]:
+        """An empty file without a name, in this machine's temporary folder."""
+        with tempfile.TemporaryFile(buffering=0) as file:
+            yield cast("BinaryIO", file)
+
+    def publish(self, stage: BinaryIO, target: str) -> None:
+        """Upload the staged bytes; the object at `target` changes in one step, at the end."""
+        size = stage.seek(0, 2)
+        stage.seek(0)
+        options = {**self._options, "multipart_upload": size > self._options["min_part_size"]}
+        with self._translated(target):
+            writer: Any = smart_open.open(target, "wb", compression="disable", transport_params=options)
+            try:
+                shutil.copyfileobj(stage, writer, _COPY_BYTES)
+            except BaseException:
+                writer.terminate()  # close() would complete the upload with what it has
+                raise
+            writer.close()
+
+    def write(self, target: str, data: bytes) -> None:
+        """A small object in one request."""
+        bucket, key = split(target)
+        with self._translated(target):
+            self._client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    def size(self, target: str) -> int | None:
+        """In bytes; None where there is no object."""
+        bucket, key = split(target)
+        with self._translated(target):
+            try:
+                return int(self._client.head_object(Bucket=bucket, Key=key)["ContentLength"])
+            except botocore.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def open(self, target: str) -> BinaryIO:
+        """A binary reader. Raises FileNotFoundError."""
+        if self.size(target) is None:
+            raise FileNotFoundError(target)
+        readable = {k: v for k, v in self._options.items() if k != "min_part_size"}
+        return smart_open.open(target, "rb", compression="disable", transport_params=readable)
+
+    def remove(self, target: str) -> None:
+        """Remove one object; nothing happens where there is none."""
+        bucket, key = split(target)
+        with self._translated(target):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+    def remove_leftovers(self, older_than: timedelta) -> list[str]:
+        """Abort the multipart uploads under the root that began before `older_than`; returns their URIs."""
+        bucket, prefix = split(self._root + "/")
+        oldest = datetime.now(timezone.utc) - older_than
+        removed = []
+        with self._translated(self._root):
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"] < oldest:
+                        self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                        removed.append(f"s3://{bucket}/{upload['Key']}")
+        return sorted(removed)
+
+    @contextmanager
+    def _translated(self, target: str) -> Iterator[None]:
+        """Errors of boto3 and smart_open as ours; their texts name buckets and keys of objects, never secrets."""
+        try:
+            yield
+        except KeenPipelineError:
+            raise
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, ValueError, OSError) as error:
+            raise translated(error, target) from None
+
+
+def translated(error: Exception, target: str) -> KeenPipelineError:
+    """What the caller does next: fix the configuration (no bucket, no right, no credentials) or try again."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, botocore.exceptions.ClientError):
+        if isinstance(cause, (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)):
+            return ConfigurationError(f"destination {target}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        cause = cause.__cause__ or cause.__context__
+    code = _code(cause) if isinstance(cause, botocore.exceptions.ClientError) else ""
+    if code == "NoSuchBucket":
+        return ConfigurationError(f"destination {target}: there is no such bucket")
+    if code in _FORBIDDEN:
+        return ConfigurationError(
+            f"destination {target}: access was refused ({code}); check the AWS_* variables and the bucket's policy"
+        )
+    return ServiceUnavailableError(
+        f"destination {target}: the storage failed ({code or type(error).__name__}); nothing was published"
+    )
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` URI."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _code(error: botocore.exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _new_client(options: Mapping[str, Any]) -> Any:
+    config = botocore.client.Config(max_pool_connections=16, tcp_keepalive=True, retries={"max_attempts": 4, "mode": "standard"})
+    return boto3.session.Session().client("s3", **{"config": config, **options})
