@@ -53,17 +53,14 @@ class Exchange:
         lines = [f"HTTP/1.1 {status}", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()), "", ""]
         self.sock.sendall("\r\n".join(lines).encode())
 
-    def ranged(self, length: int | None = None) -> bytes:
-        """Send the head of a whole or partial answer; returns the body's bytes that belong to it."""
+    def ranged(self, data: bytes | None = None, **headers: object) -> bytes:
+        """Send the head of a whole or partial answer of `data` (the file); returns the body's bytes that belong to it."""
+        data = self.body if data is None else data
         offset = self.wanted()
-        rest = self.body[offset:]
-        headers: dict[str, object] = {
-            "ETag": self.etag,
-            "Content_Type": "text/csv",
-            "Content_Length": len(rest) if length is None else length,
-        }
+        rest = data[offset:]
+        headers = {"ETag": self.etag, "Content_Length": len(rest), **headers}
         if offset:
-            headers["Content_Range"] = f"bytes {offset}-{len(self.body) - 1}/{len(self.body)}"
+            headers["Content_Range"] = f"bytes {offset}-{len(data) - 1}/{len(data)}"
         self.head("206 Partial Content" if offset else "200 OK", **headers)
         return rest
 
@@ -191,8 +188,12 @@ def chunked(*, chunk: int = 1000, stop_after: int | None = None, size_line: byte
     return answer
 
 
-def gzipped(*, damage: int | None = None, lost: int = 0, members: int = 1) -> Behaviour:
-    """Content-Encoding gzip. `damage`: index of a byte to change; `lost`: bytes missing at the end, not announced either."""
+def gzipped(*, damage: int | None = None, lost: int = 0, members: int = 1, after: int | None = None) -> Behaviour:
+    """Content-Encoding gzip, ranges honoured.
+
+    `damage`: index of a byte to change; `lost`: bytes missing at the end, not announced either; `after`: where the
+    connection ends.
+    """
 
     def answer(to: Exchange) -> None:
         step = -(-len(to.body) // members) or 1
@@ -200,19 +201,18 @@ def gzipped(*, damage: int | None = None, lost: int = 0, members: int = 1) -> Be
         if damage is not None:
             data[damage] ^= 0xFF
         data = data[: len(data) - lost]
-        to.head("200 OK", Content_Encoding="gzip", Content_Length=len(data))
-        to.sock.sendall(data)
+        to.sock.sendall(to.ranged(bytes(data), Content_Encoding="gzip")[:after])
 
     return answer
 
 
 def gzip_bomb(size: int) -> Behaviour:
-    """`size` bytes of one unended quoted field, in a few kilobytes."""
+    """`size` bytes of one quoted field without an end, in a few kilobytes."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    piece = b"x" * 1_000_000
+    data = packer.compress(b'a\n"') + b"".join(packer.compress(piece) for _ in range(size // len(piece))) + packer.flush()
 
     def answer(to: Exchange) -> None:
-        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-        piece = b"x" * 1_000_000
-        data = packer.compress(b'a\n"') + b"".join(packer.compress(piece) for _ in range(size // len(piece))) + packer.flush()
         to.head("200 OK", Content_Encoding="gzip", Content_Length=len(data))
         to.sock.sendall(data)
 

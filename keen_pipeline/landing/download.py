@@ -41,7 +41,7 @@ class Download:
     def run(self) -> Intake:
         """Transfer until the body is whole.
 
-        Raises VerificationError (`intake` then holds what came, flushed to the stage), TransferError or another
+        Raises VerificationError (the stage then holds all that came, `intake` its facts), TransferError or another
         RetryableError where the tries are used up, and what the source raises.
         """
         failures = connections = 0

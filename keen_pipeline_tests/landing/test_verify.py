@@ -1,0 +1,188 @@
+"""The streamed verifier says what Python's csv says of the whole, whatever the chunks, or both refuse."""
+
+from __future__ import annotations
+
+import csv
+import io
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from keen_pipeline.errors import VerificationError
+from keen_pipeline.landing import verify
+from keen_pipeline.landing.verify import CsvVerifier, parse_header
+
+Answer = tuple[tuple[str, ...], int]
+BOM = b"\xef\xbb\xbf"
+
+FIELDS = st.sampled_from(
+    [
+        b"",
+        b"a",
+        b"1.5",
+        b'""',
+        b'"a,b"',
+        b'"x""y"',
+        b'"\r\n"',
+        b'"\n"',
+        b'""""',
+        b'a"b',
+        b'"a"b',
+        b"\xff\xfe",
+        b"\x00",
+        b'"\x00"',
+        b" ",
+        b'" "',
+    ]
+)
+TIDY = st.sampled_from([b"a", b"1.5", b'""', b'"a,b"', b'"x""y"', b'"\r\n"', "é".encode(), b'"' + b"y" * 300 + b'"'])
+LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> bytes:
+    """Mostly well-formed CSV with a fault now and then."""
+    width = draw(st.integers(1, 4))
+    fields = draw(st.sampled_from([FIELDS, TIDY, TIDY]))
+    end = draw(LINE_ENDS)
+    rows = [draw(st.lists(fields, min_size=width, max_size=width)) for _ in range(draw(st.integers(0, 8)))]
+    if rows and draw(st.integers(0, 5)) == 0:
+        rows[draw(st.integers(0, len(rows) - 1))].append(b"more")
+    body = end.join(b",".join(row) for row in rows) + draw(st.sampled_from([b"", end, end + end]))
+    return draw(st.sampled_from([b"", b"", BOM])) + body
+
+
+def reference(data: bytes) -> Answer | None:
+    """Python's csv, strict, over the whole; None where it or the rule of equal columns refuses."""
+    # NUL goes as another ordinary character: Python 3.10's csv refuses it, newer ones take it as it is taken here.
+    text = data.removeprefix(BOM).decode("latin-1").replace("\x00", "\u2400")
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error:
+        return None
+    finally:
+        csv.field_size_limit(before)
+    if not rows:
+        return (), 0
+    if not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+        return None
+    return tuple(rows[0]), len(rows) - 1
+
+
+def streamed(data: bytes, cuts: list[int], *, mutable: bool = False) -> Answer | None:
+    """The verifier's answer over `data` fed in the pieces that `cuts` make."""
+    verifier = CsvVerifier()
+    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    try:
+        for start, end in pairwise(bounds):
+            verifier.feed(bytearray(data[start:end]) if mutable else data[start:end])
+        verifier.finish()
+    except VerificationError:
+        return None
+    return verifier.columns, verifier.records
+
+
+def readable(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The reference's header in the verifier's spelling."""
+    originals = (column.replace("\u2400", "\x00").encode("latin-1") for column in columns)
+    return tuple(column.decode("utf-8", "backslashreplace").replace("\x00", "\\x00") for column in originals)
+
+
+def assert_equal(data: bytes, cuts: list[int], *, mutable: bool = False) -> None:
+    expected = reference(data)
+    answer = streamed(data, cuts, mutable=mutable)
+    assert answer == (None if expected is None else (readable(expected[0]), expected[1]))
+
+
+@pytest.fixture(params=[3, 1024], ids=["header at once", "header held for 1 KiB"], autouse=True)
+def sniffed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 3 bytes to sniff (a byte order mark), small documents reach the fast way too, not only large ones."""
+    monkeypatch.setattr(verify, "_SNIFFED_BYTES", request.param)
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=documents(), cuts=st.lists(st.integers(0, 400), max_size=6), mutable=st.booleans())
+@example(data=b'\xff\n\xffa\r,"\r,\n"\n', cuts=[0, 0, 6], mutable=False)
+@example(data=b"a\r\r\nb\r\n", cuts=[2], mutable=False)
+def test_documents_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int], mutable: bool) -> None:
+    assert_equal(data, cuts, mutable=mutable)
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=st.text(alphabet='a,",\r\n"\n\x00', max_size=30).map(str.encode), cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_any_mixture_of_special_bytes_is_judged_as_pythons_csv_does(data: bytes, cuts: list[int]) -> None:
+    assert_equal(data, cuts)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=4))
+def test_any_bytes_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int]) -> None:
+    if data.lstrip().startswith((b"<", BOM)):
+        return  # markup is refused by a rule of its own; csv knows none
+    assert_equal(data.replace(BOM, b""), cuts)
+
+
+@pytest.mark.slow
+@settings(max_examples=100_000, deadline=None)
+@given(data=documents(), cuts=st.lists(st.integers(0, 400), max_size=6), mutable=st.booleans())
+def test_documents_are_judged_as_pythons_csv_does_at_length(data: bytes, cuts: list[int], mutable: bool) -> None:
+    assert_equal(data, cuts, mutable=mutable)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 1000, 65_536, 262_144, 1_000_000])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_large_documents_in_any_step(step: int, end: str) -> None:
+    rows = "".join(f'{n},"a ""{n}""{end},",x{end}' for n in range(20_000 if step > 100 else 200))
+    data = f"id,text,c{end}{rows}".encode()
+    assert_equal(data, list(range(0, len(data), step)))
+
+
+def test_field_longer_than_csvs_limit_in_constant_memory() -> None:
+    verifier = CsvVerifier()
+    verifier.feed(b'a,b\n1,"')
+    for _ in range(100):
+        verifier.feed(b"x,\n" * 50_000)
+    verifier.feed(b'"\n')
+    verifier.finish()
+    assert (verifier.columns, verifier.records) == (("a", "b"), 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a,b\n1,2\n1\n", "record 2 has 1 columns, the header has 2"),
+        (b"a,b\n1,2\n\n1,2\n", "record 2 has 0 columns, the header has 2"),
+        (b'a,b\n1,"2\n', "record 1 begins a quoted field that never ends"),
+        (b'a,"b\n', "the header begins a quoted field that never ends"),
+        (b'a,b\n1,"2"3\n', "record 1 has text after a closing quote"),
+        (b"\n1\n", "the first line is empty"),
+        (b"  <!DOCTYPE HTML><p>", "a web page"),
+        (b"<html>", "a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
+        (b"x" * (verify.LONGEST_HEADER_BYTES + 1), "the header is longer than"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(data: bytes, message: str) -> None:
+    def judge() -> None:
+        verifier = CsvVerifier()
+        verifier.feed(data)
+        verifier.finish()
+
+    with pytest.raises(VerificationError, match=message):
+        judge()
+
+
+@given(
+    st.lists(
+        st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\x00"), max_size=8),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_header_is_read_as_written(columns: list[str]) -> None:
+    line = io.StringIO()
+    csv.writer(line, quoting=csv.QUOTE_ALL).writerow(columns)
+    assert parse_header(line.getvalue().encode()) == tuple(columns)
