@@ -1,0 +1,87 @@
+"""What a service is started with: one frozen object, every number with its unit and its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.settings import SmtpSettings
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """Configuration of one embedded service.
+
+    `data`: the folder that holds everything; made where missing. `port` 0 means any free port (0 to 65535).
+    `project_id`, `read_key`, `write_key`, `master_key`: made once and kept in `<data>/credentials.json` where None.
+    `public_url`: the address in results URLs and mails where a proxy stands before the service, None: the caller's own.
+    `extraction_delay`: seconds an extraction rests before it starts, so that clients can be tested (0 to 86400).
+    `results_uri`: where results are kept, any smart-open URI; None: `<data>/results`.
+    `results_url_seconds`: lifetime of a signed results URL (1 to 604800). `retention_seconds`: how long results and their
+    records are kept (1 to ten years). `max_concurrency`: extractions written at once (1 to 64). `max_queue`: extractions
+    that may wait (1 to 1000000). `requests_per_minute`: per kind (extractions, queries); past it every request of the kind
+    is refused for a minute; None: off (1 to 1000000). `max_extraction_events`: an extraction of more is refused; None: no limit.
+    `max_sync_events`: of a synchronous v3.0 extraction (1 to 10000000). `max_body_bytes`: of a request (1 KiB to 1 GiB).
+    `max_event_bytes`: of one event (1 to max_body_bytes). `memory_mib`: DuckDB's memory (64 to 1048576).
+    `query_seconds`: a query is cancelled after it (1 to 3600).
+    `fail_extractions`: fault for tests; `{"purchases@2026-01-05": 3}` lets the next three extractions of that collection
+    whose timeframe starts then end `failed` (`{"purchases": 3}`: whatever the timeframe).
+    `idle_exit_seconds`: stop after that long without requests and open extractions; None: never (1 to 86400).
+    `stop_with_stdin`: stop when standard input ends, so that a child dies with its parent.
+
+    Raises ConfigurationError naming the value that is out of its bounds.
+    """
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8765
+    project_id: str | None = None
+    read_key: str | None = field(default=None, repr=False)
+    write_key: str | None = field(default=None, repr=False)
+    master_key: str | None = field(default=None, repr=False)
+    public_url: str | None = None
+    extraction_delay: float = 0.0
+    results_uri: str | None = None
+    results_url_seconds: float = 3600
+    retention_seconds: float = 7 * 86400
+    max_concurrency: int = 2
+    max_queue: int = 10_000
+    requests_per_minute: int | None = None
+    max_extraction_events: int | None = None
+    max_sync_events: int = 100_000
+    max_body_bytes: int = 10 * MIB
+    max_event_bytes: int = 900_000
+    memory_mib: int = 512
+    query_seconds: float = 300
+    smtp: SmtpSettings | None = None
+    fail_extractions: Mapping[str, int] = field(default_factory=dict, hash=False)
+    idle_exit_seconds: float | None = None
+    stop_with_stdin: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Path(self.data))
+        object.__setattr__(self, "fail_extractions", dict(self.fail_extractions))
+        bounds: dict[str, tuple[float, float]] = {
+            "port": (0, 65535),
+            "extraction_delay": (0, 86400),
+            "results_url_seconds": (1, 604_800),
+            "retention_seconds": (1, 10 * 366 * 86400),
+            "max_concurrency": (1, 64),
+            "max_queue": (1, 1_000_000),
+            "requests_per_minute": (1, 1_000_000),
+            "max_extraction_events": (1, 10**12),
+            "max_sync_events": (1, 10_000_000),
+            "max_body_bytes": (1024, 1024 * MIB),
+            "max_event_bytes": (1, self.max_body_bytes),
+            "memory_mib": (64, 1_048_576),
+            "query_seconds": (1, 3600),
+            "idle_exit_seconds": (1, 86400),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigurationError(f"service: {name} must lie between {low:g} and {high:g}, not {value!r}")

@@ -1,0 +1,68 @@
+"""The project's id and keys, made once and kept in the data folder for its owner only."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.config import ServiceConfig
+
+FILE_NAME = "credentials.json"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """One project: its id, its three keys, and the secret that signs results URLs. Only the id shows itself."""
+
+    project_id: str
+    read_key: str = field(repr=False)
+    write_key: str = field(repr=False)
+    master_key: str = field(repr=False)
+    signing_key: str = field(repr=False)
+
+
+def load_credentials(data: Path) -> Credentials | None:
+    """The credentials kept in `data`, None where there are none. Raises ConfigurationError for an unreadable file."""
+    path = data / FILE_NAME
+    try:
+        return Credentials(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigurationError(
+            f"service: {path} is not readable as credentials ({type(error).__name__}); repair or remove it"
+        ) from None
+
+
+def make_credentials(config: ServiceConfig) -> Credentials:
+    """The credentials of `config`, completed from those kept in the data folder, else with new ones; then kept there."""
+    kept = load_credentials(config.data)
+
+    def pick(name: str, size: int) -> str:
+        return getattr(config, name, None) or (getattr(kept, name) if kept else secrets.token_hex(size))
+
+    made = Credentials(
+        pick("project_id", 12), pick("read_key", 32), pick("write_key", 32), pick("master_key", 32), pick("signing_key", 32)
+    )
+    if len({made.read_key, made.write_key, made.master_key}) < 3:
+        # One key for two purposes would let a reader write; the v2.0 single-key reading is served by the master key.
+        raise ConfigurationError("service: KEEN_READ_KEY, KEEN_WRITE_KEY and KEEN_MASTER_KEY must differ from each other")
+    if made != kept:
+        write_private(config.data / FILE_NAME, json.dumps(made.__dict__, indent=2) + "\n")
+    return made
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step, readable by its owner only (mode 0600)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,99 @@
+r"""Property names: nested objects become flat paths, and paths have one name in each version of the API.
+
+A path is the keys from the outermost object inwards, joined by dots: `user.email`, `keen.timestamp`. A dot or a backslash
+inside a key is written `\.` and `\\`, so no two properties share a path. v3.0 shows the path itself. v2.0 shows
+`header:timestamp` for `keen.timestamp` and `body:user:email` for `user.email`, a colon inside a key as `\:`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+TIMESTAMP = "keen.timestamp"
+CREATED_AT = "keen.created_at"
+EVENT_ID = "keen.id"
+SERVICE_PATHS = (TIMESTAMP, CREATED_AT, EVENT_ID)
+
+_SPECIAL = re.compile(r"[.\\]")
+_DOTTED = re.compile(r"((?:[^.\\]|\\.)*)(?:\.|$)", re.DOTALL)
+_COLONED = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)", re.DOTALL)
+
+
+def escape_key(key: str) -> str:
+    """One key as one segment of a path."""
+    return _SPECIAL.sub(r"\\\g<0>", key) if "." in key or "\\" in key else key
+
+
+def split_path(path: str) -> list[str]:
+    """The keys of a path, outermost first."""
+    if "\\" not in path:
+        return path.split(".")
+    return _split(path, ".")
+
+
+def join_keys(keys: list[str]) -> str:
+    """The path of keys, outermost first."""
+    return ".".join(escape_key(key) for key in keys)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    keys, current, characters = [], [], iter(text)
+    for character in characters:
+        if character == "\\":
+            # A lone backslash before another character is taken as it stands.
+            following = next(characters, "")
+            current.append(following if following in (separator, "\\") else character + following)
+        elif character == separator:
+            keys.append("".join(current))
+            current = []
+        else:
+            current.append(character)
+    return [*keys, "".join(current)]
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested objects as (path, value). Lists, empty objects, null and scalars are leaves."""
+    for key, item in value.items():
+        path = prefix + (escape_key(key))
+        if isinstance(item, dict) and item:
+            yield from flatten(item, path + ".")
+        else:
+            yield path, item
+
+
+def unflatten(leaves: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    """Nested objects of (path, value); the inverse of `flatten`."""
+    root: dict[str, Any] = {}
+    for path, value in leaves:
+        keys = split_path(path)
+        place = root
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
+    return root
+
+
+def v2_name(path: str) -> str:
+    """The v2.0 name of a path."""
+    keys = [key.replace("\\", "\\\\").replace(":", "\\:") for key in split_path(path)]
+    if keys[0] == "keen" and len(keys) > 1:
+        return ":".join(["header", *keys[1:]])
+    return ":".join(["body", *keys])
+
+
+def path_of_name(name: str) -> str:
+    """The path that a name of either version means: `body:user:email`, `header:timestamp` or `user.email`."""
+    if name.startswith("header:"):
+        return join_keys(["keen", *_split(name[len("header:") :], ":")])
+    if name.startswith("body:"):
+        return join_keys(_split(name[len("body:") :], ":"))
+    return name
+
+
+def matching_paths(name: str, known: Mapping[str, Any]) -> list[str]:
+    """The known paths that a name means: the exact one, and one whose keys hold the dots themselves (`{"a.b": 1}` for `a.b`)."""
+    exact = path_of_name(name)
+    plain = ".".join(split_path(exact))
+    return [path for path in known if path == exact or ("\\" in path and ".".join(split_path(path)) == plain)]
