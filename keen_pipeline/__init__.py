@@ -1,1 +1,67 @@
-"""keen_pipeline: whole, proven files of Keen event data, orchestrated by Dagster."""
+"""keen_pipeline: whole, proven files of Keen event data, orchestrated by Dagster.
+
+The names below are loaded at their first use, so that `import keen_pipeline` costs nothing and needs no Dagster.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keen_pipeline.defs.assets import csv_assets
+    from keen_pipeline.defs.build import build_keen_definitions
+    from keen_pipeline.defs.ops import materialize_csv, submit_extraction
+    from keen_pipeline.defs.ops import materialize_csv as materialize_csvs
+    from keen_pipeline.defs.ops import submit_extraction as submit_extractions
+    from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+    from keen_pipeline.extraction import Collection
+    from keen_pipeline.filters import Filter
+    from keen_pipeline.timeframe import Timeframe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Collection": "keen_pipeline.extraction:Collection",
+    "CsvDestination": "keen_pipeline.defs.resources:CsvDestination",
+    "ExtractionLedger": "keen_pipeline.defs.resources:ExtractionLedger",
+    "Filter": "keen_pipeline.filters:Filter",
+    "KeenResource": "keen_pipeline.defs.resources:KeenResource",
+    "Timeframe": "keen_pipeline.timeframe:Timeframe",
+    "build_keen_definitions": "keen_pipeline.defs.build:build_keen_definitions",
+    "csv_assets": "keen_pipeline.defs.assets:csv_assets",
+    # The ops, under the singular name Dagster shows and under the plural of the jobs made of them.
+    "materialize_csv": "keen_pipeline.defs.ops:materialize_csv",
+    "materialize_csvs": "keen_pipeline.defs.ops:materialize_csv",
+    "submit_extraction": "keen_pipeline.defs.ops:submit_extraction",
+    "submit_extractions": "keen_pipeline.defs.ops:submit_extraction",
+}
+
+__all__ = [
+    "Collection",
+    "CsvDestination",
+    "ExtractionLedger",
+    "Filter",
+    "KeenResource",
+    "Timeframe",
+    "build_keen_definitions",
+    "csv_assets",
+    "materialize_csv",
+    "materialize_csvs",
+    "submit_extraction",
+    "submit_extractions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = home.partition(":")
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

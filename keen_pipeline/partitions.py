@@ -41,7 +41,9 @@ def latest_partition(collection: Collection, now: datetime) -> Partition | None:
     """The newest partition that has ended at `now`, None before the first one has."""
     spans = {Granularity.HOURLY: 2, Granularity.DAILY: 3, Granularity.WEEKLY: 15, Granularity.MONTHLY: 63}
     return max(
-        partitions_between(collection, now - timedelta(days=spans[collection.granularity]), now), key=lambda p: p.timeframe.end, default=None
+        partitions_between(collection, now - timedelta(days=spans[collection.granularity]), now),
+        key=lambda p: p.timeframe.end,
+        default=None,
     )
 
 
@@ -67,7 +69,8 @@ def partition_for_key(collection: Collection, key: str, now: datetime) -> Partit
             break
         if partition.timeframe.end > now:
             raise InvalidInputError(
-                f"{collection.name}[{key}] lies in the future: it ends at {format_instant(partition.timeframe.end)}", field="partition"
+                f"{collection.name}[{key}] lies in the future: it ends at {format_instant(partition.timeframe.end)}",
+                field="partition",
             )
         if partition.timeframe.start < _midnight(collection.start, ZoneInfo(collection.timezone)):
             raise InvalidInputError(f"{collection.name}[{key}] lies before the start date {collection.start}", field="partition")

@@ -204,8 +204,8 @@ class Ledger(Protocol):
         """Open attempts ▶ cancelled; answers those it moved."""
         ...
 
-    def landing_failed(self, entry_id: int, owner: str, reason: str) -> int:
-        """Count a landing that can be tried again; answers the tries so far. The claim stays."""
+    def landing_failed(self, entry_id: int, owner: str, reason: str, due_at: datetime) -> Entry:
+        """Count a landing that can be tried again, not before `due_at`; the claim stays."""
         ...
 
     def landed(self, entry_id: int, owner: str, landing: Landing) -> Entry:
@@ -213,7 +213,7 @@ class Ledger(Protocol):
         ...
 
     def reported(self, entry_ids: Sequence[int]) -> None:
-        """The materialization is in Dagster's event log."""
+        """Dagster's event log knows of these landings or ends; the claims on them are given back."""
         ...
 
     def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
@@ -229,7 +229,7 @@ class Ledger(Protocol):
         ...
 
     def unreported(self) -> list[Entry]:
-        """Landed, not reported to Dagster, and nobody's claim."""
+        """Landed or abandoned, not reported to Dagster, and nobody's claim."""
         ...
 
     def summary(self) -> LedgerSummary:

@@ -12,7 +12,7 @@ from keen_pipeline.errors import LeaseLostError
 from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Landing, Status
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.rows import landing_values, new_row, next_attempt_row, to_entry
-from keen_pipeline.ledger.tables import entries
+from keen_pipeline.ledger.tables import OUTBOX_STATUSES, entries
 from keen_pipeline.lifecycle import TRANSITIONS, Entry, Limits, next_attempt_at, story
 from keen_pipeline.ports import Clock, LedgerSummary, Requested, SystemClock
 
@@ -25,6 +25,7 @@ _SHOWN_FAILURES = 50
 _NO_LEASE = {"lease_owner": None, "lease_until": None}
 _OPEN = sorted(s.value for s in OPEN_STATUSES)
 _is_open = entries.c.status.in_(_OPEN)
+_outbox = sa.and_(entries.c.status.in_(OUTBOX_STATUSES), entries.c.reported_at.is_(None))
 
 
 def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -206,17 +207,11 @@ class SqlLedger:
 
     # -- landing ------------------------------------------------------------------------------------------------------
 
-    def landing_failed(self, entry_id: int, owner: str, reason: str) -> int:
+    def landing_failed(self, entry_id: int, owner: str, reason: str, due_at: datetime) -> Entry:
         with self.engine.begin() as connection:
-            self._move(
-                connection,
-                entry_id,
-                owner,
-                {Status.COMPLETE},
-                landing_tries=entries.c.landing_tries + 1,
-                error=reason,
-            )
-            return int(self._row(connection, entry_id).landing_tries)
+            tries = entries.c.landing_tries + 1
+            self._move(connection, entry_id, owner, {Status.COMPLETE}, landing_tries=tries, error=reason, due_at=due_at)
+            return to_entry(self._row(connection, entry_id))
 
     def landed(self, entry_id: int, owner: str, landing: Landing) -> Entry:
         with self.engine.begin() as connection:
@@ -245,7 +240,7 @@ class SqlLedger:
             for chunk in _chunks(entry_ids):
                 connection.execute(
                     sa.update(entries)
-                    .where(entries.c.id.in_(chunk), entries.c.landed_at.is_not(None), entries.c.reported_at.is_(None))
+                    .where(entries.c.id.in_(chunk), entries.c.status.not_in(_OPEN), entries.c.reported_at.is_(None))
                     .values(reported_at=now, **_NO_LEASE)
                 )
 
@@ -296,8 +291,7 @@ class SqlLedger:
             bad = sa.and_(entries.c.status == Status.ABANDONED.value, entries.c.id.in_(newest))
             failures = sa.select(entries).where(bad).order_by(entries.c.id.desc()).limit(_SHOWN_FAILURES)
             failed = tuple(to_entry(row) for row in connection.execute(failures))
-            outbox = sa.and_(entries.c.status == Status.LANDED.value, entries.c.reported_at.is_(None))
-            unreported = connection.execute(sa.select(sa.func.count()).where(outbox)).scalar_one()
+            unreported = connection.execute(sa.select(sa.func.count()).where(_outbox)).scalar_one()
             orphans = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0))).scalar_one()
         oldest = max(((now - e.requested_at).total_seconds() for e in open_), default=None)
         return LedgerSummary(counts, oldest, open_, failed, unreported, int(orphans))

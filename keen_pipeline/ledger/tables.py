@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import OPEN_STATUSES
+from keen_pipeline.extraction import OPEN_STATUSES, Status
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -32,6 +32,8 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 
 _OPEN = sorted(s.value for s in OPEN_STATUSES)
+# Ends that Dagster has to hear of.
+OUTBOX_STATUSES = (Status.ABANDONED.value, Status.LANDED.value)
 
 metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"})
 
@@ -90,9 +92,9 @@ sa.Index(
 )
 sa.Index(
     "ix_keen_entries_outbox",
-    entries.c.landed_at,
-    sqlite_where=sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
-    postgresql_where=sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
+    entries.c.id,
+    sqlite_where=sa.and_(entries.c.status.in_(OUTBOX_STATUSES), entries.c.reported_at.is_(None)),
+    postgresql_where=sa.and_(entries.c.status.in_(OUTBOX_STATUSES), entries.c.reported_at.is_(None)),
 )
 sa.Index("ix_keen_entries_target_id", entries.c.target, entries.c.id)
 sa.Index("ix_keen_entries_series_id", entries.c.series_id)

@@ -85,8 +85,8 @@ def upgrade() -> None:
         "keen_entries",
         ["landed_at"],
         unique=False,
-        sqlite_where=sa.text("status = 'landed' AND reported_at IS NULL"),
-        postgresql_where=sa.text("status = 'landed' AND reported_at IS NULL"),
+        sqlite_where=sa.text("status IN ('abandoned', 'landed') AND reported_at IS NULL"),
+        postgresql_where=sa.text("status IN ('abandoned', 'landed') AND reported_at IS NULL"),
     )
     op.create_index("ix_keen_entries_series_id", "keen_entries", ["series_id"], unique=False)
     op.create_index("ix_keen_entries_target_id", "keen_entries", ["target", "id"], unique=False)

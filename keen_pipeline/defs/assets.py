@@ -1,0 +1,130 @@
+"""CSV assets: one per collection; a range of partitions is one run that submits, waits by list calls and lands."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from pydantic import Field
+
+from keen_pipeline.defs.metadata import asset_key, materialization
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.extraction import Collection, Granularity
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
+from keen_pipeline.pipeline.extract import Abandoned, Progress, Retrying
+
+# Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
+# key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
+_NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+
+
+class CsvAssetConfig(dg.Config):
+    """How a run of CSV assets treats what has landed."""
+
+    force: bool = Field(
+        default=False, description="extract again what is landed; the new file replaces the old one when it is whole"
+    )
+
+
+def csv_assets(collections: Sequence[Collection], *, group_name: str = "keen") -> list[dg.AssetsDefinition]:
+    """The assets `["keen", <collection>]`, one definition for all collections with the same partitions."""
+    alike: Mapping[dg.TimeWindowPartitionsDefinition, list[Collection]] = defaultdict(list)
+    for collection in collections:
+        alike[partitions_definition(collection)].append(collection)
+    return [_csv_assets_of(definition, members, group_name) for definition, members in alike.items()]
+
+
+def _spec(collection: Collection, group_name: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        asset_key(collection.name),
+        description=collection.description
+        or f"Events of the Keen collection {collection.name}, one whole {collection.encoding.value} file a partition.",
+        group_name=group_name,
+        kinds={"keen", "parquet" if collection.encoding.value == "parquet" else "csv"},
+        owners=list(collection.owners),
+        tags=dict(collection.tags),
+        metadata={"keen/collection": collection.name, "keen/timezone": collection.timezone},
+        skippable=True,
+    )
+
+
+def _csv_assets_of(
+    definition: dg.TimeWindowPartitionsDefinition, collections: list[Collection], group_name: str
+) -> dg.AssetsDefinition:
+    by_key = {asset_key(c.name): c for c in collections}
+    first = collections[0]
+    name = (
+        f"keen_{first.granularity.value}_{first.start:%Y%m%d}_{first.timezone}".replace("/", "_")
+        .replace("-", "_")
+        .replace("+", "_")
+    )
+    grain = "" if first.granularity is Granularity.DAILY else f" ({first.granularity.value})"
+
+    @dg.multi_asset(
+        name=name,
+        specs=[_spec(c, group_name) for c in collections],
+        partitions_def=definition,
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        description=f"Extracts the selected collections over a range of partitions{grain} in one run.",
+    )
+    def extract_csvs(
+        context: dg.AssetExecutionContext,
+        config: CsvAssetConfig,
+        keen: KeenResource,
+        ledger: ExtractionLedger,
+        destination: CsvDestination,
+    ) -> Iterator[Any]:
+        selected = [by_key[key] for key in sorted(context.selected_asset_keys)]
+        pipeline = build_pipeline(keen, ledger, destination)
+        yield from _land_range(context, pipeline, selected, list(context.partition_keys), config.force)
+
+    return extract_csvs
+
+
+def _land_range(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, collections: list[Collection], keys: list[str], force: bool
+) -> Iterator[Any]:
+    """Submit, wait and land; each partition's event goes out as it lands, also where others fail."""
+    now = pipeline.clock.now()
+    requests = [
+        partition_request(collection, partition_for_key(collection, key, now), pipeline.destination.uri)
+        for key in keys
+        for collection in collections
+    ]
+    failed: list[str] = []
+    for event in extract(pipeline, requests, force=force, run_id=context.run_id):
+        match event:
+            case Landed(entry, adopted):
+                assert entry.landing is not None
+                yield materialization(entry)
+                pipeline.ledger.reported([entry.entry_id])
+                context.log.info(
+                    "%s: %d events%s", entry.request, entry.landing.records, ", landed before, kept" if adopted else ""
+                )
+            case Retrying(entry, follower, reason):
+                context.log.warning("%s failed, attempt %d follows: %s", entry, follower.attempt, reason)
+            case Abandoned(entry):
+                failed.append(entry.error or str(entry))
+                pipeline.ledger.reported([entry.entry_id])
+                context.log.error("%s", failed[-1])
+            case Progress(total, landed, abandoned, to_submit, waiting, landing):
+                context.log.info(
+                    "%d of %d landed, %d failed; %d to submit, %d at the service, %d landing",
+                    *(landed, total, abandoned, to_submit, waiting, landing),
+                )
+    if failed:
+        raise dg.Failure(
+            description=f"{len(requests) - len(failed)} of {len(requests)} partitions landed, {len(failed)} failed: "
+            + " | ".join(failed),
+            metadata={"landed": len(requests) - len(failed), "failed": len(failed)},
+            allow_retries=False,
+        )
+    for collection in collections:
+        name = asset_key(collection.name).to_python_identifier()
+        yield dg.Output(None, output_name=name, metadata=_NO_SECOND_MATERIALIZATION)

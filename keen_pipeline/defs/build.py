@@ -1,0 +1,70 @@
+"""From collections to Dagster definitions, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from keen_pipeline.defs.assets import csv_assets
+from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedule, submit_extractions_job
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
+from keen_pipeline.extraction import Collection
+
+AUTOMATION_SENSOR = "keen_downstream"
+
+
+def build_keen_definitions(
+    collections: Sequence[Collection],
+    *,
+    keen: KeenResource | None = None,
+    ledger: ExtractionLedger | None = None,
+    destination: CsvDestination | None = None,
+    nightly_cron: str = "0 1 * * *",
+    nightly_timezone: str = "UTC",
+    sensor_interval_seconds: int = INTERVAL_SECONDS,
+    downstream_sensor: bool = True,
+    running: bool = True,
+    group_name: str = "keen",
+) -> dg.Definitions:
+    """Everything for some collections: assets, ops in jobs, the nightly schedule, the status sensor, the resources.
+
+    `nightly_cron` is read in `nightly_timezone` (an IANA name). `downstream_sensor` evaluates the automation conditions of
+    every asset in the code location, so that downstream assets with `AutomationCondition.eager()` wake. `running`: whether
+    schedule and sensors start by themselves. Merge the answer with your own by `dg.Definitions.merge`.
+
+    >>> defs = build_keen_definitions([Collection(name="purchases", start_date="2026-01-01")])
+    >>> sorted(job.name for job in defs.jobs)
+    ['materialize_csvs', 'submit_extractions']
+
+    Raises InvalidInputError where a collection stands there twice.
+    """
+    from keen_pipeline.collections_file import collection_to_wire, parse_collections
+
+    parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
+    submit_job, materialize_job = submit_extractions_job(collections), materialize_csvs_job()
+    sensors: list[dg.SensorDefinition] = [
+        extraction_status_sensor(materialize_job, interval_seconds=sensor_interval_seconds, running=running)
+    ]
+    if downstream_sensor:
+        sensors.append(
+            dg.AutomationConditionSensorDefinition(
+                AUTOMATION_SENSOR,
+                target=dg.AssetSelection.all(),
+                minimum_interval_seconds=sensor_interval_seconds,
+                default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+            )
+        )
+    return dg.Definitions(
+        assets=csv_assets(collections, group_name=group_name),
+        jobs=[submit_job, materialize_job],
+        schedules=[nightly_schedule(submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running)],
+        sensors=sensors,
+        resources={
+            "keen": keen or KeenResource(),
+            "ledger": ledger or ExtractionLedger(),
+            "destination": destination or CsvDestination(),
+        },
+        executor=dg.in_process_executor,
+    )

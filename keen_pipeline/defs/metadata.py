@@ -1,0 +1,66 @@
+"""What a materialization says of a landed file: never a URL with a signature, never a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.landing.layout import parse_ad_hoc_key
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.timeframe import format_instant
+
+ENTRY_KEY = "keen/entry"
+
+
+def landing_metadata(entry: Entry) -> Mapping[str, Any]:
+    """The metadata of one landed partition: numbers in events, bytes and seconds; times in UTC."""
+    landing = entry.landing
+    assert landing is not None
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": landing.records,
+        "dagster/uri": dg.MetadataValue.path(landing.uri) if "://" not in landing.uri else dg.MetadataValue.url(landing.uri),
+        "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(name, "string") for name in landing.columns]),
+        "keen/events": landing.records,
+        "keen/bytes": landing.bytes,
+        "keen/stored_bytes": landing.stored_bytes,
+        "keen/sha256": landing.sha256,
+        "keen/extraction_id": entry.extraction_id,
+        "keen/attempts": entry.attempt,
+        "keen/landing_seconds": round(landing.seconds, 3),
+        "keen/timeframe_start": format_instant(entry.request.timeframe.start),
+        "keen/timeframe_end": format_instant(entry.request.timeframe.end),
+        ENTRY_KEY: entry.entry_id,
+    }
+    if entry.waiting_seconds is not None:
+        metadata["keen/waiting_seconds"] = round(entry.waiting_seconds, 3)
+    return metadata
+
+
+def materialization(entry: Entry) -> dg.AssetMaterialization:
+    """The event for a landed partition. Its data version is the file's sha256: the same bytes leave downstream fresh."""
+    landing = entry.landing
+    assert landing is not None
+    return dg.AssetMaterialization(
+        asset_key=asset_key(entry.request.collection),
+        partition=entry.request.partition_key,
+        description=f"{landing.records} events, {landing.bytes} bytes",
+        metadata=landing_metadata(entry),
+        tags={"dagster/data_version": landing.sha256},
+    )
+
+
+def asset_key(collection: str) -> dg.AssetKey:
+    """The key of a collection's files."""
+    return dg.AssetKey(["keen", collection])
+
+
+def is_partition(entry: Entry) -> bool:
+    """Whether the entry is a partition of an asset, not somebody's ad hoc extraction."""
+    try:
+        parse_ad_hoc_key(entry.request.partition_key)
+    except InvalidInputError:
+        return True
+    return False

@@ -1,0 +1,168 @@
+"""The ops. They know their collections by config, so they work in anybody's graph with the resources `keen`, `ledger`, `destination`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.metadata import is_partition, materialization
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.partitions import due_partitions, partition_for_key
+from keen_pipeline.pipeline import NotLanded, Pipeline, land, partition_request, post_due, submit
+from keen_pipeline.pipeline.context import new_owner
+from keen_pipeline.timeframe import parse_instant
+
+# How long the op posts; what is left then, for example beyond the requests per minute, the sensor posts.
+POSTING_SECONDS = 30.0
+
+
+class SubmitExtractionConfig(dg.Config):
+    """Which partitions of which collections to ask for."""
+
+    collections: list[dict[str, Any]] = Field(description="as in the collections file: name, start_date, granularity, filters, ...")
+    as_of: str | None = Field(default=None, description="ISO-8601 instant the night stands for; unset: now")
+    partition_keys: list[str] = Field(
+        default=[], description="these partitions; empty: what ended in the last lookback_days and is not landed"
+    )
+    force: bool = Field(
+        default=False, description="extract again what is landed; the new file replaces the old one when it is whole"
+    )
+
+
+class MaterializeCsvConfig(dg.Config):
+    """Which finished extractions to land."""
+
+    entry_ids: list[int] = Field(default=[], description="ledger entries; empty: every finished one that nobody is landing")
+    claim: str | None = Field(default=None, description="the claim under which the sensor dispatched them")
+
+
+@dg.op(
+    name="submit_extraction",
+    description="Journals and submits an asynchronous extraction for each due partition; ends without waiting.",
+)
+def submit_extraction(
+    context: dg.OpExecutionContext,
+    config: SubmitExtractionConfig,
+    keen: KeenResource,
+    ledger: ExtractionLedger,
+    destination: CsvDestination,
+) -> list[int]:
+    """Submit, do not wait. Answers the ledger entries that are open now; the sensor `extraction_status` follows them.
+
+    Raises InvalidInputError for an unknown partition before anything is asked, AuthenticationError where the key is refused
+    (the intents are cancelled then).
+    """
+    pipeline = build_pipeline(keen, ledger, destination)
+    requests = _requests(config, pipeline)
+    submission = submit(pipeline, requests, force=config.force, run_id=context.run_id)
+    ids = [entry.entry_id for entry in (*submission.created, *submission.adopted)]
+    try:
+        posted = post_due(pipeline, ids, seconds=POSTING_SECONDS)
+    except dg.DagsterExecutionInterruptedError:
+        raise
+    except Exception:
+        pipeline.ledger.cancel([e.entry_id for e in submission.created], "its submission was refused, see the run's error")
+        raise
+    for entry, follower in posted.failed:
+        context.log.error("%s: %s", entry, follower.error if follower else "moved on by another process")
+    context.log.info(
+        "%d partitions: %d landed before, %d open before, %d new; %d submitted now, %d left to the sensor",
+        *(
+            len(requests),
+            len(submission.landed),
+            len(submission.adopted),
+            len(submission.created),
+            len(posted.submitted),
+            len(posted.postponed),
+        ),
+    )
+    context.add_output_metadata(
+        {
+            "partitions": len(requests),
+            "landed_before": len(submission.landed),
+            "adopted": len(submission.adopted),
+            "submitted": len(posted.submitted),
+        }
+    )
+    return ids
+
+
+def _requests(config: SubmitExtractionConfig, pipeline: Pipeline) -> list[ExtractionRequest]:
+    now = pipeline.clock.now()
+    as_of = min(parse_instant(config.as_of, field="as_of"), now) if config.as_of else now
+    requests: list[ExtractionRequest] = []
+    for collection in parse_collections(config.collections):
+        if config.partition_keys:
+            partitions = [partition_for_key(collection, key, now) for key in config.partition_keys]
+        else:
+            partitions = due_partitions(collection, as_of)
+        requests += [partition_request(collection, partition, pipeline.destination.uri) for partition in partitions]
+    return requests
+
+
+@dg.op(
+    name="materialize_csv",
+    out=dg.Out(list, is_required=False, description="URIs of the landed files"),
+    description="Lands every finished extraction as a whole, verified file and records a materialization for each.",
+)
+def materialize_csv(
+    context: dg.OpExecutionContext,
+    config: MaterializeCsvConfig,
+    keen: KeenResource,
+    ledger: ExtractionLedger,
+    destination: CsvDestination,
+) -> Iterator[dg.AssetMaterialization | dg.Output[list[str]]]:
+    """One run for any number of collections and partitions. What lands is kept and reported, also where others fail.
+
+    Raises Failure at the end, naming each partition that has no attempt left and why.
+    """
+    pipeline = build_pipeline(keen, ledger, destination)
+    book, owner = pipeline.ledger, config.claim or new_owner()
+    known = book.entries(config.entry_ids) if config.entry_ids else book.open_entries()
+    now = pipeline.clock.now()
+    wanted = [e for e in known if e.status is Status.COMPLETE and (not e.landing_tries or e.due_at <= now)]
+    told = book.claim(
+        [e.entry_id for e in known if e.status is Status.ABANDONED], Status.ABANDONED, owner, pipeline.limits.lease_seconds
+    )
+    failures = {e.entry_id: e.error or str(e) for e in told}
+    uris: list[str] = []
+    for outcome in land(pipeline, wanted, owner):
+        if isinstance(outcome, NotLanded):
+            _note(context, outcome, failures)
+            continue
+        assert outcome.entry.landing is not None
+        if is_partition(outcome.entry):
+            yield materialization(outcome.entry)
+        book.reported([outcome.entry.entry_id])
+        uris.append(outcome.entry.landing.uri)
+        context.log.info("landed %s: %d events at %s", outcome.entry, outcome.entry.landing.records, outcome.entry.landing.uri)
+    if failures:
+        book.reported(list(failures))
+        raise dg.Failure(
+            description=f"{len(uris)} landed, {len(failures)} failed: " + " | ".join(failures.values()),
+            metadata={"landed": len(uris), "failed": len(failures)},
+            allow_retries=False,
+        )
+    yield dg.Output(uris)
+
+
+def _note(context: dg.OpExecutionContext, outcome: NotLanded, failures: dict[int, str]) -> None:
+    follower = outcome.follower
+    if follower is None:
+        context.log.info("%s is another process's: %s", outcome.entry, outcome.error)
+    elif follower.status is Status.ABANDONED:
+        failures[follower.entry_id] = follower.error or str(outcome.error)
+    elif isinstance(outcome.error, ConfigurationError):
+        failures[follower.entry_id] = f"{outcome.entry}: {outcome.error} (it is tried again by itself)"
+    else:
+        # The next attempt, or the next try of this one, is the sensor's.
+        context.log.warning("%s not landed, it is tried again: %s", outcome.entry, outcome.error)
+
+
+__all__ = ["MaterializeCsvConfig", "SubmitExtractionConfig", "materialize_csv", "submit_extraction"]

@@ -1,0 +1,85 @@
+"""Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from keen_pipeline.client import KeenClient
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.pipeline import Pipeline
+from keen_pipeline.pipeline.adapters import limits_of, open_client, open_ledger
+from keen_pipeline.settings import Settings
+
+
+def _overridden(settings: Settings, **values: Any) -> Settings:
+    return replace(settings, **{name: value for name, value in values.items() if value is not None})
+
+
+class KeenResource(dg.ConfigurableResource[KeenClient]):
+    """Keen's Data Extraction API. Without any field: `KEEN_BASE_URL`, `KEEN_PROJECT_ID`, `KEEN_READ_KEY`, ... of the
+    environment, or the embedded service where `KEEN_BASE_URL` is unset. Give keys as `dg.EnvVar`, so that the UI shows names.
+    """
+
+    base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or the embedded service")
+    project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
+    read_key: str | None = Field(default=None, description="unset: KEEN_READ_KEY", repr=False)
+    api_version: str | None = Field(default=None, description="2.0 or 3.0; unset: KEEN_API_VERSION")
+    requests_per_minute: int | None = Field(default=None, ge=1, le=100_000, description="unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
+    max_attempts: int | None = Field(default=None, ge=1, le=100, description="unset: KEEN_PIPELINE_MAX_ATTEMPTS")
+    retry_seconds: float | None = Field(default=None, ge=0, le=600, description="unset: KEEN_PIPELINE_RETRY_SECONDS")
+    poll_seconds: float | None = Field(default=None, ge=0.05, le=3600, description="unset: KEEN_PIPELINE_POLL_SECONDS")
+
+    def settings(self) -> Settings:
+        """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong variable."""
+        names = (
+            "base_url",
+            "project_id",
+            "read_key",
+            "api_version",
+            "requests_per_minute",
+            "max_attempts",
+            "retry_seconds",
+            "poll_seconds",
+        )
+        return _overridden(Settings.from_environment(), **{name: getattr(self, name) for name in names})
+
+    def client(self, ledger: SqlLedger | None = None) -> KeenClient:
+        """A client; its requests count against the budget of `ledger`."""
+        return open_client(self.settings(), ledger)
+
+
+class ExtractionLedger(dg.ConfigurableResource[SqlLedger]):
+    """The durable history of extractions. Without a field: `KEEN_PIPELINE_LEDGER_URL`."""
+
+    url: str | None = Field(default=None, description="SQLAlchemy URL; unset: KEEN_PIPELINE_LEDGER_URL", repr=False)
+
+    def open(self) -> SqlLedger:
+        """The ledger, migrated; opened once a process."""
+        return open_ledger(self.url or Settings.from_environment().ledger_url)
+
+
+class CsvDestination(dg.ConfigurableResource[FileDestination]):
+    """Where files land. Without a field: `KEEN_PIPELINE_DESTINATION`."""
+
+    uri: str | None = Field(default=None, description="a folder, or s3://bucket/prefix; unset: KEEN_PIPELINE_DESTINATION")
+
+    def open(self) -> FileDestination:
+        """The destination. Raises ConfigurationError for a scheme it can't serve."""
+        return FileDestination(self.uri or Settings.from_environment().destination)
+
+
+def build_pipeline(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination) -> Pipeline:
+    """The use cases' context of the three resources."""
+    settings, book = keen.settings(), ledger.open()
+    return Pipeline(
+        api=keen.client(book),
+        ledger=book,
+        destination=destination.open(),
+        limits=limits_of(settings),
+        poll_seconds=settings.poll_seconds,
+    )

@@ -1,0 +1,78 @@
+"""The sample: three collections on the embedded service, and a downstream asset that reads the landed CSV with DuckDB."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import dagster as dg
+
+from keen_pipeline.client import KeenClient
+from keen_pipeline.defs.build import build_keen_definitions
+from keen_pipeline.defs.metadata import asset_key
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.resources import CsvDestination, KeenResource
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
+from keen_pipeline.ports import SystemClock
+
+PURCHASES = sample_collections()[0]
+
+
+class SampleKeenResource(KeenResource):
+    """The embedded service with sample events in it."""
+
+    def client(self, ledger: SqlLedger | None = None) -> KeenClient:
+        """A client of a service that holds the sample up to yesterday."""
+        client = super().client(ledger)
+        load_sample_events(client, self.settings().service_data, SystemClock().now().date())
+        return client
+
+
+@dg.asset(
+    deps=[asset_key(PURCHASES.name)],
+    partitions_def=partitions_definition(PURCHASES),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    # eager() alone wakes for the latest day only; a backfilled day is as good as yesterday.
+    automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window()),
+    group_name="sample",
+    kinds={"duckdb"},
+    description="Orders and revenue of a day by currency, from the landed CSV of that day.",
+)
+def daily_revenue(context: dg.AssetExecutionContext, destination: CsvDestination) -> dg.MaterializeResult[None]:
+    """Reads each partition's file; the numbers are in the partition's metadata."""
+    files = destination.open()
+    for key in context.partition_keys:
+        revenue = _revenue(files, files.target_uri(PURCHASES.name, key))
+        orders = sum(count for count, _ in revenue.values())
+        table = "\n".join(["| currency | orders | revenue |", "|---|---|---|", *(f"| {c} | {n} | {total:.2f} |" for c, (n, total) in revenue.items())])
+        context.add_asset_metadata({"orders": orders, "revenue": dg.MetadataValue.md(table)}, partition_key=key)
+    return dg.MaterializeResult()
+
+
+def _revenue(files: FileDestination, uri: str) -> dict[str, tuple[int, float]]:
+    """Orders and revenue by currency; no purchase, no entry."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "purchases.csv"
+        with files.open(uri) as source, local.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 18)
+        with local.open("rb") as landed:
+            if not landed.readline().strip():
+                return {}
+        events = duckdb.read_csv(str(local), all_varchar=True)
+        if not {"body:currency", "body:amount"} <= set(events.columns):
+            return {}
+        rows = events.aggregate('"body:currency" AS currency, count(*), sum(CAST("body:amount" AS DOUBLE))', '"body:currency"').order("currency").fetchall()
+    return {str(currency): (int(count), float(total)) for currency, count, total in rows}
+
+
+def sample_definitions() -> dg.Definitions:
+    """What the code location holds where neither a Keen project nor a collections file is configured."""
+    return dg.Definitions.merge(
+        build_keen_definitions(sample_collections(), keen=SampleKeenResource()),
+        dg.Definitions(assets=[daily_revenue]),
+    )

@@ -1,0 +1,106 @@
+"""The sensor `extraction_status`: polls, posts what is due, and asks for one landing run; no run waits for Keen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from keen_pipeline.defs.jobs import MATERIALIZE_JOB
+from keen_pipeline.defs.metadata import ENTRY_KEY, asset_key, is_partition, materialization
+from keen_pipeline.defs.ops import materialize_csv
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.extraction import Status
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import Pipeline, poll, post_due
+from keen_pipeline.pipeline.context import new_owner
+from keen_pipeline.ports import Ledger
+
+STATUS_SENSOR = "extraction_status"
+INTERVAL_SECONDS = 15
+# Dagster ends a tick after 60 s; polling comes first, POSTs take what is left of this.
+POSTING_SECONDS = 20.0
+# Entries of one landing run: bounds its config and how much one dead worker holds up.
+MAX_ENTRIES_PER_RUN = 2000
+
+
+def extraction_status_sensor(
+    job: dg.JobDefinition, *, interval_seconds: int = INTERVAL_SECONDS, running: bool = True
+) -> dg.SensorDefinition:
+    """Every `interval_seconds`: one list call for each collection with open extractions, then at most one landing run."""
+
+    @dg.sensor(
+        name=STATUS_SENSOR,
+        job=job,
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        description="Polls open extractions with one list call a collection and asks for one landing run for all that finished.",
+    )
+    def extraction_status(
+        context: dg.SensorEvaluationContext, keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination
+    ) -> dg.RunRequest | dg.SkipReason:
+        book = ledger.open()
+        if not book.open_entries() and not book.unreported():
+            return dg.SkipReason("no extraction is open")
+        pipeline = build_pipeline(keen, ledger, destination)
+        report_outbox(context.instance, pipeline.ledger)
+        outcome = poll(pipeline, book.open_entries())
+        posted = post_due(pipeline, seconds=POSTING_SECONDS)
+        for collection, error in outcome.errors.items():
+            context.log.warning("%s could not be listed, the next tick tries again: %s", collection, error)
+        for entry, follower in (*outcome.failed, *posted.failed):
+            context.log.warning(
+                "%s failed: %s", entry, follower.error if follower and follower.status.is_terminal else "the next attempt follows"
+            )
+        return _landing_run(pipeline, outcome.waiting, len(posted.postponed))
+
+    return extraction_status
+
+
+def _landing_run(pipeline: Pipeline, waiting: int, to_submit: int) -> dg.RunRequest | dg.SkipReason:
+    """Claim what is finished, so that the next tick doesn't ask for it again, and ask for its landing."""
+    ledger, now = pipeline.ledger, pipeline.clock.now()
+    owner = new_owner()
+    finished = [
+        e.entry_id
+        for e in ledger.open_entries()
+        if e.status is Status.COMPLETE and not e.leased(now) and (not e.landing_tries or e.due_at <= now)
+    ]
+    ended = [e.entry_id for e in ledger.unreported() if e.status is Status.ABANDONED]
+    claimed: Sequence[Entry] = [
+        *ledger.claim(finished[:MAX_ENTRIES_PER_RUN], Status.COMPLETE, owner, pipeline.limits.lease_seconds),
+        *ledger.claim(ended[:MAX_ENTRIES_PER_RUN], Status.ABANDONED, owner, pipeline.limits.lease_seconds),
+    ]
+    if not claimed:
+        return dg.SkipReason(f"{waiting} extractions at the service, {to_submit} to submit, none finished")
+    config = {"entry_ids": [e.entry_id for e in claimed], "claim": owner}
+    return dg.RunRequest(run_key=owner, job_name=MATERIALIZE_JOB, run_config={"ops": {materialize_csv.name: {"config": config}}})
+
+
+def report_outbox(instance: dg.DagsterInstance, ledger: Ledger) -> int:
+    """Report landings whose run died between landing and reporting (or that had no run); answers how many.
+
+    The event log is asked first whether the event is there, so each landing is reported exactly once.
+    """
+    reported = 0
+    for entry in ledger.unreported():
+        if entry.status is not Status.LANDED:
+            continue
+        if is_partition(entry) and not _in_event_log(instance, entry):
+            instance.report_runless_asset_event(materialization(entry))
+            reported += 1
+        ledger.reported([entry.entry_id])
+    return reported
+
+
+def _in_event_log(instance: dg.DagsterInstance, entry: Entry) -> bool:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset_key(entry.request.collection), asset_partitions=[entry.request.partition_key]),
+        limit=20,
+    ).records
+    for record in records:
+        event = record.asset_materialization
+        value = event.metadata.get(ENTRY_KEY) if event is not None else None
+        if value is not None and value.value == entry.entry_id:
+            return True
+    return False

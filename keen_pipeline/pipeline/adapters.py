@@ -1,0 +1,73 @@
+"""The settings made real: which service, which ledger, which destination. The two composition roots and the resources use it."""
+
+from __future__ import annotations
+
+import threading
+
+from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
+from keen_pipeline.lifecycle import Limits
+from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.service import embedded
+from keen_pipeline.settings import Settings
+
+_ledgers: dict[str, SqlLedger] = {}
+_ledgers_lock = threading.Lock()
+
+
+def open_ledger(url: str) -> SqlLedger:
+    """The ledger at a SQLAlchemy URL, opened once a process. Raises ConfigurationError where it can't be opened."""
+    with _ledgers_lock:
+        if url not in _ledgers:
+            _ledgers[url] = SqlLedger(open_engine(url))
+        return _ledgers[url]
+
+
+def open_client(settings: Settings, ledger: SqlLedger | None) -> KeenClient:
+    """A client of the configured service, or of the embedded one, which is started where none runs.
+
+    The requests-per-minute budget is `ledger`'s; None means no budget (for a single question).
+    Raises ConfigurationError naming the variable that is missing.
+    """
+    limiter = LedgerRateLimiter(ledger.engine, settings.requests_per_minute) if ledger is not None else None
+    if settings.base_url is None:
+        endpoint = embedded.ensure(settings.service_data)
+        return KeenClient(
+            endpoint.base_url,
+            endpoint.project_id,
+            read_key=settings.read_key or endpoint.read_key,
+            write_key=settings.write_key or endpoint.write_key,
+            master_key=settings.master_key or endpoint.master_key,
+            api_version=settings.api_version,
+            limiter=limiter,
+        )
+    if settings.project_id is None:
+        raise ConfigurationError(f"KEEN_PROJECT_ID is not set: name the project at {settings.base_url}")
+    return KeenClient(
+        settings.base_url,
+        settings.project_id,
+        read_key=settings.read_key,
+        write_key=settings.write_key,
+        master_key=settings.master_key,
+        api_version=settings.api_version,
+        limiter=limiter,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of an extraction as the environment sets them."""
+    return Limits(max_attempts=settings.max_attempts, retry_seconds=settings.retry_seconds)
+
+
+def open_pipeline(settings: Settings) -> Pipeline:
+    """Everything of the settings; nothing is requested yet, but the embedded service runs afterwards."""
+    ledger = open_ledger(settings.ledger_url)
+    return Pipeline(
+        api=open_client(settings, ledger),
+        ledger=ledger,
+        destination=FileDestination(settings.destination),
+        limits=limits_of(settings),
+        poll_seconds=settings.poll_seconds,
+    )

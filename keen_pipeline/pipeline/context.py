@@ -1,0 +1,55 @@
+"""What every use case works with."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+
+from keen_pipeline.extraction import Status
+from keen_pipeline.lifecycle import Limits
+from keen_pipeline.ports import Clock, Destination, ExtractionApi, Ledger, SystemClock
+
+
+def new_owner() -> str:
+    """A token for claims that nobody else has."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The four adapters and the bounds. `poll_seconds`: between two polls of a wait. `landing_threads`: files at once."""
+
+    api: ExtractionApi
+    ledger: Ledger
+    destination: Destination
+    limits: Limits = field(default_factory=Limits)
+    clock: Clock = field(default_factory=SystemClock)
+    poll_seconds: float = 5.0
+    landing_threads: int = 4
+    posting_threads: int = 4
+
+    def jitter(self) -> float:
+        """Uniform in [0, 1], for back-offs."""
+        return random.random()  # noqa: S311 - spreads retries, guards nothing
+
+    @contextmanager
+    def keeping(self, entry_ids: Sequence[int], owner: str) -> Iterator[None]:
+        """Renew the claim on entries (a list that may grow meanwhile) every third of the lease until the block ends."""
+        stop = Event()
+
+        def renew() -> None:
+            while not stop.wait(self.limits.lease_seconds / 3):
+                for status in (Status.REQUESTED, Status.SUBMITTED, Status.COMPLETE):
+                    self.ledger.claim(list(entry_ids), status, owner, self.limits.lease_seconds)
+
+        thread = Thread(target=renew, name="keen-claims", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=30)

@@ -1,0 +1,50 @@
+"""From a collection and a partition, or from a person's wish, to a request; refused here before anything is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import Collection, Encoding, ExtractionRequest, check_collection_name
+from keen_pipeline.filters import Filter
+from keen_pipeline.landing.layout import ad_hoc_key, target_uri
+from keen_pipeline.partitions import Partition
+from keen_pipeline.timeframe import Timeframe, format_instant
+
+
+def partition_request(collection: Collection, partition: Partition, destination: str) -> ExtractionRequest:
+    """The request for one partition; `destination` is the root URI."""
+    return ExtractionRequest(
+        collection=collection.name,
+        timeframe=partition.timeframe,
+        partition_key=partition.key,
+        target=target_uri(destination, collection.name, partition.key, collection.encoding),
+        filters=collection.filters,
+        email=collection.email,
+    )
+
+
+def ad_hoc_request(
+    collection: str,
+    timeframe: Timeframe,
+    destination: str,
+    *,
+    now: datetime,
+    filters: Sequence[Filter] = (),
+    email: str | None = None,
+    encoding: Encoding = Encoding.CSV,
+) -> ExtractionRequest:
+    """The request of a person; the file's partition key is `{start}_{end}`.
+
+    Raises InvalidInputError for a name that is none, an empty window, or one that begins in the future.
+    """
+    check_collection_name(collection)
+    if timeframe.start == timeframe.end:
+        raise InvalidInputError(
+            f"timeframe: it is empty, it starts and ends at {format_instant(timeframe.start)}", field="timeframe"
+        )
+    if timeframe.start > now:
+        raise InvalidInputError(f"timeframe: it starts in the future, at {format_instant(timeframe.start)}", field="timeframe")
+    key = ad_hoc_key(timeframe)
+    return ExtractionRequest(collection, timeframe, key, target_uri(destination, collection, key, encoding), tuple(filters), email)
