@@ -19,7 +19,6 @@ MOST_CONNECTIONS = 50
 FIRST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 30.0
 """A longer wish of the service (Retry-After) is the caller's to wait for; the landing gives up at once."""
-CHUNK_BYTES = 256 * 1024
 
 
 class Download:
@@ -31,12 +30,10 @@ class Download:
         self._encoding = encoding
         self._sleep = sleep
         self._intake: Intake | None = None
-        self._received = 0  # raw bytes fed to the present intake
         self._furthest = 0
         self._validator: str | None = None
         self._total: int | None = None
         self._content_encoding = "identity"
-        self._buffer = bytearray(CHUNK_BYTES)
 
     def run(self) -> Intake:
         """Transfer until the body is whole.
@@ -51,6 +48,8 @@ class Download:
             try:
                 return self._connection()
             except RetryableError as error:
+                if self._intake is not None:
+                    self._furthest = max(self._furthest, self._intake.received)
                 failures = 1 if self._furthest > before else failures + 1
                 backoff = min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
                 wait = max(error.retry_after or 0.0, backoff)
@@ -69,13 +68,14 @@ class Download:
             self._intake.stop()
 
     def _connection(self) -> Intake:
-        resumable = self._received > 0 and self._validator is not None
-        offset, validator = (self._received, self._validator) if resumable else (0, None)
+        received = self._intake.received if self._intake is not None else 0
+        offset, validator = (received, self._validator) if received and self._validator else (0, None)
         with self._source.open(offset=offset, validator=validator) as stream:
             intake = self._resume(stream)
             try:
-                self._drain(stream, intake)
-                self._check_length()
+                while intake.pull(stream):
+                    pass
+                self._check_length(intake.received)
                 intake.finish()
             except DamagedContentError:
                 self._validator = None  # its decoder can't go on: from the first byte
@@ -85,7 +85,7 @@ class Download:
     def _resume(self, stream: ResultsStream) -> Intake:
         """The intake that goes on, where `stream` is the rest of the same file, else a fresh one on an empty stage."""
         same = self._intake is not None and stream.encoding == self._content_encoding and self._total in (None, stream.total)
-        if same and self._intake is not None and stream.start == self._received and stream.start > 0:
+        if same and self._intake is not None and stream.start == self._intake.received and stream.start > 0:
             self._total = stream.total
             return self._intake
         if stream.start != 0:
@@ -95,29 +95,9 @@ class Download:
         self._stage.seek(0)
         self._stage.truncate()
         self._intake = Intake(self._stage, self._encoding, stream.encoding)
-        self._received = 0
         self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
         return self._intake
 
-    def _drain(self, stream: ResultsStream, intake: Intake) -> None:
-        view = memoryview(self._buffer)
-        filled = 0
-        try:
-            while got := stream.readinto(view[filled:]):
-                filled += got
-                if filled == CHUNK_BYTES:
-                    self._feed(intake, bytes(view))
-                    filled = 0
-        finally:
-            # Also what came before a cut: the next connection goes on behind it.
-            if filled:
-                self._feed(intake, bytes(view[:filled]))
-
-    def _feed(self, intake: Intake, raw: bytes) -> None:
-        self._received += len(raw)
-        self._furthest = max(self._furthest, self._received)
-        intake.feed(raw)
-
-    def _check_length(self) -> None:
-        if self._total is not None and self._received != self._total:
-            raise DamagedContentError(f"{self._received} bytes came of the {self._total} announced")
+    def _check_length(self, received: int) -> None:
+        if self._total is not None and received != self._total:
+            raise DamagedContentError(f"{received} bytes came of the {self._total} announced")

@@ -20,7 +20,7 @@ SUPPORTED = (Encoding.CSV, Encoding.CSV_GZ, Encoding.CSV_ZST)
 class Encoder(Protocol):
     """Bytes of the CSV in, bytes of the file out."""
 
-    def encode(self, data: bytes) -> bytes:
+    def encode(self, data: bytes | bytearray) -> bytes | bytearray:
         """The file's next bytes, possibly none yet."""
         ...
 
@@ -30,7 +30,7 @@ class Encoder(Protocol):
 
 
 class _Plain:
-    def encode(self, data: bytes) -> bytes:
+    def encode(self, data: bytes | bytearray) -> bytes | bytearray:
         return data
 
     def finish(self) -> bytes:
@@ -42,7 +42,7 @@ class _Gzip:
         # 16: a gzip header, which zlib writes with time 0 and no name.
         self._compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
 
-    def encode(self, data: bytes) -> bytes:
+    def encode(self, data: bytes | bytearray) -> bytes | bytearray:
         return self._compressor.compress(data)
 
     def finish(self) -> bytes:
@@ -55,7 +55,7 @@ class _Zstd:
         options = {zstd.CompressionParameter.compression_level: ZSTD_LEVEL, zstd.CompressionParameter.checksum_flag: 1}
         self._compressor = zstd.ZstdCompressor(options=options)
 
-    def encode(self, data: bytes) -> bytes:
+    def encode(self, data: bytes | bytearray) -> bytes | bytearray:
         return bytes(self._compressor.compress(data))
 
     def finish(self) -> bytes:
