@@ -47,7 +47,13 @@ def daily_revenue(context: dg.AssetExecutionContext, destination: CsvDestination
     for key in context.partition_keys:
         revenue = _revenue(files, files.target_uri(PURCHASES.name, key))
         orders = sum(count for count, _ in revenue.values())
-        table = "\n".join(["| currency | orders | revenue |", "|---|---|---|", *(f"| {c} | {n} | {total:.2f} |" for c, (n, total) in revenue.items())])
+        table = "\n".join(
+            [
+                "| currency | orders | revenue |",
+                "|---|---|---|",
+                *(f"| {c} | {n} | {total:.2f} |" for c, (n, total) in revenue.items()),
+            ]
+        )
         context.add_asset_metadata({"orders": orders, "revenue": dg.MetadataValue.md(table)}, partition_key=key)
     return dg.MaterializeResult()
 
@@ -66,7 +72,11 @@ def _revenue(files: FileDestination, uri: str) -> dict[str, tuple[int, float]]:
         events = duckdb.read_csv(str(local), all_varchar=True)
         if not {"body:currency", "body:amount"} <= set(events.columns):
             return {}
-        rows = events.aggregate('"body:currency" AS currency, count(*), sum(CAST("body:amount" AS DOUBLE))', '"body:currency"').order("currency").fetchall()
+        rows = (
+            events.aggregate('"body:currency" AS currency, count(*), sum(CAST("body:amount" AS DOUBLE))', '"body:currency"')
+            .order("currency")
+            .fetchall()
+        )
     return {str(currency): (int(count), float(total)) for currency, count, total in rows}
 
 

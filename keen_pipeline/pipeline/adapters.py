@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
 from keen_pipeline.lifecycle import Limits
@@ -71,3 +71,14 @@ def open_pipeline(settings: Settings) -> Pipeline:
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
     )
+
+
+def check_collection_exists(pipeline: Pipeline, collection: str) -> None:
+    """Refuse a collection that the service doesn't hold, before anything is journalled or submitted.
+
+    Raises InvalidInputError with the names it does hold.
+    """
+    known = pipeline.api.collections()
+    if collection not in known:
+        names = ", ".join(known[:20]) or "none"
+        raise InvalidInputError(f"the service has no collection {collection!r}; it has: {names}", field="collection")

@@ -60,6 +60,8 @@ def extract(
             yield from wait.events()
     finally:
         wait.pool.close()
+        # What the caller has not reported to Dagster by now, the sensor does.
+        pipeline.ledger.release(wait.landed_ids, wait.owner)
         if wait.open:
             mine = [e.entry_id for e in pipeline.ledger.entries(list(wait.open)) if e.lease_owner == wait.owner]
             pipeline.ledger.cancel(mine, "the run or command that waited for it was stopped")
@@ -71,7 +73,7 @@ class _Wait:
     def __init__(self, pipeline: Pipeline, requests: Sequence[ExtractionRequest], force: bool, run_id: str | None) -> None:
         self.pipeline = pipeline
         self.owner = new_owner()
-        self.submission = submit(pipeline, requests, force=force, run_id=run_id)
+        self.submission = submit(pipeline, requests, force=force, recount=True, run_id=run_id)
         self.open: dict[int, Entry] = {
             r.entry.entry_id: r.entry for r in self.submission.requested if not r.entry.status.is_terminal
         }
@@ -80,6 +82,7 @@ class _Wait:
         self.pool = LandingPool(pipeline, self.owner)
         self.total = len(requests)
         self.landed = 0
+        self.landed_ids: list[int] = []
         self.abandoned = 0
 
     def events(self) -> Iterator[Landed | Retrying | Abandoned | Progress]:
@@ -165,6 +168,7 @@ class _Wait:
             for outcome in self.pool.finished(_LONGEST_NAP_SECONDS):
                 if isinstance(outcome, Landed):
                     del self.open[outcome.entry.entry_id]
+                    self.landed_ids.append(outcome.entry.entry_id)
                     self.landed += 1
                     yield outcome
                     yield self._progress()

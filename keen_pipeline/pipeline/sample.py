@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ProtocolError
 from keen_pipeline.extraction import Collection
 from keen_pipeline.service.sample_events import SAMPLE_COLLECTIONS, SAMPLE_START_DATE, sample_days, sample_events
 
@@ -15,7 +16,9 @@ SAMPLE_LOOKBACK_DAYS = 7
 def sample_collections() -> list[Collection]:
     """What the pipeline extracts where nothing is configured."""
     return [
-        Collection(name=name, start_date=SAMPLE_START_DATE, lookback_days=SAMPLE_LOOKBACK_DAYS, description=f"Sample events: {name}.")
+        Collection(
+            name=name, start_date=SAMPLE_START_DATE, lookback_days=SAMPLE_LOOKBACK_DAYS, description=f"Sample events: {name}."
+        )
         for name in SAMPLE_COLLECTIONS
     ]
 
@@ -33,9 +36,10 @@ def load_sample_events(client: KeenClient, service_data: Path, today: date) -> i
             (markers / f"{day}.loaded").touch(exist_ok=False)
         except FileExistsError:
             continue
-        for name in SAMPLE_COLLECTIONS:
-            events = sample_events(name, day, today=today)
-            if events:
-                client.add_events(name, events)
-            loaded += len(events)
+        batch = {name: sample_events(name, day, today=today) for name in SAMPLE_COLLECTIONS}
+        outcomes = client.add_events({name: events for name, events in batch.items() if events})
+        refused = [reason for reasons in outcomes.values() for reason in reasons if reason is not None]
+        if refused:
+            raise ProtocolError(f"the service refused {len(refused)} sample events of {day}: {refused[0]}")
+        loaded += sum(len(events) for events in batch.values())
     return loaded

@@ -47,22 +47,34 @@ class Posted:
 
 
 def submit(
-    pipeline: Pipeline, requests: Sequence[ExtractionRequest], *, force: bool = False, run_id: str | None = None
+    pipeline: Pipeline,
+    requests: Sequence[ExtractionRequest],
+    *,
+    force: bool = False,
+    recount: bool = False,
+    run_id: str | None = None,
 ) -> Submission:
     """Journal the requests that the ledger lacks; nothing is posted yet (`post_due` does).
 
-    An open attempt is adopted. A landed one is left alone where its file still lies there with its length, and where
-    `force` is not set.
+    An open attempt is adopted. A landed one is left alone where its file still lies there with its length and, with
+    `recount`, the service still counts as many events as it holds; `force` leaves none alone.
     """
     answers = pipeline.ledger.request(requests, force=force, run_id=run_id)
-    gone = [
-        index
-        for index, answer in enumerate(answers)
-        if answer.entry.landing and pipeline.destination.exists(answer.entry.request.target) != answer.entry.landing.stored_bytes
-    ]
-    for index, again in zip(gone, pipeline.ledger.request([requests[i] for i in gone], force=True, run_id=run_id), strict=True):
-        answers[index] = again
+    again = [i for i, answer in enumerate(answers) if not answer.created and _is_outdated(pipeline, answer.entry, recount)]
+    renewed = pipeline.ledger.request([requests[i] for i in again], force=True, run_id=run_id)
+    for index, answer in zip(again, renewed, strict=True):
+        answers[index] = answer
     return Submission(tuple(answers))
+
+
+def _is_outdated(pipeline: Pipeline, entry: Entry, recount: bool) -> bool:
+    """Whether a landed file is gone, has another length, or lacks events that came since."""
+    landing, request = entry.landing, entry.request
+    if entry.status is not Status.LANDED or landing is None:
+        return False
+    if pipeline.destination.exists(request.target) != landing.stored_bytes:
+        return True
+    return recount and pipeline.api.count(request.collection, request.timeframe, request.filters) != landing.records
 
 
 def post_due(

@@ -1,0 +1,72 @@
+"""The command line: one module a command, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from keen_pipeline import __version__
+from keen_pipeline.errors import KeenPipelineError
+
+# command: (module below keen_pipeline.cli, what `--help` of the group says)
+_COMMANDS = {
+    "demo": ("demo", "The whole pipeline once, headless, on sample events."),
+    "dev": ("dev", "The Dagster UI and daemon, and the embedded service, until Ctrl-C."),
+    "serve": ("serve", "The embedded Keen-compatible service."),
+    "load": ("load", "Load events from files into the service."),
+    "extract": ("extract", "Extract one timeframe of a collection now."),
+    "list": ("unique", "The unique values of a property."),
+    "backfill": ("backfill", "Land a range of partitions of a configured collection."),
+    "status": ("status", "What the ledger holds: open, failed, landed."),
+    "doctor": ("doctor", "Check the configuration and say what to fix."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"keen_pipeline.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keen-pipeline")
+def cli() -> None:
+    """Whole, proven files of Keen event data, orchestrated by Dagster.
+
+    Example: keen-pipeline demo
+    """
+
+
+def main() -> NoReturn:
+    """Entry point: exit status 0 on success, 2 on bad usage, 1 with one line on failure, 130 on Ctrl-C."""
+    try:
+        cli(standalone_mode=False, prog_name="keen-pipeline")
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except KeenPipelineError as error:
+        click.echo(f"keen-pipeline: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of a pipe (head, say) has seen enough.
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,144 @@
+"""What several commands share: the service for the command's time, parsing, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from keen_pipeline.collections_file import read_collections_file
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import Collection
+from keen_pipeline.filters import Filter
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import extract as extracting
+from keen_pipeline.pipeline.sample import sample_collections
+from keen_pipeline.service import embedded
+from keen_pipeline.settings import Settings
+from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
+
+# Progress and tables; stdout stays free for results.
+console = Console(stderr=True)
+
+
+@contextmanager
+def service_for_command(settings: Settings) -> Iterator[None]:
+    """Where no Keen account is configured: the embedded service, started for the block's time where none runs."""
+    if settings.base_url is not None or embedded.find(settings.service_data) is not None:
+        yield
+        return
+    with embedded.start(settings.service_data):
+        yield
+
+
+def configured_collections(settings: Settings) -> list[Collection]:
+    """Of the collections file, or the sample's where nothing is configured."""
+    if settings.collections_file is not None:
+        return read_collections_file(settings.collections_file)
+    return [] if settings.base_url is not None else sample_collections()
+
+
+def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:
+    """`--timeframe` or `--from` and `--to`; None where none of them is given."""
+    if relative is not None:
+        if start is not None or end is not None:
+            raise click.UsageError("give either --timeframe or --from and --to")
+        return resolve_timeframe(relative, now=now)
+    if (start is None) != (end is None):
+        raise click.UsageError("--from and --to belong together")
+    if start is None or end is None:
+        return None
+    return Timeframe(parse_instant(start, field="--from"), parse_instant(end, field="--to"))
+
+
+def parse_filter(text: str) -> Filter:
+    """`NAME OP JSON`, for example `body:amount gt 3.5`."""
+    parts = text.split(None, 2)
+    if len(parts) != 3:
+        raise InvalidInputError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'", field="--filter")
+    try:
+        value = json.loads(parts[2])
+    except json.JSONDecodeError as error:
+        raise InvalidInputError(
+            f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'", field="--filter"
+        ) from None
+    return Filter(parts[0], parts[1], value)
+
+
+def landing_json(entry: Entry) -> dict[str, Any]:
+    """One object of a document's `landings`."""
+    landing, request = entry.landing, entry.request
+    assert landing is not None
+    return {
+        "collection": request.collection,
+        "partition": request.partition_key,
+        "timeframe": {"start": format_instant(request.timeframe.start), "end": format_instant(request.timeframe.end)},
+        "uri": landing.uri,
+        "bytes": landing.bytes,
+        "events": landing.records,
+        "sha256": landing.sha256,
+        "extraction_id": entry.extraction_id,
+        "seconds": round(landing.seconds, 3),
+    }
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def landings_table(entries: Sequence[Entry], title: str) -> Table:
+    """What landed, for a person."""
+    table = Table(title=title, title_justify="left")
+    for name in ("collection", "partition"):
+        table.add_column(name, no_wrap=True)
+    for name in ("events", "bytes", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("URI", overflow="fold")
+    for entry in entries:
+        row = landing_json(entry)
+        table.add_row(
+            row["collection"], row["partition"], f"{row['events']:,}", f"{row['bytes']:,}", f"{row['seconds']:.2f}", row["uri"]
+        )
+    return table
+
+
+def follow(
+    events: Iterator[extracting.Landed | extracting.Retrying | extracting.Abandoned | extracting.Progress], total: int, what: str
+) -> tuple[list[Entry], list[Entry]]:
+    """Show a wait as a progress bar; answers what landed and what was abandoned."""
+    landed: list[Entry] = []
+    abandoned: list[Entry] = []
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        for event in events:
+            match event:
+                case extracting.Landed(entry, _):
+                    landed.append(entry)
+                    bar.update(task, completed=len(landed))
+                case extracting.Retrying(entry, follower, reason):
+                    bar.console.print(f"[yellow]{entry.request}: {reason}; attempt {follower.attempt} follows", highlight=False)
+                case extracting.Abandoned(entry):
+                    abandoned.append(entry)
+                    bar.console.print(f"[red]{entry.error}", highlight=False)
+                case extracting.Progress() as now:
+                    bar.update(
+                        task, description=f"{what}: {now.to_submit} to submit, {now.waiting} at the service, {now.landing} landing"
+                    )
+    return landed, abandoned
