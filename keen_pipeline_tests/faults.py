@@ -153,6 +153,18 @@ def drip(every: float) -> Behaviour:
     return answer
 
 
+def generated(piece: bytes, times: int) -> Behaviour:
+    """A header `a,b` and `piece` as often, never in memory as a whole."""
+
+    def answer(to: Exchange) -> None:
+        to.head("200 OK", Content_Length=4 + len(piece) * times)
+        to.sock.sendall(b"a,b\n")
+        for _ in range(times):
+            to.sock.sendall(piece)
+
+    return answer
+
+
 def undelimited(bytes_sent: int | None = None) -> Behaviour:
     """Neither a length nor chunks: the end of the connection is the end of the body, wherever it is."""
 

@@ -1,0 +1,343 @@
+"""One suite over every kind of storage: whole files or none, whatever happens, and nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from backports import zstd
+
+from keen_pipeline.client import KeenClient, RenewingResults
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
+from keen_pipeline.extraction import Encoding, Landing, SecretUrl
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.s3 import PART_BYTES
+from keen_pipeline_tests import faults
+from keen_pipeline_tests.contract.s3 import SECRET_KEY, S3Server, running_s3
+from keen_pipeline_tests.faults import Behaviour, FaultServer, document
+from keen_pipeline_tests.landing.conftest import example
+
+FORK = multiprocessing.get_context("spawn")
+OLD = b"a,b\n1,2\n"
+NOW = timedelta(seconds=-2)  # leftovers of the very moment too, though S3 rounds its times to seconds
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@dataclass
+class Place:
+    """One storage under test, with eyes of its own on what lies there."""
+
+    root: str
+    transport: dict[str, Any] = field(default_factory=dict)
+    s3: S3Server | None = None
+
+    def destination(self, encoding: Encoding = Encoding.CSV) -> FileDestination:
+        return FileDestination(self.root, encoding=encoding, transport=self.transport)
+
+    def files(self) -> dict[str, bytes]:
+        """Everything under the root by relative path, hidden files and stages too."""
+        if self.s3 is None:
+            root = Path(self.root)
+            return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        client, prefix = self.s3.client(), self.root.removeprefix(f"s3://{self.s3.bucket}/") + "/"
+        listed = client.list_objects_v2(Bucket=self.s3.bucket, Prefix=prefix).get("Contents", [])
+        keys = [found["Key"] for found in listed if not found["Key"].endswith("/")]
+        return {key.removeprefix(prefix): client.get_object(Bucket=self.s3.bucket, Key=key)["Body"].read() for key in keys}
+
+    def unfinished(self) -> int:
+        """Stages and multipart uploads that nobody has ended."""
+        if self.s3 is None:
+            return sum(name.endswith(".landing") for name in self.files())
+        prefix = self.root.removeprefix(f"s3://{self.s3.bucket}/")
+        return len(self.s3.client().list_multipart_uploads(Bucket=self.s3.bucket, Prefix=prefix).get("Uploads", []))
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "local":
+        return Place(str(tmp_path / "landed files"))
+    server: S3Server = request.getfixturevalue("s3")
+    return Place(f"{server.uri}/{quote(tmp_path.name)}", server.transport, server)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer(body=example(3000)) as running:
+        yield running
+
+
+def source(server: FaultServer, results_url: str | None = None) -> RenewingResults:
+    client = KeenClient(server.url, "P", read_key="k", read_timeout=20)
+    return RenewingResults(client, "purchases", "e1", SecretUrl(results_url or server.results_url))
+
+
+def land(
+    place: Place, server: FaultServer, *results: Behaviour, key: str = "2026-01-01", encoding: Encoding = Encoding.CSV
+) -> Landing:
+    server.results = results
+    server.api = [document({"_id": "e1", "status": "complete", "results_url": server.results_url})]
+    destination = place.destination(encoding)
+    return destination.land(source(server), destination.target_uri("purchases", key), extraction_id="e1")
+
+
+def land_in_child(root: str, transport: dict[str, Any], url: str, results_url: str, peak: Any) -> None:
+    """Run in a process of its own; `peak` gets its highest resident memory in KiB before and after."""
+    client = KeenClient(url, "P", read_key="k")
+    destination = FileDestination(root, transport=transport)
+    destination.probe()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    results = RenewingResults(client, "purchases", "e1", SecretUrl(results_url))
+    destination.land(results, destination.target_uri("purchases", "2026-01-01"), extraction_id="e1")
+    peak.send((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def child(place: Place, server: FaultServer) -> tuple[Any, Any]:
+    receive, send = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=land_in_child, args=(place.root, place.transport, server.url, server.results_url, send))
+    process.start()
+    return process, receive
+
+
+def test_landing_replaces_the_older_file(place: Place, server: FaultServer) -> None:
+    new, server.body = server.body, OLD
+    land(place, server, faults.whole())
+    assert place.files() == {"purchases/2026-01-01.csv": OLD}
+    server.body = new
+    landing = land(place, server, faults.whole())
+    assert place.files() == {"purchases/2026-01-01.csv": new}
+    destination = place.destination()
+    assert destination.exists(landing.uri) == landing.stored_bytes == len(new)
+    with destination.open(landing.uri) as file:
+        assert file.read() == new
+    assert place.unfinished() == 0
+
+
+def test_what_is_not_there_is_said_so(place: Place) -> None:
+    destination = place.destination()
+    missing = destination.target_uri("purchases", "2026-01-01")
+    assert destination.exists(missing) is None
+    with pytest.raises(FileNotFoundError):
+        destination.open(missing)
+
+
+@pytest.mark.parametrize("key", ["2026-01-01-08:00", "20260101T000000Z_20260102T000000Z", "a+b"])
+def test_every_partition_key_comes_back(place: Place, server: FaultServer, key: str) -> None:
+    landing = land(place, server, faults.whole(), key=key)
+    assert list(place.files()) == [f"purchases/{key}.csv"]
+    assert place.destination().exists(landing.uri) == len(server.body)
+
+
+@pytest.mark.parametrize("encoding", [Encoding.CSV_GZ, Encoding.CSV_ZST])
+def test_compressed_file_unfolds_to_the_csv(place: Place, server: FaultServer, encoding: Encoding) -> None:
+    landing = land(place, server, faults.whole(), encoding=encoding)
+    stored = place.files()[f"purchases/2026-01-01.{encoding.value}"]
+    assert (gzip.decompress(stored) if encoding is Encoding.CSV_GZ else zstd.decompress(stored)) == server.body
+    assert (landing.bytes, landing.stored_bytes) == (len(server.body), len(stored))
+    with place.destination(encoding).open(landing.uri) as file:
+        assert file.read() == stored
+
+
+def test_file_of_several_parts(place: Place, server: FaultServer) -> None:
+    piece = b"1,2\n" * 250_000
+    times = PART_BYTES * 2 // len(piece) + 1
+    landing = land(place, server, faults.generated(piece, times))
+    assert place.files() == {"purchases/2026-01-01.csv": b"a,b\n" + piece * times}
+    assert landing.records == 250_000 * times
+    assert place.unfinished() == 0
+
+
+def test_reader_sees_the_old_file_until_the_new_one_is_whole(place: Place, server: FaultServer) -> None:
+    new, server.body = server.body, OLD
+    landing = land(place, server, faults.whole())
+    server.body = new
+    halfway, go_on = threading.Event(), threading.Event()
+
+    def in_two_halves(to: faults.Exchange) -> None:
+        body = to.ranged()
+        to.sock.sendall(body[:50_000])
+        halfway.set()
+        assert go_on.wait(20)
+        to.sock.sendall(body[50_000:])
+
+    thread = threading.Thread(target=land, args=(place, server, in_two_halves))
+    thread.start()
+    assert halfway.wait(20)
+    with place.destination().open(landing.uri) as file:
+        assert file.read() == OLD
+    go_on.set()
+    thread.join(30)
+    assert place.files() == {"purchases/2026-01-01.csv": new}
+
+
+def test_failed_transfer_leaves_the_older_file_and_nothing_else(place: Place, server: FaultServer) -> None:
+    new, server.body = server.body, OLD
+    land(place, server, faults.whole())
+    server.body = new
+    with pytest.raises(TransferError):
+        land(place, server, faults.cut(0))
+    assert place.files() == {"purchases/2026-01-01.csv": OLD}
+    assert place.unfinished() == 0
+
+
+def test_refused_file_is_kept_aside_with_its_reason(place: Place, server: FaultServer) -> None:
+    server.body = b'a,b\n1,"2\n'
+    with pytest.raises(VerificationError) as raised:
+        land(place, server, faults.whole())
+    files = place.files()
+    kept = "_quarantine/purchases/2026-01-01.e1.csv"
+    assert raised.value.quarantined == f"{place.destination().uri}/{kept}"
+    assert sorted(files) == [kept, kept + ".reason.txt"]
+    assert files[kept] == server.body
+    assert b"record 1 begins a quoted field that never ends" in files[kept + ".reason.txt"]
+
+
+def test_broken_publishing_never_shows_a_part(place: Place, server: FaultServer) -> None:
+    class Failing(io.BytesIO):
+        """A stage whose disk fails after two parts of an upload."""
+
+        name = "stage"
+
+        def readinto(self, buffer: Any) -> int:
+            self._fail()
+            return super().readinto(buffer)
+
+        def read(self, size: int | None = -1) -> bytes:
+            self._fail()
+            return super().read(size)
+
+        def fileno(self) -> int:
+            raise OSError(5, "Input/output error")
+
+        synced = fileno
+
+        def _fail(self) -> None:
+            if self.tell() > 2 * PART_BYTES:
+                raise OSError(5, "Input/output error")
+
+    server.body = OLD
+    landing = land(place, server, faults.whole())
+    storage = place.destination()._storage
+    with pytest.raises((OSError, ServiceUnavailableError)):
+        storage.publish(Failing(bytes(3 * PART_BYTES)), landing.uri)
+    assert place.files() == {"purchases/2026-01-01.csv": OLD}
+    assert place.unfinished() == 0
+
+
+def test_killed_landing_leaves_the_older_file_and_its_leftover_is_removed_later(place: Place, server: FaultServer) -> None:
+    server.body = OLD
+    land(place, server, faults.whole())
+    piece = b"1,2\n" * 250_000
+    # The local stage is there from the first byte, the upload to S3 begins when the download is over.
+    server.results = [faults.stall(4) if place.s3 is None else faults.generated(piece, 400)]
+    process, _ = child(place, server)
+    deadline = time.monotonic() + 60
+    while place.unfinished() == 0:
+        assert process.is_alive(), "the child ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert place.files()["purchases/2026-01-01.csv"] == OLD
+    assert place.unfinished() == 1
+    destination = place.destination()
+    assert destination.remove_leftovers(timedelta(hours=1)) == []
+    assert len(destination.remove_leftovers(NOW)) == 1
+    assert place.files() == {"purchases/2026-01-01.csv": OLD}
+    assert place.unfinished() == 0
+
+
+def test_leftovers_are_never_landed_files(place: Place, server: FaultServer) -> None:
+    land(place, server, faults.whole())
+    assert place.destination().remove_leftovers(NOW) == []
+    assert place.files() == {"purchases/2026-01-01.csv": server.body}
+
+
+def test_memory_of_a_landing_does_not_grow_with_the_file(place: Place, server: FaultServer) -> None:
+    server.results = [faults.generated(b'1,"two, and more"\n' * 50_000, 220)]
+    process, peak = child(place, server)
+    assert peak.poll(90), "the child sent nothing"
+    before, after = peak.recv()
+    process.join(30)
+    assert place.destination().exists(place.destination().target_uri("purchases", "2026-01-01")) == 4 + 18 * 50_000 * 220
+    assert (after - before) / 1024 <= 64
+
+
+def test_two_landings_of_one_target_end_with_one_whole_file(place: Place, server: FaultServer) -> None:
+    server.results = [faults.whole()]
+    destination = place.destination()
+    target = destination.target_uri("purchases", "2026-01-01")
+    threads = [threading.Thread(target=lambda: destination.land(source(server), target, extraction_id="e1")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert place.files() == {"purchases/2026-01-01.csv": server.body}
+    assert place.unfinished() == 0
+
+
+def test_probe_leaves_nothing(place: Place) -> None:
+    place.destination().probe()
+    assert place.files() == {}
+
+
+def test_unknown_transport_option_is_refused(place: Place) -> None:
+    with pytest.raises(ConfigurationError, match="unknown transport options endpont"):
+        FileDestination(place.root, transport={**place.transport, "endpont": "x"})
+
+
+def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="file"):
+        FileDestination(str(tmp_path / "file")).probe()
+
+
+def test_missing_bucket_is_said_so(s3: S3Server) -> None:
+    # Not by the probe: SeaweedFS makes a bucket for whoever writes to it as its administrator.
+    with pytest.raises(ConfigurationError, match="no such bucket"):
+        FileDestination("s3://nowhere-at-all", transport=s3.transport).remove_leftovers()
+
+
+def test_wrong_key_is_said_so_without_it(s3: S3Server) -> None:
+    options = {**s3.transport["client_kwargs"]["S3.Client"], "aws_secret_access_key": "not-it-7731"}
+    with pytest.raises(ConfigurationError, match="access was refused") as raised:
+        FileDestination(s3.uri, transport={"client_kwargs": {"S3.Client": options}}).probe()
+    assert "not-it-7731" not in str(raised.value)
+
+
+def test_endpoint_and_keys_may_come_from_the_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = s3.transport["client_kwargs"]["S3.Client"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", options["endpoint_url"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", options["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    FileDestination(f"{s3.uri}/from-environment").probe()
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "s3://key:secret@bucket/x", " ", "hdfs://x/y"])
+def test_place_that_cant_be_served_is_refused_at_once(uri: str) -> None:
+    with pytest.raises(ConfigurationError, match="destination") as raised:
+        FileDestination(uri)
+    assert "secret" not in str(raised.value)
+
+
+def test_encoding_that_is_not_there_yet_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"parquet is not supported yet; use one of csv, csv\.gz, csv\.zst"):
+        FileDestination(str(tmp_path), encoding=Encoding.PARQUET)
