@@ -274,11 +274,9 @@ class SqlLedger:
     def unreported(self) -> list[Entry]:
         now = self._clock.now()
         free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now)
-        outbox = sa.and_(entries.c.status == Status.LANDED.value, entries.c.reported_at.is_(None))
+        query = sa.select(entries).where(_outbox, free).order_by(entries.c.id)
         with reading(self.engine) as connection:
-            return [
-                to_entry(row) for row in connection.execute(sa.select(entries).where(outbox, free).order_by(entries.c.landed_at))
-            ]
+            return [to_entry(row) for row in connection.execute(query)]
 
     def summary(self) -> LedgerSummary:
         with reading(self.engine) as connection:

@@ -83,7 +83,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_keen_entries_outbox",
         "keen_entries",
-        ["landed_at"],
+        ["id"],
         unique=False,
         sqlite_where=sa.text("status IN ('abandoned', 'landed') AND reported_at IS NULL"),
         postgresql_where=sa.text("status IN ('abandoned', 'landed') AND reported_at IS NULL"),

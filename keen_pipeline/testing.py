@@ -1,0 +1,57 @@
+"""Test doubles for your own pipelines: a clock that you own, a ledger without a file, a live service on a free port.
+
+>>> from keen_pipeline.testing import memory_ledger
+>>> memory_ledger().summary().open
+()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ports import Clock
+
+if TYPE_CHECKING:
+    from keen_pipeline.service.embedded import Endpoint
+
+
+class FakeClock:
+    """Time that moves only by `sleep` and `advance`; starts at `start` (aware, default 2026-01-10 01:00 UTC)."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 10, 1, tzinfo=timezone.utc)) -> None:
+        self._now = start.astimezone(timezone.utc)
+
+    def now(self) -> datetime:
+        """The fake instant, aware UTC."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Move on by `seconds` at once."""
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Move on by `seconds`."""
+        self._now += timedelta(seconds=seconds)
+
+
+def memory_ledger(*, clock: Clock | None = None) -> SqlLedger:
+    """A real ledger on a SQLite database in memory, gone with the object."""
+    return SqlLedger(open_engine("sqlite://"), clock=clock)
+
+
+@contextmanager
+def live_service(**options: object) -> Iterator[Endpoint]:
+    """An embedded service in a process and folder of its own, on a free port; both gone after the block.
+
+    `options` are those of `keen_pipeline.service.embedded.start`.
+    """
+    from keen_pipeline.service import embedded
+
+    with TemporaryDirectory(prefix="keen-service-") as folder, embedded.start(Path(folder), **options) as service:  # type: ignore[arg-type]
+        yield service.endpoint

