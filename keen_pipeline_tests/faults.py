@@ -50,6 +50,7 @@ class Exchange:
         return int(value.removeprefix("bytes=").removesuffix("-"))
 
     def head(self, status: str, **headers: object) -> None:
+        headers = {"Connection": "close", **headers}
         lines = [f"HTTP/1.1 {status}", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()), "", ""]
         self.sock.sendall("\r\n".join(lines).encode())
 

@@ -88,7 +88,8 @@ class ApiTransport:
         self._limiter = limiter
         self._clock = clock
         self._scrub = scrub
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=8, ssl_context=context, retries=False)
+        self._context = context
+        self._pool = self._new_pool()
 
     def __repr__(self) -> str:
         return f"ApiTransport({self.base_url})"
@@ -96,6 +97,9 @@ class ApiTransport:
     def close(self) -> None:
         """Close the kept connections."""
         self._pool.clear()
+
+    def _new_pool(self) -> urllib3.PoolManager:
+        return urllib3.PoolManager(num_pools=4, maxsize=8, ssl_context=self._context, retries=False)
 
     def get(
         self,
@@ -171,8 +175,11 @@ class ApiTransport:
         headers = {"Authorization": str(credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
         if data is not None:
             headers["Content-Type"] = "application/json"
+        # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a
+        # POST: it gets a connection of its own.
+        pool = self._pool if method == "GET" else self._new_pool()
         try:
-            response = self._pool.request(
+            response = pool.request(
                 method, url, body=data, headers=headers, timeout=self._timeout, redirect=False, retries=False, preload_content=False
             )
             try:
@@ -183,6 +190,9 @@ class ApiTransport:
             response.release_conn()
         except HTTPError as error:
             raise self._unreachable(error, subject) from None
+        finally:
+            if pool is not self._pool:
+                pool.clear()
         return response.status, response.headers, body
 
     def _body(self, response: urllib3.BaseHTTPResponse, subject: Subject, deadline: float) -> bytes:

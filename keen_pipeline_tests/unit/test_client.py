@@ -1,0 +1,479 @@
+"""KeenClient against a real web server on loopback: the wire forms, the answers in every reading, the errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from keen_pipeline.client import KeenClient, transport
+from keen_pipeline.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ExtractionTooLargeError,
+    InvalidInputError,
+    KeenPipelineError,
+    NotFoundError,
+    PaymentRequiredError,
+    ProtocolError,
+    RateLimitedError,
+    RequestRejectedError,
+    ServiceUnavailableError,
+)
+from keen_pipeline.extraction import ExtractionRequest, RemoteStatus
+from keen_pipeline.filters import Filter
+from keen_pipeline.timeframe import Timeframe
+from keen_pipeline_tests import faults
+from keen_pipeline_tests.faults import FaultServer, Request, document, status
+
+UTC = timezone.utc
+READ, WRITE = "read-key-77aa", "write-key-88bb"
+DAY = Timeframe(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+AMOUNT = Filter("body:amount", "gt", 3.5)
+REQUEST = ExtractionRequest("purchases", DAY, "2026-01-01", "/x/purchases/2026-01-01.csv", (AMOUNT,), "alert@keen.io")
+PENDING = {"_id": "e1", "status": "not started"}
+COMPLETE = {"_id": "e2", "status": "complete", "results_url": "https://results.example/f.csv?signature=s3cr3t"}
+
+
+class QuickClock:
+    """Real time, but nobody sleeps: `slept` holds the seconds asked for."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+class Budget:
+    """A limiter that notes what the client asks and tells it."""
+
+    def __init__(self) -> None:
+        self.acquired = 0
+        self.refused: list[float] = []
+
+    def acquire(self, *, timeout: float) -> None:
+        assert timeout > 0
+        self.acquired += 1
+
+    def refuse_until(self, seconds: float) -> None:
+        self.refused.append(seconds)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer() as running:
+        yield running
+
+
+@pytest.fixture
+def clock() -> QuickClock:
+    return QuickClock()
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget()
+
+
+@pytest.fixture
+def client(server: FaultServer, clock: QuickClock, budget: Budget) -> Iterator[KeenClient]:
+    with KeenClient(server.url, "P1", read_key=READ, write_key=WRITE, read_timeout=1, clock=clock, limiter=budget) as made:
+        yield made
+
+
+def query(request: Request) -> dict[str, Any]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(request.target).query).items()}
+
+
+CALLS: dict[str, Callable[[KeenClient], object]] = {
+    "submit": lambda c: c.submit(REQUEST),
+    "list": lambda c: c.list_extractions("purchases"),
+    "get": lambda c: c.get_extraction("purchases", "e1"),
+    "count": lambda c: c.count("purchases", DAY),
+    "select_unique": lambda c: c.select_unique("purchases", "body:user", DAY),
+    "collections": lambda c: c.collections(),
+    "add_events": lambda c: c.add_events({"purchases": [{"a": 1}]}),
+    "check_key": lambda c: c.check_key(),
+}
+GETS = {name: call for name, call in CALLS.items() if name not in ("submit", "add_events")}
+
+
+def test_submit_sends_the_seeds_form(client: KeenClient, server: FaultServer) -> None:
+    server.api = [document(PENDING)]
+    remote = client.submit(REQUEST)
+    assert (remote.extraction_id, remote.status, remote.results_url) == ("e1", RemoteStatus.PENDING, None)
+    (request,) = server.requests
+    assert (request.method, request.target) == ("POST", "/2.0/projects/P1/purchases/_extract")
+    assert request.headers["authorization"] == READ
+    assert request.headers["content-type"] == "application/json"
+    assert json.loads(request.body) == {
+        "filters": [{"property_name": "body:amount", "operator": "gt", "property_value": 3.5}],
+        "timeframe": {"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"},
+        "email": "alert@keen.io",
+    }
+
+
+def test_submit_without_filters_and_email_sends_an_empty_list(client: KeenClient, server: FaultServer) -> None:
+    server.api = [document(PENDING)]
+    client.submit(ExtractionRequest("purchases", DAY, "2026-01-01", "/x/purchases/2026-01-01.csv"))
+    assert json.loads(server.requests[0].body)["filters"] == []
+    assert "email" not in json.loads(server.requests[0].body)
+
+
+def test_submit_may_be_complete_at_once(client: KeenClient, server: FaultServer) -> None:
+    server.api = [document(COMPLETE)]
+    remote = client.submit(REQUEST)
+    assert remote.status is RemoteStatus.COMPLETE
+    assert remote.results_url is not None
+    assert remote.results_url.reveal() == COMPLETE["results_url"]
+    assert "s3cr3t" not in repr(remote)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"results": x}, lambda x: {"result": x}])
+def test_list_is_read_in_every_form(client: KeenClient, server: FaultServer, wrap: Callable[[Any], Any]) -> None:
+    server.api = [
+        document(wrap([PENDING, COMPLETE, {"_id": 3, "status": "failed", "message": "disk"}, {"_id": "4", "status": "brewing"}]))
+    ]
+    found = client.list_extractions("purchases")
+    assert {name: one.status.value for name, one in found.items()} == {
+        "e1": "pending",
+        "e2": "complete",
+        "3": "failed",
+        "4": "pending",
+    }
+    assert found["3"].message == "disk"
+    assert server.requests[0].target == "/2.0/projects/P1/purchases/_extract"
+
+
+def test_one_extraction(client: KeenClient, server: FaultServer) -> None:
+    server.api = [document(COMPLETE)]
+    assert client.get_extraction("a b/c", "e2").extraction_id == "e2"
+    assert server.requests[0].target == "/2.0/projects/P1/a%20b%2Fc/_extract/e2"
+
+
+@pytest.mark.parametrize("answer", [{"result": 5}, {"results": 5}, {"result": 5.0}])
+def test_count(client: KeenClient, server: FaultServer, answer: object) -> None:
+    server.api = [document(answer)]
+    assert client.count("purchases", DAY, [AMOUNT]) == 5
+    (request,) = server.requests
+    assert urlsplit(request.target).path == "/2.0/projects/P1/purchases/_count"
+    assert {name: json.loads(value) for name, value in query(request).items()} == {
+        "filters": [AMOUNT.to_wire()],
+        "timeframe": DAY.to_wire(),
+    }
+
+
+def test_unique_values(client: KeenClient, server: FaultServer) -> None:
+    server.api = [document({"results": ["a", None, 3]})]
+    assert client.select_unique("purchases", "body:user:email", None) == ["a", None, 3]
+    sent = query(server.requests[0])
+    assert json.loads(sent["distinct_property"]) == ["body:user:email"]
+    assert "timeframe" not in sent
+
+
+def test_version_3_forms(server: FaultServer) -> None:
+    server.api = [document({"result": 7}), document({"result": ["x"]}), document([{"name": "b"}, {"name": "a"}])]
+    client = KeenClient(server.url + "/", "P1", read_key=READ, api_version="3.0")
+    assert client.count("purchases", DAY) == 7
+    assert client.select_unique("purchases", "user.email", DAY) == ["x"]
+    assert client.collections() == ["a", "b"]
+    counted, unique, schemas = server.requests
+    assert urlsplit(counted.target).path == "/3.0/projects/P1/queries/count"
+    assert query(counted)["event_collection"] == "purchases"
+    assert query(unique)["target_property"] == "user.email"
+    assert schemas.target == "/3.0/projects/P1/events"
+    with pytest.raises(ConfigurationError, match=r"KEEN_API_VERSION is 3\.0"):
+        client.submit(REQUEST)
+
+
+def test_collections(client: KeenClient, server: FaultServer) -> None:
+    server.api = [
+        document(
+            {"api_key": "x", "_id": "P1", "collections": [{"url": "/u", "name": "pageviews"}, {"url": "/u", "name": "logins"}]}
+        )
+    ]
+    assert client.collections() == ["logins", "pageviews"]
+    assert server.requests[0].target == "/2.0/projects/P1"
+
+
+def test_batch_of_events_goes_with_the_write_key(client: KeenClient, server: FaultServer) -> None:
+    refused = {"success": False, "error": {"name": "BadName", "description": "no dots"}}
+    server.api = [document({"purchases": [{"success": True}, refused]})]
+    assert client.add_events({"purchases": [{"a": 1}, {"b.c": 2}]}) == {"purchases": [None, "BadName: no dots"]}
+    (request,) = server.requests
+    assert (request.method, request.target) == ("POST", "/3.0/projects/P1/events")
+    assert request.headers["authorization"] == WRITE
+    assert json.loads(request.body) == {"purchases": [{"a": 1}, {"b.c": 2}]}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_missing_key_is_named_and_nothing_is_sent(name: str, server: FaultServer) -> None:
+    variable = "KEEN_WRITE_KEY" if name == "add_events" else "KEEN_READ_KEY"
+    with pytest.raises(AuthenticationError, match=rf"P1.*{variable} is not set"):
+        CALLS[name](KeenClient(server.url, "P1", read_key=None))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("code", [401, 403])
+def test_wrong_key_is_named_on_one_line(name: str, code: int, client: KeenClient, server: FaultServer) -> None:
+    variable = "KEEN_WRITE_KEY" if name == "add_events" else "KEEN_READ_KEY"
+    server.api = [
+        document({"message": f"Specified API Key {READ}\n is {WRITE} invalid.", "error_code": "InvalidApiKeyError"}, code)
+    ]
+    with pytest.raises(AuthenticationError) as raised:
+        CALLS[name](client)
+    text = str(raised.value)
+    assert variable in text
+    assert "P1" in text
+    assert f"HTTP {code} InvalidApiKeyError" in text
+    assert "\n" not in text
+    assert READ not in text
+    assert WRITE not in text
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "answer", "error"),
+    [
+        (402, {"message": "Upgrade", "error_code": "PaymentRequired"}, PaymentRequiredError),
+        (404, {"message": "No such collection", "error_code": "ResourceNotFoundError"}, NotFoundError),
+        (400, {"message": "Bad filter", "error_code": "InvalidFilter"}, RequestRejectedError),
+        (422, {"message": "Unprocessable"}, RequestRejectedError),
+        (413, {"message": "Payload"}, ExtractionTooLargeError),
+        (400, {"message": "The extraction is too large: 12,000,000 events", "error_code": "X"}, ExtractionTooLargeError),
+        (422, {"message": "no", "error_code": "ExtractionTooLargeError"}, ExtractionTooLargeError),
+        (400, {"message": "Extractions exceed the maximum number of events"}, ExtractionTooLargeError),
+    ],
+)
+def test_refusal_is_one_error_with_the_services_words(
+    code: int, answer: dict[str, str], error: type[KeenPipelineError], client: KeenClient, server: FaultServer
+) -> None:
+    server.api = [document(answer, code)]
+    with pytest.raises(error) as raised:
+        client.submit(REQUEST)
+    assert answer["message"] in str(raised.value)
+    assert "purchases[2026-01-01]" in str(raised.value)
+    assert len(server.requests) == 1
+    if isinstance(raised.value, RequestRejectedError):
+        assert raised.value.status == code
+
+
+def test_page_instead_of_an_error_document_is_quoted_in_short(client: KeenClient, server: FaultServer) -> None:
+    server.api = [status(400, b"<html>" + b"x" * 5000)]
+    with pytest.raises(RequestRejectedError) as raised:
+        client.submit(REQUEST)
+    assert len(str(raised.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("99999999", 3600.0),
+        ("-5", 0.0),
+        ("soon", 60.0),
+        (None, 60.0),
+    ],
+)
+def test_429_tells_the_limiter(
+    header: str | None, expected: float, client: KeenClient, server: FaultServer, budget: Budget
+) -> None:
+    server.api = [status(429, b'{"message": "slow down"}', **({"Retry_After": header} if header is not None else {}))]
+    with pytest.raises(RateLimitedError) as raised:
+        client.submit(REQUEST)
+    assert raised.value.retry_after == expected
+    assert budget.refused == [expected]
+    assert len(server.requests) == 1
+
+
+def test_429_with_a_date(client: KeenClient, server: FaultServer, budget: Budget) -> None:
+    server.api = [status(429, Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))]
+    with pytest.raises(RateLimitedError) as raised:
+        client.submit(REQUEST)
+    assert raised.value.retry_after == pytest.approx(90, abs=5)
+    assert budget.refused == [raised.value.retry_after]
+
+
+@pytest.mark.parametrize("name", GETS)
+def test_get_is_repeated_with_growing_waits(
+    name: str, client: KeenClient, server: FaultServer, clock: QuickClock, budget: Budget
+) -> None:
+    server.api = [status(500), status(503, Retry_After="7"), faults.reset_at_once(), status(502)]
+    with pytest.raises(ServiceUnavailableError):
+        GETS[name](client)
+    assert len(server.requests) == transport.MOST_TRIES == budget.acquired
+    first, second, third = clock.slept
+    assert 0.25 <= first <= 0.5
+    assert second == 7
+    assert 1.0 <= third <= 2.0
+
+
+def test_get_recovers(client: KeenClient, server: FaultServer) -> None:
+    server.api = [faults.stall_before_headers(), status(503), document({"result": 1})]
+    assert client.count("purchases", DAY) == 1
+
+
+def test_get_gives_up_where_the_wish_of_the_service_is_longer_than_the_time_limit(
+    client: KeenClient, server: FaultServer, clock: QuickClock
+) -> None:
+    server.api = [status(429, Retry_After="600")]
+    with pytest.raises(RateLimitedError):
+        client.count("purchases", DAY)
+    assert len(server.requests) == 1
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("name", ["submit", "add_events"])
+@pytest.mark.parametrize(
+    "fault",
+    [status(500), status(503), status(504), faults.reset_at_once(), faults.stall_before_headers(), status(408)],
+    ids=["500", "503", "504", "reset", "stall", "408"],
+)
+def test_post_is_never_repeated_after_an_ambiguous_failure(
+    name: str, fault: faults.Behaviour, client: KeenClient, server: FaultServer
+) -> None:
+    server.api = [fault, document(PENDING)]
+    with pytest.raises(ServiceUnavailableError):
+        CALLS[name](client)
+    assert len(server.requests) == 1
+
+
+def test_post_never_meets_a_kept_connection_that_is_about_to_close(client: KeenClient, server: FaultServer) -> None:
+    server.api = [status(200, b'{"result": 1}', Connection="keep-alive"), document(PENDING)] * 20
+    for _ in range(20):
+        client.count("purchases", DAY)
+        client.submit(REQUEST)
+
+
+def test_post_is_repeated_where_no_connection_came_up(clock: QuickClock) -> None:
+    with FaultServer() as gone:
+        url = gone.url
+    client = KeenClient(url, "P1", read_key=READ, clock=clock)
+    with pytest.raises(ServiceUnavailableError, match="no connection to 127"):
+        client.submit(REQUEST)
+    assert len(clock.slept) == transport.MOST_TRIES - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("submit", b"Processing."),
+        ("submit", b"[]"),
+        ("submit", b'{"status": "not started"}'),
+        ("submit", b'{"_id": "e1"}'),
+        ("submit", b'{"_id": true, "status": "x"}'),
+        ("get", b'{"_id": "e1", "status": "complete"}'),
+        ("get", b'{"_id": "e1", "status": "complete", "results_url": 5}'),
+        ("list", b'{"nothing": []}'),
+        ("list", b'{"results": [5]}'),
+        ("count", b'{"result": "5"}'),
+        ("count", b'{"result": -1}'),
+        ("count", b'{"result": true}'),
+        ("count", b'{"result": 1.5}'),
+        ("count", b'{"result": NaN}'),
+        ("select_unique", b'{"result": {}}'),
+        ("collections", b'{"collections": [{"url": "x"}]}'),
+        ("collections", b"null"),
+        ("add_events", b'{"purchases": 5}'),
+        ("count", b"\xff\xfe"),
+        ("count", b"[" * 100_000),
+        ("count", b""),
+    ],
+)
+def test_undocumented_answer_is_a_protocol_error(name: str, answer: bytes, client: KeenClient, server: FaultServer) -> None:
+    server.api = [status(200, answer)]
+    with pytest.raises(ProtocolError, match="P1"):
+        CALLS[name](client)
+    assert len(server.requests) == 1
+
+
+def test_excerpt_of_an_answer_holds_no_key_and_no_url(client: KeenClient, server: FaultServer) -> None:
+    text = f"key {READ} url https://x.example/f?signature=s3cr3t and https:\\/\\/x.example\\/f?signature=s3cr3t"
+    server.api = [status(200, text.encode())]
+    with pytest.raises(ProtocolError) as raised:
+        client.count("purchases", DAY)
+    assert READ not in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
+    assert "key ***" in str(raised.value)
+
+
+def test_redirect_within_the_service_is_followed(client: KeenClient, server: FaultServer) -> None:
+    server.api = [faults.redirect("/elsewhere", 307), document({"result": 3})]
+    assert client.count("purchases", DAY) == 3
+    assert server.requests[1].target == "/elsewhere"
+
+
+def test_redirects_have_a_bound(client: KeenClient, server: FaultServer) -> None:
+    server.api = [faults.redirect("/again")]
+    with pytest.raises(ProtocolError, match="redirects"):
+        client.count("purchases", DAY)
+    assert len(server.requests) == transport.MOST_REDIRECTS + 1
+
+
+def test_key_never_goes_to_another_host(client: KeenClient, server: FaultServer) -> None:
+    with FaultServer(api=[document({"result": 3})]) as other:
+        server.api = [faults.redirect(other.url + "/stolen")]
+        with pytest.raises(ConfigurationError, match="KEEN_BASE_URL"):
+            client.count("purchases", DAY)
+        with pytest.raises(ProtocolError):
+            client.submit(REQUEST)
+        assert other.requests == []
+
+
+def test_drip_ends_at_the_total_time_limit(server: FaultServer) -> None:
+    server.body = json.dumps({"result": 5}).encode() + b" " * 10_000
+    server.api = [faults.drip(0.02)]
+    client = KeenClient(server.url, "P1", read_key=READ, total_timeout=0.5)
+    with pytest.raises(ServiceUnavailableError, match=r"longer than 0\.5 s"):
+        client.count("purchases", DAY)
+
+
+def test_answer_has_a_bound(client: KeenClient, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "LARGEST_ANSWER_BYTES", 100_000)
+    server.api = [status(200, b" " * 200_000)]
+    with pytest.raises(ProtocolError, match="longer than 100000 bytes"):
+        client.count("purchases", DAY)
+
+
+def test_cut_answer_of_a_get_is_repeated(client: KeenClient, server: FaultServer) -> None:
+    server.body = b'{"result": 5}'
+    server.api = [faults.cut(5), faults.whole()]
+    assert client.count("purchases", DAY) == 5
+
+
+def test_ping_and_check_key(client: KeenClient, server: FaultServer) -> None:
+    server.api = [document([{"url": "/2.0", "is_public": True, "version": "2.0"}]), document({"collections": []})]
+    client.ping()
+    client.check_key()
+    assert [request.target for request in server.requests] == ["/", "/2.0/projects/P1"]
+
+
+def test_repr_shows_no_key(client: KeenClient) -> None:
+    shown = repr(client) + repr(vars(client)) + repr(vars(client._transport)) + repr(vars(client._results))
+    assert READ not in shown
+    assert WRITE not in shown
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "https://user:pw@host", "https://host/?q=1", "host"])
+def test_base_url_must_be_plain(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="KEEN_BASE_URL") as raised:
+        KeenClient(url, "P1", read_key=READ)
+    assert "pw" not in str(raised.value)
+
+
+def test_unknown_version_and_missing_project_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="KEEN_API_VERSION"):
+        KeenClient("http://x", "P1", read_key=READ, api_version="1.0")
+    with pytest.raises(InvalidInputError, match="KEEN_PROJECT_ID"):
+        KeenClient("http://x", "", read_key=READ)
