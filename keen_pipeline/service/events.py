@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -26,8 +26,25 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _encode_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-ColumnOf = Callable[[str], str]
-"""Gives a path's column name, and makes one for a path never seen before."""
+
+class Columns(dict[str, str]):
+    """Column names by path. A path never seen before gets the next name; `new` are those, not in the catalog yet."""
+
+    def __init__(self, known: Mapping[str, str], next_number: int) -> None:
+        super().__init__(known)
+        self.new: dict[str, str] = {}
+        self._next = next_number
+
+    def __missing__(self, path: str) -> str:
+        name = self[path] = self.new[path] = f"p{self._next}"
+        self._next += 1
+        return name
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Take back new paths of an event that was refused."""
+        for path in paths:
+            del self[path]
+            del self.new[path]
 
 
 def micros_of(moment: datetime) -> int:
@@ -49,8 +66,8 @@ def format_timestamp(moment: datetime) -> str:
 class EventEncoder:
     """Turns the events of one request into lines. `now`: when the request came in, aware UTC."""
 
-    def __init__(self, column_of: ColumnOf, now: datetime, max_event_bytes: int) -> None:
-        self._column_of = column_of
+    def __init__(self, columns: Columns, now: datetime, max_event_bytes: int) -> None:
+        self._columns = columns
         self._now = now
         self._now_micros = micros_of(now)
         self._now_text = format_timestamp(now)
@@ -66,6 +83,14 @@ class EventEncoder:
         """
         if not isinstance(event, Mapping):
             raise InvalidInputError("event: must be a JSON object", field="event")
+        seen_before = len(self._columns.new)
+        try:
+            return self._line(event, header)
+        except InvalidInputError:
+            self._columns.forget(list(self._columns.new)[seen_before:])
+            raise
+
+    def _line(self, event: Mapping[str, Any], header: object) -> str:
         cells: dict[str, Any] = {"t": 0}
         try:
             self._leaves(event, "", 0, cells)
@@ -85,18 +110,18 @@ class EventEncoder:
         return line
 
     def _leaves(self, value: Mapping[str, Any], prefix: str, depth: int, cells: dict[str, Any]) -> None:
-        column_of = self._column_of
+        columns = self._columns
         for key, item in value.items():
             path = prefix + _segment(key)
             if item.__class__ is str:
-                cells[column_of(path)] = encode_string(item)
+                cells[columns[path]] = encode_string(item)
             elif item.__class__ is dict and item:
                 if depth >= MAX_DEPTH:
                     raise InvalidInputError(f"event.{path[:80]}: nested deeper than {MAX_DEPTH}", field="event")
                 self._leaves(item, path + ".", depth + 1, cells)
             else:
                 try:
-                    cells[column_of(path)] = encode_cell(item)
+                    cells[columns[path]] = encode_cell(item)
                 except (ValueError, OverflowError):
                     raise InvalidInputError(
                         f"event.{path[:80]}: a number outside the range of a double", field=f"event.{path[:80]}"
@@ -107,17 +132,19 @@ class EventEncoder:
         name = "keen" if header is None else "header"
         if not isinstance(given, Mapping):
             raise InvalidInputError(f"{name}: must be an object", field=name)
+        if header is None and not given:
+            cells.pop(self._columns.get("keen", ""), None)
         micros, text = self._moment(given.get("timestamp"), f"{name}.timestamp")
         cells["t"] = micros
-        cells[self._column_of(TIMESTAMP)] = text
-        cells[self._column_of(CREATED_AT)] = self._moment(given.get("created_at"), f"{name}.created_at")[1]
+        cells[self._columns[TIMESTAMP]] = text
+        cells[self._columns[CREATED_AT]] = self._moment(given.get("created_at"), f"{name}.created_at")[1]
         event_id = given.get("id")
         if event_id is None:
             self._count += 1
             event_id = f"{self._prefix}{self._count:08x}"
         elif not isinstance(event_id, str) or not 1 <= len(event_id) <= 64:
             raise InvalidInputError(f"{name}.id: must be a string of 1 to 64 characters", field=f"{name}.id")
-        cells[self._column_of(EVENT_ID)] = encode_string(event_id)
+        cells[self._columns[EVENT_ID]] = encode_string(event_id)
 
     def _moment(self, text: object, field: str) -> tuple[int, str]:
         if text is None:

@@ -1,0 +1,162 @@
+"""Everything one running service consists of, put together once; the routes reach it as `request.app.state.service`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
+from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
+from keen_pipeline.service.catalog import Catalog, Database
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import Credentials
+from keen_pipeline.service.csv_export import Selection, count
+from keen_pipeline.service.engine import Engine
+from keen_pipeline.service.events import EventEncoder, split_v2
+from keen_pipeline.service.extraction_records import Extraction, ExtractionRecords
+from keen_pipeline.service.extraction_worker import ExtractionWorker
+from keen_pipeline.service.limits import RequestsPerMinute
+from keen_pipeline.service.metrics import Metrics
+from keen_pipeline.service.results import Results
+from keen_pipeline.service.store import EventStore
+from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
+
+
+class Service:
+    """Store, extractions and limits of one data folder. Methods block; routes call them from a thread pool."""
+
+    def __init__(self, config: ServiceConfig, credentials: Credentials) -> None:
+        self.config = config
+        self.credentials = credentials
+        self.local_url = ""  # set once the port is known
+        self.last_request = time.monotonic()
+        self.open_requests = 0
+        self.metrics = Metrics(self)
+        self.limits = RequestsPerMinute(config.requests_per_minute)
+        self.database = Database(config.data / "state.db")
+        self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
+        self.store = EventStore(config.data / "events", Catalog(self.database), self.engine)
+        self.records = ExtractionRecords(self.database)
+        self.results = Results(config.data / "results", credentials.signing_key, config.results_url_seconds)
+        self.worker = ExtractionWorker(
+            self.store,
+            self.engine,
+            self.records,
+            self.results,
+            threads=config.max_concurrency,
+            retention_seconds=config.retention_seconds,
+            faults=config.fail_extractions,
+            finished=self.metrics.extraction_finished,
+        )
+
+    def close(self) -> None:
+        """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
+        self.engine.close()
+        self.worker.close()
+        self.store.close()
+        self.database.close()
+
+    def add_event(self, collection: str, event: object, *, version: str) -> None:
+        """Store one event of the v2.0 or v3.0 form. Raises InvalidInputError."""
+        body, header = split_v2(event) if version == "v2" else (event, None)
+        self.store.append(collection, lambda columns: [self._encoder(columns).encode(body, header)])
+        self.metrics.events.inc()
+
+    def add_events(self, collection: str, events: Sequence[object]) -> list[InvalidInputError | None]:
+        """Store the good ones of many v3.0 events; returns what is wrong with each."""
+        problems: list[InvalidInputError | None] = []
+
+        def encode(columns: Any) -> list[str]:
+            problems.clear()  # a first append encodes twice
+            encoder, lines = self._encoder(columns), []
+            for event in events:
+                try:
+                    lines.append(encoder.encode(event))
+                    problems.append(None)
+                except InvalidInputError as error:
+                    problems.append(error)
+            return lines
+
+        self.metrics.events.inc(self.store.append(collection, encode))
+        return problems
+
+    def _encoder(self, columns: Any) -> EventEncoder:
+        return EventEncoder(columns, datetime.now(UTC), self.config.max_event_bytes)
+
+    def window(self, parameters: Mapping[str, Any]) -> Timeframe | None:
+        """The timeframe of a request, at this moment. Raises InvalidInputError."""
+        return resolve_timeframe(parameters.get("timeframe"), now=datetime.now(UTC), timezone=parameters.get("timezone"))
+
+    def filters(self, parameters: Mapping[str, Any]) -> tuple[Condition, ...]:
+        """The filters of a request. Raises InvalidInputError naming the culprit."""
+        conditions = parse_filters(parameters.get("filters"))
+        with self.engine.query() as cursor:
+            check_patterns(cursor, conditions, "filters")
+        return conditions
+
+    @contextmanager
+    def select(
+        self, collection: str, filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3"
+    ) -> Iterator[Selection]:
+        """The events asked for, of all acknowledged so far. Raises NotFoundError, InvalidInputError."""
+        with self.store.snapshot(collection) as snapshot:
+            yield Selection(snapshot, filters, timeframe, names)
+
+    def create_extraction(self, collection: str, parameters: Mapping[str, Any], *, names: str) -> Extraction:
+        """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
+        filters, timeframe = self.filters(parameters), self.window(parameters)
+        email = checked_email(parameters)
+        limit = self.config.max_extraction_events
+        with self.select(collection, filters, timeframe, names) as selection:
+            # Compiled now, so that a filter that can't work is refused with the request.
+            _ = selection.where
+            if limit is not None:
+                with self.engine.query() as cursor:
+                    events = count(cursor, selection)
+                if events > limit:
+                    raise ExtractionTooLargeError(
+                        f"the extraction is too large: {events} events, the limit is {limit}; ask for a shorter timeframe"
+                    )
+        made = self.records.create(
+            collection,
+            names=names,
+            filters=filters,
+            timeframe=timeframe,
+            email=email,
+            now=time.time(),
+            delay=self.config.extraction_delay,
+            max_queue=self.config.max_queue,
+        )
+        self.worker.wake()
+        return made
+
+
+def check_patterns(cursor: duckdb.DuckDBPyConnection, conditions: Sequence[Condition], field: str) -> None:
+    """Raises InvalidInputError for a regular expression that RE2 does not take."""
+    for index, condition in enumerate(conditions):
+        if isinstance(condition, AnyOf):
+            check_patterns(cursor, condition.operands, f"{field}[{index}].operands")
+        elif condition.operator is Operator.REGEX:
+            try:
+                cursor.execute("SELECT regexp_matches('', ?)", [condition.property_value])
+            except duckdb.Error:
+                place = f"{field}[{index}].property_value"
+                raise InvalidInputError(f"{place}: not a regular expression of the RE2 kind", field=place) from None
+
+
+def checked_email(parameters: Mapping[str, Any]) -> str | None:
+    """The address of a request, `email` or `email_address`. Raises InvalidInputError for what is no address."""
+    for name in ("email", "email_address"):
+        address = parameters.get(name)
+        if address is None or address == "":
+            continue
+        local, _, domain = address.rpartition("@") if isinstance(address, str) else ("", "", "")
+        if not local or not domain or len(address) > 254 or not address.isprintable() or any(c in address for c in ' ,;<>"()'):
+            raise InvalidInputError(f"{name}: not an e-mail address", field=name)
+        return str(address)
+    return None

@@ -1,0 +1,50 @@
+"""The file that says where the service of a data folder listens, and the lock that keeps a second one out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.credentials import write_private
+
+FILE_NAME = "endpoint.json"
+LOCK_NAME = "lock"
+
+
+@contextlib.contextmanager
+def exclusive(data: Path) -> Iterator[None]:
+    """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it."""
+    data.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(f"service: {data} is in use by {_holder(data)}; stop it or choose another --data") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(data: Path) -> str:
+    try:
+        found = json.loads((data / FILE_NAME).read_text(encoding="utf-8"))
+        return f"the service at {found['url']} (process {found['pid']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another service that is starting or stopping"
+
+
+@contextlib.contextmanager
+def announced(data: Path, url: str, project_id: str) -> Iterator[None]:
+    """Write `endpoint.json` while the block runs."""
+    path = data / FILE_NAME
+    write_private(path, json.dumps({"url": url, "pid": os.getpid(), "project_id": project_id}) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

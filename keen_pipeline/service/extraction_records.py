@@ -1,0 +1,155 @@
+"""The records of extractions in the database: what was asked, how it stands, whether its mail went out."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keen_pipeline.errors import RateLimitedError
+from keen_pipeline.filters import Condition, parse_filters
+from keen_pipeline.service.catalog import Database
+from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
+
+NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
+MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
+QUEUE_RETRY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """One extraction. Times are seconds since 1970. `names`: `v2` or `v3`. `message`: why it failed."""
+
+    id: str
+    collection: str
+    names: str
+    filters: tuple[Condition, ...]
+    timeframe: Timeframe | None
+    email: str | None
+    status: str
+    created: float
+    finished: float | None
+    events: int | None
+    bytes: int | None
+    message: str | None
+    mail_status: str | None
+    mail_attempts: int
+
+
+class ExtractionRecords:
+    """Reads and changes the records; each change is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
+        self,
+        collection: str,
+        *,
+        names: str,
+        filters: Sequence[Condition],
+        timeframe: Timeframe | None,
+        email: str | None,
+        now: float,
+        delay: float,
+        max_queue: int,
+    ) -> Extraction:
+        """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
+        extraction_id = secrets.token_hex(12)
+        bounds = (format_instant(timeframe.start), format_instant(timeframe.end)) if timeframe else (None, None)
+        wire = json.dumps([condition.to_wire() for condition in filters])
+        with self._database.transaction() as connection:
+            waiting = connection.execute("SELECT count(*) FROM extractions WHERE status = ?", [NOT_STARTED]).fetchone()[0]
+            if waiting >= max_queue:
+                raise RateLimitedError(f"{waiting} extractions wait already; ask again later", retry_after=QUEUE_RETRY_SECONDS)
+            connection.execute(
+                "INSERT INTO extractions (id, collection, names, filters, start_time, end_time, email, status, created, not_before,"
+                " mail_status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    extraction_id,
+                    collection,
+                    names,
+                    wire,
+                    *bounds,
+                    email,
+                    NOT_STARTED,
+                    now,
+                    now + delay,
+                    MAIL_PENDING if email else None,
+                ],
+            )
+        made = self.get(extraction_id)
+        assert made is not None
+        return made
+
+    def get(self, extraction_id: str) -> Extraction | None:
+        """One extraction, None where there is none (any more)."""
+        rows = self._database.rows("SELECT * FROM extractions WHERE id = ?", [extraction_id])
+        return _extraction(rows[0]) if rows else None
+
+    def of_collection(self, collection: str) -> list[Extraction]:
+        """The extractions of a collection, oldest first."""
+        return [
+            _extraction(r)
+            for r in self._database.rows("SELECT * FROM extractions WHERE collection = ? ORDER BY created, id", [collection])
+        ]
+
+    def waiting(self) -> list[tuple[str, float]]:
+        """(id, earliest start) of the extractions that are not finished, oldest first."""
+        rows = self._database.rows("SELECT id, not_before FROM extractions WHERE status = ? ORDER BY created, id", [NOT_STARTED])
+        return [(row["id"], row["not_before"]) for row in rows]
+
+    def finish(
+        self, extraction_id: str, status: str, *, now: float, events: int | None, size: int | None, message: str | None
+    ) -> None:
+        """Note the end of an extraction; its result, if it has one, is on disk already."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ? WHERE id = ?",
+                [status, now, events, size, message, now, extraction_id],
+            )
+
+    def mails_due(self, now: float) -> list[Extraction]:
+        """Finished extractions whose mail is to be sent now."""
+        sql = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next LIMIT 100"
+        return [_extraction(r) for r in self._database.rows(sql, [MAIL_PENDING, COMPLETE, now])]
+
+    def mail_tried(self, extraction_id: str, status: str, next_try: float) -> None:
+        """Note an attempt to send a mail."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE extractions SET mail_status = ?, mail_attempts = mail_attempts + 1, mail_next = ? WHERE id = ?",
+                [status, next_try, extraction_id],
+            )
+
+    def expire(self, finished_before: float) -> list[str]:
+        """Remove the records of extractions that finished earlier; returns their ids."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("DELETE FROM extractions WHERE finished < ? RETURNING id", [finished_before]).fetchall()
+        return [row["id"] for row in rows]
+
+    def ids(self) -> set[str]:
+        """The ids of all records."""
+        return {row["id"] for row in self._database.rows("SELECT id FROM extractions")}
+
+
+def _extraction(row: sqlite3.Row) -> Extraction:
+    start, end = row["start_time"], row["end_time"]
+    return Extraction(
+        id=row["id"],
+        collection=row["collection"],
+        names=row["names"],
+        filters=parse_filters(row["filters"]),
+        timeframe=Timeframe(parse_instant(start), parse_instant(end)) if start is not None else None,
+        email=row["email"],
+        status=row["status"],
+        created=row["created"],
+        finished=row["finished"],
+        events=row["events"],
+        bytes=row["bytes"],
+        message=row["message"],
+        mail_status=row["mail_status"],
+        mail_attempts=row["mail_attempts"],
+    )

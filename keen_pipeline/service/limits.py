@@ -1,0 +1,40 @@
+"""The per-minute limit of the real service, for testing clients against it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from keen_pipeline.errors import RateLimitedError
+
+WINDOW_SECONDS = 60.0
+EXTRACTIONS, QUERIES = "extraction", "query"
+
+
+class RequestsPerMinute:
+    """Counts the requests of each kind. After `limit` within a minute, every request of that kind is refused for a minute."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._times: dict[str, deque[float]] = {}
+        self._refused_until: dict[str, float] = {}
+
+    def count(self, kind: str) -> None:
+        """Count one request. Raises RateLimitedError with the seconds to wait."""
+        if self._limit is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            until = self._refused_until.get(kind, 0.0)
+            if until > now:
+                raise RateLimitedError(f"too many {kind} requests; refused for {until - now:.0f} s more", retry_after=until - now)
+            times = self._times.setdefault(kind, deque())
+            while times and times[0] <= now - WINDOW_SECONDS:
+                times.popleft()
+            if len(times) >= self._limit:
+                times.clear()
+                self._refused_until[kind] = now + WINDOW_SECONDS
+                raise RateLimitedError(f"more than {self._limit} {kind} requests in a minute", retry_after=WINDOW_SECONDS)
+            times.append(now)

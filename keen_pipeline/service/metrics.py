@@ -1,0 +1,44 @@
+"""Prometheus metrics of the service: counted where things happen, gauges read when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from keen_pipeline.service.application import Service
+
+_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300)
+
+
+class Metrics:
+    """One registry per service, so that several may live in one process."""
+
+    def __init__(self, service: Service) -> None:
+        self._registry = CollectorRegistry()
+        self.events = Counter("keen_events_stored", "Events stored durably", registry=self._registry)
+        self.requests = Counter("keen_requests", "HTTP requests answered", ["method", "status"], registry=self._registry)
+        self.request_seconds = Histogram(
+            "keen_request_seconds", "Time to the end of an answer", buckets=_SECONDS, registry=self._registry
+        )
+        self._extractions = Counter("keen_extractions", "Extractions ended", ["status"], registry=self._registry)
+        self._extraction_seconds = Histogram(
+            "keen_extraction_seconds", "Time to write a result", buckets=_SECONDS, registry=self._registry
+        )
+        self._extracted = Counter("keen_events_extracted", "Events written to results", registry=self._registry)
+        self.mails = Counter("keen_mails", "Attempts to send a mail", ["outcome"], registry=self._registry)
+        waiting = Gauge("keen_extractions_waiting", "Extractions not finished", registry=self._registry)
+        waiting.set_function(lambda: float(len(service.records.waiting())))
+        running = Gauge("keen_extractions_running", "Extractions being written", registry=self._registry)
+        running.set_function(lambda: float(service.worker.running))
+
+    def extraction_finished(self, status: str, seconds: float, events: int) -> None:
+        """Count an extraction that ended `complete` or `failed`."""
+        self._extractions.labels(status).inc()
+        self._extraction_seconds.observe(seconds)
+        self._extracted.inc(events)
+
+    def text(self) -> bytes:
+        """The exposition format, version 0.0.4."""
+        return generate_latest(self._registry)

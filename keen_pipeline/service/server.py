@@ -1,0 +1,130 @@
+"""Runs one service: binds the port, takes the data folder, serves until a signal, stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+import uvicorn
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.app import make_app
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import make_credentials
+from keen_pipeline.service.endpoint import announced, exclusive
+from keen_pipeline.timeframe import UTC
+
+SHUTDOWN_SECONDS = 5
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+def serve(config: ServiceConfig) -> None:
+    """Serve until SIGTERM or SIGINT (or the configured idle time, or the end of standard input).
+
+    Prints `listening on http://HOST:PORT` once requests are accepted. Requests in flight get five seconds to end.
+    Raises ConfigurationError for a port or a data folder in use, before anything is read or written.
+    """
+    with _bind(config.host, config.port) as listener, exclusive(config.data):
+        configure_logging()
+        credentials = make_credentials(config)
+        service = Service(config, credentials)
+        try:
+            host, port = listener.getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
+            service.local_url = f"http://{reachable}:{port}"
+            with announced(config.data, service.local_url, credentials.project_id):
+                _Server(service, f"http://{shown}:{port}").run(sockets=[listener])
+        finally:
+            service.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Without a backlog two services could bind one address under SO_REUSEADDR; listening settles who has it.
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"service: port {port} on {host} is in use; choose another with --port") from None
+        raise ConfigurationError(f"service: can't listen on {host} port {port} ({error.strerror or error})") from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which also says when it accepts, and stops when idle or when standard input ends."""
+
+    def __init__(self, service: Service, address: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                make_app(service),
+                log_config=None,
+                access_log=False,  # its lines would hold query strings, and those may hold keys
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                h11_max_incomplete_event_size=1024 * 1024,
+            )
+        )
+        self._service = service
+        self._address = address
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept, then say so."""
+        await super().startup(sockets)
+        sys.stdout.write(f"project {self._service.credentials.project_id}\nlistening on {self._address}\n")
+        sys.stdout.flush()
+        if self._service.config.stop_with_stdin:
+            asyncio.get_running_loop().run_in_executor(None, self._wait_for_stdin)
+
+    def _wait_for_stdin(self) -> None:
+        while os.read(0, 4096):
+            pass
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; true ends the service."""
+        return await super().on_tick(counter) or (counter % 10 == 0 and self._is_idle())
+
+    def _is_idle(self) -> bool:
+        limit = self._service.config.idle_exit_seconds
+        if limit is None or self._service.open_requests or time.monotonic() - self._service.last_request < limit:
+            return False
+        return not self._service.records.waiting()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, and the fields that a call gives as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of one record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS})
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+def configure_logging() -> None:
+    """Structured lines on standard error, for this process."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
