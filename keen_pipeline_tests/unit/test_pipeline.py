@@ -1,0 +1,179 @@
+"""The use cases under scripted faults: a real ledger, a real folder, a clock of the test's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.errors import AuthenticationError, NotFoundError, RateLimitedError, ServiceUnavailableError
+from keen_pipeline.extraction import Collection, ExtractionRequest, Status
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.lifecycle import Limits
+from keen_pipeline.partitions import partition_range
+from keen_pipeline.pipeline import Landed, Pipeline, extract, land, partition_request, poll, post_due, submit
+from keen_pipeline.pipeline.extract import Abandoned, Retrying
+from keen_pipeline.testing import FakeClock
+from keen_pipeline_tests.unit.scripted_api import ScriptedApi
+
+COLLECTION = Collection(name="purchases", start_date="2026-01-01")
+NOW = datetime(2026, 1, 10, 1, tzinfo=timezone.utc)
+
+
+@dataclass
+class World:
+    api: ScriptedApi
+    ledger: SqlLedger
+    clock: FakeClock
+    pipeline: Pipeline
+    root: Path
+
+    def requests(self, first: str = "2026-01-01", last: str = "2026-01-03") -> list[ExtractionRequest]:
+        return [
+            partition_request(COLLECTION, p, self.pipeline.destination.uri) for p in partition_range(COLLECTION, first, last, NOW)
+        ]
+
+    def file(self, key: str) -> bytes:
+        return (self.root / "purchases" / f"{key}.csv").read_bytes()
+
+    def statuses(self) -> Counter[Status]:
+        return Counter(self.ledger.summary().counts)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    clock, api = FakeClock(NOW), ScriptedApi()
+    ledger = SqlLedger(open_engine(f"sqlite:///{tmp_path / 'ledger.db'}"), clock=clock)
+    limits = Limits(max_attempts=3, retry_seconds=30)
+    pipeline = Pipeline(api, ledger, FileDestination(str(tmp_path / "landing")), limits, clock, poll_seconds=5)
+    return World(api, ledger, clock, pipeline, tmp_path / "landing")
+
+
+def test_a_wait_lands_every_partition_with_one_list_call_a_poll(world: World) -> None:
+    events = list(extract(world.pipeline, world.requests()))
+    assert sum(isinstance(e, Landed) for e in events) == 3
+    assert world.file("2026-01-02") == b"body:day\r\n2026-01-02\r\n"
+    assert world.statuses() == {Status.LANDED: 3}
+    assert (world.api.calls["submit"], world.api.calls["list"], world.api.calls["get"]) == (3, 2, 0)
+
+
+def test_what_has_landed_is_kept_unless_it_grew_vanished_or_force_says_so(world: World) -> None:
+    list(extract(world.pipeline, world.requests()))
+    assert all(e.adopted for e in extract(world.pipeline, world.requests()) if isinstance(e, Landed))
+    assert world.api.calls["submit"] == 3
+    (world.root / "purchases" / "2026-01-02.csv").unlink()
+    assert [e.adopted for e in extract(world.pipeline, world.requests()) if isinstance(e, Landed)] == [True, True, False]
+    assert world.file("2026-01-02") == b"body:day\r\n2026-01-02\r\n"
+    list(extract(world.pipeline, world.requests(), force=True))
+    assert world.api.calls["submit"] == 7
+    world.api.counts = 2
+    world.api.body = lambda request: b"body:day\r\n1\r\n2\r\n"
+    list(extract(world.pipeline, world.requests("2026-01-01", "2026-01-01")))
+    assert world.file("2026-01-01") == b"body:day\r\n1\r\n2\r\n"
+
+
+def test_a_failed_extraction_is_tried_again_and_given_up_with_its_story(world: World) -> None:
+    world.api.status = lambda extraction_id, poll: (
+        "failed" if world.api.submitted[extraction_id].partition_key == "2026-01-02" else "complete"
+    )
+    events = list(extract(world.pipeline, world.requests()))
+    assert sum(isinstance(e, Landed) for e in events) == 2
+    assert [e.follower.attempt for e in events if isinstance(e, Retrying)] == [2, 3]
+    [abandoned] = [e.entry for e in events if isinstance(e, Abandoned)]
+    assert abandoned.error is not None
+    assert "abandoned after 3 attempts" in abandoned.error
+    assert world.statuses() == {Status.LANDED: 2, Status.FAILED: 2, Status.ABANDONED: 1}
+    assert not (world.root / "purchases" / "2026-01-02.csv").exists()
+    world.api.status = lambda extraction_id, poll: "complete"
+    assert [e.adopted for e in extract(world.pipeline, world.requests()) if isinstance(e, Landed)] == [True, True, False]
+
+
+def test_a_transfer_that_breaks_is_tried_again_without_a_new_extraction(world: World) -> None:
+    world.api.on_open = lambda number: ServiceUnavailableError("no route") if number == 1 else None
+    assert sum(isinstance(e, Landed) for e in extract(world.pipeline, world.requests("2026-01-01", "2026-01-01"))) == 1
+    assert world.api.calls["submit"] == 1
+
+
+def test_a_wrong_key_stops_at_once_and_leaves_nothing_open(world: World) -> None:
+    world.api.on_submit = lambda number, request: AuthenticationError("KEEN_READ_KEY is refused")
+    with pytest.raises(AuthenticationError, match="KEEN_READ_KEY"):
+        list(extract(world.pipeline, world.requests()))
+    assert world.statuses() == {Status.CANCELLED: 3}
+
+
+def test_a_refused_request_is_abandoned_at_once(world: World) -> None:
+    world.api.on_submit = lambda number, request: NotFoundError("no collection purchases")
+    [event] = [e for e in extract(world.pipeline, world.requests("2026-01-01", "2026-01-01")) if isinstance(e, Abandoned)]
+    assert "no collection purchases" in (event.entry.error or "")
+    assert world.api.calls["submit"] == 1
+
+
+def test_429_waits_as_long_as_the_service_says(world: World) -> None:
+    world.api.on_submit = lambda number, request: RateLimitedError("slow down", retry_after=42.0) if number == 1 else None
+    begun = world.clock.now()
+    assert sum(isinstance(e, Landed) for e in extract(world.pipeline, world.requests("2026-01-01", "2026-01-01"))) == 1
+    assert (world.clock.now() - begun).total_seconds() >= 42
+    assert world.ledger.summary().orphans == 0
+
+
+def test_a_lost_answer_is_posted_again_and_counted(world: World) -> None:
+    world.api.on_submit = lambda number, request: ServiceUnavailableError("cut") if number == 1 else None
+    assert sum(isinstance(e, Landed) for e in extract(world.pipeline, world.requests("2026-01-01", "2026-01-01"))) == 1
+    assert world.ledger.summary().orphans == 1
+
+
+def test_stopping_a_wait_cancels_what_is_open_and_keeps_what_landed(world: World) -> None:
+    world.api.status = lambda extraction_id, poll: "complete" if extraction_id == "x1" else "not started"
+    events = extract(world.pipeline, world.requests())
+    for event in events:
+        if isinstance(event, Landed):
+            break
+    events.close()
+    assert world.statuses() == {Status.LANDED: 1, Status.CANCELLED: 2}
+    assert len(world.ledger.unreported()) == 1  # the sensor reports the landing that the caller did not
+
+
+def test_the_nightly_way_in_three_processes(world: World) -> None:
+    submission = submit(world.pipeline, world.requests())
+    posted = post_due(world.pipeline)
+    assert (len(submission.created), len(posted.submitted)) == (3, 3)
+    assert poll(world.pipeline, world.ledger.open_entries()).waiting == 3
+    outcome = poll(world.pipeline, world.ledger.open_entries())
+    landed = [o for o in land(world.pipeline, outcome.completed, "run-1") if isinstance(o, Landed)]
+    assert len(landed) == 3
+    assert world.ledger.unreported() == []  # the run still holds them, to report them
+    world.clock.advance(301)
+    assert len(world.ledger.unreported()) == 3  # the run died before it could
+
+
+def test_two_landing_runs_land_each_entry_once(world: World) -> None:
+    submit(world.pipeline, world.requests())
+    post_due(world.pipeline)
+    poll(world.pipeline, world.ledger.open_entries())
+    completed = poll(world.pipeline, world.ledger.open_entries()).completed
+    first = land(world.pipeline, completed, "run-1")
+    next(first)
+    assert list(land(world.pipeline, completed, "run-2")) == []
+    assert len(list(first)) == 2
+
+
+def test_what_is_asked_twice_is_submitted_once(world: World) -> None:
+    submit(world.pipeline, world.requests())
+    again = submit(world.pipeline, world.requests("2026-01-02", "2026-01-04"))
+    assert (len(again.created), len(again.adopted)) == (1, 2)
+    post_due(world.pipeline)
+    post_due(world.pipeline)
+    assert world.api.calls["submit"] == 4
+
+
+def test_a_collection_that_can_not_be_listed_now_is_polled_again(world: World) -> None:
+    submit(world.pipeline, world.requests())
+    post_due(world.pipeline)
+    world.api.list_extractions = lambda collection: (_ for _ in ()).throw(ServiceUnavailableError("503"))  # type: ignore[method-assign]
+    outcome = poll(world.pipeline, world.ledger.open_entries())
+    assert (outcome.waiting, outcome.errors) == (3, {"purchases": "503"})
+    assert world.statuses() == {Status.SUBMITTED: 3}
