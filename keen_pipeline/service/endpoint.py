@@ -31,6 +31,21 @@ def exclusive(data: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(data: Path) -> bool:
+    """Whether a service holds the data folder, or is about to."""
+    try:
+        descriptor = os.open(data / LOCK_NAME, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _holder(data: Path) -> str:
     try:
         found = json.loads((data / FILE_NAME).read_text(encoding="utf-8"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import errno
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -82,13 +85,27 @@ class _Server(uvicorn.Server):
         self._service = service
         self._address = address
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in order on SIGTERM and SIGINT, and then return; uvicorn's own would raise the signal again and end the process."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept, then say so."""
         await super().startup(sockets)
         sys.stdout.write(f"project {self._service.credentials.project_id}\nlistening on {self._address}\n")
         sys.stdout.flush()
         if self._service.config.stop_with_stdin:
-            asyncio.get_running_loop().run_in_executor(None, self._wait_for_stdin)
+            # A daemon, as a read of standard input can't be cancelled and must not hold up the end.
+            threading.Thread(target=self._wait_for_stdin, name="stdin", daemon=True).start()
 
     def _wait_for_stdin(self) -> None:
         while os.read(0, 4096):

@@ -1,0 +1,102 @@
+"""`keen-pipeline serve`: the embedded service, until a signal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.service import ServiceConfig, serve
+from keen_pipeline.settings import Settings
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), help="Folder that holds everything. [default: ./data/keen]"
+)
+@click.option("--public-url", help="Address in results URLs and mails, where a proxy stands before the service.")
+@click.option("--results-uri", help="Where results are kept: any smart-open URI. [default: results in the data folder]")
+@click.option("--results-url-seconds", type=float, default=3600, show_default=True, help="Lifetime of a signed results URL.")
+@click.option("--retention-days", type=float, default=7, show_default=True, help="How long results and their records are kept.")
+@click.option("--max-concurrency", type=int, default=2, show_default=True, help="Extractions written at once.")
+@click.option("--max-queue", type=int, default=10_000, show_default=True, help="Extractions that may wait; more get 429.")
+@click.option("--max-extraction-events", type=int, help="Refuse extractions of more events. [default: no limit]")
+@click.option("--max-body-mib", type=click.IntRange(1, 1024), default=10, show_default=True, help="Largest body of a request.")
+@click.option("--memory-mib", type=int, default=512, show_default=True, help="Memory limit of DuckDB.")
+@click.option("--requests-per-minute", type=int, help="Refuse a kind of request for a minute past this. [default: off]")
+@click.option("--extraction-delay", type=float, default=0, help="Seconds an extraction rests first, to test clients. [default: 0]")
+@click.option(
+    "--fail-extraction",
+    "faults",
+    multiple=True,
+    metavar="COLLECTION[@DAY]=N",
+    help="Let the next N extractions fail, to test clients.",
+)
+@click.option("--idle-exit", type=float, help="Stop after so many seconds without requests and open extractions.")
+@click.option("--stop-with-stdin", is_flag=True, hidden=True)
+def command(
+    host: str,
+    port: int,
+    data: Path | None,
+    public_url: str | None,
+    results_uri: str | None,
+    results_url_seconds: float,
+    retention_days: float,
+    max_concurrency: int,
+    max_queue: int,
+    max_extraction_events: int | None,
+    max_body_mib: int,
+    memory_mib: int,
+    requests_per_minute: int | None,
+    extraction_delay: float,
+    faults: tuple[str, ...],
+    idle_exit: float | None,
+    stop_with_stdin: bool,
+) -> None:
+    """Serve Keen's Data Extraction API, v2.0 and v3.0, until Ctrl-C.
+
+    Prints `listening on http://HOST:PORT` once it accepts. The project and its keys come from KEEN_PROJECT_ID, KEEN_READ_KEY,
+    KEEN_WRITE_KEY and KEEN_MASTER_KEY; where unset they are made once and kept in the data folder, in credentials.json. Mail goes
+    out by SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS and SMTP_FROM.
+
+    Example: keen-pipeline serve --port 8765 --data ./data/keen
+    """
+    settings = Settings.from_environment()
+    serve(
+        ServiceConfig(
+            data=data if data is not None else settings.service_data,
+            host=host,
+            port=port,
+            project_id=settings.project_id,
+            read_key=settings.read_key,
+            write_key=settings.write_key,
+            master_key=settings.master_key,
+            public_url=public_url,
+            results_uri=results_uri,
+            results_url_seconds=results_url_seconds,
+            retention_seconds=retention_days * 86400,
+            max_concurrency=max_concurrency,
+            max_queue=max_queue,
+            max_extraction_events=max_extraction_events,
+            max_body_bytes=max_body_mib * 1024 * 1024,
+            memory_mib=memory_mib,
+            requests_per_minute=requests_per_minute,
+            extraction_delay=extraction_delay,
+            fail_extractions=dict(_fault(text) for text in faults),
+            smtp=settings.smtp,
+            idle_exit_seconds=idle_exit,
+            stop_with_stdin=stop_with_stdin,
+        )
+    )
+
+
+def _fault(text: str) -> tuple[str, int]:
+    key, _, number = text.rpartition("=")
+    if not key or not number.isdigit() or not 1 <= int(number[:9]) <= 1_000_000:
+        raise InvalidInputError(
+            f"--fail-extraction {text!r}: expected COLLECTION=N or COLLECTION@YYYY-MM-DD=N", field="--fail-extraction"
+        )
+    return key, int(number)

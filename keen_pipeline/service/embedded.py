@@ -1,0 +1,205 @@
+"""Finds, starts and stops a service in a process of its own. Standard library only, and cheap to import."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.service.credentials import load_credentials
+from keen_pipeline.service.endpoint import FILE_NAME, is_held
+
+PING_SECONDS = 2.0
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+IDLE_EXIT_SECONDS = 600
+_POLL_SECONDS = 0.05
+_MAX_ERROR_CHARACTERS = 2000
+_MAX_LOG_BYTES = 10 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running service: its address, its project, and the keys from its data folder. Keys never show themselves."""
+
+    base_url: str
+    project_id: str
+    read_key: str = field(repr=False)
+    write_key: str = field(repr=False)
+    master_key: str = field(repr=False)
+
+
+def find(data: Path) -> Endpoint | None:
+    """The service that runs on a data folder, None where none answers within two seconds."""
+    try:
+        written = json.loads((data / FILE_NAME).read_text(encoding="utf-8"))
+        url, project = str(written["url"]), str(written["project_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not url.startswith("http://") or _project_at(url) != project:
+        return None
+    credentials = load_credentials(data)
+    if credentials is None:
+        return None
+    return Endpoint(url, project, credentials.read_key, credentials.write_key, credentials.master_key)
+
+
+def _project_at(url: str) -> str | None:
+    # A proxy of the environment must not stand between two processes of one machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/healthz", timeout=PING_SECONDS) as answer:
+            return str(json.load(answer)["project_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class EmbeddedService:
+    """A service started by `start`; ends with `stop`, with its `with` block, or with this process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], endpoint: Endpoint, log: IO[bytes]) -> None:
+        self._process = process
+        self._log = log
+        self.endpoint = endpoint
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End the service: SIGTERM, and SIGKILL after fifteen seconds. Safe to repeat."""
+        _end(self._process)
+        self._log.close()
+
+    def __enter__(self) -> EmbeddedService:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+
+def start(
+    data: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> EmbeddedService:
+    """Start a service as a child in a process group of its own and wait until it answers.
+
+    `port` 0: a free one. `options`: further arguments of `keen-pipeline serve`, for example `["--extraction-delay", "2"]`.
+    `env`: the child's whole environment; None: this process's. The child also ends when this process does, however it ends.
+    Raises ConfigurationError with the child's own words where it gives up, ServiceUnavailableError after 30 seconds.
+    """
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+    process = None
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [*_command(data, host, port), "--stop-with-stdin", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=None if env is None else dict(env),
+            start_new_session=True,
+        )
+        return EmbeddedService(process, _await_own(process, data, log), log)
+    except BaseException:
+        if process is not None:
+            _end(process)
+        log.close()
+        raise
+
+
+def _await_own(process: subprocess.Popen[bytes], data: Path, log: IO[bytes]) -> Endpoint:
+    """Wait until the child itself answers."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")
+        endpoint = find(data) if _pid_of(data) == process.pid else None
+        if endpoint is not None:
+            return endpoint
+        time.sleep(_POLL_SECONDS)
+    raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
+
+
+def ensure(data: Path) -> Endpoint:
+    """The service that runs on a data folder; where none does, one is started that outlives this process.
+
+    It ends after ten minutes without requests and open extractions. Of several processes that ask at once all get the same one.
+    Raises ConfigurationError, ServiceUnavailableError as `start` does.
+    """
+    found = find(data)
+    if found is not None:
+        return found
+    data.mkdir(parents=True, exist_ok=True)
+    path = data / "service.log"
+    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+        path.unlink(missing_ok=True)
+    with path.open("a+b") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [*_command(data, "127.0.0.1", 0), "--idle-exit", str(IDLE_EXIT_SECONDS)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            # Asked in this order: one that loses the race for the folder ends, and then the winner is found or still holds it.
+            ended = process.poll() is not None
+            found = find(data)
+            if found is not None:
+                return found
+            if ended and not is_held(data):
+                raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")
+            time.sleep(_POLL_SECONDS)
+        if process.poll() is None:
+            _end(process)
+        raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
+
+
+def _command(data: Path, host: str, port: int) -> list[str]:
+    return [sys.executable, "-m", "keen_pipeline", "serve", "--data", str(data), "--host", host, "--port", str(port)]
+
+
+def _pid_of(data: Path) -> int | None:
+    try:
+        return int(json.loads((data / FILE_NAME).read_text(encoding="utf-8"))["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _words(log: IO[bytes]) -> str:
+    """The last lines a child wrote to standard error."""
+    log.seek(0, os.SEEK_END)
+    log.seek(max(0, log.tell() - _MAX_ERROR_CHARACTERS))
+    return log.read().decode("utf-8", "replace").strip() or "it said nothing"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):  # a child that is gone has closed its end
+            process.stdin.close()
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):  # gone between the two calls
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_SECONDS)
