@@ -19,7 +19,6 @@ separators of a whole chunk with those of well-formed records, which is ten time
 from __future__ import annotations
 
 import re
-from operator import itemgetter
 
 from keen_pipeline.errors import VerificationError
 
@@ -34,10 +33,8 @@ _SPECIAL = re.compile(rb'[",\r\n]')
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 
 _NOT_SEPARATORS = bytes(byte for byte in range(256) if byte not in b",\n")
-# What may stand before an opening and after a closing quote; nothing at all between the two quotes of `""`.
-_BESIDE_QUOTES = frozenset({b"", b",", b"\n", b"\r"})
-_FIRST = itemgetter(slice(0, 1))
-_LAST = itemgetter(slice(-1, None))
+# In text whose quoted parts are a single quote each: one with another thing than a separator, or another quote, beside it.
+_MISPLACED_QUOTE = re.compile(rb'"(?:[^",\r\n]|(?<=[^",\r\n]"))')
 
 _HEADER_FIELD = re.compile(rb'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n][^,\r\n]*|))(,|\r\n|\n|\r|\Z)')
 
@@ -141,11 +138,9 @@ class CsvVerifier:
                 return False  # a quote in an unquoted field
             # Every second part is outside quotes. An odd number of quotes leaves the last field open.
             quoted_after = len(parts) % 2 == 0
-            outside = parts[::2]
-            befores = set(map(_LAST, outside if quoted_after else outside[:-1]))
-            if not (befores <= _BESIDE_QUOTES and _BESIDE_QUOTES.issuperset(map(_FIRST, outside[1:]))):
+            text = b'"'.join(parts[::2]) + (b'"' if quoted_after else b"")
+            if _MISPLACED_QUOTE.search(text):
                 return False
-            text = b"".join(outside)
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
             if b"\r" in text:
