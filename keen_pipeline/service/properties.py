@@ -8,7 +8,7 @@ inside a key is written `\.` and `\\`, so no two properties share a path. v3.0 s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 TIMESTAMP = "keen.timestamp"
@@ -17,8 +17,6 @@ EVENT_ID = "keen.id"
 SERVICE_PATHS = (TIMESTAMP, CREATED_AT, EVENT_ID)
 
 _SPECIAL = re.compile(r"[.\\]")
-_DOTTED = re.compile(r"((?:[^.\\]|\\.)*)(?:\.|$)", re.DOTALL)
-_COLONED = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)", re.DOTALL)
 
 
 def escape_key(key: str) -> str:
@@ -53,24 +51,16 @@ def _split(text: str, separator: str) -> list[str]:
     return [*keys, "".join(current)]
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested objects as (path, value). Lists, empty objects, null and scalars are leaves."""
-    for key, item in value.items():
-        path = prefix + (escape_key(key))
-        if isinstance(item, dict) and item:
-            yield from flatten(item, path + ".")
-        else:
-            yield path, item
-
-
-def unflatten(leaves: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    """Nested objects of (path, value); the inverse of `flatten`."""
+def unflatten(leaves: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Nested objects of (path, value). Raises TypeError where one path is a value and an object at once."""
     root: dict[str, Any] = {}
     for path, value in leaves:
         keys = split_path(path)
         place = root
         for key in keys[:-1]:
             place = place.setdefault(key, {})
+        if keys[-1] in place:
+            raise TypeError(f"{path} is a value and an object at once")
         place[keys[-1]] = value
     return root
 
