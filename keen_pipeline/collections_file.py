@@ -70,8 +70,8 @@ def parse_collections(items: list[Any]) -> list[Collection]:
 
 
 def collection_to_wire(collection: Collection) -> dict[str, Any]:
-    """The mapping that `parse_collections` reads back, JSON only."""
-    return {
+    """The mapping that `parse_collections` reads back, JSON only and without nulls, which Dagster's config can't hold."""
+    wire = {
         "name": collection.name,
         "start_date": collection.start.isoformat(),
         "granularity": collection.granularity.value,
@@ -81,3 +81,4 @@ def collection_to_wire(collection: Collection) -> dict[str, Any]:
         "lookback_days": collection.lookback_days,
         "email": collection.email,
     }
+    return {name: value for name, value in wire.items() if value is not None}

@@ -12,6 +12,7 @@ from keen_pipeline.cli.common import (
     landings_table,
     print_json,
     service_for_command,
+    show,
 )
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
 from keen_pipeline.lifecycle import Entry
@@ -65,4 +66,4 @@ def _show(landed: list[Entry], failed: list[Entry], as_json: bool) -> None:
         failures = [{"partition": e.request.partition_key, "error": e.error} for e in failed]
         print_json({"landings": [landing_json(e) for e in landed], "failed": failures})
     elif landed:
-        console.print(landings_table(landed, "Landed"))
+        show(landings_table(landed, "Landed"))

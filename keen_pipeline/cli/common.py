@@ -24,8 +24,19 @@ from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
 
-# Progress and tables; stdout stays free for results.
+# Progress and remarks; stdout stays free for results.
 console = Console(stderr=True)
+# Where stdout is a file or a pipe, a table is as wide as its URIs.
+_WIDE = 200
+
+
+def show(*tables: Table | str) -> None:
+    """Results for a person, on stdout."""
+    out = Console()
+    if not out.is_terminal:
+        out = Console(width=_WIDE)
+    for table in tables:
+        out.print(table, highlight=False, soft_wrap=isinstance(table, str))
 
 
 @contextmanager

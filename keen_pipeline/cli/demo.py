@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, landing_json, landings_table, print_json
+from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, show
 from keen_pipeline.cli.processes import environment, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
@@ -71,13 +71,13 @@ def command(folder: Path, as_json: bool) -> None:
             }
         )
         return
-    console.print(landings_table(landed, f"Landed in {seconds:.0f} s by the nightly job"))
-    console.print(f"Downstream asset {_DOWNSTREAM} woke for {len(downstream)} partitions: {', '.join(downstream)}")
-    console.print(
-        f"Files: {demo.folder / 'landing'}   Dagster's history: DAGSTER_HOME={demo.home}   Logs: {demo.folder / 'logs'}",
-        soft_wrap=True,
+    show(
+        landings_table(landed, f"Landed in {seconds:.0f} s by the nightly job"),
+        f"Downstream asset {_DOWNSTREAM} woke for {len(downstream)} partitions: {', '.join(downstream)}",
+        f"Files: {demo.folder / 'landing'}",
+        f"Dagster's history: DAGSTER_HOME={demo.home}   Logs: {demo.folder / 'logs'}",
+        "Next: keen-pipeline dev shows the same in the Dagster UI",
     )
-    console.print("Next: keen-pipeline dev opens the same in the Dagster UI")
 
 
 def _fresh(folder: Path) -> Path:

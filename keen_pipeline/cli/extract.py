@@ -9,7 +9,6 @@ from datetime import datetime
 import click
 
 from keen_pipeline.cli.common import (
-    console,
     follow,
     landing_json,
     landings_table,
@@ -17,6 +16,7 @@ from keen_pipeline.cli.common import (
     parse_timeframe,
     print_json,
     service_for_command,
+    show,
 )
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
 from keen_pipeline.extraction import check_collection_name
@@ -107,4 +107,4 @@ def _run(
     if as_json:
         print_json({"landings": [landing_json(entry) for entry in landed]})
     else:
-        console.print(landings_table(landed, "Landed"))
+        show(landings_table(landed, "Landed"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import console, print_json
+from keen_pipeline.cli.common import print_json, show
 from keen_pipeline.extraction import Status
 from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.settings import Settings
@@ -52,16 +52,16 @@ def command(as_json: bool) -> None:
         ", ".join(f"{n} {status.value}" for status, n in sorted(summary.counts.items(), key=lambda item: item[0].value))
         or "nothing yet"
     )
-    console.print(f"ledger: {counts}")
+    show(f"ledger: {counts}")
     if summary.oldest_wait_seconds is not None:
-        console.print(f"oldest wait: {summary.oldest_wait_seconds / 60:.1f} minutes")
+        show(f"oldest wait: {summary.oldest_wait_seconds / 60:.1f} minutes")
     if summary.unreported:
-        console.print(f"{summary.unreported} ends are not reported to Dagster yet (the sensor extraction_status does)")
+        show(f"{summary.unreported} ends are not reported to Dagster yet (the sensor extraction_status does)")
     for title, entries in (("Open", summary.open), ("Failed", summary.failed)):
         if entries:
             table = Table("collection", "partition", "status", "attempt", "error", title=title, title_justify="left")
             for e in entries[:_SHOWN]:
                 table.add_row(e.request.collection, e.request.partition_key, e.status.value, str(e.attempt), e.error or "")
-            console.print(table)
+            show(table)
             if len(entries) > _SHOWN:
-                console.print(f"and {len(entries) - _SHOWN} more (--json lists all)")
+                show(f"and {len(entries) - _SHOWN} more (--json lists all)")

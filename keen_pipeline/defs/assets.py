@@ -1,7 +1,5 @@
 """CSV assets: one per collection; a range of partitions is one run that submits, waits by list calls and lands."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -126,5 +124,4 @@ def _land_range(
             allow_retries=False,
         )
     for collection in collections:
-        name = asset_key(collection.name).to_python_identifier()
-        yield dg.Output(None, output_name=name, metadata=_NO_SECOND_MATERIALIZATION)
+        yield dg.MaterializeResult(asset_key=asset_key(collection.name), metadata=_NO_SECOND_MATERIALIZATION)

@@ -1,7 +1,5 @@
 """The ops. They know their collections by config, so they work in anybody's graph with the resources `keen`, `ledger`, `destination`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

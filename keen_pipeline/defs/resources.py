@@ -1,7 +1,5 @@
 """Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The sample: three collections on the embedded service, and a downstream asset that reads the landed CSV with DuckDB."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path
@@ -83,6 +81,7 @@ def _revenue(files: FileDestination, uri: str) -> dict[str, tuple[int, float]]:
 def sample_definitions() -> dg.Definitions:
     """What the code location holds where neither a Keen project nor a collections file is configured."""
     return dg.Definitions.merge(
-        build_keen_definitions(sample_collections(), keen=SampleKeenResource()),
+        # A newcomer watches: ticks come three times as often as they need to.
+        build_keen_definitions(sample_collections(), keen=SampleKeenResource(), sensor_interval_seconds=5),
         dg.Definitions(assets=[daily_revenue]),
     )

@@ -1,7 +1,5 @@
 """The sensor `extraction_status`: polls, posts what is due, and asks for one landing run; no run waits for Keen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import dagster as dg
