@@ -18,8 +18,10 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Collection
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import extract as extracting
+from keen_pipeline.pipeline import Landed
 from keen_pipeline.pipeline.sample import sample_collections
+from keen_pipeline.pipeline.wait import Abandoned, Retrying
+from keen_pipeline.pipeline.wait import Progress as Waiting
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
@@ -121,9 +123,7 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     return table
 
 
-def follow(
-    events: Iterator[extracting.Landed | extracting.Retrying | extracting.Abandoned | extracting.Progress], total: int, what: str
-) -> tuple[list[Entry], list[Entry]]:
+def follow(events: Iterator[Landed | Retrying | Abandoned | Waiting], total: int, what: str) -> tuple[list[Entry], list[Entry]]:
     """Show a wait as a progress bar; answers what landed and what was abandoned."""
     landed: list[Entry] = []
     abandoned: list[Entry] = []
@@ -140,15 +140,15 @@ def follow(
         task = bar.add_task(what, total=total)
         for event in events:
             match event:
-                case extracting.Landed(entry, _):
+                case Landed(entry, _):
                     landed.append(entry)
                     bar.update(task, completed=len(landed))
-                case extracting.Retrying(entry, follower, reason):
+                case Retrying(entry, follower, reason):
                     bar.console.print(f"[yellow]{entry.request}: {reason}; attempt {follower.attempt} follows", highlight=False)
-                case extracting.Abandoned(entry):
+                case Abandoned(entry):
                     abandoned.append(entry)
                     bar.console.print(f"[red]{entry.error}", highlight=False)
-                case extracting.Progress() as now:
+                case Waiting() as now:
                     bar.update(
                         task, description=f"{what}: {now.to_submit} to submit, {now.waiting} at the service, {now.landing} landing"
                     )

@@ -121,9 +121,7 @@ class _Demo:
             client = stack.enter_context(open_client(self.settings, None))
             today = SystemClock().now().date()
             count = load_sample_events(client, self.settings.service_data, today)
-            console.print(
-                f"embedded service at {service.endpoint.base_url}, {count:,} sample events in {len(sample_collections())} collections"
-            )
+            console.print(f"embedded service at {service.endpoint.base_url} with {count:,} sample events")
             daemon = ["dagster._daemon", "run", "-m", "keen_pipeline.definitions"]
             status.update("starting Dagster's daemon")
             children = [

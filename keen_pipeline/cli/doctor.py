@@ -8,8 +8,7 @@ import click
 
 from keen_pipeline.cli.common import configured_collections, service_for_command
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
-from keen_pipeline.landing import FileDestination
-from keen_pipeline.pipeline.adapters import open_client, open_ledger
+from keen_pipeline.pipeline.adapters import open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
 
 
@@ -65,7 +64,7 @@ def _key(settings: Settings) -> str:
 
 
 def _destination(settings: Settings) -> str:
-    destination = FileDestination(settings.destination)
+    destination = open_destination(settings.destination)
     destination.probe()
     return f"{destination.uri} can be written"
 

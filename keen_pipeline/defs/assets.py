@@ -14,7 +14,7 @@ from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenR
 from keen_pipeline.extraction import Collection, Granularity
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
-from keen_pipeline.pipeline.extract import Abandoned, Progress, Retrying
+from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
 
 # Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
 # key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.

@@ -1,4 +1,4 @@
-"""The ops. They know their collections by config, so they work in anybody's graph with the resources `keen`, `ledger`, `destination`."""
+"""The ops. They know their collections by config, so they work in any graph with the resources `keen`, `ledger`, `destination`."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -10,7 +10,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline import Pipeline
-from keen_pipeline.pipeline.adapters import limits_of, open_client, open_ledger
+from keen_pipeline.pipeline.adapters import limits_of, open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
 
 
@@ -68,7 +68,7 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
 
     def open(self) -> FileDestination:
         """The destination. Raises ConfigurationError for a scheme it can't serve."""
-        return FileDestination(self.uri or Settings.from_environment().destination)
+        return open_destination(self.uri or Settings.from_environment().destination)
 
 
 def build_pipeline(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination) -> Pipeline:

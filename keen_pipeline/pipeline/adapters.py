@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
@@ -56,6 +57,11 @@ def open_client(settings: Settings, ledger: SqlLedger | None) -> KeenClient:
     )
 
 
+def open_destination(uri: str) -> FileDestination:
+    """The destination; a local folder by its absolute path, so that every process and the ledger name a file alike."""
+    return FileDestination(uri if "://" in uri else str(Path(uri).expanduser().resolve()))
+
+
 def limits_of(settings: Settings) -> Limits:
     """The bounds of an extraction as the environment sets them."""
     return Limits(max_attempts=settings.max_attempts, retry_seconds=settings.retry_seconds)
@@ -67,7 +73,7 @@ def open_pipeline(settings: Settings) -> Pipeline:
     return Pipeline(
         api=open_client(settings, ledger),
         ledger=ledger,
-        destination=FileDestination(settings.destination),
+        destination=open_destination(settings.destination),
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
     )

@@ -1,4 +1,4 @@
-"""Extract: submit, wait by list calls, land as each finishes; the caller waits inside. Backfills and ad hoc extractions."""
+"""The wait: submit, poll by list calls, land as each finishes; for backfills and ad hoc extractions."""
 
 from __future__ import annotations
 
