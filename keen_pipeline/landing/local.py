@@ -10,47 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.landing.lane import Lane
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{random}.landing` in the folder of its place."""
-SYNC_EVERY_BYTES = 64 * 1024 * 1024
-"""How much is written before the disk is asked for it, so that the sync at the end has little left to wait for."""
-
-
-class _StageFile(io.FileIO):
-    """An unbuffered file whose bytes go to the disk while more come."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "x+")
-        self._unsynced = 0
-        self._syncs: Lane[int] | None = None
-
-    def write(self, data: Buffer) -> int:
-        written = super().write(data) or 0
-        self._unsynced += written
-        if self._unsynced >= SYNC_EVERY_BYTES:
-            self._unsynced = 0
-            self._syncs = self._syncs or Lane("sync", lambda _: os.fsync(self.fileno()))
-            self._syncs.put(written)
-        return written
-
-    def synced(self) -> None:
-        """Wait until every byte is on the disk."""
-        if self._syncs is not None:
-            self._syncs.close()
-        os.fsync(self.fileno())
-
-    def close(self) -> None:
-        if self._syncs is not None:
-            self._syncs.stop()
-        super().close()
 
 
 class LocalStorage:
@@ -66,7 +31,7 @@ class LocalStorage:
         staged = place.with_name(f".{place.name}.{secrets.token_hex(8)}{STAGE_SUFFIX}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            file = _StageFile(staged)
+            file = io.FileIO(staged, "x+")
         except OSError as error:
             raise ConfigurationError(f"destination: {place.parent} can't be written ({error.strerror or error})") from error
         try:
@@ -77,11 +42,10 @@ class LocalStorage:
 
     def publish(self, stage: BinaryIO, target: str) -> None:
         """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
-        file = cast("_StageFile", stage)
-        file.synced()
+        os.fsync(stage.fileno())
         place = Path(target)
         place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file.name, place)  # noqa: PTH105 - replaces on Windows too, in one step
+        os.replace(stage.name, place)  # noqa: PTH105 - replaces on Windows too, in one step
         _sync_folder(place.parent)
 
     def write(self, target: str, data: bytes) -> None:

@@ -226,8 +226,6 @@ def test_broken_publishing_never_shows_a_part(place: Place, server: FaultServer)
         def fileno(self) -> int:
             raise OSError(5, "Input/output error")
 
-        synced = fileno
-
         def _fail(self) -> None:
             if self.tell() > 2 * PART_BYTES:
                 raise OSError(5, "Input/output error")
