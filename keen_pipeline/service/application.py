@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from email.message import EmailMessage
 from typing import Any
 
 import duckdb
@@ -21,6 +22,7 @@ from keen_pipeline.service.events import EventEncoder, split_v2
 from keen_pipeline.service.extraction_records import Extraction, ExtractionRecords
 from keen_pipeline.service.extraction_worker import ExtractionWorker
 from keen_pipeline.service.limits import RequestsPerMinute
+from keen_pipeline.service.mail import Mailer, completion_message
 from keen_pipeline.service.metrics import Metrics
 from keen_pipeline.service.results import Results
 from keen_pipeline.service.store import EventStore
@@ -28,12 +30,15 @@ from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
 
 
 class Service:
-    """Store, extractions and limits of one data folder. Methods block; routes call them from a thread pool."""
+    """Store, extractions and limits of one data folder. Methods block; routes call them from a thread pool.
 
-    def __init__(self, config: ServiceConfig, credentials: Credentials) -> None:
+    `local_url`: where this service can be reached from its own machine.
+    """
+
+    def __init__(self, config: ServiceConfig, credentials: Credentials, local_url: str) -> None:
         self.config = config
         self.credentials = credentials
-        self.local_url = ""  # set once the port is known
+        self.local_url = local_url
         self.last_request = time.monotonic()
         self.open_requests = 0
         self.metrics = Metrics(self)
@@ -43,6 +48,7 @@ class Service:
         self.store = EventStore(config.data / "events", Catalog(self.database), self.engine)
         self.records = ExtractionRecords(self.database)
         self.results = Results(config.data / "results", credentials.signing_key, config.results_url_seconds)
+        self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,
             self.engine,
@@ -51,13 +57,22 @@ class Service:
             threads=config.max_concurrency,
             retention_seconds=config.retention_seconds,
             faults=config.fail_extractions,
-            finished=self.metrics.extraction_finished,
+            finished=self._finished,
         )
+
+    def _finished(self, status: str, seconds: float, events: int) -> None:
+        self.metrics.extraction_finished(status, seconds, events)
+        self.mailer.wake()
+
+    def _message(self, extraction: Extraction) -> EmailMessage:
+        """The mail of a complete extraction; its link starts to age when the mail is written."""
+        return completion_message(extraction, self.results.url(self.config.public_url or self.local_url, extraction.id))
 
     def close(self) -> None:
         """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
         self.engine.close()
         self.worker.close()
+        self.mailer.close()
         self.store.close()
         self.database.close()
 

@@ -23,11 +23,11 @@ from typing import Any
 
 # First characters of everything a number parser may take for a number.
 _NUMBER_START = frozenset("0123456789+-. \t\n\v\f\r")
-_WORDS = frozenset({"null", "true", "false", "nan", "inf", "infinity"})
+WORDS = frozenset({"null", "true", "false", "nan", "inf", "infinity"})
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_MISSING_WORDS = {"null": None, "true": True, "false": False}
+_MISSINGWORDS = {"null": None, "true": True, "false": False}
 
 
 class _Missing:
@@ -65,7 +65,7 @@ def encode_string(text: str) -> str:
     first = text[0]
     if (first in '[{"' and _reads_as_json(text)) or "\0" in text:
         text = _dump(text)
-    elif first in _NUMBER_START or text[-1] in " \t" or (len(text) <= 8 and text.lower() in _WORDS):
+    elif first in _NUMBER_START or text[-1] in " \t" or (len(text) <= 8 and text.lower() in WORDS):
         return '"' + text.replace('"', '""') + '"'
     return quote(text)
 
@@ -91,8 +91,8 @@ def decode_field(text: str, *, quoted: bool) -> Any:
     if not quoted:
         if not text:
             return MISSING
-        if text in _MISSING_WORDS:
-            return _MISSING_WORDS[text]
+        if text in _MISSINGWORDS:
+            return _MISSINGWORDS[text]
         if _NUMBER.fullmatch(text):
             return json.loads(text)
     if text and text[0] in '[{"' and _reads_as_json(text):

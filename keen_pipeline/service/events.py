@@ -6,15 +6,16 @@ the short column name that the catalog gives the property's path.
 
 from __future__ import annotations
 
-import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import Any
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.cells import encode_cell, encode_string
+from keen_pipeline.service.cells import WORDS, encode_cell, encode_string
 from keen_pipeline.service.properties import CREATED_AT, EVENT_ID, TIMESTAMP, escape_key
 from keen_pipeline.timeframe import UTC, parse_instant
 
@@ -23,8 +24,16 @@ MAX_DEPTH = 32
 MAX_PROPERTIES = 1000
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_ID_CHARACTERS = 64
+MAX_PLAIN_NUMBER = 10**300
+
 _MICROSECOND = timedelta(microseconds=1)
-_encode_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
+_GIVEN = frozenset({"timestamp", "created_at", "id"})
+_CANONICAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z").fullmatch
+# Starts with a letter, ends in no blank, and holds nothing that CSV or JSON would escape.
+_PLAIN = re.compile(r'[A-Za-z](?:[^",\\\x00-\x1f]*[^",\\\x00-\x20])?').fullmatch
+_escape = encode_basestring
 
 
 class Columns(dict[str, str]):
@@ -64,15 +73,18 @@ def format_timestamp(moment: datetime) -> str:
 
 
 class EventEncoder:
-    """Turns the events of one request into lines. `now`: when the request came in, aware UTC."""
+    """Turns the events of one request into lines. `now`: when the request came in, aware UTC.
+
+    Written for speed: a batch of 10 MB has half a million values, and the answer waits for all of them.
+    """
 
     def __init__(self, columns: Columns, now: datetime, max_event_bytes: int) -> None:
         self._columns = columns
-        self._now = now
-        self._now_micros = micros_of(now)
-        self._now_text = format_timestamp(now)
+        # Per object path the label of each of its keys, `"p7":`, so that a path is put together once per request.
+        self._labels: dict[str, dict[str, str]] = {}
+        self._now = (micros_of(now), format_timestamp(now))
         self._max_bytes = max_event_bytes
-        # Twelve random bytes would cost a system call an event; a random prefix and a counter are as unique.
+        # Random bytes for each would cost a system call an event; a random prefix and a counter are as unique.
         self._prefix = secrets.token_hex(8)
         self._count = 0
 
@@ -88,70 +100,78 @@ class EventEncoder:
             return self._line(event, header)
         except InvalidInputError:
             self._columns.forget(list(self._columns.new)[seen_before:])
+            self._labels.clear()
             raise
 
     def _line(self, event: Mapping[str, Any], header: object) -> str:
-        cells: dict[str, Any] = {"t": 0}
+        given = event.get("keen", {}) if header is None else header
+        if not isinstance(given, Mapping):
+            raise InvalidInputError("keen: must be an object", field="keen")
+        if not event:
+            raise InvalidInputError("event: must have at least one property", field="event")
+        micros, parts = self._service_properties(given, "keen" if header is None else "header")
         try:
-            self._leaves(event, "", 0, cells)
-        except (ValueError, OverflowError) as error:
-            if isinstance(error, InvalidInputError):
-                raise
-            raise InvalidInputError(f"event: {error}", field="event") from None
+            if header is None and "keen" in event:
+                others = {key: value for key, value in given.items() if key not in _GIVEN}
+                event = {key: value for key, value in event.items() if key != "keen"}
+                self._leaves(others, "keen.", 1, parts)
+            self._leaves(event, "", 0, parts)
         except RecursionError:
             raise InvalidInputError("event: nested too deep", field="event") from None
-        if len(cells) == 1:
-            raise InvalidInputError("event: must have at least one property", field="event")
-        if len(cells) > MAX_PROPERTIES:
+        if len(parts) > MAX_PROPERTIES:
             raise InvalidInputError(f"event: more than {MAX_PROPERTIES} properties", field="event")
-        self._service_properties(event, header, cells)
-        line = _encode_line(cells)
+        line = f'{{"t":{micros},{",".join(parts)}}}'
         self._check_text(line)
         return line
 
-    def _leaves(self, value: Mapping[str, Any], prefix: str, depth: int, cells: dict[str, Any]) -> None:
-        columns = self._columns
+    def _leaves(self, value: Mapping[str, Any], prefix: str, depth: int, parts: list[str]) -> None:
+        labels = self._labels.setdefault(prefix, {})
         for key, item in value.items():
-            path = prefix + _segment(key)
-            if item.__class__ is str:
-                cells[columns[path]] = encode_string(item)
-            elif item.__class__ is dict and item:
+            kind = item.__class__
+            if kind is dict and item:
                 if depth >= MAX_DEPTH:
-                    raise InvalidInputError(f"event.{path[:80]}: nested deeper than {MAX_DEPTH}", field="event")
-                self._leaves(item, path + ".", depth + 1, cells)
+                    raise InvalidInputError(f"event.{prefix[:80]}: nested deeper than {MAX_DEPTH}", field="event")
+                self._leaves(item, f"{prefix}{_segment(key)}.", depth + 1, parts)
+                continue
+            label = labels.get(key)
+            if label is None:
+                label = labels[key] = f'"{self._columns[prefix + _segment(key)]}":'
+            if kind is str:
+                # Most strings need neither quotes in CSV nor escapes in JSON.
+                plain = _PLAIN(item) is not None and not (len(item) <= 8 and item.lower() in WORDS)
+                parts.append(f'{label}"{item}"' if plain else label + _escape(encode_string(item)))
+            elif (kind is float or kind is int) and -MAX_PLAIN_NUMBER < item < MAX_PLAIN_NUMBER:
+                parts.append(f'{label}"{item!r}"')
             else:
-                try:
-                    cells[columns[path]] = encode_cell(item)
-                except (ValueError, OverflowError):
-                    raise InvalidInputError(
-                        f"event.{path[:80]}: a number outside the range of a double", field=f"event.{path[:80]}"
-                    ) from None
+                parts.append(label + self._escaped_cell(item, prefix, key))
 
-    def _service_properties(self, event: Mapping[str, Any], header: object, cells: dict[str, Any]) -> None:
-        given = event.get("keen", {}) if header is None else header
-        name = "keen" if header is None else "header"
-        if not isinstance(given, Mapping):
-            raise InvalidInputError(f"{name}: must be an object", field=name)
-        if header is None and not given:
-            cells.pop(self._columns.get("keen", ""), None)
-        micros, text = self._moment(given.get("timestamp"), f"{name}.timestamp")
-        cells["t"] = micros
-        cells[self._columns[TIMESTAMP]] = text
-        cells[self._columns[CREATED_AT]] = self._moment(given.get("created_at"), f"{name}.created_at")[1]
+    @staticmethod
+    def _escaped_cell(item: Any, prefix: str, key: str) -> str:
+        try:
+            return _escape(encode_cell(item))
+        except (ValueError, OverflowError):
+            place = f"event.{prefix}{key}"[:100]
+            raise InvalidInputError(f"{place}: a number outside the range of a double", field=place) from None
+
+    def _service_properties(self, given: Mapping[str, Any], name: str) -> tuple[int, list[str]]:
+        micros, moment = self._moment(given.get("timestamp"), f"{name}.timestamp")
+        _, created = self._moment(given.get("created_at"), f"{name}.created_at")
         event_id = given.get("id")
         if event_id is None:
             self._count += 1
             event_id = f"{self._prefix}{self._count:08x}"
-        elif not isinstance(event_id, str) or not 1 <= len(event_id) <= 64:
-            raise InvalidInputError(f"{name}.id: must be a string of 1 to 64 characters", field=f"{name}.id")
-        cells[self._columns[EVENT_ID]] = encode_string(event_id)
+        elif not isinstance(event_id, str) or not 1 <= len(event_id) <= MAX_ID_CHARACTERS:
+            raise InvalidInputError(f"{name}.id: must be a string of 1 to {MAX_ID_CHARACTERS} characters", field=f"{name}.id")
+        columns = self._columns
+        identity = _escape(encode_string(event_id))
+        return micros, [f'"{columns[TIMESTAMP]}":"{moment}","{columns[CREATED_AT]}":"{created}","{columns[EVENT_ID]}":{identity}']
 
     def _moment(self, text: object, field: str) -> tuple[int, str]:
         if text is None:
-            return self._now_micros, self._now_text
+            return self._now
         if not isinstance(text, str):
             raise InvalidInputError(f"{field}: must be an ISO-8601 text", field=field)
-        return _parsed(text, field)
+        return parse_timestamp(text, field)
 
     def _check_text(self, line: str) -> None:
         try:
@@ -171,10 +191,18 @@ def _segment(key: str) -> str:
     return escape_key(key)
 
 
-@lru_cache(maxsize=4096)
-def _parsed(text: str, field: str) -> tuple[int, str]:
-    moment = parse_instant(text, field=field)
-    return micros_of(moment), format_timestamp(moment)
+def parse_timestamp(text: str, field: str) -> tuple[int, str]:
+    """(microseconds since 1970, the service's form) of an ISO-8601 text. Raises InvalidInputError naming `field`."""
+    if _CANONICAL(text) is None:
+        moment = parse_instant(text, field=field)
+        return micros_of(moment), format_timestamp(moment)
+    try:
+        # In UTC, with milliseconds or without: what trackers send, ten times as fast.
+        elapsed = datetime.fromisoformat(text[:-1]) - _NAIVE_EPOCH
+    except ValueError:
+        raise InvalidInputError(f"{field}: {text!r} is not a valid instant", field=field) from None
+    micros = (elapsed.days * 86400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+    return micros, text if len(text) == 24 else text[:-1] + ".000Z"
 
 
 def split_v2(body: object) -> tuple[object, object]:
@@ -193,16 +221,3 @@ def split_v2(body: object) -> tuple[object, object]:
     if header is not None and (not isinstance(header, Mapping) or set(header) - {"timestamp", "created_at", "id"}):
         raise InvalidInputError("header: must be an object with a timestamp", field="header")
     return inner, header or {}
-
-
-def encode_all(encoder: EventEncoder, events: Iterable[object]) -> tuple[list[str], list[InvalidInputError | None]]:
-    """The lines of the good events, and per event what is wrong with it."""
-    lines: list[str] = []
-    problems: list[InvalidInputError | None] = []
-    for event in events:
-        try:
-            lines.append(encoder.encode(event))
-            problems.append(None)
-        except InvalidInputError as error:
-            problems.append(error)
-    return lines, problems

@@ -39,12 +39,11 @@ def serve(config: ServiceConfig) -> None:
     with _bind(config.host, config.port) as listener, exclusive(config.data):
         configure_logging()
         credentials = make_credentials(config)
-        service = Service(config, credentials)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
+        service = Service(config, credentials, f"http://{reachable}:{port}")
         try:
-            host, port = listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
-            service.local_url = f"http://{reachable}:{port}"
             with announced(config.data, service.local_url, credentials.project_id):
                 _Server(service, f"http://{shown}:{port}").run(sockets=[listener])
         finally:
