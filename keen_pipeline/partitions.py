@@ -89,7 +89,8 @@ def partition_range(collection: Collection, first: str, last: str, now: datetime
 def _no_partition(collection: Collection, key: str) -> str:
     form = "YYYY-MM-DD-HH:MM" if collection.granularity is Granularity.HOURLY else "YYYY-MM-DD"
     first = {Granularity.WEEKLY: ", a Sunday", Granularity.MONTHLY: ", the first of a month"}.get(collection.granularity, "")
-    return f"{collection.name}: {key!r} is not one of its {collection.granularity.value} partitions ({form}{first}, in {collection.timezone})"
+    grain, zone = collection.granularity.value, collection.timezone
+    return f"{collection.name}: {key!r} is not one of its {grain} partitions ({form}{first}, in {zone})"
 
 
 def _parse(collection: Collection, key: str) -> datetime:

@@ -122,6 +122,7 @@ class _Demo:
             today = SystemClock().now().date()
             count = load_sample_events(client, self.settings.service_data, today)
             console.print(f"embedded service at {service.endpoint.base_url} with {count:,} sample events")
+            self._make_history()
             daemon = ["dagster._daemon", "run", "-m", "keen_pipeline.definitions"]
             status.update("starting Dagster's daemon")
             children = [
@@ -166,6 +167,13 @@ class _Demo:
             if entry is not None and entry.status is Status.ABANDONED:
                 raise KeenPipelineError(f"{entry.error} (logs: {self.folder / 'logs'})")
         return [entry for entry in latest if entry is not None and entry.status is Status.LANDED]
+
+    def _make_history(self) -> None:
+        """Create Dagster's databases once, before two processes that start together both try to."""
+        import dagster as dg
+
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            instance.get_runs(limit=1)
 
     def _materialized(self) -> set[str]:
         import dagster as dg

@@ -96,7 +96,7 @@ def _land_range(
         for collection in collections
     ]
     failed: list[str] = []
-    for event in extract(pipeline, requests, force=force, run_id=context.run_id):
+    for event in extract(pipeline, requests, force=force, run_id=context.run.run_id):
         match event:
             case Landed(entry, adopted):
                 assert entry.landing is not None

@@ -74,8 +74,8 @@ class LandingPool:
 def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[Landed | NotLanded]:
     """Land complete entries, one list call a collection for their URLs; yields each as it ends.
 
-    Entries that another process claimed or moved on are left out. The claims last until `Ledger.reported`, or are given
-    back where a landing failed.
+    Entries that another process claimed or moved on are left out. The caller reports each landing before it asks for the
+    next; at the end, or where the caller stops early, all claims are given back.
     """
     ids = [e.entry_id for e in entries]
     claimed = pipeline.ledger.claim(ids, Status.COMPLETE, owner, pipeline.limits.lease_seconds)
@@ -92,6 +92,8 @@ def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[L
                     yield outcome
     finally:
         pool.close()
+        # Whatever ended this early, the next tick goes on at once: with what has not landed, and with what was not reported.
+        pipeline.ledger.release(ids, owner)
 
 
 def _urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Mapping[int, SecretUrl]:

@@ -22,9 +22,9 @@ _ITEMS = (
     ("SKU-102", "Tea towel\nset of two", 18.0),
     ("SKU-103", "Käsemesser, Größe L", 23.75),
     ("SKU-104", "茶碗, handmade", 64.0),
-    ("SKU-105", "Poster 50×70 cm", 9.99),
+    ("SKU-105", "Poster 50x70 cm", 9.99),
 )
-_NAMES = ("Ada O'Neill", "Grace \"Amazing\" Hopper", "José Álvarez", "Søren, Kierkegaard", "渡辺 直美", "Zoë 🙂")
+_NAMES = ("Ada O'Neill", 'Grace "Amazing" Hopper', "José Álvarez", "Søren, Kierkegaard", "渡辺 直美", "Zoë 🙂")
 _PAGES = ("/", "/lamps", "/lamps/aurora?color=brass&size=l", "/about", "/search?q=tea,towel", "/checkout")
 _REFERRERS = ("https://search.example/?q=lamp", "https://news.example/", None)
 

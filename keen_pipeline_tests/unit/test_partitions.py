@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta, timezone
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ def test_keys_and_windows_are_dagsters(collection: Collection, days: int) -> Non
 def test_every_instant_lies_in_exactly_one_partition(collection: Collection) -> None:
     first = datetime.combine(collection.start, datetime.min.time(), UTC)
     ours = list(partitions_between(collection, first, first + timedelta(days=100)))
-    for before, after in zip(ours, ours[1:], strict=False):
+    for before, after in pairwise(ours):
         assert before.timeframe.end == after.timeframe.start
 
 

@@ -16,7 +16,7 @@ from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, land, partition_request, poll, post_due, submit
-from keen_pipeline.pipeline.extract import Abandoned, Retrying
+from keen_pipeline.pipeline.wait import Abandoned, Retrying
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.unit.scripted_api import ScriptedApi
 
@@ -143,11 +143,11 @@ def test_the_nightly_way_in_three_processes(world: World) -> None:
     assert (len(submission.created), len(posted.submitted)) == (3, 3)
     assert poll(world.pipeline, world.ledger.open_entries()).waiting == 3
     outcome = poll(world.pipeline, world.ledger.open_entries())
-    landed = [o for o in land(world.pipeline, outcome.completed, "run-1") if isinstance(o, Landed)]
-    assert len(landed) == 3
+    landings = land(world.pipeline, outcome.completed, "run-1")
+    assert sum(isinstance(next(landings), Landed) for _ in range(3)) == 3
     assert world.ledger.unreported() == []  # the run still holds them, to report them
     world.clock.advance(301)
-    assert len(world.ledger.unreported()) == 3  # the run died before it could
+    assert len(world.ledger.unreported()) == 3  # it was killed before it could
 
 
 def test_two_landing_runs_land_each_entry_once(world: World) -> None:

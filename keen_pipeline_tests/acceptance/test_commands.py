@@ -1,0 +1,188 @@
+"""The other commands on a live service: what they print, how they fail, what they leave alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.cli import _COMMANDS
+from keen_pipeline.client import KeenClient
+from keen_pipeline.service.embedded import Endpoint
+from keen_pipeline.testing import live_service
+from keen_pipeline_tests.acceptance.processes import Shell
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with live_service(options=["--fail-extraction", "purchases@2026-01-03=3"]) as endpoint:
+        with KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, write_key=endpoint.write_key) as client:
+            days = [f"2026-01-0{day}" for day in range(1, 6)]
+            client.add_events(
+                {
+                    "purchases": [
+                        {"keen": {"timestamp": f"{d}T12:00:00Z"}, "amount": n + 0.5, "who": "é,\n"} for n, d in enumerate(days)
+                    ]
+                }
+            )
+        yield endpoint
+
+
+@pytest.fixture
+def shell(tmp_path: Path, endpoint: Endpoint) -> Shell:
+    (tmp_path / "collections.yaml").write_text('collections: [{name: purchases, start_date: "2026-01-01"}]')
+    return Shell(
+        tmp_path,
+        {
+            "KEEN_BASE_URL": endpoint.base_url,
+            "KEEN_PROJECT_ID": endpoint.project_id,
+            "KEEN_READ_KEY": endpoint.read_key,
+            "KEEN_WRITE_KEY": endpoint.write_key,
+            "KEEN_PIPELINE_COLLECTIONS": "collections.yaml",
+            "KEEN_PIPELINE_RETRY_SECONDS": "0.1",
+        },
+    )
+
+
+def test_an_extraction_lands_and_says_what(shell: Shell) -> None:
+    words = [
+        "extract",
+        "purchases",
+        "--from",
+        "2026-01-01",
+        "--to",
+        "2026-01-03",
+        "--filter",
+        "body:amount gt 1",
+        "--to",
+        "files",
+        "--json",
+    ]
+    done = shell.run(*words)
+    assert done.returncode == 0, done.stderr
+    [landing] = json.loads(done.stdout)["landings"]
+    assert (landing["collection"], landing["events"]) == ("purchases", 1)
+    assert landing["timeframe"] == {"start": "2026-01-01T00:00:00Z", "end": "2026-01-03T00:00:00Z"}
+    data = Path(landing["uri"]).read_bytes()
+    assert data.decode() == 'header:timestamp,body:amount,body:who\n2026-01-02T12:00:00.000Z,1.5,"é,\n"\n'
+    again = json.loads(shell.run(*words).stdout)["landings"]
+    assert again[0]["extraction_id"] == landing["extraction_id"]  # unchanged: kept, not asked again
+
+
+def test_unique_values_are_one_a_line(shell: Shell) -> None:
+    done = shell.run("list", "purchases", "body:amount", "--filter", "body:amount lt 2")
+    assert (done.returncode, sorted(done.stdout.split())) == (0, ["0.5", "1.5"])
+
+
+def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Shell) -> None:
+    words = ["backfill", "purchases", "--from", "2026-01-02", "--to", "2026-01-05", "--json"]
+    done = shell.run(*words)
+    document = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert [row["partition"] for row in document["landings"]] == ["2026-01-02", "2026-01-04", "2026-01-05"]
+    [failed] = document["failed"]
+    assert failed["partition"] == "2026-01-03"
+    assert "abandoned after 3 attempts" in failed["error"]
+    assert "purchases" in done.stderr
+    status = json.loads(shell.run("status", "--json").stdout)
+    assert (status["landed"], [row["partition"] for row in status["failed"]]) == (3, ["2026-01-03"])
+    mended = shell.run(*words)
+    assert (mended.returncode, len(json.loads(mended.stdout)["landings"])) == (0, 4)
+
+
+def test_doctor_finds_all_well(shell: Shell) -> None:
+    done = shell.run("doctor")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ok ") == 5
+    assert list((shell.folder / "data" / "landing").iterdir()) == []  # the probe is gone
+
+
+def test_doctor_says_what_to_fix(shell: Shell) -> None:
+    shell.env = {**shell.env, "KEEN_READ_KEY": "wrong", "KEEN_PIPELINE_DESTINATION": "/proc/nowhere"}
+    done = shell.run("doctor")
+    assert done.returncode == 1
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+    assert [line.split(":")[0].split()[1] for line in wrong] == ["key", "destination"]
+    assert "KEEN_READ_KEY" in wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["extract", "nosuch", "--to", "files"], 1, "no collection 'nosuch'"),
+        (["extract", "../x", "--to", "files"], 1, "not a legal name"),
+        (["extract", "purchases", "--from", "2026-01-02", "--to", "2026-01-01", "--to", "files"], 1, "before the start"),
+        (["extract", "purchases", "--from", "soon", "--to", "2026-01-01", "--to", "files"], 1, "--from"),
+        (["extract", "purchases", "--from", "2036-01-02", "--to", "2036-01-03", "--to", "files"], 1, "future"),
+        (["extract", "purchases", "--timeframe", "last_0_days", "--to", "files"], 1, "timeframe"),
+        (["extract", "purchases", "--filter", "body:amount like 3", "--to", "files"], 1, "unknown operator 'like'"),
+        (["extract", "purchases", "--filter", "body:amount gt EUR", "--to", "files"], 1, "not JSON"),
+        (["extract", "purchases"], 2, "--to"),
+        (["extract", "purchases", "--from", "2026-01-01", "--to", "files"], 2, "belong together"),
+        (["backfill", "nosuch", "--from", "2026-01-01", "--to", "2026-01-02"], 1, "not configured"),
+        (["backfill", "purchases", "--from", "2026-01-01", "--to", "2036-01-01"], 1, "future"),
+        (["backfill", "purchases", "--from", "2025-01-01", "--to", "2026-01-01"], 1, "start date"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_trace(shell: Shell, words: list[str], code: int, says: str) -> None:
+    done = shell.run(*words)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert done.stderr.strip().count("\n") == 0
+    counts = json.loads(shell.run("status", "--json").stdout)["counts"]
+    assert set(counts.values()) == {0}
+    assert not (shell.folder / "files").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("KEEN_READ_KEY", "wrong", "KEEN_READ_KEY"),
+        ("KEEN_READ_KEY", "", "KEEN_READ_KEY"),
+        ("KEEN_PROJECT_ID", "", "KEEN_PROJECT_ID"),
+        ("KEEN_PIPELINE_POLL_SECONDS", "x", "KEEN_PIPELINE_POLL_SECONDS"),
+        ("KEEN_PIPELINE_LEDGER_URL", "nonsense", "KEEN_PIPELINE_LEDGER_URL"),
+        ("KEEN_PIPELINE_COLLECTIONS", "none.yaml", "none.yaml"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(shell: Shell, name: str, value: str, says: str) -> None:
+    good = dict(shell.env)
+    shell.env = {**good, name: value}
+    done = shell.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01")
+    assert (done.returncode, says in done.stderr, done.stderr.strip().count("\n")) == (1, True, 0), done.stderr
+    if value != "wrong":
+        return
+    assert good["KEEN_PROJECT_ID"] in done.stderr
+    shell.env = good
+    assert json.loads(shell.run("status", "--json").stdout)["open"] == []
+
+
+def test_a_port_in_use_is_named(shell: Shell) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for words in (["dev", "--port", port], ["serve", "--port", port, "--data", "elsewhere"]):
+            done = shell.run(*words)
+            assert (done.returncode, port in done.stderr) == (1, True), done.stderr
+    assert not (shell.folder / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_every_command_has_help_with_an_example(shell: Shell, name: str) -> None:
+    done = shell.run(name, "--help")
+    assert done.returncode == 0
+    assert f"Example: keen-pipeline {name}" in " ".join(done.stdout.split())
+
+
+def test_without_an_account_the_embedded_service_runs_for_the_commands_time(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    loaded = shell.run("load", "purchases", "-", stdin='{"amount": 1, "keen": {"timestamp": "2026-01-01T00:00:00Z"}}\n')
+    assert loaded.returncode == 0, loaded.stderr
+    assert shell.run("list", "purchases", "body:amount").stdout == "1\n"
+    assert shell.await_nothing_left() == []

@@ -1,0 +1,80 @@
+"""The README is true: its commands and blocks run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.cli import _COMMANDS
+from keen_pipeline.collections_file import read_collections_file
+from keen_pipeline.settings import Settings
+from keen_pipeline_tests.acceptance.processes import Shell
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (Path(__file__).resolve().parent.parent / "README.md").read_text()
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", readme, re.S)
+    return found
+
+
+def test_it_opens_with_the_two_commands_of_one_line_each(readme: str, project_root: Path) -> None:
+    first, second = blocks(readme, "bash")[:2]
+    assert first.strip().endswith("keen-pipeline demo")
+    assert second.strip().endswith("pytest -n 2")
+    assert first.strip().count("\n") == second.strip().count("\n") == 0
+    assert "README.md" in (project_root / ".ci" / "run").read_text()
+
+
+def test_the_python_blocks_build_definitions(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEEN_READ_KEY", "r")
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in blocks(readme, "python"):
+        exec(compile(block, "README.md", "exec", dont_inherit=True), namespace)
+    defs = namespace["defs"]
+    assert isinstance(defs, dg.Definitions)
+    dg.Definitions.validate_loadable(defs)
+    keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    assert keys == {"keen/purchases", "keen/logins", "big_spenders"}
+
+
+def test_the_yaml_block_is_a_collections_file(readme: str, tmp_path: Path) -> None:
+    file = tmp_path / "collections.yaml"
+    file.write_text(blocks(readme, "yaml")[0])
+    assert [c.name for c in read_collections_file(file)] == ["purchases", "logins"]
+
+
+def test_every_exported_variable_is_one_we_read(readme: str) -> None:
+    exported = {n: v for block in blocks(readme, "bash") for n, v in re.findall(r"^export (\w+)=(\S+)$", block, re.M)}
+    settings = Settings.from_environment(exported)
+    assert settings != Settings()
+    assert len(exported) == 5
+    table = set(re.findall(r"`((?:KEEN|SMTP)_\w+)`", readme))
+    source = (Path(__file__).resolve().parent.parent / "keen_pipeline" / "settings.py").read_text()
+    assert table == set(re.findall(r'"((?:KEEN|SMTP)_\w+)"', source))
+
+
+@pytest.mark.timeout(120)
+def test_the_command_block_runs(readme: str, tmp_path: Path) -> None:
+    [block] = [b for b in blocks(readme, "bash") if "keen-pipeline load" in b]
+    shell = Shell(tmp_path)
+    done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=shell.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "files" / "purchases").iterdir()
+    assert file.read_text().splitlines() == ["header:timestamp,body:amount", "2026-01-05T10:00:00.000Z,12.5"]
+    assert (tmp_path / "data" / "landing" / "purchases" / "2026-01-05.csv").read_text() == file.read_text()
+    assert shell.await_nothing_left() == []
+
+
+def test_every_command_is_documented(readme: str) -> None:
+    for name in _COMMANDS:
+        assert f"keen-pipeline {name}" in readme
