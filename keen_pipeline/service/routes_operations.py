@@ -80,7 +80,7 @@ async def metrics(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     """`GET /openapi.json`: this service, described."""
-    return JsonResponse(document(base_url(request)))
+    return JsonResponse(document(base_url(request), service_of(request).credentials.project_id))
 
 
 ROUTES = [

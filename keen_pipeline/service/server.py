@@ -27,6 +27,7 @@ from keen_pipeline.service.endpoint import announced, exclusive
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
+MAX_HEAD_BYTES = 1024 * 1024  # GET queries carry their filters in the URL
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -78,7 +79,9 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                h11_max_incomplete_event_size=1024 * 1024,
+                http="h11",  # whatever else is installed: one parser, one limit
+                loop="asyncio",
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             )
         )
         self._service = service

@@ -1,0 +1,232 @@
+"""Hostile and wrong requests: the right status, a body that names the field, and no change."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from keen_pipeline_tests.service.http_client import Http
+
+GOOD = {"property_name": "a", "operator": "eq", "property_value": 1}
+
+
+def refused(http: Http, method: str, path: str, status: int, field: str | None = None, **options: Any) -> dict[str, Any]:
+    answer = http.request(method, path, **options)
+    body: dict[str, Any] = json.loads(answer.data)
+    assert answer.status == status, body
+    assert answer.headers["Content-Type"] == "application/json"
+    assert set(body) >= {"message", "error_code"}
+    assert body.get("field") == field, body
+    for key in (http.endpoint.read_key, http.endpoint.write_key, http.endpoint.master_key):
+        assert key not in answer.data.decode()
+    return body
+
+
+@pytest.mark.parametrize(
+    ("filters", "field"),
+    [
+        ("[", "filters"),
+        ({"a": 1}, "filters"),
+        ([1], "filters[0]"),
+        ([{"property_name": "a", "operator": "eq"}], "filters[0].property_value"),
+        ([{"operator": "eq", "property_value": 1}], "filters[0].property_name"),
+        ([{"property_name": "", "operator": "eq", "property_value": 1}], "filters[0].property_name"),
+        ([GOOD, {"property_name": "a", "operator": "like", "property_value": 1}], "filters[1].operator"),
+        ([{"property_name": "a", "operator": ["eq"], "property_value": 1}], "filters[0].operator"),
+        ([{"property_name": "a", "operator": "exists", "property_value": "true"}], "filters[0].property_value"),
+        ([{"property_name": "a", "operator": "in", "property_value": "x"}], "filters[0].property_value"),
+        ([{"property_name": "a", "operator": "lt", "property_value": True}], "filters[0].property_value"),
+        ([{"property_name": "a", "operator": "lte", "property_value": "x"}], "filters[0].property_value"),
+        ([{"property_name": "a", "operator": "eq", "property_value": {"$gt": ""}}], "filters[0].property_value"),
+        ([{"property_name": "a", "operator": "regex", "property_value": "("}], "filters[0].property_value"),
+        ([{"property_name": "keen.timestamp", "operator": "gt", "property_value": 3}], "filters[0].property_value"),
+        ([{"property_name": "header:timestamp", "operator": "contains", "property_value": "x"}], "filters[0].operator"),
+        ([{"property_name": "a", "operator": "within", "property_value": {"coordinates": [0]}}], "filters[0].property_value"),
+        ([{"operator": "or", "operands": []}], "filters[0].operands"),
+        (
+            [{"operator": "or", "operands": [{"property_name": "a", "operator": "x", "property_value": 1}]}],
+            "filters[0].operands[0].operator",
+        ),
+        ([GOOD] * 1001, "filters"),
+    ],
+)
+def test_wrong_filters(http: Http, collection: str, filters: Any, field: str) -> None:
+    http.add(collection, {"a": 1})
+    refused(http, "POST", f"{http.v2}/{collection}/_extract", 400, field, body={"filters": filters})
+    refused(http, "POST", f"{http.v3}/queries/count", 400, field, body={"event_collection": collection, "filters": filters})
+    assert http.json("GET", f"{http.v2}/{collection}/_extract") == {"results": []}
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "field"),
+    [
+        ("last_0_days", "timeframe"),
+        ("next_day", "timeframe"),
+        ("last_99999_years", "timeframe"),
+        (7, "timeframe"),
+        (["2026-01-01", "2026-01-02"], "timeframe"),
+        ({"start": "2026-01-01"}, "timeframe.end"),
+        ({"start": "2026-01-01", "end": "soon"}, "timeframe.end"),
+        ({"start": 1, "end": "2026-01-01"}, "timeframe.start"),
+        ({"start": "2026-01-02", "end": "2026-01-01"}, "timeframe"),
+        ({"start": "2026-02-30", "end": "2026-03-01"}, "timeframe.start"),
+        ({"start": "2026-01-01", "end": "2026-01-02", "zone": 1}, "timeframe"),
+    ],
+)
+def test_wrong_timeframes(http: Http, collection: str, timeframe: Any, field: str) -> None:
+    http.add(collection, {"a": 1})
+    refused(http, "POST", f"{http.v2}/{collection}/_extract", 400, field, body={"filters": [], "timeframe": timeframe})
+    refused(http, "DELETE", f"{http.v3}/events/{collection}", 400, field, params={"timeframe": timeframe})
+    assert http.query("count", collection) == 1
+
+
+@pytest.mark.parametrize("zone", ["Mars/Base", 90_000, "../etc/passwd", [], 1.5, ""])
+def test_wrong_time_zones(http: Http, collection: str, zone: Any) -> None:
+    http.add(collection, {"a": 1})
+    body = {"event_collection": collection, "timeframe": "today", "timezone": zone}
+    refused(http, "POST", f"{http.v3}/queries/count", 400, "timezone", body=body)
+
+
+@pytest.mark.parametrize(
+    "name", ["_private", "keen", "keen.events", "k" * 257, "..", "a..b", "%2e%2e%2fetc", ".hidden", "a%00b", "a%0ab", "%C3%A9"]
+)
+def test_wrong_collection_names(http: Http, name: str) -> None:
+    before = http.json("GET", f"{http.v2}")["collections"]
+    for path in (f"{http.v2}/{name}", f"{http.v3}/events/{name}"):
+        answer = http.request("POST", path, body={"body": {"a": 1}})
+        # What is normalized away before it is sent has become another path.
+        assert answer.status in (400, 404, 405), answer.data
+        assert "error_code" in json.loads(answer.data)
+    assert http.json("GET", f"{http.v2}")["collections"] == before
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (b"{", "body"),
+        (b"\xff\xfe", "body"),
+        (b'{"a": NaN}', "body"),
+        (b'{"a": 1e999}', "body"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "body"),
+        (b"[" * 100_000, "body"),
+        ([], "event"),
+        ("text", "event"),
+        ({}, "event"),
+        ({"": 1}, "event"),
+        ({"k" * 257: 1}, "event"),
+        ({"a": 10**400}, "event.a"),
+        ({"a": "\ud800"}, "event"),
+        ({"keen": 7}, "keen"),
+        ({"a": 1, "keen": {"timestamp": "yesterday"}}, "keen.timestamp"),
+        ({"a": 1, "keen": {"timestamp": 1700000000}}, "keen.timestamp"),
+        ({"a": 1, "keen": {"id": ""}}, "keen.id"),
+        ({f"p{i}": i for i in range(1001)}, "event"),
+        ({"a": "x" * 900_001}, "event"),
+    ],
+    ids=range(19),
+)
+def test_wrong_events(http: Http, collection: str, event: Any, field: str) -> None:
+    body = event if isinstance(event, bytes) else json.dumps(event).encode()
+    refused(http, "POST", f"{http.v3}/events/{collection}", 400, field, body=body, key="write_key")
+    refused(http, "GET", f"{http.v3}/events/{collection}", 404)
+    if not isinstance(event, bytes):
+        http.add(collection, {"good": 1})
+        answer = http.json("POST", f"{http.v3}/events", body={collection: [event, {"good": 2}]})
+        assert [one["success"] for one in answer[collection]] == [False, True]
+        assert answer[collection][0]["error"]["name"] == "InvalidEventError"
+        assert http.query("select_unique", collection, target_property="good") == [1, 2]
+        schema = http.json("GET", f"{http.v3}/events/{collection}")["properties"]
+        assert set(schema) == {"good", "keen.timestamp", "keen.created_at", "keen.id"}
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        ({}, "body"),
+        ({"body": {}}, "body"),
+        ({"body": 1}, "body"),
+        ({"body": {"a": 1}, "x": 1}, "x"),
+        ({"body": {"keen": {}}}, "body.keen"),
+        ({"body": {"a": 1}, "header": 1}, "header"),
+        ({"body": {"a": 1}, "header": {"timestamp": "x"}}, "header.timestamp"),
+    ],
+)
+def test_wrong_v2_events(http: Http, collection: str, event: Any, field: str) -> None:
+    refused(http, "POST", f"{http.v2}/{collection}", 400, field, body=event, key="write_key")
+    refused(http, "GET", f"{http.v2}/{collection}", 404)
+
+
+def test_oversized_bodies(http: Http, collection: str) -> None:
+    too_large = b'{"a":"' + b"x" * (10 * 1024 * 1024) + b'"}'
+    refused(http, "POST", f"{http.v3}/events/{collection}", 413, body=too_large)
+    refused(http, "GET", f"{http.v3}/events/{collection}", 404)
+
+
+def test_wrong_keys_and_projects(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    one = f"{http.v2}/{collection}"
+    for key, status in ((None, 401), ("wrong", 401), ("write_key", 401), ("read_key", 200), ("master_key", 200)):
+        assert http.request("GET", f"{one}/_count", key=key).status == status
+    for key, status in ((None, 401), ("read_key", 401), ("write_key", 201)):
+        assert http.request("POST", one, key=key, body={"body": {"a": 1}}).status == status
+    for key in (None, "read_key", "write_key"):
+        refused(http, "DELETE", f"{http.v3}/events/{collection}", 401, key=key)
+    refused(http, "GET", f"/2.0/projects/another/{collection}", 404)
+    refused(http, "POST", f"/3.0/projects/{'0' * 24}/events/{collection}", 404, body={"a": 1})
+    assert http.query("count", collection) == 2
+
+
+def test_the_key_of_the_query_string_is_tried_first(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    path = f"{http.v2}/{collection}/_count"
+    assert http.request("GET", path, key="wrong", params={"api_key": http.endpoint.read_key}).status == 200
+    assert http.request("GET", path, key="read_key", params={"api_key": "wrong"}).status == 401
+
+
+def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    http.add(f"{collection}-other", {"a": 1})
+    made = http.json("POST", f"{http.v2}/{collection}/_extract", body={})
+    refused(http, "GET", f"{http.v2}/{collection}/_extract/unknown", 404)
+    refused(http, "GET", f"{http.v2}/{collection}-other/_extract/{made['_id']}", 404)
+    refused(http, "GET", f"{http.v2}/{collection}-none/_extract", 404)
+    refused(http, "POST", f"{http.v2}/{collection}-none/_extract", 404, body={})
+    refused(http, "GET", "/4.0/projects", 404, key=None)
+    refused(http, "DELETE", f"{http.v2}/{collection}", 405)
+    refused(http, "PUT", f"{http.v3}/events/{collection}", 405)
+    refused(http, "GET", f"{http.v3}/queries/funnel", 404, params={"event_collection": collection})
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "field"),
+    [
+        ("count", {"group_by": "a"}, "group_by"),
+        ("sum", {}, "target_property"),
+        ("sum", {"target_property": ""}, "target_property"),
+        ("percentile", {"target_property": "a", "percentile": 101}, "percentile"),
+        ("percentile", {"target_property": "a"}, "percentile"),
+        ("extraction", {"latest": 0}, "latest"),
+        ("extraction", {"latest": "x"}, "latest"),
+        ("extraction", {"property_names": []}, "property_names"),
+        ("extraction", {"content_type": "text/xml"}, "content_type"),
+        ("extraction", {"email": "a@b.c", "latest": 3}, "latest"),
+    ],
+)
+def test_wrong_parameters(http: Http, collection: str, kind: str, parameters: dict[str, Any], field: str) -> None:
+    http.add(collection, {"a": 1})
+    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, field, body={"event_collection": collection, **parameters})
+    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, "collection", body=parameters if field != "group_by" else {})
+
+
+def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:
+    evil = "a'); DROP TABLE x; --"
+    http.add(collection, {evil: evil, 'q"q': "?"})
+    assert http.query("select_unique", collection, target_property=evil) == [evil]
+    filters = [
+        {"property_name": evil, "operator": "eq", "property_value": evil},
+        {"property_name": 'q"q', "operator": "contains", "property_value": "?"},
+    ]
+    assert http.query("count", collection, filters=filters) == 1
+    assert evil.encode() in http.csv(collection, filters=filters)
