@@ -58,7 +58,7 @@ def _offset(text: str | None) -> fixed_offset:
 def format_instant(moment: datetime) -> str:
     """Write an aware instant as Keen does: `2026-01-31T08:00:00Z`, with `.mmm` or `.ffffff` only where needed."""
     moment = moment.astimezone(UTC)
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    text = moment.replace(tzinfo=None, microsecond=0).isoformat()  # strftime drops the zeros of early years
     if moment.microsecond % 1000:
         text += f".{moment.microsecond:06d}"
     elif moment.microsecond:
