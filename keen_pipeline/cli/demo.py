@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, show
+from keen_pipeline.cli.dagster_home import make_dagster_home
 from keen_pipeline.cli.processes import environment, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
@@ -32,17 +33,6 @@ LIMIT_SECONDS = 300.0
 _LOOK_SECONDS = 0.5
 _MARKER = ".keen-pipeline-demo"
 _DOWNSTREAM = "daily_revenue"
-
-_DAGSTER_YAML = """\
-run_coordinator:
-  module: dagster.core.run_coordinator
-  class: QueuedRunCoordinator
-  config:
-    dequeue_interval_seconds: 1
-telemetry:
-  enabled: false
-"""
-
 
 @click.command("demo")
 @click.option(
@@ -88,12 +78,12 @@ def _fresh(folder: Path) -> Path:
             raise ConfigurationError(f"{folder} is not empty and not a folder of an earlier demo; give another one by --dir")
         shutil.rmtree(folder)
     try:
-        for name in ("", "keen", "dagster", "logs"):
+        for name in ("keen", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"{folder} can't be made: {error.strerror}; give another one by --dir") from None
     (folder / _MARKER).touch()
-    (folder / "dagster" / "dagster.yaml").write_text(_DAGSTER_YAML)
+    make_dagster_home(folder / "dagster")
     return folder
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import configured_collections, console
+from keen_pipeline.cli.dagster_home import make_dagster_home
 from keen_pipeline.cli.processes import running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.pipeline.adapters import open_client
@@ -58,7 +59,11 @@ def _service(settings: Settings, stack: ExitStack) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+    """Ours as it is; where neither DAGSTER_HOME nor a dagster.yaml is there, a home below data/, so that history lasts."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if not env.get("DAGSTER_HOME") and not Path("dagster.yaml").exists():
+        env["DAGSTER_HOME"] = str(make_dagster_home(Path("data/dagster")))
+    return env
 
 
 def _refuse_used_port(port: int) -> None:

@@ -35,7 +35,7 @@ class SampleKeenResource(KeenResource):
     backfill_policy=dg.BackfillPolicy.single_run(),
     # eager() alone wakes for the latest day only; a backfilled day is as good as yesterday.
     automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window()),
-    group_name="sample",
+    group_name="keen",
     kinds={"duckdb"},
     description="Orders and revenue of a day by currency, from the landed CSV of that day.",
 )
