@@ -34,6 +34,7 @@ _LOOK_SECONDS = 0.5
 _MARKER = ".keen-pipeline-demo"
 _DOWNSTREAM = "daily_revenue"
 
+
 @click.command("demo")
 @click.option(
     "--dir", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path("data/demo"), show_default=True, metavar="D"
