@@ -51,6 +51,10 @@ class ServiceUnavailableError(RetryableError):
     """The service could not be reached, timed out or answered with a 5xx status."""
 
 
+class UnreachableError(ServiceUnavailableError):
+    """No connection came up, so the service can't have seen the request: safe to repeat, whatever it was."""
+
+
 class RateLimitedError(RetryableError):
     """The service answered 429, or the configured requests per minute are used up."""
 

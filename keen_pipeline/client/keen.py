@@ -11,11 +11,11 @@ from keen_pipeline.client import wire
 from keen_pipeline.client.refusals import Subject
 from keen_pipeline.client.results import ResultsOpener
 from keen_pipeline.client.scrub import Credential, Scrubber
-from keen_pipeline.client.transport import Answer, ApiTransport, SystemClock
+from keen_pipeline.client.transport import Answer, ApiTransport
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, SecretUrl
 from keen_pipeline.filters import Filter
-from keen_pipeline.ports import Clock, RateLimiter, ResultsStream
+from keen_pipeline.ports import Clock, RateLimiter, ResultsStream, SystemClock
 from keen_pipeline.timeframe import Timeframe
 
 

@@ -6,7 +6,6 @@ import json
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -24,6 +23,7 @@ from keen_pipeline.errors import (
     ProtocolError,
     RetryableError,
     ServiceUnavailableError,
+    UnreachableError,
 )
 from keen_pipeline.ports import Clock, RateLimiter
 
@@ -35,22 +35,6 @@ LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 64 * 1024
 
 Answer = TypeVar("Answer")
-
-
-class SystemClock:
-    """The computer's clock."""
-
-    def now(self) -> datetime:
-        """The current instant, aware UTC."""
-        return datetime.now(timezone.utc)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait `seconds`."""
-        time.sleep(seconds)
-
-
-class _UnsentError(ServiceUnavailableError):
-    """No connection came up, so the service can't have seen the request: safe to repeat, whatever it was."""
 
 
 def check_base_url(base_url: str) -> str:
@@ -130,7 +114,7 @@ class ApiTransport:
             try:
                 return self._once(method, url, data, subject, credential, deadline)
             except RetryableError as error:
-                repeatable = method == "GET" or isinstance(error, _UnsentError)
+                repeatable = method == "GET" or isinstance(error, UnreachableError)
                 wait = max(next(waits), error.retry_after or 0.0)
                 if not repeatable or not tries_left or time.monotonic() + wait >= deadline:
                     raise
@@ -215,7 +199,7 @@ class ApiTransport:
             cause = cause.__cause__ or cause.__context__ or next((a for a in cause.args if isinstance(a, BaseException)), None)
         reason = self._scrub(type(error).__name__)
         if isinstance(error, (NewConnectionError, ConnectTimeoutError)):
-            return _UnsentError(f"{subject}: no connection to {host} ({reason})")
+            return UnreachableError(f"{subject}: no connection to {host} ({reason})")
         return ServiceUnavailableError(
             f"{subject}: the connection to {host} broke or timed out before the answer was whole ({reason})"
         )

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from threading import Event
 
-from keen_pipeline.errors import ConfigurationError, LeaseLostError, PermanentError, ProtocolError, RateLimitedError, RetryableError
+from keen_pipeline.errors import (
+    ConfigurationError,
+    LeaseLostError,
+    PermanentError,
+    ProtocolError,
+    RateLimitedError,
+    RetryableError,
+    UnreachableError,
+)
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline, new_owner
@@ -135,10 +143,11 @@ def _post(pipeline: Pipeline, entry: Entry, owner: str) -> Entry | tuple[Entry, 
         ledger.postpone(entry.entry_id, owner, now + timedelta(seconds=wait), str(error))
         raise
     except (RetryableError, ProtocolError) as error:
-        # The answer was lost: the service may or may not have the extraction. At worst one orphan, which the ledger counts.
+        # Where a connection came up, the service may have the extraction: at worst one orphan, which the ledger counts.
         retry_after = error.retry_after if isinstance(error, RetryableError) else None
         wait = max(retry_after or 0.0, backoff_seconds(1, pipeline.limits, pipeline.jitter()))
-        ledger.postpone(entry.entry_id, owner, now + timedelta(seconds=wait), str(error), ambiguous=True)
+        unseen = isinstance(error, UnreachableError)
+        ledger.postpone(entry.entry_id, owner, now + timedelta(seconds=wait), str(error), ambiguous=not unseen)
         return ledger.entries([entry.entry_id])[0]
     except PermanentError as error:
         return entry, ledger.fail(entry.entry_id, str(error), owner=owner, limits=pipeline.limits, final=True)

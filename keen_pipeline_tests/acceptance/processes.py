@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ class Shell:
     def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """`keen-pipeline arguments...` in the background, as a terminal would hold it."""
         with log.open("wb") as out:
+            # Where the tests themselves run in a shell's background, Ctrl-C is switched off for all their children.
             return subprocess.Popen(
                 [*COMMAND, *arguments],
                 cwd=self.folder,
@@ -55,6 +57,7 @@ class Shell:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def left_running(self) -> list[str]:

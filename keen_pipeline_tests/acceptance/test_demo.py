@@ -39,6 +39,21 @@ def test_the_demo_lands_what_it_says_and_leaves_nothing_running(tmp_path: Path) 
             records = instance.fetch_materializations(dg.AssetKey(["keen", name]), limit=100).records
             assert sorted(r.partition_key or "" for r in records) == purchases
     assert shell.await_nothing_left() == []
+    assert secrets_outside_the_service(tmp_path / "demo", done.stdout + done.stderr) == []
+
+
+def secrets_outside_the_service(demo: Path, printed: str) -> list[str]:
+    """Where a key or the signature of a results URL stands: in logs, Dagster's history, the ledger, files or the output."""
+    credentials = json.loads((demo / "keen" / "credentials.json").read_text())
+    secrets = [value.encode() for name, value in credentials.items() if name.endswith("_key")]
+    assert len(secrets) == 4
+    secrets.append(b"signature=")
+    found = [f"printed: {secret!r}" for secret in secrets if secret in printed.encode()]
+    for file in demo.rglob("*"):
+        if file.is_file() and demo / "keen" not in file.parents:
+            data = file.read_bytes()
+            found += [f"{file}: {secret[:6]!r}..." for secret in secrets if secret in data]
+    return found
 
 
 @pytest.mark.timeout(180)

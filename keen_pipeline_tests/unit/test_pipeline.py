@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.errors import AuthenticationError, NotFoundError, RateLimitedError, ServiceUnavailableError
+from keen_pipeline.errors import AuthenticationError, NotFoundError, RateLimitedError, ServiceUnavailableError, UnreachableError
 from keen_pipeline.extraction import Collection, ExtractionRequest, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
@@ -124,6 +124,12 @@ def test_a_lost_answer_is_posted_again_and_counted(world: World) -> None:
     world.api.on_submit = lambda number, request: ServiceUnavailableError("cut") if number == 1 else None
     assert sum(isinstance(e, Landed) for e in extract(world.pipeline, world.requests("2026-01-01", "2026-01-01"))) == 1
     assert world.ledger.summary().orphans == 1
+
+
+def test_a_service_that_can_not_be_reached_makes_no_orphan(world: World) -> None:
+    world.api.on_submit = lambda number, request: UnreachableError("refused") if number == 1 else None
+    assert sum(isinstance(e, Landed) for e in extract(world.pipeline, world.requests("2026-01-01", "2026-01-01"))) == 1
+    assert world.ledger.summary().orphans == 0
 
 
 def test_stopping_a_wait_cancels_what_is_open_and_keeps_what_landed(world: World) -> None:
