@@ -10,7 +10,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline import Pipeline
-from keen_pipeline.pipeline.adapters import limits_of, open_client, open_destination, open_ledger
+from keen_pipeline.pipeline.adapters import CALL_SECONDS, limits_of, open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
 
 
@@ -46,9 +46,9 @@ class KeenResource(dg.ConfigurableResource[KeenClient]):
         )
         return _overridden(Settings.from_environment(), **{name: getattr(self, name) for name in names})
 
-    def client(self, ledger: SqlLedger | None = None) -> KeenClient:
-        """A client; its requests count against the budget of `ledger`."""
-        return open_client(self.settings(), ledger)
+    def client(self, ledger: SqlLedger | None = None, *, total_timeout: float = CALL_SECONDS) -> KeenClient:
+        """A client; its requests count against the budget of `ledger`, a call with its repetitions takes `total_timeout` s."""
+        return open_client(self.settings(), ledger, total_timeout=total_timeout)
 
 
 class ExtractionLedger(dg.ConfigurableResource[SqlLedger]):
@@ -71,11 +71,13 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
         return open_destination(self.uri or Settings.from_environment().destination)
 
 
-def build_pipeline(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination) -> Pipeline:
-    """The use cases' context of the three resources."""
+def build_pipeline(
+    keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination, *, call_seconds: float = CALL_SECONDS
+) -> Pipeline:
+    """The use cases' context of the three resources; one API call takes at most `call_seconds`."""
     settings, book = keen.settings(), ledger.open()
     return Pipeline(
-        api=keen.client(book),
+        api=keen.client(book, total_timeout=call_seconds),
         ledger=book,
         destination=destination.open(),
         limits=limits_of(settings),

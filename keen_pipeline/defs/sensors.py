@@ -16,8 +16,13 @@ from keen_pipeline.ports import Ledger
 
 STATUS_SENSOR = "extraction_status"
 INTERVAL_SECONDS = 15
-# Dagster ends a tick after 60 s; polling comes first, POSTs take what is left of this.
-POSTING_SECONDS = 20.0
+# Dagster ends a tick after 60 s. No list call begins after the first figure, no POST after the second, and none of them takes
+# longer than the third; the next tick goes on.
+POLLING_SECONDS = 15.0
+POSTING_SECONDS = 10.0
+CALL_SECONDS = 15.0
+# Outbox entries a tick reports: each asks the event log first.
+MAX_REPORTS_PER_TICK = 200
 # Entries of one landing run: bounds its config and how much one dead worker holds up.
 MAX_ENTRIES_PER_RUN = 2000
 
@@ -40,9 +45,9 @@ def extraction_status_sensor(
         book = ledger.open()
         if not book.open_entries() and not book.unreported():
             return dg.SkipReason("no extraction is open")
-        pipeline = build_pipeline(keen, ledger, destination)
+        pipeline = build_pipeline(keen, ledger, destination, call_seconds=CALL_SECONDS)
         report_outbox(context.instance, pipeline.ledger)
-        outcome = poll(pipeline, book.open_entries())
+        outcome = poll(pipeline, book.open_entries(), seconds=POLLING_SECONDS)
         posted = post_due(pipeline, seconds=POSTING_SECONDS)
         for collection, error in outcome.errors.items():
             context.log.warning("%s could not be listed, the next tick tries again: %s", collection, error)
@@ -81,9 +86,8 @@ def report_outbox(instance: dg.DagsterInstance, ledger: Ledger) -> int:
     The event log is asked first whether the event is there, so each landing is reported exactly once.
     """
     reported = 0
-    for entry in ledger.unreported():
-        if entry.status is not Status.LANDED:
-            continue
+    landed = [entry for entry in ledger.unreported() if entry.status is Status.LANDED]
+    for entry in landed[:MAX_REPORTS_PER_TICK]:
         if is_partition(entry) and not _in_event_log(instance, entry):
             instance.report_runless_asset_event(materialization(entry))
             reported += 1

@@ -14,6 +14,9 @@ from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 
+# One API call with its repetitions, where the caller has no shorter limit of its own.
+CALL_SECONDS = 120.0
+
 _ledgers: dict[str, SqlLedger] = {}
 _ledgers_lock = threading.Lock()
 
@@ -26,11 +29,11 @@ def open_ledger(url: str) -> SqlLedger:
         return _ledgers[url]
 
 
-def open_client(settings: Settings, ledger: SqlLedger | None) -> KeenClient:
+def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: float = CALL_SECONDS) -> KeenClient:
     """A client of the configured service, or of the embedded one, which is started where none runs.
 
-    The requests-per-minute budget is `ledger`'s; None means no budget (for a single question).
-    Raises ConfigurationError naming the variable that is missing.
+    `total_timeout`: seconds of one call with its repetitions. The requests-per-minute budget is `ledger`'s; None means no
+    budget (for a single question). Raises ConfigurationError naming the variable that is missing.
     """
     limiter = LedgerRateLimiter(ledger.engine, settings.requests_per_minute) if ledger is not None else None
     if settings.base_url is None:
@@ -43,6 +46,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None) -> KeenClient:
             master_key=settings.master_key or endpoint.master_key,
             api_version=settings.api_version,
             limiter=limiter,
+            total_timeout=total_timeout,
         )
     if settings.project_id is None:
         raise ConfigurationError(f"KEEN_PROJECT_ID is not set: name the project at {settings.base_url}")
@@ -54,6 +58,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None) -> KeenClient:
         master_key=settings.master_key,
         api_version=settings.api_version,
         limiter=limiter,
+        total_timeout=total_timeout,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keen_pipeline.errors import PermanentError, RetryableError
-from keen_pipeline.extraction import SecretUrl, Status
+from keen_pipeline.extraction import RemoteExtraction, SecretUrl, Status
 from keen_pipeline.lifecycle import Complete, Entry, Fail, Wait, after_poll
 from keen_pipeline.pipeline.context import Pipeline
 
@@ -27,11 +29,12 @@ class PollOutcome:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = None) -> PollOutcome:
+def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = None, seconds: float = math.inf) -> PollOutcome:
     """Ask the service for the entries that are submitted, and record what it says.
 
-    Another caller's claims are left alone. A ConfigurationError (a wrong key) is raised; a collection that can't be
-    listed now is tried again at the next poll.
+    No list call begins after `seconds`; which collections come first is left to chance, so that a slow service starves
+    none of them over several polls. Another caller's claims are left alone. A ConfigurationError (a wrong key) is raised; a
+    collection that can't be listed now is tried again at the next poll.
     """
     now = pipeline.clock.now()
     by_collection: Mapping[str, list[Entry]] = defaultdict(list)
@@ -39,31 +42,40 @@ def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = No
         if entry.status is Status.SUBMITTED and (not entry.leased(now) or entry.lease_owner == owner):
             by_collection[entry.request.collection].append(entry)
     outcome = PollOutcome()
-    for collection, waiting in sorted(by_collection.items()):
+    for collection, waiting in random.sample(sorted(by_collection.items()), len(by_collection)):
+        if (pipeline.clock.now() - now).total_seconds() > seconds:
+            outcome.waiting += len(waiting)
+            continue
         try:
             listed = pipeline.api.list_extractions(collection)
         except RetryableError as error:
             outcome.errors[collection] = str(error)
             outcome.waiting += len(waiting)
-            continue
         except PermanentError as error:
             for entry in waiting:
                 _fail(pipeline, entry, f"its status can't be had: {error}", owner, outcome)
-            continue
-        ready: list[Entry] = []
-        for entry in waiting:
-            remote = listed.get(entry.extraction_id or "")
-            match after_poll(entry, remote, now, pipeline.limits):
-                case Wait():
-                    outcome.waiting += 1
-                case Fail(reason):
-                    _fail(pipeline, entry, reason, owner, outcome)
-                case Complete():
-                    ready.append(entry)
-                    if remote is not None and remote.results_url is not None:
-                        outcome.urls[entry.entry_id] = remote.results_url
-        outcome.completed += pipeline.ledger.complete([e.entry_id for e in ready])
+        else:
+            _apply(pipeline, waiting, listed, owner, outcome)
     return outcome
+
+
+def _apply(
+    pipeline: Pipeline, waiting: list[Entry], listed: Mapping[str, RemoteExtraction], owner: str | None, outcome: PollOutcome
+) -> None:
+    """Record what one list call says of the entries of its collection."""
+    ready: list[Entry] = []
+    for entry in waiting:
+        remote = listed.get(entry.extraction_id or "")
+        match after_poll(entry, remote, pipeline.clock.now(), pipeline.limits):
+            case Wait():
+                outcome.waiting += 1
+            case Fail(reason):
+                _fail(pipeline, entry, reason, owner, outcome)
+            case Complete():
+                ready.append(entry)
+                if remote is not None and remote.results_url is not None:
+                    outcome.urls[entry.entry_id] = remote.results_url
+    outcome.completed += pipeline.ledger.complete([e.entry_id for e in ready])
 
 
 def _fail(pipeline: Pipeline, entry: Entry, reason: str, owner: str | None, outcome: PollOutcome) -> None:

@@ -82,7 +82,19 @@ def _is_outdated(pipeline: Pipeline, entry: Entry, recount: bool) -> bool:
         return False
     if pipeline.destination.exists(request.target) != landing.stored_bytes:
         return True
-    return recount and pipeline.api.count(request.collection, request.timeframe, request.filters) != landing.records
+    return recount and _count(pipeline, request) != landing.records
+
+
+def _count(pipeline: Pipeline, request: ExtractionRequest) -> int:
+    """The service's count, waiting where the requests per minute are used up; raised where that lasts past `stuck_seconds`."""
+    give_up = pipeline.clock.now() + timedelta(seconds=pipeline.limits.stuck_seconds)
+    while True:
+        try:
+            return pipeline.api.count(request.collection, request.timeframe, request.filters)
+        except RateLimitedError as error:
+            if pipeline.clock.now() >= give_up:
+                raise
+            pipeline.clock.sleep(min(max(error.retry_after or 0.0, 1.0), 60.0))
 
 
 def post_due(
@@ -128,9 +140,9 @@ def post_due(
 
 def _post(pipeline: Pipeline, entry: Entry, owner: str) -> Entry | tuple[Entry, Entry | None]:
     ledger, now = pipeline.ledger, pipeline.clock.now()
-    stuck = timedelta(seconds=pipeline.limits.stuck_seconds)
-    if now - max(entry.requested_at, entry.due_at if entry.error is None else entry.requested_at) > stuck:
-        reason = f"it could not be submitted in {pipeline.limits.stuck_seconds / 60:.0f} minutes: {entry.error or 'no answer'}"
+    # Only what was tried in vain is stuck: an intent may also have waited for a sensor that was switched off.
+    if entry.error is not None and now - entry.requested_at > timedelta(seconds=pipeline.limits.stuck_seconds):
+        reason = f"it could not be submitted in {pipeline.limits.stuck_seconds / 60:.0f} minutes: {entry.error}"
         return entry, ledger.fail(entry.entry_id, reason, owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
     try:
         ledger.posting(entry.entry_id, owner)

@@ -183,3 +183,41 @@ def test_a_collection_that_can_not_be_listed_now_is_polled_again(world: World) -
     outcome = poll(world.pipeline, world.ledger.open_entries())
     assert (outcome.waiting, outcome.errors) == (3, {"purchases": "503"})
     assert world.statuses() == {Status.SUBMITTED: 3}
+
+
+def test_a_poll_stops_at_its_time_and_leaves_the_rest_as_it_was(world: World) -> None:
+    submit(world.pipeline, world.requests())
+    post_due(world.pipeline)
+    outcome = poll(world.pipeline, world.ledger.open_entries(), seconds=-1)
+    assert (outcome.waiting, world.api.calls["list"]) == (3, 0)
+    assert world.statuses() == {Status.SUBMITTED: 3}
+
+
+def test_an_intent_that_waited_for_a_sensor_is_posted_and_one_tried_in_vain_for_an_hour_fails(world: World) -> None:
+    submit(world.pipeline, world.requests("2026-01-01", "2026-01-01"))
+    world.clock.advance(7200)
+    world.api.on_submit = lambda number, request: UnreachableError("refused") if number == 1 else None
+    assert len(post_due(world.pipeline).postponed) == 1
+    world.clock.advance(3700)
+    [(entry, follower)] = post_due(world.pipeline).failed
+    assert follower is not None
+    assert (entry.attempt, follower.attempt, follower.status) == (1, 2, Status.REQUESTED)
+    assert world.api.calls["submit"] == 1
+
+
+def test_a_used_up_budget_delays_the_recount_and_does_not_fail_it(world: World) -> None:
+    list(extract(world.pipeline, world.requests("2026-01-01", "2026-01-01")))
+    refusals = iter([RateLimitedError("used up", retry_after=30.0)])
+
+    def count(*_: object) -> int:
+        for error in refusals:
+            raise error
+        return 1
+
+    world.api.count = count  # type: ignore[method-assign]
+    begun = world.clock.now()
+    again = list(extract(world.pipeline, world.requests("2026-01-01", "2026-01-01")))
+    assert [e.adopted for e in again if isinstance(e, Landed)] == [True]
+        True
+    ]
+    assert (world.clock.now() - begun).total_seconds() == 30
