@@ -47,7 +47,7 @@ class Service:
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
         self.store = EventStore(config.data / "events", Catalog(self.database), self.engine)
         self.records = ExtractionRecords(self.database)
-        self.results = Results(config.data / "results", credentials.signing_key, config.results_url_seconds)
+        self.results = Results(config.data / "results", config.results_uri, credentials.signing_key, config.results_url_seconds)
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,

@@ -43,6 +43,7 @@ class ExtractionWorker:
     ) -> None:
         self._store, self._engine, self._records, self._results = store, engine, records, results
         self._retention_seconds = retention_seconds
+        self._sweep_seconds = min(SWEEP_SECONDS, retention_seconds / 2)
         self._faults = dict(faults)
         self._finished = finished
         self._condition = threading.Condition()
@@ -95,11 +96,11 @@ class ExtractionWorker:
     def _choose(self) -> tuple[str | None, float]:
         """The next record to run, else the seconds until one is due or the next sweep."""
         now = time.time()
-        if now - self._swept >= SWEEP_SECONDS or now < self._swept:
+        if now - self._swept >= self._sweep_seconds or now < self._swept:
             self._swept = now
             for extraction_id in self._records.expire(now - self._retention_seconds):
                 self._results.discard(extraction_id)
-        pause = SWEEP_SECONDS
+        pause = self._sweep_seconds
         for extraction_id, not_before in self._records.waiting():
             if extraction_id in self._running:
                 continue

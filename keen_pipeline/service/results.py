@@ -1,59 +1,107 @@
-"""Where results lie, and the signed URLs that open them for a while."""
+"""Where results lie, and the signed URLs that open them for a while.
+
+A result is written into a local file first. Without a results URI it stays there and is shown by one rename; with one it is
+copied there (smart-open: S3, GCS, Azure, SFTP, a folder), shown once the copy is complete, and the local file goes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from keen_pipeline.errors import AuthenticationError, ResultsExpiredError
+from keen_pipeline.errors import AuthenticationError, ConfigurationError, NotFoundError, ResultsExpiredError
+from keen_pipeline.service.event_log import sync_file, sync_folder
+
+CHUNK_BYTES = 256 * 1024
 
 
 class Results:
-    """Result files in a folder. `seconds`: lifetime of a URL. A file is there whole or not at all."""
+    """Result files. `folder`: the local one. `uri`: where they are kept instead, None: there. `seconds`: lifetime of a URL."""
 
-    def __init__(self, folder: Path, signing_key: str, seconds: float) -> None:
+    def __init__(self, folder: Path, uri: str | None, signing_key: str, seconds: float) -> None:
         self._folder = folder
+        self._uri = uri.rstrip("/") if uri is not None else None
         self._key = signing_key.encode()
         self._seconds = seconds
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("*.part"):
             leftover.unlink()
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether results are kept at a URI instead of in the folder."""
+        return self._uri is not None
+
     def part(self, extraction_id: str) -> Path:
         """Where a result is written before it is whole."""
         return self._folder / f"{extraction_id}.part"
 
     def path(self, extraction_id: str) -> Path:
-        """The whole result."""
+        """The whole result in the folder."""
         return self._folder / f"{extraction_id}.csv"
 
     def publish(self, extraction_id: str) -> int:
         """Make the written result visible, whole and on disk; returns its size in bytes."""
-        part, path = self.part(extraction_id), self.path(extraction_id)
-        descriptor = os.open(part, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            size = os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
-        part.rename(path)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        part = self.part(extraction_id)
+        size = part.stat().st_size
+        if self._uri is not None:
+            self._copy(part, extraction_id)
+            part.unlink()
+            return size
+        sync_file(part)
+        part.rename(self.path(extraction_id))
+        sync_folder(self._folder)
         return size
 
+    def _copy(self, part: Path, extraction_id: str) -> None:
+        # An upload that fails must not be completed by leaving the block: smart-open aborts it when an exception passes.
+        with part.open("rb") as source, self._open(extraction_id, "wb") as target:
+            shutil.copyfileobj(source, target, CHUNK_BYTES)
+
+    def _open(self, extraction_id: str, mode: str) -> Any:
+        import smart_open  # only where results are kept at a URI
+
+        try:
+            return smart_open.open(f"{self._uri}/{extraction_id}.csv", mode, compression="disable")
+        except (ImportError, NotImplementedError, ValueError) as error:
+            # ValueError is also what some storages raise for a missing object.
+            if mode == "rb" and isinstance(error, ValueError):
+                raise NotFoundError("this result is no longer kept; ask for a new extraction") from None
+            raise ConfigurationError(f"service: the results URI can't be used ({type(error).__name__})") from None
+
+    def read(self, extraction_id: str, start: int, size: int) -> Iterator[bytes]:
+        """Bytes `start` to `start + size` of a result at the URI, in chunks. Raises NotFoundError at the first step."""
+        try:
+            file = cast("BinaryIO", self._open(extraction_id, "rb"))
+        except OSError:
+            raise NotFoundError("this result is no longer kept; ask for a new extraction") from None
+        with file:
+            if start:
+                file.seek(start)
+            while size > 0 and (chunk := file.read(min(size, CHUNK_BYTES))):
+                size -= len(chunk)
+                yield chunk
+
     def discard(self, extraction_id: str) -> None:
-        """Remove a result and what was written of it."""
+        """Remove a result and what was written of it. A result at a URI is removed where its storage is a folder.
+
+        smart-open can't delete: expire objects by the storage's own lifecycle rules.
+        """
         self.part(extraction_id).unlink(missing_ok=True)
         self.path(extraction_id).unlink(missing_ok=True)
+        if self._uri is not None and "://" not in self._uri:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._uri}/{extraction_id}.csv")  # noqa: PTH108 - a URI without a scheme, not a path of ours
 
     def remove_all_but(self, ids: set[str]) -> None:
-        """Remove results whose records are gone, as a crash between the two leaves them."""
+        """Remove local results whose records are gone, as a crash between the two leaves them."""
         for path in self._folder.glob("*.csv"):
             if path.stem not in ids:
                 path.unlink()
@@ -66,10 +114,10 @@ class Results:
     def check(self, extraction_id: str, expires: str, signature: str) -> None:
         """Raises AuthenticationError for a wrong signature, ResultsExpiredError for a URL past its lifetime."""
         digits = expires if expires.isascii() and expires.isdigit() and len(expires) <= 12 else "0"
-        if not hmac.compare_digest(self._signature(extraction_id, int(digits)).encode(), signature.encode()):
+        if not hmac.compare_digest(self._signature(extraction_id, int(digits)).encode(), signature.encode("utf-8", "replace")):
             raise AuthenticationError("the signature of this results URL is wrong")
         if int(digits) < time.time():
             raise ResultsExpiredError("this results URL has expired; ask for the extraction's status to get a new one")
 
     def _signature(self, extraction_id: str, expires: int) -> str:
-        return hmac.new(self._key, f"{extraction_id}:{expires}".encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._key, f"{extraction_id}:{expires}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()

@@ -8,10 +8,10 @@ from importlib.resources import files
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from keen_pipeline.errors import NotFoundError
+from keen_pipeline.service.download import result
 from keen_pipeline.service.http import JsonResponse, base_url
 from keen_pipeline.service.openapi import document
 from keen_pipeline.service.routes_v2 import service_of
@@ -30,12 +30,6 @@ _PAGE_HEADERS = {
 }
 
 
-class ResultResponse(FileResponse):
-    """A result file: Range, If-Range, HEAD, ETag and Content-Length by Starlette, in reads of 256 KiB."""
-
-    chunk_size = 256 * 1024
-
-
 async def root(request: Request) -> Response:
     """`GET /`: the page for a browser, the versions of the API for everybody else."""
     if "text/html" in request.headers.get("accept", ""):
@@ -47,22 +41,6 @@ async def root(request: Request) -> Response:
 @lru_cache(maxsize=1)
 def _page() -> str:
     return files("keen_pipeline.service").joinpath("page.html").read_text(encoding="utf-8")
-
-
-async def result(request: Request) -> Response:
-    """`GET /results/<extraction_id>.csv`: the file behind a signed URL; no key needed."""
-    service = service_of(request)
-    extraction_id = request.path_params["extraction_id"]
-    query = request.query_params
-    service.results.check(extraction_id, query.get("expires", ""), query.get("signature", ""))
-    path = service.results.path(extraction_id)
-    if not await run_in_threadpool(path.is_file):
-        raise NotFoundError("this result is no longer kept; ask for a new extraction")
-    etag = f'"{extraction_id}"'  # a result never changes under its id
-    headers = {"ETag": etag, "Cache-Control": "private, no-transform", "X-Content-Type-Options": "nosniff"}
-    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
-        return Response(status_code=304, headers=headers)
-    return ResultResponse(path, media_type="text/csv", headers=headers)
 
 
 async def health(request: Request) -> Response:
