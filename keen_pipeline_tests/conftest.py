@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A developer's own settings must not reach the tests, nor Dagster's telemetry the network.
 for _name in [name for name in os.environ if name.startswith(("KEEN_", "DAGSTER_", "SMTP_"))]:
     del os.environ[_name]
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

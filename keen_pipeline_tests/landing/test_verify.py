@@ -126,7 +126,8 @@ def test_any_bytes_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int]) 
 
 
 @pytest.mark.slow
-@settings(max_examples=100_000, deadline=None)
+@pytest.mark.timeout(1200)
+@settings(max_examples=20_000, deadline=None)
 @given(data=documents(), cuts=st.lists(st.integers(0, 400), max_size=6), mutable=st.booleans())
 def test_documents_are_judged_as_pythons_csv_does_at_length(data: bytes, cuts: list[int], mutable: bool) -> None:
     assert_equal(data, cuts, mutable=mutable)
