@@ -127,7 +127,7 @@ class AnyOf:
 Condition = Filter | AnyOf
 """One element of a `filters` array."""
 
-MAX_CONDITIONS = 1000
+MAX_CONDITIONS = 200
 """Most conditions of one request, those inside of groups counted."""
 
 _MAX_DEPTH = 8

@@ -95,7 +95,7 @@ def _path(name: str) -> dict[str, Any]:
 
 
 _SELECTING = (
-    _encoded("filters", _ref("Filters")),
+    _encoded("filters", _ref("FiltersInAddress")),
     _query("timeframe", _ref("RelativeTimeframe")),
     _query("timezone", _ref("Timezone")),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keen_pipeline.filters import Operator
+from keen_pipeline.filters import MAX_CONDITIONS, Operator
 
 _STRING: dict[str, Any] = {"type": "string"}
 _COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
@@ -48,13 +48,12 @@ SCHEMAS: dict[str, Any] = {
             _object({"start": {"type": "string", "format": "date-time"}, "end": {"type": "string", "format": "date-time"}}),
         ]
     },
-    "Filters": {"type": "array", "items": _ref("Filter"), "maxItems": 1000},
-    "Filter": {
-        "anyOf": [
-            _object({"property_name": _NAME, "operator": {"enum": [o.value for o in Operator]}, "property_value": {}}),
-            _object({"operator": {"const": "or"}, "operands": {"type": "array", "items": {"type": "object"}, "minItems": 1}}),
-        ]
-    },
+    "Filters": {"type": "array", "items": _ref("Filter"), "maxItems": MAX_CONDITIONS},
+    # Longer ones belong into the body of a POST: an address has its limit too.
+    "FiltersInAddress": {"type": "array", "items": _ref("Filter"), "maxItems": 10},
+    "Filter": {"anyOf": [_ref("Condition"), _object({"operator": {"const": "or"}, "operands": _ref("Operands")})]},
+    "Operands": {"type": "array", "items": _ref("Condition"), "minItems": 1, "maxItems": 10},
+    "Condition": _object({"property_name": _NAME, "operator": {"enum": [o.value for o in Operator]}, "property_value": {}}),
     "Versions": _list(_object({"url": _STRING, "is_public": {"type": "boolean"}, "version": _STRING})),
     "Version2": _object({"projects_resource_url": _STRING}),
     "Health": _object({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),

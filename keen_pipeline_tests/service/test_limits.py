@@ -1,0 +1,75 @@
+"""Bounds and faults that are set on the command line, so that clients can be tested against them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from keen_pipeline.service import embedded
+from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.http_client import Http
+
+
+def test_past_the_limit_of_a_minute_every_request_of_the_kind_is_refused(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(), options=["--requests-per-minute", "5"]) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        path = f"{http.v2}/purchases/_extract"
+        statuses = [http.request("GET", path).status for _ in range(8)]
+        assert statuses == [200] * 5 + [429] * 3
+        refused = http.request("POST", path, body={})
+        assert refused.status == 429
+        assert 50 <= int(refused.headers["Retry-After"]) <= 60
+        assert json.loads(refused.data)["error_code"] == "TooManyRequestsError"
+        assert http.query("count", "purchases") == 1  # the other kind has a budget of its own
+        http.add("purchases", {"a": 2})
+
+
+def test_a_full_queue_refuses_and_what_waits_is_done(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(), options=["--max-queue", "2", "--extraction-delay", "1"]) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        path = f"{http.v2}/purchases/_extract"
+        answers = [http.request("POST", path, body={}) for _ in range(3)]
+        assert [a.status for a in answers] == [200, 200, 429]
+        assert int(answers[2].headers["Retry-After"]) > 0
+        listed = http.json("GET", path)["results"]
+        assert [one["status"] for one in listed] == ["not started"] * 2
+        for one in listed:
+            http.wait("purchases", one["_id"])
+
+
+def test_too_large_an_extraction_is_refused(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(), options=["--max-extraction-events", "2"]) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", *[{"n": n} for n in range(3)])
+        answer = http.request("POST", f"{http.v2}/purchases/_extract", body={})
+        assert (answer.status, json.loads(answer.data)["error_code"]) == (400, "ExtractionTooLargeError")
+        few = [{"property_name": "n", "operator": "lt", "property_value": 2}]
+        assert http.csv("purchases", filters=few).count(b"\n") == 3
+
+
+def test_extractions_told_to_fail(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(), options=["--fail-extraction", "purchases@2026-01-05=2"]) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        seen = []
+        for day in (4, 5, 5, 5):
+            body = {"timeframe": {"start": f"2026-01-0{day}", "end": f"2026-01-0{day + 1}"}}
+            made = http.json("POST", f"{http.v2}/purchases/_extract", body=body)
+            while (found := http.json("GET", f"{http.v2}/purchases/_extract/{made['_id']}"))["status"] == "not started":
+                time.sleep(0.02)
+            seen.append(found["status"])
+            assert ("message" in found) == (found["status"] == "failed")
+        assert seen == ["complete", "failed", "failed", "complete"]
+
+
+def test_health_and_metrics(http: Http, collection: str) -> None:
+    assert http.json("GET", "/healthz", key=None)["project_id"] == http.endpoint.project_id
+    http.add(collection, {"a": 1})
+    http.csv(collection)
+    text = http.request("GET", "/metrics", key=None).data.decode()
+    for name in ("keen_events_stored_total", 'keen_extractions_total{status="complete"}', "keen_request_seconds_count"):
+        (line,) = [line for line in text.splitlines() if line.startswith(name + " ")]
+        assert float(line.rsplit(" ", 1)[1]) >= 1

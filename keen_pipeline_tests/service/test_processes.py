@@ -1,0 +1,143 @@
+"""Services as processes: found, started, shared, ended; ports and folders in use; keys and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service import embedded
+from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.http_client import Http
+
+
+def serve(*arguments: str, **env: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "keen_pipeline", "serve", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment(**env))
+
+
+def gone(pid: int, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_says_where_it_listens_and_ends_on_a_signal(data: Path, number: signal.Signals) -> None:
+    process = serve(
+        "--data", str(data), "--port", "0", KEEN_PROJECT_ID="shop", KEEN_READ_KEY="r1", KEEN_WRITE_KEY="w1", KEEN_MASTER_KEY="m1"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "project shop\n"
+    match = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
+    assert match is not None
+    found = embedded.find(data)
+    assert found == embedded.Endpoint(match[1], "shop", "r1", "w1", "m1")
+    assert "r1" not in repr(found)
+    written = json.loads((data / "endpoint.json").read_text())
+    assert (written["url"], written["pid"], written["project_id"]) == (match[1], process.pid, "shop")
+    for name in ("endpoint.json", "credentials.json"):
+        assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert not (data / "endpoint.json").exists()
+    assert embedded.find(data) is None
+
+
+def test_a_port_in_use_is_named_and_nothing_is_touched(data: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        process = serve("--data", str(data), "--port", str(port))
+        out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert errors == f"keen-pipeline: service: port {port} on 127.0.0.1 is in use; choose another with --port\n"
+    assert not data.exists()
+
+
+def test_a_second_service_on_a_folder_is_refused_and_the_first_one_named(data: Path) -> None:
+    with embedded.start(data, env=clean_environment()) as service:
+        with pytest.raises(ConfigurationError, match=re.escape(service.endpoint.base_url)):
+            embedded.start(data, env=clean_environment())
+        assert embedded.find(data) == service.endpoint
+
+
+def test_keys_are_made_once_and_kept(data: Path) -> None:
+    with embedded.start(data, env=clean_environment()) as service:
+        first = service.endpoint
+    with embedded.start(data, env=clean_environment()) as service:
+        assert (service.endpoint.project_id, service.endpoint.read_key) == (first.project_id, first.read_key)
+    with pytest.raises(ConfigurationError, match="must differ"):
+        embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
+
+
+def test_a_child_dies_with_its_parent(data: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
+    code += "print(embedded.start(Path(sys.argv[1])).pid, flush=True); os.kill(os.getpid(), 9)"
+    parent = subprocess.run(
+        [sys.executable, "-c", code, str(data)], stdout=subprocess.PIPE, text=True, env=clean_environment(), timeout=60
+    )
+    assert gone(int(parent.stdout))
+
+
+def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
+    code = "import sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
+    code += "print(embedded.ensure(Path(sys.argv[1])).base_url)"
+    asking = [
+        subprocess.Popen([sys.executable, "-c", code, str(data)], stdout=subprocess.PIPE, text=True, env=clean_environment())
+        for _ in range(3)
+    ]
+    answers = [process.communicate(timeout=60)[0] for process in asking]
+    pid = json.loads((data / "endpoint.json").read_text())["pid"]
+    try:
+        assert answers[0].startswith("http://")
+        assert set(answers) == {answers[0]}
+        found = embedded.find(data)
+        assert found is not None
+        assert embedded.ensure(data) == found
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    assert gone(pid)
+
+
+def test_an_idle_service_stops_but_not_before_its_extractions_end(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(), options=["--idle-exit", "1", "--extraction-delay", "2"]) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        http.json("POST", f"{http.v2}/purchases/_extract", body={})
+        assert gone(service.pid)
+    (result,) = (data / "results").glob("*.csv")
+    assert result.read_bytes().startswith(b"header:timestamp,body:a\n")
+
+
+def test_a_stale_endpoint_file_is_no_service(data: Path) -> None:
+    data.mkdir()
+    (data / "endpoint.json").write_text('{"url": "http://127.0.0.1:1", "pid": 1, "project_id": "x"}')
+    assert embedded.find(data) is None
+    (data / "endpoint.json").write_text("not json")
+    assert embedded.find(data) is None
+
+
+def test_the_module_is_cheap_to_import() -> None:
+    code = "import sys, keen_pipeline.service.embedded\n"
+    code += "print([m for m in ('duckdb', 'starlette', 'uvicorn', 'dagster') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout == "[]\n"
