@@ -58,7 +58,7 @@ _number = st.one_of(
     st.sampled_from([0.0, -0.0, 1.0, 1e16, 2**53, 2**53 + 1]),
 )
 _scalar = st.one_of(_text, _tricky, _number, st.booleans(), st.none())
-_leaf = st.one_of(_scalar, st.lists(_scalar, max_size=3), st.just({}), st.lists(st.floats(-90, 90), min_size=2, max_size=2))
+_leaf = st.one_of(_scalar, st.lists(_scalar, max_size=3), st.builds(dict), st.lists(st.floats(-90, 90), min_size=2, max_size=2))
 _moment = st.sampled_from(
     [
         "2026-01-01T00:00:00Z",
