@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -96,9 +94,9 @@ class Results:
         """
         self.part(extraction_id).unlink(missing_ok=True)
         self.path(extraction_id).unlink(missing_ok=True)
-        if self._uri is not None and "://" not in self._uri:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{self._uri}/{extraction_id}.csv")  # noqa: PTH108 - a URI without a scheme, not a path of ours
+        kept = (self._uri or "://").removeprefix("file://")
+        if "://" not in kept:
+            Path(kept, f"{extraction_id}.csv").unlink(missing_ok=True)
 
     def remove_all_but(self, ids: set[str]) -> None:
         """Remove local results whose records are gone, as a crash between the two leaves them."""

@@ -93,19 +93,24 @@ def test_a_url_expires_and_a_fresh_one_works(data: Path) -> None:
         assert http.request("GET", http.wait("purchases", extraction_id), key=None).status == 200
 
 
-def test_results_and_records_go_after_their_time(data: Path) -> None:
-    with embedded.start(data, env=clean_environment()) as service:
+@pytest.mark.parametrize("kept", ["data/results", "elsewhere"])
+def test_results_and_records_go_after_their_time(data: Path, tmp_path: Path, kept: str) -> None:
+    folder = tmp_path / kept
+    folder.mkdir(parents=True)
+    options = [] if kept == "data/results" else ["--results-uri", folder.as_uri()]
+    with embedded.start(data, env=clean_environment(), options=options) as service:
         http = Http(service.endpoint)
         http.add("purchases", {"a": 1})
         http.extract("purchases")
-        assert len(list((data / "results").glob("*.csv"))) == 1
-    with embedded.start(data, env=clean_environment(), options=["--retention-days", str(1 / 86400)]) as service:
+        assert len(list(folder.glob("*.csv"))) == 1
+    options += ["--retention-days", str(1 / 86400)]
+    with embedded.start(data, env=clean_environment(), options=options) as service:
         http = Http(service.endpoint)
         deadline = time.monotonic() + 20
         while http.json("GET", f"{http.v2}/purchases/_extract")["results"]:
             assert time.monotonic() < deadline, "the record was kept"
             time.sleep(0.1)
-        assert list((data / "results").iterdir()) == []
+        assert list(folder.iterdir()) == []
 
 
 def test_no_log_line_holds_a_key_or_a_signature(data: Path) -> None:
