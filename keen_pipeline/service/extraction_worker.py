@@ -20,6 +20,9 @@ from keen_pipeline.service.results import Results
 from keen_pipeline.service.store import EventStore
 
 SWEEP_SECONDS = 60.0
+# Turns of an extraction that DuckDB refuses memory, and the rest before each.
+MEMORY_TRIES = 10
+MEMORY_PAUSE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class ExtractionWorker:
         self._finished = finished
         self._condition = threading.Condition()
         self._running: set[str] = set()
+        self._starved: dict[str, int] = {}
         self._stopping = False
         self._swept = 0.0
         results.remove_all_but(records.ids())
@@ -109,6 +113,15 @@ class ExtractionWorker:
             pause = min(pause, not_before - now)
         return None, pause
 
+    def _try_again_later(self, extraction_id: str) -> bool:
+        """Whether an extraction that found no memory gets another turn: the others and the ingest share it, and pass."""
+        self._starved[extraction_id] = self._starved.get(extraction_id, 0) + 1
+        if self._starved[extraction_id] > MEMORY_TRIES:
+            return False
+        _log.warning("extraction put off: no memory", extra={"extraction": extraction_id})
+        time.sleep(MEMORY_PAUSE_SECONDS)
+        return True
+
     def _extract(self, extraction_id: str) -> None:
         extraction = self._records.get(extraction_id)
         if extraction is None:
@@ -125,6 +138,8 @@ class ExtractionWorker:
             return
         except (KeenPipelineError, duckdb.Error, OSError) as error:
             self._results.discard(extraction_id)
+            if isinstance(error, duckdb.OutOfMemoryException) and self._try_again_later(extraction_id):
+                return
             message = (
                 str(error)
                 if isinstance(error, KeenPipelineError)
