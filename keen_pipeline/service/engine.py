@@ -27,10 +27,11 @@ CREATE MACRO cell_string(c) AS CASE
     WHEN text_is_json(cell_text(c)) THEN CASE WHEN starts_with(cell_text(c), '"') THEN json_extract_string(cell_text(c), '$') END
     ELSE cell_text(c) END;
 CREATE MACRO cell_kind(c) AS CASE
-    WHEN is_number(c) THEN 'num' WHEN c IN ('true', 'false') THEN 'bool' WHEN c = 'null' THEN 'null'
+    WHEN c IS NULL THEN NULL WHEN is_number(c) THEN 'num' WHEN c IN ('true', 'false') THEN 'bool' WHEN c = 'null' THEN 'null'
+    WHEN c > '.' AND c < '[' THEN 'string' WHEN c > '^' AND c < '{' THEN 'string'
     WHEN text_is_json(cell_text(c)) THEN
         CASE WHEN starts_with(cell_text(c), '[') THEN 'array' WHEN starts_with(cell_text(c), '{') THEN 'object' ELSE 'string' END
-    WHEN c IS NULL THEN NULL ELSE 'string' END;
+    ELSE 'string' END;
 """
 
 

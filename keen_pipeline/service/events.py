@@ -25,7 +25,9 @@ MAX_PROPERTIES = 1000
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_ID_CHARACTERS = 64
-MAX_PLAIN_NUMBER = 10**300
+MAX_PLAIN_NUMBER = 1e300
+MAX_REMEMBERED = 20_000
+MAX_REMEMBERED_CHARACTERS = 64
 
 _MICROSECOND = timedelta(microseconds=1)
 _NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
@@ -82,6 +84,7 @@ class EventEncoder:
         self._columns = columns
         # Per object path the label of each of its keys, `"p7":`, so that a path is put together once per request.
         self._labels: dict[str, dict[str, str]] = {}
+        self._texts: dict[str, str] = {}  # strings repeat: shops, cities, devices
         self._now = (micros_of(now), format_timestamp(now))
         self._max_bytes = max_event_bytes
         # Random bytes for each would cost a system call an event; a random prefix and a counter are as unique.
@@ -114,7 +117,8 @@ class EventEncoder:
             if header is None and "keen" in event:
                 others = {key: value for key, value in given.items() if key not in _GIVEN}
                 event = {key: value for key, value in event.items() if key != "keen"}
-                self._leaves(others, "keen.", 1, parts)
+                if others:
+                    self._leaves(others, "keen.", 1, parts)
             self._leaves(event, "", 0, parts)
         except RecursionError:
             raise InvalidInputError("event: nested too deep", field="event") from None
@@ -126,6 +130,7 @@ class EventEncoder:
 
     def _leaves(self, value: Mapping[str, Any], prefix: str, depth: int, parts: list[str]) -> None:
         labels = self._labels.setdefault(prefix, {})
+        texts = self._texts
         for key, item in value.items():
             kind = item.__class__
             if kind is dict and item:
@@ -137,9 +142,12 @@ class EventEncoder:
             if label is None:
                 label = labels[key] = f'"{self._columns[prefix + _segment(key)]}":'
             if kind is str:
-                # Most strings need neither quotes in CSV nor escapes in JSON.
-                plain = _PLAIN(item) is not None and not (len(item) <= 8 and item.lower() in WORDS)
-                parts.append(f'{label}"{item}"' if plain else label + _escape(encode_string(item)))
+                text = texts.get(item)
+                if text is None:
+                    text = _escaped_string(item)
+                    if len(texts) < MAX_REMEMBERED and len(item) <= MAX_REMEMBERED_CHARACTERS:
+                        texts[item] = text
+                parts.append(label + text)
             elif (kind is float or kind is int) and -MAX_PLAIN_NUMBER < item < MAX_PLAIN_NUMBER:
                 parts.append(f'{label}"{item!r}"')
             else:
@@ -189,6 +197,14 @@ def _segment(key: str) -> str:
             f"event: the property name {key[:40]!r} must have 1 to {MAX_KEY_CHARACTERS} characters", field="event"
         )
     return escape_key(key)
+
+
+def _escaped_string(text: str) -> str:
+    """The field of a string, as a JSON string."""
+    # Most strings need neither quotes in CSV nor escapes in JSON.
+    if _PLAIN(text) is not None and not (len(text) <= 8 and text.lower() in WORDS):
+        return f'"{text}"'
+    return _escape(encode_string(text))
 
 
 def parse_timestamp(text: str, field: str) -> tuple[int, str]:
