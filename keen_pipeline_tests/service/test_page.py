@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -36,7 +37,9 @@ def test_the_page_shows_collections_events_and_extractions(http: Http, collectio
         page.get_by_role("button", name=f"Open {collection}", exact=True).click()
         expect(page.locator("#events")).to_contain_text('"<b>Ada</b>"')
         page.get_by_role("button", name="Extract all events").click()
-        expect(page.locator("#extractions")).to_contain_text("not started")
+        # Whether the row still says "not started" is a matter of milliseconds; that there is one row with a known status is not.
+        expect(page.locator("#extractions tr")).to_have_count(1)
+        expect(page.locator("#extractions")).to_contain_text(re.compile("not started|complete"))
         http.wait(collection, page.locator("#extractions td").first.inner_text())
         page.get_by_role("button", name="Refresh").click()
         expect(page.locator("#extractions")).to_contain_text("complete")
