@@ -1,0 +1,201 @@
+"""Nights and backfills of three collections, while run workers, the daemon and the service are killed at random moments.
+
+    python -m keen_pipeline_tests.acceptance.crash --rounds 200 [--seed S] [--json]
+
+Each round begins a night or a backfill, waits a random while, sends one SIGKILL and starts again what a supervisor would start
+again. At the end nothing is killed any more, the pipeline settles by itself, and the audit asks files, ledger, event log and
+service whether anything was lost, doubled or left over. A night or backfill whose run was killed before it had journalled its
+intent (Dagster's own retries included) is launched again, as its operator would; the figures say how many.
+Exit status 0 only where everything holds. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus, PartitionBackfill
+
+from keen_pipeline.defs.metadata import asset_key
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
+from keen_pipeline_tests.acceptance.crash_rig import START, Rig
+
+BACKFILL_DAYS = 4
+# Moments in a round: longer than a run takes to start, so that every phase of it is met.
+MOST_SECONDS = 9.0
+VICTIMS = ("run", "run", "daemon", "service")
+SETTLE_SECONDS = 600.0
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+class Operator:
+    """Begins nights and backfills of ever new days."""
+
+    def __init__(self, rig: Rig, rounds: int) -> None:
+        self.rig = rig
+        # Three of four rounds begin a night, every fourth a backfill; the nights come first in the calendar.
+        self.nights_planned = sum(1 for n in range(rounds) if n % 4 != 1)
+        self.nights = 0
+        self.backfills = 0
+        self.relaunched = 0
+
+    @staticmethod
+    def days(rounds: int) -> int:
+        """How many days of events a number of rounds takes."""
+        return sum(BACKFILL_DAYS if n % 4 == 1 else 1 for n in range(rounds))
+
+    def begin(self, round_number: int) -> None:
+        """What this round begins."""
+        if round_number % 4 != 1:
+            self.nights += 1
+            self.rig.begin_nights(self.nights)
+            return
+        first = self.nights_planned + self.backfills * BACKFILL_DAYS
+        self.backfills += 1
+        self.backfill([(START + timedelta(days=first + n)).isoformat() for n in range(BACKFILL_DAYS)])
+
+    def backfill(self, days: Sequence[str]) -> None:
+        """One asset backfill of the days for all collections, as the UI makes it."""
+        definition = partitions_definition(self.rig.collections[0])
+        subset = definition.subset_with_partition_keys(days)
+        self.rig.instance.add_backfill(
+            PartitionBackfill.from_asset_graph_subset(
+                backfill_id=secrets.token_hex(4),
+                backfill_timestamp=time.time(),
+                tags={},
+                dynamic_partitions_store=self.rig.instance,
+                asset_graph_subset=AssetGraphSubset({asset_key(c.name): subset for c in self.rig.collections}),
+                title=None,
+                description=None,
+                run_config=None,
+            )
+        )
+
+    def relaunch(self, asked: Sequence[Partition]) -> bool:
+        """Ask again for days that no ledger entry knows; false where there are none."""
+        known = {(e.request.collection, e.request.partition_key) for e in self.rig.ledger.entries(range(1, 100_000))}
+        days = sorted({day for name, day in asked if (name, day) not in known})
+        if days:
+            self.relaunched += len(days)
+            self.backfill(days)
+        return bool(days)
+
+
+def kill_one(rig: Rig) -> str:
+    """Wait a random while, kill one of the three kinds, start again what a supervisor starts again; answers its name."""
+    victim = rig.rng.choice(VICTIMS)
+    if victim == "run":
+        deadline = time.monotonic() + MOST_SECONDS
+        while not rig.run_workers() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    time.sleep(rig.rng.uniform(0, MOST_SECONDS))
+    if victim == "run":
+        if rig.kill_run():
+            return victim
+        victim = rig.rng.choice(("daemon", "service"))
+    rig.kill(victim)
+    time.sleep(rig.rng.uniform(0, 1))
+    rig.start(victim)
+    return victim
+
+
+def settled(rig: Rig) -> bool:
+    """Whether nothing is open anywhere."""
+    backfills = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
+    return not (
+        rig.ledger.open_entries()
+        or rig.ledger.summary().unreported
+        or rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED), limit=1)
+        or rig.instance.get_backfills(backfills, limit=1)
+    )
+
+
+def settle(rig: Rig) -> None:
+    """Wait until nothing is open twice in a row, so that what one part hands to the next is not missed in between."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    quiet = 0
+    while quiet < 3:
+        rig.check()
+        assert time.monotonic() < deadline, (
+            f"not settled after {SETTLE_SECONDS:g} s: {[str(e) for e in rig.ledger.open_entries()]}, "
+            f"{rig.ledger.summary().unreported} unreported, runs {rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}"
+        )
+        quiet = quiet + 1 if settled(rig) else 0
+        time.sleep(2)
+
+
+def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Run the rounds in an empty folder; the figures, and what is wrong."""
+    begun = time.monotonic()
+    days = Operator.days(rounds)
+    with Rig(folder, days, random.Random(seed)) as rig:
+        operator, killed = Operator(rig, rounds), Counter[str]()
+        for number in range(rounds):
+            operator.begin(number)
+            killed[kill_one(rig)] += 1
+            rig.check()
+            sys.stderr.write(f"\rround {number + 1} of {rounds}, killed {dict(killed)} ")
+        sys.stderr.write("settling\n")
+        killing = time.monotonic() - begun
+        settle(rig)
+        asked = partitions(days)
+        while operator.relaunch(asked):
+            time.sleep(5)  # the daemon has to see it first
+            settle(rig)
+        figures: dict[str, Any] = {
+            "rounds": rounds,
+            "seed": seed,
+            "killed": dict(killed),
+            "nights": operator.nights,
+            "backfills": operator.backfills,
+            "days launched again, killed before their intent": operator.relaunched,
+            "runs": dict(Counter(run.status.value for run in rig.instance.get_runs())),
+        }
+        found, wrong = audit(rig, asked)
+        figures |= found
+        figures["seconds of kills"] = round(killing)
+        figures["seconds in all"] = round(time.monotonic() - begun)
+    return figures, wrong
+
+
+def main() -> int:
+    """Print the figures and what is wrong; 0 where nothing is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None, help="of the random moments; printed, so that a run can be repeated")
+    parser.add_argument("--dir", type=Path, help="an empty or new folder to keep; default: a temporary one")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
+    with TemporaryDirectory(prefix="keen-crash-") as temporary:
+        figures, wrong = crash(arguments.dir or Path(temporary) / "rig", arguments.rounds, seed)
+    if arguments.json:
+        print(json.dumps({**figures, "wrong": wrong}, indent=2))
+    else:
+        for name, value in figures.items():
+            print(f"{name:<50} {value}")
+        print("\n".join(["nothing is wrong"] if not wrong else [f"WRONG: {line}" for line in wrong]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""A pipeline as a supervisor keeps it: service and Dagster daemon as processes that are killed and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from keen_pipeline.cli.dagster_home import DAGSTER_YAML
+from keen_pipeline.client import KeenClient
+from keen_pipeline.extraction import Collection
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.pipeline.adapters import open_ledger
+from keen_pipeline.service import embedded
+
+COLLECTIONS = ("purchases", "logins", "pageviews")
+START = date(2026, 1, 1)
+# A claim outlives the start of a landing run on two busy cores, and a dead one is taken over within a round or two.
+LEASE_SECONDS = 20
+_DEFINITIONS = "keen_pipeline_tests.acceptance.crash_definitions"
+_PR_SET_PDEATHSIG = 1
+_START_SECONDS = 60.0
+# Beyond what the commands write: a run whose worker never came up or whose code server died is ended and retried.
+_SUPERVISION: dict[str, Any] = {
+    "run_retries": {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False},
+    "run_monitoring": {"enabled": True, "start_timeout_seconds": 40, "poll_interval_seconds": 5, "max_runtime_seconds": 180},
+}
+
+
+@dataclass
+class Rig:
+    """Everything below `folder`; what it starts carries a mark in its environment and ends with the `with` block."""
+
+    folder: Path
+    days: int
+    rng: random.Random
+    fail: Sequence[str] = ()
+
+    def __enter__(self) -> Rig:
+        self._mark = f"keen-crash-{uuid.uuid4().hex}"
+        self.keys = {name: f"{name}-{uuid.uuid4().hex}" for name in ("read", "write", "master")}
+        self.project = uuid.uuid4().hex[:24]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.home, self.landing, self.logs = self.folder / "dagster", self.folder / "landing", self.folder / "logs"
+        self.service_data = self.folder / "keen"
+        for folder in (self.home, self.landing, self.logs, self.service_data):
+            folder.mkdir(parents=True)
+        self.collections = [Collection(name, START, lookback_days=1) for name in COLLECTIONS]
+        self._write_configuration()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._instance = dg.DagsterInstance.from_config(str(self.home))
+        self._instance.get_runs(limit=1)  # makes the databases before two processes that start together both do
+        self.ledger: SqlLedger = open_ledger(f"sqlite:///{self.folder / 'ledger.db'}")
+        try:
+            self.start("service")
+            self._load_events()
+            self.start("daemon")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for child in self._children.values():
+            child.kill()
+        while pids := self.processes():
+            for pid, _ in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        for child in self._children.values():
+            child.wait()
+        self._instance.dispose()
+        self.ledger.engine.dispose()
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        """Dagster's instance of the rig."""
+        return self._instance
+
+    def _write_configuration(self) -> None:
+        (self.home / "dagster.yaml").write_text(yaml.safe_dump({**yaml.safe_load(DAGSTER_YAML), **_SUPERVISION}))
+        wanted = [{"name": c.name, "start_date": c.start.isoformat(), "lookback_days": 1} for c in self.collections]
+        (self.folder / "collections.yaml").write_text(yaml.safe_dump({"collections": wanted}))
+        self.begin_nights(0)
+
+    def begin_nights(self, number: int) -> None:
+        """So many nights have begun."""
+        target = self.folder / "nights"
+        staged = target.with_suffix(".new")
+        staged.write_text(str(number))
+        staged.rename(target)
+
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEEN_", "DAGSTER_", "SMTP_"))}
+        return {
+            **kept,
+            "ACCEPTANCE_MARK": self._mark,
+            "DAGSTER_HOME": str(self.home),
+            "DAGSTER_DISABLE_TELEMETRY": "yes",
+            "KEEN_BASE_URL": f"http://127.0.0.1:{self.port}",
+            "KEEN_PROJECT_ID": self.project,
+            "KEEN_READ_KEY": self.keys["read"],
+            "KEEN_WRITE_KEY": self.keys["write"],
+            "KEEN_MASTER_KEY": self.keys["master"],
+            "KEEN_PIPELINE_DESTINATION": str(self.landing),
+            "KEEN_PIPELINE_LEDGER_URL": f"sqlite:///{self.folder / 'ledger.db'}",
+            "KEEN_PIPELINE_COLLECTIONS": str(self.folder / "collections.yaml"),
+            "KEEN_PIPELINE_POLL_SECONDS": "1",
+            "KEEN_PIPELINE_RETRY_SECONDS": "1",
+            "KEEN_PIPELINE_LEASE_SECONDS": str(LEASE_SECONDS),
+            "KEEN_PIPELINE_REQUESTS_PER_MINUTE": "5000",
+            "CRASH_NIGHTS": str(self.folder / "nights"),
+        }
+
+    def start(self, name: str) -> None:
+        """Start the service or the daemon, as a supervisor would; the service is waited for."""
+        serve = ["keen_pipeline", "serve", "--data", str(self.service_data), "--port", str(self.port), "--extraction-delay", "1"]
+        arguments = serve if name == "service" else ["dagster._daemon", "run", "-m", _DEFINITIONS]
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=self.environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+        if name == "service":
+            deadline = time.monotonic() + _START_SECONDS
+            while embedded.find(self.service_data) is None:
+                assert time.monotonic() < deadline, (self.logs / "service.log").read_text()[-3000:]
+                time.sleep(0.1)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the service or the daemon alone."""
+        self._children[name].kill()
+        self._children[name].wait()
+
+    def kill_run(self) -> bool:
+        """SIGKILL to one run worker; false where there is none."""
+        workers = self.run_workers()
+        if not workers:
+            return False
+        try:
+            os.kill(self.rng.choice(workers), signal.SIGKILL)
+        except ProcessLookupError:
+            return False  # it ended in this moment
+        return True
+
+    def check(self) -> None:
+        """Whatever is not killed by us must live."""
+        for name, child in self._children.items():
+            assert child.poll() is None, f"{name} ended: {(self.logs / f'{name}.log').read_text()[-3000:]}"
+
+    def processes(self) -> list[tuple[int, str]]:
+        """Process id and command line of everything that descends from this rig."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    if self._mark.encode() in (folder / "environ").read_bytes():
+                        found.append((int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
+                except OSError:
+                    continue  # it ended while we looked
+        return [(pid, line) for pid, line in found if line]
+
+    def run_workers(self) -> list[int]:
+        """Process ids of Dagster's run workers, which its code server spawns."""
+        return [pid for pid, line in self.processes() if "spawn_main" in line]
+
+    def client(self) -> KeenClient:
+        """A client of the service beside the pipeline's."""
+        return KeenClient(f"http://127.0.0.1:{self.port}", self.project, read_key=self.keys["read"], write_key=self.keys["write"])
+
+    def _load_events(self) -> None:
+        with self.client() as client:
+            for number in range(self.days):
+                day = (START + timedelta(days=number)).isoformat()
+                refused = client.add_events({name: _events(name, day, number) for name in COLLECTIONS})
+                assert not any(reason for reasons in refused.values() for reason in reasons)
+
+
+def _events(name: str, day: str, number: int) -> list[dict[str, Any]]:
+    """Those of one day, the same in every run: commas, quotes, line ends, a property that appears late."""
+    events = []
+    for n in range(40 + number * 7 % 60):
+        stamp = f"{day}T{n % 24:02d}:{n * 7 % 60:02d}:{n % 60:02d}.{n:03d}Z"
+        event: dict[str, Any] = {
+            "keen": {"timestamp": stamp},
+            "n": n,
+            "text": f'{name}, "{day}"\nStraße {n}',
+            "user": {"id": n % 9},
+        }
+        if n > 30:
+            event["late"] = n * 0.5
+        events.append(event)
+    return events
+
+
+def _die_with_parent() -> None:
+    """Also where the rounds themselves are killed, the children end."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
