@@ -79,6 +79,7 @@ def collection_to_wire(collection: Collection) -> dict[str, Any]:
         "filters": [f.to_wire() for f in collection.filters],
         "encoding": collection.encoding.value,
         "lookback_days": collection.lookback_days,
+        "count_check": collection.count_check.value,
         "email": collection.email,
     }
     return {name: value for name, value in wire.items() if value is not None}

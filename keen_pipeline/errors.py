@@ -7,6 +7,14 @@ Messages never hold a key, a password or a results URL.
 
 from __future__ import annotations
 
+import re
+
+_TOO_LARGE = re.compile(
+    r"too\s*(?:large|big|many)|(?:event|result|size)s?\s+limit|maximum\s+(?:number\s+)?of\s+(?:[\d,]+\s+)?events"
+    r"|exceed\w*\s+[^.]*\bevents\b",
+    re.IGNORECASE,
+)
+
 
 class KeenPipelineError(Exception):
     """Root of every error raised on purpose by keen_pipeline."""
@@ -89,6 +97,11 @@ class RequestRejectedError(PermanentError):
 
 class ExtractionTooLargeError(PermanentError):
     """The service refuses the extraction because it holds too many events; a shorter timeframe may fit."""
+
+
+def says_too_large(text: str) -> bool:
+    """Whether a service's words mean that an extraction holds too many events."""
+    return _TOO_LARGE.search(text) is not None
 
 
 class ProtocolError(PermanentError):

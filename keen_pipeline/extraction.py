@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -52,6 +52,18 @@ class Encoding(str, Enum):
     PARQUET = "parquet"
 
 
+class CountPolicy(str, Enum):
+    """What happens where a landed file does not hold the events that the service counts for it.
+
+    `fail`: it is extracted again at once, as often as attempts are left, and then its check and its run fail. `warn`: its check
+    warns. `off`: nothing is counted, before or after, so that nothing is split in advance or found to be late either.
+    """
+
+    FAIL = "fail"
+    WARN = "warn"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class Collection:
     """One event collection that the pipeline extracts.
@@ -59,7 +71,8 @@ class Collection:
     `name`: Keen's event collection. `start_date`: the first partition, `YYYY-MM-DD` in `timezone`.
     `granularity`: hourly, daily (default), weekly or monthly. `timezone`: an IANA name, UTC by default; partitions start
     at its midnights. `filters`: all must hold. `encoding`: of the landed file. `lookback_days`: how many days back the
-    nightly job looks for partitions that are not landed yet (1 to 366). `email`: Keen also mails its own notice there.
+    nightly job looks for partitions that are not landed yet or that grew since (1 to 366). `count_check`: what happens where a
+    file lacks events that the service counts: fail (default), warn or off. `email`: Keen also mails its own notice there.
 
     >>> Collection(name="purchases", start_date="2026-01-01").asset_key
     ('keen', 'purchases')
@@ -74,6 +87,7 @@ class Collection:
     filters: tuple[Filter, ...] = ()
     encoding: Encoding = Encoding.CSV
     lookback_days: int = 3
+    count_check: CountPolicy = CountPolicy.FAIL
     email: str | None = None
     description: str | None = None
     owners: tuple[str, ...] = ()
@@ -85,6 +99,7 @@ class Collection:
         put(self, "start_date", _date(self.start_date, f"collection {self.name}: start_date"))
         put(self, "granularity", _member(Granularity, self.granularity, f"collection {self.name}: granularity"))
         put(self, "encoding", _member(Encoding, self.encoding, f"collection {self.name}: encoding"))
+        put(self, "count_check", _member(CountPolicy, self.count_check, f"collection {self.name}: count_check"))
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
@@ -113,6 +128,7 @@ class ExtractionRequest:
     """What is asked: the events of one collection in one timeframe that pass the filters, and where they shall land.
 
     `partition_key` is Dagster's key, or `{start}_{end}` for an ad hoc extraction. `target` is the URI of the file.
+    `count_check` says what a wrong number of events means.
     """
 
     collection: str
@@ -121,6 +137,7 @@ class ExtractionRequest:
     target: str
     filters: tuple[Filter, ...] = ()
     email: str | None = None
+    count_check: CountPolicy = CountPolicy.FAIL
 
     @property
     def fingerprint(self) -> str:
@@ -136,13 +153,15 @@ class ExtractionRequest:
 class Status(str, Enum):
     """Where one attempt of a request stands in the ledger.
 
-    requested ▶ submitted ▶ complete ▶ landed is the good way. `failed` is the end of an attempt that another one
+    requested ▶ submitted ▶ complete ▶ landed is the good way. `split`: its slices of time are extracted instead, and it is
+    complete when all of them have landed. `failed` is the end of an attempt that another one
     follows, `abandoned` the end of the last one, `cancelled` a person's or a configuration's end, `superseded` a landing
     whose file was replaced by a newer one.
     """
 
     REQUESTED = "requested"
     SUBMITTED = "submitted"
+    SPLIT = "split"
     COMPLETE = "complete"
     LANDED = "landed"
     FAILED = "failed"
@@ -156,7 +175,7 @@ class Status(str, Enum):
         return self not in OPEN_STATUSES
 
 
-OPEN_STATUSES = frozenset({Status.REQUESTED, Status.SUBMITTED, Status.COMPLETE})
+OPEN_STATUSES = frozenset({Status.REQUESTED, Status.SUBMITTED, Status.SPLIT, Status.COMPLETE})
 
 
 class SecretUrl:
@@ -198,12 +217,27 @@ class RemoteStatus(str, Enum):
 
 @dataclass(frozen=True)
 class RemoteExtraction:
-    """One extraction as the service reports it."""
+    """One extraction as the service reports it.
+
+    `created_at`, `timeframe` and `filters` (as on the wire) are None where the service does not say them; Keen's own does not.
+    """
 
     extraction_id: str
     status: RemoteStatus
     results_url: SecretUrl | None = None
     message: str | None = None
+    created_at: datetime | None = None
+    timeframe: Timeframe | None = None
+    filters: tuple[Filter, ...] | None = None
+
+    def is_of(self, request: ExtractionRequest, posted_at: datetime, slack: timedelta) -> bool:
+        """Whether the service says that this is what a POST of `request` at `posted_at` made; clocks may differ by `slack`."""
+        if self.created_at is None or self.timeframe is None or self.filters is None:
+            return False
+        same = {json.dumps(f.to_wire(), sort_keys=True) for f in self.filters} == {
+            json.dumps(f.to_wire(), sort_keys=True) for f in request.filters
+        }
+        return same and self.timeframe == request.timeframe and self.created_at >= posted_at - slack
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The state machine of an extraction, pure: what is known in, what to do next out. Nothing here reads a clock or a database.
 
 requested ──▶ submitted ──▶ complete ──▶ landed ──▶ superseded
-    │             │             │
-    └─────────────┴─────────────┴──▶ failed ──▶ (next attempt: requested)
+    │  │          │  │          │ ▲
+    │  └──────────┴──│──▶ split │─┘ when all its slices have landed
+    └────────────────┴──────┴───┴──▶ failed ──▶ (next attempt: requested)
                                 └──▶ abandoned, where no attempt is left; cancelled, by a person
 """
 
@@ -12,12 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from keen_pipeline.errors import says_too_large
 from keen_pipeline.extraction import ExtractionRequest, Landing, RemoteExtraction, RemoteStatus, Status
 from keen_pipeline.timeframe import format_instant
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
-    Status.REQUESTED: frozenset({Status.SUBMITTED, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
-    Status.SUBMITTED: frozenset({Status.COMPLETE, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
+    Status.REQUESTED: frozenset({Status.SUBMITTED, Status.SPLIT, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
+    Status.SUBMITTED: frozenset({Status.COMPLETE, Status.SPLIT, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
+    Status.SPLIT: frozenset({Status.COMPLETE, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
     Status.COMPLETE: frozenset({Status.LANDED, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
     Status.LANDED: frozenset({Status.SUPERSEDED}),
     Status.FAILED: frozenset(),
@@ -38,18 +41,24 @@ class Limits:
 
     `max_attempts`: tries before it is abandoned. `retry_seconds`: back-off before the second try, doubling, at most
     600 s. `stuck_seconds`: how long an attempt may stay unfinished at the service. `lease_seconds`: how long a claim on
-    an entry lasts without renewal.
+    an entry lasts without renewal. `max_events`: of one extraction; a request of more is split.
     """
 
     max_attempts: int = 3
     retry_seconds: float = 30.0
     stuck_seconds: float = 3600.0
     lease_seconds: float = 300.0
+    max_events: int = 10_000_000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One attempt of a request, as the ledger holds it. All instants are aware UTC."""
+    """One attempt of a request, as the ledger holds it. All instants are aware UTC.
+
+    `expected`: events that the service counted before the POST, None where that is not known by itself. `counted`: events
+    that it counted after the landing. `parent_id`: of a slice, the entry it is part of; `depth`: how often its timeframe was
+    halved, of an entry that was split the deepest of its `slices`.
+    """
 
     entry_id: int
     request: ExtractionRequest
@@ -69,6 +78,25 @@ class Entry:
     lease_owner: str | None = None
     lease_until: datetime | None = None
     run_id: str | None = None
+    planned_at: datetime | None = None
+    expected: int | None = None
+    counted: int | None = None
+    counted_at: datetime | None = None
+    parent_id: int | None = None
+    depth: int = 0
+    slices: int = 0
+
+    @property
+    def is_whole(self) -> bool | None:
+        """Whether the landed file holds what the service counts; None where nothing is landed or counted.
+
+        Events come late: a file with at least the events counted before it was asked for, and at most those counted
+        afterwards, is whole as of its extraction.
+        """
+        if self.landing is None or self.counted is None:
+            return None
+        bounds = sorted((self.counted, self.counted if self.expected is None else self.expected))
+        return bounds[0] <= self.landing.records <= bounds[1]
 
     @property
     def waiting_seconds(self) -> float | None:
@@ -98,9 +126,10 @@ class Complete:
 
 @dataclass(frozen=True)
 class Fail:
-    """This attempt is over without a result."""
+    """This attempt is over without a result. `too_much`: shorter timeframes may succeed."""
 
     reason: str
+    too_much: bool = False
 
 
 def after_poll(entry: Entry, remote: RemoteExtraction | None, now: datetime, limits: Limits) -> Wait | Complete | Fail:
@@ -114,11 +143,13 @@ def after_poll(entry: Entry, remote: RemoteExtraction | None, now: datetime, lim
     if remote.status is RemoteStatus.COMPLETE:
         return Complete()
     if remote.status is RemoteStatus.FAILED:
-        return Fail(
-            f"the service reports extraction {entry.extraction_id} as failed" + (f": {remote.message}" if remote.message else "")
-        )
+        said = f": {remote.message}" if remote.message else ""
+        too_much = says_too_large(remote.message or "")
+        return Fail(f"the service reports extraction {entry.extraction_id} as failed{said}", too_much)
     if waited >= timedelta(seconds=limits.stuck_seconds):
-        return Fail(f"extraction {entry.extraction_id} has not finished in {waited.total_seconds() / 60:.0f} minutes")
+        # The first time the service may just have been slow; a slice, or a second time, is taken for too much.
+        too_much = entry.parent_id is not None or entry.attempt > 1
+        return Fail(f"extraction {entry.extraction_id} has not finished in {waited.total_seconds() / 60:.0f} minutes", too_much)
     return Wait()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from keen_pipeline.extraction import ExtractionRequest, Landing, RemoteExtraction, SecretUrl, Status
 from keen_pipeline.filters import Filter
@@ -150,9 +150,26 @@ class Destination(Protocol):
         """Size in bytes of the file at `target`, None where there is none."""
         ...
 
-    def open(self, target: str) -> AbstractContextManager[object]:
+    def remove(self, target: str) -> None:
+        """Remove the file at `target`; nothing where there is none."""
+        ...
+
+    def for_slices(self) -> Destination:
+        """Where the slices of split extractions rest until they are put together, beside the landed files."""
+        ...
+
+    def open(self, target: str) -> AbstractContextManager[BinaryIO]:
         """A binary reader of the file as it is stored."""
         ...
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a request's timeframe. `depth`: how often it was halved; `expected`: its count, None where not known."""
+
+    request: ExtractionRequest
+    depth: int
+    expected: int | None
 
 
 class Ledger(Protocol):
@@ -208,12 +225,58 @@ class Ledger(Protocol):
         """Count a landing that can be tried again, not before `due_at`; the claim stays."""
         ...
 
+    def known(self, collection: str, extraction_ids: Sequence[str]) -> set[str]:
+        """Those of the service's extractions that an attempt of this ledger asked for."""
+        ...
+
+    def planned(self, entry_ids: Sequence[int], expected: int | None) -> None:
+        """The service's count lets these intents be posted whole; `expected`: that count of each, None where not known."""
+        ...
+
+    def split(
+        self, entry_id: int, slices: Sequence[Slice], reason: str, *, owner: str | None = None, expected: int | None = None
+    ) -> list[Entry]:
+        """requested or submitted ▶ split, with an intent for each slice; a slice that is split again ▶ failed, and the new
+        slices are its parent's. Answers the new entries, none where the entry had moved on."""
+        ...
+
+    def slices(self, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
+        """For each split entry its slices in the order of time, without failed attempts."""
+        ...
+
+    def joined(self, entry_id: int, slices: int) -> Entry | None:
+        """split ▶ complete: all its slices have landed. None where it had moved on."""
+        ...
+
+    def stale_slices(self) -> list[Entry]:
+        """Landed slices of entries that need them no more."""
+        ...
+
+    def supersede(self, entry_ids: Sequence[int]) -> None:
+        """landed ▶ superseded: the files are gone."""
+        ...
+
+    def uncounted(self) -> list[Entry]:
+        """Landed, not yet held against the service's count, and nobody's claim."""
+        ...
+
+    def counted(self, counts: Mapping[int, int | None]) -> list[Entry]:
+        """Note the service's count of landed entries (None: it can't be had), and give claims on reported ones back."""
+        ...
+
+    def again(self, entry_id: int, *, limits: Limits, jitter: float = 1.0) -> Entry | None:
+        """Journal the next attempt of a landed entry that is not whole; its file stays until the new one supersedes it.
+
+        None where no attempt is left, or where the file is asked for already.
+        """
+        ...
+
     def landed(self, entry_id: int, owner: str, landing: Landing) -> Entry:
         """complete ▶ landed, with the proof; earlier landings of the same target ▶ superseded. Keeps the claim until reported."""
         ...
 
     def reported(self, entry_ids: Sequence[int]) -> None:
-        """Dagster's event log knows of these landings or ends; the claims on them are given back."""
+        """Dagster's event log knows of these landings or ends. Claims are given back, those on uncounted landings by `counted`."""
         ...
 
     def entries(self, entry_ids: Sequence[int]) -> list[Entry]:

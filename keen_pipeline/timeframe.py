@@ -100,6 +100,13 @@ class Timeframe:
         """Elapsed time between the bounds."""
         return self.end - self.start
 
+    def halves(self) -> tuple[Timeframe, Timeframe] | None:
+        """The window cut in the middle at a whole millisecond, Keen's resolution; None where it is too short for that."""
+        middle = self.start + timedelta(milliseconds=int(self.duration / timedelta(milliseconds=2)))
+        if not self.start < middle < self.end:
+            return None
+        return Timeframe(self.start, middle), Timeframe(middle, self.end)
+
     def __contains__(self, moment: datetime) -> bool:
         return self.start <= moment < self.end
 

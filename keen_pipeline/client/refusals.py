@@ -17,12 +17,7 @@ from keen_pipeline.errors import (
     RateLimitedError,
     RequestRejectedError,
     ServiceUnavailableError,
-)
-
-_TOO_LARGE = re.compile(
-    r"too\s*(?:large|big|many)|(?:event|result|size)s?\s+limit|maximum\s+(?:number\s+)?of\s+(?:[\d,]+\s+)?events"
-    r"|exceed\w*\s+[^.]*\bevents\b",
-    re.IGNORECASE,
+    says_too_large,
 )
 
 
@@ -73,7 +68,7 @@ def refusal(
     if status == 429:
         wait = f"; try again in {retry_after:.0f} s" if retry_after is not None else ""
         return RateLimitedError(f"{subject}: too many requests ({http}){said}{wait}", retry_after=retry_after)
-    if status == 413 or (400 <= status < 500 and (_TOO_LARGE.search(message) or _TOO_LARGE.search(_spaced(code)))):
+    if status == 413 or (400 <= status < 500 and (says_too_large(message) or says_too_large(_spaced(code)))):
         return ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
     if status in (408, 425) or status >= 500:
         return ServiceUnavailableError(f"{subject}: the service failed ({http}){said}", retry_after=retry_after)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import ExtractionRequest, Landing, Status
+from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Landing, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.timeframe import Timeframe
@@ -24,6 +24,7 @@ def to_entry(row: sa.Row[Any]) -> Entry:
         target=r["target"],
         filters=tuple(Filter.from_wire(f) for f in json.loads(r["filters"])),
         email=r["email"],
+        count_check=CountPolicy(r["count_check"]),
     )
     landing = None
     if r["landed_at"] is not None:
@@ -47,6 +48,7 @@ def to_entry(row: sa.Row[Any]) -> Entry:
         "reported_at",
     )
     plain += ("extraction_id", "landing_tries", "error", "lease_owner", "lease_until", "run_id")
+    plain += ("planned_at", "expected", "counted", "counted_at", "parent_id", "depth", "slices")
     return Entry(
         entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **{name: r[name] for name in plain}
     )
@@ -63,6 +65,7 @@ def new_row(request: ExtractionRequest, now: datetime, *, run_id: str | None) ->
         "window_end": request.timeframe.end,
         "filters": json.dumps([f.to_wire() for f in request.filters]),
         "email": request.email,
+        "count_check": request.count_check.value,
         "fingerprint": request.fingerprint,
         "target": request.target,
         "run_id": run_id,
@@ -80,9 +83,12 @@ _REQUEST_COLUMNS = (
     "window_end",
     "filters",
     "email",
+    "count_check",
     "fingerprint",
     "target",
     "run_id",
+    "parent_id",
+    "depth",
 )
 
 

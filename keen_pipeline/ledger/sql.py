@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
 from keen_pipeline.errors import LeaseLostError
-from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Landing, Status
-from keen_pipeline.ledger.database import reading
+from keen_pipeline.extraction import OPEN_STATUSES, CountPolicy, ExtractionRequest, Landing, Status
+from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import landing_values, new_row, next_attempt_row, to_entry
-from keen_pipeline.ledger.tables import OUTBOX_STATUSES, entries
+from keen_pipeline.ledger.tables import entries, is_open, is_uncounted
 from keen_pipeline.lifecycle import TRANSITIONS, Entry, Limits, next_attempt_at, story
-from keen_pipeline.ports import Clock, LedgerSummary, Requested, SystemClock
+from keen_pipeline.ports import Requested, Slice
 
-_T = TypeVar("_T")
-# Bound of one IN list: well under every database's limit of parameters.
-_CHUNK = 500
 # Two submitters that insert the same target at once: the second looks again and adopts.
 _REQUEST_TRIES = 3
-_SHOWN_FAILURES = 50
 _NO_LEASE = {"lease_owner": None, "lease_until": None}
 _OPEN = sorted(s.value for s in OPEN_STATUSES)
-_is_open = entries.c.status.in_(_OPEN)
-_outbox = sa.and_(entries.c.status.in_(OUTBOX_STATUSES), entries.c.reported_at.is_(None))
 
 
-def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
-
-
-class SqlLedger:
+class SqlLedger(LedgerReader):
     """`keen_pipeline.ports.Ledger` on an engine of `open_engine`; the protocol documents the methods."""
-
-    def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
-        self.engine = engine
-        self._clock: Clock = clock or SystemClock()
 
     # -- intents ------------------------------------------------------------------------------------------------------
 
@@ -75,17 +60,6 @@ class SqlLedger:
             answers.append(Requested(created, created=True))
         return answers
 
-    def _newest(self, connection: sa.Connection, targets: Sequence[str]) -> dict[str, Entry]:
-        """Per target the open attempt, else the landing that is valid, else the newest attempt."""
-        found: dict[str, Entry] = {}
-        for chunk in _chunks(targets):
-            rank = sa.case((_is_open, 0), (entries.c.status == Status.LANDED.value, 1), else_=2)
-            first = sa.func.row_number().over(partition_by=entries.c.target, order_by=(rank, entries.c.id.desc()))
-            ranked = sa.select(entries.c.id, first.label("rank")).where(entries.c.target.in_(chunk)).subquery()
-            query = sa.select(entries).join(ranked, ranked.c.id == entries.c.id).where(ranked.c.rank == 1)
-            found.update((row.target, to_entry(row)) for row in connection.execute(query))
-        return found
-
     # -- claims -------------------------------------------------------------------------------------------------------
 
     def claim(self, entry_ids: Sequence[int], status: Status, owner: str, seconds: float) -> list[Entry]:
@@ -93,7 +67,7 @@ class SqlLedger:
         with self.engine.begin() as connection:
             now = self._clock.now()
             free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now, entries.c.lease_owner == owner)
-            for chunk in _chunks(entry_ids):
+            for chunk in chunks(entry_ids):
                 mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == status.value)
                 connection.execute(
                     sa.update(entries).where(mine, free).values(lease_owner=owner, lease_until=now + timedelta(seconds=seconds))
@@ -104,7 +78,7 @@ class SqlLedger:
 
     def release(self, entry_ids: Sequence[int], owner: str) -> None:
         with self.engine.begin() as connection:
-            for chunk in _chunks(entry_ids):
+            for chunk in chunks(entry_ids):
                 connection.execute(
                     sa.update(entries).where(entries.c.id.in_(chunk), entries.c.lease_owner == owner).values(_NO_LEASE)
                 )
@@ -148,7 +122,7 @@ class SqlLedger:
         moved: list[Entry] = []
         with self.engine.begin() as connection:
             now = self._clock.now()
-            for chunk in _chunks(entry_ids):
+            for chunk in chunks(entry_ids):
                 query = (
                     sa.update(entries)
                     .where(entries.c.id.in_(chunk), entries.c.status == Status.SUBMITTED.value)
@@ -168,12 +142,13 @@ class SqlLedger:
             due_at = None if final else next_attempt_at(entry, now, limits, jitter)
             status = Status.FAILED if due_at else Status.ABANDONED
             error = reason if due_at else story([*self._earlier(connection, row), entry], reason)
-            guard = [entries.c.id == entry_id, entries.c.status == entry.status.value, _is_open]
+            guard = [entries.c.id == entry_id, entries.c.status == entry.status.value, is_open]
             if owner is not None:
                 guard.append(entries.c.lease_owner == owner)
             change = sa.update(entries).where(*guard).values(status=status.value, error=error, **_NO_LEASE)
             if connection.execute(change).rowcount != 1:
                 return None
+            self._cancel_slices(connection, [entry_id], "the extraction it is part of has failed")
             if due_at is not None:
                 values = next_attempt_row(row, now, due_at)
                 if owner is not None:
@@ -195,15 +170,20 @@ class SqlLedger:
 
     def _cancel(self, connection: sa.Connection, entry_ids: Sequence[int], reason: str, now: datetime) -> list[Entry]:
         moved: list[Entry] = []
-        for chunk in _chunks(entry_ids):
+        for chunk in chunks(entry_ids):
             query = (
                 sa.update(entries)
-                .where(entries.c.id.in_(chunk), _is_open)
+                .where(entries.c.id.in_(chunk), is_open)
                 .values(status=Status.CANCELLED.value, error=reason, **_NO_LEASE)
                 .returning(entries)
             )
             moved += [to_entry(row) for row in connection.execute(query)]
+            self._cancel_slices(connection, chunk, reason)
         return moved
+
+    def _cancel_slices(self, connection: sa.Connection, parent_ids: Sequence[int], reason: str) -> None:
+        part = sa.and_(entries.c.parent_id.in_(parent_ids), is_open)
+        connection.execute(sa.update(entries).where(part).values(status=Status.CANCELLED.value, error=reason, **_NO_LEASE))
 
     # -- landing ------------------------------------------------------------------------------------------------------
 
@@ -227,6 +207,11 @@ class SqlLedger:
                 **values,
             )
             row = self._row(connection, entry_id)
+            if row.parent_id is not None:
+                # A slice is nobody's asset: there is nothing to report, and its claim has done its work.
+                change = sa.update(entries).where(entries.c.id == entry_id).values(reported_at=self._clock.now(), **_NO_LEASE)
+                connection.execute(change)
+                return to_entry(self._row(connection, entry_id))
             connection.execute(
                 sa.update(entries)
                 .where(entries.c.target == row.target, entries.c.status == Status.LANDED.value, entries.c.id != entry_id)
@@ -237,67 +222,95 @@ class SqlLedger:
     def reported(self, entry_ids: Sequence[int]) -> None:
         with self.engine.begin() as connection:
             now = self._clock.now()
-            for chunk in _chunks(entry_ids):
+            for chunk in chunks(entry_ids):
                 connection.execute(
                     sa.update(entries)
                     .where(entries.c.id.in_(chunk), entries.c.status.not_in(_OPEN), entries.c.reported_at.is_(None))
-                    .values(reported_at=now, **_NO_LEASE)
+                    .values(reported_at=now)
                 )
+                # Who landed it holds it until it is counted too.
+                done = sa.and_(entries.c.id.in_(chunk), entries.c.status.not_in(_OPEN), sa.not_(is_uncounted))
+                connection.execute(sa.update(entries).where(done).values(_NO_LEASE))
 
-    # -- reading ------------------------------------------------------------------------------------------------------
+    # -- counts -------------------------------------------------------------------------------------------------------
 
-    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
-        found: list[Entry] = []
-        with reading(self.engine) as connection:
-            for chunk in _chunks(sorted(entry_ids)):
-                found += [
-                    to_entry(row)
-                    for row in connection.execute(sa.select(entries).where(entries.c.id.in_(chunk)).order_by(entries.c.id))
-                ]
-        return found
-
-    def latest(self, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
-        with reading(self.engine) as connection:
-            known = self._newest(connection, [r.target for r in requests])
-        found = [known.get(request.target) for request in requests]
-        return [
-            e if e is not None and e.request.fingerprint == r.fingerprint else None for e, r in zip(found, requests, strict=True)
-        ]
-
-    def open_entries(self, *, collections: Sequence[str] | None = None) -> list[Entry]:
-        query = sa.select(entries).where(_is_open).order_by(entries.c.id)
-        if collections is not None:
-            query = query.where(entries.c.collection.in_(collections))
-        with reading(self.engine) as connection:
-            return [to_entry(row) for row in connection.execute(query)]
-
-    def unreported(self) -> list[Entry]:
-        now = self._clock.now()
-        free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now)
-        query = sa.select(entries).where(_outbox, free).order_by(entries.c.id)
-        with reading(self.engine) as connection:
-            return [to_entry(row) for row in connection.execute(query)]
-
-    def summary(self) -> LedgerSummary:
-        with reading(self.engine) as connection:
+    def counted(self, counts: Mapping[int, int | None]) -> list[Entry]:
+        answers: list[Entry] = []
+        with self.engine.begin() as connection:
             now = self._clock.now()
-            counts = {
-                Status(s): n for s, n in connection.execute(sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status))
-            }
-            open_ = tuple(to_entry(row) for row in connection.execute(sa.select(entries).where(_is_open).order_by(entries.c.id)))
-            newest = sa.select(sa.func.max(entries.c.id)).group_by(entries.c.target)
-            bad = sa.and_(entries.c.status == Status.ABANDONED.value, entries.c.id.in_(newest))
-            failures = sa.select(entries).where(bad).order_by(entries.c.id.desc()).limit(_SHOWN_FAILURES)
-            failed = tuple(to_entry(row) for row in connection.execute(failures))
-            unreported = connection.execute(sa.select(sa.func.count()).where(_outbox)).scalar_one()
-            orphans = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0))).scalar_one()
-        oldest = max(((now - e.requested_at).total_seconds() for e in open_), default=None)
-        return LedgerSummary(counts, oldest, open_, failed, unreported, int(orphans))
+            for entry_id, number in counts.items():
+                landed = sa.and_(entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
+                change = sa.update(entries).where(landed).values(counted=number, counted_at=now).returning(entries)
+                answers += [to_entry(row) for row in connection.execute(change)]
+                connection.execute(sa.update(entries).where(landed, entries.c.reported_at.is_not(None)).values(_NO_LEASE))
+        return answers
+
+    def again(self, entry_id: int, *, limits: Limits, jitter: float = 1.0) -> Entry | None:
+        try:
+            with self.engine.begin() as connection:
+                now = self._clock.now()
+                row = self._row(connection, entry_id)
+                due_at = next_attempt_at(to_entry(row), now, limits, jitter)
+                if row.status != Status.LANDED.value or due_at is None:
+                    return None
+                values = next_attempt_row(row, now, due_at)
+                new_id = connection.execute(sa.insert(entries).values(values).returning(entries.c.id)).scalar_one()
+                return to_entry(self._row(connection, new_id))
+        except sa.exc.IntegrityError:
+            return None  # the same file is asked for already
+
+    # -- slices -------------------------------------------------------------------------------------------------------
+
+    def planned(self, entry_ids: Sequence[int], expected: int | None) -> None:
+        with self.engine.begin() as connection:
+            now = self._clock.now()
+            for chunk in chunks(entry_ids):
+                waiting = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.REQUESTED.value)
+                connection.execute(sa.update(entries).where(waiting).values(planned_at=now, expected=expected))
+
+    def split(
+        self, entry_id: int, slices: Sequence[Slice], reason: str, *, owner: str | None = None, expected: int | None = None
+    ) -> list[Entry]:
+        with self.engine.begin() as connection:
+            now = self._clock.now()
+            row = self._row(connection, entry_id)
+            guard = [entries.c.id == entry_id, entries.c.status.in_([Status.REQUESTED.value, Status.SUBMITTED.value])]
+            if owner is not None:
+                guard.append(entries.c.lease_owner == owner)
+            values: dict[str, Any] = {"status": Status.SPLIT.value, "planned_at": now, "expected": expected}
+            if row.parent_id is not None:
+                values = {"status": Status.FAILED.value, "error": reason, **_NO_LEASE}
+            if connection.execute(sa.update(entries).where(*guard).values(values)).rowcount != 1:
+                return []
+            parent_id = row.parent_id or entry_id
+            lease = {"lease_owner": row.lease_owner, "lease_until": row.lease_until} if owner is not None else {}
+            made = []
+            for part in slices:
+                first = new_row(part.request, now, run_id=row.run_id)
+                extra = {"parent_id": parent_id, "depth": row.depth + part.depth, "expected": part.expected}
+                extra |= {"planned_at": now if part.expected is not None else None, "count_check": CountPolicy.OFF.value}
+                insert = sa.insert(entries).values(first | extra | lease).returning(entries.c.id)
+                made.append(to_entry(self._row(connection, connection.execute(insert).scalar_one())))
+            deepest = max(entry.depth for entry in made)
+            shallower = sa.and_(entries.c.id == parent_id, entries.c.depth < deepest)
+            connection.execute(sa.update(entries).where(shallower).values(depth=deepest))
+            return made
+
+    def joined(self, entry_id: int, slices: int) -> Entry | None:
+        with self.engine.begin() as connection:
+            split = sa.and_(entries.c.id == entry_id, entries.c.status == Status.SPLIT.value)
+            values = {"status": Status.COMPLETE.value, "completed_at": self._clock.now(), "slices": slices}
+            if connection.execute(sa.update(entries).where(split).values(values)).rowcount != 1:
+                return None
+            return to_entry(self._row(connection, entry_id))
+
+    def supersede(self, entry_ids: Sequence[int]) -> None:
+        with self.engine.begin() as connection:
+            for chunk in chunks(entry_ids):
+                landed = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.LANDED.value)
+                connection.execute(sa.update(entries).where(landed).values(status=Status.SUPERSEDED.value, **_NO_LEASE))
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
-
-    def _row(self, connection: sa.Connection, entry_id: int) -> sa.Row[Any]:
-        return connection.execute(sa.select(entries).where(entries.c.id == entry_id)).one()
 
     def _move(self, connection: sa.Connection, entry_id: int, owner: str, expected: set[Status], **values: Any) -> None:
         """Change one claimed entry that is in an expected state, or raise LeaseLostError without a change."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import OPEN_STATUSES, Status
+from keen_pipeline.extraction import OPEN_STATUSES, CountPolicy, Status
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -32,8 +32,6 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 
 _OPEN = sorted(s.value for s in OPEN_STATUSES)
-# Ends that Dagster has to hear of.
-OUTBOX_STATUSES = (Status.ABANDONED.value, Status.LANDED.value)
 
 metadata = sa.MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"})
 
@@ -69,35 +67,51 @@ entries = sa.Table(
     sa.Column("landing_seconds", sa.Float),
     sa.Column("landing_tries", sa.Integer, nullable=False, server_default="0"),
     sa.Column("orphans", sa.Integer, nullable=False, server_default="0", comment="POSTs whose answer was lost, posted again"),
+    sa.Column("count_check", sa.String(8), nullable=False, server_default="off", comment="fail, warn or off"),
+    sa.Column("planned_at", UtcDateTime, comment="the service's count allowed the POST, or slices were made"),
+    sa.Column("expected", sa.BigInteger, comment="events counted before the POST"),
+    sa.Column("counted", sa.BigInteger, comment="events counted after the landing"),
+    sa.Column("counted_at", UtcDateTime),
+    sa.Column("parent_id", sa.BigInteger, comment="of a slice: the entry it is part of"),
+    sa.Column("depth", sa.Integer, nullable=False, server_default="0", comment="how often the timeframe was halved"),
+    sa.Column("slices", sa.Integer, nullable=False, server_default="0", comment="of an entry that was split"),
     sa.Column("error", sa.Text),
     sa.Column("lease_owner", sa.String(64)),
     sa.Column("lease_until", UtcDateTime),
 )
 
+
+def _word(text: str) -> sa.ColumnElement[str]:
+    # A literal, not a bound parameter: SQLite uses a partial index only where the query repeats its condition word for word.
+    return sa.literal_column(f"'{text}'", sa.String)
+
+
+is_open = entries.c.status.in_([_word(status) for status in _OPEN])
+# Ends that Dagster has to hear of.
+in_outbox = sa.and_(
+    entries.c.status.in_([_word(Status.ABANDONED.value), _word(Status.LANDED.value)]), entries.c.reported_at.is_(None)
+)
+# Landed, and not yet held against the service's count.
+is_uncounted = sa.and_(
+    entries.c.status == _word(Status.LANDED.value),
+    entries.c.counted_at.is_(None),
+    entries.c.count_check != _word(CountPolicy.OFF.value),
+)
+
+
+def _partial(name: str, condition: sa.ColumnElement[bool], *columns: sa.Column[Any], unique: bool = False) -> None:
+    sa.Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
 # At most one open attempt for a file: two submitters can't both win.
-sa.Index(
-    "uq_keen_entries_open_target",
-    entries.c.target,
-    unique=True,
-    sqlite_where=entries.c.status.in_(_OPEN),
-    postgresql_where=entries.c.status.in_(_OPEN),
-)
-# What a tick reads: the few open ones among millions of landed ones.
-sa.Index(
-    "ix_keen_entries_open",
-    entries.c.collection,
-    entries.c.status,
-    sqlite_where=entries.c.status.in_(_OPEN),
-    postgresql_where=entries.c.status.in_(_OPEN),
-)
-sa.Index(
-    "ix_keen_entries_outbox",
-    entries.c.id,
-    sqlite_where=sa.and_(entries.c.status.in_(OUTBOX_STATUSES), entries.c.reported_at.is_(None)),
-    postgresql_where=sa.and_(entries.c.status.in_(OUTBOX_STATUSES), entries.c.reported_at.is_(None)),
-)
+_partial("uq_keen_entries_open_target", is_open, entries.c.target, unique=True)
+# What a tick reads: the few among millions of landed ones.
+_partial("ix_keen_entries_open", is_open, entries.c.collection, entries.c.status)
+_partial("ix_keen_entries_outbox", in_outbox, entries.c.id)
+_partial("ix_keen_entries_uncounted", is_uncounted, entries.c.id)
 sa.Index("ix_keen_entries_target_id", entries.c.target, entries.c.id)
 sa.Index("ix_keen_entries_series_id", entries.c.series_id)
+sa.Index("ix_keen_entries_parent_id", entries.c.parent_id)
 
 api_requests = sa.Table(
     "keen_api_requests",

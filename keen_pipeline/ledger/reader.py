@@ -1,0 +1,135 @@
+"""What the ledger answers without a change."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.ledger.database import reading
+from keen_pipeline.ledger.rows import to_entry
+from keen_pipeline.ledger.tables import entries, in_outbox, is_open, is_uncounted
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.ports import Clock, LedgerSummary, SystemClock
+
+_T = TypeVar("_T")
+# Bound of one IN list: well under every database's limit of parameters.
+_CHUNK = 500
+_SHOWN_FAILURES = 50
+
+
+def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """The items in pieces that one statement can name."""
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]
+
+
+class LedgerReader:
+    """The reading half of `SqlLedger`."""
+
+    def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
+        self.engine = engine
+        self._clock: Clock = clock or SystemClock()
+
+    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
+        found: list[Entry] = []
+        with reading(self.engine) as connection:
+            for chunk in chunks(sorted(entry_ids)):
+                found += [
+                    to_entry(row)
+                    for row in connection.execute(sa.select(entries).where(entries.c.id.in_(chunk)).order_by(entries.c.id))
+                ]
+        return found
+
+    def latest(self, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
+        with reading(self.engine) as connection:
+            known = self._newest(connection, [r.target for r in requests])
+        found = [known.get(request.target) for request in requests]
+        return [
+            e if e is not None and e.request.fingerprint == r.fingerprint else None for e, r in zip(found, requests, strict=True)
+        ]
+
+    def open_entries(self, *, collections: Sequence[str] | None = None) -> list[Entry]:
+        query = sa.select(entries).where(is_open).order_by(entries.c.id)
+        if collections is not None:
+            query = query.where(entries.c.collection.in_(collections))
+        with reading(self.engine) as connection:
+            return [to_entry(row) for row in connection.execute(query)]
+
+    def unreported(self) -> list[Entry]:
+        now = self._clock.now()
+        free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now)
+        query = sa.select(entries).where(in_outbox, free).order_by(entries.c.id)
+        with reading(self.engine) as connection:
+            return [to_entry(row) for row in connection.execute(query)]
+
+    def uncounted(self) -> list[Entry]:
+        now = self._clock.now()
+        free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now)
+        with reading(self.engine) as connection:
+            return [
+                to_entry(row)
+                for row in connection.execute(sa.select(entries).where(is_uncounted, free, entries.c.parent_id.is_(None)))
+            ]
+
+    def slices(self, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
+        found: dict[int, list[Entry]] = defaultdict(list)
+        with reading(self.engine) as connection:
+            for chunk in chunks(parent_ids):
+                alive = sa.and_(entries.c.parent_id.in_(chunk), entries.c.status != Status.FAILED.value)
+                for row in connection.execute(sa.select(entries).where(alive).order_by(entries.c.window_start)):
+                    found[row.parent_id].append(to_entry(row))
+        return found
+
+    def stale_slices(self) -> list[Entry]:
+        parents = entries.alias("parents")
+        landed = sa.and_(entries.c.parent_id.is_not(None), entries.c.status == Status.LANDED.value)
+        is_over = parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])
+        query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(landed, is_over)
+        with reading(self.engine) as connection:
+            return [to_entry(row) for row in connection.execute(query)]
+
+    def known(self, collection: str, extraction_ids: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        with reading(self.engine) as connection:
+            for chunk in chunks(extraction_ids):
+                query = sa.select(entries.c.extraction_id).where(
+                    entries.c.collection == collection, entries.c.extraction_id.in_(chunk)
+                )
+                found.update(connection.execute(query).scalars())
+        return found
+
+    def summary(self) -> LedgerSummary:
+        with reading(self.engine) as connection:
+            now = self._clock.now()
+            counts = {
+                Status(s): n for s, n in connection.execute(sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status))
+            }
+            open_ = tuple(to_entry(row) for row in connection.execute(sa.select(entries).where(is_open).order_by(entries.c.id)))
+            newest = sa.select(sa.func.max(entries.c.id)).group_by(entries.c.target)
+            bad = sa.and_(entries.c.status == Status.ABANDONED.value, entries.c.id.in_(newest))
+            failures = sa.select(entries).where(bad).order_by(entries.c.id.desc()).limit(_SHOWN_FAILURES)
+            failed = tuple(to_entry(row) for row in connection.execute(failures))
+            unreported = connection.execute(sa.select(sa.func.count()).where(in_outbox)).scalar_one()
+            orphans = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0))).scalar_one()
+        oldest = max(((now - e.requested_at).total_seconds() for e in open_), default=None)
+        return LedgerSummary(counts, oldest, open_, failed, unreported, int(orphans))
+
+    # -- inside a transaction -----------------------------------------------------------------------------------------
+
+    def _newest(self, connection: sa.Connection, targets: Sequence[str]) -> dict[str, Entry]:
+        """Per target the open attempt, else the landing that is valid, else the newest attempt."""
+        found: dict[str, Entry] = {}
+        for chunk in chunks(targets):
+            rank = sa.case((is_open, 0), (entries.c.status == Status.LANDED.value, 1), else_=2)
+            first = sa.func.row_number().over(partition_by=entries.c.target, order_by=(rank, entries.c.id.desc()))
+            ranked = sa.select(entries.c.id, first.label("rank")).where(entries.c.target.in_(chunk)).subquery()
+            query = sa.select(entries).join(ranked, ranked.c.id == entries.c.id).where(ranked.c.rank == 1)
+            found.update((row.target, to_entry(row)) for row in connection.execute(query))
+        return found
+
+    def _row(self, connection: sa.Connection, entry_id: int) -> sa.Row[Any]:
+        return connection.execute(sa.select(entries).where(entries.c.id == entry_id)).one()
