@@ -33,6 +33,7 @@ class FileDestination:
         check_encoding(encoding)
         self._root = normal_root(root_uri)
         self._encoding = encoding
+        self._transport = transport
         self._storage: Storage = open_storage(self._root, transport or {})
 
     @property
@@ -96,6 +97,15 @@ class FileDestination:
     def open(self, target: str) -> AbstractContextManager[BinaryIO]:
         """A binary reader of the file as it is stored (compressed where its suffix says so). Raises FileNotFoundError."""
         return self._storage.open(target)
+
+    def remove(self, target: str) -> None:
+        """Remove the file at `target`; nothing where there is none."""
+        layout.parse_target(self._root, target)
+        self._storage.remove(target)
+
+    def for_slices(self) -> FileDestination:
+        """Where the slices of split extractions rest until they are put together: `_slices/` beside the landed files."""
+        return FileDestination(f"{self._root}/{layout.SLICES}", transport=self._transport)
 
     def remove_leftovers(self, older_than: timedelta = LEFTOVER_AGE) -> list[str]:
         """Remove what landings that died more than `older_than` ago have left; returns its URIs. Never a landed file."""

@@ -1,7 +1,7 @@
 """Where a file lies: partition <-> URI. Pure.
 
-`{root}/{collection}/{partition_key}.{csv|csv.gz|csv.zst|parquet}`. What is kept aside lies under `{root}/_quarantine/`; a
-collection's name can't begin with `_`, so the two never meet.
+`{root}/{collection}/{partition_key}.{csv|csv.gz|csv.zst|parquet}`. What is kept aside lies under `{root}/_quarantine/`,
+slices that wait to be put together under `{root}/_slices/`; a collection's name can't begin with `_`, so they never meet.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from keen_pipeline.extraction import Encoding, check_collection_name
 from keen_pipeline.timeframe import Timeframe, format_instant
 
 QUARANTINE = "_quarantine"
+SLICES = "_slices"
 REASON_SUFFIX = ".reason.txt"
 
 # Dagster's keys (2026-01-31, 2026-01-31-08:00) and ad hoc ones; no separator, no leading dot, nothing a shell or URL splits at.
