@@ -25,11 +25,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus, PartitionBackfill
 
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.ledger.database import reading
+from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import START, Rig
 
@@ -37,6 +40,11 @@ BACKFILL_DAYS = 4
 # Moments in a round: longer than a run takes to start, so that every phase of it is met.
 MOST_SECONDS = 9.0
 VICTIMS = ("run", "run", "daemon", "service")
+PHASES = (
+    sa.and_(entries.c.status == "requested", entries.c.posted_at.is_not(None)),
+    sa.and_(entries.c.status == "complete", entries.c.lease_until.is_not(None)),
+    sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
+)
 SETTLE_SECONDS = 600.0
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -100,14 +108,31 @@ class Operator:
         return bool(days)
 
 
+def await_phase(rig: Rig) -> None:
+    """Until something is between two steps: a POST under way, a landing under way, a landing not reported yet."""
+    wanted = rig.rng.choice(PHASES)
+    deadline = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < deadline:
+        with reading(rig.ledger.engine) as connection:
+            if connection.execute(sa.select(entries.c.id).where(wanted).limit(1)).first() is not None:
+                return
+        time.sleep(0.002)
+
+
 def kill_one(rig: Rig) -> str:
-    """Wait a random while, kill one of the three kinds, start again what a supervisor starts again; answers its name."""
+    """Wait a random while, kill one of the three kinds, start again what a supervisor starts again; answers its name.
+
+    Half of the moments are any, half of them are in the middle of something, which chance alone would hardly meet.
+    """
     victim = rig.rng.choice(VICTIMS)
     if victim == "run":
         deadline = time.monotonic() + MOST_SECONDS
         while not rig.run_workers() and time.monotonic() < deadline:
             time.sleep(0.1)
-    time.sleep(rig.rng.uniform(0, MOST_SECONDS))
+    if rig.rng.random() < 0.5:
+        await_phase(rig)
+    else:
+        time.sleep(rig.rng.uniform(0, MOST_SECONDS))
     if victim == "run":
         if rig.kill_run():
             return victim
