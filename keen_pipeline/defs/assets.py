@@ -6,12 +6,14 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
-from keen_pipeline.defs.metadata import asset_key, materialization
+from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.extraction import Collection, Granularity
+from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
 from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
@@ -100,7 +102,8 @@ def _land_range(
         match event:
             case Landed(entry, adopted):
                 assert entry.landing is not None
-                yield materialization(entry)
+                if not (adopted and _told_before(context, entry)):
+                    yield materialization(entry)
                 pipeline.ledger.reported([entry.entry_id])
                 context.log.info(
                     "%s: %d events%s", entry.request, entry.landing.records, ", landed before, kept" if adopted else ""
@@ -125,3 +128,21 @@ def _land_range(
         )
     for collection in collections:
         yield dg.MaterializeResult(asset_key=asset_key(collection.name), metadata=_NO_SECOND_MATERIALIZATION)
+
+
+def _told_before(context: dg.AssetExecutionContext, entry: Entry) -> bool:
+    """Whether this landing was materialized by an earlier try of this run, or by another run of the same backfill.
+
+    A backfill counts only events of its own runs, so one over partitions that others landed tells them once more.
+    """
+    mine = context.run
+    backfill = mine.tags.get(BACKFILL_ID_TAG)
+    for run_id in materializing_runs(context.instance, entry):
+        run = context.instance.get_run_by_id(run_id)
+        if run is None:
+            continue  # reported by the sensor, without a run
+        if (run.root_run_id or run.run_id) == (mine.root_run_id or mine.run_id):
+            return True
+        if backfill is not None and run.tags.get(BACKFILL_ID_TAG) == backfill:
+            return True
+    return False

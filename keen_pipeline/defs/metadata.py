@@ -52,6 +52,18 @@ def materialization(entry: Entry) -> dg.AssetMaterialization:
     )
 
 
+def materializing_runs(instance: dg.DagsterInstance, entry: Entry) -> list[str]:
+    """Run ids of the events that report this landing, newest first; empty where none does (a runless report's id is no run's)."""
+    wanted = dg.AssetRecordsFilter(asset_key=asset_key(entry.request.collection), asset_partitions=[entry.request.partition_key])
+    found: list[str] = []
+    for record in instance.fetch_materializations(wanted, limit=20).records:
+        event = record.asset_materialization
+        value = event.metadata.get(ENTRY_KEY) if event is not None else None
+        if value is not None and value.value == entry.entry_id:
+            found.append(record.run_id)
+    return found
+
+
 def asset_key(collection: str) -> dg.AssetKey:
     """The key of a collection's files."""
     return dg.AssetKey(["keen", collection])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from keen_pipeline.defs.jobs import MATERIALIZE_JOB
-from keen_pipeline.defs.metadata import ENTRY_KEY, asset_key, is_partition, materialization
+from keen_pipeline.defs.metadata import is_partition, materialization, materializing_runs
 from keen_pipeline.defs.ops import materialize_csv
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.extraction import Status
@@ -88,21 +88,8 @@ def report_outbox(instance: dg.DagsterInstance, ledger: Ledger) -> int:
     reported = 0
     landed = [entry for entry in ledger.unreported() if entry.status is Status.LANDED]
     for entry in landed[:MAX_REPORTS_PER_TICK]:
-        if is_partition(entry) and not _in_event_log(instance, entry):
+        if is_partition(entry) and not materializing_runs(instance, entry):
             instance.report_runless_asset_event(materialization(entry))
             reported += 1
         ledger.reported([entry.entry_id])
     return reported
-
-
-def _in_event_log(instance: dg.DagsterInstance, entry: Entry) -> bool:
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=asset_key(entry.request.collection), asset_partitions=[entry.request.partition_key]),
-        limit=20,
-    ).records
-    for record in records:
-        event = record.asset_materialization
-        value = event.metadata.get(ENTRY_KEY) if event is not None else None
-        if value is not None and value.value == entry.entry_id:
-            return True
-    return False
