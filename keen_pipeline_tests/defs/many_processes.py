@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keen_pipeline.collections_file import read_collections_file
-from keen_pipeline.errors import RateLimitedError
+from keen_pipeline.errors import RetryableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.pipeline import Landed, Pipeline, land
 from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
@@ -87,7 +87,7 @@ def ask(folder: Path) -> None:
         while not (folder / "stop").exists():
             try:
                 client.list_extractions(name)
-            except RateLimitedError:  # as the budget is used up for longer than a call may take
+            except RetryableError:  # the budget is used up for longer than a call may take
                 time.sleep(0.01)
 
 
