@@ -10,7 +10,8 @@ from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.ledger.tables import api_pauses, api_requests
 from keen_pipeline.ports import Clock, SystemClock
 
-_WINDOW = timedelta(seconds=60)
+# A minute, and the most by which one request may be longer under way than another: the service counts where they arrive.
+_WINDOW = timedelta(seconds=61)
 # Between two looks while waiting; also the most a waiter oversleeps.
 _LONGEST_NAP_SECONDS = 5.0
 # PostgreSQL's advisory lock that makes counting and inserting one step.
@@ -18,10 +19,10 @@ _ADVISORY_LOCK = 0x6B65656F
 
 
 class LedgerRateLimiter:
-    """At most `per_minute` requests in any 60 seconds, over all processes on one ledger.
+    """At most `per_minute` requests in any 61 seconds, over all processes on one ledger.
 
-    A sliding window over the requests really sent, so it never lets through more than a service with fixed or with
-    sliding minutes allows.
+    A sliding window over the requests really sent, a second wider than the minute, so that a service with fixed or with
+    sliding minutes sees no more than it allows, unless some requests are a second longer under way than others.
     """
 
     def __init__(self, engine: sa.Engine, per_minute: int, *, clock: Clock | None = None, name: str = "api") -> None:

@@ -258,9 +258,9 @@ def test_a_used_up_budget_says_when_to_come_again(url: str) -> None:
     limiter.acquire(timeout=0)
     with pytest.raises(RateLimitedError, match="KEEN_PIPELINE_REQUESTS_PER_MINUTE") as refused:
         limiter.acquire(timeout=5)
-    assert refused.value.retry_after == pytest.approx(60)
+    assert refused.value.retry_after == pytest.approx(61)
     limiter.refuse_until(300)
-    clock.advance(61)
+    clock.advance(62)
     with pytest.raises(RateLimitedError):
         limiter.acquire(timeout=5)
     clock.advance(240)
