@@ -256,6 +256,10 @@ class Ledger(Protocol):
         """landed ▶ superseded: the files are gone."""
         ...
 
+    def landed_entries(self, collection: str) -> list[Entry]:
+        """The valid landings of a collection in the order of time, without slices."""
+        ...
+
     def uncounted(self) -> list[Entry]:
         """Landed, not yet held against the service's count, and nobody's claim."""
         ...

@@ -31,7 +31,8 @@ class Settings:
     `base_url`: Keen's API root, None means the embedded service. `requests_per_minute`: budget of one ledger, over all
     processes (1 to 100000). `poll_seconds`: between status requests inside a run or a command (0.05 to 3600).
     `max_attempts`: of one extraction (1 to 100). `retry_seconds`: first back-off after a failed extraction (0 to 600),
-    doubling, at most 600. `service_data`: folder of the embedded service.
+    doubling, at most 600. `lease_seconds`: how long the work of a process that died is left alone (2 to 86400).
+    `max_extraction_events`: a request of more events is split (1 to 1000000000). `service_data`: folder of the embedded service.
     """
 
     base_url: str | None = None
@@ -47,6 +48,8 @@ class Settings:
     poll_seconds: float = 5.0
     max_attempts: int = 3
     retry_seconds: float = 30.0
+    lease_seconds: float = 300.0
+    max_extraction_events: int = 10_000_000
     smtp: SmtpSettings | None = None
     service_data: Path = Path("./data/keen")
 
@@ -78,6 +81,10 @@ class Settings:
             poll_seconds=_number(env, "KEEN_PIPELINE_POLL_SECONDS", 5.0, 0.05, 3600),
             max_attempts=int(_number(env, "KEEN_PIPELINE_MAX_ATTEMPTS", 3, 1, 100, whole=True)),
             retry_seconds=_number(env, "KEEN_PIPELINE_RETRY_SECONDS", 30.0, 0, 600),
+            lease_seconds=_number(env, "KEEN_PIPELINE_LEASE_SECONDS", 300.0, 2, 86_400),
+            max_extraction_events=int(
+                _number(env, "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", 10_000_000, 1, 1_000_000_000, whole=True)
+            ),
             smtp=_smtp(env),
             service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
         )

@@ -47,23 +47,24 @@ def command(collection: str, first: str, last: str, no_wait: bool, force: bool, 
         if no_wait:
             submission = submit(pipeline, requests, force=force, recount=True)
             ids = [e.entry_id for e in (*submission.created, *submission.adopted)]
-            failed = [follower for _, follower in post_due(pipeline, ids).failed if follower is not None]
+            refused = [follower for _, follower in post_due(pipeline, ids).failed if follower is not None]
+            failed = [(entry, entry.error or str(entry)) for entry in refused if entry.status.is_terminal]
             landed: list[Entry] = submission.landed
             console.print(f"{len(ids)} submitted, {len(landed)} landed before; the sensor extraction_status lands what finishes")
         else:
             landed, failed = follow(extract(pipeline, requests, force=force), len(requests), collection)
     _show(landed, failed, as_json)
     if failed:
-        names = ", ".join(f"{e.request.partition_key}: {e.error}" for e in failed)
+        names = ", ".join(f"{entry.request.partition_key}: {reason}" for entry, reason in failed)
         raise ExtractionFailedError(
             f"{len(landed)} of {len(requests)} partitions of {collection} landed, {len(failed)} failed: {names}"
         )
 
 
-def _show(landed: list[Entry], failed: list[Entry], as_json: bool) -> None:
+def _show(landed: list[Entry], failed: list[tuple[Entry, str]], as_json: bool) -> None:
     landed = sorted(landed, key=lambda entry: entry.request.timeframe.start)
     if as_json:
-        failures = [{"partition": e.request.partition_key, "error": e.error} for e in failed]
+        failures = [{"partition": e.request.partition_key, "error": reason} for e, reason in failed]
         print_json({"landings": [landing_json(e) for e in landed], "failed": failures})
     elif landed:
         show(landings_table(landed, "Landed"))

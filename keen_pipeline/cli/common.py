@@ -18,7 +18,8 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Collection
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import Landed
+from keen_pipeline.pipeline import Counted, Landed
+from keen_pipeline.pipeline.counts import verdict
 from keen_pipeline.pipeline.sample import sample_collections
 from keen_pipeline.pipeline.wait import Abandoned, Retrying
 from keen_pipeline.pipeline.wait import Progress as Waiting
@@ -123,10 +124,12 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     return table
 
 
-def follow(events: Iterator[Landed | Retrying | Abandoned | Waiting], total: int, what: str) -> tuple[list[Entry], list[Entry]]:
-    """Show a wait as a progress bar; answers what landed and what was abandoned."""
-    landed: list[Entry] = []
-    abandoned: list[Entry] = []
+def follow(
+    events: Iterator[Landed | Retrying | Abandoned | Counted | Waiting], total: int, what: str
+) -> tuple[list[Entry], list[tuple[Entry, str]]]:
+    """Show a wait as a progress bar; answers what landed, and what was given up or is not whole, with the reason."""
+    landed: dict[str, Entry] = {}
+    failed: list[tuple[Entry, str]] = []
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -141,15 +144,20 @@ def follow(events: Iterator[Landed | Retrying | Abandoned | Waiting], total: int
         for event in events:
             match event:
                 case Landed(entry, _):
-                    landed.append(entry)
+                    landed[entry.request.target] = entry
                     bar.update(task, completed=len(landed))
                 case Retrying(entry, follower, reason):
                     bar.console.print(f"[yellow]{entry.request}: {reason}; attempt {follower.attempt} follows", highlight=False)
                 case Abandoned(entry):
-                    abandoned.append(entry)
+                    failed.append((entry, entry.error or str(entry)))
                     bar.console.print(f"[red]{entry.error}", highlight=False)
+                case Counted(entry) as counted:
+                    if entry.is_whole is not True:
+                        bar.console.print(f"[yellow]{verdict(counted)}", highlight=False)
+                    if counted.is_final_failure:
+                        failed.append((entry, verdict(counted)))
                 case Waiting() as now:
                     bar.update(
                         task, description=f"{what}: {now.to_submit} to submit, {now.waiting} at the service, {now.landing} landing"
                     )
-    return landed, abandoned
+    return list(landed.values()), failed

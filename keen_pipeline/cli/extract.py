@@ -100,10 +100,11 @@ def _run(
         pipeline = open_pipeline(settings)
         request = ad_hoc_request(collection, window, pipeline.destination.uri, now=now, filters=filters, email=email)
         check_collection_exists(pipeline, collection)
-        landed, abandoned = follow(extract(pipeline, [request], force=force), 1, collection)
-        pipeline.ledger.reported([e.entry_id for e in (*landed, *abandoned)])  # no asset waits for an ad hoc extraction
-    if abandoned:
-        raise ExtractionFailedError(abandoned[0].error or str(abandoned[0]))
+        landed, failed = follow(extract(pipeline, [request], force=force), 1, collection)
+        # No asset waits for an ad hoc extraction.
+        pipeline.ledger.reported([e.entry_id for e in (*landed, *(entry for entry, _ in failed))])
+    if failed:
+        raise ExtractionFailedError(failed[0][1])
     if as_json:
         print_json({"landings": [landing_json(entry) for entry in landed]})
     else:

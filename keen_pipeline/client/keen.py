@@ -18,6 +18,9 @@ from keen_pipeline.filters import Filter
 from keen_pipeline.ports import Clock, RateLimiter, ResultsStream, SystemClock
 from keen_pipeline.timeframe import Timeframe
 
+# Seconds a submission waits for the requests a minute. Short, so that its thread can be stopped; the caller comes again.
+SUBMIT_BUDGET_WAIT = 1.0
+
 
 class KeenClient:
     """HTTP to one project of a Keen service. Safe to share between threads; `close()` or `with` ends its connections.
@@ -114,7 +117,12 @@ class KeenClient:
         if request.email:
             body["email"] = request.email
         return self._transport.post(
-            self._v2(request.collection, "_extract"), body, wire.read_extraction, self._subject(f"submit of {request}"), self._read
+            self._v2(request.collection, "_extract"),
+            body,
+            wire.read_extraction,
+            self._subject(f"submit of {request}"),
+            self._read,
+            budget_wait=SUBMIT_BUDGET_WAIT,
         )
 
     def list_extractions(self, collection: str) -> Mapping[str, RemoteExtraction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -98,12 +99,26 @@ class ApiTransport:
         url = self.base_url + path + ("?" + query if query else "")
         return self._decode(self._repeat("GET", url, None, subject, credential), read, subject)
 
-    def post(self, path: str, body: Any, read: Callable[[Any], Answer], subject: Subject, credential: Credential) -> Answer:
-        """POST `body` as JSON. Sent once; again only where no connection came up, so that nothing is created twice."""
-        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-        return self._decode(self._repeat("POST", self.base_url + path, data, subject, credential), read, subject)
+    def post(
+        self,
+        path: str,
+        body: Any,
+        read: Callable[[Any], Answer],
+        subject: Subject,
+        credential: Credential,
+        *,
+        budget_wait: float = math.inf,
+    ) -> Answer:
+        """POST `body` as JSON. Sent once; again only where no connection came up, so that nothing is created twice.
 
-    def _repeat(self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential) -> bytes:
+        `budget_wait`: seconds to wait for the requests a minute, where that is less than the time limit of a call.
+        """
+        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        return self._decode(self._repeat("POST", self.base_url + path, data, subject, credential, budget_wait), read, subject)
+
+    def _repeat(
+        self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential, budget_wait: float = math.inf
+    ) -> bytes:
         if not credential.key:
             raise missing_key(credential, subject)
         deadline = time.monotonic() + self._total_timeout
@@ -112,7 +127,7 @@ class ApiTransport:
         while True:
             tries_left -= 1
             try:
-                return self._once(method, url, data, subject, credential, deadline)
+                return self._once(method, url, data, subject, credential, deadline, budget_wait)
             except RetryableError as error:
                 repeatable = method == "GET" or isinstance(error, UnreachableError)
                 wait = max(next(waits), error.retry_after or 0.0)
@@ -120,9 +135,18 @@ class ApiTransport:
                     raise
                 self._clock.sleep(wait)
 
-    def _once(self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential, deadline: float) -> bytes:
+    def _once(
+        self,
+        method: str,
+        url: str,
+        data: bytes | None,
+        subject: Subject,
+        credential: Credential,
+        deadline: float,
+        budget_wait: float,
+    ) -> bytes:
         if self._limiter is not None:
-            self._limiter.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            self._limiter.acquire(timeout=min(budget_wait, max(0.0, deadline - time.monotonic())))
         for _ in range(MOST_REDIRECTS + 1):
             status, headers, body = self._exchange(method, url, data, subject, credential, deadline)
             if 200 <= status < 300:

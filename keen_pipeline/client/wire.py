@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl
+from keen_pipeline.filters import Filter
+from keen_pipeline.timeframe import Timeframe, parse_instant
 
 
 class WrongShape(ValueError):  # noqa: N818 - never leaves the client: the transport turns it into ProtocolError
@@ -32,7 +35,21 @@ def read_extraction(answer: Any) -> RemoteExtraction:
         status=status,
         results_url=SecretUrl(url) if url else None,
         message=None if message is None else str(message),
+        **_asked(fields),
     )
+
+
+def _asked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked and when, of a service that says it; nothing where a part is missing or has another form."""
+    try:
+        window, filters = fields["timeframe"], fields["filters"]
+        return {
+            "created_at": parse_instant(fields["created_at"]),
+            "timeframe": Timeframe(parse_instant(window["start"]), parse_instant(window["end"])),
+            "filters": tuple(Filter.from_wire(one) for one in filters),
+        }
+    except (KeyError, TypeError, AttributeError, InvalidInputError):
+        return {}
 
 
 def read_extractions(answer: Any) -> dict[str, RemoteExtraction]:

@@ -9,13 +9,15 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
+from keen_pipeline.defs.checks import audit, check_specs, evaluation
 from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.extraction import Collection, Granularity
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
-from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
+from keen_pipeline.pipeline import Counted, Landed, Pipeline, extract, partition_request
+from keen_pipeline.pipeline.counts import verdict
 from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
 
 # Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
@@ -68,6 +70,7 @@ def _csv_assets_of(
     @dg.multi_asset(
         name=name,
         specs=[_spec(c, group_name) for c in collections],
+        check_specs=check_specs(collections),
         partitions_def=definition,
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -82,6 +85,10 @@ def _csv_assets_of(
     ) -> Iterator[Any]:
         selected = [by_key[key] for key in sorted(context.selected_asset_keys)]
         pipeline = build_pipeline(keen, ledger, destination)
+        if not selected:  # the checks alone
+            for check in sorted(context.selected_asset_check_keys):
+                yield audit(pipeline, by_key[check.asset_key].name)
+            return
         yield from _land_range(context, pipeline, selected, list(context.partition_keys), config.force)
 
     return extract_csvs
@@ -114,6 +121,12 @@ def _land_range(
                 failed.append(entry.error or str(entry))
                 pipeline.ledger.reported([entry.entry_id])
                 context.log.error("%s", failed[-1])
+            case Counted(entry) as counted:
+                yield evaluation(counted)
+                if entry.is_whole is not True:
+                    context.log.warning("%s", verdict(counted))
+                if counted.is_final_failure:
+                    failed.append(verdict(counted))
             case Progress(total, landed, abandoned, to_submit, waiting, landing):
                 context.log.info(
                     "%d of %d landed, %d failed; %d to submit, %d at the service, %d landing",

@@ -34,6 +34,9 @@ def landing_metadata(entry: Entry) -> Mapping[str, Any]:
         "keen/timeframe_end": format_instant(entry.request.timeframe.end),
         ENTRY_KEY: entry.entry_id,
     }
+    if entry.slices:
+        metadata["keen/slices"] = entry.slices
+        metadata["keen/split_depth"] = entry.depth
     if entry.waiting_seconds is not None:
         metadata["keen/waiting_seconds"] = round(entry.waiting_seconds, 3)
     return metadata
@@ -70,7 +73,9 @@ def asset_key(collection: str) -> dg.AssetKey:
 
 
 def is_partition(entry: Entry) -> bool:
-    """Whether the entry is a partition of an asset, not somebody's ad hoc extraction."""
+    """Whether the entry is a partition of an asset, not a slice of one or somebody's ad hoc extraction."""
+    if entry.parent_id is not None:
+        return False
     try:
         parse_ad_hoc_key(entry.request.partition_key)
     except InvalidInputError:

@@ -7,13 +7,15 @@ import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.checks import evaluation
 from keen_pipeline.defs.metadata import is_partition, materialization
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.partitions import due_partitions, partition_for_key
-from keen_pipeline.pipeline import NotLanded, Pipeline, land, partition_request, post_due, submit
+from keen_pipeline.pipeline import Counted, NotLanded, Pipeline, land, partition_request, post_due, submit
 from keen_pipeline.pipeline.context import new_owner
+from keen_pipeline.pipeline.counts import verdict
 from keen_pipeline.timeframe import parse_instant
 
 # How long the op posts; what is left then, for example beyond the requests per minute, the sensor posts.
@@ -58,7 +60,7 @@ def submit_extraction(
     """
     pipeline = build_pipeline(keen, ledger, destination)
     requests = _requests(config, pipeline)
-    submission = submit(pipeline, requests, force=config.force, run_id=context.run_id)
+    submission = submit(pipeline, requests, force=config.force, recount=True, run_id=context.run_id)
     ids = [entry.entry_id for entry in (*submission.created, *submission.adopted)]
     try:
         posted = post_due(pipeline, ids, seconds=POSTING_SECONDS)
@@ -115,8 +117,10 @@ def materialize_csv(
     keen: KeenResource,
     ledger: ExtractionLedger,
     destination: CsvDestination,
-) -> Iterator[dg.AssetMaterialization | dg.Output[list[str]]]:
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[list[str]]]:
     """One run for any number of collections and partitions. What lands is kept and reported, also where others fail.
+
+    Each landed partition is held against the service's count, as the asset check `complete`.
 
     Raises Failure at the end, naming each partition that has no attempt left and why.
     """
@@ -125,6 +129,7 @@ def materialize_csv(
     known = book.entries(config.entry_ids) if config.entry_ids else book.open_entries()
     now = pipeline.clock.now()
     wanted = [e for e in known if e.status is Status.COMPLETE and (not e.landing_tries or e.due_at <= now)]
+    wanted += [e for e in known if e.status is Status.LANDED and e.counted_at is None]
     told = book.claim(
         [e.entry_id for e in known if e.status is Status.ABANDONED], Status.ABANDONED, owner, pipeline.limits.lease_seconds
     )
@@ -133,6 +138,14 @@ def materialize_csv(
     for outcome in land(pipeline, wanted, owner):
         if isinstance(outcome, NotLanded):
             _note(context, outcome, failures)
+            continue
+        if isinstance(outcome, Counted):
+            if is_partition(outcome.entry):
+                yield evaluation(outcome)
+            if outcome.entry.is_whole is not True:
+                context.log.warning("%s", verdict(outcome))
+            if outcome.is_final_failure:
+                failures[outcome.entry.entry_id] = verdict(outcome)
             continue
         assert outcome.entry.landing is not None
         if is_partition(outcome.entry):

@@ -43,7 +43,7 @@ def extraction_status_sensor(
         context: dg.SensorEvaluationContext, keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination
     ) -> dg.RunRequest | dg.SkipReason:
         book = ledger.open()
-        if not book.open_entries() and not book.unreported():
+        if not book.open_entries() and not book.unreported() and not book.uncounted():
             return dg.SkipReason("no extraction is open")
         pipeline = build_pipeline(keen, ledger, destination, call_seconds=CALL_SECONDS)
         report_outbox(context.instance, pipeline.ledger)
@@ -69,10 +69,13 @@ def _landing_run(pipeline: Pipeline, waiting: int, to_submit: int) -> dg.RunRequ
         for e in ledger.open_entries()
         if e.status is Status.COMPLETE and not e.leased(now) and (not e.landing_tries or e.due_at <= now)
     ]
+    uncounted = [e.entry_id for e in ledger.uncounted() if e.reported_at is not None]
     ended = [e.entry_id for e in ledger.unreported() if e.status is Status.ABANDONED]
     claimed: Sequence[Entry] = [
         *ledger.claim(finished[:MAX_ENTRIES_PER_RUN], Status.COMPLETE, owner, pipeline.limits.lease_seconds),
         *ledger.claim(ended[:MAX_ENTRIES_PER_RUN], Status.ABANDONED, owner, pipeline.limits.lease_seconds),
+        # Their run died between landing and counting.
+        *ledger.claim(uncounted[:MAX_ENTRIES_PER_RUN], Status.LANDED, owner, pipeline.limits.lease_seconds),
     ]
     if not claimed:
         return dg.SkipReason(f"{waiting} extractions at the service, {to_submit} to submit, none finished")

@@ -38,9 +38,12 @@ def open_engine(url: str) -> sa.Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     options: dict[str, Any] = {}
     if parsed.get_backend_name() == "sqlite":
+        options = {"connect_args": {"timeout": _BUSY_SECONDS}}
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": _BUSY_SECONDS}}
+        else:
+            # Each connection would have a memory of its own: all threads take turns on one.
+            options = {"connect_args": {"check_same_thread": False}, "poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
     else:
         options = {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 5, "pool_timeout": 30}
     try:

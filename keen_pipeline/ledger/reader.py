@@ -75,6 +75,11 @@ class LedgerReader:
                 for row in connection.execute(sa.select(entries).where(is_uncounted, free, entries.c.parent_id.is_(None)))
             ]
 
+    def landed_entries(self, collection: str) -> list[Entry]:
+        landed = sa.and_(entries.c.collection == collection, entries.c.status == Status.LANDED.value, entries.c.parent_id.is_(None))
+        with reading(self.engine) as connection:
+            return [to_entry(row) for row in connection.execute(sa.select(entries).where(landed).order_by(entries.c.window_start))]
+
     def slices(self, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
         found: dict[int, list[Entry]] = defaultdict(list)
         with reading(self.engine) as connection:

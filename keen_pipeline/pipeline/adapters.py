@@ -69,7 +69,12 @@ def open_destination(uri: str) -> FileDestination:
 
 def limits_of(settings: Settings) -> Limits:
     """The bounds of an extraction as the environment sets them."""
-    return Limits(max_attempts=settings.max_attempts, retry_seconds=settings.retry_seconds)
+    return Limits(
+        max_attempts=settings.max_attempts,
+        retry_seconds=settings.retry_seconds,
+        lease_seconds=settings.lease_seconds,
+        max_events=settings.max_extraction_events,
+    )
 
 
 def open_pipeline(settings: Settings) -> Pipeline:

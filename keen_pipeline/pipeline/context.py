@@ -43,7 +43,7 @@ class Pipeline:
 
         def renew() -> None:
             while not stop.wait(self.limits.lease_seconds / 3):
-                for status in (Status.REQUESTED, Status.SUBMITTED, Status.COMPLETE):
+                for status in (Status.REQUESTED, Status.SUBMITTED, Status.SPLIT, Status.COMPLETE, Status.LANDED):
                     self.ledger.claim(list(entry_ids), status, owner, self.limits.lease_seconds)
 
         thread = Thread(target=renew, name="keen-claims", daemon=True)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
+from threading import Event
+from typing import Any, cast
 
 from keen_pipeline.client.renewal import RenewingResults
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LeaseLostError, PermanentError, RetryableError
 from keen_pipeline.extraction import SecretUrl, Status
+from keen_pipeline.landing.joined import JoinedResults
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.pipeline.counts import Counted, reconcile
+from keen_pipeline.pipeline.slices import landed_slices, sweep_slices
+from keen_pipeline.ports import ResultsSource, ResultsStream
 
 # Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
 MAX_LANDING_TRIES = 3
+# How long a stopped landing is waited for.
+CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,45 @@ class NotLanded:
         return self.follower is not None and self.follower.entry_id == self.entry.entry_id and not self.follower.status.is_terminal
 
 
+class StoppedError(KeenPipelineError):
+    """Whoever wanted this landing wants it no more; nothing was changed."""
+
+
+class _Stoppable:
+    """A ResultsSource, and its streams, that end with StoppedError once `stop` is set."""
+
+    def __init__(self, source: ResultsSource, stop: Event) -> None:
+        self._source, self._stop = source, stop
+
+    def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
+        self._check()
+        stream = self._source.open(offset=offset, validator=validator)
+        return cast("ResultsStream", _StoppableStream(stream, self._check))
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError("the run or command that waited for it was stopped")
+
+
+class _StoppableStream:
+    def __init__(self, stream: ResultsStream, check: Callable[[], None]) -> None:
+        self._stream, self._check = stream, check
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._check()
+        return self._stream.readinto(buffer)
+
+    def __enter__(self) -> Any:
+        self._stream.__enter__()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stream.__exit__(*exc_info)
+
+
 class LandingPool:
     """Landings in threads, at most `pipeline.landing_threads` at once; the entries are claimed by `owner` already."""
 
@@ -48,10 +95,11 @@ class LandingPool:
         self._owner = owner
         self._pool = ThreadPoolExecutor(pipeline.landing_threads, thread_name_prefix="keen-land")
         self._futures: dict[Future[Landed | NotLanded], int] = {}
+        self._stop = Event()
 
     def add(self, entry: Entry, url: SecretUrl | None) -> None:
         """Queue one complete entry."""
-        self._futures[self._pool.submit(land_one, self._pipeline, entry, self._owner, url)] = entry.entry_id
+        self._futures[self._pool.submit(land_one, self._pipeline, entry, self._owner, url, self._stop)] = entry.entry_id
 
     @property
     def entry_ids(self) -> set[int]:
@@ -67,19 +115,28 @@ class LandingPool:
             yield future.result()
 
     def close(self) -> None:
-        """Wait for what is under way, drop what is only queued."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop what is under way, drop what is only queued; waits at most CLOSE_SECONDS.
+
+        A transfer that hangs ends at its own time limit; it changes nothing any more.
+        """
+        self._stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        wait([f for f in self._futures if not f.cancelled()], timeout=CLOSE_SECONDS)
 
 
-def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[Landed | NotLanded]:
-    """Land complete entries, one list call a collection for their URLs; yields each as it ends.
+def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[Landed | NotLanded | Counted]:
+    """Land complete entries, one list call a collection for their URLs; yields each as it ends, at last the counts of all.
+
+    Landed entries among them, which a dead run has left uncounted, are counted only. Slices are landed, not yielded.
 
     Entries that another process claimed or moved on are left out. The caller reports each landing before it asks for the
     next; at the end, or where the caller stops early, all claims are given back.
     """
     ids = [e.entry_id for e in entries]
-    claimed = pipeline.ledger.claim(ids, Status.COMPLETE, owner, pipeline.limits.lease_seconds)
-    urls = _urls(pipeline, claimed)
+    lease = pipeline.limits.lease_seconds
+    claimed = pipeline.ledger.claim(ids, Status.COMPLETE, owner, lease)
+    landed = pipeline.ledger.claim([e.entry_id for e in entries if e.status is Status.LANDED], Status.LANDED, owner, lease)
+    urls = _urls(pipeline, [e for e in claimed if not e.slices])
     pool = LandingPool(pipeline, owner)
     try:
         with pipeline.keeping(ids, owner):
@@ -89,7 +146,17 @@ def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[L
                 for outcome in pool.finished(None):
                     if isinstance(outcome, NotLanded) and outcome.follower is not None:
                         pipeline.ledger.release([outcome.follower.entry_id], owner)
+                    if isinstance(outcome, Landed):
+                        if outcome.entry.parent_id is not None:
+                            continue
+                        landed.append(outcome.entry)
                     yield outcome
+            for counted in reconcile(pipeline, landed):
+                landed.remove(next(e for e in landed if e.entry_id == counted.entry.entry_id))
+                yield counted
+        # What can't be counted now stays claimed, so that not every tick tries.
+        ids = [i for i in ids if i not in {e.entry_id for e in landed}]
+        sweep_slices(pipeline)
     finally:
         pool.close()
         # Whatever ended this early, the next tick goes on at once: with what has not landed, and with what was not reported.
@@ -111,15 +178,15 @@ def _urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Mapping[int, SecretUr
     return urls
 
 
-def land_one(pipeline: Pipeline, entry: Entry, owner: str, url: SecretUrl | None) -> Landed | NotLanded:
+def land_one(pipeline: Pipeline, entry: Entry, owner: str, url: SecretUrl | None, stop: Event) -> Landed | NotLanded:
     """One landing, and what the ledger says of it."""
     ledger, request = pipeline.ledger, entry.request
-    extraction_id = entry.extraction_id or ""
-    source = RenewingResults(pipeline.api, request.collection, extraction_id, url)
+    place = pipeline.destination if entry.parent_id is None else pipeline.destination.for_slices()
     try:
-        landing = pipeline.destination.land(source, request.target, extraction_id=extraction_id)
+        source, extraction_id = _source(pipeline, entry, url)
+        landing = place.land(_Stoppable(source, stop), request.target, extraction_id=extraction_id)
         return Landed(ledger.landed(entry.entry_id, owner, landing))
-    except LeaseLostError as error:
+    except (LeaseLostError, StoppedError) as error:
         return NotLanded(entry, error, None)
     except (ConfigurationError, RetryableError) as error:
         tries = entry.landing_tries + 1
@@ -133,3 +200,12 @@ def land_one(pipeline: Pipeline, entry: Entry, owner: str, url: SecretUrl | None
     except PermanentError as error:
         follower = ledger.fail(entry.entry_id, str(error), owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
         return NotLanded(entry, error, follower)
+
+
+def _source(pipeline: Pipeline, entry: Entry, url: SecretUrl | None) -> tuple[ResultsSource, str]:
+    """Where the bytes come from: the service, or the slices that have landed; and a name for it."""
+    if entry.slices:
+        uris = [landing.uri for landing in landed_slices(pipeline, entry)]
+        return JoinedResults(pipeline.destination.for_slices(), uris), f"joined-{entry.entry_id}"
+    extraction_id = entry.extraction_id or ""
+    return RenewingResults(pipeline.api, entry.request.collection, extraction_id, url), extraction_id

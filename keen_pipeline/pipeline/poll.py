@@ -12,6 +12,7 @@ from keen_pipeline.errors import PermanentError, RetryableError
 from keen_pipeline.extraction import RemoteExtraction, SecretUrl, Status
 from keen_pipeline.lifecycle import Complete, Entry, Fail, Wait, after_poll
 from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.pipeline.slices import join_slices, split
 
 
 @dataclass
@@ -30,7 +31,7 @@ class PollOutcome:
 
 
 def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = None, seconds: float = math.inf) -> PollOutcome:
-    """Ask the service for the entries that are submitted, and record what it says.
+    """Ask the service for the entries that are submitted, and record what it says; split ones are complete with their slices.
 
     No list call begins after `seconds`; which collections come first is left to chance, so that a slow service starves
     none of them over several polls. Another caller's claims are left alone. A ConfigurationError (a wrong key) is raised; a
@@ -42,6 +43,11 @@ def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = No
         if entry.status is Status.SUBMITTED and (not entry.leased(now) or entry.lease_owner == owner):
             by_collection[entry.request.collection].append(entry)
     outcome = PollOutcome()
+    joined, ended = join_slices(
+        pipeline, [e for e in entries if e.status is Status.SPLIT and (not e.leased(now) or e.lease_owner == owner)]
+    )
+    outcome.completed += joined
+    outcome.failed += ended
     for collection, waiting in random.sample(sorted(by_collection.items()), len(by_collection)):
         if (pipeline.clock.now() - now).total_seconds() > seconds:
             outcome.waiting += len(waiting)
@@ -69,8 +75,12 @@ def _apply(
         match after_poll(entry, remote, pipeline.clock.now(), pipeline.limits):
             case Wait():
                 outcome.waiting += 1
-            case Fail(reason):
-                _fail(pipeline, entry, reason, owner, outcome)
+            case Fail(reason, too_much):
+                if too_much:
+                    outcome.failed += split(pipeline, entry, reason, None, owner=owner)
+                    outcome.waiting += 1
+                else:
+                    _fail(pipeline, entry, reason, owner, outcome)
             case Complete():
                 ready.append(entry)
                 if remote is not None and remote.results_url is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, Encoding, ExtractionRequest, check_collection_name
+from keen_pipeline.extraction import Collection, CountPolicy, Encoding, ExtractionRequest, check_collection_name
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing.layout import ad_hoc_key, target_uri
 from keen_pipeline.partitions import Partition
@@ -22,6 +22,7 @@ def partition_request(collection: Collection, partition: Partition, destination:
         target=target_uri(destination, collection.name, partition.key, collection.encoding),
         filters=collection.filters,
         email=collection.email,
+        count_check=collection.count_check,
     )
 
 
@@ -47,4 +48,6 @@ def ad_hoc_request(
     if timeframe.start > now:
         raise InvalidInputError(f"timeframe: it starts in the future, at {format_instant(timeframe.start)}", field="timeframe")
     key = ad_hoc_key(timeframe)
-    return ExtractionRequest(collection, timeframe, key, target_uri(destination, collection, key, encoding), tuple(filters), email)
+    target = target_uri(destination, collection, key, encoding)
+    # A person's window may still be growing: more events afterwards are told, and not waited for.
+    return ExtractionRequest(collection, timeframe, key, target, tuple(filters), email, count_check=CountPolicy.WARN)

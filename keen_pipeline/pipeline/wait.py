@@ -10,8 +10,10 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import ExtractionRequest, SecretUrl, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline.context import Pipeline, new_owner
+from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.land import Landed, LandingPool
 from keen_pipeline.pipeline.poll import poll
+from keen_pipeline.pipeline.slices import sweep_slices
 from keen_pipeline.pipeline.submit import post_due, submit
 
 # Between two looks at entries that another process works on, and the longest pause between two events.
@@ -48,8 +50,10 @@ class Abandoned:
 
 def extract(
     pipeline: Pipeline, requests: Sequence[ExtractionRequest], *, force: bool = False, run_id: str | None = None
-) -> Iterator[Landed | Retrying | Abandoned | Progress]:
+) -> Iterator[Landed | Retrying | Abandoned | Counted | Progress]:
     """Bring every request to its end and yield what happens; a `Progress` follows each change and each poll.
+
+    When all have landed, they are held against the service's counts (`Counted`); what is not whole is extracted again.
 
     Whatever ends the generator early (an interrupt, a cancelled run, an error) cancels what is still open and was asked
     here, so that nobody goes on with it; what has landed stays landed.
@@ -65,6 +69,7 @@ def extract(
         if wait.open:
             mine = [e.entry_id for e in pipeline.ledger.entries(list(wait.open)) if e.lease_owner == wait.owner]
             pipeline.ledger.cancel(mine, "the run or command that waited for it was stopped")
+        sweep_slices(pipeline)
 
 
 class _Wait:
@@ -83,12 +88,30 @@ class _Wait:
         self.total = len(requests)
         self.landed = 0
         self.landed_ids: list[int] = []
+        self.to_count: dict[int, Entry] = {}
         self.abandoned = 0
 
-    def events(self) -> Iterator[Landed | Retrying | Abandoned | Progress]:
+    def events(self) -> Iterator[Landed | Retrying | Abandoned | Counted | Progress]:
         for entry in self.submission.landed:
-            self.landed += 1
-            yield Landed(entry, adopted=True)
+            yield from self._landed(entry, adopted=True)
+        while self.open or self.to_count:
+            yield from self._bring_to_an_end()
+            yield from self._count()
+
+    def _landed(self, entry: Entry, *, adopted: bool) -> Iterator[Landed]:
+        self.landed += 1
+        self.to_count[entry.entry_id] = entry
+        yield Landed(entry, adopted)
+
+    def _count(self) -> Iterator[Counted]:
+        due, self.to_count = list(self.to_count.values()), {}
+        for counted in reconcile(self.pipeline, due):
+            if counted.follower is not None:
+                self.landed -= 1
+                self.open[counted.follower.entry_id] = counted.follower
+            yield counted
+
+    def _bring_to_an_end(self) -> Iterator[Landed | Retrying | Abandoned | Progress]:
         while self.open:
             self._claim()
             yield from self._follow(self._post())
@@ -107,35 +130,54 @@ class _Wait:
         """Take what nobody holds, and learn what others did to the rest."""
         ledger, seconds = self.pipeline.ledger, self.pipeline.limits.lease_seconds
         mine = set(self.claimed)
-        for entry in ledger.entries(list(self.open)):
-            self.open[entry.entry_id] = entry
-        for status in (Status.REQUESTED, Status.SUBMITTED, Status.COMPLETE):
+        self._look_at_slices()
+        for status in (Status.REQUESTED, Status.SUBMITTED, Status.SPLIT, Status.COMPLETE):
             free = [i for i, e in self.open.items() if e.status is status and i not in mine]
             for entry in ledger.claim(free, status, self.owner, seconds) if free else []:
                 self.open[entry.entry_id] = entry
                 self.claimed.append(entry.entry_id)
 
+    def _look_at_slices(self) -> bool:
+        """Take up the slices of what was split, drop those that ended (which is their parent's business); whether any is new."""
+        for entry in self.pipeline.ledger.entries(list(self.open)):
+            if entry.parent_id is not None and entry.status.is_terminal:
+                del self.open[entry.entry_id]
+            else:
+                self.open[entry.entry_id] = entry
+        split = [e.entry_id for e in self.open.values() if e.status is Status.SPLIT]
+        new = [
+            part
+            for parts in (self.pipeline.ledger.slices(split).values() if split else ())
+            for part in parts
+            if part.entry_id not in self.open and not part.status.is_terminal
+        ]
+        self.open.update({part.entry_id: part for part in new})
+        self.claimed += [part.entry_id for part in new if part.lease_owner == self.owner]
+        return bool(new)
+
     def _mine(self, status: Status) -> list[Entry]:
         return [e for e in self.open.values() if e.status is status and e.lease_owner == self.owner]
 
     def _post(self) -> list[tuple[Entry, Entry | None]]:
-        now = self.pipeline.clock.now()
-        due = [e.entry_id for e in self._mine(Status.REQUESTED) if e.due_at <= now]
-        if not due:
-            return []
-        posted = post_due(self.pipeline, due, owner=self.owner, seconds=self.pipeline.poll_seconds)
-        for entry in (*posted.submitted, *self.pipeline.ledger.entries([e.entry_id for e in posted.postponed])):
-            self.open[entry.entry_id] = entry
-        return list(posted.failed)
+        failed: list[tuple[Entry, Entry | None]] = []
+        while True:
+            now = self.pipeline.clock.now()
+            due = [e.entry_id for e in self._mine(Status.REQUESTED) if e.due_at <= now]
+            if not due:
+                return failed
+            failed += post_due(self.pipeline, due, owner=self.owner, seconds=self.pipeline.poll_seconds).failed
+            if not self._look_at_slices():
+                return failed
 
     def _poll(self) -> list[tuple[Entry, Entry | None]]:
-        waiting = self._mine(Status.SUBMITTED)
+        waiting = self._mine(Status.SUBMITTED) + self._mine(Status.SPLIT)
         if waiting:
             outcome = poll(self.pipeline, waiting, owner=self.owner)
             self.urls.update(outcome.urls)
             for entry in outcome.completed:
                 self.open[entry.entry_id] = entry
             failed = outcome.failed
+            self._look_at_slices()
         else:
             failed = []
         queued, now = self.pool.entry_ids, self.pipeline.clock.now()
@@ -152,8 +194,10 @@ class _Wait:
         """Watch the attempt that follows instead of the one that failed."""
         if follower is None:
             return  # somebody else moved it on; the next look tells how
-        del self.open[entry.entry_id]
+        self.open.pop(entry.entry_id, None)
         if follower.status.is_terminal:
+            if follower.parent_id is not None:
+                return  # its parent ends with it, at the next poll
             self.abandoned += 1
             yield Abandoned(follower)
             return
@@ -168,9 +212,9 @@ class _Wait:
             for outcome in self.pool.finished(_LONGEST_NAP_SECONDS):
                 if isinstance(outcome, Landed):
                     del self.open[outcome.entry.entry_id]
-                    self.landed_ids.append(outcome.entry.entry_id)
-                    self.landed += 1
-                    yield outcome
+                    if outcome.entry.parent_id is None:
+                        self.landed_ids.append(outcome.entry.entry_id)
+                        yield from self._landed(outcome.entry, adopted=False)
                     yield self._progress()
                 elif isinstance(outcome.error, ConfigurationError):
                     raise outcome.error
@@ -188,9 +232,10 @@ class _Wait:
                 continue
             del self.open[entry.entry_id]
             newest = self.pipeline.ledger.latest([entry.request])[0] or entry
+            if entry.parent_id is not None:
+                continue
             if newest.status is Status.LANDED:
-                self.landed += 1
-                yield Landed(newest, adopted=True)
+                yield from self._landed(newest, adopted=True)
             elif newest.status.is_terminal:
                 self.abandoned += 1
                 yield Abandoned(newest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from io import BytesIO
 
 from keen_pipeline.errors import KeenPipelineError
@@ -36,7 +37,7 @@ class _Body:
 class ScriptedApi:
     """Extractions that complete at the second poll, with one event each, unless the test says otherwise.
 
-    `on_submit` and `on_open` may raise; `status` answers for an extraction id at its nth poll (1-based).
+    `counts`: events a day that the service counts. `on_submit` and `on_open` may raise; `status` answers for an extraction id at its nth poll (1-based).
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,8 @@ class ScriptedApi:
 
     def count(self, collection: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()) -> int:
         self.calls["count"] += 1
-        return self.counts
+        assert timeframe is not None
+        return round(self.counts * (timeframe.duration / timedelta(days=1)))
 
     def select_unique(
         self, collection: str, property_name: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()
