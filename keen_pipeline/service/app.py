@@ -7,7 +7,7 @@ import time
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,6 +47,9 @@ class RequestLog:
         self._service.open_requests += 1
         try:
             await self._app(scope, receive, observe)
+        except Exception:
+            status = status or 500  # Starlette answers it further out
+            raise
         finally:
             seconds = time.monotonic() - began
             self._service.open_requests -= 1
@@ -61,6 +64,11 @@ async def on_known_error(request: Request, error: Exception) -> Response:
     return error_answer(error)
 
 
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """The client left, or stopped to speak HTTP, in the middle of a body: nobody gets this answer, the log and the metrics do."""
+    return error_answer(HTTPException(400, "the request ended before its body did"))
+
+
 async def on_unknown_error(request: Request, error: Exception) -> Response:
     """The service's own fault; Starlette raises it again, and the server logs it."""
     return error_answer(error)
@@ -68,7 +76,12 @@ async def on_unknown_error(request: Request, error: Exception) -> Response:
 
 def make_app(service: Service) -> Starlette:
     """The application over a service."""
-    handlers = {KeenPipelineError: on_known_error, HTTPException: on_known_error, Exception: on_unknown_error}
+    handlers = {
+        KeenPipelineError: on_known_error,
+        HTTPException: on_known_error,
+        ClientDisconnect: on_disconnect,
+        Exception: on_unknown_error,
+    }
     app = Starlette(
         routes=[*routes_operations.ROUTES, *routes_v2.ROUTES, *routes_v3.ROUTES],
         exception_handlers=handlers,

@@ -105,7 +105,10 @@ class Service:
 
     def window(self, parameters: Mapping[str, Any]) -> Timeframe | None:
         """The timeframe of a request, at this moment. Raises InvalidInputError."""
-        return resolve_timeframe(parameters.get("timeframe"), now=datetime.now(UTC), timezone=parameters.get("timezone"))
+        zone = parameters.get("timezone")
+        if isinstance(zone, float) and zone.is_integer():
+            zone = int(zone)  # JSON does not tell 3600.0 from 3600
+        return resolve_timeframe(parameters.get("timeframe"), now=datetime.now(UTC), timezone=zone)
 
     def filters(self, parameters: Mapping[str, Any]) -> tuple[Condition, ...]:
         """The filters of a request. Raises InvalidInputError naming the culprit."""

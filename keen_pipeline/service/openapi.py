@@ -13,10 +13,14 @@ _ERRORS = {
     401: "The key is missing, wrong, or not the one that this resource needs",
     404: "There is no such project, collection, extraction or result",
     413: "The body is over the limit",
-    429: "Too many requests, or too many extractions waiting; see Retry-After",
+    429: "Too many requests, or too many extractions waiting; Retry-After says in how many seconds to ask again",
+    431: "The request line and the headers are over 1 MiB",
+    501: "The transfer coding is not known",
     503: "The service is shutting down",
     504: "The query took too long",
 }
+# What the HTTP server itself refuses, whatever the path.
+_MALFORMED = (400, 431, 501)
 _COMMON = (400, 401, 404)
 _LIMITED = (*_COMMON, 429, 503, 504)
 
@@ -40,7 +44,7 @@ def _document() -> dict[str, Any]:
             "version": "3.0",
             "description": f"Filters: {', '.join(o.value for o in Operator)}, and `or` groups. Timeframes are half-open.",
         },
-        "paths": {**_operations(), **_v2(), **_v3()},
+        "paths": {path: _with_head(item) for path, item in {**_operations(), **_v2(), **_v3()}.items()},
         "components": {"schemas": SCHEMAS, "securitySchemes": security},
         "security": [{"header": []}, {"query": []}],
     }
@@ -68,16 +72,31 @@ def _operation(
     success: dict[str, Any] = {"description": "Success"}
     if answer is not None:
         success["content"] = answer
-    refusals = {str(code): {"description": _ERRORS[code], "content": _json(_ref("Error"))} for code in errors}
+    refusals = {str(code): _refusal(code) for code in sorted({*errors, *_MALFORMED})}
     operation: dict[str, Any] = {"summary": summary, "responses": {str(status): success, **refusals}}
     if parameters:
         operation["parameters"] = list(parameters)
     if body is not None:
         operation["requestBody"] = {"required": True, "content": _json(body)}
-        operation["responses"]["413"] = {"description": _ERRORS[413], "content": _json(_ref("Error"))}
+        operation["responses"]["413"] = _refusal(413)
     if open_to_all:
         operation["security"] = []
     return operation
+
+
+def _refusal(code: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": _ERRORS[code], "content": _json(_ref("Error"))}
+    if code == 429:
+        answer["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}
+    return answer
+
+
+def _with_head(item: dict[str, Any]) -> dict[str, Any]:
+    """The operations of a path; where there is GET there is HEAD, with the same answers but for their bodies."""
+    if "get" not in item:
+        return item
+    responses = {code: {k: v for k, v in answer.items() if k != "content"} for code, answer in item["get"]["responses"].items()}
+    return {**item, "head": {**item["get"], "summary": f"{item['get']['summary']} (headers alone)", "responses": responses}}
 
 
 def _query(name: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
@@ -112,9 +131,19 @@ def _operations() -> dict[str, Any]:
         parameters=signed,
         open_to_all=True,
     )
+    number, word = {"schema": {"type": "integer", "minimum": 0}}, {"required": True, "schema": {"type": "string"}}
+    result["responses"]["200"]["headers"] = {
+        "ETag": word,
+        "Accept-Ranges": {"schema": {"const": "bytes"}},
+        "Content-Length": number,
+    }
     result["responses"] |= {
-        "206": {"description": "The asked range", "content": {"text/csv": text}},
-        "304": {"description": "Not modified"},
+        "206": {
+            "description": "The asked range",
+            "headers": {"ETag": word, "Content-Range": word, "Content-Length": {**number, "required": True}},
+            "content": {"text/csv": text},
+        },
+        "304": {"description": "Not modified", "headers": {"ETag": word}},
         "403": {"description": "The URL has expired", "content": _json(_ref("Error"))},
         "416": {"description": "No such range"},
     }

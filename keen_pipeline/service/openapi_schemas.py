@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keen_pipeline.filters import MAX_CONDITIONS, Operator
+from keen_pipeline.service.events import MAX_ID_CHARACTERS, MAX_KEY_CHARACTERS
 
 _STRING: dict[str, Any] = {"type": "string"}
 _COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
@@ -28,9 +29,39 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
+_SCALAR: dict[str, Any] = {"type": ["string", "number", "boolean", "null"]}
+_POINT: dict[str, Any] = {
+    "type": "array",
+    "prefixItems": [{"type": "number", "minimum": -180, "maximum": 180}, {"type": "number", "minimum": -90, "maximum": 90}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+# What each operator takes; see `keen_pipeline.filters`.
+_OPERANDS: list[tuple[tuple[Operator, ...], dict[str, Any]]] = [
+    ((Operator.EQ, Operator.NE), _SCALAR),
+    ((Operator.LT, Operator.GT), {"type": ["string", "number"]}),
+    ((Operator.LTE, Operator.GTE), {"type": "number"}),
+    ((Operator.EXISTS,), {"type": "boolean"}),
+    ((Operator.IN,), _list(_SCALAR)),
+    ((Operator.CONTAINS, Operator.NOT_CONTAINS), _STRING),
+    ((Operator.REGEX,), {"type": "string", "description": "RE2"}),
+    ((Operator.WITHIN,), _object({"coordinates": _POINT, "max_distance_miles": {"type": "number", "minimum": 0}})),
+]
+
+
+_MOMENTS = (Operator.EQ, Operator.NE, Operator.LT, Operator.GT, Operator.LTE, Operator.GTE)
+
+
+def _condition(operators: tuple[Operator, ...], value: dict[str, Any], name: dict[str, Any]) -> dict[str, Any]:
+    return _object({"property_name": name, "operator": {"enum": [o.value for o in operators]}, "property_value": value})
+
+
 _SELECTING = {"filters": _ref("Filters"), "timeframe": _ref("Timeframe"), "timezone": _ref("Timezone")}
 _QUERY = {"event_collection": _ref("Collection")}
-_NAME = {"type": "string", "minLength": 1}
+_NAME = {"type": "string", "minLength": 1, "pattern": r"\S"}
+_KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS}
+_INSTANT = {"type": "string", "format": "date-time"}
+_SERVICE = {"timestamp": _INSTANT, "created_at": _INSTANT, "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}}
 
 SCHEMAS: dict[str, Any] = {
     "Error": _object({"message": _STRING, "error_code": _STRING}, {"field": _STRING}),
@@ -53,7 +84,12 @@ SCHEMAS: dict[str, Any] = {
     "FiltersInAddress": {"type": "array", "items": _ref("Filter"), "maxItems": 10},
     "Filter": {"anyOf": [_ref("Condition"), _object({"operator": {"const": "or"}, "operands": _ref("Operands")})]},
     "Operands": {"type": "array", "items": _ref("Condition"), "minItems": 1, "maxItems": 10},
-    "Condition": _object({"property_name": _NAME, "operator": {"enum": [o.value for o in Operator]}, "property_value": {}}),
+    "Condition": {
+        "anyOf": [
+            *(_condition(operators, value, _NAME) for operators, value in _OPERANDS),
+            _condition(_MOMENTS, _INSTANT, {"enum": ["keen.timestamp", "keen.created_at", "header:timestamp"]}),
+        ]
+    },
     "Versions": _list(_object({"url": _STRING, "is_public": {"type": "boolean"}, "version": _STRING})),
     "Version2": _object({"projects_resource_url": _STRING}),
     "Health": _object({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),
@@ -61,8 +97,16 @@ SCHEMAS: dict[str, Any] = {
         {"api_key": _STRING, "_id": _STRING, "url": _STRING, "collections": _list(_object({"url": _STRING, "name": _STRING}))}
     ),
     "Created": _object({"created": {"const": True}}),
-    "Event2": _object({"body": {"type": "object", "minProperties": 1}}, {"header": _object({}, {"timestamp": _STRING})}),
-    "Event3": {"type": "object", "minProperties": 1},
+    "Event2": _object(
+        {"body": {"type": "object", "minProperties": 1, "propertyNames": {**_KEY, "not": {"const": "keen"}}}},
+        {"header": _object({}, _SERVICE)},
+    ),
+    "Event3": {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": _KEY,
+        "properties": {"keen": {"type": "object", "properties": _SERVICE, "propertyNames": _KEY}},
+    },
     "Batch": {"type": "object", "additionalProperties": _list(_ref("Event3"))},
     "Outcomes": {
         "type": "object",
@@ -88,7 +132,14 @@ SCHEMAS: dict[str, Any] = {
     "Schema3": _object({"name": _STRING, "url": _STRING, "properties": {"type": "object", "additionalProperties": _TYPE}}),
     "NewExtraction": _object({}, {**_SELECTING, "email": {"type": "string", "format": "email"}, "email_address": _STRING}),
     "Extraction": _object(
-        {"_id": _STRING, "status": {"enum": ["not started", "complete", "failed"]}}, {"results_url": _STRING, "message": _STRING}
+        {"_id": _STRING, "status": {"enum": ["not started", "complete", "failed"]}},
+        {
+            "results_url": _STRING,
+            "message": _STRING,
+            "created_at": _STRING,
+            "filters": _list({"type": "object"}),
+            "timeframe": _object({"start": _STRING, "end": _STRING}),
+        },
     ),
     "Extractions": _object({"results": _list(_ref("Extraction"))}),
     "CountResult": _object({"result": {"type": "integer", "minimum": 0}}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from keen_pipeline.service.http import (
     read_parameters,
 )
 from keen_pipeline.service.limits import EXTRACTIONS, QUERIES
+from keen_pipeline.timeframe import UTC, format_instant
 
 _SELECTING = frozenset({"filters", "timeframe", "timezone"})
 _CREATING = _SELECTING | {"email", "email_address"}
@@ -139,6 +141,11 @@ def _shown(request: Request, extraction: Extraction) -> dict[str, Any]:
         body["results_url"] = service_of(request).results.url(base_url(request), extraction.id)
     if extraction.message:
         body["message"] = extraction.message
+    # Beyond the documented fields: by them a client whose POST was answered to nobody finds what it made.
+    body["created_at"] = format_instant(datetime.fromtimestamp(extraction.created, UTC))
+    body["filters"] = [condition.to_wire() for condition in extraction.filters]
+    if extraction.timeframe is not None:
+        body["timeframe"] = extraction.timeframe.to_wire()
     return body
 
 
@@ -191,13 +198,23 @@ async def _unique(request: Request, parameters: dict[str, Any], field: str) -> l
 
 def property_name(value: object, field: str) -> str:
     """One property name: the name, or the JSON array of one. Raises InvalidInputError."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_json(value.encode())
-        check_text(value)
+    value = property_names_in(value)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, str) or not value:
         raise InvalidInputError(f"{field}: must be the name of one property", field=field)
+    return value
+
+
+def property_names_in(value: object) -> object:
+    """The list that the text of a parameter holds as JSON. Any other text is a name itself, one that starts with `[` too."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            found = parse_json(value.encode())
+        except InvalidInputError:
+            return value
+        check_text(found)
+        return found
     return value
 
 

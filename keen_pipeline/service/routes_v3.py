@@ -33,7 +33,7 @@ from keen_pipeline.service.http import (
 )
 from keen_pipeline.service.limits import EXTRACTIONS, QUERIES
 from keen_pipeline.service.query import Where, where
-from keen_pipeline.service.routes_v2 import property_name, service_of
+from keen_pipeline.service.routes_v2 import property_name, property_names_in, service_of
 from keen_pipeline.service.store import Snapshot
 
 _SELECTING = frozenset({"event_collection", "filters", "timeframe", "timezone"})
@@ -252,8 +252,9 @@ def _latest(value: object) -> int | None:
 def _names(value: object) -> list[str] | None:
     if value is None or value == "":
         return None
+    value = property_names_in(value)
     if isinstance(value, str):
-        value = parse_json(value.encode()) if value.lstrip().startswith("[") else [value]
+        value = [value]
     if (
         not isinstance(value, list)
         or not value

@@ -24,6 +24,7 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.endpoint import announced, exclusive
+from keen_pipeline.service.protocol import JsonErrorProtocol
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
@@ -53,7 +54,8 @@ def serve(config: ServiceConfig) -> None:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where the protocol is named; else each answer may wait 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -79,7 +81,8 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                http="h11",  # whatever else is installed: one parser, one limit
+                http=JsonErrorProtocol,  # whatever else is installed: one parser, one limit
+                ws="none",
                 loop="asyncio",
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             )

@@ -230,3 +230,15 @@ def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:
     ]
     assert http.query("count", collection, filters=filters) == 1
     assert evil.encode() in http.csv(collection, filters=filters)
+
+
+def test_a_property_may_be_called_like_a_list(http: Http, collection: str) -> None:
+    http.add(collection, {"[a": 1, "[1]": 2})
+    assert http.query("sum", collection, target_property="[a") == 1
+    assert http.query("extraction", collection, property_names="[a") == [{"[a": 1}]
+    assert http.query("sum", collection, target_property=["[1]"]) == 2
+
+
+def test_whole_seconds_east_of_utc_may_be_written_with_a_fraction_of_zero(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    assert http.query("count", collection, timeframe="this_2_years", timezone=3600.0) == 1
