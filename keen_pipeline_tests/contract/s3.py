@@ -50,6 +50,8 @@ def running_s3(folder: Path, bucket: str = "landings") -> Iterator[S3Server]:
     ports = _free_ports(8)
     names = [f"-{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
     options = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
+    # Catalogs that would listen on ports of their own, the same for every instance.
+    options += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command = [_weed(), "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", f"-s3.config={config}", "-volume.max=50", *options]
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
