@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import sqlalchemy as sa
 import urllib3
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
@@ -19,6 +20,7 @@ from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, Rig
 
 ENTRY_KEY = "keen/entry"
+BACKFILL = "backfill"
 _DIRECT_SECONDS = 300.0
 _PAGE = 1000
 
@@ -73,18 +75,37 @@ def _orphans(rig: Rig, rows: list[dict[str, Any]], figures: dict[str, Any], wron
 
 
 def _reported_once(rig: Rig, rows: list[dict[str, Any]], figures: dict[str, Any], wrong: list[str]) -> None:
+    """One event for each landing.
+
+    One more is right for a backfill that found a partition landed by others (the sensor took it over from the backfill's dead
+    run, whose retry then found it): Dagster counts a partition of a backfill only by events of the backfill's own runs.
+    """
     landings = {row["id"]: row for row in rows if row["status"] in (Status.LANDED.value, Status.SUPERSEDED.value)}
-    told = Counter(entry for name in COLLECTIONS for entry in _materialized(rig.instance, name))
+    told: dict[int, list[str]] = defaultdict(list)
+    for name in COLLECTIONS:
+        for number, run_id in _materialized(rig.instance, name):
+            told[number].append(_teller(rig.instance, run_id))
     figures["landings"] = len(landings)
-    figures["materializations"] = sum(told.values())
+    figures["landings materialized"] = len(told)
+    figures["told once more to a backfill that found them landed"] = sum(len(tellers) - 1 for tellers in told.values())
     wrong += [f"entry {number} was landed and not marked as reported" for number, row in landings.items() if not row["reported_at"]]
     for number, row in landings.items():
-        if told[number] != 1:
-            wrong.append(f"{row['collection']}[{row['partition_key']}], entry {number}: {told[number]} materializations")
+        tellers = Counter(told[number])
+        backfills = sum(teller.startswith(BACKFILL) for teller in tellers)
+        if not tellers or max(tellers.values()) > 1 or len(tellers) - backfills > 1:
+            wrong.append(f"{row['collection']}[{row['partition_key']}], entry {number}: materialized by {dict(tellers)}")
     wrong += [f"entry {number} was materialized and never landed" for number in told if number not in landings]
 
 
-def _materialized(instance: dg.DagsterInstance, name: str) -> Iterator[int]:
+def _teller(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Who reported: a backfill by all its runs, else anybody."""
+    run = instance.get_run_by_id(run_id)
+    backfill = run.tags.get(BACKFILL_ID_TAG) if run is not None else None
+    return f"{BACKFILL} {backfill}" if backfill else "the nightly path"
+
+
+def _materialized(instance: dg.DagsterInstance, name: str) -> Iterator[tuple[int, str]]:
+    """(ledger entry, run id) of every materialization of a collection."""
     cursor = None
     while True:
         page = instance.fetch_materializations(dg.AssetKey(["keen", name]), limit=_PAGE, cursor=cursor)
@@ -92,7 +113,7 @@ def _materialized(instance: dg.DagsterInstance, name: str) -> Iterator[int]:
             assert record.asset_materialization is not None
             value = record.asset_materialization.metadata[ENTRY_KEY].value
             assert isinstance(value, int)
-            yield value
+            yield value, record.run_id
         if not page.has_more:
             return
         cursor = page.cursor

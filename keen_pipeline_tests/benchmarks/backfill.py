@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,8 +35,8 @@ from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraph
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, PartitionBackfill
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.service import embedded
 from keen_pipeline_tests.benchmarks.meter import MARK, Meter, await_end, living
+from keen_pipeline_tests.benchmarks.service_log import logged_service, requests_of
 
 FIRST = date(2025, 1, 1)
 EVENTS_A_DAY = 200
@@ -53,30 +52,16 @@ class Bench:
     poll_seconds: float
 
     def __post_init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         (self.folder / "collections.yaml").write_text(
             yaml.safe_dump({"collections": [{"name": "purchases", "start_date": FIRST.isoformat()}]})
         )
 
     @contextmanager
     def service(self) -> Iterator[None]:
-        """The same one for all sides, with its log in a file."""
-        data = self.folder / "keen"
-        command = [sys.executable, "-m", "keen_pipeline", "serve", "--data", str(data), "--port", str(self.port)]
-        with (self.folder / "service.log").open("wb") as log:
-            child = subprocess.Popen([*command, "--extraction-delay", str(self.delay)], stdout=subprocess.DEVNULL, stderr=log)
-        try:
-            while (found := embedded.find(data)) is None:
-                assert child.poll() is None, (self.folder / "service.log").read_text()
-                time.sleep(0.1)
-            self.endpoint = found
+        """The same one for all sides."""
+        with logged_service(self.folder, ["--extraction-delay", str(self.delay)]) as self.endpoint:
             self._load()
             yield
-        finally:
-            child.terminate()
-            child.wait(30)
 
     def _load(self) -> None:
         endpoint = self.endpoint
@@ -107,8 +92,7 @@ class Bench:
 
     def figures(self, side: str, since: float, meter: Meter, wall: float) -> dict[str, Any]:
         """Of a side that ended; also removes nothing, so that files can be compared."""
-        requests = [line for line in self._requests() if line["came"] >= since]
-        api = [line for line in requests if line["path"].startswith("/2.0/")]
+        api = [line for line in requests_of(self.folder / "service.log") if line["came"] >= since]
         files = sorted((self.folder / side / "landing").rglob("*.csv"))
         last = max(file.stat().st_mtime for file in files)
         posts = [line for line in api if line["method"] == "POST"]
@@ -126,13 +110,6 @@ class Bench:
             "counts": sum(line["path"].endswith("/_count") for line in api),
             "refused": sum(line["status"] == 429 for line in api),
         }
-
-    def _requests(self) -> Iterator[dict[str, Any]]:
-        for text in (self.folder / "service.log").read_text().splitlines():
-            line = json.loads(text)
-            if line["message"] == "request":
-                line["came"] = datetime.fromisoformat(line["time"]).timestamp() - line["seconds"]
-                yield line
 
     def digest(self, side: str, days: int) -> list[str]:
         """Of the first files of a side."""
