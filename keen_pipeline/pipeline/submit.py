@@ -115,7 +115,9 @@ def post_due(
         results = _Round(pipeline, me, now + timedelta(seconds=seconds)).run(claimed)
     finally:
         if owner is None:
-            pipeline.ledger.release([e.entry_id for e in claimed], me)
+            slices = pipeline.ledger.slices(sorted({e.parent_id or e.entry_id for e in claimed}))
+            made = [part.entry_id for parts in slices.values() for part in parts]
+            pipeline.ledger.release([*(e.entry_id for e in claimed), *made], me)
     submitted = tuple(r for r in results if isinstance(r, Entry) and r.status is Status.SUBMITTED)
     failed = tuple(r for r in results if isinstance(r, tuple))
     done = {e.entry_id for e in submitted} | {e.entry_id for e, _ in failed}

@@ -211,7 +211,7 @@ class _Wait:
         if self.pool.entry_ids:
             for outcome in self.pool.finished(_LONGEST_NAP_SECONDS):
                 if isinstance(outcome, Landed):
-                    del self.open[outcome.entry.entry_id]
+                    self.open.pop(outcome.entry.entry_id, None)  # a slice may be seen to have ended already
                     if outcome.entry.parent_id is None:
                         self.landed_ids.append(outcome.entry.entry_id)
                         yield from self._landed(outcome.entry, adopted=False)
