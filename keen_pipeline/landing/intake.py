@@ -57,8 +57,6 @@ class Intake:
             with memoryview(buffer) as view:
                 while got and filled < len(buffer):
                     got = stream.readinto(view[filled : filled + READ_BYTES])
-                    if self._decoder is None:
-                        self._verify(view[filled : filled + got])
                     filled += got
         finally:
             self.received += filled
@@ -97,6 +95,8 @@ class Intake:
         return self._verifier.columns
 
     def _hand_over(self, buffer: bytearray, length: int) -> None:
+        if self._decoder is None:
+            self._verify(buffer, length)
         if self._decoder is None and length == len(buffer):
             self._queue(buffer)
             return
@@ -109,10 +109,10 @@ class Intake:
             self._verify(data)
             self._queue(data)
 
-    def _verify(self, data: bytes | memoryview) -> None:
+    def _verify(self, data: bytes | bytearray, length: int | None = None) -> None:
         if self._refusal is None:
             try:
-                self._verifier.feed(data)
+                self._verifier.feed(data, length)
             except VerificationError as refusal:
                 self._refusal = refusal
 
