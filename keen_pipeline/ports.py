@@ -154,6 +154,10 @@ class Destination(Protocol):
         """Remove the file at `target`; nothing where there is none."""
         ...
 
+    def remove_leftovers(self) -> list[str]:
+        """Remove what landings that died long ago have left; answers its URIs. Never a landed file."""
+        ...
+
     def for_slices(self) -> Destination:
         """Where the slices of split extractions rest until they are put together, beside the landed files."""
         ...

@@ -17,6 +17,12 @@ concurrency:
 sensors:
   use_threads: true
   num_workers: 4
+# A run whose process died, on start or later, gives its place free again. No backfill takes two days.
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 180
+  max_runtime_seconds: 172800
+  poll_interval_seconds: 60
 telemetry:
   enabled: false
 nux:

@@ -69,7 +69,7 @@ class ApiTransport:
     ) -> None:
         self.base_url = check_base_url(base_url)
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._total_timeout = total_timeout
+        self._read_timeout, self._total_timeout = read_timeout, total_timeout
         self._limiter = limiter
         self._clock = clock
         self._scrub = scrub
@@ -146,7 +146,9 @@ class ApiTransport:
         budget_wait: float,
     ) -> bytes:
         if self._limiter is not None:
-            self._limiter.acquire(timeout=min(budget_wait, max(0.0, deadline - time.monotonic())))
+            # What is sent has time to be answered: an answer that comes after the deadline would be one more orphan.
+            answering = min(self._read_timeout, self._total_timeout / 2)
+            self._limiter.acquire(timeout=min(budget_wait, max(0.0, deadline - time.monotonic() - answering)))
         for _ in range(MOST_REDIRECTS + 1):
             status, headers, body = self._exchange(method, url, data, subject, credential, deadline)
             if 200 <= status < 300:

@@ -10,7 +10,7 @@ from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.checks import evaluation
 from keen_pipeline.defs.metadata import is_partition, materialization
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.partitions import due_partitions, partition_for_key
 from keen_pipeline.pipeline import Counted, NotLanded, Pipeline, land, partition_request, post_due, submit
@@ -60,6 +60,7 @@ def submit_extraction(
     """
     pipeline = build_pipeline(keen, ledger, destination)
     requests = _requests(config, pipeline)
+    _remove_leftovers(context, pipeline)
     submission = submit(pipeline, requests, force=config.force, recount=True, run_id=context.run_id)
     ids = [entry.entry_id for entry in (*submission.created, *submission.adopted)]
     try:
@@ -91,6 +92,17 @@ def submit_extraction(
         }
     )
     return ids
+
+
+def _remove_leftovers(context: dg.OpExecutionContext, pipeline: Pipeline) -> None:
+    """Once a night, as it walks the whole destination; a landing's own failure removes its own leftovers at once."""
+    try:
+        removed = pipeline.destination.remove_leftovers()
+    except (KeenPipelineError, OSError) as error:
+        context.log.warning("leftovers of dead landings could not be looked for: %s", error)
+        return
+    if removed:
+        context.log.info("%d leftovers of dead landings removed", len(removed))
 
 
 def _requests(config: SubmitExtractionConfig, pipeline: Pipeline) -> list[ExtractionRequest]:
