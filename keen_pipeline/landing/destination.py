@@ -7,16 +7,18 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing
 from keen_pipeline.landing import layout
-from keen_pipeline.landing.download import Download
 from keen_pipeline.landing.encode import check_encoding
 from keen_pipeline.landing.storage import Storage, normal_root, open_storage
 from keen_pipeline.ports import ResultsSource
 from keen_pipeline.timeframe import format_instant
+
+if TYPE_CHECKING:
+    from keen_pipeline.landing.download import Download
 
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
@@ -60,6 +62,8 @@ class FileDestination:
         reason beside it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be
         written. In every one of these cases the file at `target` is as it was.
         """
+        from keen_pipeline.landing.download import Download  # brings NumPy, which a code location that lands nothing can spare
+
         place = layout.parse_target(self._root, target)
         check_encoding(place.encoding)
         begun = time.monotonic()

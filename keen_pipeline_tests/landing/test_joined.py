@@ -13,7 +13,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.joined import JoinedResults, cells, join_headers
 
 NAMES = ["t", "a", "b", 'c,"d"', "é\ne"]
-cell_texts = st.text(alphabet=st.sampled_from('ab,"\n\ré'), max_size=6)
+cell_texts = st.text(alphabet=st.sampled_from('ab,"\né'), max_size=6)
 
 
 def written(header: list[str], rows: list[list[str]], ending: str) -> bytes:
