@@ -136,7 +136,7 @@ class FileDestination:
         aside = layout.quarantine_uri(self._root, target, extraction_id)
         what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}: {error}"
         assert download.intake is not None
-        self._storage.publish(stage, aside)
+        self._storage.publish(stage, aside, elsewhere=True)
         moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
         received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
         reason = f"{moment}\n{what}\n{received}; nothing was landed at {target}\n"

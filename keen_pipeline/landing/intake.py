@@ -15,7 +15,7 @@ from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES, Chunk, Lane
 from keen_pipeline.landing.verify import CsvVerifier
 from keen_pipeline.ports import ResultsStream
 
-READ_BYTES = 64 * 1024
+READ_BYTES = 256 * 1024
 
 
 class Intake:

@@ -40,7 +40,7 @@ class LocalStorage:
             file.close()
             staged.unlink(missing_ok=True)
 
-    def publish(self, stage: BinaryIO, target: str) -> None:
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
         """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
         os.fsync(stage.fileno())
         place = Path(target)

@@ -1,12 +1,12 @@
-"""Objects of an S3 bucket, through smart_open: an upload is completed only after everything was verified.
+"""Objects of an S3 bucket: an upload is completed only after everything was verified.
 
-The body is first kept in an unnamed temporary file of this machine, which a crash takes with it. An object appears with the
-completion of its upload and not before; small ones go in one request.
+The body is also kept in an unnamed temporary file of this machine, which a crash takes with it: for parts to be sent again, and for
+what is kept aside elsewhere. An object appears with the completion of its upload and not before; small ones go in one request.
 """
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +20,8 @@ import smart_open
 import smart_open.s3
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
+from keen_pipeline.landing.s3_upload import S3Upload, UploadingStage, reader_of
 
-PART_BYTES = 16 * 1024 * 1024
-"""Of a multipart upload, held in memory; S3 allows 10,000 parts, so that a file may have 160 GB."""
-_COPY_BYTES = 256 * 1024
 _CLIENT = "S3.Client"
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _FORBIDDEN = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "401"})
@@ -38,27 +36,27 @@ class S3Storage:
         client_options = dict(options.get("client_kwargs") or {})
         self._client = options.pop("client", None) or _new_client(client_options.pop(_CLIENT, {}))
         options["client_kwargs"] = client_options
-        self._options = {"min_part_size": PART_BYTES, **options, "client": self._client}
+        self._options = {**options, "client": self._client}
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
-        """An empty file without a name, in this machine's temporary folder."""
+        """An empty file without a name, in this machine's temporary folder; large ones are on their way to S3 as they grow."""
         with tempfile.TemporaryFile(buffering=0) as file:
-            yield cast("BinaryIO", file)
-
-    def publish(self, stage: BinaryIO, target: str) -> None:
-        """Upload the staged bytes; the object at `target` changes in one step, at the end."""
-        size = stage.seek(0, 2)
-        stage.seek(0)
-        options = {**self._options, "multipart_upload": size > self._options["min_part_size"]}
-        with self._translated(target):
-            writer: Any = smart_open.open(target, "wb", compression="disable", transport_params=options)
+            stage = UploadingStage(os.dup(file.fileno()), self._upload(target, file.fileno()))
             try:
-                shutil.copyfileobj(stage, writer, _COPY_BYTES)
-            except BaseException:
-                writer.terminate()  # close() would complete the upload with what it has
-                raise
-            writer.close()
+                with stage, self._translated(target):
+                    yield cast("BinaryIO", stage)
+            finally:
+                with self._translated(target):
+                    stage.abort()
+
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+        """Make the staged bytes the object at `target`, in one step; `elsewhere`: it was staged for another target."""
+        with self._translated(target):
+            if isinstance(stage, UploadingStage) and not elsewhere:
+                stage.complete()
+            else:
+                self._upload(target, stage.fileno()).complete(stage.seek(0, os.SEEK_END))
 
     def write(self, target: str, data: bytes) -> None:
         """A small object in one request."""
@@ -81,8 +79,7 @@ class S3Storage:
         """A binary reader. Raises FileNotFoundError."""
         if self.size(target) is None:
             raise FileNotFoundError(target)
-        readable = {k: v for k, v in self._options.items() if k != "min_part_size"}
-        return smart_open.open(target, "rb", compression="disable", transport_params=readable)
+        return smart_open.open(target, "rb", compression="disable", transport_params=self._options)
 
     def remove(self, target: str) -> None:
         """Remove one object; nothing happens where there is none."""
@@ -102,6 +99,10 @@ class S3Storage:
                         self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                         removed.append(f"s3://{bucket}/{upload['Key']}")
         return sorted(removed)
+
+    def _upload(self, target: str, descriptor: int) -> S3Upload:
+        bucket, key = split(target)
+        return S3Upload(self._client, bucket, key, reader_of(descriptor))
 
     @contextmanager
     def _translated(self, target: str) -> Iterator[None]:
@@ -144,5 +145,13 @@ def _code(error: botocore.exceptions.ClientError) -> str:
 
 
 def _new_client(options: Mapping[str, Any]) -> Any:
-    config = botocore.client.Config(max_pool_connections=16, tcp_keepalive=True, retries={"max_attempts": 4, "mode": "standard"})
+    settings: dict[str, Any] = {
+        "max_pool_connections": 16,
+        "tcp_keepalive": True,
+        "retries": {"max_attempts": 4, "mode": "standard"},
+    }
+    if str(options.get("endpoint_url", "")).startswith("http://"):
+        # Without TLS the signature holds a SHA-256 of each body already; a check sum beside it would only cost time.
+        settings["request_checksum_calculation"] = "when_required"
+    config = botocore.client.Config(**settings)
     return boto3.session.Session().client("s3", **{"config": config, **options})

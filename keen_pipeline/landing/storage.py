@@ -22,8 +22,8 @@ class Storage(Protocol):
         """An empty, unbuffered, seekable file for the bytes that shall lie at `target`; gone at the end."""
         ...
 
-    def publish(self, stage: BinaryIO, target: str) -> None:
-        """Make the staged bytes the file at `target`, in one step."""
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+        """Make the staged bytes the file at `target`, in one step; `elsewhere`: they were staged for another target."""
         ...
 
     def write(self, target: str, data: bytes) -> None:

@@ -35,9 +35,7 @@ class StructureReader:
         self._commas_wanted = columns - 1
         self._flags = np.zeros(-(-longest // 64) * 64, np.bool_)
 
-    def read(
-        self, data: bytes | bytearray, start: int, end: int, *, commas: int, quoted: bool, in_field: bool
-    ) -> Stretch | None:
+    def read(self, data: bytes | bytearray, start: int, end: int, *, commas: int, quoted: bool, in_field: bool) -> Stretch | None:
         """What `data[start:end]` holds, or None where it is not plainly well-formed (which need not mean that it is wrong).
 
         `commas`: of the record that has begun before; `quoted`, `in_field`: whether it begins inside quotes, or within an

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import multiprocessing
 import os
 import resource
@@ -24,7 +23,7 @@ from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.s3 import PART_BYTES
+from keen_pipeline.landing.s3_upload import PART_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.s3 import SECRET_KEY, S3Server, running_s3
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
@@ -209,33 +208,46 @@ def test_refused_file_is_kept_aside_with_its_reason(place: Place, server: FaultS
     assert b"record 1 begins a quoted field that never ends" in files[kept + ".reason.txt"]
 
 
-def test_broken_publishing_never_shows_a_part(place: Place, server: FaultServer) -> None:
-    class Failing(io.BytesIO):
-        """A stage whose disk fails after two parts of an upload."""
-
-        name = "stage"
-
-        def readinto(self, buffer: Any) -> int:
-            self._fail()
-            return super().readinto(buffer)
-
-        def read(self, size: int | None = -1) -> bytes:
-            self._fail()
-            return super().read(size)
-
-        def fileno(self) -> int:
-            raise OSError(5, "Input/output error")
-
-        def _fail(self) -> None:
-            if self.tell() > 2 * PART_BYTES:
-                raise OSError(5, "Input/output error")
-
+def test_broken_publishing_never_shows_a_part(place: Place, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.body = OLD
     landing = land(place, server, faults.whole())
     storage = place.destination()._storage
-    with pytest.raises((OSError, ServiceUnavailableError)):
-        storage.publish(Failing(bytes(3 * PART_BYTES)), landing.uri)
+    pread = os.pread
+
+    def failing(descriptor: int, length: int, offset: int) -> bytes:
+        if offset >= 2 * PART_BYTES:
+            raise OSError(5, "Input/output error")
+        return pread(descriptor, length, offset)
+
+    def not_synced(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    # The disk under the stage fails after two parts of an upload, or in the sync before a rename.
+    monkeypatch.setattr(os, "pread", failing)
+    monkeypatch.setattr(os, "fsync", not_synced)
+    with pytest.raises((OSError, ServiceUnavailableError)), storage.stage(landing.uri) as stage:  # noqa: PT012 - one landing
+        for _ in range(3):
+            stage.write(bytes(PART_BYTES))
+        storage.publish(stage, landing.uri)
     assert place.files() == {"purchases/2026-01-01.csv": OLD}
+    assert place.unfinished() == 0
+
+
+def test_transfer_that_fails_after_several_parts_shows_none_of_them(place: Place, server: FaultServer) -> None:
+    server.body = OLD
+    land(place, server, faults.whole())
+    server.body = b"a,b\n" + b"1,2\n" * (3 * PART_BYTES // 4)
+    with pytest.raises(TransferError):
+        land(place, server, faults.cut(len(server.body) - 5), faults.cut(0))
+    assert place.files() == {"purchases/2026-01-01.csv": OLD}
+    assert place.unfinished() == 0
+
+
+def test_file_begun_anew_after_several_parts_is_whole(place: Place, server: FaultServer) -> None:
+    server.body = b"a,b\n" + b"1,2\n" * (3 * PART_BYTES // 4)
+    new = b"a,b\n" + b"3,4\n" * (2 * PART_BYTES // 4)
+    land(place, server, faults.cut(len(server.body) - 5), faults.changed(new))
+    assert place.files() == {"purchases/2026-01-01.csv": new}
     assert place.unfinished() == 0
 
 
