@@ -37,7 +37,8 @@ class _Body:
 class ScriptedApi:
     """Extractions that complete at the second poll, with one event each, unless the test says otherwise.
 
-    `counts`: events a day that the service counts. `on_submit` and `on_open` may raise; `status` answers for an extraction id at its nth poll (1-based).
+    `counts`: events a day that the service counts.
+    `on_submit` and `on_open` may raise; `status` answers for an extraction id at its nth poll (1-based).
     """
 
     def __init__(self) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
 from keen_pipeline.errors import AuthenticationError, NotFoundError, RateLimitedError, ServiceUnavailableError, UnreachableError
-from keen_pipeline.extraction import Collection, ExtractionRequest, Status
+from keen_pipeline.extraction import Collection, ExtractionRequest, SecretUrl, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, land, partition_request, poll, post_due, submit
 from keen_pipeline.pipeline.wait import Abandoned, Retrying
+from keen_pipeline.ports import ResultsStream
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.unit.scripted_api import ScriptedApi
 
@@ -219,3 +224,35 @@ def test_a_used_up_budget_delays_the_recount_and_does_not_fail_it(world: World) 
     again = list(extract(world.pipeline, world.requests("2026-01-01", "2026-01-01")))
     assert [e.adopted for e in again if isinstance(e, Landed)] == [True]
     assert (world.clock.now() - begun).total_seconds() == 30
+
+
+def test_stopping_a_wait_ends_a_transfer_under_way_and_lands_nothing(world: World) -> None:
+    begun = Event()
+
+    class Endless(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            begun.set()
+            begun.set()
+            world.clock.advance(1)
+            time.sleep(0.01)
+            buffer[:3] = b"1\r\n"
+            return 3
+
+    open_results = world.api.open_results
+
+    def endless(url: SecretUrl, **options: Any) -> ResultsStream:
+        stream: Any = open_results(url, **options)
+        stream.total, stream._data = None, Endless()
+        return stream  # type: ignore[no-any-return]
+
+    world.api.open_results = endless  # type: ignore[method-assign]
+    events = extract(world.pipeline, world.requests("2026-01-01", "2026-01-01"))
+    for _ in events:
+        if begun.is_set():
+            break
+    events.close()
+    assert world.statuses() == {Status.CANCELLED: 1}
+    assert [path for path in world.root.rglob("*") if path.is_file()] == []
