@@ -33,7 +33,8 @@ def evaluations(place: Place, name: str) -> dict[str | None, list[tuple[bool, An
     key = dg.AssetCheckKey(dg.AssetKey(["keen", name]), "complete")
     found: dict[str | None, list[tuple[bool, Any, Any]]] = {}
     for record in reversed(place.instance.event_log_storage.get_asset_check_execution_history(key, limit=100)):
-        assert record.event is not None and record.event.dagster_event is not None
+        assert record.event is not None
+        assert record.event.dagster_event is not None
         result = record.event.dagster_event.asset_check_evaluation_data
         values = {name: value.value for name, value in result.metadata.items()}
         numbers = (values.get("keen/landed_events"), values.get("keen/counted_events"))

@@ -59,9 +59,7 @@ def test_joined_slices_hold_the_records_of_all(case: tuple[list[tuple[list[str],
     rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
     union = [NAMES[0], *sorted({name for header, _ in parts for name in header[1:]})]
     assert rows[0] == union
-    expected = [
-        [dict(zip(header, row, strict=True)).get(name, "") for name in union] for header, body in parts for row in body
-    ]
+    expected = [[dict(zip(header, row, strict=True)).get(name, "") for name in union] for header, body in parts for row in body]
     assert rows[1:] == expected
 
 
