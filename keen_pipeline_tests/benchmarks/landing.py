@@ -232,7 +232,8 @@ def main() -> None:
         names = {"one": chosen(ONE_FILE), "many": chosen(MANY_FILES), "slow": chosen(SLOW)}
         s3 = _s3(stack, folder) if any("S3" in n or "boto3" in n for group in names.values() for n in group) else None
         print(
-            f"server: {server.kind}; S3: {'SeaweedFS' if s3 else 'not needed'}; load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
+            f"server: {server.kind}; S3: {'SeaweedFS' if s3 else 'not needed'}; "
+            f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores"
         )
         bench = Bench(folder, server, www, s3)
         result = parts(bench, www, names, arguments)
