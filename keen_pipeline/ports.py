@@ -295,8 +295,8 @@ class Ledger(Protocol):
         """For each request its newest attempt, None where there is none."""
         ...
 
-    def open_entries(self, *, collections: Sequence[str] | None = None) -> list[Entry]:
-        """All open attempts, oldest first."""
+    def open_entries(self, *, status: Status | None = None) -> list[Entry]:
+        """All open attempts, or those in one status; oldest first."""
         ...
 
     def unreported(self) -> list[Entry]:

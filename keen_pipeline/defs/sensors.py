@@ -43,11 +43,12 @@ def extraction_status_sensor(
         context: dg.SensorEvaluationContext, keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination
     ) -> dg.RunRequest | dg.SkipReason:
         book = ledger.open()
-        if not book.open_entries() and not book.unreported() and not book.uncounted():
+        waiting = book.open_entries()
+        if not waiting and not book.unreported() and not book.uncounted():
             return dg.SkipReason("no extraction is open")
         pipeline = build_pipeline(keen, ledger, destination, call_seconds=CALL_SECONDS)
         report_outbox(context.instance, pipeline.ledger)
-        outcome = poll(pipeline, book.open_entries(), seconds=POLLING_SECONDS)
+        outcome = poll(pipeline, waiting, seconds=POLLING_SECONDS)
         posted = post_due(pipeline, seconds=POSTING_SECONDS)
         for collection, error in outcome.errors.items():
             context.log.warning("%s could not be listed, the next tick tries again: %s", collection, error)
@@ -66,8 +67,8 @@ def _landing_run(pipeline: Pipeline, waiting: int, to_submit: int) -> dg.RunRequ
     owner = new_owner()
     finished = [
         e.entry_id
-        for e in ledger.open_entries()
-        if e.status is Status.COMPLETE and not e.leased(now) and (not e.landing_tries or e.due_at <= now)
+        for e in ledger.open_entries(status=Status.COMPLETE)
+        if not e.leased(now) and (not e.landing_tries or e.due_at <= now)
     ]
     uncounted = [e.entry_id for e in ledger.uncounted() if e.reported_at is not None]
     ended = [e.entry_id for e in ledger.unreported() if e.status is Status.ABANDONED]

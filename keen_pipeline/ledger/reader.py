@@ -52,12 +52,13 @@ class LedgerReader:
             e if e is not None and e.request.fingerprint == r.fingerprint else None for e, r in zip(found, requests, strict=True)
         ]
 
-    def open_entries(self, *, collections: Sequence[str] | None = None) -> list[Entry]:
-        query = sa.select(entries).where(is_open).order_by(entries.c.id)
-        if collections is not None:
-            query = query.where(entries.c.collection.in_(collections))
+    def open_entries(self, *, status: Status | None = None) -> list[Entry]:
+        # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
+        query = sa.select(entries).where(is_open)
+        if status is not None:
+            query = query.where(entries.c.status == status.value)
         with reading(self.engine) as connection:
-            return [to_entry(row) for row in connection.execute(query)]
+            return sorted((to_entry(row) for row in connection.execute(query)), key=lambda entry: entry.entry_id)
 
     def unreported(self) -> list[Entry]:
         now = self._clock.now()

@@ -106,7 +106,7 @@ def post_due(
     """
     me = owner or new_owner()
     now = pipeline.clock.now()
-    known = pipeline.ledger.open_entries() if entry_ids is None else pipeline.ledger.entries(entry_ids)
+    known = pipeline.ledger.open_entries(status=Status.REQUESTED) if entry_ids is None else pipeline.ledger.entries(entry_ids)
     due = [
         e.entry_id for e in known if e.status is Status.REQUESTED and e.due_at <= now and (not e.leased(now) or e.lease_owner == me)
     ]
