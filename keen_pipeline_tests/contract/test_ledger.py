@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -211,6 +212,15 @@ def test_processes_starting_together_migrate_once(url: str) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_connections_that_turn_new_sqlite_ledgers_to_wal_together_wait_for_each_other(tmp_path: Path) -> None:
+    # Each file is a chance of its own: one in fifteen met "database is locked" before.
+    def start(number: int) -> None:
+        open_engine(f"sqlite:///{tmp_path / str(number // 6)}.db").dispose()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(start, range(6 * 40)))
 
 
 def test_the_replayed_migrations_equal_the_tables(url: str) -> None:
