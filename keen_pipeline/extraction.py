@@ -244,7 +244,8 @@ class RemoteExtraction:
 class Landing:
     """The proof of a landed file. `bytes`, `sha256` and `records` are of the CSV as Keen sent it, header not counted.
 
-    `stored_bytes` is the size of the file at the destination, which differs where the encoding compresses.
+    `stored_bytes` is the size of the file at the destination, which differs where the encoding compresses. `column_types`: of a
+    parquet file, the type of each column in Arrow's words; empty for CSV, whose columns have none.
     """
 
     uri: str
@@ -254,6 +255,7 @@ class Landing:
     columns: tuple[str, ...]
     stored_bytes: int
     seconds: float
+    column_types: tuple[str, ...] = ()
 
 
 def _date(value: object, what: str) -> date:

@@ -126,6 +126,10 @@ class ExtractionApi(Protocol):
         """The names of the project's event collections, sorted."""
         ...
 
+    def property_types(self, collection: str) -> Mapping[str, str]:
+        """Keen's type (`num`, `string`, `bool`, `datetime`, ...) by property, of the properties that have but one."""
+        ...
+
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Start the transfer of a result; ResultsExpiredError where the URL is no longer valid."""
         ...
@@ -139,9 +143,10 @@ class Destination(Protocol):
         """Root of the destination, without a trailing slash."""
         ...
 
-    def land(self, source: ResultsSource, target: str, *, extraction_id: str) -> Landing:
+    def land(self, source: ResultsSource, target: str, *, extraction_id: str, types: Mapping[str, str] | None = None) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
+        `types`: Keen's type by property, for a file whose columns have types.
         Raises VerificationError (kept under `_quarantine/`), RetryableError where the transfer can't finish now.
         """
         ...

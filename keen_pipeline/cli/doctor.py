@@ -8,6 +8,7 @@ import click
 
 from keen_pipeline.cli.common import configured_collections, service_for_command
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.landing.encode import check_encoding
 from keen_pipeline.pipeline.adapters import open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
 
@@ -45,6 +46,8 @@ def _collections(settings: Settings) -> str:
     collections = configured_collections(settings)
     if not collections:
         raise ConfigurationError("KEEN_PIPELINE_COLLECTIONS is not set: name the collections to extract in a YAML file")
+    for encoding in {collection.encoding for collection in collections}:
+        check_encoding(encoding)
     source = settings.collections_file or "the sample, as KEEN_PIPELINE_COLLECTIONS is not set"
     return f"{', '.join(c.name for c in collections)} ({source})"
 

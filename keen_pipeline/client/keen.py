@@ -163,6 +163,13 @@ class KeenClient:
         path = path if self.api_version == "2.0" else f"/3.0/projects/{_part(self.project_id)}/events"
         return self._transport.get(path, wire.read_collections, self._subject("list of collections"), self._read)
 
+    def property_types(self, collection: str) -> Mapping[str, str]:
+        """Keen's type by property, of the properties of a collection that have but one (nulls aside)."""
+        self._needs_v2("the schema of a collection")
+        return self._transport.get(
+            self._v2(collection), wire.read_property_types, self._subject(f"schema of {collection}"), self._read
+        )
+
     def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
         """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
 

@@ -90,6 +90,23 @@ def read_collections(answer: Any) -> list[str]:
     return sorted(str(name) for name in names)
 
 
+def read_property_types(answer: Any) -> dict[str, str]:
+    """The schema resource's `inferred_property_types`, without those whose `type_appearances` name several types."""
+    fields = _mapping(answer)
+    inferred = _mapping(fields.get("inferred_property_types"))
+    details = fields.get("properties")
+    types = {}
+    for name, kind in inferred.items():
+        if not isinstance(kind, str):
+            raise WrongShape(f"the type of {name} is not a word")
+        known = details.get(name) if isinstance(details, Mapping) else None
+        appearances = known.get("type_appearances") if isinstance(known, Mapping) else None
+        seen = {one for one, times in appearances.items() if times} - {"null"} if isinstance(appearances, Mapping) else {kind}
+        if seen <= {kind}:
+            types[str(name)] = kind
+    return types
+
+
 def read_outcomes(answer: Any) -> dict[str, list[str | None]]:
     """The batch answer: for each collection and event None where it was stored, else the service's reason."""
     return {name: [_outcome(one) for one in _list(outcomes)] for name, outcomes in _mapping(answer).items()}

@@ -11,6 +11,7 @@ from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedule, subm
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.extraction import Collection
+from keen_pipeline.landing.encode import check_encoding
 
 AUTOMATION_SENSOR = "keen_downstream"
 
@@ -38,11 +39,13 @@ def build_keen_definitions(
     >>> sorted(job.name for job in defs.jobs)
     ['materialize_csvs', 'submit_extractions']
 
-    Raises InvalidInputError where a collection stands there twice.
+    Raises InvalidInputError where a collection stands there twice, ConfigurationError where the extra of an encoding is missing.
     """
     from keen_pipeline.collections_file import collection_to_wire, parse_collections
 
     parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
+    for encoding in {collection.encoding for collection in collections}:
+        check_encoding(encoding)
     submit_job, materialize_job = submit_extractions_job(collections), materialize_csvs_job()
     sensors: list[dg.SensorDefinition] = [
         extraction_status_sensor(materialize_job, interval_seconds=sensor_interval_seconds, running=running)

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.layout import parse_ad_hoc_key
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.timeframe import format_instant
@@ -22,7 +23,7 @@ def landing_metadata(entry: Entry) -> Mapping[str, Any]:
     metadata: dict[str, Any] = {
         "dagster/partition_row_count": landing.records,
         "dagster/uri": dg.MetadataValue.path(landing.uri) if "://" not in landing.uri else dg.MetadataValue.url(landing.uri),
-        "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(name, "string") for name in landing.columns]),
+        "dagster/column_schema": _schema(landing),
         "keen/events": landing.records,
         "keen/bytes": landing.bytes,
         "keen/stored_bytes": landing.stored_bytes,
@@ -40,6 +41,11 @@ def landing_metadata(entry: Entry) -> Mapping[str, Any]:
     if entry.waiting_seconds is not None:
         metadata["keen/waiting_seconds"] = round(entry.waiting_seconds, 3)
     return metadata
+
+
+def _schema(landing: Landing) -> dg.TableSchema:
+    types = landing.column_types or ["string"] * len(landing.columns)
+    return dg.TableSchema(columns=[dg.TableColumn(name, kind) for name, kind in zip(landing.columns, types, strict=True)])
 
 
 def materialization(entry: Entry) -> dg.AssetMaterialization:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing
-from keen_pipeline.landing import layout
+from keen_pipeline.landing import layout, parquet
 from keen_pipeline.landing.encode import check_encoding
 from keen_pipeline.landing.storage import Storage, normal_root, open_storage
 from keen_pipeline.ports import ResultsSource
@@ -19,6 +20,7 @@ from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
     from keen_pipeline.landing.download import Download
+    from keen_pipeline.landing.intake import Intake
 
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
@@ -55,25 +57,33 @@ class FileDestination:
         """The URI of one partition's file here."""
         return layout.target_uri(self._root, collection, partition_key, encoding or self._encoding)
 
-    def land(self, source: ResultsSource, target: str, *, extraction_id: str) -> Landing:
+    def land(self, source: ResultsSource, target: str, *, extraction_id: str, types: Mapping[str, str] | None = None) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
-        The suffix of `target` says the encoding. Raises VerificationError (what came is kept under `_quarantine/`, with its
-        reason beside it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be
-        written. In every one of these cases the file at `target` is as it was.
+        The suffix of `target` says the encoding; `types` is Keen's inferred type by property, which parquet needs for any column
+        but text. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside it),
+        RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In every one of
+        these cases the file at `target` is as it was.
         """
         from keen_pipeline.landing.download import Download  # brings NumPy, which a code location that lands nothing can spare
 
         place = layout.parse_target(self._root, target)
         check_encoding(place.encoding)
         begun = time.monotonic()
-        with self._storage.stage(target) as stage:
-            download = Download(source, stage, place.encoding, time.sleep)
+        with ExitStack() as stack:
+            stage = stack.enter_context(self._storage.stage(target))
+            typed = place.encoding is Encoding.PARQUET
+            # Parquet is made of the whole CSV, once that is proven, and maybe twice: a cell that doesn't fit may come last.
+            body = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile(buffering=0))) if typed else stage
+            download = Download(source, body, Encoding.CSV if typed else place.encoding, time.sleep)
             try:
                 intake = download.run()
+                column_types = parquet.write_parquet(_csv(body, intake), stage, types or {}) if typed else ()
                 stored = stage.seek(0, 2)
                 self._storage.publish(stage, target)
             except VerificationError as error:
+                if typed:
+                    _copy(body, stage)
                 raise self._keep_aside(error, download, stage, target, extraction_id) from None
             except KeenPipelineError as error:
                 raise _about(error, place, extraction_id) from None
@@ -92,6 +102,7 @@ class FileDestination:
             columns=intake.columns,
             stored_bytes=stored,
             seconds=time.monotonic() - begun,
+            column_types=column_types,
         )
 
     def exists(self, target: str) -> int | None:
@@ -133,7 +144,9 @@ class FileDestination:
         self, error: VerificationError, download: Download, stage: BinaryIO, target: str, extraction_id: str
     ) -> VerificationError:
         place = layout.parse_target(self._root, target)
-        aside = layout.quarantine_uri(self._root, target, extraction_id)
+        typed = place.encoding is Encoding.PARQUET
+        kept = layout.target_uri(self._root, place.collection, place.partition_key) if typed else target
+        aside = layout.quarantine_uri(self._root, kept, extraction_id)
         what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}: {error}"
         assert download.intake is not None
         self._storage.publish(stage, aside, elsewhere=True)
@@ -151,3 +164,17 @@ def _about(error: KeenPipelineError, place: layout.Place, extraction_id: str) ->
         return error
     error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
     return error
+
+
+def _csv(body: BinaryIO, intake: Intake) -> parquet.Source:
+    return parquet.Source(body, intake.columns, intake.records, intake.bytes, intake.sha256)
+
+
+def _copy(body: BinaryIO, stage: BinaryIO) -> None:
+    for file in (body, stage):
+        file.seek(0)
+    stage.truncate()
+    while piece := body.read(256 * 1024):
+        view = memoryview(piece)
+        while view:
+            view = view[stage.write(view) :]

@@ -34,6 +34,7 @@ def to_entry(row: sa.Row[Any]) -> Entry:
             records=r["records"],
             sha256=r["sha256"],
             columns=tuple(json.loads(r["columns"])),
+            column_types=tuple(json.loads(r["column_types"] or "[]")),
             stored_bytes=r["stored_bytes"],
             seconds=r["landing_seconds"],
         )
@@ -114,6 +115,7 @@ def landing_values(landing: Landing) -> dict[str, Any]:
         "records": landing.records,
         "sha256": landing.sha256,
         "columns": json.dumps(list(landing.columns)),
+        "column_types": json.dumps(list(landing.column_types)) if landing.column_types else None,
         "stored_bytes": landing.stored_bytes,
         "landing_seconds": landing.seconds,
     }

@@ -63,6 +63,7 @@ entries = sa.Table(
     sa.Column("records", sa.BigInteger, comment="header not counted"),
     sa.Column("sha256", sa.String(64), comment="of Keen's CSV"),
     sa.Column("columns", sa.Text, comment="JSON array"),
+    sa.Column("column_types", sa.Text, comment="JSON array; of a parquet file"),
     sa.Column("stored_bytes", sa.BigInteger, comment="of the file at the destination"),
     sa.Column("landing_seconds", sa.Float),
     sa.Column("landing_tries", sa.Integer, nullable=False, server_default="0"),

@@ -16,6 +16,7 @@ from keen_pipeline.landing.joined import JoinedResults
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile
+from keen_pipeline.pipeline.property_types import PropertyTypes
 from keen_pipeline.pipeline.slices import landed_slices, sweep_slices
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
@@ -96,10 +97,14 @@ class LandingPool:
         self._pool = ThreadPoolExecutor(pipeline.landing_threads, thread_name_prefix="keen-land")
         self._futures: dict[Future[Landed | NotLanded], int] = {}
         self._stop = Event()
+        self._types = PropertyTypes(pipeline)
 
     def add(self, entry: Entry, url: SecretUrl | None) -> None:
         """Queue one complete entry."""
-        self._futures[self._pool.submit(land_one, self._pipeline, entry, self._owner, url, self._stop)] = entry.entry_id
+        self._futures[self._pool.submit(self._land, entry, url)] = entry.entry_id
+
+    def _land(self, entry: Entry, url: SecretUrl | None) -> Landed | NotLanded:
+        return land_one(self._pipeline, entry, self._owner, url, self._stop, self._types)
 
     @property
     def entry_ids(self) -> set[int]:
@@ -178,13 +183,16 @@ def _urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Mapping[int, SecretUr
     return urls
 
 
-def land_one(pipeline: Pipeline, entry: Entry, owner: str, url: SecretUrl | None, stop: Event) -> Landed | NotLanded:
+def land_one(
+    pipeline: Pipeline, entry: Entry, owner: str, url: SecretUrl | None, stop: Event, types: PropertyTypes
+) -> Landed | NotLanded:
     """One landing, and what the ledger says of it."""
     ledger, request = pipeline.ledger, entry.request
     place = pipeline.destination if entry.parent_id is None else pipeline.destination.for_slices()
     try:
         source, extraction_id = _source(pipeline, entry, url)
-        landing = place.land(_Stoppable(source, stop), request.target, extraction_id=extraction_id)
+        source = _Stoppable(source, stop)
+        landing = place.land(source, request.target, extraction_id=extraction_id, types=types.of(entry, place))
         return Landed(ledger.landed(entry.entry_id, owner, landing))
     except (LeaseLostError, StoppedError) as error:
         return NotLanded(entry, error, None)

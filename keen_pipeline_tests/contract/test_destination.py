@@ -154,6 +154,15 @@ def test_compressed_file_unfolds_to_the_csv(place: Place, server: FaultServer, e
         assert file.read() == stored
 
 
+def test_parquet_file_holds_the_records_of_the_csv(place: Place, server: FaultServer) -> None:
+    from pyarrow import BufferReader, parquet
+
+    landing = land(place, server, faults.whole(), encoding=Encoding.PARQUET)
+    stored = place.files()["purchases/2026-01-01.parquet"]
+    assert parquet.read_table(BufferReader(stored)).num_rows == landing.records == 3000
+    assert (landing.bytes, landing.stored_bytes) == (len(server.body), len(stored))
+
+
 def test_file_of_several_parts(place: Place, server: FaultServer) -> None:
     piece = b"1,2\n" * 250_000
     times = PART_BYTES * 2 // len(piece) + 1
@@ -346,8 +355,3 @@ def test_place_that_cant_be_served_is_refused_at_once(uri: str) -> None:
     with pytest.raises(ConfigurationError, match="destination") as raised:
         FileDestination(uri)
     assert "secret" not in str(raised.value)
-
-
-def test_encoding_that_is_not_there_yet_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"parquet is not supported yet; use one of csv, csv\.gz, csv\.zst"):
-        FileDestination(str(tmp_path), encoding=Encoding.PARQUET)

@@ -52,7 +52,16 @@ def day(number: int, *, filters: tuple[Filter, ...] = ()) -> ExtractionRequest:
 
 
 def landing(uri: str) -> Landing:
-    return Landing(uri, bytes=10, records=2, sha256="ab" * 32, columns=("a", "b,c"), stored_bytes=10, seconds=0.5)
+    return Landing(
+        uri,
+        bytes=10,
+        records=2,
+        sha256="ab" * 32,
+        columns=("a", "b,c"),
+        stored_bytes=10,
+        seconds=0.5,
+        column_types=("double", "string"),
+    )
 
 
 def submit(ledger: SqlLedger, entry_id: int, extraction_id: str = "e1") -> None:

@@ -69,6 +69,13 @@ class Place:
         records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=1000).records
         return sorted(record.partition_key or "" for record in records)
 
+    def metadata(self, key: str, partition: str) -> dict[str, Any]:
+        """What the newest materialization of a partition says."""
+        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(key.split("/")), asset_partitions=[partition])
+        record = self.instance.fetch_materializations(wanted, limit=1).records[0]
+        assert record.asset_materialization is not None
+        return {name: value.value for name, value in record.asset_materialization.metadata.items()}
+
     def failure(self, result: dg.ExecuteInProcessResult) -> str:
         [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
         failure = event.step_failure_data.user_failure_data

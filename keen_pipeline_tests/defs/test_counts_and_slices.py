@@ -8,10 +8,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from pyarrow import parquet
 
 from keen_pipeline import Collection
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import Encoding, Status
 from keen_pipeline_tests.defs.conftest import DAYS, NIGHT, MakePlace, Place
 
 
@@ -86,6 +87,27 @@ def test_the_check_alone_counts_all_that_has_landed(make_place: MakePlace) -> No
     assert place.materialized("keen/purchases") == sorted(DAYS)
 
 
+def test_a_typed_file_from_slices_has_the_service_s_types(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", "2")
+    typed = Collection("purchases", DAYS[0], lookback_days=4, encoding=Encoding.PARQUET)
+    place = make_place(options=["--max-extraction-events", "2"], collections=[typed])
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[-1]).success
+    table = parquet.read_table(place.root / "purchases" / f"{DAYS[1]}.parquet")
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "header:timestamp": "timestamp[us, tz=UTC]",
+        "body:amount": "double",
+        "body:text": "string",
+        "body:user:id": "double",
+    }
+    assert table.column("body:amount").to_pylist() == [0.0, 1.0, 2.0, 3.0]
+    assert table.column("body:text").to_pylist() == [f'purchases, "{DAYS[1]}"\nline'] * 4
+    metadata = place.metadata("keen/purchases", DAYS[1])
+    assert metadata["dagster/partition_row_count"] == 4
+    assert [column.type for column in metadata["dagster/column_schema"].columns] == [str(field.type) for field in table.schema]
+    assert table.schema.metadata[b"keen_pipeline.sha256"].decode() == metadata["keen/sha256"]
+    assert int(metadata["keen/slices"]) >= 2
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["planned by counts", "refused by the service"])
 @pytest.mark.parametrize("how", ["night", "backfill"])
 def test_a_day_too_large_lands_as_one_file_from_slices(
@@ -105,10 +127,6 @@ def test_a_day_too_large_lands_as_one_file_from_slices(
         assert amounts(place.root / "purchases" / f"{day}.csv") == [str(i) for i in range(3 + n)]
     slices = [path for path in (place.root / "_slices").rglob("*") if path.is_file()]
     assert slices == []
-    [record] = place.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(["keen", "purchases"]), asset_partitions=[DAYS[-1]]), limit=10
-    ).records
-    assert record.asset_materialization is not None
-    metadata = {name: value.value for name, value in record.asset_materialization.metadata.items()}
-    assert int(metadata["keen/slices"]) >= 3  # type: ignore[call-overload]
-    assert int(metadata["keen/split_depth"]) >= 2  # type: ignore[call-overload]
+    metadata = place.metadata("keen/purchases", DAYS[-1])
+    assert int(metadata["keen/slices"]) >= 3
+    assert int(metadata["keen/split_depth"]) >= 2

@@ -91,6 +91,10 @@ class ScriptedApi:
     def collections(self) -> list[str]:
         return ["purchases"]
 
+    def property_types(self, collection: str) -> Mapping[str, str]:
+        self.calls["types"] += 1
+        return {"body:day": "string"}
+
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         self.calls["open"] += 1
         error = self.on_open(self.calls["open"])

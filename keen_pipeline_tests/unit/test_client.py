@@ -101,6 +101,7 @@ CALLS: dict[str, Callable[[KeenClient], object]] = {
     "count": lambda c: c.count("purchases", DAY),
     "select_unique": lambda c: c.select_unique("purchases", "body:user", DAY),
     "collections": lambda c: c.collections(),
+    "property_types": lambda c: c.property_types("purchases"),
     "add_events": lambda c: c.add_events({"purchases": [{"a": 1}]}),
     "check_key": lambda c: c.check_key(),
 }
@@ -203,6 +204,19 @@ def test_collections(client: KeenClient, server: FaultServer) -> None:
     ]
     assert client.collections() == ["logins", "pageviews"]
     assert server.requests[0].target == "/2.0/projects/P1"
+
+
+def test_types_are_those_of_properties_that_have_but_one(client: KeenClient, server: FaultServer) -> None:
+    inferred = {"body:amount": "num", "body:mixed": "num", "body:plain": "string", "body:sometimes": "bool"}
+    appearances = {
+        "body:amount": {"num": 7, "string": 0},
+        "body:mixed": {"num": 6, "string": 1},
+        "body:sometimes": {"bool": 1, "null": 6},
+    }
+    properties = {name: {"num_appearances": 7, "type_appearances": counts} for name, counts in appearances.items()}
+    server.api = [document({"inferred_property_types": inferred, "properties": properties})]
+    assert client.property_types("purchases") == {"body:amount": "num", "body:plain": "string", "body:sometimes": "bool"}
+    assert server.requests[0].target == "/2.0/projects/P1/purchases"
 
 
 def test_batch_of_events_goes_with_the_write_key(client: KeenClient, server: FaultServer) -> None:
@@ -385,6 +399,8 @@ def test_post_is_repeated_where_no_connection_came_up(clock: QuickClock) -> None
         ("select_unique", b'{"result": {}}'),
         ("collections", b'{"collections": [{"url": "x"}]}'),
         ("collections", b"null"),
+        ("property_types", b'{"properties": {}}'),
+        ("property_types", b'{"inferred_property_types": {"body:a": 5}}'),
         ("add_events", b'{"purchases": 5}'),
         ("count", b"\xff\xfe"),
         ("count", b"[" * 100_000),

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from keen_pipeline.errors import AuthenticationError, NotFoundError, RateLimitedError, ServiceUnavailableError, UnreachableError
-from keen_pipeline.extraction import Collection, ExtractionRequest, SecretUrl, Status
+from keen_pipeline.extraction import Collection, Encoding, ExtractionRequest, SecretUrl, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, land, partition_request, poll, post_due, submit
+from keen_pipeline.pipeline.land import NotLanded
 from keen_pipeline.pipeline.wait import Abandoned, Retrying
 from keen_pipeline.ports import ResultsStream
 from keen_pipeline.testing import FakeClock
@@ -64,6 +67,40 @@ def test_a_wait_lands_every_partition_with_one_list_call_a_poll(world: World) ->
     assert world.file("2026-01-02") == b"body:day\r\n2026-01-02\r\n"
     assert world.statuses() == {Status.LANDED: 3}
     assert (world.api.calls["submit"], world.api.calls["list"], world.api.calls["get"]) == (3, 2, 0)
+
+
+def test_types_are_asked_once_for_all_that_was_complete_by_then(world: World) -> None:
+    typed = replace(COLLECTION, encoding=Encoding.PARQUET)
+    days = partition_range(typed, "2026-01-01", "2026-01-03", NOW)
+    requests = [partition_request(typed, p, world.pipeline.destination.uri) for p in days]
+    world.api.status = lambda extraction_id, poll: "complete" if poll > 1 + (extraction_id == "x3") else "not started"
+    assert sum(isinstance(e, Landed) for e in extract(world.pipeline, requests)) == 3
+    assert world.api.calls["types"] == 2
+    table = parquet.read_table(world.root / "purchases" / "2026-01-03.parquet")
+    assert table.to_pydict() == {"body:day": ["2026-01-03"]}
+    [landing] = [e.landing for e in world.ledger.latest(requests[2:]) if e is not None]
+    assert landing is not None
+    assert landing.sha256 == hashlib.sha256(b"body:day\r\n2026-01-03\r\n").hexdigest()
+    assert (landing.records, landing.column_types) == (1, ("string",))
+
+
+def test_types_that_the_service_does_not_tell_keep_the_finished_extraction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(collection: str) -> dict[str, str]:
+        raise NotFoundError("no such resource")
+
+    monkeypatch.setattr(world.api, "property_types", unknown)
+    typed = replace(COLLECTION, encoding=Encoding.PARQUET)
+    [request] = [
+        partition_request(typed, p, world.pipeline.destination.uri) for p in partition_range(typed, "2026-01-01", "2026-01-01", NOW)
+    ]
+    submit(world.pipeline, [request])
+    post_due(world.pipeline)
+    poll(world.pipeline, world.ledger.open_entries())
+    completed = poll(world.pipeline, world.ledger.open_entries()).completed
+    [refused] = land(world.pipeline, completed, "owner")
+    assert isinstance(refused, NotLanded)
+    assert "does not tell them: no such resource" in str(refused.error)
+    assert world.statuses() == {Status.COMPLETE: 1}
 
 
 def test_what_has_landed_is_kept_unless_it_grew_vanished_or_force_says_so(world: World) -> None:

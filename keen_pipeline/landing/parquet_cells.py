@@ -1,0 +1,145 @@
+"""Whether the cells of a CSV column all have the form of Keen's type, and that column as Arrow's then. Nothing is guessed.
+
+| Keen's type | column | a cell fits where |
+|---|---|---|
+| num | double | it is a JSON number, and the double's own shortest text is that number (0.1 and 1.50 are, 2^53 + 1 is not) |
+| bool | boolean | it is `true` or `false` |
+| datetime | timestamp, microseconds, UTC | it is an instant of Keen's form, `2026-01-31T08:00:00.000Z` |
+| any other, or unknown | string | it is UTF-8 |
+| | binary | always |
+
+Looking at the bytes with NumPy is five times as fast as a regular expression for each cell, and outside the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+
+STRING, BYTES = "string", "bytes"
+
+_SURE_LENGTH = 15
+"""A decimal of so many characters has at most 15 digits, which a double keeps."""
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_DIGITS = np.zeros(256, np.bool_)
+_DIGITS[list(b"0123456789")] = True
+_PLAIN = _DIGITS.copy()
+_PLAIN[list(b".-")] = True
+_INSTANT_LENGTHS = (20, 24, 27)
+"""Of `2026-01-31T08:00:00Z`, with milliseconds, with microseconds."""
+
+
+def arrow_type(kind: str) -> Any:
+    """The column's type for a type of Keen's, or `bytes`."""
+    types = {"num": pa.float64(), "bool": pa.bool_(), "datetime": pa.timestamp("us", "UTC"), BYTES: pa.binary()}
+    return types.get(kind, pa.string())
+
+
+def converted(column: Any, kind: str) -> Any:
+    """A binary array as an array of `arrow_type(kind)`, nulls kept; None where a cell does not fit."""
+    return _CONVERSIONS.get(kind, _string)(column)
+
+
+def fallback(column: Any) -> str:
+    """The kind that takes all cells of a column that did not fit: `string`, or `bytes` where one is no UTF-8."""
+    return BYTES if _string(column) is None else STRING
+
+
+def _string(column: Any) -> Any:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _number(column: Any) -> Any:
+    cells = column.drop_null()
+    sure = _surely_numbers(cells)
+    if not sure.all() and not _all_exact(cells.filter(pa.array(~sure))):
+        return None
+    try:
+        return column.cast(pa.string()).cast(pa.float64())
+    except pa.ArrowInvalid:  # 1.2.3
+        return None
+
+
+def _surely_numbers(cells: Any) -> Any:
+    """For each cell whether it is a short JSON number, or nothing that can be read as one; False: it has to be looked at."""
+    data, begin, end = _raw(cells)
+    sure = (end > begin) & (end - begin <= _SURE_LENGTH)
+    if not len(data):
+        return sure
+    begin = begin + (_at(data, begin) == ord("-"))
+    # 007 is no number but a name made of digits; 0 and 0.5 are numbers.
+    whole = (_at(data, begin) != ord("0")) | (begin + 1 == end) | (_at(data, begin + 1) == ord("."))
+    sure &= (begin < end) & _DIGITS[_at(data, begin)] & whole & _DIGITS[_at(data, end - 1)]
+    strange = np.flatnonzero(~_PLAIN[data])
+    sure[np.searchsorted(end, strange, "right")] = False
+    return sure
+
+
+def _all_exact(cells: Any) -> bool:
+    """Whether these cells are JSON numbers that a double keeps."""
+    text = _string(cells)
+    try:
+        if text is None or not compute.all(compute.is_finite(text.cast(pa.float64()))).as_py():
+            return False
+    except pa.ArrowInvalid:
+        return False
+    # Most long numbers are the double's own shortest text already.
+    rest = text.filter(compute.not_equal(text.cast(pa.float64()).cast(pa.string()), text))
+    return all(_NUMBER.fullmatch(cell) and Decimal(repr(float(cell))) == Decimal(cell) for cell in rest.to_pylist())
+
+
+def _boolean(column: Any) -> Any:
+    cells = column.drop_null()
+    known = compute.is_in(cells, value_set=pa.array([b"true", b"false"]))
+    if len(cells) and not compute.all(known).as_py():
+        return None
+    return compute.equal(column, b"true")
+
+
+def _instant(column: Any) -> Any:
+    data, begin, end = _raw(column.drop_null())
+    lengths = end - begin
+    if len(lengths):
+        if not np.isin(lengths, _INSTANT_LENGTHS).all():
+            return None
+        # Arrow takes other forms of ISO-8601 too, with other separators and offsets.
+        point = _at(data, begin + 19)
+        well = (_at(data, begin + 10) == ord("T")) & (_at(data, end - 1) == ord("Z")) & ((lengths == 20) | (point == ord(".")))
+        if not well.all():
+            return None
+    try:
+        return column.cast(pa.string()).cast(pa.timestamp("us", "UTC"))
+    except pa.ArrowInvalid:  # the 31st of February
+        return None
+
+
+def _raw(cells: Any) -> tuple[Any, Any, Any]:
+    """The bytes of a binary array without nulls, and where each cell begins and ends in them."""
+    _, offsets, data = cells.buffers()
+    if not len(cells) or data is None:
+        nowhere = np.zeros(len(cells), np.int64)
+        return np.zeros(0, np.uint8), nowhere, nowhere
+    places = np.frombuffer(offsets, np.int32)[cells.offset : cells.offset + len(cells) + 1].astype(np.int64)
+    return np.frombuffer(data, np.uint8)[places[0] : places[-1]], places[:-1] - places[0], places[1:] - places[0]
+
+
+def _at(data: Any, places: Any) -> Any:
+    """The bytes at some places, of which the last ones may lie behind the end."""
+    return data[np.minimum(places, len(data) - 1)]
+
+
+_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
+    "num": _number,
+    "bool": _boolean,
+    "datetime": _instant,
+    BYTES: lambda column: column,
+}

@@ -1,0 +1,48 @@
+"""Keen's types of properties, for the files that are typed: one schema request for all extractions that were complete by then."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+
+from keen_pipeline.errors import ConfigurationError, PermanentError
+from keen_pipeline.extraction import Encoding
+from keen_pipeline.landing.layout import parse_target
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.ports import Destination
+
+
+class PropertyTypes:
+    """What the schemas of collections say. Shared by the landings of one wait or run."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[datetime, Mapping[str, str]]] = {}
+
+    def of(self, entry: Entry, place: Destination) -> Mapping[str, str]:
+        """The type by property, as it was when the extraction was complete or later; empty where the file is not typed.
+
+        Raises RetryableError, and ConfigurationError where the service does not tell.
+        """
+        collection = entry.request.collection
+        if parse_target(place.uri, entry.request.target).encoding is not Encoding.PARQUET:
+            return {}
+        with self._lock:
+            asked_at, types = self._known.get(collection, (None, {}))
+            # An older schema may not know that one of the events has text where all others have a number.
+            if asked_at is None or entry.completed_at is None or entry.completed_at > asked_at:
+                asked_at, types = self._pipeline.clock.now(), self._ask(collection)
+                self._known[collection] = asked_at, types
+        return types
+
+    def _ask(self, collection: str) -> Mapping[str, str]:
+        try:
+            return self._pipeline.api.property_types(collection)
+        except PermanentError as error:
+            raise ConfigurationError(
+                f"{collection}: encoding parquet needs the types of its properties, and the service does not tell them: {error}; "
+                "the finished extraction is kept; use encoding csv for this collection"
+            ) from None

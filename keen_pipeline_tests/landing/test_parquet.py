@@ -1,0 +1,181 @@
+"""A landed Parquet file gives back every value of the CSV, in the column type that Keen's property type asks for."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from keen_pipeline import build_keen_definitions
+from keen_pipeline.errors import ConfigurationError, VerificationError
+from keen_pipeline.extraction import Collection, Encoding
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing import parquet as ours
+from keen_pipeline.landing.parquet import Source, write_parquet
+from keen_pipeline.landing.verify import CsvVerifier
+from keen_pipeline_tests import faults
+from keen_pipeline_tests.landing.conftest import Lander
+
+TYPES = {"n": "num", "b": "bool", "t": "datetime", "s": "string"}
+CELLS = st.one_of(
+    st.sampled_from(
+        ["", "1", "-0", "007", "1e5", "9007199254740993", "0.1", "1.50", "nan", "inf", "1e999", "true", "True", " 1", "+1"]
+    ),
+    st.sampled_from(
+        ["2026-01-31T08:00:00.000Z", "2026-02-31T08:00:00.000Z", "2026-01-31T08:00:00+02:00", "a,b", 'q"q', "x\r\ny", "é\0"]
+    ),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-(2**70), 2**70).map(str),
+    st.text(max_size=5, alphabet=st.characters(exclude_categories=["Cs"])),
+)
+
+
+def converted(data: bytes, types: Mapping[str, str]) -> tuple[pa.Table, tuple[str, ...]]:
+    verifier = CsvVerifier()
+    verifier.feed(data)
+    verifier.finish()
+    target = io.BytesIO()
+    source = Source(io.BytesIO(data), verifier.columns, verifier.records, len(data), hashlib.sha256(data).hexdigest())
+    column_types = write_parquet(source, target, types)
+    table = parquet.read_table(io.BytesIO(target.getvalue()))
+    assert column_types == tuple(str(field.type) for field in table.schema)
+    return table, tuple(json.loads((table.schema.metadata or {})[b"keen_pipeline.text_columns"]))
+
+
+def rendered(rows: list[list[str | None]], header: list[str]) -> bytes:
+    """None is an empty cell, the empty string a quoted one."""
+
+    def cell(value: str | None) -> str:
+        if value is None:
+            return ""
+        return '"' + value.replace('"', '""') + '"' if not value or set(value) & set(',"\r\n') else value
+
+    return "".join(",".join(map(cell, row)) + "\r\n" for row in [header, *rows]).encode()
+
+
+def is_kept(text: str | None, value: Any) -> bool:
+    """Whether the value of a Parquet cell is the one that the text of the CSV's cell stands for."""
+    if text is None or value is None:
+        return text is value
+    if isinstance(value, bool):
+        return text == str(value).lower()
+    if isinstance(value, float):
+        return Decimal(text) == Decimal(repr(value)) and text.lstrip("-")[:1].isdigit()
+    if isinstance(value, datetime):
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc) == value
+    return bool(text == value)
+
+
+@settings(max_examples=200)
+@given(rows=st.lists(st.lists(st.one_of(st.none(), CELLS), min_size=5, max_size=5), max_size=6))
+def test_every_value_is_kept(rows: list[list[str | None]]) -> None:
+    table, _ = converted(rendered(rows, ["n", "b", "t", "s", "unknown"]), TYPES)
+    columns = [column.to_pylist() for column in table.columns]
+    assert table.num_rows == len(rows)
+    for number, row in enumerate(rows):
+        for text, column in zip(row, columns, strict=True):
+            assert is_kept(text, column[number]), (text, column[number])
+
+
+def test_columns_have_keens_types() -> None:
+    table, text = converted(b"n,b,t,s,unknown\n1.5,true,2026-01-31T08:00:00.000Z,x,1\n,,,,\n", TYPES)
+    assert text == ()
+    assert [str(field.type) for field in table.schema] == ["double", "bool", "timestamp[us, tz=UTC]", "string", "string"]
+    assert table.to_pylist()[0] == {
+        "n": 1.5,
+        "b": True,
+        "t": datetime(2026, 1, 31, 8, tzinfo=timezone.utc),
+        "s": "x",
+        "unknown": "1",
+    }
+    assert set(table.to_pylist()[1].values()) == {None}
+
+
+@pytest.mark.parametrize("cell", ["007", "9007199254740993", "nan", "1e999", '""', "one", "0x10", " 1"])
+def test_number_that_a_double_does_not_keep_leaves_its_column_text(cell: str) -> None:
+    table, text = converted(f"n,s\n1,a\n{cell},b\n".encode(), TYPES)
+    assert text == ("n",)
+    assert table.column("n").to_pylist() == ["1", "" if cell == '""' else cell]
+
+
+def test_doubles_of_seventeen_digits_are_numbers() -> None:
+    table, text = converted(b"n,s\n0.30000000000000004,a\n1e-7,b\n", TYPES)
+    assert (table.column("n").to_pylist(), text) == ([0.1 + 0.2, 1e-7], ())
+
+
+def test_bytes_that_are_no_utf8_are_kept() -> None:
+    table, text = converted(b"n,s\n1,\xff\xfe\n2,a\n", TYPES)
+    assert (table.column("s").to_pylist(), table.column("n").to_pylist(), text) == ([b"\xff\xfe", b"a"], [1.0, 2.0], ("s",))
+
+
+def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "BLOCK_BYTES", (4096,))
+    monkeypatch.setattr(ours, "ROW_GROUP_RECORDS", 500)
+    data = b"n,s\n" + b'1,"x,\n"\n' * 5000 + b"x,y\n"
+    table, text = converted(data, TYPES)
+    assert text == ("n",)
+    assert table.column("n").to_pylist() == ["1"] * 5000 + ["x"]
+    assert table.column("s").to_pylist() == ["x,\n"] * 5000 + ["y"]
+
+
+@pytest.mark.parametrize("data", [b"", b"a,a\n", b"a,b"])
+def test_no_events_are_no_rows(data: bytes) -> None:
+    table, text = converted(data, {})
+    assert (table.num_rows, text) == (0, ())
+
+
+def test_two_columns_of_one_name_stay_two() -> None:
+    table, _ = converted(b"a,a\n1,2\n", {})
+    assert table.to_pylist() == [{"a": "1", "a#2": "2"}]
+
+
+def test_landed_file_names_the_csv_it_was_made_of(lander: Lander) -> None:
+    body = lander.server.body
+    landing = lander.land([faults.cut(100_001), faults.whole()], Encoding.PARQUET)
+    file = parquet.ParquetFile(landing.uri)
+    metadata = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
+    assert metadata["keen_pipeline.sha256"] == landing.sha256 == hashlib.sha256(body).hexdigest()
+    assert (metadata["keen_pipeline.records"], landing.records, file.metadata.num_rows) == ("8000", 8000, 8000)
+    assert json.loads(metadata["keen_pipeline.columns"]) == list(landing.columns)
+    assert landing.stored_bytes == Path(landing.uri).stat().st_size
+    expected = list(csv.reader(io.StringIO(body.decode(), newline="")))[1:]
+    assert [list(row.values()) for row in file.read().to_pylist()] == expected
+
+
+def test_types_reach_the_landed_file(lander: Lander) -> None:
+    lander.server.results = [faults.whole()]
+    destination = lander.destination(Encoding.PARQUET)
+    target = destination.target_uri("purchases", "2026-01-01")
+    types = {"keen.id": "num", "amount": "num", "note": "num"}
+    landing = destination.land(lander.source(), target, extraction_id="e1", types=types)
+    assert landing.column_types == ("double", "string", "double", "string")
+    assert [str(field.type) for field in parquet.read_schema(landing.uri)] == list(landing.column_types)
+
+
+def test_refused_file_is_kept_aside_as_the_csv_that_came(lander: Lander) -> None:
+    lander.server.body = b"a,b\n1,2\n1,2,3\n"
+    with pytest.raises(VerificationError, match="record 2 has 3 columns") as raised:
+        lander.land([faults.whole()], Encoding.PARQUET)
+    kept = lander.root / "_quarantine" / "purchases" / "2026-01-01.e1.csv"
+    assert raised.value.quarantined == str(kept)
+    assert kept.read_bytes() == lander.server.body
+
+
+def test_missing_extra_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ConfigurationError, match=r"keen_pipeline\[parquet\]"):
+        FileDestination(str(tmp_path), encoding=Encoding.PARQUET)
+    with pytest.raises(ConfigurationError, match=r"keen_pipeline\[parquet\]"):
+        build_keen_definitions([Collection("purchases", "2026-01-01", encoding=Encoding.PARQUET)])
