@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keen_pipeline.defs.assets import csv_assets
     from keen_pipeline.defs.build import build_keen_definitions
+    from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
     from keen_pipeline.defs.ops import materialize_csv, submit_extraction
     from keen_pipeline.defs.ops import materialize_csv as materialize_csvs
     from keen_pipeline.defs.ops import submit_extraction as submit_extractions
@@ -26,6 +27,8 @@ _HOMES = {
     "CsvDestination": "keen_pipeline.defs.resources:CsvDestination",
     "ExtractionLedger": "keen_pipeline.defs.resources:ExtractionLedger",
     "Filter": "keen_pipeline.filters:Filter",
+    "KeenIOManager": "keen_pipeline.defs.io_managers:KeenIOManager",
+    "KeenReader": "keen_pipeline.defs.io_managers:KeenReader",
     "KeenResource": "keen_pipeline.defs.resources:KeenResource",
     "Timeframe": "keen_pipeline.timeframe:Timeframe",
     "build_keen_definitions": "keen_pipeline.defs.build:build_keen_definitions",
@@ -42,6 +45,8 @@ __all__ = [
     "CsvDestination",
     "ExtractionLedger",
     "Filter",
+    "KeenIOManager",
+    "KeenReader",
     "KeenResource",
     "Timeframe",
     "build_keen_definitions",

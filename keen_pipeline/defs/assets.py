@@ -10,6 +10,7 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
 from keen_pipeline.defs.checks import audit, check_specs, evaluation
+from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY
 from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
@@ -34,7 +35,10 @@ class CsvAssetConfig(dg.Config):
 
 
 def csv_assets(collections: Sequence[Collection], *, group_name: str = "keen") -> list[dg.AssetsDefinition]:
-    """The assets `["keen", <collection>]`, one definition for all collections with the same partitions."""
+    """The assets `["keen", <collection>]`, one definition for all collections with the same partitions.
+
+    They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads them downstream.
+    """
     alike: Mapping[dg.TimeWindowPartitionsDefinition, list[Collection]] = defaultdict(list)
     for collection in collections:
         alike[partitions_definition(collection)].append(collection)
@@ -50,9 +54,9 @@ def _spec(collection: Collection, group_name: str) -> dg.AssetSpec:
         kinds={"keen", "parquet" if collection.encoding.value == "parquet" else "csv"},
         owners=list(collection.owners),
         tags=dict(collection.tags),
-        metadata={"keen/collection": collection.name, "keen/timezone": collection.timezone},
+        metadata={COLLECTION_METADATA: collection.name, "keen/timezone": collection.timezone},
         skippable=True,
-    )
+    ).with_io_manager_key(IO_MANAGER_KEY)
 
 
 def _csv_assets_of(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from keen_pipeline.defs.assets import csv_assets
+from keen_pipeline.defs.io_managers import IO_MANAGER_KEY, KeenIOManager, KeenReader
 from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedule, submit_extractions_job
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
@@ -64,10 +65,21 @@ def build_keen_definitions(
         jobs=[submit_job, materialize_job],
         schedules=[nightly_schedule(submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running)],
         sensors=sensors,
-        resources={
-            "keen": keen or KeenResource(),
-            "ledger": ledger or ExtractionLedger(),
-            "destination": destination or CsvDestination(),
-        },
+        resources=keen_resources(keen, ledger, destination),
         executor=dg.in_process_executor,
     )
+
+
+def keen_resources(
+    keen: KeenResource | None = None, ledger: ExtractionLedger | None = None, destination: CsvDestination | None = None
+) -> dict[str, object]:
+    """The resources by the keys that our assets, ops and sensors know them by; what is not given is the environment's."""
+    keen, ledger, destination = keen or KeenResource(), ledger or ExtractionLedger(), destination or CsvDestination()
+    reader = KeenReader(keen=keen, ledger=ledger, destination=destination)
+    return {
+        "keen": keen,
+        "ledger": ledger,
+        "destination": destination,
+        "keen_reader": reader,
+        IO_MANAGER_KEY: KeenIOManager(reader=reader),
+    }

@@ -1,0 +1,69 @@
+"""Landed partitions as inputs: an asset annotates what it wants, `purchases: pd.DataFrame`, and gets it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.readers import LandedReader, Missing
+
+IO_MANAGER_KEY = "keen_io_manager"
+COLLECTION_METADATA = "keen/collection"
+
+
+class KeenReader(dg.ConfigurableResource[LandedReader]):
+    """Landed partitions for code of your own: `reader.load("purchases", ["2026-01-01"], pd.DataFrame)`.
+
+    `missing`: what happens where a partition is not landed, `error` or `empty`.
+    """
+
+    keen: dg.ResourceDependency[KeenResource]
+    ledger: dg.ResourceDependency[ExtractionLedger]
+    destination: dg.ResourceDependency[CsvDestination]
+    missing: Missing = Field(default=Missing.ERROR, description="where a partition is not landed: error, or empty")
+
+    def open(self) -> LandedReader:
+        """The reader itself. It asks the service for nothing but the types of columns."""
+        book = self.ledger.open()
+        return LandedReader(book, self.destination.open(), lambda: self.keen.client(book))
+
+    def load(self, collection: str, partition_keys: str | Sequence[str], kind: Any = None, **options: Any) -> Any:
+        """As `LandedReader.load`, with this resource's `missing` unless told otherwise."""
+        return self.open().load(collection, partition_keys, kind, **{"missing": self.missing, **options})
+
+
+class KeenIOManager(dg.ConfigurableIOManager):
+    """Loads the partitions of a collection's asset as the type that the downstream asset's parameter is annotated with.
+
+    The input's metadata may say `columns` (a list), `types` (by column) and `missing` (`error` or `empty`): see
+    `LandedReader.load`. It writes nothing.
+    """
+
+    reader: dg.ResourceDependency[KeenReader]
+
+    def handle_output(self, context: dg.OutputContext, obj: object) -> None:
+        """Refuses: the assets of collections land their files themselves, and nothing else belongs among them."""
+        name = context.asset_key.to_user_string() if context.has_asset_key else context.name
+        raise ConfigurationError(
+            f"{name}: {IO_MANAGER_KEY} only reads what Keen's assets landed; give this asset another io_manager_key"
+        )
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The value. Raises as `LandedReader.load` does."""
+        options = _options(context.definition_metadata or {})
+        keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
+        return self.reader.load(_collection(context), keys, context.dagster_type.typing_type, **options)
+
+
+def _options(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: metadata[name] for name in ("columns", "types", "missing") if name in metadata}
+    return {name: value.value if isinstance(value, dg.MetadataValue) else value for name, value in values.items()}
+
+
+def _collection(context: dg.InputContext) -> str:
+    upstream = context.upstream_output
+    known = (upstream.definition_metadata or {}).get(COLLECTION_METADATA) if upstream is not None else None
+    return str(known.value if isinstance(known, dg.MetadataValue) else known or context.asset_key.path[-1])

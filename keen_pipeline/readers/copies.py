@@ -1,0 +1,84 @@
+"""Landed files as files of this machine: those of a local destination themselves, of any other one copies.
+
+Arrow reads with threads of its own, and a process ends badly where those call back into Python at its end. So a remote file is
+copied before Arrow sees it, of a Parquet file only the columns that are asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import Encoding
+from keen_pipeline.ports import Destination
+from keen_pipeline.readers.files import LandedFile
+from keen_pipeline.readers.types import pyarrow
+
+COPIES_AT_ONCE = 8
+_COPY_BYTES = 1024 * 1024
+_COPY_RECORDS = 64 * 1024
+
+
+class LocalCopies:
+    """The paths of `files`, in their order; copies last as long as this object, `close()` or the process.
+
+    Raises ConfigurationError where a file is gone.
+    """
+
+    def __init__(self, destination: Destination, files: Sequence[LandedFile], columns: Collection[str]) -> None:
+        self._destination = destination
+        self._columns = columns
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if "://" in destination.uri:
+            self._folder = tempfile.TemporaryDirectory(prefix="keen-read-")
+            with ThreadPoolExecutor(COPIES_AT_ONCE, thread_name_prefix="keen-read") as pool:
+                self.paths = list(pool.map(self._copy, range(len(files)), files))
+        else:
+            for file in files:
+                if not Path(file.uri).is_file():
+                    raise gone(file)
+            self.paths = [file.uri for file in files]
+
+    def close(self) -> None:
+        """Remove the copies."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _copy(self, number: int, file: LandedFile) -> str:
+        assert self._folder is not None
+        path = Path(self._folder.name) / f"{number}.{file.encoding.value}"
+        try:
+            with self._destination.open(file.uri) as source:
+                if file.encoding is Encoding.PARQUET:
+                    self._copy_columns(source, path)
+                else:
+                    with path.open("wb") as target:
+                        shutil.copyfileobj(source, target, _COPY_BYTES)
+        except FileNotFoundError:
+            raise gone(file) from None
+        return str(path)
+
+    def _copy_columns(self, source: Any, path: Path) -> None:
+        pa = pyarrow()
+        from pyarrow import parquet
+
+        # Without threads and read-ahead of Arrow's: nothing of it calls Python once this has returned.
+        with parquet.ParquetFile(pa.PythonFile(source, "r"), pre_buffer=False) as file:
+            kept = [field for field in file.schema_arrow if field.name in self._columns]
+            with parquet.ParquetWriter(path, pa.schema(kept), compression="lz4") as writer:
+                names = [field.name for field in kept]
+                for batch in file.iter_batches(_COPY_RECORDS, columns=names, use_threads=False):
+                    writer.write_batch(batch)
+
+
+def gone(file: LandedFile) -> ConfigurationError:
+    """The ledger says that it landed, and it is not there."""
+    return ConfigurationError(
+        f"{file.collection}[{file.partition_key}]: {file.uri} is gone, though the ledger has it as landed; "
+        "materialize the partition with force"
+    )

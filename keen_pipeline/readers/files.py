@@ -1,0 +1,53 @@
+"""Which files hold which partitions: the ledger's landings under one destination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.extraction import Encoding
+from keen_pipeline.landing.layout import parse_target
+from keen_pipeline.ports import Ledger
+
+_LISTED = 10
+_EVER = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """One landed partition. `columns`: its header; `records`: its events."""
+
+    collection: str
+    partition_key: str
+    uri: str
+    encoding: Encoding
+    columns: tuple[str, ...]
+    records: int
+
+
+def landed_files(ledger: Ledger, root: str, collection: str) -> Mapping[str, LandedFile]:
+    """By partition key; where a partition landed in two encodings, the newer file."""
+    found: dict[str, LandedFile] = {}
+    for entry in sorted(ledger.landed_entries(collection), key=lambda e: e.landed_at or _EVER):
+        assert entry.landing is not None
+        try:
+            place = parse_target(root, entry.landing.uri)
+        except InvalidInputError:
+            continue  # it lies at another destination
+        found[place.partition_key] = LandedFile(
+            collection, place.partition_key, entry.landing.uri, place.encoding, entry.landing.columns, entry.landing.records
+        )
+    return found
+
+
+def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFile], root: str) -> None:
+    """Raises ConfigurationError naming the partitions among `keys` that are not landed."""
+    missing = [key for key in keys if key not in landed]
+    if missing:
+        listed = ", ".join(missing[:_LISTED]) + (f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else "")
+        raise ConfigurationError(
+            f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {listed}; "
+            "materialize them, or set missing='empty' to go on without them"
+        )
