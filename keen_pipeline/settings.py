@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,20 @@ class SmtpSettings:
 
 
 @dataclass(frozen=True)
+class SftpSecrets:
+    """What opens an SFTP server, beside the keys of `~/.ssh` and the agent: a password, the passphrase of a private key."""
+
+    password: str | None = field(default=None, repr=False)
+    key_passphrase: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls) -> SftpSecrets:
+        """The process's own; an empty variable counts as unset."""
+        env = os.environ
+        return cls(env.get("KEEN_PIPELINE_SFTP_PASSWORD") or None, env.get("KEEN_PIPELINE_SFTP_KEY_PASSPHRASE") or None)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the environment says.
 
@@ -33,6 +48,7 @@ class Settings:
     `max_attempts`: of one extraction (1 to 100). `retry_seconds`: first back-off after a failed extraction (0 to 600),
     doubling, at most 600. `lease_seconds`: how long the work of a process that died is left alone (2 to 86400).
     `max_extraction_events`: a request of more events is split (1 to 1000000000). `service_data`: folder of the embedded service.
+    `destination_options`: transport options of the destination, as its scheme takes them.
     """
 
     base_url: str | None = None
@@ -42,6 +58,7 @@ class Settings:
     master_key: str | None = field(default=None, repr=False)
     api_version: str = "2.0"
     destination: str = "./data/landing"
+    destination_options: Mapping[str, object] = field(default_factory=dict)
     ledger_url: str = field(default="sqlite:///./data/ledger.db", repr=False)
     collections_file: Path | None = None
     requests_per_minute: int = 200
@@ -75,6 +92,7 @@ class Settings:
             master_key=env.get("KEEN_MASTER_KEY"),
             api_version=version,
             destination=env.get("KEEN_PIPELINE_DESTINATION", cls.destination),
+            destination_options=_options(env),
             ledger_url=env.get("KEEN_PIPELINE_LEDGER_URL", "sqlite:///./data/ledger.db"),
             collections_file=Path(collections) if collections else None,
             requests_per_minute=int(_number(env, "KEEN_PIPELINE_REQUESTS_PER_MINUTE", 200, 1, 100_000, whole=True)),
@@ -88,6 +106,16 @@ class Settings:
             smtp=_smtp(env),
             service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
         )
+
+
+def _options(env: Mapping[str, str]) -> Mapping[str, object]:
+    try:
+        options = json.loads(env.get("KEEN_PIPELINE_DESTINATION_OPTIONS", "{}"))
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigurationError('KEEN_PIPELINE_DESTINATION_OPTIONS must be a JSON object such as {"endpoint": "https://..."}')
+    return options
 
 
 def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:

@@ -67,7 +67,7 @@ def _key(settings: Settings) -> str:
 
 
 def _destination(settings: Settings) -> str:
-    destination = open_destination(settings.destination)
+    destination = open_destination(settings.destination, settings.destination_options)
     destination.probe()
     return f"{destination.uri} can be written"
 

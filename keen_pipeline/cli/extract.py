@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import click
 
@@ -82,7 +83,10 @@ def command(
     check_collection_name(collection)
     end, folder = _end_and_destination(to, start)
     window = parse_timeframe(timeframe, start, end, now) or Timeframe(parse_instant(_BEGINNING), now)
-    _run(replace(settings, destination=folder), collection, window, [parse_filter(f) for f in filters], email, force, as_json, now)
+    # Options speak of the configured destination; another place of the same kind may need them too.
+    same_kind = urlsplit(folder).scheme == urlsplit(settings.destination).scheme
+    settings = replace(settings, destination=folder, destination_options=settings.destination_options if same_kind else {})
+    _run(settings, collection, window, [parse_filter(f) for f in filters], email, force, as_json, now)
 
 
 def _run(

@@ -62,13 +62,25 @@ class ExtractionLedger(dg.ConfigurableResource[SqlLedger]):
 
 
 class CsvDestination(dg.ConfigurableResource[FileDestination]):
-    """Where files land. Without a field: `KEEN_PIPELINE_DESTINATION`."""
+    """Where files land. Without fields: `KEEN_PIPELINE_DESTINATION` and `KEEN_PIPELINE_DESTINATION_OPTIONS`.
 
-    uri: str | None = Field(default=None, description="a folder, or s3://bucket/prefix; unset: KEEN_PIPELINE_DESTINATION")
+    Keys and passwords come from the environment alone, by the names that `keen_pipeline.landing.options` tells.
+    """
+
+    uri: str | None = Field(
+        default=None, description="a folder, or an s3://, gs://, azure:// or sftp:// URI; unset: KEEN_PIPELINE_DESTINATION"
+    )
+    options: dict[str, str] | None = Field(
+        default=None,
+        description="transport options such as endpoint; unset without `uri`: KEEN_PIPELINE_DESTINATION_OPTIONS",
+    )
 
     def open(self) -> FileDestination:
-        """The destination. Raises ConfigurationError for a scheme it can't serve."""
-        return open_destination(self.uri or Settings.from_environment().destination)
+        """The destination. Raises ConfigurationError for a scheme or an option it can't serve."""
+        settings = Settings.from_environment()
+        if self.uri is None:
+            return open_destination(settings.destination, settings.destination_options if self.options is None else self.options)
+        return open_destination(self.uri, self.options or {})
 
 
 def build_pipeline(

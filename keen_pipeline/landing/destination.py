@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing
@@ -27,13 +27,15 @@ LEFTOVER_AGE = timedelta(hours=6)
 
 
 class FileDestination:
-    """A folder or `s3://` prefix (a Destination). Safe to share between threads; landings of one target don't disturb each other.
+    """A folder, or a prefix of `s3://`, `gs://`, `azure://` or `sftp://` (a Destination).
 
-    `encoding`: of files whose target does not say another one by its suffix. `transport`: smart_open's transport options
-    of the scheme; an unknown one is refused. Raises ConfigurationError for a scheme, option or encoding it can't serve.
+    Safe to share between threads; landings of one target don't disturb each other.
+
+    `encoding`: of files whose target does not say another one by its suffix. `transport`: the options of the scheme,
+    as `landing.options` has them. Raises ConfigurationError for a scheme, option or encoding it can't serve.
     """
 
-    def __init__(self, root_uri: str, *, encoding: Encoding = Encoding.CSV, transport: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, root_uri: str, *, encoding: Encoding = Encoding.CSV, transport: Mapping[str, object] | None = None) -> None:
         check_encoding(encoding)
         self._root = normal_root(root_uri)
         self._encoding = encoding

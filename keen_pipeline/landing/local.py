@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.options import LocalOptions
 
 STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{random}.landing` in the folder of its place."""
@@ -21,8 +22,9 @@ STAGE_SUFFIX = ".landing"
 class LocalStorage:
     """A folder of this machine or a mount of it."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, options: LocalOptions) -> None:
         self._root = root
+        self._options = options
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any, BinaryIO, cast
@@ -20,23 +20,20 @@ import smart_open
 import smart_open.s3
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
+from keen_pipeline.landing.options import S3Options
+from keen_pipeline.landing.remote import split
 from keen_pipeline.landing.s3_upload import S3Upload, UploadingStage, reader_of
 
-_CLIENT = "S3.Client"
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _FORBIDDEN = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "401"})
 
 
 class S3Storage:
-    """One bucket, or a prefix of it. `transport`: smart_open's S3 options, checked by the caller."""
+    """One bucket, or a prefix of it."""
 
-    def __init__(self, root: str, transport: Mapping[str, Any]) -> None:
+    def __init__(self, root: str, options: S3Options) -> None:
         self._root = root
-        options = dict(transport)
-        client_options = dict(options.get("client_kwargs") or {})
-        self._client = options.pop("client", None) or _new_client(client_options.pop(_CLIENT, {}))
-        options["client_kwargs"] = client_options
-        self._options = {**options, "client": self._client}
+        self._client = _new_client(options)
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
@@ -79,7 +76,7 @@ class S3Storage:
         """A binary reader. Raises FileNotFoundError."""
         if self.size(target) is None:
             raise FileNotFoundError(target)
-        return smart_open.open(target, "rb", compression="disable", transport_params=self._options)
+        return smart_open.open(target, "rb", compression="disable", transport_params={"client": self._client})
 
     def remove(self, target: str) -> None:
         """Remove one object; nothing happens where there is none."""
@@ -134,24 +131,20 @@ def translated(error: Exception, target: str) -> KeenPipelineError:
     )
 
 
-def split(uri: str) -> tuple[str, str]:
-    """Bucket and key of an `s3://` URI."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
 def _code(error: botocore.exceptions.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _new_client(options: Mapping[str, Any]) -> Any:
+def _new_client(options: S3Options) -> Any:
     settings: dict[str, Any] = {
         "max_pool_connections": 16,
         "tcp_keepalive": True,
         "retries": {"max_attempts": 4, "mode": "standard"},
     }
-    if str(options.get("endpoint_url", "")).startswith("http://"):
+    endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if endpoint.startswith("http://"):
         # Without TLS the signature holds a SHA-256 of each body already; a check sum beside it would only cost time.
         settings["request_checksum_calculation"] = "when_required"
     config = botocore.client.Config(**settings)
-    return boto3.session.Session().client("s3", **{"config": config, **options})
+    session = boto3.session.Session()
+    return session.client("s3", config=config, endpoint_url=options.endpoint, region_name=options.region)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.landing.local import LocalStorage
+from keen_pipeline.landing.options import AzureOptions, GcsOptions, LocalOptions, S3Options, SftpOptions, read_options
 
-SUPPORTED_SCHEMES = ("file", "s3")
+
+class _Kind(NamedTuple):
+    module: str
+    storage: str
+    options: type[Any]
+    extra: str
+
+
+_KINDS = {
+    "file": _Kind("local", "LocalStorage", LocalOptions, ""),
+    "s3": _Kind("s3", "S3Storage", S3Options, "s3"),
+    "gs": _Kind("gcs", "GcsStorage", GcsOptions, "gcs"),
+    "azure": _Kind("azure", "AzureStorage", AzureOptions, "azure"),
+    "sftp": _Kind("sftp", "SftpStorage", SftpOptions, "sftp"),
+}
 
 
 class Storage(Protocol):
@@ -50,48 +65,35 @@ class Storage(Protocol):
 def normal_root(uri: str) -> str:
     """The root as every target begins with it: a path for a local folder (`file://` too), else the URI; no slash at its end.
 
-    Raises ConfigurationError for an empty root or one with a password in it.
+    Raises ConfigurationError for an empty root or one with a key or password in it; an SFTP user's name may stand there.
     """
     if not uri.strip():
         raise ConfigurationError("destination: KEEN_PIPELINE_DESTINATION is empty")
     parts = urlsplit(uri)
     if "://" not in uri:
         return uri.rstrip("/") or "/"
-    if "@" in parts.netloc:
-        raise ConfigurationError(
-            f"destination: no keys in the URI ({parts.scheme}://***@...); use the environment or transport options"
-        )
+    if "@" in parts.netloc and (parts.scheme != "sftp" or parts.password is not None):
+        raise ConfigurationError(f"destination: no keys in the URI ({parts.scheme}://***@...); use the environment")
     if parts.scheme == "file":
         return os.path.normpath(unquote(parts.path))
     return uri.rstrip("/")
 
 
-def open_storage(root: str, transport: Mapping[str, Any]) -> Storage:
+def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     """The storage of a normal root. Raises ConfigurationError for an unknown scheme, a missing extra or an unknown option."""
     scheme = urlsplit(root).scheme if "://" in root else "file"
-    if scheme not in SUPPORTED_SCHEMES:
+    if scheme not in _KINDS:
         raise ConfigurationError(
             f"destination {root}: {scheme}:// is not supported; use a local folder, or one of "
-            + ", ".join(f"{known}://" for known in SUPPORTED_SCHEMES)
+            + ", ".join(f"{known}://" for known in _KINDS)
         )
-    if scheme == "file":
-        _refuse_unknown(transport, (), root)
-        return LocalStorage(root)
+    kind = _KINDS[scheme]
+    options = read_options(kind.options, transport, root)
     try:
-        # Heavy (boto3), and only there with the extra.
-        import smart_open.s3
-        from smart_open.utils import inspect_kwargs
-
-        from keen_pipeline.landing.s3 import S3Storage
+        # Heavy, and only there with the extra.
+        module = importlib.import_module(f"keen_pipeline.landing.{kind.module}")
     except ImportError as error:
-        raise ConfigurationError(f"destination {root}: needs the s3 extra: pip install 'keen_pipeline[s3]'") from error
-    _refuse_unknown(transport, tuple(inspect_kwargs(smart_open.s3.open)), root)
-    return S3Storage(root, transport)
-
-
-def _refuse_unknown(transport: Mapping[str, Any], known: tuple[str, ...], root: str) -> None:
-    # smart_open only logs an option it does not know, and a misspelt endpoint would write to another place.
-    unknown = sorted(set(transport) - set(known))
-    if unknown:
-        options = f"it takes {', '.join(known)}" if known else "it takes none"
-        raise ConfigurationError(f"destination {root}: unknown transport options {', '.join(unknown)}; {options}")
+        extra = f"pip install 'keen_pipeline[{kind.extra}]'"
+        raise ConfigurationError(f"destination {root}: needs the {kind.extra} extra: {extra}") from error
+    storage: Storage = getattr(module, kind.storage)(root, options)
+    return storage

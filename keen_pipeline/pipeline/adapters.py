@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from keen_pipeline.client import KeenClient
@@ -62,9 +63,9 @@ def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: 
     )
 
 
-def open_destination(uri: str) -> FileDestination:
+def open_destination(uri: str, options: Mapping[str, object]) -> FileDestination:
     """The destination; a local folder by its absolute path, so that every process and the ledger name a file alike."""
-    return FileDestination(uri if "://" in uri else str(Path(uri).expanduser().resolve()))
+    return FileDestination(uri if "://" in uri else str(Path(uri).expanduser().resolve()), transport=options)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -83,7 +84,7 @@ def open_pipeline(settings: Settings) -> Pipeline:
     return Pipeline(
         api=open_client(settings, ledger),
         ledger=ledger,
-        destination=open_destination(settings.destination),
+        destination=open_destination(settings.destination, settings.destination_options),
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
     )

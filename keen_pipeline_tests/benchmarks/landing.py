@@ -268,7 +268,7 @@ def _s3(stack: ExitStack, folder: Path) -> tuple[str, dict[str, Any]]:
     from keen_pipeline_tests.contract.s3 import running_s3
 
     server = stack.enter_context(running_s3(folder / "s3"))
-    return f"{server.uri}/bench", server.transport["client_kwargs"]["S3.Client"]
+    return f"{server.uri}/bench", server.options
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Imports are done before the clock starts: a pipeline's process is up when a file
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import sys
@@ -72,7 +73,8 @@ def ours(task: Task, encoding: str, root: str, transport: dict[str, Any] | None 
 
 
 def ours_on_s3(task: Task, encoding: str) -> Run:
-    return ours(task, encoding, task.s3_uri, {"client_kwargs": {"S3.Client": task.s3}})
+    os.environ.update(AWS_ACCESS_KEY_ID=task.s3["aws_access_key_id"], AWS_SECRET_ACCESS_KEY=task.s3["aws_secret_access_key"])
+    return ours(task, encoding, task.s3_uri, {"endpoint": task.s3["endpoint_url"], "region": task.s3["region_name"]})
 
 
 def requests_and_smart_open(task: Task) -> Run:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ import boto3
 import botocore.exceptions
 import urllib3
 
+from keen_pipeline_tests.contract.places import Place
+
 ACCESS_KEY = "access-key-for-tests"
 SECRET_KEY = "secret-key-for-tests"
+REGION = "us-east-1"
 START_SECONDS = 60.0
 
 
@@ -30,14 +33,38 @@ class S3Server:
 
     endpoint: str
     bucket: str
-    transport: dict[str, Any] = field(repr=False)
 
     @property
     def uri(self) -> str:
         return f"s3://{self.bucket}"
 
     def client(self) -> Any:
-        return boto3.client("s3", **self.transport["client_kwargs"]["S3.Client"])
+        return boto3.client("s3", **self.options)
+
+    @property
+    def transport(self) -> dict[str, Any]:
+        """What a destination is told; the keys it finds in the environment."""
+        return {"endpoint": self.endpoint, "region": REGION}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What boto3 is told."""
+        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        return {"endpoint_url": self.endpoint, "region_name": REGION, **keys}
+
+
+def s3_place(server: S3Server, prefix: str) -> Place:
+    client = server.client()
+
+    def look() -> dict[str, bytes]:
+        listed = client.list_objects_v2(Bucket=server.bucket, Prefix=prefix + "/").get("Contents", [])
+        keys = [found["Key"] for found in listed if not found["Key"].endswith("/")]
+        return {key.removeprefix(prefix + "/"): client.get_object(Bucket=server.bucket, Key=key)["Body"].read() for key in keys}
+
+    def unfinished() -> int:
+        return len(client.list_multipart_uploads(Bucket=server.bucket, Prefix=prefix).get("Uploads", []))
+
+    return Place(f"{server.uri}/{prefix}", look, unfinished, server.transport)
 
 
 @contextmanager
@@ -47,7 +74,7 @@ def running_s3(folder: Path, bucket: str = "landings") -> Iterator[S3Server]:
     identity = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
-    ports = _free_ports(8)
+    ports = free_ports(8)
     names = [f"-{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
     options = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     # Catalogs that would listen on ports of their own, the same for every instance.
@@ -57,21 +84,12 @@ def running_s3(folder: Path, bucket: str = "landings") -> Iterator[S3Server]:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
         try:
             endpoint = f"http://127.0.0.1:{ports[6]}"
-            server = S3Server(endpoint, bucket, {"client_kwargs": {"S3.Client": _client_options(endpoint)}})
+            server = S3Server(endpoint, bucket)
             _create_bucket(server, process, folder / "weed.log")
             yield server
         finally:
             process.kill()
             process.wait(30)
-
-
-def _client_options(endpoint: str) -> dict[str, Any]:
-    return {
-        "endpoint_url": endpoint,
-        "region_name": "us-east-1",
-        "aws_access_key_id": ACCESS_KEY,
-        "aws_secret_access_key": SECRET_KEY,
-    }
 
 
 def _create_bucket(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -100,7 +118,8 @@ def _weed() -> str:
     return found
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on at the moment."""
     # All held at once, so that no two are the same; below 32768 nobody gets them as outgoing ports meanwhile.
     sockets = []
     start = 20000 + os.getpid() % 10000

@@ -24,6 +24,7 @@ def test_all_of_it() -> None:
             "KEEN_READ_KEY": "r3ad",
             "KEEN_PIPELINE_COLLECTIONS": "c.yaml",
             "KEEN_PIPELINE_RETRY_SECONDS": "0.5",
+            "KEEN_PIPELINE_DESTINATION_OPTIONS": '{"region": "eu"}',
             "KEEN_PIPELINE_MAX_ATTEMPTS": "7",
             "SMTP_HOST": "mail.example",
             "SMTP_PORT": "587",
@@ -33,6 +34,7 @@ def test_all_of_it() -> None:
     )
     assert settings.base_url == "https://api.keen.io"
     assert (settings.collections_file, settings.retry_seconds, settings.max_attempts) == (Path("c.yaml"), 0.5, 7)
+    assert settings.destination_options == {"region": "eu"}
     assert settings.smtp is not None
     assert (settings.smtp.port, settings.smtp.starttls) == (587, True)
     assert "r3ad" not in repr(settings)
@@ -50,6 +52,8 @@ def test_all_of_it() -> None:
         ("KEEN_PIPELINE_POLL_SECONDS", "nan"),
         ("KEEN_PIPELINE_RETRY_SECONDS", "601"),
         ("KEEN_PIPELINE_MAX_ATTEMPTS", "-1"),
+        ("KEEN_PIPELINE_DESTINATION_OPTIONS", "endpoint=x"),
+        ("KEEN_PIPELINE_DESTINATION_OPTIONS", "[]"),
         ("SMTP_PORT", "99999"),
         ("SMTP_STARTTLS", "perhaps"),
     ],
