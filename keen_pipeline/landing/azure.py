@@ -21,7 +21,7 @@ from azure.storage.blob import BlobBlock, BlobServiceClient, ExponentialRetry
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
 from keen_pipeline.landing.options import AzureOptions
-from keen_pipeline.landing.remote import local_stage, split
+from keen_pipeline.landing.remote import RemoteReader, local_stage, split
 
 PART_BYTES = 8 * 1024 * 1024
 """Of a block, held in memory while it is sent; Azure allows 50,000, so that a file may have 400 GB."""
@@ -77,10 +77,11 @@ class AzureStorage:
         """A binary reader of the present version. Raises FileNotFoundError."""
         with _translated(target):
             try:
-                # All requests of one download name the first one's ETag; smart_open's reader would go on in a newer blob.
-                return cast("BinaryIO", io.BufferedReader(_Download(self._blob(target).download_blob()), _READ_BYTES))
+                # Every request of one download names the first one's ETag, so that none is answered from a newer blob.
+                stream = self._blob(target).download_blob()
             except exceptions.ResourceNotFoundError:
                 raise FileNotFoundError(target) from None
+        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, stream.read, (exceptions.AzureError,)), _READ_BYTES))
 
     def remove(self, target: str) -> None:
         """Remove one blob; nothing happens where there is none."""
@@ -99,23 +100,6 @@ class AzureStorage:
     def _blob(self, target: str) -> Any:
         container, key = split(target)
         return self._client.get_blob_client(container, key)
-
-
-class _Download(io.RawIOBase):
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        try:
-            data = self._stream.read(len(view))
-        except exceptions.AzureError as error:
-            raise OSError(5, f"the storage failed ({type(error).__name__}), or the blob was replaced meanwhile") from None
-        view[: len(data)] = data
-        return len(data)
 
 
 def _new_client(root: str, options: AzureOptions) -> BlobServiceClient:
@@ -169,6 +153,7 @@ def _translated(target: str) -> Iterator[None]:
         raise ConfigurationError(f"destination {target}: there is no such container") from None
     except exceptions.HttpResponseError as error:
         code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
+        code = getattr(code, "value", code)
         if error.status_code in (401, 403):
             raise ConfigurationError(
                 f"destination {target}: access was refused ({code}); check the AZURE_STORAGE_* variables and the account's roles"

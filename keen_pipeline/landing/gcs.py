@@ -9,20 +9,21 @@ import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import google.api_core.exceptions
 import google.auth.exceptions
 import requests
-import smart_open
 from google.cloud import storage
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
 from keen_pipeline.landing.options import GcsOptions
-from keen_pipeline.landing.remote import StagedReader, local_stage, split
+from keen_pipeline.landing.remote import RemoteReader, StagedReader, local_stage, split
 
 PART_BYTES = 8 * 1024 * 1024
-"""Of an upload or a read, held in memory; a multiple of 256 KiB, as the protocol asks."""
+"""Of an upload, held in memory; a multiple of 256 KiB, as the protocol asks."""
+_READ_BYTES = 4 * 1024 * 1024
+_FAILURES = (google.api_core.exceptions.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException)
 
 
 class GcsStorage:
@@ -67,11 +68,25 @@ class GcsStorage:
 
     def open(self, target: str) -> BinaryIO:
         """A binary reader of the present version. Raises FileNotFoundError."""
-        if self.size(target) is None:
-            raise FileNotFoundError(target)
+        bucket, key = split(target)
         with _translated(target):
-            options = {"client": self._client, "blob_open_kwargs": {"chunk_size": PART_BYTES}}
-            return smart_open.open(target, "rb", compression="disable", transport_params=options)
+            found = self._client.bucket(bucket).get_blob(key)
+            if found is None:
+                raise FileNotFoundError(target)
+            # Named in each request, so that none is answered from a newer object.
+            pinned = self._client.bucket(bucket).blob(key, generation=found.generation)
+        position = 0
+
+        def read(length: int) -> bytes:
+            nonlocal position
+            try:
+                data: bytes = pinned.download_as_bytes(start=position, end=position + length - 1, checksum=None)
+            except google.api_core.exceptions.RequestRangeNotSatisfiable:
+                return b""
+            position += len(data)
+            return data
+
+        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, read, _FAILURES), _READ_BYTES))
 
     def remove(self, target: str) -> None:
         """Remove one object; nothing happens where there is none."""
@@ -97,7 +112,7 @@ def _translated(target: str) -> Iterator[None]:
     """Errors of Google's client as ours: what the caller does next."""
     try:
         yield
-    except KeenPipelineError:
+    except (KeenPipelineError, FileNotFoundError):
         raise
     except google.auth.exceptions.GoogleAuthError as error:
         raise ConfigurationError(
@@ -109,7 +124,7 @@ def _translated(target: str) -> Iterator[None]:
         raise ConfigurationError(
             f"destination {target}: access was refused ({error.code}); check the account's rights on the bucket"
         ) from None
-    except (google.api_core.exceptions.GoogleAPIError, requests.RequestException, OSError) as error:
+    except (*_FAILURES, OSError) as error:
         raise ServiceUnavailableError(
             f"destination {target}: the storage failed ({type(error).__name__}); nothing was published"
         ) from None

@@ -1,7 +1,8 @@
 """What the storages behind a network have in common: a landing's bytes are staged here, and leave when they are proven.
 
-smart_open's own writers are gone round: on some of them an exception, or no more than the garbage collector, completes half a
-file, and two landings of one Azure blob would mix their blocks. Its readers are used where they read one version of a file.
+smart_open serves S3 alone. Its writers complete half a file where an upload's end can't be told, by the garbage collector, and two
+of them on one Azure blob mix their blocks; its readers of Google's and Azure's objects go on in a newer version where they began
+in an older one; its SFTP takes any host key. Here the services' own clients are used, each with what makes that impossible.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+from keen_pipeline.errors import TransferError
 
 
 @contextmanager
@@ -47,13 +50,46 @@ class StagedReader(io.RawIOBase):
         """As of a file."""
         return self._position
 
-    def readinto(self, buffer: object) -> int:
+    def readinto(self, buffer: Any) -> int:
         """As of a file."""
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        view = memoryview(buffer).cast("B")
         data = os.pread(self._descriptor, len(view), self._position)
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+class RemoteReader(io.RawIOBase):
+    """A file behind a network, by its `read(length)`; `failures` are the client's errors, `end` closes what was opened for it.
+
+    What fails is raised as TransferError: the file may be read again from its beginning.
+    """
+
+    def __init__(
+        self, uri: str, read: Callable[[int], bytes], failures: tuple[type[Exception], ...], end: Callable[[], None] | None = None
+    ) -> None:
+        self._uri, self._read, self._failures, self._end = uri, read, failures, end
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As of a file."""
+        view = memoryview(buffer).cast("B")
+        try:
+            data = self._read(len(view))
+        except self._failures as error:
+            kind = type(error).__name__
+            raise TransferError(f"{self._uri}: reading it failed ({kind}), or it was replaced meanwhile") from None
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        if not self.closed and self._end is not None:
+            self._end()
+        super().close()
 
 
 def split(uri: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ import paramiko
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
 from keen_pipeline.landing.local import STAGE_SUFFIX
 from keen_pipeline.landing.options import SftpOptions
-from keen_pipeline.landing.remote import StagedReader, local_stage
+from keen_pipeline.landing.remote import RemoteReader, StagedReader, local_stage
 from keen_pipeline.settings import SftpSecrets
 
 _PIECE_BYTES = 256 * 1024
@@ -68,8 +68,10 @@ class SftpStorage:
         with self._translated(target):
             files = self._connected().open_sftp()
             try:
-                file = _RemoteFile(files, files.open(_path(target), "rb"))
-                return cast("BinaryIO", io.BufferedReader(file, _PIECE_BYTES))
+                reader = RemoteReader(
+                    target, files.open(_path(target), "rb").read, (paramiko.SSHException, OSError, EOFError), files.close
+                )
+                return cast("BinaryIO", io.BufferedReader(reader, _PIECE_BYTES))
             except BaseException:
                 files.close()
                 raise
@@ -192,28 +194,6 @@ class SftpStorage:
 
 def _unavailable(target: str, error: BaseException) -> ServiceUnavailableError:
     return ServiceUnavailableError(f"destination {target}: the storage failed ({type(error).__name__}); nothing was published")
-
-
-class _RemoteFile(io.RawIOBase):
-    """An open remote file that closes its channel with it."""
-
-    def __init__(self, files: paramiko.SFTPClient, file: paramiko.SFTPFile) -> None:
-        self._files, self._file = files, file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._file.read(len(view))
-        view[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-            self._files.close()
-        super().close()
 
 
 def _path(uri: str) -> str:
