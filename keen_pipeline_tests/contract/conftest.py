@@ -8,12 +8,19 @@ from urllib.parse import quote
 
 import pytest
 
+from keen_pipeline.landing import download
 from keen_pipeline_tests.contract import azure as azure_server
 from keen_pipeline_tests.contract.azure import AzureServer, azure_place, running_azure
 from keen_pipeline_tests.contract.gcs import gcs_place, running_gcs
 from keen_pipeline_tests.contract.places import Place, folder_place
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, SECRET_KEY, S3Server, running_s3, s3_place
 from keen_pipeline_tests.contract.sftp import PASSWORD, SftpServer, running_sftp
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first back-off is 10 ms instead of 200."""
+    monkeypatch.setattr(download, "FIRST_WAIT_SECONDS", 0.01)
 
 
 @pytest.fixture(autouse=True)

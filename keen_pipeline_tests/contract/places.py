@@ -22,13 +22,17 @@ class Place:
     unfinished: Callable[[], int]
     transport: dict[str, Any] = field(default_factory=dict)
     leftovers: bool = True
+    _made: dict[Encoding, FileDestination] = field(default_factory=dict)
 
     @property
     def is_local(self) -> bool:
         return "://" not in self.root
 
     def destination(self, encoding: Encoding = Encoding.CSV) -> FileDestination:
-        return FileDestination(self.root, encoding=encoding, transport=self.transport)
+        """Made once: a client of S3 takes a second of the processor."""
+        if encoding not in self._made:
+            self._made[encoding] = FileDestination(self.root, encoding=encoding, transport=self.transport)
+        return self._made[encoding]
 
     def files(self) -> dict[str, bytes]:
         return dict(self.look())

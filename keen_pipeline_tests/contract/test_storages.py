@@ -13,13 +13,25 @@ import pytest
 from keen_pipeline import CsvDestination
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.azure import PART_BYTES as AZURE_PART_BYTES
+from keen_pipeline.landing import azure as azure_storage
+from keen_pipeline.landing import gcs as gcs_storage
+from keen_pipeline.landing import sftp as sftp_storage
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
 from keen_pipeline_tests.contract.places import Place
 from keen_pipeline_tests.contract.sftp import PASSWORD, USER, SftpServer, running_sftp
 
-LARGE = 2 * AZURE_PART_BYTES + 1
+PART = 256 * 1024
+LARGE = 5 * PART + 1
 TARGET = "purchases/2026-01-01.csv"
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a MiB takes several parts and several reads."""
+    for module in (azure_storage, gcs_storage):
+        monkeypatch.setattr(module, "PART_BYTES", PART)
+        monkeypatch.setattr(module, "_READ_BYTES", PART)
+    monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
 
 
 def publish(place: Place, data: bytes, together: threading.Barrier | None = None) -> str:
@@ -63,7 +75,7 @@ def test_reader_that_has_begun_never_goes_on_in_a_newer_file(place: Place) -> No
     assert rest is None or rest == b"a" * (LARGE - 10)
 
 
-@pytest.mark.parametrize("size", [0, 1, AZURE_PART_BYTES, AZURE_PART_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, PART, PART + 1, LARGE])
 def test_every_length_comes_back(place: Place, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     publish(place, data)
