@@ -160,7 +160,6 @@ def _raw_batches(source: Source, block: int) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow import csv
 
-    source.file.seek(0)
     names = [str(number) for number in range(len(source.columns))]
     reading = csv.ReadOptions(block_size=block, column_names=names, skip_rows_after_names=1)
     parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
@@ -173,7 +172,7 @@ def _raw_batches(source: Source, block: int) -> Iterator[Any]:
     )
     try:
         # The verifier took it for a whole CSV: only a record longer than a block is left to refuse.
-        with csv.open_csv(pa.PythonFile(source.file, "r"), reading, parsing, converting) as reader:
+        with csv.open_csv(pa.PythonFile(_Ended(source.file), "r"), reading, parsing, converting) as reader:
             yield from reader
     except pa.ArrowInvalid as error:
         raise _LongRecordError(str(error)) from None
@@ -226,6 +225,26 @@ def _distinct(columns: Sequence[str]) -> list[str]:
             name = f"{column}#{times}"
         names[name] = None
     return list(names)
+
+
+class _Ended(io.RawIOBase):
+    """Reads a CSV from its beginning, with a line end after its last record where it lacks one: without it Arrow takes an empty
+    last cell for a quoted one where there was a quoted one before."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        file.seek(0)
+        self._file = file
+        self._last = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if not data and self._last not in (b"", b"\r", b"\n"):
+            data = b"\n"
+        self._last = data[-1:]
+        return data
 
 
 class _Whole(io.RawIOBase):

@@ -89,6 +89,42 @@ def test_every_value_is_kept(rows: list[list[str | None]]) -> None:
             assert is_kept(text, column[number]), (text, column[number])
 
 
+PLAIN = [b"a", b"7", b"0.5", b"\0", b"\xff", "é".encode(), b" "]
+UNQUOTED = st.tuples(st.sampled_from(PLAIN), st.lists(st.sampled_from([*PLAIN, b'"'])).map(b"".join)).map(b"".join)
+QUOTED = st.lists(st.sampled_from([*PLAIN, b'""', b",", b"\n", b"\r", b"\r\n"])).map(lambda parts: b'"' + b"".join(parts) + b'"')
+RAW = st.one_of(st.just(b""), st.sampled_from([b"7", b"0.5", b"-3"]), UNQUOTED, QUOTED)
+
+
+@settings(max_examples=300)
+@given(
+    rows=st.lists(st.tuples(RAW, RAW, st.sampled_from([b"\n", b"\r\n", b"\r"]))),
+    bom=st.booleans(),
+    ended=st.booleans(),
+    blocks=st.sampled_from([(1, 64 * 1024), (16, 64 * 1024), (1024 * 1024,)]),
+)
+def test_any_csv_has_the_values_that_python_reads(
+    rows: list[tuple[bytes, bytes, bytes]], bom: bool, ended: bool, blocks: tuple[int, ...]
+) -> None:
+    body = b"n,s\n" + b"".join(first + b"," + second + end for first, second, end in rows)
+    body = body if ended else body.rstrip(b"\r\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "BLOCK_BYTES", blocks)
+        table, _ = converted(b"\xef\xbb\xbf" + body if bom else body, {"n": "num"})
+    # One character a byte, since a cell may be no text.
+    expected = list(csv.reader(io.StringIO(body.decode("latin-1"), newline="")))[1:]
+    found = [list(row.values()) for row in table.to_pylist()]
+    assert len(found) == len(expected) == len(rows)
+    for values, texts, raw in zip(found, expected, rows, strict=True):
+        for value, text, cell in zip(values, texts, raw[:2], strict=True):
+            assert value == stands_for(text, value) if cell else value is None
+
+
+def stands_for(text: str, value: Any) -> Any:
+    """A cell's bytes in the type of `value`."""
+    data = text.encode("latin-1")
+    return float(data) if isinstance(value, float) else data.decode() if isinstance(value, str) else data
+
+
 def test_columns_have_keens_types() -> None:
     table, text = converted(b"n,b,t,s,unknown\n1.5,true,2026-01-31T08:00:00.000Z,x,1\n,,,,\n", TYPES)
     assert text == ()
@@ -118,6 +154,12 @@ def test_doubles_of_seventeen_digits_are_numbers() -> None:
 def test_bytes_that_are_no_utf8_are_kept() -> None:
     table, text = converted(b"n,s\n1,\xff\xfe\n2,a\n", TYPES)
     assert (table.column("s").to_pylist(), table.column("n").to_pylist(), text) == ([b"\xff\xfe", b"a"], [1.0, 2.0], ("s",))
+
+
+def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "BLOCK_BYTES", (16, 4096))
+    with pytest.raises(ConfigurationError, match="use encoding csv for this collection"):
+        converted(b"n,s\n1," + b"x" * 9000 + b"\n", TYPES)
 
 
 def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.MonkeyPatch) -> None:
