@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keen_pipeline.defs.assets import csv_assets
     from keen_pipeline.defs.build import build_keen_definitions
     from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
+    from keen_pipeline.defs.notifications import KeenNotifications
     from keen_pipeline.defs.ops import materialize_csv, submit_extraction
     from keen_pipeline.defs.ops import materialize_csv as materialize_csvs
     from keen_pipeline.defs.ops import submit_extraction as submit_extractions
@@ -29,6 +30,7 @@ _HOMES = {
     "Filter": "keen_pipeline.filters:Filter",
     "KeenIOManager": "keen_pipeline.defs.io_managers:KeenIOManager",
     "KeenReader": "keen_pipeline.defs.io_managers:KeenReader",
+    "KeenNotifications": "keen_pipeline.defs.notifications:KeenNotifications",
     "KeenResource": "keen_pipeline.defs.resources:KeenResource",
     "Timeframe": "keen_pipeline.timeframe:Timeframe",
     "build_keen_definitions": "keen_pipeline.defs.build:build_keen_definitions",
@@ -46,6 +48,7 @@ __all__ = [
     "ExtractionLedger",
     "Filter",
     "KeenIOManager",
+    "KeenNotifications",
     "KeenReader",
     "KeenResource",
     "Timeframe",

@@ -81,5 +81,9 @@ def collection_to_wire(collection: Collection) -> dict[str, Any]:
         "lookback_days": collection.lookback_days,
         "count_check": collection.count_check.value,
         "email": collection.email,
+        "schema_check": collection.schema_check.value,
+        "size_check": collection.size_check.value,
+        "fresh_within_hours": collection.fresh_within_hours,
+        "mask": {name: method.value for name, method in collection.mask.items()} or None,
     }
     return {name: value for name, value in wire.items() if value is not None}

@@ -64,6 +64,29 @@ class CountPolicy(str, Enum):
     OFF = "off"
 
 
+class CheckPolicy(str, Enum):
+    """What it means where a landed partition differs from those before it.
+
+    `fail`: its check fails as an error and holds downstream assets. `warn`: its check warns. `off`: there is no such check.
+    """
+
+    FAIL = "fail"
+    WARN = "warn"
+    OFF = "off"
+
+
+class MaskMethod(str, Enum):
+    """What happens to a column of personal data before anything of it is written.
+
+    `hash`: equal values become equal hashes under the key `KEEN_PIPELINE_MASK_KEY`, so that they still join. `mask`: every value
+    becomes `***`. `drop`: the column is left out.
+    """
+
+    HASH = "hash"
+    DROP = "drop"
+    MASK = "mask"
+
+
 @dataclass(frozen=True)
 class Collection:
     """One event collection that the pipeline extracts.
@@ -73,6 +96,10 @@ class Collection:
     at its midnights. `filters`: all must hold. `encoding`: of the landed file. `lookback_days`: how many days back the
     nightly job looks for partitions that are not landed yet or that grew since (1 to 366). `count_check`: what happens where a
     file lacks events that the service counts: fail (default), warn or off. `email`: Keen also mails its own notice there.
+    `mask`: by column, as `body:user:email`, what happens to it before anything of it is written: hash, mask or drop.
+    `schema_check`: of columns that came, went or changed their type since the partition before; `size_check`: of a number of events
+    far from that of the weeks before. `fresh_within_hours`: a partition shall have landed so long after its end (1 to 8784), None
+    for no such check.
 
     >>> Collection(name="purchases", start_date="2026-01-01").asset_key
     ('keen', 'purchases')
@@ -92,6 +119,10 @@ class Collection:
     description: str | None = None
     owners: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    mask: Mapping[str, MaskMethod] = field(default_factory=dict, hash=False)
+    schema_check: CheckPolicy = CheckPolicy.WARN
+    size_check: CheckPolicy = CheckPolicy.WARN
+    fresh_within_hours: float | None = None
 
     def __post_init__(self) -> None:
         check_collection_name(self.name)
@@ -107,6 +138,13 @@ class Collection:
         put(self, "filters", tuple(f if isinstance(f, Filter) else Filter.from_wire(f) for f in self.filters))
         put(self, "owners", tuple(self.owners))
         put(self, "tags", dict(self.tags))
+        for name in ("schema_check", "size_check"):
+            put(self, name, _member(CheckPolicy, getattr(self, name), f"collection {self.name}: {name}"))
+        hours = self.fresh_within_hours
+        if hours is not None and (isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 1 <= hours <= 8784):
+            what = f"collection {self.name}: fresh_within_hours must be 1 to 8784"
+            raise InvalidInputError(f"{what}, not {hours!r}", field="fresh_within_hours")
+        put(self, "mask", _mask(self.mask, f"collection {self.name}: mask"))
         days = self.lookback_days
         if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= 366:
             raise InvalidInputError(f"collection {self.name}: lookback_days must be 1 to 366, not {days!r}", field="lookback_days")
@@ -128,7 +166,7 @@ class ExtractionRequest:
     """What is asked: the events of one collection in one timeframe that pass the filters, and where they shall land.
 
     `partition_key` is Dagster's key, or `{start}_{end}` for an ad hoc extraction. `target` is the URI of the file.
-    `count_check` says what a wrong number of events means.
+    `count_check` says what a wrong number of events means, `mask` what is done to which columns of the file.
     """
 
     collection: str
@@ -138,12 +176,16 @@ class ExtractionRequest:
     filters: tuple[Filter, ...] = ()
     email: str | None = None
     count_check: CountPolicy = CountPolicy.FAIL
+    mask: Mapping[str, MaskMethod] = field(default_factory=dict, hash=False)
 
     @property
     def fingerprint(self) -> str:
-        """Identity of what is asked (collection, timeframe, filters in any order), 32 hexadecimal digits."""
+        """Identity of what is asked (collection, timeframe, filters in any order, mask), 32 hexadecimal digits."""
         filters = sorted(json.dumps(f.to_wire(), sort_keys=True) for f in self.filters)
-        text = json.dumps([self.collection, self.timeframe.to_wire(), filters], sort_keys=True)
+        asked: list[object] = [self.collection, self.timeframe.to_wire(), filters]
+        if self.mask:  # another mask makes another file, which is asked for again
+            asked.append({name: method.value for name, method in self.mask.items()})
+        text = json.dumps(asked, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
@@ -246,6 +288,9 @@ class Landing:
 
     `stored_bytes` is the size of the file at the destination, which differs where the encoding compresses. `column_types`: of a
     parquet file, the type of each column in Arrow's words; empty for CSV, whose columns have none.
+    `property_types`: for each column Keen's word for its property when it landed (`num`, `string`, ...), empty where Keen has none
+    or several; an empty tuple where Keen did not tell. `masked`: by column of the mask what was done: `hash`, `mask`, `drop`, or
+    `absent` where the file has no such column. `columns` are those of the written file, without the dropped ones.
     """
 
     uri: str
@@ -256,6 +301,17 @@ class Landing:
     stored_bytes: int
     seconds: float
     column_types: tuple[str, ...] = ()
+    property_types: tuple[str, ...] = ()
+    masked: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def _mask(value: object, what: str) -> dict[str, MaskMethod]:
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"{what} must be a mapping of columns to hash, mask or drop, not {value!r}", field="mask")
+    for name in value:
+        if not isinstance(name, str) or not name:
+            raise InvalidInputError(f"{what}: {name!r} is not the name of a column, as body:user:email", field="mask")
+    return {name: _member(MaskMethod, method, f"{what} of {name}:") for name, method in value.items()}
 
 
 def _date(value: object, what: str) -> date:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import BinaryIO, Protocol
 
-from keen_pipeline.extraction import ExtractionRequest, Landing, RemoteExtraction, SecretUrl, Status
+from keen_pipeline.extraction import ExtractionRequest, Landing, MaskMethod, RemoteExtraction, SecretUrl, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.timeframe import Timeframe
@@ -143,10 +143,20 @@ class Destination(Protocol):
         """Root of the destination, without a trailing slash."""
         ...
 
-    def land(self, source: ResultsSource, target: str, *, extraction_id: str, types: Mapping[str, str] | None = None) -> Landing:
+    def land(
+        self,
+        source: ResultsSource,
+        target: str,
+        *,
+        extraction_id: str,
+        types: Mapping[str, str] | None = None,
+        mask: Mapping[str, MaskMethod] | None = None,
+        mask_key: bytes | None = None,
+    ) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
-        `types`: Keen's type by property, for a file whose columns have types.
+        `types`: Keen's type by property. `mask`, with the key of its hashes: what is done to which columns before anything is
+        written.
         Raises VerificationError (kept under `_quarantine/`), RetryableError where the transfer can't finish now.
         """
         ...
@@ -267,6 +277,10 @@ class Ledger(Protocol):
 
     def landed_entries(self, collection: str) -> list[Entry]:
         """The valid landings of a collection in the order of time, without slices."""
+        ...
+
+    def landed_between(self, collection: str, start: datetime, end: datetime) -> list[Entry]:
+        """The valid landings of a collection whose timeframe begins in [start, end), in the order of time, without slices."""
         ...
 
     def uncounted(self) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from keen_pipeline.errors import ConfigurationError
 
 API_VERSIONS = ("2.0", "3.0")
+_SHORTEST_MASK_KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Settings:
     processes (1 to 100000). `poll_seconds`: between status requests inside a run or a command (0.05 to 3600).
     `max_attempts`: of one extraction (1 to 100). `retry_seconds`: first back-off after a failed extraction (0 to 600),
     doubling, at most 600. `lease_seconds`: how long the work of a process that died is left alone (2 to 86400).
-    `max_extraction_events`: a request of more events is split (1 to 1000000000). `service_data`: folder of the embedded service.
+    `max_extraction_events`: a request of more events is split (1 to 1000000000). `mask_key`: of the hashes of masked columns, at
+    least 16 bytes. `digest_to`: addresses of the nightly digest, which is sent at `digest_at` (HH:MM in the schedule's zone) with
+    files of at most `digest_attachment_bytes` together (0 to 20000000) and links below `ui_url`. `slack_webhook`: the same for
+    Slack. `service_data`: folder of the embedded service.
     `destination_options`: transport options of the destination, as its scheme takes them.
     """
 
@@ -67,6 +72,12 @@ class Settings:
     retry_seconds: float = 30.0
     lease_seconds: float = 300.0
     max_extraction_events: int = 10_000_000
+    mask_key: bytes | None = field(default=None, repr=False)
+    digest_to: tuple[str, ...] = ()
+    digest_at: str = "06:00"
+    digest_attachment_bytes: int = 2_000_000
+    slack_webhook: str | None = field(default=None, repr=False)
+    ui_url: str | None = None
     smtp: SmtpSettings | None = None
     service_data: Path = Path("./data/keen")
 
@@ -103,6 +114,14 @@ class Settings:
             max_extraction_events=int(
                 _number(env, "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", 10_000_000, 1, 1_000_000_000, whole=True)
             ),
+            mask_key=_mask_key(env),
+            digest_to=tuple(a for a in re.split(r"[,;\s]+", env.get("KEEN_PIPELINE_DIGEST_TO", "")) if a),
+            digest_at=env.get("KEEN_PIPELINE_DIGEST_AT", cls.digest_at),
+            digest_attachment_bytes=int(
+                _number(env, "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", 2_000_000, 0, 20_000_000, whole=True)
+            ),
+            slack_webhook=env.get("KEEN_PIPELINE_SLACK_WEBHOOK"),
+            ui_url=env.get("KEEN_PIPELINE_UI_URL"),
             smtp=_smtp(env),
             service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
         )
@@ -116,6 +135,15 @@ def _options(env: Mapping[str, str]) -> Mapping[str, object]:
     if not isinstance(options, dict):
         raise ConfigurationError('KEEN_PIPELINE_DESTINATION_OPTIONS must be a JSON object such as {"endpoint": "https://..."}')
     return options
+
+
+def _mask_key(env: Mapping[str, str]) -> bytes | None:
+    key = env.get("KEEN_PIPELINE_MASK_KEY")
+    if key is not None and len(key.encode()) < _SHORTEST_MASK_KEY_BYTES:
+        raise ConfigurationError(
+            f"KEEN_PIPELINE_MASK_KEY must have at least {_SHORTEST_MASK_KEY_BYTES} characters; a random one can't be guessed"
+        )
+    return key.encode() if key is not None else None
 
 
 def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:

@@ -9,7 +9,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
-from keen_pipeline.defs.checks import audit, check_specs, evaluation
+from keen_pipeline.defs.checks import audit, check_specs, evaluation, freshness_evaluation, landing_checks
 from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY
 from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
@@ -19,6 +19,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import Counted, Landed, Pipeline, extract, partition_request
 from keen_pipeline.pipeline.counts import verdict
+from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
 
 # Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
@@ -90,12 +91,22 @@ def _csv_assets_of(
         selected = [by_key[key] for key in sorted(context.selected_asset_keys)]
         pipeline = build_pipeline(keen, ledger, destination)
         if not selected:  # the checks alone
-            for check in sorted(context.selected_asset_check_keys):
-                yield audit(pipeline, by_key[check.asset_key].name)
+            yield from _audit(context, pipeline, by_key)
             return
         yield from _land_range(context, pipeline, selected, list(context.partition_keys), config.force)
 
     return extract_csvs
+
+
+def _audit(context: dg.AssetExecutionContext, pipeline: Pipeline, by_key: Mapping[dg.AssetKey, Collection]) -> Iterator[Any]:
+    """The selected checks, of the partitions the run is for; of all that have landed where it is for none."""
+    names: Mapping[dg.AssetKey, list[str]] = defaultdict(list)
+    for check in sorted(context.selected_asset_check_keys):
+        names[check.asset_key].append(check.name)
+    for_some = context.has_partition_key or context.has_partition_key_range
+    keys = list(context.partition_keys) if for_some else None
+    for key, wanted in names.items():
+        yield from audit(context.instance, pipeline, by_key[key], wanted, keys)
 
 
 def _land_range(
@@ -109,12 +120,14 @@ def _land_range(
         for collection in collections
     ]
     failed: list[str] = []
+    files: dict[str, Entry] = {}
     for event in extract(pipeline, requests, force=force, run_id=context.run.run_id):
         match event:
             case Landed(entry, adopted):
                 assert entry.landing is not None
                 if not (adopted and _told_before(context, entry)):
-                    yield materialization(entry)
+                    yield materialization(entry, pipeline.destination)
+                files[entry.request.target] = entry
                 pipeline.ledger.reported([entry.entry_id])
                 context.log.info(
                     "%s: %d events%s", entry.request, entry.landing.records, ", landed before, kept" if adopted else ""
@@ -126,7 +139,7 @@ def _land_range(
                 pipeline.ledger.reported([entry.entry_id])
                 context.log.error("%s", failed[-1])
             case Counted(entry) as counted:
-                yield evaluation(counted)
+                yield evaluation(context.instance, counted)
                 if entry.is_whole is not True:
                     context.log.warning("%s", verdict(counted))
                 if counted.is_final_failure:
@@ -136,6 +149,7 @@ def _land_range(
                     "%d of %d landed, %d failed; %d to submit, %d at the service, %d landing",
                     *(landed, total, abandoned, to_submit, waiting, landing),
                 )
+    yield from _check(context, pipeline, collections, list(files.values()))
     if failed:
         raise dg.Failure(
             description=f"{len(requests) - len(failed)} of {len(requests)} partitions landed, {len(failed)} failed: "
@@ -145,6 +159,17 @@ def _land_range(
         )
     for collection in collections:
         yield dg.MaterializeResult(asset_key=asset_key(collection.name), metadata=_NO_SECOND_MATERIALIZATION)
+
+
+def _check(
+    context: dg.AssetExecutionContext, pipeline: Pipeline, collections: list[Collection], landed: list[Entry]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The checks against what had landed before, and the freshness."""
+    yield from landing_checks(context.instance, pipeline.ledger, {c.name: c for c in collections}, landed)
+    for collection in collections:
+        if collection.fresh_within_hours is not None:
+            found = freshness(pipeline.ledger, collection, pipeline.destination.uri, pipeline.clock.now())
+            yield freshness_evaluation(collection, found)
 
 
 def _told_before(context: dg.AssetExecutionContext, entry: Entry) -> bool:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import dagster as dg
 
 from keen_pipeline.defs.assets import csv_assets
+from keen_pipeline.defs.freshness import freshness_sensor
 from keen_pipeline.defs.io_managers import IO_MANAGER_KEY, KeenIOManager, KeenReader
 from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedule, submit_extractions_job
+from keen_pipeline.defs.notifications import KeenNotifications, are_notifications_configured, notification_sensors
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.extraction import Collection
@@ -29,12 +31,14 @@ def build_keen_definitions(
     downstream_sensor: bool = True,
     running: bool = True,
     group_name: str = "keen",
+    notifications: KeenNotifications | None = None,
 ) -> dg.Definitions:
     """Everything for some collections: assets, ops in jobs, the nightly schedule, the status sensor, the resources.
 
     `nightly_cron` is read in `nightly_timezone` (an IANA name). `downstream_sensor` evaluates the automation conditions of
     every asset in the code location, so that downstream assets with `AutomationCondition.eager()` wake. `running`: whether
-    schedule and sensors start by themselves. Merge the answer with your own by `dg.Definitions.merge`.
+    schedule and sensors start by themselves. `notifications`: where the digest and failures go; unset, the environment's
+    addresses and webhook, and no sensors for them where it has none. Merge the answer with your own by `dg.Definitions.merge`.
 
     >>> defs = build_keen_definitions([Collection(name="purchases", start_date="2026-01-01")])
     >>> sorted(job.name for job in defs.jobs)
@@ -49,8 +53,14 @@ def build_keen_definitions(
         check_encoding(encoding)
     submit_job, materialize_job = submit_extractions_job(collections), materialize_csvs_job()
     sensors: list[dg.SensorDefinition] = [
-        extraction_status_sensor(materialize_job, interval_seconds=sensor_interval_seconds, running=running)
+        extraction_status_sensor(materialize_job, collections, interval_seconds=sensor_interval_seconds, running=running)
     ]
+    resources = keen_resources(keen, ledger, destination)
+    if notifications is not None or are_notifications_configured():
+        sensors += notification_sensors(collections, timezone=nightly_timezone, running=running)
+        resources["notifications"] = notifications or KeenNotifications()
+    if any(collection.fresh_within_hours is not None for collection in collections):
+        sensors.append(freshness_sensor(collections, running=running))
     if downstream_sensor:
         sensors.append(
             dg.AutomationConditionSensorDefinition(
@@ -65,7 +75,7 @@ def build_keen_definitions(
         jobs=[submit_job, materialize_job],
         schedules=[nightly_schedule(submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running)],
         sensors=sensors,
-        resources=keen_resources(keen, ledger, destination),
+        resources=resources,
         executor=dg.in_process_executor,
     )
 

@@ -1,71 +1,201 @@
-"""The asset check `complete`: what landed against what the service counts."""
+"""The asset checks: `complete` (the service's count), `schema_drift`, `unexpected_size` and `fresh`.
 
-from collections.abc import Iterator, Sequence
+The first three belong to a partition and are evaluated where it lands; `fresh` belongs to a collection and is looked at by the
+sensor of `keen_pipeline.defs.freshness`. Every result names the materialization it is about, so that automation conditions like
+`all_deps_blocking_checks_passed()` know for each partition whether it was checked.
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from keen_pipeline.defs.metadata import ENTRY_KEY, asset_key
-from keen_pipeline.extraction import Collection, CountPolicy, Status
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.extraction import CheckPolicy, Collection, CountPolicy, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, recount
 from keen_pipeline.pipeline.counts import verdict
+from keen_pipeline.pipeline.freshness import Freshness, freshness
+from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, is_partition, usual_events
+from keen_pipeline.ports import Ledger
 
 COMPLETE = "complete"
+SCHEMA = "schema_drift"
+SIZE = "unexpected_size"
+FRESH = "fresh"
 
 
 def check_specs(collections: Sequence[Collection]) -> list[dg.AssetCheckSpec]:
-    """One check for each collection that is counted; where its policy is `fail`, the check blocks downstream assets."""
-    return [
-        dg.AssetCheckSpec(
-            COMPLETE,
+    """The checks of each collection that its policies don't switch off; those whose policy is `fail` hold downstream assets."""
+    return [spec for collection in collections for spec in _specs(collection)]
+
+
+def _specs(collection: Collection) -> Iterator[dg.AssetCheckSpec]:
+    texts = {
+        COMPLETE: "The landed file holds the events that the service counts for the same timeframe and filters.",
+        SCHEMA: "The file has the columns of the partition before it, and Keen the same types for them.",
+        SIZE: "The number of events is near that of the partitions of the same weekday in the weeks before.",
+    }
+    policies: dict[str, CheckPolicy | CountPolicy] = {
+        COMPLETE: collection.count_check,
+        SCHEMA: collection.schema_check,
+        SIZE: collection.size_check,
+    }
+    for name, policy in policies.items():
+        if policy.value == CheckPolicy.OFF.value:
+            continue
+        with warnings.catch_warnings():
+            # Results by partition are in preview in Dagster; without them one good partition would let all bad ones through.
+            warnings.simplefilter("ignore")
+            yield dg.AssetCheckSpec(
+                name,
+                asset=asset_key(collection.name),
+                blocking=policy.value == CheckPolicy.FAIL.value,
+                description=texts[name],
+                partitions_def=partitions_definition(collection),
+            )
+    if collection.fresh_within_hours is not None:
+        yield dg.AssetCheckSpec(
+            FRESH,
             asset=asset_key(collection.name),
-            blocking=collection.count_check is CountPolicy.FAIL,
-            description="The landed file holds the events that the service counts for the same timeframe and filters.",
+            description=f"Each partition has landed {collection.fresh_within_hours:g} hours after its end.",
         )
-        for collection in collections
-        if collection.count_check is not CountPolicy.OFF
-    ]
 
 
-def evaluation(counted: Counted) -> dg.AssetCheckEvaluation:
-    """The check's result for one partition, with both numbers. It is a warning while another attempt follows."""
+def _evaluation(
+    instance: dg.DagsterInstance,
+    name: str,
+    entry: Entry,
+    passed: bool,
+    policy: CheckPolicy | CountPolicy,
+    description: str,
+    metadata: Mapping[str, dg.MetadataValue],
+) -> dg.AssetCheckEvaluation:
+    """One result for one partition, of the policy's severity, about the partition's newest materialization."""
+    fails = policy.value == CheckPolicy.FAIL.value
+    key, partition = asset_key(entry.request.collection), entry.request.partition_key
+    told = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1).records
+    target = None
+    if told:
+        newest = told[0]
+        target = AssetCheckEvaluationTargetMaterializationData(
+            storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+        )
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
+        blocking=fails,
+        description=description,
+        metadata={**metadata, ENTRY_KEY: dg.MetadataValue.int(entry.entry_id)},
+        partition=partition,
+        target_materialization_data=target,
+    )
+
+
+def evaluation(instance: dg.DagsterInstance, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
+    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and where it
+    only `audits`: most likely events came later, and the nightly job has the last word on the days of its lookback."""
     entry = counted.entry
     assert entry.landing is not None
-    metadata: dict[str, dg.MetadataValue] = {
-        "keen/landed_events": dg.MetadataValue.int(entry.landing.records),
-        ENTRY_KEY: dg.MetadataValue.int(entry.entry_id),
-    }
+    metadata: dict[str, dg.MetadataValue] = {"keen/landed_events": dg.MetadataValue.int(entry.landing.records)}
     if entry.counted is not None:
         metadata["keen/counted_events"] = dg.MetadataValue.int(entry.counted)
     if entry.expected is not None:
         metadata["keen/counted_before"] = dg.MetadataValue.int(entry.expected)
+    policy = CountPolicy.FAIL if counted.is_final_failure and not audits else CountPolicy.WARN
+    return _evaluation(instance, COMPLETE, entry, entry.is_whole is True, policy, verdict(counted), metadata)
+
+
+def landing_checks(
+    instance: dg.DagsterInstance, ledger: Ledger, collections: Mapping[str, Collection], landed: Sequence[Entry]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
+
+    Entries of other collections are left out.
+    """
+    by_collection: dict[str, list[Entry]] = defaultdict(list)
+    for entry in landed:
+        if entry.request.collection in collections and is_partition(entry):
+            by_collection[entry.request.collection].append(entry)
+    for name, entries in sorted(by_collection.items()):
+        collection = collections[name]
+        entries.sort(key=lambda e: e.request.timeframe.start)
+        first, last = entries[0].request.timeframe, entries[-1].request.timeframe
+        history = ledger.landed_between(name, first.start - history_span(collection), last.end)
+        for entry in entries:
+            if collection.schema_check is not CheckPolicy.OFF:
+                yield _drift(instance, collection, entry, history)
+            if collection.size_check is not CheckPolicy.OFF:
+                yield _size(instance, collection, entry, history)
+
+
+def _drift(instance: dg.DagsterInstance, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
+    before = before_with_events(entry, history)
+    assert entry.landing is not None
+    metadata: dict[str, dg.MetadataValue] = {"keen/columns": dg.MetadataValue.int(len(entry.landing.columns))}
+    if before is None or before.landing is None or not entry.landing.records:
+        why = "it has no events" if not entry.landing.records else "no partition with events has landed before it"
+        return _evaluation(instance, SCHEMA, entry, True, collection.schema_check, f"not compared: {why}", metadata)
+    drift = drift_between(before.landing, entry.landing)
+    metadata["keen/compared_with"] = dg.MetadataValue.text(before.request.partition_key)
+    for name, columns in (("keen/added", drift.added), ("keen/removed", drift.removed)):
+        if columns:
+            metadata[name] = dg.MetadataValue.json(list(columns))
+    if drift.retyped:
+        metadata["keen/retyped"] = dg.MetadataValue.json({name: list(words) for name, words in drift.retyped.items()})
+    description = f"against {before.request.partition_key}: {drift}"
+    return _evaluation(instance, SCHEMA, entry, not drift, collection.schema_check, description, metadata)
+
+
+def _size(instance: dg.DagsterInstance, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
+    assert entry.landing is not None
+    events, usual = entry.landing.records, usual_events(entry, history, collection)
+    metadata: dict[str, dg.MetadataValue] = {"keen/landed_events": dg.MetadataValue.int(events)}
+    if usual is None:
+        return _evaluation(instance, SIZE, entry, True, collection.size_check, "not compared: too few weeks have landed", metadata)
+    metadata["keen/usual_events"] = dg.MetadataValue.float(usual.events)
+    metadata["keen/usual_within"] = dg.MetadataValue.float(round(usual.tolerance, 1))
+    metadata["keen/compared_partitions"] = dg.MetadataValue.int(usual.compared)
+    description = f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}"
+    return _evaluation(instance, SIZE, entry, usual.holds(events), collection.size_check, description, metadata)
+
+
+def freshness_evaluation(collection: Collection, found: Freshness) -> dg.AssetCheckEvaluation:
+    """The result of `fresh` for a collection."""
     return dg.AssetCheckEvaluation(
-        asset_key=asset_key(entry.request.collection),
-        check_name=COMPLETE,
-        passed=entry.is_whole is True,
-        severity=dg.AssetCheckSeverity.ERROR if counted.is_final_failure else dg.AssetCheckSeverity.WARN,
-        description=verdict(counted),
-        metadata=metadata,
-        partition=entry.request.partition_key,
+        asset_key=asset_key(collection.name),
+        check_name=FRESH,
+        passed=not found.late,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=str(found),
+        metadata={"keen/late_partitions": dg.MetadataValue.json([partition.key for partition, _ in found.late])},
     )
 
 
-def audit(pipeline: Pipeline, collection: str) -> dg.AssetCheckResult:
-    """All landed partitions of a collection against the service's counts; nothing is extracted again."""
-    landed: Sequence[Entry] = pipeline.ledger.landed_entries(collection)
-    wrong = list(_wrong(recount(pipeline, landed)))
-    return dg.AssetCheckResult(
-        asset_key=asset_key(collection),
-        check_name=COMPLETE,
-        passed=not wrong,
-        # Most likely events that came later; the nightly job has the last word on the days of its lookback.
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(landed)} partitions counted; " + ("all are whole" if not wrong else "; ".join(wrong[:20])),
-        metadata={"keen/partitions": len(landed), "keen/not_whole": len(wrong)},
-    )
-
-
-def _wrong(entries: Sequence[Entry]) -> Iterator[str]:
-    for entry in entries:
-        if entry.status is Status.LANDED and entry.is_whole is False:
-            yield verdict(Counted(entry))
+def audit(
+    instance: dg.DagsterInstance,
+    pipeline: Pipeline,
+    collection: Collection,
+    names: Sequence[str],
+    partition_keys: Sequence[str] | None,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The checks `names` of what has landed (of `partition_keys`, or of all), without a landing; nothing is extracted again."""
+    landed = [e for e in pipeline.ledger.landed_entries(collection.name) if is_partition(e)]
+    if partition_keys is not None:
+        landed = [e for e in landed if e.request.partition_key in set(partition_keys)]
+    if COMPLETE in names:
+        for entry in recount(pipeline, landed):
+            if entry.status is Status.LANDED:
+                yield evaluation(instance, Counted(entry), audits=True)
+    for result in landing_checks(instance, pipeline.ledger, {collection.name: collection}, landed):
+        if result.check_name in names:
+            yield result
+    if FRESH in names:
+        yield freshness_evaluation(
+            collection, freshness(pipeline.ledger, collection, pipeline.destination.uri, pipeline.clock.now())
+        )

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Landing
-from keen_pipeline.landing.layout import parse_ad_hoc_key
+from keen_pipeline.defs.preview import preview
+from keen_pipeline.extraction import Landing, MaskMethod
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.ports import Destination
 from keen_pipeline.timeframe import format_instant
 
 ENTRY_KEY = "keen/entry"
 
 
-def landing_metadata(entry: Entry) -> Mapping[str, Any]:
-    """The metadata of one landed partition: numbers in events, bytes and seconds; times in UTC."""
+def landing_metadata(entry: Entry, shown: str | None = None) -> Mapping[str, Any]:
+    """The metadata of one landed partition: numbers in events, bytes and seconds; times in UTC.
+
+    `shown`: its first events in Markdown.
+    """
     landing = entry.landing
     assert landing is not None
     metadata: dict[str, Any] = {
@@ -40,25 +45,46 @@ def landing_metadata(entry: Entry) -> Mapping[str, Any]:
         metadata["keen/split_depth"] = entry.depth
     if entry.waiting_seconds is not None:
         metadata["keen/waiting_seconds"] = round(entry.waiting_seconds, 3)
+    if entry.request.mask:
+        metadata["keen/masked"] = dg.MetadataValue.json(dict(landing.masked))
+    if shown is not None:
+        metadata["keen/preview"] = dg.MetadataValue.md(shown)
     return metadata
 
 
 def _schema(landing: Landing) -> dg.TableSchema:
-    types = landing.column_types or ["string"] * len(landing.columns)
-    return dg.TableSchema(columns=[dg.TableColumn(name, kind) for name, kind in zip(landing.columns, types, strict=True)])
+    """The columns of the file: a parquet file's own types, else Keen's words for its properties; text where there is none."""
+    types = landing.column_types or landing.property_types or ("string",) * len(landing.columns)
+    done = {MaskMethod.HASH.value: "hashed", MaskMethod.MASK.value: "masked"}
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name, kind or "string", description=done.get(landing.masked.get(name, "")))
+            for name, kind in zip(landing.columns, types, strict=True)
+        ]
+    )
 
 
-def materialization(entry: Entry) -> dg.AssetMaterialization:
-    """The event for a landed partition. Its data version is the file's sha256: the same bytes leave downstream fresh."""
+def materialization(entry: Entry, destination: Destination | None = None) -> dg.AssetMaterialization:
+    """The event for a landed partition, with a preview where the `destination` is given to read it from.
+
+    Its data version is the sha256 of what Keen sent: the same bytes under the same mask leave downstream fresh.
+    """
     landing = entry.landing
     assert landing is not None
     return dg.AssetMaterialization(
         asset_key=asset_key(entry.request.collection),
         partition=entry.request.partition_key,
         description=f"{landing.records} events, {landing.bytes} bytes",
-        metadata=landing_metadata(entry),
-        tags={"dagster/data_version": landing.sha256},
+        metadata=landing_metadata(entry, preview(destination, landing) if destination is not None else None),
+        tags={"dagster/data_version": _data_version(entry, landing)},
     )
+
+
+def _data_version(entry: Entry, landing: Landing) -> str:
+    if not landing.masked:
+        return landing.sha256
+    done = json.dumps(dict(landing.masked), sort_keys=True).encode()
+    return hashlib.sha256(landing.sha256.encode() + done).hexdigest()
 
 
 def materializing_runs(instance: dg.DagsterInstance, entry: Entry) -> list[str]:
@@ -76,14 +102,3 @@ def materializing_runs(instance: dg.DagsterInstance, entry: Entry) -> list[str]:
 def asset_key(collection: str) -> dg.AssetKey:
     """The key of a collection's files."""
     return dg.AssetKey(["keen", collection])
-
-
-def is_partition(entry: Entry) -> bool:
-    """Whether the entry is a partition of an asset, not a slice of one or somebody's ad hoc extraction."""
-    if entry.parent_id is not None:
-        return False
-    try:
-        parse_ad_hoc_key(entry.request.partition_key)
-    except InvalidInputError:
-        return True
-    return False

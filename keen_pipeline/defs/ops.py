@@ -7,15 +7,17 @@ import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import evaluation
-from keen_pipeline.defs.metadata import is_partition, materialization
+from keen_pipeline.defs.checks import evaluation, landing_checks
+from keen_pipeline.defs.metadata import materialization
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import due_partitions, partition_for_key
 from keen_pipeline.pipeline import Counted, NotLanded, Pipeline, land, partition_request, post_due, submit
 from keen_pipeline.pipeline.context import new_owner
 from keen_pipeline.pipeline.counts import verdict
+from keen_pipeline.pipeline.history import is_partition
 from keen_pipeline.timeframe import parse_instant
 
 # How long the op posts; what is left then, for example beyond the requests per minute, the sensor posts.
@@ -40,6 +42,9 @@ class MaterializeCsvConfig(dg.Config):
 
     entry_ids: list[int] = Field(default=[], description="ledger entries; empty: every finished one that nobody is landing")
     claim: str | None = Field(default=None, description="the claim under which the sensor dispatched them")
+    collections: list[dict[str, Any]] = Field(
+        default=[], description="as in the collections file; those whose checks schema_drift and unexpected_size are evaluated"
+    )
 
 
 @dg.op(
@@ -136,6 +141,7 @@ def materialize_csv(
 
     Raises Failure at the end, naming each partition that has no attempt left and why.
     """
+    collections = parse_collections(config.collections)
     pipeline = build_pipeline(keen, ledger, destination)
     book, owner = pipeline.ledger, config.claim or new_owner()
     known = book.entries(config.entry_ids) if config.entry_ids else book.open_entries()
@@ -147,13 +153,14 @@ def materialize_csv(
     )
     failures = {e.entry_id: e.error or str(e) for e in told}
     uris: list[str] = []
+    landed: list[Entry] = []
     for outcome in land(pipeline, wanted, owner):
         if isinstance(outcome, NotLanded):
             _note(context, outcome, failures)
             continue
         if isinstance(outcome, Counted):
             if is_partition(outcome.entry):
-                yield evaluation(outcome)
+                yield evaluation(context.instance, outcome)
             if outcome.entry.is_whole is not True:
                 context.log.warning("%s", verdict(outcome))
             if outcome.is_final_failure:
@@ -161,10 +168,12 @@ def materialize_csv(
             continue
         assert outcome.entry.landing is not None
         if is_partition(outcome.entry):
-            yield materialization(outcome.entry)
+            yield materialization(outcome.entry, pipeline.destination)
+            landed.append(outcome.entry)
         book.reported([outcome.entry.entry_id])
         uris.append(outcome.entry.landing.uri)
         context.log.info("landed %s: %d events at %s", outcome.entry, outcome.entry.landing.records, outcome.entry.landing.uri)
+    yield from landing_checks(context.instance, book, {c.name: c for c in collections}, landed)
     if failures:
         book.reported(list(failures))
         raise dg.Failure(

@@ -94,4 +94,5 @@ def build_pipeline(
         destination=destination.open(),
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
+        mask_key=settings.mask_key,
     )

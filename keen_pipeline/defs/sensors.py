@@ -1,17 +1,19 @@
 """The sensor `extraction_status`: polls, posts what is due, and asks for one landing run; no run waits for Keen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs.jobs import MATERIALIZE_JOB
-from keen_pipeline.defs.metadata import is_partition, materialization, materializing_runs
+from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.ops import materialize_csv
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import Collection, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Pipeline, poll, post_due
 from keen_pipeline.pipeline.context import new_owner
+from keen_pipeline.pipeline.history import is_partition
 from keen_pipeline.ports import Ledger
 
 STATUS_SENSOR = "extraction_status"
@@ -28,9 +30,17 @@ MAX_ENTRIES_PER_RUN = 2000
 
 
 def extraction_status_sensor(
-    job: dg.JobDefinition, *, interval_seconds: int = INTERVAL_SECONDS, running: bool = True
+    job: dg.JobDefinition,
+    collections: Sequence[Collection] = (),
+    *,
+    interval_seconds: int = INTERVAL_SECONDS,
+    running: bool = True,
 ) -> dg.SensorDefinition:
-    """Every `interval_seconds`: one list call for each collection with open extractions, then at most one landing run."""
+    """Every `interval_seconds`: one list call for each collection with open extractions, then at most one landing run.
+
+    The run evaluates the checks of `collections`.
+    """
+    by_name = {collection.name: collection for collection in collections}
 
     @dg.sensor(
         name=STATUS_SENSOR,
@@ -56,12 +66,14 @@ def extraction_status_sensor(
             context.log.warning(
                 "%s failed: %s", entry, follower.error if follower and follower.status.is_terminal else "the next attempt follows"
             )
-        return _landing_run(pipeline, outcome.waiting, len(posted.postponed))
+        return _landing_run(pipeline, by_name, outcome.waiting, len(posted.postponed))
 
     return extraction_status
 
 
-def _landing_run(pipeline: Pipeline, waiting: int, to_submit: int) -> dg.RunRequest | dg.SkipReason:
+def _landing_run(
+    pipeline: Pipeline, collections: Mapping[str, Collection], waiting: int, to_submit: int
+) -> dg.RunRequest | dg.SkipReason:
     """Claim what is finished, so that the next tick doesn't ask for it again, and ask for its landing."""
     ledger, now = pipeline.ledger, pipeline.clock.now()
     owner = new_owner()
@@ -80,7 +92,12 @@ def _landing_run(pipeline: Pipeline, waiting: int, to_submit: int) -> dg.RunRequ
     ]
     if not claimed:
         return dg.SkipReason(f"{waiting} extractions at the service, {to_submit} to submit, none finished")
-    config = {"entry_ids": [e.entry_id for e in claimed], "claim": owner}
+    checked = sorted({e.request.collection for e in claimed} & set(collections))
+    config = {
+        "entry_ids": [e.entry_id for e in claimed],
+        "claim": owner,
+        "collections": [collection_to_wire(collections[name]) for name in checked],
+    }
     return dg.RunRequest(run_key=owner, job_name=MATERIALIZE_JOB, run_config={"ops": {materialize_csv.name: {"config": config}}})
 
 

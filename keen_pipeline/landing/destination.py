@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
-from keen_pipeline.extraction import Encoding, Landing
+from keen_pipeline.extraction import Encoding, Landing, MaskMethod
 from keen_pipeline.landing import layout, parquet
 from keen_pipeline.landing.encode import check_encoding
 from keen_pipeline.landing.storage import Storage, normal_root, open_storage
@@ -21,6 +21,7 @@ from keen_pipeline.timeframe import format_instant
 if TYPE_CHECKING:
     from keen_pipeline.landing.download import Download
     from keen_pipeline.landing.intake import Intake
+    from keen_pipeline.landing.masking import Masker
 
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
@@ -59,12 +60,22 @@ class FileDestination:
         """The URI of one partition's file here."""
         return layout.target_uri(self._root, collection, partition_key, encoding or self._encoding)
 
-    def land(self, source: ResultsSource, target: str, *, extraction_id: str, types: Mapping[str, str] | None = None) -> Landing:
+    def land(
+        self,
+        source: ResultsSource,
+        target: str,
+        *,
+        extraction_id: str,
+        types: Mapping[str, str] | None = None,
+        mask: Mapping[str, MaskMethod] | None = None,
+        mask_key: bytes | None = None,
+    ) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
         The suffix of `target` says the encoding; `types` is Keen's inferred type by property, which parquet needs for any column
-        but text. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside it),
-        RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In every one of
+        but text. `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven
+        are the bytes as they came. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside
+        it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In all
         these cases the file at `target` is as it was.
         """
         from keen_pipeline.landing.download import Download  # brings NumPy, which a code location that lands nothing can spare
@@ -77,7 +88,8 @@ class FileDestination:
             typed = place.encoding is Encoding.PARQUET
             # Parquet is made of the whole CSV, once that is proven, and maybe twice: a cell that doesn't fit may come last.
             body = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile(buffering=0))) if typed else stage
-            download = Download(source, body, Encoding.CSV if typed else place.encoding, time.sleep)
+            new_masker = _masker_of(mask or {}, mask_key)
+            download = Download(source, body, Encoding.CSV if typed else place.encoding, time.sleep, new_masker)
             try:
                 intake = download.run()
                 column_types = parquet.write_parquet(_csv(body, intake), stage, types or {}) if typed else ()
@@ -105,6 +117,8 @@ class FileDestination:
             stored_bytes=stored,
             seconds=time.monotonic() - begun,
             column_types=column_types,
+            property_types=tuple(types.get(name, "") for name in intake.columns) if types else (),
+            masked=intake.masked,
         )
 
     def exists(self, target: str) -> int | None:
@@ -154,6 +168,8 @@ class FileDestination:
         self._storage.publish(stage, aside, elsewhere=True)
         moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
         received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
+        if download.intake.masked:
+            received += ", and are kept masked, up to where it is wrong"
         reason = f"{moment}\n{what}\n{received}; nothing was landed at {target}\n"
         self._storage.write(aside + layout.REASON_SUFFIX, reason.encode())
         return VerificationError(f"{what}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
@@ -166,6 +182,14 @@ def _about(error: KeenPipelineError, place: layout.Place, extraction_id: str) ->
         return error
     error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
     return error
+
+
+def _masker_of(mask: Mapping[str, MaskMethod], key: bytes | None) -> Callable[[], Masker | None]:
+    if not mask:
+        return lambda: None
+    from keen_pipeline.landing.masking import Masker
+
+    return lambda: Masker(mask, key)
 
 
 def _csv(body: BinaryIO, intake: Intake) -> parquet.Source:

@@ -10,6 +10,7 @@ from keen_pipeline.errors import RetryableError, TransferError
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.decode import DamagedContentError
 from keen_pipeline.landing.intake import Intake
+from keen_pipeline.landing.masking import Masker
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 MOST_FAILURES = 5
@@ -22,9 +23,20 @@ LONGEST_WAIT_SECONDS = 30.0
 
 
 class Download:
-    """One file's transfer into `stage` (unbuffered, seekable). `run` returns the Intake with its facts."""
+    """One file's transfer into `stage` (unbuffered, seekable). `run` returns the Intake with its facts.
 
-    def __init__(self, source: ResultsSource, stage: BinaryIO, encoding: Encoding, sleep: Callable[[float], None]) -> None:
+    `new_masker`: makes what the bytes go through before they are written, a fresh one where the transfer begins again.
+    """
+
+    def __init__(
+        self,
+        source: ResultsSource,
+        stage: BinaryIO,
+        encoding: Encoding,
+        sleep: Callable[[float], None],
+        new_masker: Callable[[], Masker | None] = lambda: None,
+    ) -> None:
+        self._new_masker = new_masker
         self._source = source
         self._stage = stage
         self._encoding = encoding
@@ -94,7 +106,7 @@ class Download:
         self.close()
         self._stage.seek(0)
         self._stage.truncate()
-        self._intake = Intake(self._stage, self._encoding, stream.encoding)
+        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker())
         self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
         return self._intake
 

@@ -12,6 +12,7 @@ from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.decode import GzipDecoder
 from keen_pipeline.landing.encode import new_encoder
 from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES, Chunk, Lane
+from keen_pipeline.landing.masking import LONGEST_RECORD_BYTES, Masker
 from keen_pipeline.landing.verify import CsvVerifier
 from keen_pipeline.ports import ResultsStream
 
@@ -20,14 +21,15 @@ READ_BYTES = 256 * 1024
 
 class Intake:
     """Takes the raw body in order. `received` counts its bytes as they are sent, `bytes` those of the CSV. After `finish()`
-    all facts stand: `bytes`, `sha256`, `records`, `columns`.
+    all facts stand: `bytes`, `sha256`, `records`, of the CSV as it came, and `columns`, of what is written: with a `masker`
+    something else.
 
     The verifier works in the caller's thread, piece by piece as they are read. Hash and file work beside it; they release the
     interpreter's lock, yet want it back in between, and get it while the caller reads: so reads are short (READ_BYTES). They
     share a thread where the file is written as it comes, since each more thread waits for that lock too.
     """
 
-    def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str) -> None:
+    def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:
         self.received = 0
         self.bytes = 0
         self._stage = stage
@@ -36,6 +38,7 @@ class Intake:
         self._refusal: VerificationError | None = None
         self._hash = hashlib.sha256()
         self._encoder = new_encoder(encoding)
+        self._masker = masker
         self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(BUFFERS):
             self._buffers.put(bytearray(CHUNK_BYTES))
@@ -69,10 +72,14 @@ class Intake:
             self._decoder.finish()
         for lane in self._lanes:
             lane.close()
+        if self._masker is not None:
+            _write_all(self._stage, self._encoder.encode(self._masker.finish()))
         _write_all(self._stage, self._encoder.finish())
         if self._refusal is not None:
             raise self._refusal
         self._verifier.finish()
+        if self._masker is not None and self._masker.stopped:
+            raise VerificationError(f"it can't be masked: a record is longer than {LONGEST_RECORD_BYTES} bytes")
 
     def stop(self) -> None:
         """End the threads. Can be called again."""
@@ -91,8 +98,13 @@ class Intake:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the header."""
-        return self._verifier.columns
+        """Of the header that is written."""
+        return self._verifier.columns if self._masker is None else self._masker.columns
+
+    @property
+    def masked(self) -> dict[str, str]:
+        """By column of the mask what was done to it: a method's word, or `absent`."""
+        return {} if self._masker is None else self._masker.masked | dict.fromkeys(self._masker.absent, "absent")
 
     def _hand_over(self, buffer: bytearray, length: int) -> None:
         if self._decoder is None:
@@ -123,7 +135,7 @@ class Intake:
             lane.put(chunk)
 
     def _write(self, data: bytes | bytearray) -> None:
-        _write_all(self._stage, self._encoder.encode(data))
+        _write_all(self._stage, self._encoder.encode(data if self._masker is None else self._masker.feed(data)))
 
 
 def _steps(works: tuple[Callable[[bytes | bytearray], object], ...]) -> Callable[[Chunk], None]:

@@ -30,7 +30,7 @@ _SCANNED_BYTES = 4096
 """A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only."""
 
 _BOM = b"\xef\xbb\xbf"
-_MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
+MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
 _SPECIAL = re.compile(rb'[",\r\n]')
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 
@@ -100,7 +100,7 @@ class CsvVerifier:
         self._sniffed = True
         if head.startswith(_BOM):
             del head[: len(_BOM)]
-        if _MARKUP.match(head):
+        if MARKUP.match(head):
             raise VerificationError("a web page or an XML document came instead of a CSV")
 
     def _begin_records(self) -> None:

@@ -15,7 +15,7 @@ from keen_pipeline.errors import ConfigurationError, LedgerVersionError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # The newest revision under migrations/versions; a test holds the two together.
-HEAD = "0003"
+HEAD = "0004"
 _VERSION_TABLE = "keen_ledger_version"
 # An arbitrary constant: PostgreSQL's advisory lock for our migrations.
 _ADVISORY_LOCK = 0x6B65656E

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.rows import to_entry
-from keen_pipeline.ledger.tables import entries, in_outbox, is_open, is_uncounted
+from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Clock, LedgerSummary, SystemClock
 
@@ -77,9 +78,16 @@ class LedgerReader:
             ]
 
     def landed_entries(self, collection: str) -> list[Entry]:
-        landed = sa.and_(entries.c.collection == collection, entries.c.status == Status.LANDED.value, entries.c.parent_id.is_(None))
+        return self._landed(entries.c.collection == collection)
+
+    def landed_between(self, collection: str, start: datetime, end: datetime) -> list[Entry]:
+        begins = entries.c.window_start
+        return self._landed(sa.and_(entries.c.collection == collection, begins >= start, begins < end))
+
+    def _landed(self, condition: sa.ColumnElement[bool]) -> list[Entry]:
+        query = sa.select(entries).where(is_landed, condition).order_by(entries.c.window_start)
         with reading(self.engine) as connection:
-            return [to_entry(row) for row in connection.execute(sa.select(entries).where(landed).order_by(entries.c.window_start))]
+            return [to_entry(row) for row in connection.execute(query)]
 
     def slices(self, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
         found: dict[int, list[Entry]] = defaultdict(list)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Landing, Status
+from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Landing, MaskMethod, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.timeframe import Timeframe
@@ -25,6 +25,7 @@ def to_entry(row: sa.Row[Any]) -> Entry:
         filters=tuple(Filter.from_wire(f) for f in json.loads(r["filters"])),
         email=r["email"],
         count_check=CountPolicy(r["count_check"]),
+        mask={name: MaskMethod(method) for name, method in json.loads(r["mask"] or "{}").items()},
     )
     landing = None
     if r["landed_at"] is not None:
@@ -35,6 +36,8 @@ def to_entry(row: sa.Row[Any]) -> Entry:
             sha256=r["sha256"],
             columns=tuple(json.loads(r["columns"])),
             column_types=tuple(json.loads(r["column_types"] or "[]")),
+            property_types=tuple(json.loads(r["property_types"] or "[]")),
+            masked=json.loads(r["masked"] or "{}"),
             stored_bytes=r["stored_bytes"],
             seconds=r["landing_seconds"],
         )
@@ -67,6 +70,7 @@ def new_row(request: ExtractionRequest, now: datetime, *, run_id: str | None) ->
         "filters": json.dumps([f.to_wire() for f in request.filters]),
         "email": request.email,
         "count_check": request.count_check.value,
+        "mask": json.dumps({name: method.value for name, method in request.mask.items()}) if request.mask else None,
         "fingerprint": request.fingerprint,
         "target": request.target,
         "run_id": run_id,
@@ -85,6 +89,7 @@ _REQUEST_COLUMNS = (
     "filters",
     "email",
     "count_check",
+    "mask",
     "fingerprint",
     "target",
     "run_id",
@@ -116,6 +121,8 @@ def landing_values(landing: Landing) -> dict[str, Any]:
         "sha256": landing.sha256,
         "columns": json.dumps(list(landing.columns)),
         "column_types": json.dumps(list(landing.column_types)) if landing.column_types else None,
+        "property_types": json.dumps(list(landing.property_types)) if landing.property_types else None,
+        "masked": json.dumps(dict(landing.masked)) if landing.masked else None,
         "stored_bytes": landing.stored_bytes,
         "landing_seconds": landing.seconds,
     }

@@ -48,6 +48,7 @@ entries = sa.Table(
     sa.Column("window_end", UtcDateTime, nullable=False, comment="exclusive"),
     sa.Column("filters", sa.Text, nullable=False, comment="JSON array as on the wire"),
     sa.Column("email", sa.String(320)),
+    sa.Column("mask", sa.Text, comment="JSON object; what shall be done to which column"),
     sa.Column("fingerprint", sa.String(32), nullable=False),
     sa.Column("target", sa.String(2048), nullable=False, comment="URI of the file"),
     sa.Column("extraction_id", sa.String(256)),
@@ -64,6 +65,8 @@ entries = sa.Table(
     sa.Column("sha256", sa.String(64), comment="of Keen's CSV"),
     sa.Column("columns", sa.Text, comment="JSON array"),
     sa.Column("column_types", sa.Text, comment="JSON array; of a parquet file"),
+    sa.Column("property_types", sa.Text, comment="JSON array; Keen's, empty where it has none or several"),
+    sa.Column("masked", sa.Text, comment="JSON object; what was done to which column"),
     sa.Column("stored_bytes", sa.BigInteger, comment="of the file at the destination"),
     sa.Column("landing_seconds", sa.Float),
     sa.Column("landing_tries", sa.Integer, nullable=False, server_default="0"),
@@ -99,6 +102,9 @@ is_uncounted = sa.and_(
     entries.c.count_check != _word(CountPolicy.OFF.value),
 )
 
+# The valid landings, slices aside.
+is_landed = sa.and_(entries.c.status == _word(Status.LANDED.value), entries.c.parent_id.is_(None))
+
 
 def _partial(name: str, condition: sa.ColumnElement[bool], *columns: sa.Column[Any], unique: bool = False) -> None:
     sa.Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
@@ -110,6 +116,7 @@ _partial("uq_keen_entries_open_target", is_open, entries.c.target, unique=True)
 _partial("ix_keen_entries_open", is_open, entries.c.collection, entries.c.status)
 _partial("ix_keen_entries_outbox", in_outbox, entries.c.id)
 _partial("ix_keen_entries_uncounted", is_uncounted, entries.c.id)
+_partial("ix_keen_entries_landed", is_landed, entries.c.collection, entries.c.window_start)
 sa.Index("ix_keen_entries_target_id", entries.c.target, entries.c.id)
 sa.Index("ix_keen_entries_series_id", entries.c.series_id)
 sa.Index("ix_keen_entries_parent_id", entries.c.parent_id)
@@ -130,3 +137,20 @@ api_pauses = sa.Table(
     sa.Column("until", UtcDateTime, nullable=False),
     comment="nobody sends before this instant: the service refused a request",
 )
+
+notices = sa.Table(
+    "keen_notices",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("name", sa.String(256), nullable=False, comment="what it is about, once for each channel"),
+    sa.Column("channel", sa.String(16), nullable=False, comment="mail or slack"),
+    sa.Column("body", sa.Text, comment="JSON object; null where it is written when it is sent"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("due_at", UtcDateTime, nullable=False, comment="not tried before"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("ended_at", UtcDateTime, comment="sent, or given up where there is an error"),
+    sa.Column("error", sa.Text, comment="of the last attempt"),
+)
+is_waiting_notice = notices.c.ended_at.is_(None)
+sa.Index("uq_keen_notices_name_channel", notices.c.name, notices.c.channel, unique=True)
+_partial("ix_keen_notices_waiting", is_waiting_notice, notices.c.due_at)

@@ -87,6 +87,7 @@ def open_pipeline(settings: Settings) -> Pipeline:
         destination=open_destination(settings.destination, settings.destination_options),
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
+        mask_key=settings.mask_key,
     )
 
 

@@ -21,7 +21,10 @@ def new_owner() -> str:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The four adapters and the bounds. `poll_seconds`: between two polls of a wait. `landing_threads`: files at once."""
+    """The four adapters and the bounds. `poll_seconds`: between two polls of a wait. `landing_threads`: files at once.
+
+    `mask_key`: of the hashes of masked columns.
+    """
 
     api: ExtractionApi
     ledger: Ledger
@@ -31,6 +34,7 @@ class Pipeline:
     poll_seconds: float = 5.0
     landing_threads: int = 4
     posting_threads: int = 4
+    mask_key: bytes | None = field(default=None, repr=False)
 
     def jitter(self) -> float:
         """Uniform in [0, 1], for back-offs."""

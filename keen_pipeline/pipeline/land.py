@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
 from typing import Any, cast
@@ -17,7 +17,7 @@ from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
-from keen_pipeline.pipeline.slices import landed_slices, sweep_slices
+from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, sweep_slices
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 # Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
@@ -192,7 +192,15 @@ def land_one(
     try:
         source, extraction_id = _source(pipeline, entry, url)
         source = _Stoppable(source, stop)
-        landing = place.land(source, request.target, extraction_id=extraction_id, types=types.of(entry, place))
+        # Slices were masked when they landed: hashing a hash would join with nothing.
+        mask = {} if entry.slices else request.mask
+        # What a mask leaves of a value has another type.
+        known = {name: kind for name, kind in types.of(entry, place).items() if name not in request.mask}
+        landing = place.land(
+            source, request.target, extraction_id=extraction_id, types=known, mask=mask, mask_key=pipeline.mask_key
+        )
+        if entry.slices:
+            landing = replace(landing, masked=masked_in_slices(pipeline, entry))
         return Landed(ledger.landed(entry.entry_id, owner, landing))
     except (LeaseLostError, StoppedError) as error:
         return NotLanded(entry, error, None)

@@ -1,17 +1,24 @@
-"""Keen's types of properties, for the files that are typed: one schema request for all extractions that were complete by then."""
+"""Keen's types of properties: one schema request for all extractions that were complete by then.
+
+A parquet file can't be written without them; of a CSV they only tell in the metadata and to the check of the schema what its
+columns mean, so that one answer is good for a whole wait or run, and none holds nothing up.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from datetime import datetime
 
-from keen_pipeline.errors import ConfigurationError, PermanentError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.layout import parse_target
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.ports import Destination
+
+_log = logging.getLogger(__name__)
 
 
 class PropertyTypes:
@@ -23,20 +30,31 @@ class PropertyTypes:
         self._known: dict[str, tuple[datetime, Mapping[str, str]]] = {}
 
     def of(self, entry: Entry, place: Destination) -> Mapping[str, str]:
-        """The type by property, as it was when the extraction was complete or later; empty where the file is not typed.
+        """The type by property, of a parquet file as it was when the extraction was complete or later.
 
-        Raises RetryableError, and ConfigurationError where the service does not tell.
+        For a parquet file it raises RetryableError, and ConfigurationError where the service does not tell; for a CSV the answer is
+        empty then.
         """
         collection = entry.request.collection
-        if parse_target(place.uri, entry.request.target).encoding is not Encoding.PARQUET:
-            return {}
         with self._lock:
             asked_at, types = self._known.get(collection, (None, {}))
+            if parse_target(place.uri, entry.request.target).encoding is not Encoding.PARQUET:
+                if asked_at is None:
+                    asked_at, types = self._pipeline.clock.now(), self._ask_for_csv(collection)
+                    self._known[collection] = asked_at, types
+                return types
             # An older schema may not know that one of the events has text where all others have a number.
             if asked_at is None or entry.completed_at is None or entry.completed_at > asked_at:
                 asked_at, types = self._pipeline.clock.now(), self._ask(collection)
                 self._known[collection] = asked_at, types
         return types
+
+    def _ask_for_csv(self, collection: str) -> Mapping[str, str]:
+        try:
+            return self._pipeline.api.property_types(collection)
+        except KeenPipelineError as error:
+            _log.info("the types of the properties of %s are not known: %s", collection, error)
+            return {}
 
     def _ask(self, collection: str) -> Mapping[str, str]:
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, CountPolicy, Encoding, ExtractionRequest, check_collection_name
+from keen_pipeline.extraction import Collection, CountPolicy, Encoding, ExtractionRequest, MaskMethod, check_collection_name
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing.layout import ad_hoc_key, target_uri
 from keen_pipeline.partitions import Partition
@@ -23,6 +23,7 @@ def partition_request(collection: Collection, partition: Partition, destination:
         filters=collection.filters,
         email=collection.email,
         count_check=collection.count_check,
+        mask=collection.mask,
     )
 
 
@@ -35,6 +36,7 @@ def ad_hoc_request(
     filters: Sequence[Filter] = (),
     email: str | None = None,
     encoding: Encoding = Encoding.CSV,
+    mask: Mapping[str, MaskMethod] | None = None,
 ) -> ExtractionRequest:
     """The request of a person; the file's partition key is `{start}_{end}`.
 
@@ -50,4 +52,6 @@ def ad_hoc_request(
     key = ad_hoc_key(timeframe)
     target = target_uri(destination, collection, key, encoding)
     # A person's window may still be growing: more events afterwards are told, and not waited for.
-    return ExtractionRequest(collection, timeframe, key, target, tuple(filters), email, count_check=CountPolicy.WARN)
+    return ExtractionRequest(
+        collection, timeframe, key, target, tuple(filters), email, count_check=CountPolicy.WARN, mask=mask or {}
+    )

@@ -16,6 +16,7 @@ from keen_pipeline.timeframe import Timeframe
 
 # A day halved so often is shorter than Keen's resolution of a millisecond.
 MAX_DEPTH = 40
+_ABSENT = "absent"
 
 
 def plan(pipeline: Pipeline, intents: Sequence[Entry], *, owner: str) -> list[tuple[Entry, Entry | None]]:
@@ -128,6 +129,14 @@ def landed_slices(pipeline: Pipeline, entry: Entry) -> list[Landing]:
     """The files of a complete entry's slices, in the order of time."""
     parts = pipeline.ledger.slices([entry.entry_id]).get(entry.entry_id, [])
     return [part.landing for part in parts if part.landing is not None]
+
+
+def masked_in_slices(pipeline: Pipeline, entry: Entry) -> dict[str, str]:
+    """What was done to which columns of a complete entry's slices; `absent` where none of them has the column."""
+    found: dict[str, str] = {}
+    for part in landed_slices(pipeline, entry):
+        found.update({name: what for name, what in part.masked.items() if found.get(name, _ABSENT) == _ABSENT})
+    return found
 
 
 def sweep_slices(pipeline: Pipeline) -> None:

@@ -19,7 +19,7 @@ from keen_pipeline.errors import (
     RetryableError,
     UnreachableError,
 )
-from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Status
+from keen_pipeline.extraction import CountPolicy, ExtractionRequest, MaskMethod, Status
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline, new_owner
 from keen_pipeline.pipeline.counts import grown
@@ -75,7 +75,10 @@ def submit(
     An open attempt is adopted. A landed one is left alone where its file still lies there with its length and, with
     `recount`, the service still counts as many events as it holds (late events have made the others outdated); `force`
     leaves none alone.
+
+    Raises ConfigurationError, before anything is journalled, where a column is to be hashed and there is no key.
     """
+    _check_mask_key(pipeline, requests)
     answers = pipeline.ledger.request(requests, force=force, run_id=run_id)
     landed = {i: a.entry for i, a in enumerate(answers) if not a.created and a.entry.status is Status.LANDED}
     gone = {i for i, entry in landed.items() if _is_gone(pipeline, entry)}
@@ -88,6 +91,15 @@ def submit(
     for index, answer in zip(again, renewed, strict=True):
         answers[index] = answer
     return Submission(tuple(answers))
+
+
+def _check_mask_key(pipeline: Pipeline, requests: Sequence[ExtractionRequest]) -> None:
+    hashing = sorted({r.collection for r in requests if MaskMethod.HASH in r.mask.values()})
+    if hashing and pipeline.mask_key is None:
+        raise ConfigurationError(
+            f"{', '.join(hashing)}: a column is to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a secret "
+            "of your own; nothing was asked for"
+        )
 
 
 def _is_gone(pipeline: Pipeline, entry: Entry) -> bool:

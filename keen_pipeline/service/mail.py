@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import smtplib
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -14,11 +13,11 @@ from email.utils import formatdate, make_msgid
 
 from prometheus_client import Counter
 
+from keen_pipeline.mail import TIMEOUT_SECONDS, send_mail
 from keen_pipeline.service.extraction_records import MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, Extraction, ExtractionRecords
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline.timeframe import UTC, format_instant
 
-TIMEOUT_SECONDS = 20.0
 FIRST_RETRY_SECONDS = 2.0
 MAX_RETRY_SECONDS = 3600.0
 MAX_ATTEMPTS = 20
@@ -105,12 +104,5 @@ class Mailer:
         _log.info("mail sent", extra=fields)
 
     def _send(self, message: EmailMessage) -> None:
-        smtp = self._smtp
-        assert smtp is not None
-        message["From"] = smtp.sender
-        with smtplib.SMTP(smtp.host, smtp.port, timeout=TIMEOUT_SECONDS) as server:
-            if smtp.starttls:
-                server.starttls(context=ssl.create_default_context())
-            if smtp.user is not None:
-                server.login(smtp.user, smtp.password or "")
-            server.send_message(message)
+        assert self._smtp is not None
+        send_mail(self._smtp, message)

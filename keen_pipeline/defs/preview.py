@@ -1,0 +1,76 @@
+"""The first events of a landed file as a Markdown table, bounded in every direction."""
+
+import gzip
+import io
+import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import BinaryIO, cast
+
+from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.extraction import Encoding, Landing
+from keen_pipeline.landing.joined import cells, records
+from keen_pipeline.landing.layout import parse_target
+from keen_pipeline.ports import Destination
+
+ROWS = 5
+COLUMNS = 12
+CELL_CHARACTERS = 40
+# Of the file, decompressed; events longer than that have no preview.
+HEAD_BYTES = 256 * 1024
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+
+
+def preview(destination: Destination, landing: Landing) -> str | None:
+    """What `landing` begins with, as it was written (masked columns are); None where there is nothing or it can't be read now."""
+    if not landing.records:
+        return None
+    try:
+        encoding = parse_target(destination.uri, landing.uri).encoding
+        with destination.open(landing.uri) as file:
+            read = _parquet_rows if encoding is Encoding.PARQUET else _csv_rows
+            rows = [[_cell(value) for value in row[:COLUMNS]] for row in islice(read(file, encoding), ROWS)]
+    except (KeenPipelineError, OSError, EOFError):
+        return None  # the landing is proven and reported without it
+    names = [_cell(name) for name in landing.columns[:COLUMNS]]
+    lines = [names, ["---"] * len(names), *rows]
+    more = [f"{len(landing.columns) - COLUMNS} more columns"] if len(landing.columns) > COLUMNS else []
+    more += [f"{landing.records - len(rows)} more events"] if landing.records > len(rows) else []
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + (f"\n\n{', '.join(more)}" if more else "")
+
+
+def _csv_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:
+    source = file
+    if encoding is Encoding.CSV_GZ:
+        source = cast("BinaryIO", gzip.GzipFile(fileobj=file))
+    elif encoding is Encoding.CSV_ZST:
+        from backports import zstd
+
+        source = cast("BinaryIO", zstd.ZstdFile(file))
+    head = source.read(HEAD_BYTES)
+    # The last record of a whole head is whole only where the file ends there too.
+    whole = len(head) < HEAD_BYTES
+    found = list(records(io.BufferedReader(io.BytesIO(head))))
+    for record in found[1:] if whole else found[1:-1]:
+        yield [_text(cell) for cell in cells(record)]
+
+
+def _parquet_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:
+    from pyarrow import parquet
+
+    source = parquet.ParquetFile(file)
+    for batch in source.iter_batches(batch_size=ROWS, columns=source.schema_arrow.names[:COLUMNS]):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield ["" if value is None else str(value) for value in row]
+
+
+def _text(cell: bytes) -> str:
+    raw = cell[1:-1].replace(b'""', b'"') if cell.startswith(b'"') else cell
+    return raw.decode("utf-8", "replace")
+
+
+def _cell(text: str) -> str:
+    """One cell: short, on one line, and nothing in it means anything to Markdown."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: CELL_CHARACTERS * 4]).split())
+    shown = line if len(line) <= CELL_CHARACTERS else line[: CELL_CHARACTERS - 1] + "…"
+    return _PUNCTUATION.sub(r"\\\1", shown) or " "

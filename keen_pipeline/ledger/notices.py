@@ -1,0 +1,89 @@
+"""The outbox of what is told to people: each notice once for each channel, tried again until it is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from keen_pipeline.ledger.database import reading
+from keen_pipeline.ledger.tables import is_waiting_notice, notices
+from keen_pipeline.ports import Clock, SystemClock
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One message of the outbox. `name`: what it is about, as `digest/2026-01-05`; `channel`: mail or slack; `attempts`: with the
+    present one; `body`: None where it is written when it is sent."""
+
+    notice_id: int
+    name: str
+    channel: str
+    created_at: datetime
+    attempts: int
+    body: Mapping[str, Any] | None
+
+
+class SqlNotices:
+    """The notices in the ledger's database. Every method is one transaction."""
+
+    def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
+        self._engine = engine
+        self._clock: Clock = clock or SystemClock()
+
+    def plan(self, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
+        """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
+        now = self._clock.now()
+        values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
+        try:
+            with self._engine.begin() as connection:
+                same = sa.and_(notices.c.name == name, notices.c.channel == channel)
+                if connection.execute(sa.select(notices.c.id).where(same)).first() is not None:
+                    return False
+                connection.execute(sa.insert(notices).values(body=json.dumps(body) if body is not None else None, **values))
+        except sa.exc.IntegrityError:
+            return False  # another process was quicker
+        return True
+
+    def claim(self, channels: set[str], hold_seconds: float) -> Notice | None:
+        """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
+        with self._engine.begin() as connection:
+            now = self._clock.now()
+            due = sa.and_(is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
+            row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
+            if row is None:
+                return None
+            mine = sa.and_(notices.c.id == row.id, notices.c.due_at == row.due_at, is_waiting_notice)
+            taken = {"due_at": now + timedelta(seconds=hold_seconds), "attempts": row.attempts + 1}
+            if connection.execute(sa.update(notices).where(mine).values(taken)).rowcount != 1:
+                return None
+            body = json.loads(row.body) if row.body is not None else None
+            return Notice(row.id, row.name, row.channel, row.created_at, row.attempts + 1, body)
+
+    def sent(self, notice_id: int) -> None:
+        """It is out."""
+        self._end(notice_id, error=None)
+
+    def given_up(self, notice_id: int, error: str) -> None:
+        """It is never tried again."""
+        self._end(notice_id, error=error)
+
+    def failed(self, notice_id: int, error: str, due_at: datetime) -> None:
+        """It is tried again, not before `due_at`."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(error=error, due_at=due_at))
+
+    def waiting(self) -> list[tuple[str, str, int, str | None]]:
+        """(name, channel, attempts, last error) of what is not out yet, oldest first."""
+        query = sa.select(notices).where(is_waiting_notice).order_by(notices.c.id)
+        with reading(self._engine) as connection:
+            return [(row.name, row.channel, row.attempts, row.error) for row in connection.execute(query)]
+
+    def _end(self, notice_id: int, *, error: str | None) -> None:
+        with self._engine.begin() as connection:
+            ended = {"ended_at": self._clock.now(), "error": error}
+            connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))

@@ -1,0 +1,27 @@
+"""Mail goes out here: one message, one connection."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+from email.message import EmailMessage
+
+from keen_pipeline.settings import SmtpSettings
+
+TIMEOUT_SECONDS = 20.0
+"""Of each step of the conversation with the server."""
+
+
+def send_mail(smtp: SmtpSettings, message: EmailMessage) -> None:
+    """Send `message` to the addresses in its own fields; its sender is the settings'.
+
+    Raises OSError, smtplib.SMTPException or ValueError (an address or field that can't be written). Their words may quote the
+    address and the message: a log gets their class alone.
+    """
+    message["From"] = smtp.sender
+    with smtplib.SMTP(smtp.host, smtp.port, timeout=TIMEOUT_SECONDS) as server:
+        if smtp.starttls:
+            server.starttls(context=ssl.create_default_context())
+        if smtp.user is not None:
+            server.login(smtp.user, smtp.password or "")
+        server.send_message(message)

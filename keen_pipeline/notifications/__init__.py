@@ -1,0 +1,1 @@
+"""What people are told: the nightly digest and failures, by e-mail and Slack."""

@@ -1,0 +1,90 @@
+"""Sending what is due: once for each channel, tried again while a server is dead, given up after a day. No landing waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.extraction import Encoding, Landing
+from keen_pipeline.ledger.notices import Notice, SqlNotices
+from keen_pipeline.notifications.digest import Digest
+from keen_pipeline.notifications.render import attachment_name
+from keen_pipeline.notifications.send import Attachment, Channels, Message
+from keen_pipeline.ports import Clock, Destination
+
+FIRST_RETRY_SECONDS = 60.0
+LONGEST_RETRY_SECONDS = 3600.0
+MOST_ATTEMPTS = 28
+"""With these pauses: a little more than a day."""
+HOLD_SECONDS = 300.0
+"""How long one attempt may take before another process takes it for dead."""
+_MEDIA_TYPES = {Encoding.CSV: "text/csv", Encoding.CSV_GZ: "application/gzip", Encoding.CSV_ZST: "application/zstd"}
+
+
+def deliver(
+    notices: SqlNotices, channels: Channels, write: Callable[[Notice], Message], clock: Clock, *, seconds: float
+) -> tuple[list[str], list[str]]:
+    """Send what is due, none begun after `seconds`. Answers what went out, and what did not and why, both in words."""
+    sent: list[str] = []
+    problems: list[str] = []
+    begun = time.monotonic()
+    while channels.names and time.monotonic() - begun < seconds:
+        notice = notices.claim(channels.names, HOLD_SECONDS)
+        if notice is None:
+            break
+        what = f"{notice.name} by {notice.channel}"
+        try:
+            channels.send(notice.channel, write(notice))
+        except KeenPipelineError as error:
+            problems.append(f"{what}, attempt {notice.attempts}: {error}; {_again(notices, notice, str(error), clock.now())}")
+        else:
+            notices.sent(notice.notice_id)
+            sent.append(what)
+    return sent, problems
+
+
+def _again(notices: SqlNotices, notice: Notice, error: str, now: datetime) -> str:
+    if notice.attempts >= MOST_ATTEMPTS:
+        notices.given_up(notice.notice_id, error)
+        return "it is given up"
+    pause = min(FIRST_RETRY_SECONDS * 2 ** min(notice.attempts - 1, 20), LONGEST_RETRY_SECONDS)
+    notices.failed(notice.notice_id, error, now + timedelta(seconds=pause))
+    return f"it is tried again in {pause / 60:.0f} min"
+
+
+def attach(destination: Destination, digest: Digest, most_bytes: int) -> list[Attachment]:
+    """The newest partitions' files, the smallest first, as many as fit into `most_bytes` together; without unreadable ones."""
+    attached: list[Attachment] = []
+    left = most_bytes
+    for landing, name in sorted(((line.landing, attachment_name(line)) for line in digest.landed), key=_stored_bytes):
+        assert landing is not None
+        if landing.stored_bytes > left:
+            break
+        try:
+            with destination.open(landing.uri) as file:
+                data = file.read(left + 1)
+        except (KeenPipelineError, OSError):
+            continue  # the link is in the mail all the same
+        if len(data) <= left:
+            left -= len(data)
+            attached.append(Attachment(name, _media_type(name), data))
+    return attached
+
+
+def _stored_bytes(file: tuple[Landing | None, str]) -> int:
+    return file[0].stored_bytes if file[0] is not None else 0
+
+
+def _media_type(name: str) -> str:
+    found = (kind for encoding, kind in _MEDIA_TYPES.items() if name.endswith("." + encoding.value))
+    return next(found, "application/octet-stream")
+
+
+def check_time(text: str) -> tuple[int, int]:
+    """`HH:MM` as (hour, minute). Raises ConfigurationError."""
+    hour, separator, minute = text.partition(":")
+    if not (separator and hour.isdigit() and minute.isdigit() and int(hour) < 24 and int(minute) < 60 and len(text) <= 5):
+        raise ConfigurationError(f"KEEN_PIPELINE_DIGEST_AT must be HH:MM, not {text!r}")
+    return int(hour), int(minute)

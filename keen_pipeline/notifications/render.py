@@ -1,0 +1,256 @@
+"""A digest or a failure as a message: text, HTML that mail clients show, Slack's blocks. Pure.
+
+Mail clients run no script, fetch no image and drop most of CSS: the charts are cells of a table with a height and a colour. Gmail
+cuts a mail off at 102 kB, so the number of lines with a chart is bounded, and then the number of lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from urllib.parse import quote
+
+from keen_pipeline.notifications.digest import Digest, Line, Missing
+from keen_pipeline.notifications.send import Attachment, Message
+
+MOST_CHARTS = 12
+MOST_LINES = 100
+MOST_MISSING = 20
+_WHY_CHARACTERS = 400
+_SLACK_LINES = 30
+_SLACK_CHARACTERS = 2900
+_BAR_PIXELS = 28
+_STEPS = "▁▂▃▄▅▆▇█"
+_INK, _GREY, _RED, _AMBER, _BLUE, _PALE = "#1f2933", "#7b8794", "#c62828", "#b26a00", "#2f6fdb", "#a9c3ec"
+_FONT = "font-family:-apple-system,Segoe UI,Roboto,Helvetica,Arial,sans-serif"
+_CELL = f"padding:8px 10px 8px 0;border-bottom:1px solid #e4e7eb;vertical-align:middle;{_FONT};font-size:14px;color:{_INK}"
+_HEAD = f"padding:4px 10px 4px 0;border-bottom:2px solid #cbd2d9;{_FONT};font-size:12px;color:{_GREY};text-align:left"
+
+
+def digest_message(digest: Digest, *, ui_url: str | None = None, attachments: Sequence[Attachment] = ()) -> Message:
+    """The nightly digest. `ui_url`: root of Dagster's UI, for links to the partitions."""
+    lines = sorted(digest.lines, key=lambda line: (line.entry is not None, not line.unusual, line.collection))
+    return Message(
+        identity=f"digest/{digest.night}",
+        subject=_subject(digest),
+        text=_text(digest, lines, attachments),
+        html=_html(digest, lines, ui_url, attachments),
+        slack=_slack(digest, lines, ui_url),
+        attachments=attachments,
+    )
+
+
+def failure_message(identity: str, title: str, story: str, link: str | None) -> Message:
+    """Something failed just now. `story`: what, why, what was kept, what to do, in plain text."""
+    after = f'<p><a href="{escape(link)}" style="color:{_BLUE}">The run in Dagster</a></p>' if link else ""
+    html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(title)}</b></p>'
+    html += f'<p style="white-space:pre-wrap">{escape(story)}</p>{after}</div>'
+    told = f":red_circle: *{_slack_text(title)}*\n{_slack_text(story)}"
+    blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|The run in Dagster>" if link else ""))]
+    return Message(identity, title, f"{title}\n\n{story}\n" + (f"\n{link}\n" if link else ""), _page(html), blocks)
+
+
+def partition_link(ui_url: str, collection: str, partition_key: str) -> str:
+    """The asset's partition in Dagster's UI."""
+    return (
+        f"{ui_url.rstrip('/')}/assets/keen/{quote(collection, safe='')}?view=partitions&partition={quote(partition_key, safe='')}"
+    )
+
+
+def _subject(digest: Digest) -> str:
+    what = f"{len(digest.landed)} of {len(digest.lines)} landed, {digest.events:,} events"
+    failed = f", {len(digest.failed)} failed" if digest.failed else ""
+    waiting = len(digest.missing) - len(digest.failed)
+    return f"Keen {digest.night}: {what}{failed}{f', {waiting} still open' if waiting else ''}"
+
+
+def sparkline(bars: Sequence[tuple[str, int | None]]) -> str:
+    """The same chart in characters; a dot where nothing has landed.
+
+    >>> sparkline([("a", 0), ("b", None), ("c", 4), ("d", 8)])
+    '▁·▄█'
+    """
+    most = max((events for _, events in bars if events), default=1)
+    return "".join("·" if events is None else _STEPS[max(0, -(-events * len(_STEPS) // most) - 1)] for _, events in bars)
+
+
+def _change(line: Line) -> str:
+    if line.usual is None or line.events is None:
+        return ""
+    if not line.usual:
+        return "as usual" if not line.events else "usually none"
+    percent = round(100 * (line.events - line.usual) / line.usual)
+    return f"{percent:+d} % of usual" if percent else "as usual"
+
+
+def _size(number: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} bytes"
+
+
+def _where(line: Line, attachments: Sequence[Attachment]) -> str:
+    assert line.landing is not None
+    attached = attachment_name(line) in {attachment.name for attachment in attachments}
+    return f"attached, {line.landing.uri}" if attached else line.landing.uri
+
+
+def attachment_name(line: Line) -> str:
+    """The file's name beside a mail: collection and partition."""
+    assert line.landing is not None
+    name = line.landing.uri.rsplit("/", 1)[-1]
+    return f"{line.collection}-{name}".replace(":", "").replace(" ", "_")
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= _WHY_CHARACTERS else why[: _WHY_CHARACTERS - 1] + "…"
+
+
+# -- text -------------------------------------------------------------------------------------------------------------------------
+
+
+def _text(digest: Digest, lines: Sequence[Line], attachments: Sequence[Attachment]) -> str:
+    out = [_subject(digest), ""]
+    words = {True: "OPEN", False: "FAILED"}
+    out += [
+        f"{words[one.is_open]}  {one.collection} {one.partition_key}: {_short(one.why)}" for one in digest.missing[:MOST_MISSING]
+    ]
+    out += [_more(len(digest.missing), MOST_MISSING), ""]
+    for line in lines[:MOST_LINES]:
+        out.append(f"{line.collection} {line.partition_key}  {sparkline(line.bars)}")
+        if line.landing is None:
+            out += ["  not landed", ""]
+            continue
+        facts = [
+            f"{line.events:,} events",
+            _change(line) + (" (!)" if line.unusual else ""),
+            _size(line.landing.stored_bytes),
+        ]
+        out.append("  " + ", ".join(fact for fact in facts if fact))
+        out.append(f"  {_where(line, attachments)}")
+        out += [f"  also landed: {_keys(line.also_landed)}"] if line.also_landed else []
+        out.append("")
+    out.append(_more(len(lines), MOST_LINES))
+    return "\n".join(out).strip() + "\n"
+
+
+def _keys(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[-5:])
+    return shown if len(keys) <= 5 else f"{shown} and {len(keys) - 5} earlier ones"
+
+
+def _more(number: int, shown: int) -> str:
+    return f"... and {number - shown} more" if number > shown else ""
+
+
+# -- HTML -------------------------------------------------------------------------------------------------------------------------
+
+
+def _page(body: str) -> str:
+    head = '<!doctype html><html><head><meta charset="utf-8"></head>'
+    return f'{head}<body style="margin:0;padding:16px;background:#ffffff">{body}</body></html>'
+
+
+def _html(digest: Digest, lines: Sequence[Line], ui_url: str | None, attachments: Sequence[Attachment]) -> str:
+    title = f"<b>Keen extractions, {escape(digest.night)}</b>"
+    parts = [f'<div style="{_FONT};font-size:18px;color:{_INK};margin:0 0 4px">{title}</div>']
+    landed = f"{len(digest.landed)} of {len(digest.lines)} collections landed, {digest.events:,} events"
+    parts.append(f'<div style="{_FONT};font-size:14px;color:{_GREY};margin:0 0 12px">{landed}</div>')
+    parts += [_missing_html(one, ui_url) for one in digest.missing[:MOST_MISSING]]
+    rows = [_row(line, ui_url, attachments, chart=number < MOST_CHARTS) for number, line in enumerate(lines[:MOST_LINES])]
+    heads = "".join(
+        f'<th style="{_HEAD}{";text-align:right" if name == "events" else ""}">{name}</th>'
+        for name in ("collection", "events", "", "last weeks", "file")
+    )
+    parts.append(
+        f'<table cellpadding="0" cellspacing="0" border="0" style="border-collapse:collapse;margin:12px 0 0">'
+        f"<tr>{heads}</tr>{''.join(rows)}</table>"
+    )
+    more = " ".join(filter(None, [_more(len(digest.missing), MOST_MISSING), _more(len(lines), MOST_LINES)]))
+    foot = f"{more} A bar is one partition; usual is the median of the same weekday in the last eight weeks."
+    parts.append(f'<div style="{_FONT};font-size:12px;color:{_GREY};margin:12px 0 0">{escape(foot.strip())}</div>')
+    return _page("\n".join(parts))
+
+
+def _missing_html(one: Missing, ui_url: str | None) -> str:
+    colour, word = (_AMBER, "still open") if one.is_open else (_RED, "failed")
+    name = _linked(f"{one.collection} {one.partition_key}", ui_url, one.collection, one.partition_key)
+    return (
+        f'<div style="{_FONT};font-size:14px;color:{_INK};border-left:4px solid {colour};padding:4px 0 4px 10px;margin:0 0 6px">'
+        f'<b>{name}</b> <span style="color:{colour}">{word}</span><br>{escape(_short(one.why))}</div>'
+    )
+
+
+def _linked(text: str, ui_url: str | None, collection: str, partition_key: str) -> str:
+    if ui_url is None:
+        return escape(text)
+    return f'<a href="{escape(partition_link(ui_url, collection, partition_key))}" style="color:{_BLUE}">{escape(text)}</a>'
+
+
+def _row(line: Line, ui_url: str | None, attachments: Sequence[Attachment], *, chart: bool) -> str:
+    name = f"<b>{escape(line.collection)}</b><br>" + _linked(line.partition_key, ui_url, line.collection, line.partition_key)
+    if line.landing is None:
+        events, change, file = f'<span style="color:{_RED}">not landed</span>', "", ""
+    else:
+        events = f"{line.events:,}"
+        colour, sign = (_AMBER, " (!)") if line.unusual else (_GREY, "")
+        change = f'<span style="color:{colour}">{escape(_change(line))}{sign}</span>'
+        also = f'<br><span style="color:{_GREY}">also landed: {escape(_keys(line.also_landed))}</span>' if line.also_landed else ""
+        file = f"{_size(line.landing.stored_bytes)}, {escape(_where(line, attachments))}{also}"
+    bars = _chart(line.bars) if chart else escape(sparkline(line.bars))
+    small = f"{_CELL};font-size:12px;word-break:break-all"
+    cells = [
+        (_CELL, name),
+        (f"{_CELL};text-align:right", events),
+        (f"{_CELL};font-size:12px", change),
+        (_CELL, bars),
+        (small, file),
+    ]
+    return "<tr>" + "".join(f'<td style="{style}">{content}</td>' for style, content in cells) + "</tr>"
+
+
+def _chart(bars: Sequence[tuple[str, int | None]]) -> str:
+    most = max((events for _, events in bars if events), default=1)
+    cells = []
+    for number, (key, events) in enumerate(bars):
+        height = max(1, round(_BAR_PIXELS * (events or 0) / most))
+        colour = "#e0b4b4" if events is None else _BLUE if number == len(bars) - 1 else _PALE
+        said = f"{key}: {'not landed' if events is None else f'{events:,}'}"
+        cell = f'<td width="5" height="{height}" bgcolor="{colour}" style="font-size:1px;line-height:1px"></td>'
+        bar = f'<table cellpadding="0" cellspacing="0"><tr>{cell}</tr></table>'
+        cells.append(f'<td valign="bottom" style="padding-right:1px" title="{escape(said)}">{bar}</td>')
+    return f'<table cellpadding="0" cellspacing="0"><tr height="{_BAR_PIXELS}">{"".join(cells)}</tr></table>'
+
+
+# -- Slack ------------------------------------------------------------------------------------------------------------------------
+
+
+def _slack(digest: Digest, lines: Sequence[Line], ui_url: str | None) -> list[dict[str, object]]:
+    blocks: list[dict[str, object]] = [{"type": "header", "text": {"type": "plain_text", "text": _subject(digest)[:150]}}]
+    for one in digest.missing[: MOST_MISSING // 2]:
+        sign = ":hourglass:" if one.is_open else ":red_circle:"
+        name = _slack_link(f"{one.collection} {one.partition_key}", ui_url, one.collection, one.partition_key)
+        blocks.append(_section(f"{sign} *{name}* {_slack_text(_short(one.why))}"))
+    said = []
+    for line in lines[:_SLACK_LINES]:
+        events = "not landed" if line.events is None else f"{line.events:,} events"
+        name = _slack_link(f"{line.collection} {line.partition_key}", ui_url, line.collection, line.partition_key)
+        warning = ":warning: " if line.unusual else ""
+        said.append(f"{warning}*{name}*  {events}  {_change(line)}\n`{sparkline(line.bars)}`")
+    blocks += [_section("\n".join(said[at : at + 6])) for at in range(0, len(said), 6)]
+    if len(lines) > _SLACK_LINES:
+        blocks.append(_section(_more(len(lines), _SLACK_LINES)))
+    return blocks
+
+
+def _section(text: str) -> dict[str, object]:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": text[:_SLACK_CHARACTERS] or " "}}
+
+
+def _slack_text(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _slack_link(text: str, ui_url: str | None, collection: str, partition_key: str) -> str:
+    return f"<{partition_link(ui_url, collection, partition_key)}|{_slack_text(text)}>" if ui_url else _slack_text(text)

@@ -1,0 +1,151 @@
+"""Schema drift, unexpected sizes, freshness, and what blocking checks hold; on a live service and a real instance."""
+
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from keen_pipeline import Collection
+from keen_pipeline.client import KeenClient
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+
+PURCHASES = dg.AssetKey(["keen", "purchases"])
+
+
+def add(place: Place, day: str, *events: dict[str, Any]) -> None:
+    end = place.endpoint
+    with KeenClient(end.base_url, end.project_id, read_key=end.read_key, write_key=end.write_key) as client:
+        client.add_events({"purchases": [{"keen": {"timestamp": f"{day}T12:00:00Z"}, **event} for event in events]})
+
+
+def results(place: Place, check: str) -> dict[str | None, dg.AssetCheckEvaluation]:
+    """The newest result by partition."""
+    key = dg.AssetCheckKey(PURCHASES, check)
+    found: dict[str | None, dg.AssetCheckEvaluation] = {}
+    for record in reversed(place.instance.event_log_storage.get_asset_check_execution_history(key, limit=200)):
+        if record.event is not None and record.event.dagster_event is not None:
+            result = record.event.dagster_event.asset_check_evaluation_data
+            found[result.partition] = result
+    return found
+
+
+def values(result: dg.AssetCheckEvaluation) -> dict[str, Any]:
+    return {name: value.value for name, value in result.metadata.items()}
+
+
+def with_downstream(place: Place) -> list[str]:
+    """An asset behind purchases that wakes for each landed partition whose blocking checks have passed."""
+    seen: list[str] = []
+    wakes = dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+
+    @dg.asset(
+        deps=[PURCHASES],
+        partitions_def=dg.DailyPartitionsDefinition("2026-01-01"),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        automation_condition=wakes & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+    )
+    def downstream(context: dg.AssetExecutionContext) -> None:
+        seen.extend(context.partition_keys)
+
+    place.defs = dg.Definitions.merge(place.defs, dg.Definitions(assets=[downstream]))
+    return seen
+
+
+@pytest.mark.parametrize("policy", ["fail", "warn"])
+@pytest.mark.parametrize("how", ["night", "same run"])
+def test_a_blocking_check_that_fails_holds_its_partition_s_downstream(make_place: MakePlace, policy: str, how: str) -> None:
+    collection = Collection("purchases", DAYS[0], schema_check=policy, size_check="off", lookback_days=4)
+    place = make_place(collections=[collection])
+    add(place, DAYS[2], {"coupon": "A"}, {"amount": "free"})
+    seen = with_downstream(place)
+    if how == "same run":
+        place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
+        assert place.backfill(["keen/purchases", "downstream"], DAYS[2], DAYS[2]).success is (policy == "warn")
+        assert seen == ([DAYS[2]] if policy == "warn" else [])
+    else:
+        before = dg.evaluate_automation_conditions(place.defs, place.instance)
+        result = place.backfill(["keen/purchases"], DAYS[0], DAYS[3])
+        assert result.success is (policy == "warn")
+        after = dg.evaluate_automation_conditions(place.defs, place.instance, cursor=before.cursor)
+        woken = after.get_requested_partitions(dg.AssetKey("downstream"))
+        held = {DAYS[2], DAYS[3]} if policy == "fail" else set()  # the day after lacks the column that had come
+        assert woken == set(DAYS) - held
+    assert DAYS[2] in place.materialized("keen/purchases")
+    drift = results(place, "schema_drift")[DAYS[2]]
+    assert (drift.passed, drift.severity.value, drift.blocking) == (
+        False,
+        "ERROR" if policy == "fail" else "WARN",
+        policy == "fail",
+    )
+    assert values(drift)["keen/added"] == ["body:coupon"]
+    assert values(drift)["keen/compared_with"] == DAYS[1]
+
+
+def test_a_property_whose_type_changes_is_drift_where_it_is_first_known(make_place: MakePlace) -> None:
+    place = make_place(collections=[Collection("purchases", DAYS[0])])
+    place.backfill(["keen/purchases"], DAYS[0], DAYS[0])
+    [entry] = place.ledger.landed_entries("purchases")
+    assert entry.landing is not None
+    types = dict(zip(entry.landing.columns, entry.landing.property_types, strict=True))
+    assert types == {"header:timestamp": "datetime", "body:amount": "num", "body:text": "string", "body:user:id": "num"}
+    add(place, DAYS[1], {"amount": "free"})
+    assert place.backfill(["keen/purchases"], DAYS[1], DAYS[1]).success
+    drift = results(place, "schema_drift")
+    assert drift[DAYS[0]].passed
+    assert values(drift[DAYS[1]])["keen/retyped"] == {"body:amount": ["num", "mixed"]}
+
+
+def test_a_size_far_from_the_same_weekdays_before_is_unexpected(make_place: MakePlace) -> None:
+    place = make_place(collections=[Collection("logins", "2025-11-01"), Collection("purchases", "2025-11-01", size_check="fail")])
+    monday = date(2025, 12, 1)
+    weeks = [(monday + timedelta(weeks=n)).isoformat() for n in range(7)]
+    for number, day in enumerate(weeks[:5]):
+        add(place, day, *({"amount": n} for n in range(40 + number)))
+    for day in weeks[:3]:
+        assert place.backfill(["keen/purchases"], day, day).success
+    assert "too few" in (results(place, "unexpected_size")[weeks[2]].description or "")
+    for day in weeks[3:5]:
+        assert place.backfill(["keen/purchases"], day, day).success
+    assert values(results(place, "unexpected_size")[weeks[4]])["keen/usual_events"] == 41.5
+    assert not place.backfill(["keen/purchases"], weeks[5], weeks[5]).success  # no event at all
+    nothing = results(place, "unexpected_size")[weeks[5]]
+    assert (nothing.passed, nothing.severity.value) == (False, "ERROR")
+    assert place.materialized("keen/purchases") == weeks[:6]
+
+
+def test_the_checks_alone_look_at_what_has_landed(make_place: MakePlace) -> None:
+    place = make_place(collections=[Collection("purchases", DAYS[0], fresh_within_hours=2)])
+    place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
+    before = len(place.ledger.landed_entries("purchases"))
+    checks = dg.AssetSelection.checks_for_assets(PURCHASES)
+    defs = dg.Definitions.merge(place.defs, dg.Definitions(jobs=[dg.define_asset_job("audit", selection=checks)]))
+    tags = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[1]}
+    assert defs.resolve_job_def("audit").execute_in_process(instance=place.instance, tags=tags).success
+    for name in ("complete", "schema_drift", "unexpected_size"):
+        assert set(results(place, name)) == set(DAYS[:2])
+    assert len(place.ledger.landed_entries("purchases")) == before
+
+
+def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: MakePlace) -> None:
+    yesterday = date.today() - timedelta(days=1)
+    days = [(yesterday - timedelta(days=ago)).isoformat() for ago in (3, 2)]
+    place = make_place(collections=[Collection("purchases", days[0], fresh_within_hours=24, lookback_days=2)])
+    sensor = place.defs.resolve_sensor_def("freshness")
+    resources = {name: (place.defs.resources or {})[name] for name in ("ledger", "destination")}
+
+    def tick(cursor: str | None) -> Any:
+        with dg.build_sensor_context(instance=place.instance, resources=resources, cursor=cursor) as context:
+            return sensor.evaluate_tick(context)
+
+    first = tick(None)
+    [late] = first.asset_events
+    assert isinstance(late, dg.AssetCheckEvaluation)
+    assert not late.passed
+    assert f"{days[1]} should have landed by" in (late.description or "")
+    assert "was never asked for" in (late.description or "")
+    assert tick(first.cursor).asset_events == []
+    assert place.backfill(["keen/purchases"], days[0], yesterday.isoformat()).success
+    [fine] = tick(first.cursor).asset_events
+    assert isinstance(fine, dg.AssetCheckEvaluation)
+    assert fine.passed

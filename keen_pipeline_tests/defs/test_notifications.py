@@ -1,0 +1,231 @@
+"""The digest and failures, received by a real SMTP server and a webhook on loopback; from a ledger of a live service's landings."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from keen_pipeline import Collection
+from keen_pipeline.defs.notifications import KeenNotifications, notification_sensors
+from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.testing import FakeClock
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+from keen_pipeline_tests.service.test_mail import Mailbox, free_port, mail_server
+
+COLLECTIONS = [Collection("purchases", DAYS[0], lookback_days=3), Collection("logins", DAYS[0], lookback_days=3)]
+MORNING = datetime(2026, 1, 5, 6, 1, tzinfo=timezone.utc)
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
+    """Its secret URL, what it received, and the statuses it answers with before 200."""
+    received: list[dict[str, Any]] = []
+    statuses: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status = statuses.pop(0) if statuses else 200
+            if status == 200:
+                received.append(body)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/services/T0/s3cret-hook", received, statuses
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def mail_port(monkeypatch: pytest.MonkeyPatch) -> int:
+    port = free_port()
+    for name, value in {"HOST": "127.0.0.1", "PORT": str(port), "USER": "reports", "PASSWORD": "s3cret-word"}.items():
+        monkeypatch.setenv(f"SMTP_{name}", value)
+    return port
+
+
+class Office:
+    """The sensors of a place under a clock of the test's."""
+
+    def __init__(self, place: Place, notifications: KeenNotifications, now: datetime = MORNING) -> None:
+        self.place, self.clock = place, FakeClock(now)
+        self.notifications, self.failures = notification_sensors(COLLECTIONS, timezone="UTC", clock=self.clock)
+        resources = place.defs.resources or {}
+        self.resources = {"notifications": notifications} | {name: resources[name] for name in ("ledger", "destination")}
+
+    def tick(self) -> str:
+        with dg.build_sensor_context(instance=self.place.instance, resources=self.resources) as context:
+            return self.notifications.evaluate_tick(context).skip_message or ""
+
+    def waiting(self) -> list[tuple[str, str, int, str | None]]:
+        return SqlNotices(self.place.ledger.engine).waiting()
+
+
+def mail_of(box: Mailbox) -> EmailMessage:
+    [(_, _, raw)] = box.mails
+    mail = BytesParser(EmailMessage, policy=default).parsebytes(raw.as_bytes())
+    assert isinstance(mail, EmailMessage)
+    return mail
+
+
+def part(mail: EmailMessage, kind: str) -> str:
+    body = mail.get_body((kind,))
+    assert body is not None
+    return str(body.get_content())
+
+
+def landed(make_place: MakePlace) -> Place:
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "logins@2026-01-04=3"])
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[3]).success
+    assert not place.backfill(["keen/logins"], DAYS[1], DAYS[3]).success
+    return place
+
+
+def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: MakePlace, mail_port: int) -> None:
+    place = landed(make_place)
+    with mail_server(mail_port, "s3cret-word") as box, webhook() as (url, posted, _):
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"], slack_webhook=url, ui_url="http://dagster.test/"))
+        assert office.tick() == "sent digest/2026-01-05 by mail, digest/2026-01-05 by slack"
+        office.clock.advance(60)
+        assert office.tick() == "nothing to send"
+        mail, [slack] = mail_of(box), posted
+    assert mail["Subject"] == slack["text"] == "Keen 2026-01-05: 1 of 2 landed, 6 events, 1 failed"
+    assert mail["To"] == "data@example.com"
+    text, html = part(mail, "plain"), part(mail, "html")
+    assert "purchases 2026-01-04  ▄▆▇█\n  6 events" in text
+    assert "FAILED  logins 2026-01-04: logins[2026-01-04] abandoned after 3 attempts" in text
+    assert 'href="http://dagster.test/assets/keen/purchases?view=partitions&amp;partition=2026-01-04"' in html
+    assert [html.count(word) for word in ("<script", "<img", "src=", "url(")] == [0, 0, 0, 0]
+    assert html.count('bgcolor="') == 8
+    [attached] = mail.iter_attachments()
+    assert attached.get_filename() == "purchases-2026-01-04.csv"
+    assert attached.get_payload(decode=True) == (place.root / "purchases" / "2026-01-04.csv").read_bytes()
+    blocks = json.dumps(slack["blocks"])
+    assert "abandoned after 3 attempts" in blocks
+    assert "<http://dagster.test/assets/keen/purchases?view=partitions&partition=2026-01-04|purchases 2026-01-04>" in blocks
+
+
+def test_files_beyond_the_limit_are_named_and_not_attached(make_place: MakePlace, mail_port: int) -> None:
+    place = landed(make_place)
+    with mail_server(mail_port, "s3cret-word") as box:
+        Office(place, KeenNotifications(mail_to=["data@example.com"], attachment_bytes=10)).tick()
+        mail = mail_of(box)
+    assert list(mail.iter_attachments()) == []
+    assert str(place.root / "purchases" / "2026-01-04.csv") in part(mail, "plain")
+
+
+def test_nothing_is_sent_before_its_hour_and_once_a_night_by_any_number_of_processes(make_place: MakePlace, mail_port: int) -> None:
+    place = landed(make_place)
+    to = KeenNotifications(mail_to=["data@example.com"])
+    with mail_server(mail_port, "s3cret-word") as box:
+        assert Office(place, to, MORNING.replace(hour=5)).tick() == "nothing to send"
+        ticks = [threading.Thread(target=Office(place, to).tick) for _ in range(4)]
+        for tick in ticks:
+            tick.start()
+        for tick in ticks:
+            tick.join()
+        assert len(box.mails) == 1
+        assert Office(place, to, MORNING.replace(day=6)).tick() == "sent digest/2026-01-06 by mail"
+        assert [mail["Subject"][:15] for _, _, mail in box.mails] == ["Keen 2026-01-05", "Keen 2026-01-06"]
+        assert len({mail["Message-ID"] for _, _, mail in box.mails}) == 2
+
+
+def test_a_dead_server_holds_up_nothing_and_gets_it_once_it_lives(make_place: MakePlace, mail_port: int) -> None:
+    place = landed(make_place)
+    with webhook() as (url, posted, statuses):
+        statuses += [500]
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"], slack_webhook=url))
+        with pytest.raises(Exception, match=r"ConnectionRefusedError.*it is tried again in 1 min.*HTTP 500") as failed:
+            office.tick()
+        assert "s3cret" not in str(failed.getrepr(chain=True, showlocals=False))
+        assert [(name, channel, attempts) for name, channel, attempts, _ in office.waiting()] == [
+            ("digest/2026-01-05", "mail", 1),
+            ("digest/2026-01-05", "slack", 1),
+        ]
+        assert "s3cret" not in str(office.waiting())
+        assert office.tick() == "nothing to send"  # not yet
+        assert place.backfill(["keen/purchases"], DAYS[0], DAYS[3]).success
+        office.clock.advance(61)
+        with mail_server(mail_port, "s3cret-word") as box:
+            assert office.tick() == "sent digest/2026-01-05 by mail, digest/2026-01-05 by slack"
+            assert len(box.mails) == len(posted) == 1
+    assert office.waiting() == []
+
+
+def test_a_process_that_dies_while_it_sends_is_followed_by_another(
+    make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = landed(make_place)
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+
+    def dies(*_: object) -> None:
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keen_pipeline.notifications.send.send_mail", dies)
+        with pytest.raises(SystemExit):
+            office.tick()
+    with mail_server(mail_port, "s3cret-word") as box:
+        assert office.tick() == "nothing to send"
+        office.clock.advance(301)
+        assert office.tick() == "sent digest/2026-01-05 by mail"
+        assert len(box.mails) == 1
+
+
+def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    result = place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
+    [event] = [e for e in result.all_events if e.event_type_value == "RUN_FAILURE" or e.event_type_value == "PIPELINE_FAILURE"]
+    with mail_server(mail_port, "s3cret-word") as box:
+        office = Office(
+            place, KeenNotifications(mail_to=["data@example.com"], ui_url="http://dagster.test"), MORNING.replace(hour=2)
+        )
+        run = place.instance.get_run_by_id(result.run_id)
+        assert run is not None
+        context = dg.build_run_status_sensor_context(
+            sensor_name="extraction_failures",
+            dagster_event=event,
+            dagster_instance=place.instance,
+            dagster_run=run,
+            resources=office.resources,
+        ).for_run_failure()
+        office.failures(context)
+        office.failures(context)
+        assert office.tick() == f"sent run/{run.run_id} by mail"
+        mail = mail_of(box)
+    assert mail["Subject"] == "Keen: an extraction of purchases failed"
+    assert "1 of 2 partitions landed, 1 failed: purchases[2026-01-02] abandoned after 3 attempts" in part(mail, "plain")
+    assert f"http://dagster.test/runs/{run.run_id}" in part(mail, "html")
+
+
+def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keen_pipeline import build_keen_definitions
+
+    def sensors(**arguments: Any) -> set[str]:
+        return {sensor.name for sensor in build_keen_definitions(COLLECTIONS, **arguments).sensors or ()}
+
+    both = {"notifications", "extraction_failures"}
+    assert not both & sensors()
+    assert both <= sensors(notifications=KeenNotifications(mail_to=["a@b.example"]))
+    monkeypatch.setenv("KEEN_PIPELINE_SLACK_WEBHOOK", "http://127.0.0.1:9/s3cret-hook")
+    assert both <= sensors()
+    assert "s3cret" not in repr(KeenNotifications().channels())
