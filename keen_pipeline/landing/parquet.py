@@ -172,7 +172,7 @@ def _raw_batches(source: Source, block: int) -> Iterator[Any]:
     )
     try:
         # The verifier took it for a whole CSV: only a record longer than a block is left to refuse.
-        with csv.open_csv(pa.PythonFile(_Ended(source.file), "r"), reading, parsing, converting) as reader:
+        with closing(_Ended(source.file)) as body, csv.open_csv(pa.PythonFile(body, "r"), reading, parsing, converting) as reader:
             yield from reader
     except pa.ArrowInvalid as error:
         raise _LongRecordError(str(error)) from None
@@ -228,21 +228,39 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 
 class _Ended(io.RawIOBase):
-    """Reads a CSV from its beginning, with a line end after its last record where it lacks one: without it Arrow takes an empty
-    last cell for a quoted one where there was a quoted one before."""
+    """Reads a CSV from its beginning, in a way that two errors of Arrow's parser don't come to pass.
+
+    A LF at the start of a block is lost where the block before ended with a CR, within quotes too: so no read ends between them.
+    An empty last cell without a line end counts as quoted where a quoted one stood before: so a line end follows it.
+    Arrow reads ahead in a thread of its own, which an error does not end: what it asks for after `close` it does not get.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         file.seek(0)
         self._file = file
+        self._lock = threading.Lock()
+        self._held = b""
         self._last = b""
 
     def readable(self) -> bool:
         return True
 
+    def close(self) -> None:
+        with self._lock:
+            super().close()
+
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        if not data and self._last not in (b"", b"\r", b"\n"):
-            data = b"\n"
+        with self._lock:
+            return b"" if self.closed else self._read(size)
+
+    def _read(self, size: int) -> bytes:
+        data = self._file.read(size - len(self._held))
+        if not data:
+            data, self._held = self._held or (b"" if self._last in (b"", b"\r", b"\n") else b"\n"), b""
+        else:
+            data, self._held = (self._held + data if self._held else data), b""
+            if data[-1] == ord("\r") and len(data) > 1:
+                data, self._held = data[:-1], b"\r"
         self._last = data[-1:]
         return data
 

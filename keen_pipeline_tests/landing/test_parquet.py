@@ -100,7 +100,7 @@ RAW = st.one_of(st.just(b""), st.sampled_from([b"7", b"0.5", b"-3"]), UNQUOTED, 
     rows=st.lists(st.tuples(RAW, RAW, st.sampled_from([b"\n", b"\r\n", b"\r"]))),
     bom=st.booleans(),
     ended=st.booleans(),
-    blocks=st.sampled_from([(1, 64 * 1024), (16, 64 * 1024), (1024 * 1024,)]),
+    blocks=st.sampled_from([(2, 64 * 1024), (16, 64 * 1024), (1024 * 1024,)]),
 )
 def test_any_csv_has_the_values_that_python_reads(
     rows: list[tuple[bytes, bytes, bytes]], bom: bool, ended: bool, blocks: tuple[int, ...]
@@ -154,6 +154,14 @@ def test_doubles_of_seventeen_digits_are_numbers() -> None:
 def test_bytes_that_are_no_utf8_are_kept() -> None:
     table, text = converted(b"n,s\n1,\xff\xfe\n2,a\n", TYPES)
     assert (table.column("s").to_pylist(), table.column("n").to_pylist(), text) == ([b"\xff\xfe", b"a"], [1.0, 2.0], ("s",))
+
+
+def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "BLOCK_BYTES", (64,))
+    cells = ["x" * number + "\r\n\r\r\n" + "y" * (number * 7 % 11) for number in range(30)]
+    data = "n,s\r\n" + "".join(f'1,"{cell}"\r\n' for cell in cells)
+    table, _ = converted(data.encode(), TYPES)
+    assert table.column("s").to_pylist() == cells
 
 
 def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
