@@ -3,9 +3,10 @@
     python -m keen_pipeline_tests.acceptance.crash --rounds 200 [--seed S] [--json]
 
 Each round begins a night or a backfill, waits a random while, sends one SIGKILL and starts again what a supervisor would start
-again. At the end nothing is killed any more, the pipeline settles by itself, and the audit asks files, ledger, event log and
-service whether anything was lost, doubled or left over. A night or backfill whose run was killed before it had journalled its
-intent (Dagster's own retries included) is launched again, as its operator would; the figures say how many.
+again. At the end nothing is killed any more, the pipeline settles by itself, one more night removes what killed landings left
+(made to look old enough), and the audit asks files, ledger, event log and service whether anything was lost, doubled or left
+over. A night or backfill whose run was killed before it had journalled its intent (Dagster's own retries included) is launched
+again, as its operator would; the figures say how many.
 Exit status 0 only where everything holds. Linux only.
 """
 
@@ -60,22 +61,26 @@ class Operator:
 
     def __init__(self, rig: Rig, rounds: int) -> None:
         self.rig = rig
-        # Three of four rounds begin a night, every fourth a backfill; the nights come first in the calendar.
-        self.nights_planned = sum(1 for n in range(rounds) if n % 4 != 1)
+        # Three of four rounds begin a night, every fourth a backfill; the nights come first in the calendar, with one more.
+        self.nights_planned = 1 + sum(1 for n in range(rounds) if n % 4 != 1)
         self.nights = 0
         self.backfills = 0
         self.relaunched = 0
 
     @staticmethod
     def days(rounds: int) -> int:
-        """How many days of events a number of rounds takes."""
-        return sum(BACKFILL_DAYS if n % 4 == 1 else 1 for n in range(rounds))
+        """How many days of events a number of rounds takes, and the night after them."""
+        return 1 + sum(BACKFILL_DAYS if n % 4 == 1 else 1 for n in range(rounds))
+
+    def begin_night(self) -> None:
+        """The next night."""
+        self.nights += 1
+        self.rig.begin_nights(self.nights)
 
     def begin(self, round_number: int) -> None:
         """What this round begins."""
         if round_number % 4 != 1:
-            self.nights += 1
-            self.rig.begin_nights(self.nights)
+            self.begin_night()
             return
         first = self.nights_planned + self.backfills * BACKFILL_DAYS
         self.backfills += 1
@@ -182,6 +187,11 @@ def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[st
         sys.stderr.write("settling\n")
         killing = time.monotonic() - begun
         settle(rig)
+        # The product removes leftovers by night, once they are old enough.
+        staged = rig.age_staged_files()
+        operator.begin_night()
+        time.sleep(5)  # the daemon has to see it first
+        settle(rig)
         asked = partitions(days)
         while operator.relaunch(asked):
             time.sleep(5)  # the daemon has to see it first
@@ -193,6 +203,7 @@ def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[st
             "nights": operator.nights,
             "backfills": operator.backfills,
             "days launched again, killed before their intent": operator.relaunched,
+            "staged files of killed landings, before the last night": staged,
             "runs": dict(Counter(run.status.value for run in rig.instance.get_runs())),
         }
         found, wrong = audit(rig, asked)

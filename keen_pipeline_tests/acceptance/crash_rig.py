@@ -25,6 +25,8 @@ import yaml
 from keen_pipeline.cli.dagster_home import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
 from keen_pipeline.extraction import Collection
+from keen_pipeline.landing.destination import LEFTOVER_AGE
+from keen_pipeline.landing.local import STAGE_SUFFIX
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.service import embedded
@@ -108,6 +110,13 @@ class Rig:
         staged = target.with_suffix(".new")
         staged.write_text(str(number))
         staged.rename(target)
+
+    def age_staged_files(self) -> int:
+        """Make what killed landings left look old enough to be removed; how many there are."""
+        staged = [path for path in self.landing.rglob(f".*{STAGE_SUFFIX}") if path.is_file()]
+        for path in staged:
+            os.utime(path, times=(0, time.time() - 2 * LEFTOVER_AGE.total_seconds()))
+        return len(staged)
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEEN_", "DAGSTER_", "SMTP_"))}

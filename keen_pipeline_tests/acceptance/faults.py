@@ -22,7 +22,9 @@ from tempfile import TemporaryDirectory
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing import download
+from keen_pipeline.pipeline.counts import verdict
 from keen_pipeline_tests import faults
+from keen_pipeline_tests.acceptance.cut_at_a_record import RECORDS, extract_counted, short
 from keen_pipeline_tests.faults import Behaviour, FaultServer
 from keen_pipeline_tests.landing.conftest import Lander, example
 from keen_pipeline_tests.landing.test_faults import OLD, RECOVERED, REFUSED
@@ -73,6 +75,21 @@ def run_redirected(folder: Path) -> Row:
         return row
 
 
+def run_cut_at_a_record(folder: Path) -> Iterator[Row]:
+    """A body without a length that ends at a record's end, once and always: found by the count, see `cut_at_a_record`."""
+    for name, results, expected in (
+        ("undelimited, cut at a record's end", [short(), faults.whole()], WHOLE),
+        ("always undelimited, cut at a record's end", [short()], ERROR),
+    ):
+        root, begun = folder / expected, time.monotonic()
+        with FaultServer(body=example(RECORDS)) as server:
+            last = extract_counted(root, server, results)[-1]
+            equal = (root / "purchases" / "2026-01-01.csv").read_bytes() == server.body
+        # Nobody can tell a cut from a service that counts wrong: the file stays, and its check fails with both numbers.
+        end = WHOLE if equal and last.entry.is_whole else ERROR if last.is_final_failure else WRONG
+        yield Row(name, end, verdict(last), len(server.asked("/results")), 0, round(time.monotonic() - begun, 2))
+
+
 def _land(name: str, lander: Lander, server: FaultServer, land: Callable[[], object]) -> Row:
     target = lander.root / "purchases" / "2026-01-01.csv"
     target.parent.mkdir(parents=True)
@@ -106,6 +123,7 @@ def table(names: Sequence[str] | None = None) -> Iterator[Row]:
             yield run(name, behaviours, Path(folder) / str(number))
         if names is None:
             yield run_redirected(Path(folder) / "redirected")
+            yield from run_cut_at_a_record(Path(folder) / "cut")
 
 
 def main() -> int:
