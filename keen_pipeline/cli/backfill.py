@@ -31,7 +31,9 @@ from keen_pipeline.settings import Settings
 @click.option("--force", is_flag=True, help="Extract again what has landed and is up to date.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(collection: str, first: str, last: str, no_wait: bool, force: bool, as_json: bool) -> None:
-    """Land the partitions of COLLECTION from D to D; what has landed and is up to date is kept. Can be repeated after Ctrl-C.
+    """Land the partitions of COLLECTION from D to D; what has landed and is up to date is kept.
+
+    After Ctrl-C the same command goes on with what it has submitted; so does the sensor extraction_status, where Dagster runs.
 
     Example: keen-pipeline backfill purchases --from 2026-11-01 --to 2026-11-07
     """
@@ -52,7 +54,11 @@ def command(collection: str, first: str, last: str, no_wait: bool, force: bool, 
             landed: list[Entry] = submission.landed
             console.print(f"{len(ids)} submitted, {len(landed)} landed before; the sensor extraction_status lands what finishes")
         else:
-            landed, failed = follow(extract(pipeline, requests, force=force), len(requests), collection)
+            try:
+                landed, failed = follow(extract(pipeline, requests, force=force, resumable=True), len(requests), collection)
+            except KeyboardInterrupt:
+                console.print("stopped: what is submitted stays at the service, and the same command takes it up again")
+                raise
     _show(landed, failed, as_json)
     if failed:
         names = ", ".join(f"{entry.request.partition_key}: {reason}" for entry, reason in failed)

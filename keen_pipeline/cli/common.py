@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -125,7 +125,7 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
 
 
 def follow(
-    events: Iterator[Landed | Retrying | Abandoned | Counted | Waiting], total: int, what: str
+    events: Generator[Landed | Retrying | Abandoned | Counted | Waiting, None, None], total: int, what: str
 ) -> tuple[list[Entry], list[tuple[Entry, str]]]:
     """Show a wait as a progress bar; answers what landed, and what was given up or is not whole, with the reason."""
     landed: dict[str, Entry] = {}
@@ -139,7 +139,8 @@ def follow(
         console=console,
         transient=True,
     )
-    with bar:
+    # Ctrl-C may come between two events: the wait then has to end with this block, not when its memory is freed.
+    with bar, closing(events):
         task = bar.add_task(what, total=total)
         for event in events:
             match event:
@@ -157,7 +158,5 @@ def follow(
                     if counted.is_final_failure:
                         failed.append((entry, verdict(counted)))
                 case Waiting() as now:
-                    bar.update(
-                        task, description=f"{what}: {now.to_submit} to submit, {now.waiting} at the service, {now.landing} landing"
-                    )
+                    bar.update(task, description=f"{what}: {now.outlook}")
     return list(landed.values()), failed

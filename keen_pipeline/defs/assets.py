@@ -1,7 +1,8 @@
 """CSV assets: one per collection; a range of partitions is one run that submits, waits by list calls and lands."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -22,6 +23,8 @@ from keen_pipeline.pipeline.counts import verdict
 from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
 
+# Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
+PROGRESS_SECONDS = 10.0
 # Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
 # key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
 _NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
@@ -121,17 +124,14 @@ def _land_range(
     ]
     failed: list[str] = []
     files: dict[str, Entry] = {}
+    tell = _progress_log(context, pipeline)
     for event in extract(pipeline, requests, force=force, run_id=context.run.run_id):
         match event:
             case Landed(entry, adopted):
-                assert entry.landing is not None
                 if not (adopted and _told_before(context, entry)):
                     yield materialization(entry, pipeline.destination)
                 files[entry.request.target] = entry
                 pipeline.ledger.reported([entry.entry_id])
-                context.log.info(
-                    "%s: %d events%s", entry.request, entry.landing.records, ", landed before, kept" if adopted else ""
-                )
             case Retrying(entry, follower, reason):
                 context.log.warning("%s failed, attempt %d follows: %s", entry, follower.attempt, reason)
             case Abandoned(entry):
@@ -144,11 +144,8 @@ def _land_range(
                     context.log.warning("%s", verdict(counted))
                 if counted.is_final_failure:
                     failed.append(verdict(counted))
-            case Progress(total, landed, abandoned, to_submit, waiting, landing):
-                context.log.info(
-                    "%d of %d landed, %d failed; %d to submit, %d at the service, %d landing",
-                    *(landed, total, abandoned, to_submit, waiting, landing),
-                )
+            case Progress() as progress:
+                tell(progress)
     yield from _check(context, pipeline, collections, list(files.values()))
     if failed:
         raise dg.Failure(
@@ -170,6 +167,20 @@ def _check(
         if collection.fresh_within_hours is not None:
             found = freshness(pipeline.ledger, collection, pipeline.destination.uri, pipeline.clock.now())
             yield freshness_evaluation(collection, found)
+
+
+def _progress_log(context: dg.AssetExecutionContext, pipeline: Pipeline) -> Callable[[Progress], None]:
+    """Logs the first and the last progress, and those between at most every PROGRESS_SECONDS."""
+    logged_at: datetime | None = None
+
+    def tell(progress: Progress) -> None:
+        nonlocal logged_at
+        now = pipeline.clock.now()
+        if logged_at is None or progress.is_last or (now - logged_at).total_seconds() >= PROGRESS_SECONDS:
+            context.log.info("%s", progress)
+            logged_at = now
+
+    return tell
 
 
 def _told_before(context: dg.AssetExecutionContext, entry: Entry) -> bool:

@@ -172,7 +172,6 @@ def materialize_csv(
             landed.append(outcome.entry)
         book.reported([outcome.entry.entry_id])
         uris.append(outcome.entry.landing.uri)
-        context.log.info("landed %s: %d events at %s", outcome.entry, outcome.entry.landing.records, outcome.entry.landing.uri)
     yield from landing_checks(context.instance, book, {c.name: c for c in collections}, landed)
     if failures:
         book.reported(list(failures))
@@ -181,6 +180,7 @@ def materialize_csv(
             metadata={"landed": len(uris), "failed": len(failures)},
             allow_retries=False,
         )
+    context.log.info("%d landed", len(uris))
     yield dg.Output(uris)
 
 

@@ -80,6 +80,17 @@ def submit(
     """
     _check_mask_key(pipeline, requests)
     answers = pipeline.ledger.request(requests, force=force, run_id=run_id)
+    try:
+        return Submission(tuple(_renewed(pipeline, requests, answers, recount, run_id)))
+    except BaseException:  # a count that can't be had, or a run that is stopped: nobody is to go on with half of it
+        pipeline.ledger.cancel([a.entry.entry_id for a in answers if a.created], "its submission was stopped")
+        raise
+
+
+def _renewed(
+    pipeline: Pipeline, requests: Sequence[ExtractionRequest], answers: list[Requested], recount: bool, run_id: str | None
+) -> list[Requested]:
+    """The answers, with new attempts for landed files that are gone or outdated."""
     landed = {i: a.entry for i, a in enumerate(answers) if not a.created and a.entry.status is Status.LANDED}
     gone = {i for i, entry in landed.items() if _is_gone(pipeline, entry)}
     late: set[int] = set()
@@ -90,7 +101,7 @@ def submit(
     renewed = pipeline.ledger.request([requests[i] for i in again], force=True, run_id=run_id)
     for index, answer in zip(again, renewed, strict=True):
         answers[index] = answer
-    return Submission(tuple(answers))
+    return answers
 
 
 def _check_mask_key(pipeline: Pipeline, requests: Sequence[ExtractionRequest]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,14 +23,45 @@ _LONGEST_NAP_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a wait has come: numbers of requests."""
+    """How far a wait has come: numbers of requests; `kept` of the landed ones had landed before.
+
+    `seconds_left`: an estimate by the pace of the landings so far, None before the first.
+    """
 
     total: int
     landed: int
+    kept: int
     abandoned: int
     to_submit: int
     waiting: int
     landing: int
+    seconds_left: float | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is left."""
+        return self.landed + self.abandoned >= self.total
+
+    def __str__(self) -> str:
+        kept = f" ({self.kept} of them before)" if self.kept else ""
+        return f"{self.landed} of {self.total} landed{kept}, {self.abandoned} failed; {self.outlook}"
+
+    @property
+    def outlook(self) -> str:
+        """What is left to do, and how long that may take."""
+        left = f"; about {_duration(self.seconds_left)} left" if self.seconds_left is not None and not self.is_last else ""
+        return f"{self.to_submit} to submit, {self.waiting} at the service, {self.landing} landing{left}"
+
+
+def _duration(seconds: float) -> str:
+    """In words, rounded up.
+
+    >>> [_duration(s) for s in (0.2, 89, 91, 5399, 5401)]
+    ['1 s', '89 s', '2 min', '90 min', '1.6 h']
+    """
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{math.ceil(seconds / 360) / 10} h"
 
 
 @dataclass(frozen=True)
@@ -49,26 +81,39 @@ class Abandoned:
 
 
 def extract(
-    pipeline: Pipeline, requests: Sequence[ExtractionRequest], *, force: bool = False, run_id: str | None = None
-) -> Iterator[Landed | Retrying | Abandoned | Counted | Progress]:
+    pipeline: Pipeline,
+    requests: Sequence[ExtractionRequest],
+    *,
+    force: bool = False,
+    run_id: str | None = None,
+    resumable: bool = False,
+) -> Generator[Landed | Retrying | Abandoned | Counted | Progress, None, None]:
     """Bring every request to its end and yield what happens; a `Progress` follows each change and each poll.
 
     When all have landed, they are held against the service's counts (`Counted`); what is not whole is extracted again.
 
     Whatever ends the generator early (an interrupt, a cancelled run, an error) cancels what is still open and was asked
-    here, so that nobody goes on with it; what has landed stays landed.
+    here, so that nobody goes on with it; what has landed stays landed. Where `resumable`, Ctrl-C and closing the generator
+    leave it open instead: the next call with the same requests, or the sensor, goes on with it.
     """
+    left_open = False
     wait = _Wait(pipeline, requests, force, run_id)
     try:
         with pipeline.keeping(wait.claimed, wait.owner):
             yield from wait.events()
+    except (KeyboardInterrupt, GeneratorExit):
+        left_open = resumable
+        raise
     finally:
         wait.pool.close()
         # What the caller has not reported to Dagster by now, the sensor does.
         pipeline.ledger.release(wait.landed_ids, wait.owner)
         if wait.open:
             mine = [e.entry_id for e in pipeline.ledger.entries(list(wait.open)) if e.lease_owner == wait.owner]
-            pipeline.ledger.cancel(mine, "the run or command that waited for it was stopped")
+            if left_open:
+                pipeline.ledger.release(mine, wait.owner)
+            else:
+                pipeline.ledger.cancel(mine, "the run or command that waited for it was stopped")
         sweep_slices(pipeline)
 
 
@@ -86,20 +131,24 @@ class _Wait:
         self.urls: dict[int, SecretUrl] = {}
         self.pool = LandingPool(pipeline, self.owner)
         self.total = len(requests)
-        self.landed = 0
+        self.landed = self.kept = 0
+        self.begun = pipeline.clock.now()
         self.landed_ids: list[int] = []
         self.to_count: dict[int, Entry] = {}
         self.abandoned = 0
 
     def events(self) -> Iterator[Landed | Retrying | Abandoned | Counted | Progress]:
+        """Everything that happens until nothing is open and all is counted."""
         for entry in self.submission.landed:
             yield from self._landed(entry, adopted=True)
+        yield self._progress()
         while self.open or self.to_count:
             yield from self._bring_to_an_end()
             yield from self._count()
 
     def _landed(self, entry: Entry, *, adopted: bool) -> Iterator[Landed]:
         self.landed += 1
+        self.kept += adopted
         self.to_count[entry.entry_id] = entry
         yield Landed(entry, adopted)
 
@@ -252,11 +301,15 @@ class _Wait:
         return min([limit, *due])
 
     def _progress(self) -> Progress:
+        here, left = self.landed - self.kept, self.total - self.landed - self.abandoned
+        spent = (self.pipeline.clock.now() - self.begun).total_seconds()
         return Progress(
             total=self.total,
             landed=self.landed,
+            kept=self.kept,
             abandoned=self.abandoned,
             to_submit=sum(e.status is Status.REQUESTED for e in self.open.values()),
             waiting=sum(e.status is Status.SUBMITTED for e in self.open.values()),
             landing=sum(e.status is Status.COMPLETE for e in self.open.values()),
+            seconds_left=spent / here * left if here > 0 else None,
         )

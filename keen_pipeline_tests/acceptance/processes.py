@@ -32,7 +32,9 @@ class Shell:
             "ACCEPTANCE_MARK": self.mark,
             "KEEN_PIPELINE_POLL_SECONDS": "0.2",
         }
-        return {**bare, **self.env}
+        # Where the tests run from a tree that isn't the installed one, so do the commands.
+        tree = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+        return {**bare, **tree, **self.env}
 
     def run(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """`keen-pipeline arguments...` to its end."""

@@ -101,6 +101,7 @@ class Bench:
             "wall_seconds_from_click": round(wall, 1),
             "seconds_from_first_post_to_last_file": round(last - min(line["came"] for line in posts), 1),
             "cpu_seconds": round(meter.cpu_seconds, 2),
+            "cpu_seconds_by_role": meter.cpu_seconds_by_role,
             "processes_at_peak": meter.processes,
             "memory_mib_at_peak": round(meter.memory_mib),
             "api_requests": len(api),
@@ -233,7 +234,7 @@ def main() -> None:
     for side, figures in document["sides"].items():
         print(f"\n{side}")
         for what, value in figures.items():
-            print(f"  {what.replace('_', ' '):<42} {value:>10}")
+            print(f"  {what.replace('_', ' '):<42} {value!s:>10}")
     print()
     for what, value in document["goals"].items():
         print(f"{what:<70} {value:>8}")

@@ -27,6 +27,7 @@ class Meter:
         self._ours: dict[tuple[int, int], bool] = {}
         self._before: dict[tuple[int, int], float] = {}
         self._used: dict[tuple[int, int], float] = {}
+        self._role: dict[tuple[int, int], str] = {}
         self._stop = threading.Event()
         self.processes = 0
         self.memory_mib = 0.0
@@ -47,6 +48,15 @@ class Meter:
     def cpu_seconds(self) -> float:
         """Used since the block began."""
         return sum(used - self._before.get(key, 0.0) for key, used in self._used.items())
+
+    @property
+    def cpu_seconds_by_role(self) -> dict[str, float]:
+        """The same, for each kind of Dagster's processes."""
+        found: dict[str, float] = {}
+        for key, used in self._used.items():
+            role = self._role[key]
+            found[role] = round(found.get(role, 0.0) + used - self._before.get(key, 0.0), 2)
+        return found
 
     def _watch(self) -> None:
         number = 0
@@ -69,9 +79,19 @@ class Meter:
             if self._ours[key] and fields[0] != "Z":
                 living.append(folder)
                 self._used[key] = (int(fields[11]) + int(fields[12])) / _TICKS
+                self._role[key] = _role(folder)
         self.processes = max(self.processes, len(living))
         if number % _MEMORY_EVERY == 0:
             self.memory_mib = max(self.memory_mib, sum(_memory(folder) for folder in living))
+
+
+def _role(folder: Path) -> str:
+    try:
+        line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return "other"
+    known = {"dagster._daemon": "daemon", "api grpc": "code server", "spawn_main": "runs"}
+    return next((role for part, role in known.items() if part in line), "other")
 
 
 def _memory(folder: Path) -> float:
