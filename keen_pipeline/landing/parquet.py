@@ -21,12 +21,14 @@ from typing import Any, BinaryIO
 from keen_pipeline.errors import ConfigurationError, VerificationError
 
 ROW_GROUP_RECORDS = 1024 * 1024
-ROW_GROUP_BYTES = 24 * 1024 * 1024
-"""In memory, before encoding; what comes first ends a row group. Some 200,000 events: readers skip and share work by it."""
-BLOCK_BYTES = (2 * 1024 * 1024, 128 * 1024 * 1024)
+ROW_GROUP_BYTES = 16 * 1024 * 1024
+"""In memory, before encoding; what comes first ends a row group. Some 150,000 events: readers skip and share work by it."""
+BLOCK_BYTES = (1024 * 1024, 128 * 1024 * 1024)
 """Of CSV parsed at once; the larger one only where a record is longer than the first."""
-BLOCKS_AHEAD = 3
+BLOCKS_AHEAD = 4
 """Converted while earlier ones are written."""
+READS_AHEAD = 6
+"""Blocks of CSV read while earlier ones are parsed."""
 ZSTD_LEVEL = 1
 
 
@@ -112,6 +114,7 @@ def _write(source: Source, target: BinaryIO, kinds: Sequence[str], text: list[st
         for group in _groups(batches, schema):
             writer.write_table(group, row_group_size=group.num_rows)
             written += group.num_rows
+            del group  # or it would still be there while the next one is put together
     if written != source.records:
         raise VerificationError(f"as Parquet it would have {written} records, the CSV has {source.records}")
 
@@ -173,7 +176,12 @@ def _raw_batches(source: Source, block: int) -> Iterator[Any]:
     try:
         # The verifier took it for a whole CSV: only a record longer than a block is left to refuse.
         with closing(_Ended(source.file)) as body, csv.open_csv(pa.PythonFile(body, "r"), reading, parsing, converting) as reader:
-            yield from reader
+            try:
+                for batch in reader:
+                    body.allow()
+                    yield batch
+            finally:
+                body.close()  # before the reader, whose thread may wait for more
     except pa.ArrowInvalid as error:
         raise _LongRecordError(str(error)) from None
 
@@ -232,13 +240,15 @@ class _Ended(io.RawIOBase):
 
     A LF at the start of a block is lost where the block before ended with a CR, within quotes too: so no read ends between them.
     An empty last cell without a line end counts as quoted where a quoted one stood before: so a line end follows it.
-    Arrow reads ahead in a thread of its own, which an error does not end: what it asks for after `close` it does not get.
+    Arrow reads 32 blocks ahead, in a thread that an error does not end: here it gets some, one more with each `allow`, and none
+    after `close`.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         file.seek(0)
         self._file = file
         self._lock = threading.Lock()
+        self._allowed = threading.Semaphore(READS_AHEAD)
         self._held = b""
         self._last = b""
 
@@ -248,8 +258,14 @@ class _Ended(io.RawIOBase):
     def close(self) -> None:
         with self._lock:
             super().close()
+        self._allowed.release(READS_AHEAD)
+
+    def allow(self) -> None:
+        self._allowed.release()
 
     def read(self, size: int = -1) -> bytes:
+        # A block without an answer (the header alone) must not stop it for ever; what it costs is memory, no more.
+        self._allowed.acquire(timeout=1.0)
         with self._lock:
             return b"" if self.closed else self._read(size)
 

@@ -95,7 +95,7 @@ QUOTED = st.lists(st.sampled_from([*PLAIN, b'""', b",", b"\n", b"\r", b"\r\n"]))
 RAW = st.one_of(st.just(b""), st.sampled_from([b"7", b"0.5", b"-3"]), UNQUOTED, QUOTED)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     rows=st.lists(st.tuples(RAW, RAW, st.sampled_from([b"\n", b"\r\n", b"\r"]))),
     bom=st.booleans(),
