@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import queue
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -11,7 +10,7 @@ from keen_pipeline.errors import VerificationError
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.decode import GzipDecoder
 from keen_pipeline.landing.encode import new_encoder
-from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES, Chunk, Lane
+from keen_pipeline.landing.lane import CHUNK_BYTES, Buffer, Buffers, Chunk, Lane
 from keen_pipeline.landing.masking import LONGEST_RECORD_BYTES, Masker
 from keen_pipeline.landing.verify import CsvVerifier
 from keen_pipeline.ports import ResultsStream
@@ -24,9 +23,8 @@ class Intake:
     all facts stand: `bytes`, `sha256`, `records`, of the CSV as it came, and `columns`, of what is written: with a `masker`
     something else.
 
-    The verifier works in the caller's thread, piece by piece as they are read. Hash and file work beside it; they release the
-    interpreter's lock, yet want it back in between, and get it while the caller reads: so reads are short (READ_BYTES). They
-    share a thread where the file is written as it comes, since each more thread waits for that lock too.
+    The verifier works in the caller's thread. Hash and file work beside it in a thread each; all three release the interpreter's
+    lock for most of their time, and hand over a megabyte at once, so that they seldom wait for it.
     """
 
     def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:
@@ -39,13 +37,8 @@ class Intake:
         self._hash = hashlib.sha256()
         self._encoder = new_encoder(encoding)
         self._masker = masker
-        self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(BUFFERS):
-            self._buffers.put(bytearray(CHUNK_BYTES))
-        works: list[tuple[Callable[[bytes | bytearray], object], ...]] = [(self._hash.update, self._write)]
-        if encoding is not Encoding.CSV:
-            works = [(self._hash.update,), (self._write,)]
-        self._lanes = [Lane("-".join(work.__name__.strip("_") for work in part), _steps(part)) for part in works]
+        self._buffers = Buffers()
+        self._lanes = [Lane("hash", _step(self._hash.update)), Lane("write", _step(self._write))]
 
     def pull(self, stream: ResultsStream) -> bool:
         """Take the next bytes of `stream`, up to a buffer's length; False at its end.
@@ -54,13 +47,12 @@ class Intake:
         What the verifier refuses is raised by `finish`: a gzip's check sum may say that the transfer was at fault, and what is
         kept aside shall be the whole file.
         """
-        buffer = self._buffers.get()
+        buffer = self._buffers.take()
         filled, got = 0, 1
         try:
-            with memoryview(buffer) as view:
-                while got and filled < len(buffer):
-                    got = stream.readinto(view[filled : filled + READ_BYTES])
-                    filled += got
+            while got and filled < CHUNK_BYTES:
+                got = stream.readinto(buffer.view[filled : filled + READ_BYTES])
+                filled += got
         finally:
             self.received += filled
             self._hand_over(buffer, filled)
@@ -85,6 +77,7 @@ class Intake:
         """End the threads. Can be called again."""
         for lane in self._lanes:
             lane.stop()
+        self._buffers.leave()
 
     @property
     def sha256(self) -> str:
@@ -106,50 +99,49 @@ class Intake:
         """By column of the mask what was done to it: a method's word, or `absent`."""
         return {} if self._masker is None else self._masker.masked | dict.fromkeys(self._masker.absent, "absent")
 
-    def _hand_over(self, buffer: bytearray, length: int) -> None:
+    def _hand_over(self, buffer: Buffer, length: int) -> None:
         if self._decoder is None:
-            self._verify(buffer, length)
-        if self._decoder is None and length == len(buffer):
-            self._queue(buffer)
+            self._verify(buffer.memory, buffer.start, buffer.start + length)
+            self._queue(buffer.view[:length], lambda: self._buffers.give(buffer))
             return
-        raw = bytes(memoryview(buffer)[:length])
-        self._buffers.put(buffer)
-        if self._decoder is None:
-            self._queue(raw)
-            return
+        raw = bytes(buffer.view[:length])
+        self._buffers.give(buffer)
         for data in self._decoder.decode(raw):
-            self._verify(data)
-            self._queue(data)
+            self._verify(data, 0, len(data))
+            self._queue(data, _nothing)
 
-    def _verify(self, data: bytes | bytearray, length: int | None = None) -> None:
+    def _verify(self, data: bytes | bytearray, start: int, end: int) -> None:
         if self._refusal is None:
             try:
-                self._verifier.feed(data, length)
+                self._verifier.feed(data, start, end)
             except VerificationError as refusal:
                 self._refusal = refusal
 
-    def _queue(self, data: bytes | bytearray) -> None:
+    def _queue(self, data: bytes | memoryview, free: Callable[[], None]) -> None:
         self.bytes += len(data)
-        chunk = Chunk(data, len(self._lanes), self._buffers.put)
+        chunk = Chunk(data, len(self._lanes), free)
         for lane in self._lanes:
             lane.put(chunk)
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         _write_all(self._stage, self._encoder.encode(data if self._masker is None else self._masker.feed(data)))
 
 
-def _steps(works: tuple[Callable[[bytes | bytearray], object], ...]) -> Callable[[Chunk], None]:
+def _step(work: Callable[[bytes | memoryview], object]) -> Callable[[Chunk], None]:
     def run(chunk: Chunk) -> None:
         try:
-            for work in works:
-                work(chunk.data)
+            work(chunk.data)
         finally:
             chunk.done()
 
     return run
 
 
-def _write_all(stage: BinaryIO, data: bytes | bytearray) -> None:
+def _nothing() -> None:
+    """Bytes in no buffer of the landing have none to give back."""
+
+
+def _write_all(stage: BinaryIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[stage.write(view) :]

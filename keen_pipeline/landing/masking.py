@@ -51,7 +51,7 @@ class Masker:
         self.masked: dict[str, str] = {}
         self.absent: tuple[str, ...] = tuple(sorted(methods))
 
-    def feed(self, data: bytes | bytearray) -> bytes:
+    def feed(self, data: bytes | bytearray | memoryview) -> bytes:
         """The file's next bytes, possibly none yet. Raises ConfigurationError where the mask leaves no column."""
         return self._next(self._held + bytes(data), last=False)
 

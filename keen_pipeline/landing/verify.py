@@ -53,13 +53,13 @@ class CsvVerifier:
         self._after_cr = False  # a LF that follows belongs to the line end already counted
         self._structure: StructureReader | None = None
 
-    def feed(self, data: bytes | bytearray, length: int | None = None) -> None:
-        """Take the next bytes, any number of them: `data`, or its first `length` bytes."""
-        end = len(data) if length is None else length
+    def feed(self, data: bytes | bytearray, start: int = 0, end: int | None = None) -> None:
+        """Take the next bytes, any number of them: `data[start:end]`."""
+        end = len(data) if end is None else end
         if self._head is not None:
-            data = self._feed_head(bytes(memoryview(data)[:end]))
-            end = len(data)
-        for at in range(0, end, _STRETCH_BYTES):
+            data = self._feed_head(bytes(memoryview(data)[start:end]))
+            start, end = 0, len(data)
+        for at in range(start, end, _STRETCH_BYTES):
             self._feed_stretch(data, at, min(end, at + _STRETCH_BYTES))
 
     def finish(self) -> None:

@@ -1,0 +1,39 @@
+"""Compressed files: the same CSV gives the same bytes, however it came."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import sys
+
+import pytest
+from backports import zstd
+
+from keen_pipeline.extraction import Encoding
+from keen_pipeline.landing.encode import new_encoder
+
+CSV = b"a,b\n" + b"".join(b"%d,%d\n" % (n, n * 7919 % 10_007) for n in range(350_000))
+
+
+def encoded(encoding: Encoding, lengths: list[int]) -> bytes:
+    encoder = new_encoder(encoding)
+    out, at = [], 0
+    for length in lengths:
+        out.append(bytes(encoder.encode(memoryview(CSV)[at : at + length])))
+        at += length
+    return b"".join([*out, encoder.encode(CSV[at:]), encoder.finish()])
+
+
+@pytest.mark.parametrize("encoding", [Encoding.CSV_GZ, Encoding.CSV_ZST])
+def test_the_bytes_do_not_depend_on_the_pieces(encoding: Encoding) -> None:
+    chance = random.Random(6)
+    whole = encoded(encoding, [])
+    assert (gzip.decompress(whole) if encoding is Encoding.CSV_GZ else zstd.decompress(whole)) == CSV
+    assert len(whole) < len(CSV) / 2
+    assert encoded(encoding, [1 << 20] * 3) == whole
+    assert encoded(encoding, [chance.randrange(1, 300_000) for _ in range(30)]) == whole
+
+
+def test_gzip_without_isal_is_python_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "isal", None)
+    assert gzip.decompress(encoded(Encoding.CSV_GZ, [100, 1 << 20])) == CSV

@@ -1,0 +1,56 @@
+"""Files of a local folder: long writes past the system's cache, and several landings at once in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from keen_pipeline.extraction import Landing
+from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES, Buffer
+from keen_pipeline.landing.local import StagedFile
+from keen_pipeline_tests import faults
+from keen_pipeline_tests.landing.conftest import Lander
+
+THREADS = 4
+
+
+def test_long_writes_at_any_place_from_any_memory_leave_the_same_bytes(tmp_path: Path) -> None:
+    noise = os.urandom(CHUNK_BYTES)
+    aligned = Buffer()
+    aligned.view[:] = noise
+    elsewhere = bytearray(b"x" + noise)
+    pieces = [aligned.view, aligned.view, memoryview(elsewhere)[1:], aligned.view, memoryview(b"short"), aligned.view]
+    with StagedFile(tmp_path / "file", "x+") as file:
+        for piece in pieces:
+            left = piece
+            while left:
+                left = left[file.write(left) :]
+        file.seek(0)
+        assert file.read() == b"".join(pieces)
+    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+
+
+def test_landings_at_once_hold_no_more_than_their_buffers(lander: Lander) -> None:
+    lander.server.body = b"a,b\n" + b"1,2\n" * (6 * CHUNK_BYTES)
+    lander.server.results = [faults.whole()]
+    destination = lander.destination()
+
+    def land(number: int) -> Landing:
+        target = destination.target_uri("purchases", f"2026-01-{number + 1:02d}")
+        return destination.land(lander.source(), target, extraction_id="e1")
+
+    land(0)  # what is imported and kept once
+    tracemalloc.start()
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            landings = list(pool.map(land, range(2 * THREADS)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    digest = hashlib.sha256(lander.server.body).hexdigest()
+    assert {(landing.bytes, landing.sha256) for landing in landings} == {(len(lander.server.body), digest)}
+    assert all(Path(landing.uri).read_bytes() == lander.server.body for landing in landings)
+    assert peak < THREADS * (BUFFERS + 4) * CHUNK_BYTES, peak
