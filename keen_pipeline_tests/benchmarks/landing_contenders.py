@@ -164,7 +164,7 @@ def polars_sink(task: Task) -> Run:
 def airbyte(task: Task) -> Run:
     from keen_pipeline_tests.benchmarks.landing_peers import airbyte_async_retriever
 
-    return airbyte_async_retriever(task.api)
+    return airbyte_async_retriever(task.urls[0], task.out, list(task.types))
 
 
 def dlt(task: Task, form: str) -> Run:
