@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from keen_pipeline.cli.common import (
+    configured_collections,
     follow,
     landing_json,
     landings_table,
@@ -99,10 +100,12 @@ def _run(
     as_json: bool,
     now: datetime,
 ) -> None:
+    # What is masked in the collection's own files is masked in a person's too.
+    mask = next((c.mask for c in configured_collections(settings) if c.name == collection), {})
     ad_hoc_request(collection, window, settings.destination, now=now, filters=filters)  # refuses before a service is started
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
-        request = ad_hoc_request(collection, window, pipeline.destination.uri, now=now, filters=filters, email=email)
+        request = ad_hoc_request(collection, window, pipeline.destination.uri, now=now, filters=filters, email=email, mask=mask)
         check_collection_exists(pipeline, collection)
         landed, failed = follow(extract(pipeline, [request], force=force), 1, collection)
         # No asset waits for an ad hoc extraction.

@@ -66,24 +66,17 @@ def _specs(collection: Collection) -> Iterator[dg.AssetCheckSpec]:
 
 
 def _evaluation(
-    instance: dg.DagsterInstance,
     name: str,
     entry: Entry,
     passed: bool,
     policy: CheckPolicy | CountPolicy,
     description: str,
     metadata: Mapping[str, dg.MetadataValue],
+    target: AssetCheckEvaluationTargetMaterializationData | None,
 ) -> dg.AssetCheckEvaluation:
-    """One result for one partition, of the policy's severity, about the partition's newest materialization."""
+    """One result for one partition, of the policy's severity, about the materialization `target`."""
     fails = policy.value == CheckPolicy.FAIL.value
     key, partition = asset_key(entry.request.collection), entry.request.partition_key
-    told = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1).records
-    target = None
-    if told:
-        newest = told[0]
-        target = AssetCheckEvaluationTargetMaterializationData(
-            storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
-        )
     return dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=name,
@@ -94,6 +87,18 @@ def _evaluation(
         metadata={**metadata, ENTRY_KEY: dg.MetadataValue.int(entry.entry_id)},
         partition=partition,
         target_materialization_data=target,
+    )
+
+
+def _target(instance: dg.DagsterInstance, entry: Entry) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """The newest materialization of the entry's partition."""
+    key, partition = asset_key(entry.request.collection), entry.request.partition_key
+    told = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1).records
+    if not told:
+        return None
+    newest = told[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
     )
 
 
@@ -108,7 +113,7 @@ def evaluation(instance: dg.DagsterInstance, counted: Counted, *, audits: bool =
     if entry.expected is not None:
         metadata["keen/counted_before"] = dg.MetadataValue.int(entry.expected)
     policy = CountPolicy.FAIL if counted.is_final_failure and not audits else CountPolicy.WARN
-    return _evaluation(instance, COMPLETE, entry, entry.is_whole is True, policy, verdict(counted), metadata)
+    return _evaluation(COMPLETE, entry, entry.is_whole is True, policy, verdict(counted), metadata, _target(instance, entry))
 
 
 def landing_checks(
@@ -128,19 +133,22 @@ def landing_checks(
         first, last = entries[0].request.timeframe, entries[-1].request.timeframe
         history = ledger.landed_between(name, first.start - history_span(collection), last.end)
         for entry in entries:
+            target = _target(instance, entry)
             if collection.schema_check is not CheckPolicy.OFF:
-                yield _drift(instance, collection, entry, history)
+                yield _drift(collection, entry, history, target)
             if collection.size_check is not CheckPolicy.OFF:
-                yield _size(instance, collection, entry, history)
+                yield _size(collection, entry, history, target)
 
 
-def _drift(instance: dg.DagsterInstance, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
+def _drift(
+    collection: Collection, entry: Entry, history: Sequence[Entry], target: AssetCheckEvaluationTargetMaterializationData | None
+) -> dg.AssetCheckEvaluation:
     before = before_with_events(entry, history)
     assert entry.landing is not None
     metadata: dict[str, dg.MetadataValue] = {"keen/columns": dg.MetadataValue.int(len(entry.landing.columns))}
     if before is None or before.landing is None or not entry.landing.records:
         why = "it has no events" if not entry.landing.records else "no partition with events has landed before it"
-        return _evaluation(instance, SCHEMA, entry, True, collection.schema_check, f"not compared: {why}", metadata)
+        return _evaluation(SCHEMA, entry, True, collection.schema_check, f"not compared: {why}", metadata, target)
     drift = drift_between(before.landing, entry.landing)
     metadata["keen/compared_with"] = dg.MetadataValue.text(before.request.partition_key)
     for name, columns in (("keen/added", drift.added), ("keen/removed", drift.removed)):
@@ -149,20 +157,22 @@ def _drift(instance: dg.DagsterInstance, collection: Collection, entry: Entry, h
     if drift.retyped:
         metadata["keen/retyped"] = dg.MetadataValue.json({name: list(words) for name, words in drift.retyped.items()})
     description = f"against {before.request.partition_key}: {drift}"
-    return _evaluation(instance, SCHEMA, entry, not drift, collection.schema_check, description, metadata)
+    return _evaluation(SCHEMA, entry, not drift, collection.schema_check, description, metadata, target)
 
 
-def _size(instance: dg.DagsterInstance, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
+def _size(
+    collection: Collection, entry: Entry, history: Sequence[Entry], target: AssetCheckEvaluationTargetMaterializationData | None
+) -> dg.AssetCheckEvaluation:
     assert entry.landing is not None
     events, usual = entry.landing.records, usual_events(entry, history, collection)
     metadata: dict[str, dg.MetadataValue] = {"keen/landed_events": dg.MetadataValue.int(events)}
     if usual is None:
-        return _evaluation(instance, SIZE, entry, True, collection.size_check, "not compared: too few weeks have landed", metadata)
+        return _evaluation(SIZE, entry, True, collection.size_check, "not compared: too few weeks have landed", metadata, target)
     metadata["keen/usual_events"] = dg.MetadataValue.float(usual.events)
     metadata["keen/usual_within"] = dg.MetadataValue.float(round(usual.tolerance, 1))
     metadata["keen/compared_partitions"] = dg.MetadataValue.int(usual.compared)
     description = f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}"
-    return _evaluation(instance, SIZE, entry, usual.holds(events), collection.size_check, description, metadata)
+    return _evaluation(SIZE, entry, usual.holds(events), collection.size_check, description, metadata, target)
 
 
 def freshness_evaluation(collection: Collection, found: Freshness) -> dg.AssetCheckEvaluation:

@@ -35,7 +35,8 @@ class SampleKeenResource(KeenResource):
     partitions_def=partitions_definition(PURCHASES),
     backfill_policy=dg.BackfillPolicy.single_run(),
     # eager() alone wakes for the latest day only; a backfilled day is as good as yesterday.
-    automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window()),
+    automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
     group_name="keen",
     kinds={"duckdb"},
     description="Orders and revenue of a day by currency, from the landed CSV of that day.",

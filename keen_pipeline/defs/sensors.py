@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.checks import evaluation, landing_checks
 from keen_pipeline.defs.jobs import MATERIALIZE_JOB
 from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.ops import materialize_csv
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.extraction import Collection, Status
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import Pipeline, poll, post_due
+from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due
 from keen_pipeline.pipeline.context import new_owner
 from keen_pipeline.pipeline.history import is_partition
 from keen_pipeline.ports import Ledger
@@ -23,8 +24,8 @@ INTERVAL_SECONDS = 15
 POLLING_SECONDS = 15.0
 POSTING_SECONDS = 10.0
 CALL_SECONDS = 15.0
-# Outbox entries a tick reports: each asks the event log first.
-MAX_REPORTS_PER_TICK = 200
+# Outbox entries a tick reports: each asks the event log first, and has checks of its own.
+MAX_REPORTS_PER_TICK = 100
 # Entries of one landing run: bounds its config and how much one dead worker holds up.
 MAX_ENTRIES_PER_RUN = 2000
 
@@ -57,7 +58,7 @@ def extraction_status_sensor(
         if not waiting and not book.unreported() and not book.uncounted():
             return dg.SkipReason("no extraction is open")
         pipeline = build_pipeline(keen, ledger, destination, call_seconds=CALL_SECONDS)
-        report_outbox(context.instance, pipeline.ledger)
+        report_outbox(context.instance, pipeline.ledger, by_name)
         outcome = poll(pipeline, waiting, seconds=POLLING_SECONDS)
         posted = post_due(pipeline, seconds=POSTING_SECONDS)
         for collection, error in outcome.errors.items():
@@ -101,16 +102,23 @@ def _landing_run(
     return dg.RunRequest(run_key=owner, job_name=MATERIALIZE_JOB, run_config={"ops": {materialize_csv.name: {"config": config}}})
 
 
-def report_outbox(instance: dg.DagsterInstance, ledger: Ledger) -> int:
+def report_outbox(instance: dg.DagsterInstance, ledger: Ledger, collections: Mapping[str, Collection] | None = None) -> int:
     """Report landings whose run died between landing and reporting (or that had no run); answers how many.
+
+    With them their checks, so that downstream assets wake that wait for those: `complete` where it is counted, which the next
+    landing run does otherwise, and the others of `collections`.
 
     The event log is asked first whether the event is there, so each landing is reported exactly once.
     """
-    reported = 0
+    told: list[Entry] = []
     landed = [entry for entry in ledger.unreported() if entry.status is Status.LANDED]
     for entry in landed[:MAX_REPORTS_PER_TICK]:
         if is_partition(entry) and not materializing_runs(instance, entry):
             instance.report_runless_asset_event(materialization(entry))
-            reported += 1
+            told.append(entry)
+            if entry.counted_at is not None:
+                instance.report_runless_asset_event(evaluation(instance, Counted(entry)))
         ledger.reported([entry.entry_id])
-    return reported
+    for result in landing_checks(instance, ledger, collections or {}, told):
+        instance.report_runless_asset_event(result)
+    return len(told)

@@ -80,7 +80,7 @@ def _change(line: Line) -> str:
     if not line.usual:
         return "as usual" if not line.events else "usually none"
     percent = round(100 * (line.events - line.usual) / line.usual)
-    return f"{percent:+d} % of usual" if percent else "as usual"
+    return f"{abs(percent)} % {'above' if percent > 0 else 'below'} usual" if percent else "as usual"
 
 
 def _size(number: int) -> str:

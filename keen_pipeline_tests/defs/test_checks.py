@@ -8,7 +8,12 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.client import KeenClient
-from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.extraction import Status
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.partitions import partition_range
+from keen_pipeline.pipeline import Pipeline, extract, partition_request, poll
+from keen_pipeline_tests.defs.conftest import DAYS, NIGHT, MakePlace, Place
 
 PURCHASES = dg.AssetKey(["keen", "purchases"])
 
@@ -34,6 +39,20 @@ def values(result: dg.AssetCheckEvaluation) -> dict[str, Any]:
     return {name: value.value for name, value in result.metadata.items()}
 
 
+def pipeline_of(place: Place) -> Pipeline:
+    client = (place.defs.resources or {})["keen"].client()
+    return Pipeline(client, place.ledger, FileDestination(str(place.root)), poll_seconds=0.1)
+
+
+def land_the_night(place: Place) -> bool:
+    """Wait until all have finished, so that one run lands them; whether that run succeeds."""
+    pipeline = pipeline_of(place)
+    while waiting := place.ledger.open_entries(status=Status.SUBMITTED):
+        poll(pipeline, waiting)
+    [request] = place.tick().run_requests or []
+    return place.run("materialize_csvs", dict(request.run_config)).success
+
+
 def with_downstream(place: Place) -> list[str]:
     """An asset behind purchases that wakes for each landed partition whose blocking checks have passed."""
     seen: list[str] = []
@@ -53,7 +72,7 @@ def with_downstream(place: Place) -> list[str]:
 
 
 @pytest.mark.parametrize("policy", ["fail", "warn"])
-@pytest.mark.parametrize("how", ["night", "same run"])
+@pytest.mark.parametrize("how", ["backfill", "same run", "night"])
 def test_a_blocking_check_that_fails_holds_its_partition_s_downstream(make_place: MakePlace, policy: str, how: str) -> None:
     collection = Collection("purchases", DAYS[0], schema_check=policy, size_check="off", lookback_days=4)
     place = make_place(collections=[collection])
@@ -65,8 +84,12 @@ def test_a_blocking_check_that_fails_holds_its_partition_s_downstream(make_place
         assert seen == ([DAYS[2]] if policy == "warn" else [])
     else:
         before = dg.evaluate_automation_conditions(place.defs, place.instance)
-        result = place.backfill(["keen/purchases"], DAYS[0], DAYS[3])
-        assert result.success is (policy == "warn")
+        if how == "backfill":
+            assert place.backfill(["keen/purchases"], DAYS[0], DAYS[3]).success is (policy == "warn")
+        else:
+            config = {"ops": {"submit_extraction": {"config": {"as_of": NIGHT, "collections": [collection_to_wire(collection)]}}}}
+            assert place.run("submit_extractions", config).success
+            assert land_the_night(place) is (policy == "warn")
         after = dg.evaluate_automation_conditions(place.defs, place.instance, cursor=before.cursor)
         woken = after.get_requested_partitions(dg.AssetKey("downstream"))
         held = {DAYS[2], DAYS[3]} if policy == "fail" else set()  # the day after lacks the column that had come
@@ -80,6 +103,24 @@ def test_a_blocking_check_that_fails_holds_its_partition_s_downstream(make_place
     )
     assert values(drift)["keen/added"] == ["body:coupon"]
     assert values(drift)["keen/compared_with"] == DAYS[1]
+
+
+def test_what_landed_without_a_run_is_checked_too_and_wakes_downstream(make_place: MakePlace) -> None:
+    collection = Collection("purchases", DAYS[0], schema_check="fail", size_check="off")
+    place = make_place(collections=[collection])
+    add(place, DAYS[1], {"coupon": "A"})
+    with_downstream(place)
+    before = dg.evaluate_automation_conditions(place.defs, place.instance)
+    pipeline = pipeline_of(place)
+    partitions = partition_range(collection, DAYS[0], DAYS[1], pipeline.clock.now())
+    for _ in extract(pipeline, [partition_request(collection, partition, str(place.root)) for partition in partitions]):
+        pass  # as the command line does
+    place.tick()
+    assert place.materialized("keen/purchases") == list(DAYS[:2])
+    assert {day: result.passed for day, result in results(place, "complete").items()} == {DAYS[0]: True, DAYS[1]: True}
+    assert {day: result.passed for day, result in results(place, "schema_drift").items()} == {DAYS[0]: True, DAYS[1]: False}
+    after = dg.evaluate_automation_conditions(place.defs, place.instance, cursor=before.cursor)
+    assert after.get_requested_partitions(dg.AssetKey("downstream")) == {DAYS[0]}
 
 
 def test_a_property_whose_type_changes_is_drift_where_it_is_first_known(make_place: MakePlace) -> None:
