@@ -108,3 +108,22 @@ def test_the_one_that_differs_is_found_by_halving(world: World) -> None:
         for position in positions
     }
     assert found == {position: 8 if position == 5 else 1 for position in range(8)}
+
+
+def test_a_submission_whose_counts_can_t_be_had_leaves_no_intent(world: World) -> None:
+    list(extract(world.pipeline, world.requests("2026-01-02", "2026-01-02")))
+    world.api.count = lambda *_: (_ for _ in ()).throw(ServiceUnavailableError("503"))  # type: ignore[method-assign]
+    with pytest.raises(ServiceUnavailableError):
+        submit(world.pipeline, world.requests("2026-01-02", "2026-01-04"), recount=True)
+    assert world.statuses() == {Status.LANDED: 1, Status.CANCELLED: 2}
+
+
+def test_a_resumable_wait_that_is_closed_leaves_open_what_it_asked_for(world: World) -> None:
+    events = extract(world.pipeline, world.requests("2026-01-02", "2026-01-04"), resumable=True)
+    next(events)
+    events.close()
+    assert world.ledger.summary().counts.get(Status.CANCELLED) is None
+    left = world.ledger.open_entries()
+    assert [(e.lease_owner, e.request.partition_key) for e in left] == [(None, f"2026-01-0{day}") for day in (2, 3, 4)]
+    list(extract(world.pipeline, world.requests("2026-01-02", "2026-01-04")))
+    assert world.statuses() == {Status.LANDED: 3}
