@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,19 @@ def await_text(log: Path, text: str, process: subprocess.Popen[bytes], seconds: 
     """Wait until `text` stands in the log of a living process."""
     deadline = time.monotonic() + seconds
     while text not in log.read_text(errors="replace"):
+        assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
+        time.sleep(0.2)
+
+
+def await_ui(log: Path, port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait until Dagster's web server accepts connections: it says that it serves a moment before it listens."""
+    await_text(log, "Serving dagster-webserver", process, seconds)
+    deadline = time.monotonic() + seconds
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
         assert process.poll() is None, log.read_text(errors="replace")[-3000:]
         assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
         time.sleep(0.2)

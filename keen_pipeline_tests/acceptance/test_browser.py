@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from keen_pipeline_tests.acceptance.processes import Shell, await_text
+from keen_pipeline_tests.acceptance.processes import Shell, await_ui
 
 if TYPE_CHECKING:  # the browser's driver is in the extra `dev`, which the README's test command does without
     from playwright.sync_api import Page
@@ -47,7 +47,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     shell, log = Shell(folder), folder / "log"
     dev = shell.start("dev", "--port", str(port), log=log)
     try:
-        await_text(log, "Serving dagster-webserver", dev, 120)
+        await_ui(log, port, dev, 120)
         yield f"http://127.0.0.1:{port}", folder
     finally:
         dev.terminate()

@@ -20,7 +20,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.testing import live_service
-from keen_pipeline_tests.acceptance.processes import Shell, await_text
+from keen_pipeline_tests.acceptance.processes import Shell, await_ui
 from keen_pipeline_tests.acceptance.test_browser import page  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def running_ui(folder: Path, days: Sequence[str], options: Sequence[str]) -> Ite
         shell, log = Shell(folder, environment), folder / "log"
         dev = shell.start("dev", "--port", str(port), log=log)
         try:
-            await_text(log, "Serving dagster-webserver", dev, 120)
+            await_ui(log, port, dev, 120)
             yield Ui(f"http://127.0.0.1:{port}", folder, days)
         finally:
             dev.terminate()
