@@ -162,8 +162,9 @@ class Bench:
             to.missing = f"failed: {(done.stderr.splitlines() or [''])[-1]}"
             return
         report = json.loads(done.stdout.splitlines()[-1])
-        if name in PEERS:
-            assert report["facts"] == documents[0].records, (name, report["facts"])
+        if name in PEERS and report["facts"] != documents[0].records:
+            to.missing = f"it took {report['facts']} records where the file has {documents[0].records}"
+            return
         if ours:
             expected = [[d.bytes, d.records, d.sha256] for d in documents]
             assert report["facts"] == expected, (name, report["facts"][:3], expected[:3])
