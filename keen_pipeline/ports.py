@@ -127,7 +127,7 @@ class ExtractionApi(Protocol):
         ...
 
     def property_types(self, collection: str) -> Mapping[str, str]:
-        """Keen's type (`num`, `string`, `bool`, `datetime`, ...) by property, of the properties that have but one."""
+        """Keen's type (`num`, `string`, `bool`, `datetime`, ...) by property; `string` for those that have several."""
         ...
 
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:

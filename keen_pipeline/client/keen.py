@@ -164,7 +164,7 @@ class KeenClient:
         return self._transport.get(path, wire.read_collections, self._subject("list of collections"), self._read)
 
     def property_types(self, collection: str) -> Mapping[str, str]:
-        """Keen's type by property, of the properties of a collection that have but one (nulls aside)."""
+        """Keen's type by property of a collection (nulls aside); `string` for those that have several."""
         self._needs_v2("the schema of a collection")
         return self._transport.get(
             self._v2(collection), wire.read_property_types, self._subject(f"schema of {collection}"), self._read

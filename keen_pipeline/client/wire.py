@@ -91,7 +91,7 @@ def read_collections(answer: Any) -> list[str]:
 
 
 def read_property_types(answer: Any) -> dict[str, str]:
-    """The schema resource's `inferred_property_types`, without those whose `type_appearances` name several types."""
+    """The schema resource's `inferred_property_types`; `string`, which all are, where `type_appearances` name several types."""
     fields = _mapping(answer)
     inferred = _mapping(fields.get("inferred_property_types"))
     details = fields.get("properties")
@@ -102,8 +102,7 @@ def read_property_types(answer: Any) -> dict[str, str]:
         known = details.get(name) if isinstance(details, Mapping) else None
         appearances = known.get("type_appearances") if isinstance(known, Mapping) else None
         seen = {one for one, times in appearances.items() if times} - {"null"} if isinstance(appearances, Mapping) else {kind}
-        if seen <= {kind}:
-            types[str(name)] = kind
+        types[str(name)] = kind if seen <= {kind} else "string"
     return types
 
 

@@ -1,7 +1,7 @@
 """A verified CSV as Parquet, typed by what Keen says of its properties, with every value as it was.
 
-What column a type makes, and which cells fit it, stands in `parquet_cells`. An empty cell is null, a quoted empty one (`""`) the
-empty string. One cell that does not fit, and its column stays text in this file. The file's key-value metadata say of what it was
+What column a type makes, and which cells fit it, stands in `parquet_cells`. An empty cell is null, and JSON's
+null too (`null` without quotes); in quotes both are text. One cell that does not fit, and its column stays text in this file. The file's key-value metadata say of what it was
 made: `keen_pipeline.sha256`, `.records` and `.bytes` of the CSV, `.columns` its header, `.text_columns` the columns that stayed
 text although Keen has another type for them.
 """
@@ -157,7 +157,7 @@ def _batches(source: Source, kinds: Sequence[str], schema: Any, block: int) -> G
 
 
 def _raw_batches(source: Source, block: int) -> Iterator[Any]:
-    """The records as columns of bytes; an empty cell is null, a quoted empty one is not."""
+    """The records as columns of bytes; an empty cell and a `null` are null, in quotes they are not."""
     if not source.records:
         return
     import pyarrow as pa
@@ -168,7 +168,7 @@ def _raw_batches(source: Source, block: int) -> Iterator[Any]:
     parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
     converting = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.binary()),
-        null_values=[""],
+        null_values=["", "null"],
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
         check_utf8=False,

@@ -60,7 +60,7 @@ def rendered(rows: list[list[str | None]], header: list[str]) -> bytes:
     def cell(value: str | None) -> str:
         if value is None:
             return ""
-        return '"' + value.replace('"', '""') + '"' if not value or set(value) & set(',"\r\n') else value
+        return '"' + value.replace('"', '""') + '"' if value in ("", "null") or set(value) & set(',"\r\n') else value
 
     return "".join(",".join(map(cell, row)) + "\r\n" for row in [header, *rows]).encode()
 
@@ -137,6 +137,11 @@ def test_columns_have_keens_types() -> None:
         "unknown": "1",
     }
     assert set(table.to_pylist()[1].values()) == {None}
+
+
+def test_null_of_json_is_null_and_leaves_its_column_typed() -> None:
+    table, text = converted(b'n,s\n1,null\nnull,"null"\n', TYPES)
+    assert (table.to_pylist(), text) == ([{"n": 1.0, "s": None}, {"n": None, "s": "null"}], ())
 
 
 @pytest.mark.parametrize("cell", ["007", "9007199254740993", "nan", "1e999", '""', "one", "0x10", " 1"])
