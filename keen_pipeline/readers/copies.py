@@ -20,6 +20,8 @@ from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import pyarrow
 
 COPIES_AT_ONCE = 8
+# Arrow decompresses what it knows by a file's suffix, and reads everything else as it is.
+_ARROWS_SUFFIX = {Encoding.CSV_ZST: "csv.zstd"}
 _COPY_BYTES = 1024 * 1024
 _COPY_RECORDS = 64 * 1024
 
@@ -33,25 +35,33 @@ class LocalCopies:
     def __init__(self, destination: Destination, files: Sequence[LandedFile], columns: Collection[str]) -> None:
         self._destination = destination
         self._columns = columns
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="keen-read-")
         if "://" in destination.uri:
-            self._folder = tempfile.TemporaryDirectory(prefix="keen-read-")
             with ThreadPoolExecutor(COPIES_AT_ONCE, thread_name_prefix="keen-read") as pool:
                 self.paths = list(pool.map(self._copy, range(len(files)), files))
         else:
-            for file in files:
-                if not Path(file.uri).is_file():
-                    raise gone(file)
-            self.paths = [file.uri for file in files]
+            self.paths = [self._itself(number, file) for number, file in enumerate(files)]
 
     def close(self) -> None:
         """Remove the copies."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.cleanup()
+
+    def _itself(self, number: int, file: LandedFile) -> str:
+        if not Path(file.uri).is_file():
+            raise gone(file)
+        if file.encoding not in _ARROWS_SUFFIX:
+            return file.uri
+        try:
+            self._path(number, file).symlink_to(Path(file.uri).absolute())
+        except OSError:  # Windows, where only some may
+            return self._copy(number, file)
+        return str(self._path(number, file))
+
+    def _path(self, number: int, file: LandedFile) -> Path:
+        return Path(self._folder.name) / f"{number}.{_ARROWS_SUFFIX.get(file.encoding, file.encoding.value)}"
 
     def _copy(self, number: int, file: LandedFile) -> str:
-        assert self._folder is not None
-        path = Path(self._folder.name) / f"{number}.{file.encoding.value}"
+        path = self._path(number, file)
         try:
             with self._destination.open(file.uri) as source:
                 if file.encoding is Encoding.PARQUET:
