@@ -1,9 +1,9 @@
 """A verified CSV as Parquet, typed by what Keen says of its properties, with every value as it was.
 
-What column a type makes, and which cells fit it, stands in `parquet_cells`. An empty cell is null, and JSON's
-null too (`null` without quotes); in quotes both are text. One cell that does not fit, and its column stays text in this file. The file's key-value metadata say of what it was
-made: `keen_pipeline.sha256`, `.records` and `.bytes` of the CSV, `.columns` its header, `.text_columns` the columns that stayed
-text although Keen has another type for them.
+What column a type makes, and which cells fit it, stands in `parquet_cells`. An empty cell is null, and JSON's null too (`null`
+without quotes); in quotes both are text. One cell that does not fit, and its column stays text in this file. The file's
+key-value metadata say of what it was made: `keen_pipeline.sha256`, `.records` and `.bytes` of the CSV, `.columns` its header,
+`.text_columns` the columns that stayed text although Keen has another type for them.
 """
 
 from __future__ import annotations
