@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keen_pipeline.defs.assets import csv_assets
     from keen_pipeline.defs.build import build_keen_definitions
+    from keen_pipeline.defs.component import KeenExtractionComponent
     from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
     from keen_pipeline.defs.notifications import KeenNotifications
     from keen_pipeline.defs.ops import materialize_csv, submit_extraction
     from keen_pipeline.defs.ops import materialize_csv as materialize_csvs
     from keen_pipeline.defs.ops import submit_extraction as submit_extractions
     from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+    from keen_pipeline.defs.translator import KeenTranslator
     from keen_pipeline.extraction import Collection
     from keen_pipeline.filters import Filter
     from keen_pipeline.timeframe import Timeframe
@@ -28,10 +30,12 @@ _HOMES = {
     "CsvDestination": "keen_pipeline.defs.resources:CsvDestination",
     "ExtractionLedger": "keen_pipeline.defs.resources:ExtractionLedger",
     "Filter": "keen_pipeline.filters:Filter",
+    "KeenExtractionComponent": "keen_pipeline.defs.component:KeenExtractionComponent",
     "KeenIOManager": "keen_pipeline.defs.io_managers:KeenIOManager",
     "KeenReader": "keen_pipeline.defs.io_managers:KeenReader",
     "KeenNotifications": "keen_pipeline.defs.notifications:KeenNotifications",
     "KeenResource": "keen_pipeline.defs.resources:KeenResource",
+    "KeenTranslator": "keen_pipeline.defs.translator:KeenTranslator",
     "Timeframe": "keen_pipeline.timeframe:Timeframe",
     "build_keen_definitions": "keen_pipeline.defs.build:build_keen_definitions",
     "csv_assets": "keen_pipeline.defs.assets:csv_assets",
@@ -47,10 +51,12 @@ __all__ = [
     "CsvDestination",
     "ExtractionLedger",
     "Filter",
+    "KeenExtractionComponent",
     "KeenIOManager",
     "KeenNotifications",
     "KeenReader",
     "KeenResource",
+    "KeenTranslator",
     "Timeframe",
     "build_keen_definitions",
     "csv_assets",

@@ -11,10 +11,10 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
 from keen_pipeline.defs.checks import audit, check_specs, evaluation, freshness_evaluation, landing_checks
-from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY
 from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.defs.translator import KeenTranslator, translated
 from keen_pipeline.extraction import Collection, Granularity
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
@@ -38,33 +38,21 @@ class CsvAssetConfig(dg.Config):
     )
 
 
-def csv_assets(collections: Sequence[Collection], *, group_name: str = "keen") -> list[dg.AssetsDefinition]:
+def csv_assets(collections: Sequence[Collection], *, translator: KeenTranslator | None = None) -> list[dg.AssetsDefinition]:
     """The assets `["keen", <collection>]`, one definition for all collections with the same partitions.
 
-    They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads them downstream.
+    `translator` makes their specs. They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads
+    them downstream. Raises ConfigurationError where the translator gives an asset another key.
     """
+    translator = translator or KeenTranslator()
     alike: Mapping[dg.TimeWindowPartitionsDefinition, list[Collection]] = defaultdict(list)
     for collection in collections:
         alike[partitions_definition(collection)].append(collection)
-    return [_csv_assets_of(definition, members, group_name) for definition, members in alike.items()]
-
-
-def _spec(collection: Collection, group_name: str) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        asset_key(collection.name),
-        description=collection.description
-        or f"Events of the Keen collection {collection.name}, one whole {collection.encoding.value} file a partition.",
-        group_name=group_name,
-        kinds={"keen", "parquet" if collection.encoding.value == "parquet" else "csv"},
-        owners=list(collection.owners),
-        tags=dict(collection.tags),
-        metadata={COLLECTION_METADATA: collection.name, "keen/timezone": collection.timezone},
-        skippable=True,
-    ).with_io_manager_key(IO_MANAGER_KEY)
+    return [_csv_assets_of(definition, members, translator) for definition, members in alike.items()]
 
 
 def _csv_assets_of(
-    definition: dg.TimeWindowPartitionsDefinition, collections: list[Collection], group_name: str
+    definition: dg.TimeWindowPartitionsDefinition, collections: list[Collection], translator: KeenTranslator
 ) -> dg.AssetsDefinition:
     by_key = {asset_key(c.name): c for c in collections}
     first = collections[0]
@@ -77,7 +65,7 @@ def _csv_assets_of(
 
     @dg.multi_asset(
         name=name,
-        specs=[_spec(c, group_name) for c in collections],
+        specs=[translated(translator, c) for c in collections],
         check_specs=check_specs(collections),
         partitions_def=definition,
         can_subset=True,

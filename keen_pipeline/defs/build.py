@@ -13,6 +13,7 @@ from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedule, subm
 from keen_pipeline.defs.notifications import KeenNotifications, are_notifications_configured, notification_sensors
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
+from keen_pipeline.defs.translator import KeenTranslator
 from keen_pipeline.extraction import Collection
 from keen_pipeline.landing.encode import check_encoding
 
@@ -30,15 +31,16 @@ def build_keen_definitions(
     sensor_interval_seconds: int = INTERVAL_SECONDS,
     downstream_sensor: bool = True,
     running: bool = True,
-    group_name: str = "keen",
+    translator: KeenTranslator | None = None,
     notifications: KeenNotifications | None = None,
 ) -> dg.Definitions:
     """Everything for some collections: assets, ops in jobs, the nightly schedule, the status sensor, the resources.
 
     `nightly_cron` is read in `nightly_timezone` (an IANA name). `downstream_sensor` evaluates the automation conditions of
     every asset in the code location, so that downstream assets with `AutomationCondition.eager()` wake. `running`: whether
-    schedule and sensors start by themselves. `notifications`: where the digest and failures go; unset, the environment's
-    addresses and webhook, and no sensors for them where it has none. Merge the answer with your own by `dg.Definitions.merge`.
+    schedule and sensors start by themselves. `translator` makes the assets' groups, owners, tags and conditions.
+    `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, and no sensors for
+    them where it has none. Merge the answer with your own by `dg.Definitions.merge`.
 
     >>> defs = build_keen_definitions([Collection(name="purchases", start_date="2026-01-01")])
     >>> sorted(job.name for job in defs.jobs)
@@ -71,7 +73,7 @@ def build_keen_definitions(
             )
         )
     return dg.Definitions(
-        assets=csv_assets(collections, group_name=group_name),
+        assets=csv_assets(collections, translator=translator),
         jobs=[submit_job, materialize_job],
         schedules=[nightly_schedule(submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running)],
         sensors=sensors,

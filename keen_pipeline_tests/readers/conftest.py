@@ -19,7 +19,7 @@ from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Pipeline, extract, partition_request
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.testing import live_service, memory_ledger
-from keen_pipeline_tests.contract.s3 import S3Server, running_s3
+from keen_pipeline_tests.contract.s3 import ACCESS_KEY, SECRET_KEY, S3Server, running_s3
 
 FIRST = date(2026, 1, 1)
 KEYS = [(FIRST + timedelta(days=n)).isoformat() for n in range(30)]
@@ -108,7 +108,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+    with running_s3(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         yield server
 
 

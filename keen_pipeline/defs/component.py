@@ -1,0 +1,240 @@
+"""The component for `dg` projects: collections in `defs.yaml`, the same definitions as `build_keen_definitions` gives.
+
+type: keen_pipeline.KeenExtractionComponent
+attributes:
+  destination: {uri: "{{ env.LANDING }}"}
+  collections:
+    - {name: purchases, start_date: "2026-01-01"}
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import dagster as dg
+import yaml
+from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
+from dagster.components.component.component import Component
+from dagster.components.component_scaffolding import scaffold_component
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.build import build_keen_definitions
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.defs.sensors import INTERVAL_SECONDS
+from keen_pipeline.defs.translator import KeenTranslator
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.extraction import Collection
+
+_HINTS = get_type_hints(Collection)
+# The attributes of the collections file, from the one place that knows them; a template may stand for each.
+_ATTRIBUTES: dict[str, Any] = {f.name: (_HINTS[f.name] | str | None, None) for f in fields(Collection)}
+_REQUIRED: dict[str, Any] = {"name": (str, ...), "start_date": (_HINTS["start_date"], ...)}
+_STRICT = ConfigDict(extra="forbid")
+CollectionModel: type[BaseModel] = create_model("CollectionModel", __config__=_STRICT, **(_ATTRIBUTES | _REQUIRED))
+
+
+def _given(context: dg.ResolutionContext, model: BaseModel) -> dict[str, Any]:
+    given = context.resolve_value(model.model_dump(mode="json", exclude_unset=True))
+    assert isinstance(given, dict)
+    return given
+
+
+def _collections(context: dg.ResolutionContext, models: Sequence[BaseModel]) -> list[Collection]:
+    return parse_collections([_given(context, model) for model in models])
+
+
+class DiscoveryModel(BaseModel):
+    """Which collections of the project are extracted beside those that are named, and how."""
+
+    model_config = _STRICT
+
+    defaults: dict[str, Any] = Field(
+        description="attributes of every collection that is found, as under `collections` and without a name; start_date is needed"
+    )
+    exclude: list[str] = Field(default=[], description="names of collections that are left out")
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """See DiscoveryModel."""
+
+    defaults: Mapping[str, Any]
+    exclude: tuple[str, ...] = ()
+
+    def collections(self, found: Sequence[str], named: Sequence[Collection]) -> list[Collection]:
+        """The collections of the names that were found, without those excluded or named already."""
+        known = {*self.exclude, *(collection.name for collection in named)}
+        return parse_collections([{**self.defaults, "name": name} for name in sorted(set(found) - known)])
+
+
+def _discovery(context: dg.ResolutionContext, model: DiscoveryModel | None) -> Discovery | None:
+    if model is None:
+        return None
+    given = _given(context, model)
+    discovery = Discovery(given["defaults"], tuple(given.get("exclude", ())))
+    if "name" in discovery.defaults:
+        raise InvalidInputError("discover: defaults can't have a name, they are for every collection", field="discover")
+    discovery.collections(["any"], ())  # what is wrong with the defaults is said now, not after the first discovery
+    return discovery
+
+
+class ServiceModel(dg.Model, dg.Resolvable):
+    """Which Keen service, instead of what the environment says. Keys stand in variables, never in YAML."""
+
+    base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or the embedded service")
+    project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
+    read_key_variable: str | None = Field(default=None, description="name of the variable with the read key; unset: KEEN_READ_KEY")
+    api_version: str | None = Field(default=None, description="2.0 or 3.0; unset: KEEN_API_VERSION")
+    requests_per_minute: int | None = Field(default=None, description="unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
+    max_attempts: int | None = Field(default=None, description="unset: KEEN_PIPELINE_MAX_ATTEMPTS")
+
+    def resource(self) -> KeenResource:
+        """The resource with these fields."""
+        given = self.model_dump(exclude={"read_key_variable"}, exclude_none=True)
+        if self.read_key_variable is not None:
+            given["read_key"] = dg.EnvVar(self.read_key_variable)
+        return KeenResource(**given)
+
+
+class DestinationModel(dg.Model, dg.Resolvable):
+    """Where files land, instead of what the environment says."""
+
+    uri: str | None = Field(default=None, description="a folder or URI; unset: KEEN_PIPELINE_DESTINATION")
+    options: dict[str, str] | None = Field(default=None, description="transport options such as endpoint")
+
+
+class ExtractionScaffoldParams(BaseModel):
+    """What `dg scaffold defs keen_pipeline.KeenExtractionComponent` asks for."""
+
+    collection: str = Field(default="purchases", description="name of the first event collection")
+    start_date: str = Field(default="2026-01-01", description="its first day, YYYY-MM-DD")
+    live: bool = Field(default=False, description="a project at Keen, whose variables are required, not the embedded service")
+
+
+class KeenExtractionScaffolder(dg.Scaffolder[ExtractionScaffoldParams]):
+    """Writes a `defs.yaml` that loads."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[ExtractionScaffoldParams]:
+        return ExtractionScaffoldParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[ExtractionScaffoldParams]) -> None:
+        """Raises InvalidInputError where the name or the day can't be one, before anything is written."""
+        params = request.params
+        parse_collections([{"name": params.collection, "start_date": params.start_date}])
+        attributes: dict[str, Any] = {"collections": [{"name": params.collection, "start_date": params.start_date}]}
+        if params.live:
+            attributes = {"keen": {"base_url": "{{ env.KEEN_BASE_URL }}", "project_id": "{{ env.KEEN_PROJECT_ID }}"}, **attributes}
+        scaffold_component(request, attributes)
+        if params.live and request.scaffold_format == "yaml":
+            needed = {"requirements": {"env": ["KEEN_BASE_URL", "KEEN_PROJECT_ID", "KEEN_READ_KEY"]}}
+            with (request.target_path / "defs.yaml").open("a", encoding="utf-8") as file:
+                file.write("\n" + yaml.safe_dump(needed, sort_keys=False))
+
+
+class _Translated(KeenTranslator):
+    """The component's `translation` as a translator."""
+
+    def __init__(self, group_name: str, translation: TranslationFn[Collection] | None) -> None:
+        super().__init__(group_name)
+        self._translation = translation
+
+    def asset_spec(self, collection: Collection) -> dg.AssetSpec:
+        spec = super().asset_spec(collection)
+        return spec if self._translation is None else self._translation(spec, collection)
+
+
+@dg.scaffold_with(KeenExtractionScaffolder)
+@dataclass
+class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
+    """Whole files of Keen's event collections: assets, checks, the nightly schedule, the status sensor and their resources.
+
+    `discover` asks the project for its collections; what it answered is the component's state, which `dg utils
+    refresh-defs-state` renews (`dg dev` does so by itself). Without it the component has no state.
+    """
+
+    collections: Annotated[
+        Sequence[Collection],
+        dg.Resolver(
+            _collections,
+            model_field_type=Sequence[CollectionModel],
+            description="the event collections; the same attributes as in the file of KEEN_PIPELINE_COLLECTIONS",
+        ),
+    ] = ()
+    discover: Annotated[
+        Discovery | None,
+        dg.Resolver(_discovery, model_field_type=DiscoveryModel | None, description="the project's other collections too"),
+    ] = None
+    keen: ServiceModel | None = None
+    destination: DestinationModel | None = None
+    ledger_url_variable: str | None = None
+    """Name of the variable with the ledger's URL, which may hold a password; unset: KEEN_PIPELINE_LEDGER_URL."""
+    group_name: str = "keen"
+    translation: (
+        Annotated[TranslationFn[Collection], TranslationFnResolver[Collection](lambda collection: {"collection": collection})]
+        | None
+    ) = None
+    nightly_cron: str = "0 1 * * *"
+    nightly_timezone: str = "UTC"
+    sensor_interval_seconds: int = INTERVAL_SECONDS
+    downstream_sensor: bool = True
+    running: bool = True
+    defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "KeenExtractionComponent":
+        """As every component; without discovery there is no state to speak of."""
+        loaded = Component.load.__func__(cls, attributes, context)  # type: ignore[attr-defined]
+        assert isinstance(loaded, cls)
+        if loaded.discover is not None:
+            context.component_tree.mark_component_defs_state_key(
+                defs_state_key=loaded.defs_state_config.key, loc=context.component_loc
+            )
+        return loaded
+
+    @property
+    def defs_state_config(self) -> DefsStateConfig:
+        project = self.keen.project_id if self.keen is not None and self.keen.project_id else "environment"
+        return DefsStateConfig.from_args(self.defs_state, default_key=f"{type(self).__name__}[{project}]")
+
+    def _keen(self) -> KeenResource:
+        return self.keen.resource() if self.keen is not None else KeenResource()
+
+    def write_state_to_path(self, state_path: Path) -> None:
+        """Ask the project for the names of its collections. Raises the errors of the client."""
+        resource = self._keen()
+        if isinstance(resource.read_key, dg.EnvVar):  # outside of a run nobody has read it yet
+            resource = KeenResource(**{**resource.model_dump(exclude_none=True), "read_key": resource.read_key.get_value()})
+        with resource.client() as client:
+            state_path.write_text(json.dumps({"collections": client.collections()}))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The definitions; those of discovered collections from the state."""
+        return self._definitions(()) if self.discover is None else super().build_defs(context)
+
+    def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
+        """Those of the named collections alone where nothing has been discovered yet."""
+        found = json.loads(state_path.read_text())["collections"] if state_path is not None else []
+        return self._definitions(found)
+
+    def _definitions(self, found: Sequence[str]) -> dg.Definitions:
+        if not self.collections and self.discover is None:
+            raise ConfigurationError("KeenExtractionComponent: name `collections`, or let it `discover` those of the project")
+        others = self.discover.collections(found, self.collections) if self.discover is not None else []
+        place = self.destination
+        return build_keen_definitions(
+            [*self.collections, *others],
+            keen=self._keen(),
+            ledger=ExtractionLedger(url=dg.EnvVar(self.ledger_url_variable)) if self.ledger_url_variable else None,
+            destination=CsvDestination(uri=place.uri, options=place.options) if place is not None else None,
+            translator=_Translated(self.group_name, self.translation),
+            nightly_cron=self.nightly_cron,
+            nightly_timezone=self.nightly_timezone,
+            sensor_interval_seconds=self.sensor_interval_seconds,
+            downstream_sensor=self.downstream_sensor,
+            running=self.running,
+        )

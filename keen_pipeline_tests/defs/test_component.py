@@ -1,0 +1,179 @@
+"""`KeenExtractionComponent`: YAML gives what Python gives, wrong YAML is refused, collections are discovered, `dg` finds it all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster.components.testing.utils import create_defs_folder_sandbox
+
+from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, build_keen_definitions
+from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.testing import live_service
+
+PURCHASES: dict[str, Any] = {
+    "name": "purchases",
+    "start_date": "2026-01-01",
+    "filters": [{"property_name": "body:amount", "operator": "gt", "property_value": 3.5}],
+    "encoding": "csv.gz",
+    "lookback_days": 7,
+    "owners": ["team:growth"],
+    "tags": {"area": "shop"},
+    "mask": {"body:user:email": "hash"},
+}
+LOGINS: dict[str, Any] = {"name": "logins", "start_date": "2026-01-01", "granularity": "weekly", "timezone": "Europe/Berlin"}
+
+
+@contextmanager
+def loaded(attributes: dict[str, Any]) -> Iterator[tuple[KeenExtractionComponent, dg.Definitions]]:
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=KeenExtractionComponent, defs_yaml_contents=_document(attributes))
+        with sandbox.load_component_and_build_defs(defs_path=path) as (component, defs):
+            assert isinstance(component, KeenExtractionComponent)
+            yield component, defs
+
+
+def _document(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "keen_pipeline.KeenExtractionComponent", "attributes": attributes}
+
+
+def _told(defs: dg.Definitions) -> dict[str, Any]:
+    """Everything of definitions that can be compared."""
+    repository = defs.get_repository_def()
+    # Where the component stands is in its specs too, and nowhere in Python's.
+    own = ("dagster/code_references", "dagster/component_origin")
+    return {
+        "specs": [
+            spec.replace_attributes(metadata={k: v for k, v in spec.metadata.items() if not k.startswith(own)})
+            for spec in sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)
+        ],
+        "checks": sorted(str(key) for key in repository.asset_graph.asset_check_keys),
+        "jobs": sorted(job.name for job in repository.get_all_jobs()),
+        "schedules": [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs],
+        "sensors": sorted((s.name, s.minimum_interval_seconds) for s in repository.sensor_defs),
+        "resources": sorted(defs.resources or {}),
+        "destination": (defs.resources or {})["destination"],
+        "keen": (defs.resources or {})["keen"],
+    }
+
+
+def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keen_pipeline import CsvDestination, KeenResource
+
+    monkeypatch.setenv("LANDING_OF_TEST", "s3://bucket/events")
+
+    class Web(KeenTranslator):
+        def asset_spec(self, collection: Collection) -> dg.AssetSpec:
+            return super().asset_spec(collection).merge_attributes(tags={"source": collection.name})
+
+    attributes = {
+        "collections": [PURCHASES, LOGINS],
+        "destination": {"uri": "{{ env.LANDING_OF_TEST }}", "options": {"region": "eu-central-1"}},
+        "keen": {"base_url": "https://api.keen.io", "project_id": "p", "read_key_variable": "OUR_READ_KEY"},
+        "group_name": "web",
+        "translation": {"tags": {"source": "{{ collection.name }}"}},
+        "nightly_cron": "30 2 * * *",
+        "nightly_timezone": "Europe/Berlin",
+    }
+    python = build_keen_definitions(
+        [Collection(**PURCHASES), Collection(**LOGINS)],
+        keen=KeenResource(base_url="https://api.keen.io", project_id="p", read_key=dg.EnvVar("OUR_READ_KEY")),
+        destination=CsvDestination(uri="s3://bucket/events", options={"region": "eu-central-1"}),
+        translator=Web("web"),
+        nightly_cron="30 2 * * *",
+        nightly_timezone="Europe/Berlin",
+    )
+    with loaded(attributes) as (component, defs):
+        assert list(component.collections) == [Collection(**PURCHASES), Collection(**LOGINS)]
+        assert _told(defs) == _told(python)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"collections": [{"name": "purchases"}]}, "start_date"),
+        ({"collections": [{**LOGINS, "lookback": 3}]}, "lookback"),
+        ({"collections": [{**LOGINS, "timezone": "Mars/Base"}]}, "unknown timezone 'Mars/Base'"),
+        ({"collections": [LOGINS, LOGINS]}, "logins stands there twice"),
+        ({"collections": [LOGINS], "translation": {"key": "other"}}, "its asset can't be called other"),
+        ({}, "name `collections`, or let it `discover`"),
+        ({"discover": {"defaults": {"granularity": "daily"}}}, "start_date is missing"),
+    ],
+)
+def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -> None:
+    # Dagster wraps what a component raises, in classes of its own that vary with where it stood: the reader's text counts.
+    with pytest.raises(Exception) as caught, loaded(attributes) as (_, defs):  # noqa: PT011
+        defs.resolve_all_asset_specs()
+    told, error = "", caught.value
+    while error is not None:
+        told, error = f"{told}\n{error}", error.__cause__ or error.__context__
+    assert says in told
+
+
+def test_a_translator_cannot_rename_an_asset() -> None:
+    class Renaming(KeenTranslator):
+        def asset_spec(self, collection: Collection) -> dg.AssetSpec:
+            return super().asset_spec(collection).replace_attributes(key=["events", collection.name])
+
+    with pytest.raises(ConfigurationError, match="can't be called events/purchases; the key is keen/purchases"):
+        build_keen_definitions([Collection("purchases", "2026-01-01")], translator=Renaming())
+
+
+def _environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KEEN_", "DAGSTER_", "SMTP_"))}
+    scripts = str(Path(sys.executable).parent)
+    return {**kept, "PATH": f"{scripts}:{kept['PATH']}", "DAGSTER_DISABLE_TELEMETRY": "yes", "HOME": str(tmp_path), **more}
+
+
+def _dg(project: Path, environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(["dg", *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_dg_scaffolds_checks_discovers_and_lists_in_a_project_of_its_own(tmp_path: Path) -> None:
+    project = tmp_path / "ours"
+    (project / "src" / "ours" / "defs").mkdir(parents=True)
+    for name in ("__init__", "defs/__init__"):
+        (project / "src" / "ours" / f"{name}.py").touch()
+    (project / "src" / "ours" / "definitions.py").write_text(
+        "from pathlib import Path\n\nfrom dagster import definitions, load_from_defs_folder\n\n\n"
+        "@definitions\ndef defs():\n    return load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
+    )
+    (project / "pyproject.toml").write_text('[tool.dg]\ndirectory_type = "project"\n\n[tool.dg.project]\nroot_module = "ours"\n')
+    # The project is not installed, as it would be; its modules are found nevertheless.
+    source = os.pathsep.join([str(project / "src"), os.environ.get("PYTHONPATH", "")])
+    with live_service() as endpoint:
+        with KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, write_key=endpoint.write_key) as client:
+            client.add_events({name: [{"n": 1}] for name in ("purchases", "logins", "pageviews")})
+        environment = _environment(
+            tmp_path,
+            PYTHONPATH=source,
+            KEEN_BASE_URL=endpoint.base_url,
+            KEEN_PROJECT_ID=endpoint.project_id,
+            KEEN_READ_KEY=endpoint.read_key,
+        )
+        _dg(project, environment, "scaffold", "defs", "keen_pipeline.KeenExtractionComponent", "events", "--live", "true")
+        written = project / "src" / "ours" / "defs" / "events" / "defs.yaml"
+        document = yaml.safe_load(written.read_text())
+        assert document["attributes"]["collections"] == [{"name": "purchases", "start_date": "2026-01-01"}]
+        assert document["requirements"] == {"env": ["KEEN_BASE_URL", "KEEN_PROJECT_ID", "KEEN_READ_KEY"]}
+        document["attributes"]["discover"] = {"defaults": {"start_date": "2026-01-01"}, "exclude": ["pageviews"]}
+        # By itself, `dg` in development asks again each time.
+        document["attributes"]["defs_state"] = {"management_type": "LOCAL_FILESYSTEM", "refresh_if_dev": False}
+        written.write_text(yaml.safe_dump(document))
+        _dg(project, environment, "check", "yaml")
+        _dg(project, environment, "utils", "refresh-defs-state")
+    # The service has gone: what was discovered is the state.
+    listed = _dg(project, environment, "list", "defs", "--json")
+    assert [name for name in ("purchases", "logins", "pageviews") if f'"keen/{name}"' in listed] == ["purchases", "logins"]
+    assert endpoint.read_key not in listed
