@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from keen_pipeline.cli import _COMMANDS
+from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.settings import Settings
 from keen_pipeline_tests.acceptance.processes import Shell
@@ -51,6 +53,28 @@ def test_the_yaml_block_is_a_collections_file(readme: str, tmp_path: Path) -> No
     file = tmp_path / "collections.yaml"
     file.write_text(blocks(readme, "yaml")[0])
     assert [c.name for c in read_collections_file(file)] == ["purchases", "logins"]
+
+
+def test_the_yaml_of_a_dg_project_is_a_component(readme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dagster.components.testing.utils import create_defs_folder_sandbox
+
+    from keen_pipeline import KeenExtractionComponent
+    from keen_pipeline.testing import live_service
+
+    [block] = [b for b in blocks(readme, "yaml") if b.startswith("type:")]
+    with live_service() as endpoint, create_defs_folder_sandbox() as sandbox:
+        with KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, write_key=endpoint.write_key) as client:
+            client.add_events({name: [{"n": 1}] for name in ("logins", "pageviews")})
+        monkeypatch.setenv("KEEN_BASE_URL", endpoint.base_url)
+        monkeypatch.setenv("KEEN_PROJECT_ID", endpoint.project_id)
+        monkeypatch.setenv("KEEN_READ_KEY", endpoint.read_key)
+        monkeypatch.setenv("KEEN_PIPELINE_DESTINATION", "./landing")
+        monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")  # as in `dg dev`, where the project is asked at once
+        path = sandbox.scaffold_component(component_cls=KeenExtractionComponent, defs_yaml_contents=yaml.safe_load(block))
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
+    assert set(specs) == {"purchases", "logins"}
+    assert specs["logins"].tags["source"] == "logins"
 
 
 def test_every_exported_variable_is_one_we_read(readme: str) -> None:
