@@ -32,7 +32,7 @@ from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.service import embedded
 
 COLLECTIONS = ("purchases", "logins", "pageviews")
-START = date(2026, 1, 1)
+START = date(2025, 1, 1)
 # A claim outlives the start of a landing run on two busy cores, and a dead one is taken over within a round or two.
 LEASE_SECONDS = 20
 _DEFINITIONS = "keen_pipeline_tests.acceptance.crash_definitions"

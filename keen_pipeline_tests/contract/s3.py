@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import shutil
 import socket
 import subprocess
@@ -24,6 +24,7 @@ from keen_pipeline_tests.contract.places import Place
 ACCESS_KEY = "access-key-for-tests"
 SECRET_KEY = "secret-key-for-tests"
 REGION = "us-east-1"
+START_ATTEMPTS = 5
 START_SECONDS = 60.0
 
 
@@ -74,6 +75,21 @@ def running_s3(folder: Path, bucket: str = "landings") -> Iterator[S3Server]:
     identity = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}], "actions": ["Admin"]}
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
+    for attempt in range(START_ATTEMPTS):
+        try:
+            process, server = _start(folder, config, bucket)
+            break
+        except RuntimeError as error:  # another session may have taken one of the ports meanwhile
+            if "address already in use" not in str(error) or attempt + 1 == START_ATTEMPTS:
+                raise
+    try:
+        yield server
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def _start(folder: Path, config: Path, bucket: str) -> tuple[subprocess.Popen[bytes], S3Server]:
     ports = free_ports(8)
     names = [f"-{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
     options = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
@@ -82,14 +98,14 @@ def running_s3(folder: Path, bucket: str = "landings") -> Iterator[S3Server]:
     command = [_weed(), "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", f"-s3.config={config}", "-volume.max=50", *options]
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
-        try:
-            endpoint = f"http://127.0.0.1:{ports[6]}"
-            server = S3Server(endpoint, bucket)
-            _create_bucket(server, process, folder / "weed.log")
-            yield server
-        finally:
-            process.kill()
-            process.wait(30)
+    server = S3Server(f"http://127.0.0.1:{ports[6]}", bucket)
+    try:
+        _create_bucket(server, process, folder / "weed.log")
+    except BaseException:
+        process.kill()
+        process.wait(30)
+        raise
+    return process, server
 
 
 def _create_bucket(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -104,7 +120,7 @@ def _create_bucket(server: S3Server, process: subprocess.Popen[bytes], log: Path
             client.delete_object(Bucket=server.bucket, Key="ready")
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, urllib3.exceptions.HTTPError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"SeaweedFS did not start: {log.read_text(errors='replace')[-4000:]}") from error
+                raise RuntimeError(f"SeaweedFS did not start: {log.read_text(errors='replace')[-20_000:]}") from error
             time.sleep(0.2)
         else:
             return
@@ -122,7 +138,7 @@ def free_ports(number: int) -> list[int]:
     """Ports that nobody listens on at the moment."""
     # All held at once, so that no two are the same; below 32768 nobody gets them as outgoing ports meanwhile.
     sockets = []
-    start = 20000 + os.getpid() % 10000
+    start = random.SystemRandom().randrange(20000, 30000)
     for port in range(start, start + 2000):
         sock = socket.socket()
         try:
