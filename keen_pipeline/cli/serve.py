@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.landing.storage import is_supported, normal_root, open_storage
 from keen_pipeline.service import ServiceConfig, serve
 from keen_pipeline.settings import Settings
 
@@ -65,6 +67,7 @@ def command(
     Example: keen-pipeline serve --port 8765 --data ./data/keen
     """
     settings = Settings.from_environment()
+    remove_result = _remover(results_uri)
     serve(
         ServiceConfig(
             data=data if data is not None else settings.service_data,
@@ -89,8 +92,19 @@ def command(
             smtp=settings.smtp,
             idle_exit_seconds=idle_exit,
             stop_with_stdin=stop_with_stdin,
-        )
+        ),
+        remove_result,
     )
+
+
+def _remover(results_uri: str | None) -> Callable[[str], None] | None:
+    """What removes results at the results URI; None where they lie in the data folder, or where smart-open alone knows the storage:
+    there the storage's lifecycle rules have to."""
+    if results_uri is None or not is_supported(results_uri):
+        return None
+    root = normal_root(results_uri)
+    storage = open_storage(root, {})
+    return lambda name: storage.remove(f"{root}/{name}")
 
 
 def _fault(text: str) -> tuple[str, int]:

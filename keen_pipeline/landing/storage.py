@@ -79,10 +79,15 @@ def normal_root(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def is_supported(uri: str) -> bool:
+    """Whether a root URI names a storage of this package."""
+    return "://" not in uri or urlsplit(uri).scheme in _KINDS
+
+
 def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     """The storage of a normal root. Raises ConfigurationError for an unknown scheme, a missing extra or an unknown option."""
     scheme = urlsplit(root).scheme if "://" in root else "file"
-    if scheme not in _KINDS:
+    if not is_supported(root):
         raise ConfigurationError(
             f"destination {root}: {scheme}:// is not supported; use a local folder, or one of "
             + ", ".join(f"{known}://" for known in _KINDS)

@@ -5,14 +5,16 @@ Importing this package is cheap; DuckDB and Starlette are imported when a servic
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from keen_pipeline.service.config import ServiceConfig
 
 
-def serve(config: ServiceConfig) -> None:
+def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; see `keen_pipeline.service.server.serve`."""
     from keen_pipeline.service.server import serve as run  # the server's imports cost a second
 
-    run(config)
+    run(config, remove_result)
 
 
 __all__ = ["ServiceConfig", "serve"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from email.message import EmailMessage
@@ -19,7 +19,7 @@ from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.csv_export import Selection, count
 from keen_pipeline.service.engine import Engine
 from keen_pipeline.service.events import EventEncoder, split_v2
-from keen_pipeline.service.extraction_records import Extraction, ExtractionRecords
+from keen_pipeline.service.extraction_records import WHOLE, Extraction, ExtractionRecords, Shape
 from keen_pipeline.service.extraction_worker import ExtractionWorker
 from keen_pipeline.service.limits import RequestsPerMinute
 from keen_pipeline.service.mail import Mailer, completion_message
@@ -32,10 +32,16 @@ from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
 class Service:
     """Store, extractions and limits of one data folder. Methods block; routes call them from a thread pool.
 
-    `local_url`: where this service can be reached from its own machine.
+    `local_url`: where this service can be reached from its own machine. `remove_result`: removes a file at the results URI by name.
     """
 
-    def __init__(self, config: ServiceConfig, credentials: Credentials, local_url: str) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        credentials: Credentials,
+        local_url: str,
+        remove_result: Callable[[str], None] | None = None,
+    ) -> None:
         self.config = config
         self.credentials = credentials
         self.local_url = local_url
@@ -45,9 +51,11 @@ class Service:
         self.limits = RequestsPerMinute(config.requests_per_minute)
         self.database = Database(config.data / "state.db")
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
-        self.store = EventStore(config.data / "events", Catalog(self.database), self.engine)
+        self.store = EventStore(config.data / "events", Catalog(self.database), self.engine, config.max_properties)
         self.records = ExtractionRecords(self.database)
-        self.results = Results(config.data / "results", config.results_uri, credentials.signing_key, config.results_url_seconds)
+        self.results = Results(
+            config.data / "results", config.results_uri, credentials.signing_key, config.results_url_seconds, remove_result
+        )
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,
@@ -66,7 +74,8 @@ class Service:
 
     def _message(self, extraction: Extraction) -> EmailMessage:
         """The mail of a complete extraction; its link starts to age when the mail is written."""
-        return completion_message(extraction, self.results.url(self.config.public_url or self.local_url, extraction.id))
+        base_url = self.config.public_url or self.local_url
+        return completion_message(extraction, self.results.url(base_url, extraction.id, gzip=extraction.shape.gzip))
 
     def close(self) -> None:
         """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
@@ -125,7 +134,14 @@ class Service:
         with self.store.snapshot(collection) as snapshot:
             yield Selection(snapshot, filters, timeframe, names)
 
-    def create_extraction(self, collection: str, parameters: Mapping[str, Any], *, names: str) -> Extraction:
+    def create_extraction(
+        self,
+        collection: str,
+        parameters: Mapping[str, Any],
+        *,
+        names: str,
+        shape: Shape = WHOLE,
+    ) -> Extraction:
         """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
         filters, timeframe = self.filters(parameters), self.window(parameters)
         email = checked_email(parameters)
@@ -135,7 +151,7 @@ class Service:
             _ = selection.where
             if limit is not None:
                 with self.engine.query() as cursor:
-                    events = count(cursor, selection)
+                    events = min(count(cursor, selection), shape.latest or limit + 1)
                 if events > limit:
                     raise ExtractionTooLargeError(
                         f"the extraction is too large: {events} events, the limit is {limit}; ask for a shorter timeframe"
@@ -149,6 +165,7 @@ class Service:
             now=time.time(),
             delay=self.config.extraction_delay,
             max_queue=self.config.max_queue,
+            shape=shape,
         )
         self.worker.wake()
         return made

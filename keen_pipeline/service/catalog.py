@@ -17,7 +17,7 @@ from typing import Any
 
 from keen_pipeline.errors import ConfigurationError
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE collections (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
 CREATE TABLE properties (
@@ -31,10 +31,14 @@ CREATE TABLE folded_logs (collection INTEGER NOT NULL, number INTEGER NOT NULL, 
 CREATE TABLE extractions (
     id TEXT PRIMARY KEY, collection TEXT NOT NULL, names TEXT NOT NULL, filters TEXT NOT NULL, start_time TEXT, end_time TEXT,
     email TEXT, status TEXT NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, finished REAL, events INTEGER, bytes INTEGER,
-    message TEXT, mail_status TEXT, mail_attempts INTEGER NOT NULL DEFAULT 0, mail_next REAL);
+    message TEXT, mail_status TEXT, mail_attempts INTEGER NOT NULL DEFAULT 0, mail_next REAL,
+    options TEXT NOT NULL DEFAULT '{}');
 CREATE INDEX extractions_by_collection ON extractions (collection, created);
 CREATE INDEX extractions_by_status ON extractions (status, created);
 """
+
+# From each older version to the next one.
+_MIGRATIONS = {1: "ALTER TABLE extractions ADD COLUMN options TEXT NOT NULL DEFAULT '{}';"}
 
 Kinds = dict[str, dict[str, int]]
 """Per column name the number of values of each kind: string, num, bool, null, array, object, datetime."""
@@ -64,6 +68,9 @@ class Database:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
+        elif version in _MIGRATIONS:
+            steps = "".join(_MIGRATIONS[number] for number in range(version, _SCHEMA_VERSION))
+            self._connection.executescript(f"BEGIN;{steps}PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
         elif version != _SCHEMA_VERSION:
             raise ConfigurationError(
                 f"service: {path} has schema {version}, this version reads {_SCHEMA_VERSION}; use the version that wrote it"

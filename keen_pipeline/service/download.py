@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -38,6 +39,8 @@ async def result(request: Request) -> Response:
     path = service.results.path(extraction_id)
     if record is None or record.bytes is None or not (service.results.is_remote or await run_in_threadpool(path.is_file)):
         raise NotFoundError("this result is no longer kept; ask for a new extraction")
+    if request.url.path.endswith(".gz"):
+        return await run_in_threadpool(_packed, service, request, extraction_id, record.bytes)
     compressed = "range" not in request.headers and _accepts_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{extraction_id}{"-gzip" if compressed else ""}"'  # a result never changes under its id
     headers = {
@@ -50,8 +53,8 @@ async def result(request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     if compressed:
         headers["Content-Encoding"] = "gzip"
-        chunks = service.results.read(extraction_id, 0, record.bytes) if service.results.is_remote else _read(path)
-        return StreamingResponse(iter(()) if request.method == "HEAD" else _gzipped(chunks), media_type="text/csv", headers=headers)
+        chunks = await run_in_threadpool(_chunks, service, request, extraction_id, 0, record.bytes)
+        return StreamingResponse(_gzipped(chunks), media_type="text/csv", headers=headers)
     if not service.results.is_remote:
         return ResultFile(path, media_type="text/csv", headers=headers)
     return await run_in_threadpool(_remote, service, request, extraction_id, record.bytes, headers)
@@ -64,6 +67,24 @@ def _accepts_gzip(accepted: str) -> bool:
         if name.strip() == "gzip":
             return weight.strip().removeprefix("q=").strip("0.") != "" or not weight.strip()
     return False
+
+
+def _packed(service: Service, request: Request, extraction_id: str, size: int) -> Response:
+    """The result as a `.csv.gz` file, as the mail of an extraction with `content_encoding=gzip` links it."""
+    headers = {"ETag": f'"{extraction_id}.gz"', "Cache-Control": "private, no-transform", "X-Content-Type-Options": "nosniff"}
+    chunks = _chunks(service, request, extraction_id, 0, size)
+    return StreamingResponse(_gzipped(chunks), media_type="application/gzip", headers=headers)
+
+
+def _chunks(service: Service, request: Request, extraction_id: str, start: int, end: int) -> Iterator[bytes]:
+    """Bytes `start` to `end`; nothing for HEAD. The first are read at once, so that a lost result gets its 404."""
+    if request.method == "HEAD":
+        return iter(())
+    if service.results.is_remote:
+        chunks = service.results.read(extraction_id, start, end - start)
+    else:
+        chunks = _read(service.results.path(extraction_id))
+    return chain([next(chunks, b"")], chunks)
 
 
 def _read(path: Path) -> Iterator[bytes]:
@@ -93,7 +114,7 @@ def _remote(service: Service, request: Request, extraction_id: str, size: int, h
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
-    chunks = iter(()) if request.method == "HEAD" else service.results.read(extraction_id, start, end - start)
+    chunks = _chunks(service, request, extraction_id, start, end)
     return StreamingResponse(chunks, status_code=200 if wanted is None else 206, media_type="text/csv", headers=headers)
 
 

@@ -39,6 +39,10 @@ class QueryTimeoutError(RetryableError):
     """A query ran longer than the service allows; a shorter timeframe may fit."""
 
 
+class MemoryShortageError(RetryableError):
+    """A query needs more memory than the service has, or than the others leave it now."""
+
+
 class Engine:
     """The shared DuckDB database. `memory_mib`: its memory limit; `query_seconds`: after which a query is cancelled."""
 
@@ -99,9 +103,15 @@ class Engine:
 
     @contextmanager
     def query(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor bounded by the configured query time."""
+        """A cursor bounded by the configured query time. Raises QueryTimeoutError, MemoryShortageError."""
         with self.cursor(seconds=self._query_seconds) as cursor:
-            yield cursor
+            try:
+                yield cursor
+            except duckdb.OutOfMemoryException as error:
+                raise MemoryShortageError(
+                    "the query needs more memory than is free; ask again later or for a shorter timeframe, or give the service more"
+                    " (--memory-mib)"
+                ) from error
 
     def close(self) -> None:
         """Cancel what runs and close the database."""

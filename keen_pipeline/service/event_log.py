@@ -79,6 +79,12 @@ def repair_log(path: Path) -> int:
     return events
 
 
+def longest_line(path: Path) -> int:
+    """The bytes of a log's longest line, its end of line with it."""
+    with path.open("rb") as file:
+        return max((len(line) for line in file), default=0)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -39,14 +39,20 @@ _escape = encode_basestring
 
 
 class Columns(dict[str, str]):
-    """Column names by path. A path never seen before gets the next name; `new` are those, not in the catalog yet."""
+    """Column names by path. A path never seen before gets the next name; `new` are those, not in the catalog yet.
 
-    def __init__(self, known: Mapping[str, str], next_number: int) -> None:
+    Raises InvalidInputError instead of a name where there are `limit` already.
+    """
+
+    def __init__(self, known: Mapping[str, str], next_number: int, limit: int) -> None:
         super().__init__(known)
+        self._limit = limit
         self.new: dict[str, str] = {}
         self._next = next_number
 
     def __missing__(self, path: str) -> str:
+        if len(self) >= self._limit:
+            raise InvalidInputError(f"event: its collection would have more than {self._limit} properties", field="event")
         name = self[path] = self.new[path] = f"p{self._next}"
         self._next += 1
         return name

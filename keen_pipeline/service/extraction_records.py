@@ -6,7 +6,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.filters import Condition, parse_filters
@@ -16,6 +16,18 @@ from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
 MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of the events is extracted: only the newest `latest`, only these properties; `gzip`: the mail links the file packed."""
+
+    latest: int | None = None
+    property_names: tuple[str, ...] | None = None
+    gzip: bool = False
+
+
+WHOLE = Shape()
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Extraction:
     message: str | None
     mail_status: str | None
     mail_attempts: int
+    shape: Shape = WHOLE
 
 
 class ExtractionRecords:
@@ -55,6 +68,7 @@ class ExtractionRecords:
         now: float,
         delay: float,
         max_queue: int,
+        shape: Shape = WHOLE,
     ) -> Extraction:
         """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
         extraction_id = secrets.token_hex(12)
@@ -66,7 +80,7 @@ class ExtractionRecords:
                 raise RateLimitedError(f"{waiting} extractions wait already; ask again later", retry_after=QUEUE_RETRY_SECONDS)
             connection.execute(
                 "INSERT INTO extractions (id, collection, names, filters, start_time, end_time, email, status, created, not_before,"
-                " mail_status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " mail_status, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     extraction_id,
                     collection,
@@ -78,6 +92,7 @@ class ExtractionRecords:
                     now,
                     now + delay,
                     MAIL_PENDING if email else None,
+                    json.dumps(asdict(shape)),
                 ],
             )
         made = self.get(extraction_id)
@@ -124,11 +139,15 @@ class ExtractionRecords:
                 [status, next_try, extraction_id],
             )
 
-    def expire(self, finished_before: float) -> list[str]:
-        """Remove the records of extractions that finished earlier; returns their ids."""
+    def expired(self, finished_before: float) -> list[str]:
+        """The ids of the extractions that finished earlier, oldest first."""
+        sql = "SELECT id FROM extractions WHERE finished < ? ORDER BY finished"
+        return [row["id"] for row in self._database.rows(sql, [finished_before])]
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove records, after their results."""
         with self._database.transaction() as connection:
-            rows = connection.execute("DELETE FROM extractions WHERE finished < ? RETURNING id", [finished_before]).fetchall()
-        return [row["id"] for row in rows]
+            connection.executemany("DELETE FROM extractions WHERE id = ?", [(one,) for one in ids])
 
     def ids(self) -> set[str]:
         """The ids of all records."""
@@ -137,6 +156,8 @@ class ExtractionRecords:
 
 def _extraction(row: sqlite3.Row) -> Extraction:
     start, end = row["start_time"], row["end_time"]
+    options = json.loads(row["options"])
+    names = options.get("property_names")
     return Extraction(
         id=row["id"],
         collection=row["collection"],
@@ -152,4 +173,5 @@ def _extraction(row: sqlite3.Row) -> Extraction:
         message=row["message"],
         mail_status=row["mail_status"],
         mail_attempts=row["mail_attempts"],
+        shape=Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False)),
     )

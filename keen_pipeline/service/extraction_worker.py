@@ -13,16 +13,17 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from keen_pipeline.errors import KeenPipelineError, RetryableError
+from keen_pipeline.service.analyses import paths_of
 from keen_pipeline.service.csv_export import Selection, write_csv
 from keen_pipeline.service.engine import Engine
 from keen_pipeline.service.extraction_records import COMPLETE, FAILED, Extraction, ExtractionRecords
-from keen_pipeline.service.results import Results
+from keen_pipeline.service.results import Results, StorageError
 from keen_pipeline.service.store import EventStore
 
 SWEEP_SECONDS = 60.0
-# Turns of an extraction that DuckDB refuses memory, and the rest before each.
-MEMORY_TRIES = 10
-MEMORY_PAUSE_SECONDS = 1.0
+# Turns of an extraction that finds no memory or no storage, and the rest before each.
+TRIES = 10
+PAUSE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +52,7 @@ class ExtractionWorker:
         self._finished = finished
         self._condition = threading.Condition()
         self._running: set[str] = set()
-        self._starved: dict[str, int] = {}
+        self._put_off: dict[str, int] = {}
         self._stopping = False
         self._swept = 0.0
         results.remove_all_but(records.ids())
@@ -80,6 +81,7 @@ class ExtractionWorker:
 
     def _run(self) -> None:
         while True:
+            self._sweep()
             with self._condition:
                 if self._stopping:
                     return
@@ -100,10 +102,6 @@ class ExtractionWorker:
     def _choose(self) -> tuple[str | None, float]:
         """The next record to run, else the seconds until one is due or the next sweep."""
         now = time.time()
-        if now - self._swept >= self._sweep_seconds or now < self._swept:
-            self._swept = now
-            for extraction_id in self._records.expire(now - self._retention_seconds):
-                self._results.discard(extraction_id)
         pause = self._sweep_seconds
         for extraction_id, not_before in self._records.waiting():
             if extraction_id in self._running:
@@ -113,13 +111,34 @@ class ExtractionWorker:
             pause = min(pause, not_before - now)
         return None, pause
 
-    def _try_again_later(self, extraction_id: str) -> bool:
-        """Whether an extraction that found no memory gets another turn: the others and the ingest share it, and pass."""
-        self._starved[extraction_id] = self._starved.get(extraction_id, 0) + 1
-        if self._starved[extraction_id] > MEMORY_TRIES:
+    def _sweep(self) -> None:
+        """Remove results past their time, then their records: what could not be removed keeps its record for the next sweep."""
+        with self._condition:
+            now = time.time()
+            if self._stopping or 0 <= now - self._swept < self._sweep_seconds:
+                return
+            self._swept = now
+        removed = []
+        for extraction_id in self._records.expired(now - self._retention_seconds):
+            try:
+                self._results.remove(extraction_id)
+            except (StorageError, OSError) as error:
+                _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
+                break  # the others wait for the same storage
+            removed.append(extraction_id)
+        if removed:
+            self._records.remove(removed)
+
+    def _try_again_later(self, extraction_id: str, error: Exception) -> bool:
+        """Whether a failed extraction gets another turn: memory is shared with others, who pass; a storage comes back."""
+        if not isinstance(error, (duckdb.OutOfMemoryException, StorageError)):
             return False
-        _log.warning("extraction put off: no memory", extra={"extraction": extraction_id})
-        time.sleep(MEMORY_PAUSE_SECONDS)
+        self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
+        if self._put_off[extraction_id] > TRIES:
+            del self._put_off[extraction_id]
+            return False
+        _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": type(error).__name__})
+        time.sleep(PAUSE_SECONDS)
         return True
 
     def _extract(self, extraction_id: str) -> None:
@@ -138,7 +157,7 @@ class ExtractionWorker:
             return
         except (KeenPipelineError, duckdb.Error, OSError) as error:
             self._results.discard(extraction_id)
-            if isinstance(error, duckdb.OutOfMemoryException) and self._try_again_later(extraction_id):
+            if self._try_again_later(extraction_id, error):
                 return
             message = (
                 str(error)
@@ -149,6 +168,7 @@ class ExtractionWorker:
             _log.exception("extraction failed", extra={"extraction": extraction_id, "collection": extraction.collection})
             self._finished(FAILED, time.monotonic() - began, 0)
             return
+        self._put_off.pop(extraction_id, None)
         self._records.finish(extraction_id, COMPLETE, now=time.time(), events=events, size=size, message=None)
         seconds = time.monotonic() - began
         fields = {
@@ -164,7 +184,9 @@ class ExtractionWorker:
     def _write(self, extraction: Extraction) -> int:
         with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
             selection = Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
-            return write_csv(cursor, selection, self._results.part(extraction.id))
+            shape = extraction.shape
+            paths = paths_of(selection, list(shape.property_names)) if shape.property_names is not None else None
+            return write_csv(cursor, selection, self._results.part(extraction.id), paths, latest=shape.latest)
 
     def _fail_on_purpose(self, extraction: Extraction) -> None:
         day = extraction.timeframe.start.strftime("%Y-%m-%d") if extraction.timeframe else ""

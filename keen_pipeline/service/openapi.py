@@ -147,12 +147,21 @@ def _operations() -> dict[str, Any]:
         "403": {"description": "The URL has expired", "content": _json(_ref("Error"))},
         "416": {"description": "No such range"},
     }
+    packed = _operation(
+        "A result as a gzip file, by a signed URL",
+        {"application/gzip": {"schema": {"type": "string", "format": "binary"}}},
+        errors=(401, 404),
+        parameters=signed,
+        open_to_all=True,
+    )
+    packed["responses"] |= {"403": {"description": "The URL has expired", "content": _json(_ref("Error"))}}
     return {
         "/": {"get": _operation("The versions; a page for browsers", versions, errors=(), open_to_all=True)},
         "/healthz": {"get": _operation("Whether the service works", _json(_ref("Health")), errors=(), open_to_all=True)},
         "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": text}, errors=(), open_to_all=True)},
         "/openapi.json": {"get": _operation("This document", _json({"type": "object"}), errors=(), open_to_all=True)},
         "/results/{extraction_id}.csv": {"get": result},
+        "/results/{extraction_id}.csv.gz": {"get": packed},
     }
 
 
@@ -243,7 +252,7 @@ def _analysis(kind: str, project: dict[str, Any]) -> dict[str, Any]:
     }
     answer = _json(_ref(answers.get(kind, "FigureResult")))
     if kind == "extraction":
-        answer["text/csv"] = {"schema": {"type": "string"}}
+        answer["text/csv"] = {"schema": {"type": "string"}}  # with content_encoding, in gzip as the header Content-Encoding says
     parameters = [project, _query("event_collection", _ref("Collection"), required=True), *_SELECTING]
     if kind not in ("count", "extraction"):
         parameters.append(_query("target_property", {"type": "string", "minLength": 1}, required=True))
@@ -252,6 +261,7 @@ def _analysis(kind: str, project: dict[str, Any]) -> dict[str, Any]:
     if kind == "extraction":
         parameters.append(_query("latest", {"type": "integer", "minimum": 1, "maximum": 10**12}))
         parameters.append(_query("content_type", {"enum": ["application/json", "text/csv"]}))
+        parameters.append(_query("content_encoding", {"const": "gzip"}))
         parameters.append(_encoded("property_names", {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}))
     names = {"extraction": "ExtractionQuery", "count": "CountQuery", "percentile": "PercentileQuery"}
     return {

@@ -1,7 +1,8 @@
 """Where results lie, and the signed URLs that open them for a while.
 
 A result is written into a local file first. Without a results URI it stays there and is shown by one rename; with one it is
-copied there (smart-open: S3, GCS, Azure, SFTP, a folder), shown once the copy is complete, and the local file goes.
+copied there (smart-open: S3, GCS, Azure, SFTP, a folder), shown once the copy is complete, and the local file goes. smart-open
+can't remove anything, so who starts the service gives what can.
 """
 
 from __future__ import annotations
@@ -10,22 +11,37 @@ import hashlib
 import hmac
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from keen_pipeline.errors import AuthenticationError, ConfigurationError, NotFoundError, ResultsExpiredError
+from keen_pipeline.errors import AuthenticationError, ConfigurationError, KeenPipelineError, NotFoundError, ResultsExpiredError
 from keen_pipeline.service.event_log import sync_file, sync_folder
 
 CHUNK_BYTES = 256 * 1024
 
 
-class Results:
-    """Result files. `folder`: the local one. `uri`: where they are kept instead, None: there. `seconds`: lifetime of a URL."""
+class StorageError(KeenPipelineError):
+    """The storage at the results URI did not take, or not give up, a result; it may the next time."""
 
-    def __init__(self, folder: Path, uri: str | None, signing_key: str, seconds: float) -> None:
+
+class Results:
+    """Result files. `folder`: the local one. `uri`: where they are kept instead, None: there. `seconds`: lifetime of a URL.
+
+    `remove_at_uri` removes the file of a name there; without it they stay until the storage's own lifecycle rules end them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        uri: str | None,
+        signing_key: str,
+        seconds: float,
+        remove_at_uri: Callable[[str], None] | None = None,
+    ) -> None:
         self._folder = folder
         self._uri = uri.rstrip("/") if uri is not None else None
+        self._remove_at_uri = remove_at_uri
         self._key = signing_key.encode()
         self._seconds = seconds
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +62,7 @@ class Results:
         return self._folder / f"{extraction_id}.csv"
 
     def publish(self, extraction_id: str) -> int:
-        """Make the written result visible, whole and on disk; returns its size in bytes."""
+        """Make the written result visible, whole and on disk; returns its size in bytes. Raises StorageError."""
         part = self.part(extraction_id)
         size = part.stat().st_size
         if self._uri is not None:
@@ -60,8 +76,14 @@ class Results:
 
     def _copy(self, part: Path, extraction_id: str) -> None:
         # An upload that fails must not be completed by leaving the block: smart-open aborts it when an exception passes.
-        with part.open("rb") as source, self._open(extraction_id, "wb") as target:
-            shutil.copyfileobj(source, target, CHUNK_BYTES)
+        try:
+            with part.open("rb") as source, self._open(extraction_id, "wb") as target:
+                shutil.copyfileobj(source, target, CHUNK_BYTES)
+        except KeenPipelineError:
+            raise
+        except Exception as error:
+            # Each storage's client has errors of its own; their texts may hold addresses with signatures.
+            raise StorageError(f"the storage of results failed ({type(error).__name__})") from error
 
     def _open(self, extraction_id: str, mode: str) -> Any:
         import smart_open  # only where results are kept at a URI
@@ -88,15 +110,18 @@ class Results:
                 yield chunk
 
     def discard(self, extraction_id: str) -> None:
-        """Remove a result and what was written of it. A result at a URI is removed where its storage is a folder.
-
-        smart-open can't delete: expire objects by the storage's own lifecycle rules.
-        """
+        """Remove what was written of a result in the folder."""
         self.part(extraction_id).unlink(missing_ok=True)
         self.path(extraction_id).unlink(missing_ok=True)
-        kept = (self._uri or "://").removeprefix("file://")
-        if "://" not in kept:
-            Path(kept, f"{extraction_id}.csv").unlink(missing_ok=True)
+
+    def remove(self, extraction_id: str) -> None:
+        """Remove a result wherever it is kept. Raises StorageError where that can't be done now."""
+        self.discard(extraction_id)
+        if self._remove_at_uri is not None:
+            try:
+                self._remove_at_uri(f"{extraction_id}.csv")
+            except Exception as error:
+                raise StorageError(f"the storage of results failed ({type(error).__name__})") from error
 
     def remove_all_but(self, ids: set[str]) -> None:
         """Remove local results whose records are gone, as a crash between the two leaves them."""
@@ -104,10 +129,11 @@ class Results:
             if path.stem not in ids:
                 path.unlink()
 
-    def url(self, base_url: str, extraction_id: str) -> str:
-        """A URL of the result that works until its lifetime ends."""
+    def url(self, base_url: str, extraction_id: str, *, gzip: bool = False) -> str:
+        """A URL of the result, or of its gzip form, that works until its lifetime ends."""
         expires = int(time.time() + self._seconds)
-        return f"{base_url}/results/{extraction_id}.csv?expires={expires}&signature={self._signature(extraction_id, expires)}"
+        file = f"{extraction_id}.csv{'.gz' if gzip else ''}"
+        return f"{base_url}/results/{file}?expires={expires}&signature={self._signature(extraction_id, expires)}"
 
     def check(self, extraction_id: str, expires: str, signature: str) -> None:
         """Raises AuthenticationError for a wrong signature, ResultsExpiredError for a URL past its lifetime."""

@@ -67,4 +67,5 @@ ROUTES = [
     Route("/metrics", metrics),
     Route("/openapi.json", openapi),
     Route("/results/{extraction_id:str}.csv", result),
+    Route("/results/{extraction_id:str}.csv.gz", result),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from keen_pipeline.extraction import check_collection_name
 from keen_pipeline.service import analyses
 from keen_pipeline.service.application import Service, checked_email
 from keen_pipeline.service.csv_export import Selection, count, write_csv
+from keen_pipeline.service.extraction_records import Shape
 from keen_pipeline.service.http import (
     MASTER,
     READ,
@@ -183,17 +185,27 @@ async def extraction(request: Request) -> Response:
     name = check_collection_name(parameters.get("event_collection"))
     if parameters.get("content_encoding") not in (None, "", "gzip"):
         raise InvalidInputError("content_encoding: only gzip is known", field="content_encoding")
+    packed = parameters.get("content_encoding") == "gzip"
     as_csv = _wants_csv(parameters.get("content_type"))
     if checked_email(parameters) is not None:
-        unsupported = [key for key in ("latest", "property_names") if parameters.get(key) not in (None, "")]
-        if unsupported:
-            raise InvalidInputError(f"{unsupported[0]}: works only without e-mail", field=unsupported[0])
-        await run_in_threadpool(service.create_extraction, name, parameters, names="v3")
+        if parameters.get("content_type") == "application/json":
+            raise InvalidInputError("content_type: a file for an e-mail is text/csv", field="content_type")
+        names = _names(parameters.get("property_names"))
+        shape = Shape(_latest(parameters.get("latest")), tuple(names) if names is not None else None, packed)
+        await run_in_threadpool(service.create_extraction, name, parameters, names="v3", shape=shape)
         return JsonResponse({"result": "Processing. Check the specified email for the extraction results."})
     if as_csv:
         body = await run_in_threadpool(_extract, service, name, parameters, _csv)
-        return Response(body, media_type="text/csv; charset=utf-8")
-    return JsonResponse({"result": await run_in_threadpool(_extract, service, name, parameters, _json)})
+        answer = Response(body, media_type="text/csv; charset=utf-8")
+    else:
+        answer = JsonResponse({"result": await run_in_threadpool(_extract, service, name, parameters, _json)})
+    return await run_in_threadpool(_gzipped, answer) if packed else answer
+
+
+def _gzipped(answer: Response) -> Response:
+    """The answer with its body in gzip, asked for by name, whatever the client's headers say."""
+    headers = {"Content-Encoding": "gzip"}
+    return Response(gzip.compress(answer.body, compresslevel=1, mtime=0), media_type=answer.media_type, headers=headers)
 
 
 def _wants_csv(content_type: object) -> bool:

@@ -15,12 +15,16 @@ import duckdb
 
 from keen_pipeline.service.catalog import Kinds, Segment
 from keen_pipeline.service.engine import Engine, sql_text
-from keen_pipeline.service.event_log import sync_file, sync_folder
+from keen_pipeline.service.event_log import longest_line, sync_file, sync_folder
 from keen_pipeline.service.query import Where
 
 MERGE_COUNT = 8
 MERGE_EVENTS = 1_000_000
-_LINE_BYTES = 1024 * 1024 * 64
+# DuckDB reads JSON into buffers of twice this, one or more a thread; a line must fit into it.
+_MIN_LINE_BYTES = 1024 * 1024
+# A row group is held in memory until it is whole; a wide collection gets smaller ones. DuckDB's own size is the largest.
+_ROW_GROUP_CELLS = 4 * 1024 * 1024
+_ROW_GROUP_EVENTS = (2048, 122_880)
 
 
 def mergeable(segments: Sequence[Segment]) -> list[Segment]:
@@ -55,8 +59,9 @@ class SegmentFiles:
     def fold(self, folder: Path, logs: Sequence[Path], columns: Sequence[str], position: int) -> Segment:
         """One segment of the events in sealed logs."""
         types = ", ".join(f"{column}: 'VARCHAR'" for column in columns)
+        line_bytes = max([_MIN_LINE_BYTES, *(longest_line(path) for path in logs)])
         files = ", ".join(sql_text(str(path)) for path in logs)
-        source = f"""(SELECT * FROM read_json([{files}], format = 'newline_delimited', maximum_object_size = {_LINE_BYTES},
+        source = f"""(SELECT * FROM read_json([{files}], format = 'newline_delimited', maximum_object_size = {line_bytes},
             columns = {{t: 'BIGINT', {types}}}) WHERE t IS NOT NULL)"""
         with self._engine.cursor() as cursor:
             return self._write(cursor, folder, source, [], position, None)
@@ -95,10 +100,12 @@ class SegmentFiles:
     ) -> Segment:
         final = folder / f"{uuid.uuid4().hex}.parquet"
         temporary = final.with_suffix(".tmp")
+        width = len(cursor.execute(f"SELECT * FROM {source} LIMIT 0", parameters).description or [])
+        least, most = _ROW_GROUP_EVENTS
+        group = min(max(_ROW_GROUP_CELLS // width, least), most)
+        options = f"FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE {group}"
         try:
-            cursor.execute(
-                f"COPY {source} TO {sql_text(str(temporary))} (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)", parameters
-            )
+            cursor.execute(f"COPY {source} TO {sql_text(str(temporary))} ({options})", parameters)
             sync_file(temporary)
             written = f"read_parquet({sql_text(str(temporary))})"
             row = cursor.execute(f"SELECT count(*), min(t), max(t) FROM {written}").fetchone()
@@ -116,9 +123,15 @@ class SegmentFiles:
     def _kinds(cursor: duckdb.DuckDBPyConnection, source: str) -> Kinds:
         described = cursor.execute(f"SELECT * FROM {source} LIMIT 0").description or []
         columns = [d[0] for d in described if d[0] != "t"]
-        row = cursor.execute(f"SELECT {', '.join(f'histogram(cell_kind({c}))' for c in columns)} FROM {source}").fetchone()
-        assert row is not None
-        return {column: dict(counts) for column, counts in zip(columns, row, strict=True) if counts}
+        if not columns:
+            return {}
+        # As rows of one column: an expression for each of a thousand columns takes DuckDB minutes and gigabytes to plan.
+        values = f"UNPIVOT (SELECT {', '.join(columns)} FROM {source}) ON COLUMNS(*) INTO NAME name VALUE value"
+        rows = cursor.execute(f"SELECT name, cell_kind(value), count(*) FROM ({values}) GROUP BY ALL").fetchall()
+        kinds: Kinds = {}
+        for name, kind, number in rows:
+            kinds.setdefault(name, {})[kind] = number
+        return kinds
 
 
 def event_source(folder: Path, segments: Sequence[Segment], columns: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -32,8 +32,10 @@ MAX_HEAD_BYTES = 1024 * 1024  # GET queries carry their filters in the URL
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-def serve(config: ServiceConfig) -> None:
+def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT (or the configured idle time, or the end of standard input).
+
+    `remove_result` removes a file at the results URI by its name, once its time is over.
 
     Prints `listening on http://HOST:PORT` once requests are accepted. Requests in flight get five seconds to end.
     Raises ConfigurationError for a port or a data folder in use, before anything is read or written.
@@ -44,7 +46,7 @@ def serve(config: ServiceConfig) -> None:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
-        service = Service(config, credentials, f"http://{reachable}:{port}")
+        service = Service(config, credentials, f"http://{reachable}:{port}", remove_result)
         try:
             with announced(config.data, service.local_url, credentials.project_id):
                 _Server(service, f"http://{shown}:{port}").run(sockets=[listener])

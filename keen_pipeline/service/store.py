@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keen_pipeline.errors import InvalidInputError, NotFoundError
+from keen_pipeline.errors import NotFoundError
 from keen_pipeline.extraction import check_collection_name
 from keen_pipeline.service.catalog import Catalog, Segment
 from keen_pipeline.service.config import MIB
@@ -23,7 +23,6 @@ from keen_pipeline.service.events import Columns
 from keen_pipeline.service.query import Where
 from keen_pipeline.service.segments import SegmentFiles, mergeable
 
-MAX_COLLECTION_PROPERTIES = 5000
 SEAL_BYTES = 16 * MIB
 
 _log = logging.getLogger(__name__)
@@ -62,10 +61,11 @@ class Snapshot:
 
 
 class EventStore:
-    """All collections of the project. Every method may be called from any thread."""
+    """All collections of the project. Every method may be called from any thread. `max_properties`: of one collection."""
 
-    def __init__(self, folder: Path, catalog: Catalog, engine: Engine) -> None:
+    def __init__(self, folder: Path, catalog: Catalog, engine: Engine, max_properties: int) -> None:
         self._folder = folder
+        self._max_properties = max_properties
         self._catalog = catalog
         self._files = SegmentFiles(engine)
         self._lock = threading.Lock()  # the dictionary of collections, and the pins
@@ -133,7 +133,7 @@ class EventStore:
     def _append_first(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
         with self._lock:
             if name not in self._collections:
-                columns = Columns({}, 0)
+                columns = Columns({}, 0, self._max_properties)
                 if not encode(columns):
                     return 0
                 number = self._catalog.add_collection(name, {})
@@ -147,14 +147,10 @@ class EventStore:
 
     def _append(self, collection: _Collection, encode: Callable[[Columns], Sequence[str]]) -> int:
         numbers = [int(column[1:]) for column in collection.columns.values()]
-        columns = Columns(collection.columns, max(numbers, default=-1) + 1)
+        columns = Columns(collection.columns, max(numbers, default=-1) + 1, self._max_properties)
         lines = encode(columns)
         if not lines:
             return 0
-        if len(columns) > MAX_COLLECTION_PROPERTIES:
-            raise InvalidInputError(
-                f"event: {collection.name} would have more than {MAX_COLLECTION_PROPERTIES} properties", field="event"
-            )
         if columns.new:
             self._catalog.add_columns(collection.id, columns.new)
             collection.columns.update(columns.new)

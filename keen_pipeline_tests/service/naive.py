@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 MISSING = object()
 
@@ -93,6 +94,33 @@ def in_timeframe(event: dict[str, Any], timeframe: dict[str, str] | None) -> boo
         return True
     start, moment, end = (instant(t) for t in (timeframe["start"], event["keen"]["timestamp"], timeframe["end"]))
     return start <= moment < end
+
+
+def relative_window(text: str, zone: str, now: datetime) -> tuple[datetime, datetime]:
+    """The window of `this_<n>_<units>` or `previous_<n>_<units>` in a zone: local walls, so a day may have 23 or 25 hours."""
+    word, number, unit = text.split("_")
+    unit = unit.removesuffix("s")
+    local = now.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+    wall = local.replace(minute=0, second=0, microsecond=0)
+    if unit != "hour":
+        wall = wall.replace(hour=0)
+    if unit == "week":
+        wall -= timedelta(days=(wall.weekday() + 1) % 7)
+    if unit in ("month", "year"):
+        wall = wall.replace(day=1)
+    if unit == "year":
+        wall = wall.replace(month=1)
+    back = int(number) - (word == "this")
+    start = _back(wall, unit, back)
+    start, end = (moment.replace(tzinfo=ZoneInfo(zone)).astimezone(timezone.utc) for moment in (start, wall))
+    return start, now if word == "this" else end
+
+
+def _back(wall: datetime, unit: str, number: int) -> datetime:
+    if unit in ("hour", "day", "week"):
+        return wall - timedelta(**{f"{unit}s": number})
+    months = wall.year * 12 + wall.month - 1 - number * (12 if unit == "year" else 1)
+    return wall.replace(year=months // 12, month=months % 12 + 1)
 
 
 def instant(text: str) -> datetime:

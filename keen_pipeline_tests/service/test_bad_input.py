@@ -211,7 +211,9 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
         ("extraction", {"latest": "x"}, "latest"),
         ("extraction", {"property_names": []}, "property_names"),
         ("extraction", {"content_type": "text/xml"}, "content_type"),
-        ("extraction", {"email": "a@b.c", "latest": 3}, "latest"),
+        ("extraction", {"email": "a@b.c", "latest": 0}, "latest"),
+        ("extraction", {"email": "a@b.c", "content_type": "application/json"}, "content_type"),
+        ("extraction", {"content_encoding": "br"}, "content_encoding"),
     ],
 )
 def test_wrong_parameters(http: Http, collection: str, kind: str, parameters: dict[str, Any], field: str) -> None:

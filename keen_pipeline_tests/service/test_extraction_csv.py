@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.service.event_files import read_event_batches
@@ -184,6 +185,40 @@ def test_csv_and_count_equal_a_naive_evaluation(
 
     events = http.query("extraction", name, **asked)
     assert [comparable(e) for e in events] == [comparable(e) for e in expected]
+
+
+_relative = st.builds(
+    "{}_{}_{}s".format,
+    st.sampled_from(["this", "previous"]),
+    st.integers(1, 20),
+    st.sampled_from(["hour", "day", "week", "month", "year"]),
+)
+_zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "America/St_Johns"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(timeframe=_relative, zone=_zones, offsets=st.lists(st.integers(-40_000, 40_000), max_size=5))
+def test_relative_timeframes_in_any_zone_equal_a_naive_evaluation(
+    http: Http, timeframe: str, zone: str, offsets: list[int]
+) -> None:
+    name = f"naive-{next(_counter)}"
+    now = datetime.now(timezone.utc)
+    window = naive.relative_window(timeframe, zone, now)
+    moments = [edge + timedelta(milliseconds=shift) for edge in window for shift in (-1, 0, 1)]
+    moments += [window[0] + timedelta(minutes=shift) for shift in offsets]
+    moments = [moment for moment in moments if moment < now - timedelta(minutes=1)]
+    http.add(name, {"n": 0, "keen": {"timestamp": "1970-01-01T00:00:00Z"}})
+    http.add(name, *[{"n": 1, "keen": {"timestamp": moment.isoformat()}} for moment in moments])
+
+    counted = http.query("count", name, timeframe=timeframe, timezone=zone)
+    events = http.query("extraction", name, timeframe=timeframe, timezone=zone)
+    assume(naive.relative_window(timeframe, zone, datetime.now(timezone.utc))[0] == window[0])  # no unit ended meanwhile
+
+    expected = sorted(moment for moment in moments if window[0] <= moment < window[1])
+    assert counted == len(expected)
+    assert sorted(naive.instant(event["keen"]["timestamp"]) for event in events) == [
+        moment.replace(microsecond=moment.microsecond // 1000 * 1000) for moment in expected
+    ]
 
 
 def test_fields_are_written_in_the_documented_form(http: Http, collection: str) -> None:

@@ -6,11 +6,13 @@ import gzip
 import json
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from keen_pipeline.service import embedded
+from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, running_s3
 from keen_pipeline_tests.service.conftest import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
@@ -111,6 +113,35 @@ def test_results_and_records_go_after_their_time(data: Path, tmp_path: Path, kep
             assert time.monotonic() < deadline, "the record was kept"
             time.sleep(0.1)
         assert list(folder.iterdir()) == []
+
+
+def test_results_in_a_bucket_are_read_in_ranges_and_go_after_their_time(data: Path, tmp_path: Path) -> None:
+    with running_s3(tmp_path / "s3") as s3:
+        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": REGION}
+        environment = clean_environment(AWS_ENDPOINT_URL=s3.endpoint, **keys)
+        options = ["--results-uri", f"{s3.uri}/results/"]
+        listed = partial(s3.client().list_objects_v2, Bucket=s3.bucket, Prefix="results/")
+        with embedded.start(data, env=environment, options=options) as service:
+            http = Http(service.endpoint)
+            http.add("purchases", *[{"n": n} for n in range(100)])
+            url = http.extract("purchases")
+            body = http.request("GET", url, key=None).data
+            assert body.count(b"\n") == 101
+            part = http.request("GET", url, key=None, Range="bytes=10-19")
+            assert (part.status, part.data) == (206, body[10:20])
+            (kept,) = listed()["Contents"]
+            s3.client().delete_object(Bucket=s3.bucket, Key=kept["Key"])
+            gone = http.request("GET", url, key=None)
+            assert (gone.status, gone.json()["error_code"]) == (404, "ResourceNotFoundError")
+            http.extract("purchases")
+        assert listed()["KeyCount"] == 1
+        with embedded.start(data, env=environment, options=[*options, "--retention-days", str(1 / 86400)]) as service:
+            http = Http(service.endpoint)
+            deadline = time.monotonic() + 20
+            while http.json("GET", f"{http.v2}/purchases/_extract")["results"]:
+                assert time.monotonic() < deadline, "the record was kept"
+                time.sleep(0.1)
+            assert listed()["KeyCount"] == 0
 
 
 def test_no_log_line_holds_a_key_or_a_signature(data: Path) -> None:

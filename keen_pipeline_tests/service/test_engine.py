@@ -1,0 +1,68 @@
+"""What the engine does at its bounds: little memory, long lines, wide collections, an older catalog."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.catalog import Database
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import make_credentials
+from keen_pipeline.service.csv_export import Selection, write_csv
+from keen_pipeline.service.engine import Engine, MemoryShortageError
+from keen_pipeline.service.extraction_records import ExtractionRecords
+from keen_pipeline.service.http import error_answer
+
+
+def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, 64, 60)
+    with pytest.raises(MemoryShortageError, match="--memory-mib") as raised, engine.query() as cursor:
+        cursor.execute("SELECT list(repeat('x', 1000) || i) FROM range(1000000) t(i)").fetchone()
+    assert error_answer(raised.value).status_code == 503
+    with engine.query() as cursor:
+        assert cursor.execute("SELECT 1").fetchone() == (1,)
+    engine.close()
+
+
+def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:
+    # Planning an expression for each column once took 190 seconds and all memory for 990 of them.
+    config = ServiceConfig(tmp_path, max_event_bytes=4_000_000)
+    service = Service(config, make_credentials(config), "http://127.0.0.1:1")
+    try:
+        large = [{"n": n, "text": "\\x" * 900_000} for n in range(3)]
+        room = config.max_properties - 3  # the timestamp, the time of arrival and the id are properties too
+        wide = [{f"k{k}": n, f"k{k + 1}": "x"} for n, k in enumerate(range(0, room - 1, 2))]
+        assert service.add_events("large", large) == [None] * 3
+        problems = service.add_events("wide", [*wide, {"one": 1, "more": 2}, {"k0": 1}])
+        assert [str(problem) for problem in problems if problem] == ["event: its collection would have more than 1120 properties"]
+        for name, events, properties in (("large", 3, 2), ("wide", len(wide) + 1, room - room % 2)):
+            with service.store.snapshot(name) as snapshot:
+                assert snapshot.events == events
+                (segment,) = snapshot.segments
+                assert sum(1 for path in snapshot.columns if not path.startswith("keen.")) == properties
+                path = snapshot.folder / segment.file
+                with duckdb.connect() as connection:
+                    rows = connection.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchone()
+                assert rows == (events,)
+                with service.engine.cursor() as cursor:
+                    assert write_csv(cursor, Selection(snapshot, (), None, "v2"), tmp_path / "out.csv") == events
+    finally:
+        service.close()
+
+
+def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    records = ExtractionRecords(Database(path))
+    made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, now=1, delay=0, max_queue=1)
+    with sqlite3.connect(path) as connection:
+        connection.executescript("ALTER TABLE extractions DROP COLUMN options; PRAGMA user_version = 1;")
+    assert ExtractionRecords(Database(path)).get(made.id) == made
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigurationError, match="schema 99"):
+        Database(path)
