@@ -21,7 +21,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.REQUESTED: frozenset({Status.SUBMITTED, Status.SPLIT, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
     Status.SUBMITTED: frozenset({Status.COMPLETE, Status.SPLIT, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
     Status.SPLIT: frozenset({Status.COMPLETE, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
-    Status.COMPLETE: frozenset({Status.LANDED, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
+    Status.COMPLETE: frozenset({Status.LANDED, Status.SPLIT, Status.FAILED, Status.ABANDONED, Status.CANCELLED}),
     Status.LANDED: frozenset({Status.SUPERSEDED}),
     Status.FAILED: frozenset(),
     Status.ABANDONED: frozenset(),

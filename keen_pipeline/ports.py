@@ -134,6 +134,10 @@ class ExtractionApi(Protocol):
         """Start the transfer of a result; ResultsExpiredError where the URL is no longer valid."""
         ...
 
+    def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
+        """The bytes of a complete extraction of `request`; `url` saves the first status request where it is known."""
+        ...
+
 
 class Destination(Protocol):
     """The configured place where files land whole or not at all."""
@@ -255,7 +259,8 @@ class Ledger(Protocol):
     def split(
         self, entry_id: int, slices: Sequence[Slice], reason: str, *, owner: str | None = None, expected: int | None = None
     ) -> list[Entry]:
-        """requested or submitted ▶ split, with an intent for each slice; a slice that is split again ▶ failed, and the new
+        """requested, submitted or complete (v3.0 says only then what is too large) ▶ split, with an intent for each slice; a slice
+        that is split again ▶ failed, and the new
         slices are its parent's. Answers the new entries, none where the entry had moved on."""
         ...
 

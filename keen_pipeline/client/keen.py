@@ -1,4 +1,4 @@
-"""KeenClient: Keen's Data Extraction API (v2.0) and the calls beside it, as methods."""
+"""KeenClient: Keen's Data Extraction API (v2.0, or the synchronous one of v3.0) and the calls beside it, as methods."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from keen_pipeline.client import wire
+from keen_pipeline.client import synchronous, wire
 from keen_pipeline.client.refusals import Subject
+from keen_pipeline.client.renewal import RenewingResults
 from keen_pipeline.client.results import ResultsOpener
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.client.transport import Answer, ApiTransport
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, SecretUrl
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, RateLimitedError
+from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
-from keen_pipeline.ports import Clock, RateLimiter, ResultsStream, SystemClock
+from keen_pipeline.ports import Clock, RateLimiter, ResultsSource, ResultsStream, SystemClock
 from keen_pipeline.timeframe import Timeframe
 
 # Seconds a submission waits for the requests a minute. Short, so that its thread can be stopped; the caller comes again.
@@ -78,7 +79,7 @@ class KeenClient:
             self._transport.base_url,
             self._read,
             connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
+            read_timeout=read_timeout if api_version == "2.0" else max(read_timeout, synchronous.READ_SECONDS),
             transfer_timeout=transfer_timeout,
             allow_private=allow_private_results,
             clock=clock or SystemClock(),
@@ -107,9 +108,11 @@ class KeenClient:
     def submit(self, request: ExtractionRequest) -> RemoteExtraction:
         """Create an extraction. Never repeated after an ambiguous failure (ServiceUnavailableError, ProtocolError).
 
-        The caller then asks `list_extractions` before it submits again.
+        The caller then asks `list_extractions` before it submits again. With v3.0 nothing is requested but a mail, where it
+        is wanted.
         """
-        self._needs_v2("an extraction that can be polled")
+        if self.api_version == "3.0":
+            return self._submit_v3(request)
         body: dict[str, Any] = {
             "filters": [one.to_wire() for one in request.filters],
             "timeframe": request.timeframe.to_wire(),
@@ -125,9 +128,19 @@ class KeenClient:
             budget_wait=SUBMIT_BUDGET_WAIT,
         )
 
+    def _submit_v3(self, request: ExtractionRequest) -> RemoteExtraction:
+        if request.email:
+            body = {**self._selection(request), "email": request.email}
+            subject = self._subject(f"mail of {request}")
+            self._transport.post(
+                self._v3("extraction"), body, lambda answer: None, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT
+            )
+        return RemoteExtraction(synchronous.new_extraction_id(), RemoteStatus.PENDING)
+
     def list_extractions(self, collection: str) -> Mapping[str, RemoteExtraction]:
-        """Every extraction of the collection by id, in one request."""
-        self._needs_v2("the list of extractions")
+        """Every extraction of the collection by id, in one request; with v3.0 without one, as nothing waits there."""
+        if self.api_version == "3.0":
+            return synchronous.CompleteExtractions()
         return self._transport.get(
             self._v2(collection, "_extract"),
             wire.read_extractions,
@@ -136,8 +149,9 @@ class KeenClient:
         )
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
-        """One extraction, with a fresh results URL where it is complete."""
-        self._needs_v2("the status of an extraction")
+        """One extraction, with a fresh results URL where it is complete. Raises ConfigurationError with v3.0, which has none."""
+        if self.api_version == "3.0":
+            raise ConfigurationError("KEEN_API_VERSION is 3.0, which has no id to poll: the status of an extraction needs 2.0")
         return self._transport.get(
             self._v2(collection, "_extract", extraction_id),
             wire.read_extraction,
@@ -164,11 +178,12 @@ class KeenClient:
         return self._transport.get(path, wire.read_collections, self._subject("list of collections"), self._read)
 
     def property_types(self, collection: str) -> Mapping[str, str]:
-        """Keen's type by property of a collection (nulls aside); `string` for those that have several."""
-        self._needs_v2("the schema of a collection")
-        return self._transport.get(
-            self._v2(collection), wire.read_property_types, self._subject(f"schema of {collection}"), self._read
-        )
+        """Keen's type by property of a collection (nulls aside); with v2.0 `string` for those that have several."""
+        subject = self._subject(f"schema of {collection}")
+        if self.api_version == "3.0":
+            path = f"/3.0/projects/{_part(self.project_id)}/events/{_part(collection)}"
+            return self._transport.get(path, wire.read_schema, subject, self._read)
+        return self._transport.get(self._v2(collection), wire.read_property_types, subject, self._read)
 
     def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
         """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
@@ -200,6 +215,26 @@ class KeenClient:
         """
         return self._results.open(url, offset=offset, validator=validator)
 
+    def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
+        """The bytes of a complete extraction of `request`; `url` saves the first status request where it is known."""
+        if self.api_version == "3.0":
+            return synchronous.SynchronousResults(lambda: self._extract_now(request))
+        return RenewingResults(self, request.collection, extraction_id, url)
+
+    def _extract_now(self, request: ExtractionRequest) -> ResultsStream:
+        subject = self._subject(f"extraction of {request}")
+        url = self._transport.url(self._v3("extraction"), {**self._selection(request), "content_type": "text/csv"})
+        self._transport.take_one()
+        try:
+            return self._results.open(SecretUrl(url), offset=0, validator=None, subject=subject)
+        except RateLimitedError as error:
+            self._transport.rest(error.retry_after)
+            raise
+
+    def _selection(self, request: ExtractionRequest) -> dict[str, Any]:
+        filters = [one.to_wire() for one in request.filters]
+        return {"event_collection": request.collection, "timeframe": request.timeframe.to_wire(), "filters": filters}
+
     def _analysis(
         self,
         collection: str,
@@ -215,13 +250,12 @@ class KeenClient:
         if self.api_version == "2.0":
             path = self._v2(collection, f"_{kind}")
         else:
-            path = f"/3.0/projects/{_part(self.project_id)}/queries/{kind}"
+            path = self._v3(kind)
             params["event_collection"] = collection
         return self._transport.get(path, read, self._subject(f"{kind} of {collection}"), self._read, params)
 
-    def _needs_v2(self, what: str) -> None:
-        if self.api_version != "2.0":
-            raise ConfigurationError(f"KEEN_API_VERSION is {self.api_version}, which has no id to poll: {what} needs 2.0")
+    def _v3(self, kind: str) -> str:
+        return f"/3.0/projects/{_part(self.project_id)}/queries/{kind}"
 
     def _v2(self, collection: str, *parts: str) -> str:
         return "/".join(["/2.0/projects", _part(self.project_id), _part(collection), *map(_part, parts)])

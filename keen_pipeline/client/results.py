@@ -14,10 +14,13 @@ from urllib.parse import urljoin, urlsplit
 from keen_pipeline.client import backoff
 from keen_pipeline.client.address import Address, check_results_address, is_public, resolve
 from keen_pipeline.client.body import ResultsBody
+from keen_pipeline.client.refusals import Subject, refusal
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.client.transport import origin
 from keen_pipeline.errors import (
     ConfigurationError,
+    ExtractionTooLargeError,
+    KeenPipelineError,
     ProtocolError,
     RateLimitedError,
     RequestRejectedError,
@@ -94,12 +97,12 @@ class ResultsOpener:
         self._scrub = scrub
         self._context = context
 
-    def open(self, secret: SecretUrl, *, offset: int, validator: str | None) -> ResultsBody:
-        """See `KeenClient.open_results`."""
+    def open(self, secret: SecretUrl, *, offset: int, validator: str | None, subject: Subject | None = None) -> ResultsBody:
+        """See `KeenClient.open_results`. `subject`: the URL is a query of the API itself, which says what is wrong with it."""
         url = secret.reveal()
         for _ in range(MOST_REDIRECTS + 1):
             address = check_results_address(url, allow_private=self._private_allowed())
-            answer = self._request(url, address, offset, validator)
+            answer = self._request(url, address, offset, validator, subject)
             if isinstance(answer, ResultsBody):
                 return answer
             url = self._redirected(url, answer)
@@ -119,7 +122,9 @@ class ResultsOpener:
         return target
 
     # The answer's body, or the Location of a redirect.
-    def _request(self, url: str, address: Address, offset: int, validator: str | None) -> ResultsBody | str:
+    def _request(
+        self, url: str, address: Address, offset: int, validator: str | None, subject: Subject | None
+    ) -> ResultsBody | str:
         connection = _PinnedConnection(address, self._context, self._limits.connect, self._limits.read)
         try:
             connection.connect()
@@ -138,7 +143,10 @@ class ResultsOpener:
             parts = urlsplit(url)
             path = (parts.path or "/") + ("?" + parts.query if parts.query else "")
             connection.request("GET", path, headers=self._headers(url, offset, validator))
-            answer = self._answer(connection.getresponse(), sock, deadline, offset, validator)
+            response = connection.getresponse()
+            if subject is not None and response.status >= 400:
+                raise self._refused_query(response, subject)
+            answer = self._answer(response, sock, deadline, offset, validator)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise TransferError(f"results: {address.host} did not answer whole headers ({type(error).__name__})") from None
         finally:
@@ -174,6 +182,13 @@ class ResultsOpener:
             raise TransferError("results: the file changed between two requests, though the service sent its rest")
         kept = found or (validator if start else None)
         return ResultsBody(response, sock, deadline, start=start, total=total, validator=kept)
+
+    def _refused_query(self, response: http.client.HTTPResponse, subject: Subject) -> KeenPipelineError:
+        retry_after = backoff.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
+        body = response.read(65536)
+        if response.status == 504:  # the service's own time limit: it would be as long the next time
+            return ExtractionTooLargeError(f"{subject}: the service could not answer in time (HTTP 504)")
+        return refusal(response.status, body, subject, self._credential, self._scrub, retry_after)
 
     def _refuse(self, response: http.client.HTTPResponse) -> None:
         status = response.status

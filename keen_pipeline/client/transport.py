@@ -95,9 +95,22 @@ class ApiTransport:
         params: Mapping[str, Any] | None = None,
     ) -> Answer:
         """GET `path`; every value of `params` but text goes out as JSON. Repeated with growing waits on failures that may pass."""
-        query = urlencode({name: value if isinstance(value, str) else json.dumps(value) for name, value in (params or {}).items()})
-        url = self.base_url + path + ("?" + query if query else "")
-        return self._decode(self._repeat("GET", url, None, subject, credential), read, subject)
+        return self._decode(self._repeat("GET", self.url(path, params or {}), None, subject, credential), read, subject)
+
+    def url(self, path: str, params: Mapping[str, Any]) -> str:
+        """The address of a GET."""
+        query = urlencode({name: value if isinstance(value, str) else json.dumps(value) for name, value in params.items()})
+        return self.base_url + path + ("?" + query if query else "")
+
+    def take_one(self) -> None:
+        """Take one from the requests a minute, for a request that somebody else sends. Raises RateLimitedError."""
+        if self._limiter is not None:
+            self._limiter.acquire(timeout=self._total_timeout)
+
+    def rest(self, retry_after: float | None) -> None:
+        """The service refused a request (429): nobody sends another for so many seconds."""
+        if self._limiter is not None:
+            self._limiter.refuse_until(backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after)
 
     def post(
         self,
@@ -175,8 +188,7 @@ class ApiTransport:
         retry_after = backoff.parse_retry_after(headers.get("retry-after"), self._clock.now())
         if status == 429:
             retry_after = backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after
-            if self._limiter is not None:
-                self._limiter.refuse_until(retry_after)
+            self.rest(retry_after)
         return refusal(status, body, subject, credential, self._scrub, retry_after)
 
     def _exchange(

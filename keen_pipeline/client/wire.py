@@ -106,6 +106,15 @@ def read_property_types(answer: Any) -> dict[str, str]:
     return types
 
 
+def read_schema(answer: Any) -> dict[str, str]:
+    """The type by property of v3.0's schema resource, `{"properties": {"a.b": "num"}}`."""
+    types = _mapping(_mapping(answer).get("properties"))
+    for name, kind in types.items():
+        if not isinstance(kind, str):
+            raise WrongShape(f"the type of {name} is not a word")
+    return {str(name): str(kind) for name, kind in types.items()}
+
+
 def read_outcomes(answer: Any) -> dict[str, list[str | None]]:
     """The batch answer: for each collection and event None where it was stored, else the service's reason."""
     return {name: [_outcome(one) for one in _list(outcomes)] for name, outcomes in _mapping(answer).items()}

@@ -19,6 +19,7 @@ from keen_pipeline.ports import Requested, Slice
 # Two submitters that insert the same target at once: the second looks again and adopts.
 _REQUEST_TRIES = 3
 _NO_LEASE = {"lease_owner": None, "lease_until": None}
+_SPLITTABLE = [status.value for status, after in TRANSITIONS.items() if Status.SPLIT in after]
 _OPEN = sorted(s.value for s in OPEN_STATUSES)
 
 
@@ -274,7 +275,7 @@ class SqlLedger(LedgerReader):
         with self.engine.begin() as connection:
             now = self._clock.now()
             row = self._row(connection, entry_id)
-            guard = [entries.c.id == entry_id, entries.c.status.in_([Status.REQUESTED.value, Status.SUBMITTED.value])]
+            guard = [entries.c.id == entry_id, entries.c.status.in_(_SPLITTABLE)]
             if owner is not None:
                 guard.append(entries.c.lease_owner == owner)
             values: dict[str, Any] = {"status": Status.SPLIT.value, "planned_at": now, "expected": expected}

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from keen_pipeline.client import KeenClient
+from keen_pipeline.client import KeenClient, synchronous
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
@@ -74,7 +74,9 @@ def limits_of(settings: Settings) -> Limits:
         max_attempts=settings.max_attempts,
         retry_seconds=settings.retry_seconds,
         lease_seconds=settings.lease_seconds,
-        max_events=settings.max_extraction_events,
+        max_events=settings.max_extraction_events
+        if settings.api_version == "2.0"
+        else min(settings.max_extraction_events, synchronous.MAX_EVENTS),
     )
 
 

@@ -9,15 +9,21 @@ from datetime import timedelta
 from threading import Event
 from typing import Any, cast
 
-from keen_pipeline.client.renewal import RenewingResults
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LeaseLostError, PermanentError, RetryableError
+from keen_pipeline.errors import (
+    ConfigurationError,
+    ExtractionTooLargeError,
+    KeenPipelineError,
+    LeaseLostError,
+    PermanentError,
+    RetryableError,
+)
 from keen_pipeline.extraction import SecretUrl, Status
 from keen_pipeline.landing.joined import JoinedResults
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
-from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, sweep_slices
+from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split, sweep_slices
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 # Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
@@ -165,7 +171,8 @@ def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[L
     finally:
         pool.close()
         # Whatever ended this early, the next tick goes on at once: with what has not landed, and with what was not reported.
-        pipeline.ledger.release(ids, owner)
+        slices = [part.entry_id for parts in pipeline.ledger.slices(ids).values() for part in parts]
+        pipeline.ledger.release([*ids, *slices], owner)
 
 
 def _urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Mapping[int, SecretUrl]:
@@ -213,6 +220,9 @@ def land_one(
         reason = f"its result could not be transferred in {MAX_LANDING_TRIES} tries: {error}"
         follower = ledger.fail(entry.entry_id, reason, owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
         return NotLanded(entry, error, follower)
+    except ExtractionTooLargeError as error:  # v3.0 says so only now
+        refused = split(pipeline, entry, str(error), None, owner=owner)
+        return NotLanded(entry, error, refused[0][1] if refused else ledger.entries([entry.entry_id])[0])
     except PermanentError as error:
         follower = ledger.fail(entry.entry_id, str(error), owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
         return NotLanded(entry, error, follower)
@@ -224,4 +234,4 @@ def _source(pipeline: Pipeline, entry: Entry, url: SecretUrl | None) -> tuple[Re
         uris = [landing.uri for landing in landed_slices(pipeline, entry)]
         return JoinedResults(pipeline.destination.for_slices(), uris), f"joined-{entry.entry_id}"
     extraction_id = entry.extraction_id or ""
-    return RenewingResults(pipeline.api, entry.request.collection, extraction_id, url), extraction_id
+    return pipeline.api.results_of(entry.request, extraction_id, url), extraction_id

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from io import BytesIO
 
+from keen_pipeline.client.renewal import RenewingResults
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
-from keen_pipeline.ports import ResultsStream
+from keen_pipeline.ports import ResultsSource, ResultsStream
 from keen_pipeline.timeframe import Timeframe
 
 
@@ -102,3 +103,6 @@ class ScriptedApi:
             raise error
         extraction_id = url.reveal().rsplit("/", 1)[1].split("?")[0]
         return _Body(self.body(self.submitted[extraction_id])[offset:])
+
+    def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
+        return RenewingResults(self, request.collection, extraction_id, url)

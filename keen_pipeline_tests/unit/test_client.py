@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -193,7 +194,36 @@ def test_version_3_forms(server: FaultServer) -> None:
     assert query(unique)["target_property"] == "user.email"
     assert schemas.target == "/3.0/projects/P1/events"
     with pytest.raises(ConfigurationError, match=r"KEEN_API_VERSION is 3\.0"):
-        client.submit(REQUEST)
+        client.get_extraction("purchases", "e1")
+
+
+def test_version_3_extracts_with_one_query_that_its_refusals_explain(server: FaultServer) -> None:
+    client = KeenClient(server.url, "P1", read_key=READ, api_version="3.0")
+    made = client.submit(replace(REQUEST, email=None))
+    assert server.requests == []
+    assert client.list_extractions("purchases")[made.extraction_id].status is RemoteStatus.COMPLETE
+    assert "e1" not in client.list_extractions("purchases")
+    server.api = [
+        status(400, b'{"message": "the extraction is too large", "error_code": "ExtractionTooLargeError"}'),
+        status(504, b""),
+        status(429, b""),
+    ]
+    for error in (ExtractionTooLargeError, ExtractionTooLargeError, RateLimitedError):
+        with pytest.raises(error, match="extraction of purchases"):
+            client.results_of(REQUEST, made.extraction_id).open()
+    asked = server.requests[0]
+    assert asked.headers["authorization"] == READ
+    assert query(asked)["content_type"] == "text/csv"
+    assert json.loads(query(asked)["timeframe"]) == REQUEST.timeframe.to_wire()
+
+
+def test_version_3_passes_a_mail_address_on(server: FaultServer) -> None:
+    server.api = [document({"result": "Processing."})]
+    client = KeenClient(server.url, "P1", read_key=READ, api_version="3.0")
+    client.submit(replace(REQUEST, email="nightly@example.com"))
+    [asked] = server.requests
+    assert (asked.method, urlsplit(asked.target).path) == ("POST", "/3.0/projects/P1/queries/extraction")
+    assert json.loads(asked.body)["email"] == "nightly@example.com"
 
 
 def test_collections(client: KeenClient, server: FaultServer) -> None:

@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from keen_pipeline.errors import AuthenticationError, NotFoundError, RateLimitedError, ServiceUnavailableError, UnreachableError
+from keen_pipeline.errors import (
+    AuthenticationError,
+    ExtractionTooLargeError,
+    NotFoundError,
+    RateLimitedError,
+    ServiceUnavailableError,
+    UnreachableError,
+)
 from keen_pipeline.extraction import Collection, Encoding, ExtractionRequest, SecretUrl, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
@@ -293,3 +300,24 @@ def test_stopping_a_wait_ends_a_transfer_under_way_and_lands_nothing(world: Worl
     events.close()
     assert world.statuses() == {Status.CANCELLED: 1}
     assert [path for path in world.root.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("nightly", [False, True])
+def test_what_turns_out_too_large_when_it_is_fetched_lands_in_slices(world: World, nightly: bool) -> None:
+    world.api.counts = 2
+    world.api.on_open = lambda number: ExtractionTooLargeError("more than 100000 events") if number == 1 else None
+    [request] = world.requests(last="2026-01-01")
+    if nightly:
+        submit(world.pipeline, [request])
+        for _ in range(6):
+            post_due(world.pipeline)
+            poll(world.pipeline, world.ledger.open_entries())
+            list(land(world.pipeline, world.ledger.open_entries(status=Status.COMPLETE), "a run"))
+            world.clock.advance(60)
+    else:
+        assert [e.entry.request for e in extract(world.pipeline, [request]) if isinstance(e, Landed)] == [request]
+    [entry] = world.ledger.latest([request])
+    assert entry is not None
+    assert (entry.status, entry.attempt, entry.slices, entry.is_whole) == (Status.LANDED, 1, 2, True)
+    assert world.file("2026-01-01").count(b"\r\n") == 3
+    assert world.ledger.open_entries() == []
