@@ -27,7 +27,7 @@ from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
 PROGRESS_SECONDS = 10.0
 # Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
 # key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
-_NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 
 
 class CsvAssetConfig(dg.Config):
@@ -143,7 +143,7 @@ def _land_range(
             allow_retries=False,
         )
     for collection in collections:
-        yield dg.MaterializeResult(asset_key=asset_key(collection.name), metadata=_NO_SECOND_MATERIALIZATION)
+        yield dg.MaterializeResult(asset_key=asset_key(collection.name), metadata=NO_SECOND_MATERIALIZATION)
 
 
 def _check(

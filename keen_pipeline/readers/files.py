@@ -17,7 +17,7 @@ _EVER = datetime.min.replace(tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One landed partition. `columns`: its header; `records`: its events."""
+    """One landed partition. `columns`: its header; `records`: its events; `masked`: its columns with other values than Keen's."""
 
     collection: str
     partition_key: str
@@ -25,6 +25,7 @@ class LandedFile:
     encoding: Encoding
     columns: tuple[str, ...]
     records: int
+    masked: frozenset[str] = frozenset()
 
 
 def landed_files(ledger: Ledger, root: str, collection: str) -> Mapping[str, LandedFile]:
@@ -36,8 +37,15 @@ def landed_files(ledger: Ledger, root: str, collection: str) -> Mapping[str, Lan
             place = parse_target(root, entry.landing.uri)
         except InvalidInputError:
             continue  # it lies at another destination
+        landing = entry.landing
         found[place.partition_key] = LandedFile(
-            collection, place.partition_key, entry.landing.uri, place.encoding, entry.landing.columns, entry.landing.records
+            collection,
+            place.partition_key,
+            landing.uri,
+            place.encoding,
+            landing.columns,
+            landing.records,
+            frozenset(landing.masked) & frozenset(landing.columns),
         )
     return found
 

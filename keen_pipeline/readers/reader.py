@@ -112,6 +112,10 @@ class LandedReader:
         names = list(columns) if columns is not None else union_of(file.columns for file in files)
         return Scan(self._destination, files, self._types(collection, names, asked, files))
 
+    def types(self, collection: str, names: Sequence[str], files: Sequence[LandedFile]) -> dict[str, str]:
+        """The type of each column as `scan` reads it, where it isn't told another one; raises as `scan` does."""
+        return self._types(collection, names, {}, files)
+
     def _load(
         self,
         collection: str,
@@ -158,7 +162,7 @@ class LandedReader:
         """The type of each column. Raises InvalidInputError for a column that neither a file nor Keen knows."""
         if all(name in asked for name in names):
             return {name: asked[name] for name in names}
-        known = self._api().property_types(collection)
+        known = {**self._api().property_types(collection), **{name: "string" for file in files for name in file.masked}}
         present = {name for file in files for name in file.columns}
         unknown = [name for name in names if name not in present and name not in known and name not in asked]
         if unknown:
