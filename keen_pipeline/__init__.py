@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from keen_pipeline.defs.build import build_keen_definitions
     from keen_pipeline.defs.component import KeenExtractionComponent
     from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
+    from keen_pipeline.defs.lists import unique_values_asset
     from keen_pipeline.defs.notifications import KeenNotifications
     from keen_pipeline.defs.ops import materialize_csv, submit_extraction
     from keen_pipeline.defs.ops import materialize_csv as materialize_csvs
     from keen_pipeline.defs.ops import submit_extraction as submit_extractions
     from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+    from keen_pipeline.defs.tables import TableDatabase, table_asset
     from keen_pipeline.defs.translator import KeenTranslator
     from keen_pipeline.extraction import Collection
     from keen_pipeline.filters import Filter
@@ -36,6 +38,7 @@ _HOMES = {
     "KeenNotifications": "keen_pipeline.defs.notifications:KeenNotifications",
     "KeenResource": "keen_pipeline.defs.resources:KeenResource",
     "KeenTranslator": "keen_pipeline.defs.translator:KeenTranslator",
+    "TableDatabase": "keen_pipeline.defs.tables:TableDatabase",
     "Timeframe": "keen_pipeline.timeframe:Timeframe",
     "build_keen_definitions": "keen_pipeline.defs.build:build_keen_definitions",
     "csv_assets": "keen_pipeline.defs.assets:csv_assets",
@@ -44,6 +47,8 @@ _HOMES = {
     "materialize_csvs": "keen_pipeline.defs.ops:materialize_csv",
     "submit_extraction": "keen_pipeline.defs.ops:submit_extraction",
     "submit_extractions": "keen_pipeline.defs.ops:submit_extraction",
+    "table_asset": "keen_pipeline.defs.tables:table_asset",
+    "unique_values_asset": "keen_pipeline.defs.lists:unique_values_asset",
 }
 
 __all__ = [
@@ -57,6 +62,7 @@ __all__ = [
     "KeenReader",
     "KeenResource",
     "KeenTranslator",
+    "TableDatabase",
     "Timeframe",
     "build_keen_definitions",
     "csv_assets",
@@ -64,6 +70,8 @@ __all__ = [
     "materialize_csvs",
     "submit_extraction",
     "submit_extractions",
+    "table_asset",
+    "unique_values_asset",
 ]
 
 

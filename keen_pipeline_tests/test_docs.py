@@ -39,6 +39,7 @@ def test_the_python_blocks_build_definitions(readme: str, tmp_path: Path, monkey
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KEEN_READ_KEY", "r")
+    monkeypatch.setenv("WAREHOUSE_URL", "sqlite:///warehouse.db")
     namespace: dict[str, object] = {"__name__": "readme"}
     for block in blocks(readme, "python"):
         exec(compile(block, "README.md", "exec", dont_inherit=True), namespace)
@@ -46,7 +47,8 @@ def test_the_python_blocks_build_definitions(readme: str, tmp_path: Path, monkey
     assert isinstance(defs, dg.Definitions)
     dg.Definitions.validate_loadable(defs)
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == {"keen/purchases", "keen/logins", "big_spenders"}
+    ours = {"keen/purchases", "keen/logins", "keen_tables/purchases", "keen/purchases/unique/body:currency"}
+    assert keys == {*ours, "big_spenders"}
 
 
 def test_the_yaml_block_is_a_collections_file(readme: str, tmp_path: Path) -> None:

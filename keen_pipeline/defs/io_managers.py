@@ -8,10 +8,12 @@ from pydantic import Field
 
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.readers import LandedReader, Missing
 
 IO_MANAGER_KEY = "keen_io_manager"
 COLLECTION_METADATA = "keen/collection"
+UNIQUE_METADATA = "keen/unique_property"
 
 
 class KeenReader(dg.ConfigurableResource[LandedReader]):
@@ -53,9 +55,25 @@ class KeenIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The value. Raises as `LandedReader.load` does."""
+        listed = _upstream_metadata(context, UNIQUE_METADATA)
+        if listed is not None:
+            return self._lists(context, listed)
         options = _options(context.definition_metadata or {})
         keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
         return self.reader.load(_collection(context), keys, context.dagster_type.typing_type, **options)
+
+    def _lists(self, context: dg.InputContext, property_name: str) -> Any:
+        """The unique values of a property: a list, or of several partitions a list by partition."""
+        collection, destination = _collection(context), self.reader.destination.open()
+        keys = list(context.asset_partition_keys) if context.has_asset_partitions else [LATEST]
+        try:
+            lists = {key: destination.read_list(collection, property_name, key) for key in keys}
+        except FileNotFoundError as error:
+            raise ConfigurationError(
+                f"{collection}: the list of {property_name} is not there ({error}); "
+                f"materialize {context.asset_key.to_user_string()}"
+            ) from None
+        return lists[keys[0]] if len(keys) == 1 else lists
 
 
 def _options(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +82,10 @@ def _options(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _collection(context: dg.InputContext) -> str:
+    return _upstream_metadata(context, COLLECTION_METADATA) or context.asset_key.path[-1]
+
+
+def _upstream_metadata(context: dg.InputContext, name: str) -> str | None:
     upstream = context.upstream_output
-    known = (upstream.definition_metadata or {}).get(COLLECTION_METADATA) if upstream is not None else None
-    return str(known.value if isinstance(known, dg.MetadataValue) else known or context.asset_key.path[-1])
+    known = (upstream.definition_metadata or {}).get(name) if upstream is not None else None
+    return None if known is None else str(known.value if isinstance(known, dg.MetadataValue) else known)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -137,6 +138,21 @@ class FileDestination:
     def for_slices(self) -> FileDestination:
         """Where the slices of split extractions rest until they are put together: `_slices/` beside the landed files."""
         return FileDestination(f"{self._root}/{layout.SLICES}", transport=self._transport)
+
+    def write_list(self, collection: str, property_name: str, partition_key: str, values: Sequence[object]) -> str:
+        """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError."""
+        uri = layout.list_uri(self._root, collection, property_name, partition_key)
+        try:
+            self._storage.write(uri, json.dumps(values, ensure_ascii=False).encode())
+        except OSError as error:
+            raise ConfigurationError(f"{uri} can't be written ({error.strerror or type(error).__name__})") from error
+        return uri
+
+    def read_list(self, collection: str, property_name: str, partition_key: str) -> list[object]:
+        """What `write_list` wrote. Raises FileNotFoundError."""
+        with self._storage.open(layout.list_uri(self._root, collection, property_name, partition_key)) as file:
+            values: list[object] = json.loads(file.read())
+        return values
 
     def remove_leftovers(self, older_than: timedelta = LEFTOVER_AGE) -> list[str]:
         """Remove what landings that died more than `older_than` ago have left; returns its URIs. Never a landed file."""

@@ -1,7 +1,8 @@
 """Where a file lies: partition <-> URI. Pure.
 
 `{root}/{collection}/{partition_key}.{csv|csv.gz|csv.zst|parquet}`. What is kept aside lies under `{root}/_quarantine/`,
-slices that wait to be put together under `{root}/_slices/`; a collection's name can't begin with `_`, so they never meet.
+slices that wait to be put together under `{root}/_slices/`, lists of unique values under `{root}/_unique/`; a collection's name
+can't begin with `_`, so they never meet.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from urllib.parse import quote
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Encoding, check_collection_name
@@ -16,10 +18,14 @@ from keen_pipeline.timeframe import Timeframe, format_instant
 
 QUARANTINE = "_quarantine"
 SLICES = "_slices"
+UNIQUE = "_unique"
+LATEST = "latest"
+"""What stands for the partition key of a list of all events."""
 REASON_SUFFIX = ".reason.txt"
 
 # Dagster's keys (2026-01-31, 2026-01-31-08:00) and ad hoc ones; no separator, no leading dot, nothing a shell or URL splits at.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,199}")
+_LONGEST_PROPERTY = 200
 _INSTANT = re.compile(r"(\d{8}T\d{6})(?:\.(\d{3}|\d{6}))?Z")
 # The longest first, so that `.csv.gz` is not read as a partition key that ends in `.csv`.
 _ENCODINGS = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
@@ -60,6 +66,16 @@ def target_uri(root: str, collection: str, partition_key: str, encoding: Encodin
     if not _KEY.fullmatch(partition_key) or ".." in partition_key:
         raise InvalidInputError(f"partition key {partition_key!r} can't be a file name", field="partition_key")
     return f"{root.rstrip('/')}/{collection}/{partition_key}.{encoding.value}"
+
+
+def list_uri(root: str, collection: str, property_name: str, partition_key: str) -> str:
+    """The URI of the list of a property's unique values. Raises InvalidInputError as `target_uri` does.
+
+    >>> list_uri("/data", "purchases", "body:user:id", "2026-01-01")
+    '/data/_unique/purchases/2026-01-01.body%3Auser%3Aid.json'
+    """
+    place = target_uri(f"{root.rstrip('/')}/{UNIQUE}", collection, partition_key).removesuffix(f".{Encoding.CSV.value}")
+    return f"{place}.{quote(property_name, safe='')[:_LONGEST_PROPERTY]}.json"
 
 
 def parse_target(root: str, uri: str) -> Place:

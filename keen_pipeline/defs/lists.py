@@ -1,0 +1,88 @@
+"""Lists, the second kind of extraction: the unique values of a property as an asset, for each partition or of all events."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from keen_pipeline.defs.assets import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY, UNIQUE_METADATA
+from keen_pipeline.defs.metadata import asset_key
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import Collection
+from keen_pipeline.landing.layout import LATEST
+from keen_pipeline.partitions import partition_for_key
+
+PREVIEWED = 20
+
+
+def unique_values_asset(
+    collection: Collection,
+    property_name: str,
+    *,
+    partitioned: bool = True,
+    group_name: str = "keen",
+    automation_condition: dg.AutomationCondition[Any] | None = None,
+) -> dg.AssetsDefinition:
+    """The asset `["keen", <collection>, "unique", <property>]`: the unique values of a property as a JSON file at the destination.
+
+    The service finds them (`_select_unique`), of the events that pass the collection's filters. `partitioned`: a list for each
+    partition of the collection; else one list of all events, replaced by each run. A parameter of an asset downstream gets a
+    `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is made anew when the partition's file
+    has landed.
+
+    Raises InvalidInputError where the collection masks the property: its values must not be written anywhere.
+
+    >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
+    'keen/purchases/unique/body:currency'
+    """
+    if property_name in collection.mask:
+        raise InvalidInputError(
+            f"{collection.name}: {property_name} is masked, so its values can't be listed", field="property_name"
+        )
+    key = dg.AssetKey([*asset_key(collection.name).path, "unique", property_name])
+    condition = dg.AutomationCondition.eager()
+    if partitioned:  # eager() alone wakes for the latest partition only
+        condition = condition.without(dg.AutomationCondition.in_latest_time_window())
+    values_of = dg.AssetOut(
+        key=key,
+        dagster_type=dg.Nothing,
+        io_manager_key=IO_MANAGER_KEY,
+        group_name=group_name,
+        kinds={"json"},
+        automation_condition=automation_condition or condition,
+        metadata={COLLECTION_METADATA: collection.name, UNIQUE_METADATA: property_name},
+        description=f"The unique values of {property_name} among the events of {collection.name}.",
+    )
+
+    @dg.multi_asset(
+        name=re.sub(r"\W", "_", f"list_{collection.name}_{property_name}"),
+        outs={"values": values_of},
+        deps=[asset_key(collection.name)],
+        partitions_def=partitions_definition(collection) if partitioned else None,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
+    def list_values(
+        context: dg.AssetExecutionContext, keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination
+    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
+        pipeline = build_pipeline(keen, ledger, destination)
+        files, now = destination.open(), pipeline.clock.now()
+        for name in context.partition_keys if partitioned else [LATEST]:
+            window = partition_for_key(collection, name, now).timeframe if partitioned else None
+            values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+            uri = files.write_list(collection.name, property_name, name, values)
+            yield dg.AssetMaterialization(key, partition=name if partitioned else None, metadata=_metadata(uri, values))
+        yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
+
+    return list_values
+
+
+def _metadata(uri: str, values: list[object]) -> dict[str, Any]:
+    return {
+        "keen/values": len(values),
+        "keen/preview": dg.MetadataValue.json(values[:PREVIEWED]),
+        "dagster/uri": dg.MetadataValue.url(uri) if "://" in uri else dg.MetadataValue.path(uri),
+    }

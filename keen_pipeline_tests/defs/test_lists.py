@@ -1,0 +1,65 @@
+"""Unique values of a property as assets, and as inputs of assets downstream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from keen_pipeline import Collection, Filter, unique_values_asset
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+
+PURCHASES = Collection("purchases", "2026-01-01", filters=[Filter("body:amount", "gt", 0)])
+BY_DAY = dg.AssetKey(["keen", "purchases", "unique", "body:amount"])
+
+
+def consumer(seen: list[Any], partitions_def: dg.PartitionsDefinition | None) -> dg.AssetsDefinition:
+    @dg.asset(ins={"amounts": dg.AssetIn(BY_DAY)}, partitions_def=partitions_def, backfill_policy=dg.BackfillPolicy.single_run())
+    def reader(amounts) -> None:  # type: ignore[no-untyped-def]
+        seen.append(amounts)
+
+    return reader
+
+
+def run(place: Place, assets: Sequence[dg.AssetsDefinition], keys: Sequence[str], **options: Any) -> dg.ExecuteInProcessResult:
+    defs = dg.Definitions.merge(place.defs, dg.Definitions(assets=assets))
+    selection = [key for asset in assets for key in asset.keys if key.to_user_string() in keys]
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=place.instance, asset_selection=selection, raise_on_error=False, **options
+    )
+
+
+def test_a_list_for_each_partition(make_place: MakePlace) -> None:
+    place, seen = make_place(), []  # type: ignore[var-annotated]
+    assets = [unique_values_asset(PURCHASES, "body:amount"), consumer(seen, dg.DailyPartitionsDefinition("2026-01-01"))]
+    tags = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[1]}
+    assert not run(place, assets, ["reader"], tags=tags).success  # nothing is listed yet
+    assert run(place, assets, [BY_DAY.to_user_string()], tags=tags).success
+    assert place.materialized(BY_DAY.to_user_string()) == [DAYS[0], DAYS[1]]
+    assert place.metadata(BY_DAY.to_user_string(), DAYS[1])["keen/values"] == 3
+    kept = place.root / "_unique" / "purchases" / f"{DAYS[0]}.body%3Aamount.json"
+    assert sorted(json.loads(kept.read_text())) == [1, 2]  # 0 does not pass the filter
+    assert run(place, assets, ["reader"], tags=tags).success
+    assert run(place, assets, ["reader"], partition_key=DAYS[0]).success
+    assert [{key: sorted(values) for key, values in seen[0].items()}, sorted(seen[1])] == [
+        {DAYS[0]: [1, 2], DAYS[1]: [1, 2, 3]},
+        [1, 2],
+    ]
+
+
+def test_one_list_of_all_events_is_replaced_by_each_run(make_place: MakePlace) -> None:
+    place, seen = make_place(), []  # type: ignore[var-annotated]
+    assets = [unique_values_asset(PURCHASES, "body:amount", partitioned=False), consumer(seen, None)]
+    for _ in range(2):
+        assert run(place, assets, [BY_DAY.to_user_string(), "reader"]).success
+    assert [sorted(values) for values in seen] == [[1, 2, 3, 4, 5]] * 2
+    assert [path.name for path in (place.root / "_unique" / "purchases").iterdir()] == ["latest.body%3Aamount.json"]
+
+
+def test_a_masked_property_is_not_listed() -> None:
+    with pytest.raises(InvalidInputError, match="masked"):
+        unique_values_asset(Collection("purchases", "2026-01-01", mask={"body:email": "hash"}), "body:email")
