@@ -31,8 +31,8 @@ def unique_values_asset(
 
     The service finds them (`_select_unique`), of the events that pass the collection's filters. `partitioned`: a list for each
     partition of the collection; else one list of all events, replaced by each run. A parameter of an asset downstream gets a
-    `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is made anew when the partition's file
-    has landed.
+    `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is made anew when the
+    partition's file has landed.
 
     Raises InvalidInputError where the collection masks the property: its values must not be written anywhere.
 
