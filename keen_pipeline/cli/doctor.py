@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import smtplib
+import ssl
 from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import configured_collections, service_for_command
+from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.extraction import Collection, MaskMethod
 from keen_pipeline.landing.encode import check_encoding
 from keen_pipeline.pipeline.adapters import open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
 
+_MAIL_SECONDS = 10.0
+_HEARTBEAT_SECONDS = 300
+
 
 @click.command("doctor")
-def command() -> None:
-    """Check configuration, service, key, destination (writes and removes a probe) and ledger; say what to fix.
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def command(as_json: bool) -> None:
+    """Check configuration, service, key, collections, destination (writes and removes a probe), ledger, mail and Dagster's daemon.
+
+    What is wrong comes with what to fix, and the exit status is 1.
 
     Example: keen-pipeline doctor
     """
@@ -25,21 +37,37 @@ def command() -> None:
             ("collections", lambda: _collections(settings)),
             ("service", lambda: _service(settings)),
             ("key", lambda: _key(settings)),
+            ("names", lambda: _names(settings)),
+            ("mask", lambda: _mask(settings)),
             ("destination", lambda: _destination(settings)),
             ("ledger", lambda: _ledger(settings)),
+            ("mail", lambda: _mail(settings)),
+            ("dagster", _dagster),
         ]
-        bad = sum(not _tell(name, check) for name, check in checks)
+        told = [_try(name, check) for name, check in checks]
+    if as_json:
+        print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
+    else:
+        for name, well, text in told:
+            click.echo(f"{'ok   ' if well else 'wrong'} {name}: {text}")
+    bad = sum(not well for _, well, _ in told)
     if bad:
         raise ConfigurationError(f"{bad} of {len(checks)} checks failed, see above for what to fix")
 
 
-def _tell(name: str, check: Callable[[], str]) -> bool:
+def _try(name: str, check: Callable[[], str]) -> tuple[str, bool, str]:
     try:
-        click.echo(f"ok    {name}: {check()}")
+        return name, True, check()
     except KeenPipelineError as error:
-        click.echo(f"wrong {name}: {' '.join(str(error).split())}")
-        return False
-    return True
+        return name, False, " ".join(str(error).split())
+
+
+def _configured(settings: Settings) -> list[Collection]:
+    """The collections, or none where the check of them says what is wrong with them."""
+    try:
+        return configured_collections(settings)
+    except KeenPipelineError:
+        return []
 
 
 def _collections(settings: Settings) -> str:
@@ -48,6 +76,10 @@ def _collections(settings: Settings) -> str:
         raise ConfigurationError("KEEN_PIPELINE_COLLECTIONS is not set: name the collections to extract in a YAML file")
     for encoding in {collection.encoding for collection in collections}:
         check_encoding(encoding)
+    now = datetime.now(timezone.utc)
+    late = [c.name for c in collections if datetime(c.start.year, c.start.month, c.start.day, tzinfo=timezone.utc) > now]
+    if late:
+        raise ConfigurationError(f"start_date of {', '.join(late)} lies in the future: there is no partition to extract before it")
     source = settings.collections_file or "the sample, as KEEN_PIPELINE_COLLECTIONS is not set"
     return f"{', '.join(c.name for c in collections)} ({source})"
 
@@ -66,6 +98,33 @@ def _key(settings: Settings) -> str:
     return f"the read key opens project {client.project_id}"
 
 
+def _names(settings: Settings) -> str:
+    collections = _configured(settings)
+    if settings.collections_file is None:
+        return "not compared: KEEN_PIPELINE_COLLECTIONS is not set"
+    try:
+        known = open_client(settings, None).collections()
+    except KeenPipelineError:
+        return "not compared: the service could not be asked, see above"
+    unknown = [c.name for c in collections if c.name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"the project has no collection {', '.join(unknown)}; it has {', '.join(known[:20]) or 'none'}. "
+            f"Names are case-sensitive; correct {settings.collections_file}, or wait for the first event"
+        )
+    return f"the project has all {len(collections)}"
+
+
+def _mask(settings: Settings) -> str:
+    hashing = sorted(c.name for c in _configured(settings) if MaskMethod.HASH in c.mask.values())
+    if hashing and settings.mask_key is None:
+        raise ConfigurationError(
+            f"{', '.join(hashing)}: columns are to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a "
+            "secret of your own, and keep it: another key gives other hashes"
+        )
+    return f"a key is set for the hashes of {', '.join(hashing)}" if hashing else "nothing is hashed"
+
+
 def _destination(settings: Settings) -> str:
     destination = open_destination(settings.destination, settings.destination_options)
     destination.probe()
@@ -75,3 +134,49 @@ def _destination(settings: Settings) -> str:
 def _ledger(settings: Settings) -> str:
     counts = open_ledger(settings.ledger_url).summary().counts
     return f"{sum(counts.values())} entries"
+
+
+def _mail(settings: Settings) -> str:
+    smtp = settings.smtp
+    if smtp is None:
+        if settings.digest_to:
+            raise ConfigurationError("KEEN_PIPELINE_DIGEST_TO is set, and there is no mail server: set SMTP_HOST, or unset it")
+        return "not configured"
+    try:
+        with smtplib.SMTP(smtp.host, smtp.port, timeout=_MAIL_SECONDS) as server:
+            if smtp.starttls:
+                server.starttls(context=ssl.create_default_context())
+            if smtp.user is not None:
+                server.login(smtp.user, smtp.password or "")
+            server.noop()
+    except (OSError, smtplib.SMTPException) as error:
+        # The class alone: a server's words may quote the user.
+        raise ConfigurationError(
+            f"the mail server {smtp.host}:{smtp.port} does not take our mail ({type(error).__name__}): check SMTP_HOST, SMTP_PORT, "
+            "SMTP_USER, SMTP_PASSWORD and SMTP_STARTTLS"
+        ) from None
+    return f"{smtp.host}:{smtp.port} takes mail" + (
+        "" if settings.digest_to else "; nobody gets the digest (KEEN_PIPELINE_DIGEST_TO)"
+    )
+
+
+def _dagster() -> str:
+    """Whether something ticks the schedule and the sensors of the configured Dagster home."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        return "DAGSTER_HOME is not set; `keen-pipeline dev` keeps a home of its own"
+    if not Path(home).is_absolute() or not Path(home).is_dir():
+        raise ConfigurationError(f"DAGSTER_HOME {home} must be the absolute path of a folder that exists")
+    import dagster as dg  # a second and a half, only here
+
+    with dg.DagsterInstance.get() as instance:
+        beats = instance.get_daemon_heartbeats()
+    now = datetime.now(timezone.utc).timestamp()
+    newest = max((beat.timestamp for beat in beats.values()), default=0.0)
+    if now - newest > _HEARTBEAT_SECONDS:
+        said = "none has run there yet" if not newest else f"the last one was heard of {(now - newest) / 60:.0f} minutes ago"
+        raise ConfigurationError(
+            f"no daemon runs for DAGSTER_HOME {home} ({said}): schedules and sensors don't tick; start `dagster-daemon run` or "
+            "`keen-pipeline dev`"
+        )
+    return f"a daemon runs for {home}"

@@ -15,6 +15,7 @@ from keen_pipeline.defs.metadata import asset_key, materialization, materializin
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.defs.translator import KeenTranslator, translated
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Collection, Granularity
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
@@ -42,8 +43,18 @@ def csv_assets(collections: Sequence[Collection], *, translator: KeenTranslator 
     """The assets `["keen", <collection>]`, one definition for all collections with the same partitions.
 
     `translator` makes their specs. They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads
-    them downstream. Raises ConfigurationError where the translator gives an asset another key.
+    them downstream. Raises ConfigurationError where the translator gives an asset another key, InvalidInputError where two
+    collections would have one key (`a b` and `a_b`).
     """
+    names: dict[dg.AssetKey, str] = {}
+    for collection in collections:
+        other = names.setdefault(asset_key(collection.name), collection.name)
+        if other != collection.name:
+            raise InvalidInputError(
+                f"collections {other!r} and {collection.name!r} would be one asset, as blanks are `_` in its key; "
+                "put one of them into another code location",
+                field="collections",
+            )
     translator = translator or KeenTranslator()
     alike: Mapping[dg.TimeWindowPartitionsDefinition, list[Collection]] = defaultdict(list)
     for collection in collections:

@@ -100,5 +100,9 @@ def materializing_runs(instance: dg.DagsterInstance, entry: Entry) -> list[str]:
 
 
 def asset_key(collection: str) -> dg.AssetKey:
-    """The key of a collection's files."""
-    return dg.AssetKey(["keen", collection])
+    """The key of a collection's files; blanks, which Dagster takes in no name, are `_` in it.
+
+    >>> asset_key("Sign Ups").path
+    ['keen', 'Sign_Ups']
+    """
+    return dg.AssetKey(["keen", collection.replace(" ", "_")])

@@ -96,7 +96,7 @@ def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Shell) ->
 def test_doctor_finds_all_well(shell: Shell) -> None:
     done = shell.run("doctor")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 5
+    assert done.stdout.count("ok ") == 9
     assert list((shell.folder / "data" / "landing").iterdir()) == []  # the probe is gone
 
 

@@ -1,0 +1,136 @@
+"""The ten likeliest misconfigurations, each found and told with what to fix, on real services, files and servers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.cli import main
+from keen_pipeline.client import KeenClient
+from keen_pipeline.service.embedded import Endpoint
+from keen_pipeline.testing import live_service
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with live_service() as service:
+        with KeenClient(service.base_url, service.project_id, read_key=service.read_key, write_key=service.write_key) as client:
+            client.add_events({"purchases": [{"amount": 1}]})
+        yield service
+
+
+@pytest.fixture
+def well(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment where nothing is wrong."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "collections.yaml").write_text("collections:\n  - {name: purchases, start_date: 2026-01-01}\n")
+    values = {
+        "KEEN_BASE_URL": endpoint.base_url,
+        "KEEN_PROJECT_ID": endpoint.project_id,
+        "KEEN_READ_KEY": endpoint.read_key,
+        "KEEN_PIPELINE_COLLECTIONS": "collections.yaml",
+        "KEEN_PIPELINE_DESTINATION": str(tmp_path / "landing"),
+        "KEEN_PIPELINE_LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+Doctor = Callable[[], tuple[int, dict[str, tuple[bool, str]]]]
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Runs it; its exit status, and (whether it is well, message) by check."""
+
+    def run() -> tuple[int, dict[str, tuple[bool, str]]]:
+        monkeypatch.setattr(sys, "argv", ["keen-pipeline", "doctor", "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return int(str(ended.value.code)), {check["name"]: (check["ok"], check["message"]) for check in checks}
+
+    return run
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def wrong(doctor: Doctor) -> dict[str, str]:
+    """What is wrong, by the name of its check."""
+    status, checks = doctor()
+    assert status == 1
+    return {name: message for name, (well, message) in checks.items() if not well}
+
+
+def test_nothing_is_wrong(well: pytest.MonkeyPatch, doctor: Doctor) -> None:
+    status, checks = doctor()
+    assert [name for name, (ok, _) in checks.items() if not ok] == []
+    assert (status, len(checks)) == (0, 9)
+
+
+NOWHERE = f"http://127.0.0.1:{unused_port()}"
+CASES = {
+    "the service is not there": (
+        {"KEEN_BASE_URL": f"http://127.0.0.1:{unused_port()}"},
+        {"service", "key"},
+        "no connection",
+    ),
+    "another project": ({"KEEN_PROJECT_ID": "another"}, {"key"}, "project"),
+    "a wrong key": ({"KEEN_READ_KEY": "wrong-key-77"}, {"key"}, "KEEN_READ_KEY"),
+    "no collections": ({"KEEN_PIPELINE_COLLECTIONS": ""}, {"collections"}, "KEEN_PIPELINE_COLLECTIONS is not set"),
+    "a destination that can't be written": (
+        {"KEEN_PIPELINE_DESTINATION": "/proc/landing"},
+        {"destination"},
+        "/proc/landing can't be written",
+    ),
+    "a storage that is none": ({"KEEN_PIPELINE_DESTINATION": "ftp://host/x"}, {"destination"}, "not supported"),
+    "a ledger without driver": ({"KEEN_PIPELINE_LEDGER_URL": "nothing://u:s3cret@h/d"}, {"ledger"}, "driver"),
+    "a digest without mail server": ({"KEEN_PIPELINE_DIGEST_TO": "a@example.com"}, {"mail"}, "SMTP_HOST"),
+    "a mail server that is not there": ({"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(unused_port())}, {"mail"}, "SMTP_PORT"),
+    "a home that is none": ({"DAGSTER_HOME": "not/absolute"}, {"dagster"}, "absolute"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_wrong_setting_is_found(well: pytest.MonkeyPatch, doctor: Doctor, case: str) -> None:
+    values, names, words = CASES[case]
+    for name, value in values.items():
+        well.setenv(name, value)
+    found = wrong(doctor)
+    assert set(found) == names
+    assert words in " ".join(found.values())
+    assert not any(secret in " ".join(found.values()) for secret in ("wrong-key-77", "s3cret"))
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "words"),
+    [
+        ("{name: Purchases, start_date: 2026-01-01}", "names", "no collection Purchases; it has purchases"),
+        ("{name: purchases, start_date: 2126-01-01}", "collections", "lies in the future"),
+        ("{name: purchases, start_date: 2026-01-01, mask: {body:email: hash}}", "mask", "KEEN_PIPELINE_MASK_KEY"),
+    ],
+)
+def test_a_wrong_collections_file_is_found(
+    well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path, line: str, name: str, words: str
+) -> None:
+    (tmp_path / "collections.yaml").write_text(f"collections:\n  - {line}\n")
+    found = wrong(doctor)
+    assert set(found) == {name}
+    assert words in found[name]
+
+
+def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    well.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    assert "no daemon runs" in wrong(doctor)["dagster"]
