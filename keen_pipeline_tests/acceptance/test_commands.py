@@ -93,6 +93,20 @@ def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Shell) ->
     assert (mended.returncode, len(json.loads(mended.stdout)["landings"])) == (0, 4)
 
 
+def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Shell) -> None:
+    words = ["backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-02", "--json"]
+    asked = shell.run(*words, "--no-wait")
+    assert (asked.returncode, json.loads(asked.stdout)) == (0, {"landings": [], "failed": []})
+    assert "2 submitted, 0 landed before" in asked.stderr
+    status = json.loads(shell.run("status", "--json").stdout)
+    waiting = {row["partition"]: row["extraction_id"] for row in status["open"]}
+    assert sorted(waiting) == ["2026-01-01", "2026-01-02"]
+    assert not (shell.folder / "data" / "landing" / "purchases").exists()
+    done = json.loads(shell.run(*words).stdout)["landings"]
+    assert {row["partition"]: row["extraction_id"] for row in done} == waiting  # adopted, not asked again
+    assert "0 submitted, 2 landed before" in shell.run(*words, "--no-wait").stderr
+
+
 def test_doctor_finds_all_well(shell: Shell) -> None:
     done = shell.run("doctor")
     assert done.returncode == 0, done.stdout
