@@ -51,10 +51,14 @@ def failure_message(identity: str, title: str, story: str, link: str | None) -> 
 
 
 def partition_link(ui_url: str, collection: str, partition_key: str) -> str:
-    """The asset's partition in Dagster's UI."""
-    return (
-        f"{ui_url.rstrip('/')}/assets/keen/{quote(collection, safe='')}?view=partitions&partition={quote(partition_key, safe='')}"
-    )
+    """The asset's partition in Dagster's UI.
+
+    >>> partition_link("http://dagster.local/", "Sign Ups", "2026-01-31")
+    'http://dagster.local/assets/keen/Sign_Ups?view=partitions&partition=2026-01-31'
+    """
+    # Blanks are `_` in the keys of our assets.
+    asset, partition = (quote(text, safe="") for text in (collection.replace(" ", "_"), partition_key))
+    return f"{ui_url.rstrip('/')}/assets/keen/{asset}?view=partitions&partition={partition}"
 
 
 def _subject(digest: Digest) -> str:
@@ -185,7 +189,7 @@ def _missing_html(one: Missing, ui_url: str | None) -> str:
 def _linked(text: str, ui_url: str | None, collection: str, partition_key: str) -> str:
     if ui_url is None:
         return escape(text)
-    return f'<a href="{escape(partition_link(ui_url, collection, partition_key))}" style="color:{_BLUE}">{escape(text)}</a>'
+    return f'<a href="{escape(partition_link(ui_url, collection, partition_key))}" style="color:{_BLUE};white-space:nowrap">{escape(text)}</a>'
 
 
 def _row(line: Line, ui_url: str | None, attachments: Sequence[Attachment], *, chart: bool) -> str:
