@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import keen_pipeline
 from keen_pipeline.cli import _COMMANDS
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import read_collections_file
@@ -104,3 +108,14 @@ def test_the_command_block_runs(readme: str, tmp_path: Path) -> None:
 def test_every_command_is_documented(readme: str) -> None:
     for name in _COMMANDS:
         assert f"keen-pipeline {name}" in readme
+
+
+def test_the_examples_of_the_docstrings_run() -> None:
+    names = [module.name for module in pkgutil.walk_packages(keen_pipeline.__path__, "keen_pipeline.")]
+    results = {
+        name: doctest.testmod(importlib.import_module(name))
+        for name in names
+        if ".migrations." not in name and not name.endswith("__main__")
+    }
+    assert {name: result.failed for name, result in results.items() if result.failed} == {}
+    assert sum(result.attempted for result in results.values()) >= 25

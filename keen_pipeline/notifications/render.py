@@ -189,7 +189,8 @@ def _missing_html(one: Missing, ui_url: str | None) -> str:
 def _linked(text: str, ui_url: str | None, collection: str, partition_key: str) -> str:
     if ui_url is None:
         return escape(text)
-    return f'<a href="{escape(partition_link(ui_url, collection, partition_key))}" style="color:{_BLUE};white-space:nowrap">{escape(text)}</a>'
+    link = escape(partition_link(ui_url, collection, partition_key))
+    return f'<a href="{link}" style="color:{_BLUE};white-space:nowrap">{escape(text)}</a>'
 
 
 def _row(line: Line, ui_url: str | None, attachments: Sequence[Attachment], *, chart: bool) -> str:
