@@ -98,13 +98,19 @@ class ExtractionWorker:
             finally:
                 with self._condition:
                     self._running.discard(chosen)
+                    self._condition.notify_all()
 
     def _choose(self) -> tuple[str | None, float]:
         """The next record to run, else the seconds until one is due or the next sweep."""
         now = time.time()
+        if self._running & self._put_off.keys():
+            return None, PAUSE_SECONDS  # what found no memory beside others now runs alone
         pause = self._sweep_seconds
         for extraction_id, not_before in self._records.waiting():
             if extraction_id in self._running:
+                continue
+            if extraction_id in self._put_off and self._running:
+                pause = min(pause, PAUSE_SECONDS)
                 continue
             if not_before <= now:
                 return extraction_id, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import duckdb
@@ -66,3 +67,24 @@ def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tm
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(ConfigurationError, match="schema 99"):
         Database(path)
+
+
+def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the_memory(tmp_path: Path) -> None:
+    config = ServiceConfig(tmp_path, memory_mib=128, max_concurrency=4)
+    service = Service(config, make_credentials(config), "http://127.0.0.1:1")
+    try:
+        width = config.max_properties - 3
+        for batch in range(10):
+            events = [{f"k{(n * 7 + batch * 31 + j * j) % width}": "x" * 20 for j in range(40)} for n in range(2000)]
+            assert service.add_events("wide", events) == [None] * len(events)
+        made = [service.create_extraction("wide", {}, names="v2").id for _ in range(6)]
+        deadline = time.monotonic() + 120
+        while service.records.waiting():
+            assert time.monotonic() < deadline, "the extractions did not end"
+            service.add_events("wide", [{"k1": 1}])
+            time.sleep(0.05)
+        ended = [service.records.get(one) for one in made]
+        assert [(one.status, one.message) for one in ended if one] == [("complete", None)] * 6
+        assert min(one.events or 0 for one in ended if one) >= 20_000
+    finally:
+        service.close()
