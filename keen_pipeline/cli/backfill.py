@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from keen_pipeline.cli.common import (
+    complete_collections,
     configured_collections,
     console,
     follow,
@@ -24,7 +25,7 @@ from keen_pipeline.settings import Settings
 
 
 @click.command("backfill")
-@click.argument("collection")
+@click.argument("collection", shell_complete=complete_collections)
 @click.option("--from", "first", required=True, metavar="D", help="First partition key, for example 2026-01-01.")
 @click.option("--to", "last", required=True, metavar="D", help="Last partition key, inclusive.")
 @click.option("--no-wait", is_flag=True, help="Submit only; the sensor extraction_status lands what finishes.")

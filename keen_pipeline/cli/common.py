@@ -9,12 +9,13 @@ from datetime import datetime
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from keen_pipeline.collections_file import read_collections_file
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import InvalidInputError, KeenPipelineError
 from keen_pipeline.extraction import Collection
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
@@ -57,6 +58,15 @@ def configured_collections(settings: Settings) -> list[Collection]:
     if settings.collections_file is not None:
         return read_collections_file(settings.collections_file)
     return [] if settings.base_url is not None else sample_collections()
+
+
+def complete_collections(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The configured collections, for the shell's completion; none where the configuration can't be read."""
+    try:
+        names = [collection.name for collection in configured_collections(Settings.from_environment())]
+    except KeenPipelineError:
+        return []
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from keen_pipeline.cli.common import (
+    complete_collections,
     configured_collections,
     follow,
     landing_json,
@@ -51,7 +52,7 @@ def _end_and_destination(values: Sequence[str], start: str | None) -> tuple[str 
 
 
 @click.command("extract")
-@click.argument("collection")
+@click.argument("collection", shell_complete=complete_collections)
 @click.option("--timeframe", metavar="T", help="Relative, in UTC: yesterday, last_4_days, this_week, ... Default: all events.")
 @click.option("--from", "start", metavar="A", help="Start, ISO-8601; no offset means UTC.")
 @click.option(

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from keen_pipeline.cli.common import parse_filter, parse_timeframe, service_for_command
+from keen_pipeline.cli.common import complete_collections, parse_filter, parse_timeframe, service_for_command
 from keen_pipeline.extraction import check_collection_name
 from keen_pipeline.pipeline.adapters import open_client
 from keen_pipeline.ports import SystemClock
@@ -14,7 +14,7 @@ from keen_pipeline.settings import Settings
 
 
 @click.command("list")
-@click.argument("collection")
+@click.argument("collection", shell_complete=complete_collections)
 @click.argument("property_name", metavar="PROPERTY")
 @click.option("--timeframe", metavar="T", help="Relative, in UTC: yesterday, last_4_days, ... Default: all events.")
 @click.option("--filter", "filters", multiple=True, metavar="'NAME OP JSON'", help="May be given several times; all must hold.")

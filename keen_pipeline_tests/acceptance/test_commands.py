@@ -107,6 +107,16 @@ def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(she
     assert "0 submitted, 2 landed before" in shell.run(*words, "--no-wait").stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("keen-pipeline ba", ["backfill"]), ("keen-pipeline backfill pu", ["purchases"]), ("keen-pipeline backfill x", [])],
+)
+def test_the_shell_completes_commands_and_collections(shell: Shell, words: str, offered: list[str]) -> None:
+    number = str(len(words.split()) - 1)
+    shell.env = {**shell.env, "_KEEN_PIPELINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
+    assert [line.removeprefix("plain,") for line in shell.run().stdout.split()] == offered
+
+
 def test_doctor_finds_all_well(shell: Shell) -> None:
     done = shell.run("doctor")
     assert done.returncode == 0, done.stdout
