@@ -53,6 +53,7 @@ class Settings:
     least 16 bytes. `digest_to`: addresses of the nightly digest, which is sent at `digest_at` (HH:MM in the schedule's zone) with
     files of at most `digest_attachment_bytes` together (0 to 20000000) and links below `ui_url`. `slack_webhook`: the same for
     Slack. `service_data`: folder of the embedded service.
+    `allow_private_results`: whether a results URL may lead to a private address; None: where the service's own is one.
     `destination_options`: transport options of the destination, as its scheme takes them.
     """
 
@@ -62,6 +63,7 @@ class Settings:
     write_key: str | None = field(default=None, repr=False)
     master_key: str | None = field(default=None, repr=False)
     api_version: str = "2.0"
+    allow_private_results: bool | None = None
     destination: str = "./data/landing"
     destination_options: Mapping[str, object] = field(default_factory=dict)
     ledger_url: str = field(default="sqlite:///./data/ledger.db", repr=False)
@@ -102,6 +104,7 @@ class Settings:
             write_key=env.get("KEEN_WRITE_KEY"),
             master_key=env.get("KEEN_MASTER_KEY"),
             api_version=version,
+            allow_private_results=_switch(env, "KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS"),
             destination=env.get("KEEN_PIPELINE_DESTINATION", cls.destination),
             destination_options=_options(env),
             ledger_url=env.get("KEEN_PIPELINE_LEDGER_URL", "sqlite:///./data/ledger.db"),
@@ -150,17 +153,25 @@ def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
     host = env.get("SMTP_HOST")
     if host is None:
         return None
-    starttls = env.get("SMTP_STARTTLS", "false").strip().lower()
-    if starttls not in ("1", "0", "true", "false", "yes", "no"):
-        raise ConfigurationError(f"SMTP_STARTTLS must be true or false, not {starttls!r}")
     return SmtpSettings(
         host=host,
         port=int(_number(env, "SMTP_PORT", 25, 1, 65535, whole=True)),
         user=env.get("SMTP_USER"),
         password=env.get("SMTP_PASSWORD"),
-        starttls=starttls in ("1", "true", "yes"),
+        starttls=_switch(env, "SMTP_STARTTLS") or False,
         sender=env.get("SMTP_FROM", "keen-pipeline@localhost"),
     )
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool | None:
+    """None where it is unset."""
+    text = env.get(name)
+    if text is None:
+        return None
+    word = text.strip().lower()
+    if word not in ("1", "0", "true", "false", "yes", "no"):
+        raise ConfigurationError(f"{name} must be true or false, not {word!r}")
+    return word in ("1", "true", "yes")
 
 
 def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float, *, whole: bool = False) -> float:

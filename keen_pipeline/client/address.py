@@ -60,6 +60,6 @@ def check_results_address(url: str, *, allow_private: bool) -> Address:
     if not allow_private and not all(is_public(ip) for ip in ips):
         raise ConfigurationError(
             f"the results URL leads to the private address of {host}, which is not followed for a public service; "
-            "allow it in the configuration (allow_private_results) if it is meant"
+            "if it is meant, set KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS=true"
         )
     return Address(secure=secure, host=host, port=port, ips=ips)

@@ -48,6 +48,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: 
             api_version=settings.api_version,
             limiter=limiter,
             total_timeout=total_timeout,
+            allow_private_results=settings.allow_private_results,
         )
     if settings.project_id is None:
         raise ConfigurationError(f"KEEN_PROJECT_ID is not set: name the project at {settings.base_url}")
@@ -60,6 +61,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: 
         api_version=settings.api_version,
         limiter=limiter,
         total_timeout=total_timeout,
+        allow_private_results=settings.allow_private_results,
     )
 
 

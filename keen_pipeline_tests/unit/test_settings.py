@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.pipeline.adapters import open_client
 from keen_pipeline.settings import Settings
 
 
@@ -61,3 +62,14 @@ def test_all_of_it() -> None:
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         Settings.from_environment({name: value, "SMTP_HOST": "mail.example"})
+
+
+@pytest.mark.parametrize(("text", "allowed"), [("true", True), ("0", False), ("", None)])
+def test_a_results_url_may_lead_to_a_private_address_where_that_is_said(text: str, allowed: bool | None) -> None:
+    environment = {"KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS": text, "KEEN_BASE_URL": "https://93.184.216.34", "KEEN_PROJECT_ID": "p"}
+    settings = Settings.from_environment(environment)
+    assert settings.allow_private_results is allowed
+    client = open_client(settings, None)
+    assert client._results._private_allowed() is (allowed or False)  # a public service: only where it is said
+    with pytest.raises(ConfigurationError, match="KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS must be true or false"):
+        Settings.from_environment({"KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS": "perhaps"})
