@@ -10,7 +10,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
-from keen_pipeline.defs.checks import audit, check_specs, evaluation, freshness_evaluation, landing_checks
+from keen_pipeline.defs.checks import Targets, audit, check_specs, evaluation, freshness_evaluation, landing_checks
 from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
@@ -123,6 +123,7 @@ def _land_range(
     ]
     failed: list[str] = []
     files: dict[str, Entry] = {}
+    targets = Targets(context.instance)
     tell = _progress_log(context, pipeline)
     for event in extract(pipeline, requests, force=force, run_id=context.run.run_id):
         match event:
@@ -130,6 +131,7 @@ def _land_range(
                 if not (adopted and _told_before(context, entry)):
                     yield materialization(entry, pipeline.destination)
                 files[entry.request.target] = entry
+                targets.landed(entry)
                 pipeline.ledger.reported([entry.entry_id])
             case Retrying(entry, follower, reason):
                 context.log.warning("%s failed, attempt %d follows: %s", entry, follower.attempt, reason)
@@ -138,14 +140,14 @@ def _land_range(
                 pipeline.ledger.reported([entry.entry_id])
                 context.log.error("%s", failed[-1])
             case Counted(entry) as counted:
-                yield evaluation(context.instance, counted)
+                yield evaluation(targets, counted)
                 if entry.is_whole is not True:
                     context.log.warning("%s", verdict(counted))
                 if counted.is_final_failure:
                     failed.append(verdict(counted))
             case Progress() as progress:
                 tell(progress)
-    yield from _check(context, pipeline, collections, list(files.values()))
+    yield from _check(targets, pipeline, collections, list(files.values()))
     if failed:
         raise dg.Failure(
             description=f"{len(requests) - len(failed)} of {len(requests)} partitions landed, {len(failed)} failed: "
@@ -158,10 +160,10 @@ def _land_range(
 
 
 def _check(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, collections: list[Collection], landed: list[Entry]
+    targets: Targets, pipeline: Pipeline, collections: list[Collection], landed: list[Entry]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The checks against what had landed before, and the freshness."""
-    yield from landing_checks(context.instance, pipeline.ledger, {c.name: c for c in collections}, landed)
+    yield from landing_checks(targets, pipeline.ledger, {c.name: c for c in collections}, landed)
     for collection in collections:
         if collection.fresh_within_hours is not None:
             found = freshness(pipeline.ledger, collection, pipeline.destination.uri, pipeline.clock.now())

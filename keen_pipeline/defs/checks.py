@@ -7,7 +7,7 @@ sensor of `keen_pipeline.defs.freshness`. Every result names the materialization
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -26,6 +26,8 @@ COMPLETE = "complete"
 SCHEMA = "schema_drift"
 SIZE = "unexpected_size"
 FRESH = "fresh"
+# Partitions whose materializations one query of the event log asks for: bounds its parameters and its answer.
+_READ_TOGETHER = 200
 
 
 def check_specs(collections: Sequence[Collection]) -> list[dg.AssetCheckSpec]:
@@ -90,19 +92,60 @@ def _evaluation(
     )
 
 
-def _target(instance: dg.DagsterInstance, entry: Entry) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """The newest materialization of the entry's partition."""
-    key, partition = asset_key(entry.request.collection), entry.request.partition_key
-    told = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1).records
-    if not told:
-        return None
-    newest = told[0]
-    return AssetCheckEvaluationTargetMaterializationData(
-        storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
-    )
+class Targets:
+    """The newest materialization of each landed partition, which is what check results are about. Many are read with one query."""
+
+    def __init__(self, instance: dg.DagsterInstance, landed: Iterable[Entry] = ()) -> None:
+        self._instance = instance
+        self._known: dict[tuple[dg.AssetKey, str], AssetCheckEvaluationTargetMaterializationData | None] = {}
+        self._unread: set[tuple[dg.AssetKey, str]] = set()
+        for entry in landed:
+            self.landed(entry)
+
+    def landed(self, entry: Entry) -> None:
+        """The partition of `entry` has a new materialization, read together with others when the first of them is needed."""
+        self._unread.add(_place(entry))
+
+    def of(self, entry: Entry) -> AssetCheckEvaluationTargetMaterializationData | None:
+        """The newest materialization of the entry's partition, None where it has none."""
+        place = _place(entry)
+        if place in self._unread or place not in self._known:
+            self._unread.add(place)
+            self._read()
+        return self._known[place]
+
+    def _read(self) -> None:
+        self._known.update(dict.fromkeys(self._unread))
+        by_asset: dict[dg.AssetKey, list[str]] = defaultdict(list)
+        for key, partition in sorted(self._unread):
+            by_asset[key].append(partition)
+        self._unread.clear()
+        for key, partitions in by_asset.items():
+            for start in range(0, len(partitions), _READ_TOGETHER):
+                self._read_some(key, partitions[start : start + _READ_TOGETHER])
+
+    def _read_some(self, key: dg.AssetKey, partitions: list[str]) -> None:
+        wanted, cursor = set(partitions), None
+        while wanted:
+            told = self._instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=key, asset_partitions=sorted(wanted)), limit=_READ_TOGETHER, cursor=cursor
+            )
+            for record in told.records:  # newest first
+                if record.partition_key in wanted:
+                    wanted.discard(record.partition_key)
+                    self._known[key, record.partition_key] = AssetCheckEvaluationTargetMaterializationData(
+                        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+                    )
+            if not told.has_more:
+                return
+            cursor = told.cursor
 
 
-def evaluation(instance: dg.DagsterInstance, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
+def _place(entry: Entry) -> tuple[dg.AssetKey, str]:
+    return asset_key(entry.request.collection), entry.request.partition_key
+
+
+def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
     """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and where it
     only `audits`: most likely events came later, and the nightly job has the last word on the days of its lookback."""
     entry = counted.entry
@@ -113,11 +156,11 @@ def evaluation(instance: dg.DagsterInstance, counted: Counted, *, audits: bool =
     if entry.expected is not None:
         metadata["keen/counted_before"] = dg.MetadataValue.int(entry.expected)
     policy = CountPolicy.FAIL if counted.is_final_failure and not audits else CountPolicy.WARN
-    return _evaluation(COMPLETE, entry, entry.is_whole is True, policy, verdict(counted), metadata, _target(instance, entry))
+    return _evaluation(COMPLETE, entry, entry.is_whole is True, policy, verdict(counted), metadata, targets.of(entry))
 
 
 def landing_checks(
-    instance: dg.DagsterInstance, ledger: Ledger, collections: Mapping[str, Collection], landed: Sequence[Entry]
+    targets: Targets, ledger: Ledger, collections: Mapping[str, Collection], landed: Sequence[Entry]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
 
@@ -133,7 +176,7 @@ def landing_checks(
         first, last = entries[0].request.timeframe, entries[-1].request.timeframe
         history = ledger.landed_between(name, first.start - history_span(collection), last.end)
         for entry in entries:
-            target = _target(instance, entry)
+            target = targets.of(entry)
             if collection.schema_check is not CheckPolicy.OFF:
                 yield _drift(collection, entry, history, target)
             if collection.size_check is not CheckPolicy.OFF:
@@ -198,11 +241,12 @@ def audit(
     landed = [e for e in pipeline.ledger.landed_entries(collection.name) if is_partition(e)]
     if partition_keys is not None:
         landed = [e for e in landed if e.request.partition_key in set(partition_keys)]
+    targets = Targets(instance, landed)
     if COMPLETE in names:
         for entry in recount(pipeline, landed):
             if entry.status is Status.LANDED:
-                yield evaluation(instance, Counted(entry), audits=True)
-    for result in landing_checks(instance, pipeline.ledger, {collection.name: collection}, landed):
+                yield evaluation(targets, Counted(entry), audits=True)
+    for result in landing_checks(targets, pipeline.ledger, {collection.name: collection}, landed):
         if result.check_name in names:
             yield result
     if FRESH in names:

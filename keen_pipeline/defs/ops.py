@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import evaluation, landing_checks
+from keen_pipeline.defs.checks import Targets, evaluation, landing_checks
 from keen_pipeline.defs.metadata import materialization
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
@@ -154,13 +154,14 @@ def materialize_csv(
     failures = {e.entry_id: e.error or str(e) for e in told}
     uris: list[str] = []
     landed: list[Entry] = []
+    targets = Targets(context.instance)
     for outcome in land(pipeline, wanted, owner):
         if isinstance(outcome, NotLanded):
             _note(context, outcome, failures)
             continue
         if isinstance(outcome, Counted):
             if is_partition(outcome.entry):
-                yield evaluation(context.instance, outcome)
+                yield evaluation(targets, outcome)
             if outcome.entry.is_whole is not True:
                 context.log.warning("%s", verdict(outcome))
             if outcome.is_final_failure:
@@ -170,9 +171,10 @@ def materialize_csv(
         if is_partition(outcome.entry):
             yield materialization(outcome.entry, pipeline.destination)
             landed.append(outcome.entry)
+            targets.landed(outcome.entry)
         book.reported([outcome.entry.entry_id])
         uris.append(outcome.entry.landing.uri)
-    yield from landing_checks(context.instance, book, {c.name: c for c in collections}, landed)
+    yield from landing_checks(targets, book, {c.name: c for c in collections}, landed)
     if failures:
         book.reported(list(failures))
         raise dg.Failure(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.checks import evaluation, landing_checks
+from keen_pipeline.defs.checks import Targets, evaluation, landing_checks
 from keen_pipeline.defs.jobs import MATERIALIZE_JOB
 from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.ops import materialize_csv
@@ -117,8 +117,8 @@ def report_outbox(instance: dg.DagsterInstance, ledger: Ledger, collections: Map
             instance.report_runless_asset_event(materialization(entry))
             told.append(entry)
             if entry.counted_at is not None:
-                instance.report_runless_asset_event(evaluation(instance, Counted(entry)))
+                instance.report_runless_asset_event(evaluation(Targets(instance), Counted(entry)))
         ledger.reported([entry.entry_id])
-    for result in landing_checks(instance, ledger, collections or {}, told):
+    for result in landing_checks(Targets(instance, told), ledger, collections or {}, told):
         instance.report_runless_asset_event(result)
     return len(told)
