@@ -13,6 +13,7 @@ from keen_pipeline.errors import ConfigurationError
 
 API_VERSIONS = ("2.0", "3.0")
 _SHORTEST_MASK_KEY_BYTES = 16
+MOST_PARTITIONS_PER_RUN = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Settings:
     processes (1 to 100000). `poll_seconds`: between status requests inside a run or a command (0.05 to 3600).
     `max_attempts`: of one extraction (1 to 100). `retry_seconds`: first back-off after a failed extraction (0 to 600),
     doubling, at most 600. `lease_seconds`: how long the work of a process that died is left alone (2 to 86400).
+    `partitions_per_run`: of each collection in one run of a backfill (1 to 100000); None: a whole range is one run.
     `max_extraction_events`: a request of more events is split (1 to 1000000000). `mask_key`: of the hashes of masked columns, at
     least 16 bytes. `digest_to`: addresses of the nightly digest, which is sent at `digest_at` (HH:MM in the schedule's zone) with
     files of at most `digest_attachment_bytes` together (0 to 20000000) and links below `ui_url`. `slack_webhook`: the same for
@@ -73,6 +75,7 @@ class Settings:
     max_attempts: int = 3
     retry_seconds: float = 30.0
     lease_seconds: float = 300.0
+    partitions_per_run: int | None = None
     max_extraction_events: int = 10_000_000
     mask_key: bytes | None = field(default=None, repr=False)
     digest_to: tuple[str, ...] = ()
@@ -114,6 +117,9 @@ class Settings:
             max_attempts=int(_number(env, "KEEN_PIPELINE_MAX_ATTEMPTS", 3, 1, 100, whole=True)),
             retry_seconds=_number(env, "KEEN_PIPELINE_RETRY_SECONDS", 30.0, 0, 600),
             lease_seconds=_number(env, "KEEN_PIPELINE_LEASE_SECONDS", 300.0, 2, 86_400),
+            # Unset is none, and 0 is refused.
+            partitions_per_run=int(_number(env, "KEEN_PIPELINE_PARTITIONS_PER_RUN", 0, 1, MOST_PARTITIONS_PER_RUN, whole=True))
+            or None,
             max_extraction_events=int(
                 _number(env, "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", 10_000_000, 1, 1_000_000_000, whole=True)
             ),

@@ -39,12 +39,15 @@ class CsvAssetConfig(dg.Config):
     )
 
 
-def csv_assets(collections: Sequence[Collection], *, translator: KeenTranslator | None = None) -> list[dg.AssetsDefinition]:
+def csv_assets(
+    collections: Sequence[Collection], *, translator: KeenTranslator | None = None, partitions_per_run: int | None = None
+) -> list[dg.AssetsDefinition]:
     """The assets `["keen", <collection>]`, one definition for all collections with the same partitions.
 
-    `translator` makes their specs. They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads
-    them downstream. Raises ConfigurationError where the translator gives an asset another key, InvalidInputError where two
-    collections would have one key (`a b` and `a_b`).
+    `translator` makes their specs. `partitions_per_run`: a backfill of a longer range is cut into runs of so many, None: it is
+    one run. They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads them downstream.
+    Raises ConfigurationError where the translator gives an asset another key, InvalidInputError where two collections would
+    have one key (`a b` and `a_b`).
     """
     names: dict[dg.AssetKey, str] = {}
     for collection in collections:
@@ -59,11 +62,15 @@ def csv_assets(collections: Sequence[Collection], *, translator: KeenTranslator 
     alike: Mapping[dg.TimeWindowPartitionsDefinition, list[Collection]] = defaultdict(list)
     for collection in collections:
         alike[partitions_definition(collection)].append(collection)
-    return [_csv_assets_of(definition, members, translator) for definition, members in alike.items()]
+    policy = dg.BackfillPolicy.single_run() if partitions_per_run is None else dg.BackfillPolicy.multi_run(partitions_per_run)
+    return [_csv_assets_of(definition, members, translator, policy) for definition, members in alike.items()]
 
 
 def _csv_assets_of(
-    definition: dg.TimeWindowPartitionsDefinition, collections: list[Collection], translator: KeenTranslator
+    definition: dg.TimeWindowPartitionsDefinition,
+    collections: list[Collection],
+    translator: KeenTranslator,
+    policy: dg.BackfillPolicy,
 ) -> dg.AssetsDefinition:
     by_key = {asset_key(c.name): c for c in collections}
     first = collections[0]
@@ -80,7 +87,7 @@ def _csv_assets_of(
         check_specs=check_specs(collections),
         partitions_def=definition,
         can_subset=True,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=policy,
         description=f"Extracts the selected collections over a range of partitions{grain} in one run.",
     )
     def extract_csvs(

@@ -14,8 +14,10 @@ from keen_pipeline.defs.notifications import KeenNotifications, are_notification
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Collection
 from keen_pipeline.landing.encode import check_encoding
+from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 
 AUTOMATION_SENSOR = "keen_downstream"
 
@@ -33,12 +35,15 @@ def build_keen_definitions(
     running: bool = True,
     translator: KeenTranslator | None = None,
     notifications: KeenNotifications | None = None,
+    partitions_per_run: int | None = None,
 ) -> dg.Definitions:
     """Everything for some collections: assets, ops in jobs, the nightly schedule, the status sensor, the resources.
 
     `nightly_cron` is read in `nightly_timezone` (an IANA name). `downstream_sensor` evaluates the automation conditions of
     every asset in the code location, so that downstream assets with `AutomationCondition.eager()` wake. `running`: whether
     schedule and sensors start by themselves. `translator` makes the assets' groups, owners, tags and conditions.
+    `partitions_per_run` (1 to 100000): a longer backfill, or more finished extractions, are several runs of so many, which
+    executors spread over workers; unset, the environment's KEEN_PIPELINE_PARTITIONS_PER_RUN, and one run where it is unset too.
     `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, and no sensors for
     them where it has none. Merge the answer with your own by `dg.Definitions.merge`.
 
@@ -46,16 +51,24 @@ def build_keen_definitions(
     >>> sorted(job.name for job in defs.jobs)
     ['materialize_csvs', 'submit_extractions']
 
-    Raises InvalidInputError where a collection stands there twice, ConfigurationError where the extra of an encoding is missing.
+    Raises InvalidInputError where a collection stands there twice or a run would have no partition, ConfigurationError where
+    the extra of an encoding is missing or the environment is wrong.
     """
     from keen_pipeline.collections_file import collection_to_wire, parse_collections
 
     parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
     for encoding in {collection.encoding for collection in collections}:
         check_encoding(encoding)
+    per_run = _partitions_per_run(partitions_per_run)
     submit_job, materialize_job = submit_extractions_job(collections), materialize_csvs_job()
     sensors: list[dg.SensorDefinition] = [
-        extraction_status_sensor(materialize_job, collections, interval_seconds=sensor_interval_seconds, running=running)
+        extraction_status_sensor(
+            materialize_job,
+            collections,
+            interval_seconds=sensor_interval_seconds,
+            running=running,
+            partitions_per_run=per_run,
+        )
     ]
     resources = keen_resources(keen, ledger, destination)
     if notifications is not None or are_notifications_configured():
@@ -73,13 +86,21 @@ def build_keen_definitions(
             )
         )
     return dg.Definitions(
-        assets=csv_assets(collections, translator=translator),
+        assets=csv_assets(collections, translator=translator, partitions_per_run=per_run),
         jobs=[submit_job, materialize_job],
         schedules=[nightly_schedule(submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running)],
         sensors=sensors,
         resources=resources,
         executor=dg.in_process_executor,
     )
+
+
+def _partitions_per_run(given: int | None) -> int | None:
+    if given is not None and not 1 <= given <= MOST_PARTITIONS_PER_RUN:
+        raise InvalidInputError(
+            f"partitions_per_run must lie between 1 and {MOST_PARTITIONS_PER_RUN}, not {given}", field="partitions_per_run"
+        )
+    return given if given is not None else Settings.from_environment().partitions_per_run
 
 
 def keen_resources(

@@ -183,6 +183,8 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     sensor_interval_seconds: int = INTERVAL_SECONDS
     downstream_sensor: bool = True
     running: bool = True
+    partitions_per_run: int | None = None
+    """A longer backfill is several runs of so many partitions; unset: KEEN_PIPELINE_PARTITIONS_PER_RUN, else one run."""
     defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
 
     @classmethod
@@ -237,4 +239,5 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
             sensor_interval_seconds=self.sensor_interval_seconds,
             downstream_sensor=self.downstream_sensor,
             running=self.running,
+            partitions_per_run=self.partitions_per_run,
         )

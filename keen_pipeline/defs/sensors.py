@@ -1,4 +1,4 @@
-"""The sensor `extraction_status`: polls, posts what is due, and asks for one landing run; no run waits for Keen."""
+"""The sensor `extraction_status`: polls, posts what is due, and asks for landing runs; no run waits for Keen."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +28,9 @@ CALL_SECONDS = 15.0
 MAX_REPORTS_PER_TICK = 100
 # Entries of one landing run: bounds its config and how much one dead worker holds up.
 MAX_ENTRIES_PER_RUN = 2000
+# Landing runs that may wait for a worker, those of this tick among them: to ask for a run takes a tick a third of a second, and
+# what a longer queue held would be asked for again before its turn came.
+MAX_WAITING_RUNS = 8
 
 
 def extraction_status_sensor(
@@ -36,11 +39,14 @@ def extraction_status_sensor(
     *,
     interval_seconds: int = INTERVAL_SECONDS,
     running: bool = True,
+    partitions_per_run: int | None = None,
 ) -> dg.SensorDefinition:
-    """Every `interval_seconds`: one list call for each collection with open extractions, then at most one landing run.
+    """Every `interval_seconds`: one list call for each collection with open extractions, then runs that land what has finished.
 
-    The run evaluates the checks of `collections`.
+    One run where they are at most `partitions_per_run`, or 2000; never more than eight wait for a worker. The runs evaluate the
+    checks of `collections`.
     """
+    per_run = min(partitions_per_run or MAX_ENTRIES_PER_RUN, MAX_ENTRIES_PER_RUN)
     by_name = {collection.name: collection for collection in collections}
 
     @dg.sensor(
@@ -48,11 +54,11 @@ def extraction_status_sensor(
         job=job,
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-        description="Polls open extractions with one list call a collection and asks for one landing run for all that finished.",
+        description="Polls open extractions with one list call a collection and asks for the landing of all that finished.",
     )
     def extraction_status(
         context: dg.SensorEvaluationContext, keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination
-    ) -> dg.RunRequest | dg.SkipReason:
+    ) -> list[dg.RunRequest] | dg.SkipReason:
         book = ledger.open()
         waiting = book.open_entries()
         if not waiting and not book.unreported() and not book.uncounted():
@@ -67,32 +73,53 @@ def extraction_status_sensor(
             context.log.warning(
                 "%s failed: %s", entry, follower.error if follower and follower.status.is_terminal else "the next attempt follows"
             )
-        return _landing_run(pipeline, by_name, outcome.waiting, len(posted.postponed))
+        finished = _finished(pipeline)
+        if not finished:
+            return dg.SkipReason(f"{outcome.waiting} extractions at the service, {len(posted.postponed)} to submit, none finished")
+        room = MAX_WAITING_RUNS - _queued(context.instance)
+        if room <= 0:
+            return dg.SkipReason(f"{len(finished)} finished, and {MAX_WAITING_RUNS} landing runs wait for a worker already")
+        return _landing_runs(pipeline, by_name, finished[: room * per_run], per_run)
 
     return extraction_status
 
 
-def _landing_run(
-    pipeline: Pipeline, collections: Mapping[str, Collection], waiting: int, to_submit: int
-) -> dg.RunRequest | dg.SkipReason:
-    """Claim what is finished, so that the next tick doesn't ask for it again, and ask for its landing."""
+def _queued(instance: dg.DagsterInstance) -> int:
+    return instance.get_runs_count(dg.RunsFilter(job_name=MATERIALIZE_JOB, statuses=[dg.DagsterRunStatus.QUEUED]))
+
+
+def _finished(pipeline: Pipeline) -> list[Entry]:
+    """What a run has to do something about and none does, oldest first."""
     ledger, now = pipeline.ledger, pipeline.clock.now()
-    owner = new_owner()
-    finished = [
-        e.entry_id
-        for e in ledger.open_entries(status=Status.COMPLETE)
-        if not e.leased(now) and (not e.landing_tries or e.due_at <= now)
+    complete = [
+        e for e in ledger.open_entries(status=Status.COMPLETE) if not e.leased(now) and (not e.landing_tries or e.due_at <= now)
     ]
-    uncounted = [e.entry_id for e in ledger.uncounted() if e.reported_at is not None]
-    ended = [e.entry_id for e in ledger.unreported() if e.status is Status.ABANDONED]
-    claimed: Sequence[Entry] = [
-        *ledger.claim(finished[:MAX_ENTRIES_PER_RUN], Status.COMPLETE, owner, pipeline.limits.lease_seconds),
-        *ledger.claim(ended[:MAX_ENTRIES_PER_RUN], Status.ABANDONED, owner, pipeline.limits.lease_seconds),
-        # Their run died between landing and counting.
-        *ledger.claim(uncounted[:MAX_ENTRIES_PER_RUN], Status.LANDED, owner, pipeline.limits.lease_seconds),
-    ]
+    ended = [e for e in ledger.unreported() if e.status is Status.ABANDONED]
+    # Their run died between landing and counting.
+    uncounted = [e for e in ledger.uncounted() if e.reported_at is not None]
+    return sorted((*complete, *ended, *uncounted), key=lambda entry: entry.entry_id)
+
+
+def _landing_runs(
+    pipeline: Pipeline, collections: Mapping[str, Collection], finished: Sequence[Entry], per_run: int
+) -> list[dg.RunRequest] | dg.SkipReason:
+    """Claim what is finished, so that the next tick doesn't ask for it again, and ask for its landing."""
+    # Each run lists each of its collections once: together they come to fewer requests.
+    together = sorted(finished, key=lambda entry: entry.request.collection)
+    runs = [_landing_run(pipeline, collections, together[i : i + per_run]) for i in range(0, len(together), per_run)]
+    requests = [run for run in runs if run is not None]
+    return requests or dg.SkipReason("what has finished is being landed by others")
+
+
+def _landing_run(pipeline: Pipeline, collections: Mapping[str, Collection], finished: Sequence[Entry]) -> dg.RunRequest | None:
+    """None where others have claimed all of it meanwhile."""
+    owner, seconds = new_owner(), pipeline.limits.lease_seconds
+    claimed: list[Entry] = []
+    for status in (Status.COMPLETE, Status.ABANDONED, Status.LANDED):
+        ids = [e.entry_id for e in finished if e.status is status]
+        claimed += pipeline.ledger.claim(ids, status, owner, seconds) if ids else []
     if not claimed:
-        return dg.SkipReason(f"{waiting} extractions at the service, {to_submit} to submit, none finished")
+        return None
     checked = sorted({e.request.collection for e in claimed} & set(collections))
     config = {
         "entry_ids": [e.entry_id for e in claimed],

@@ -56,6 +56,7 @@ def _told(defs: dg.Definitions) -> dict[str, Any]:
             spec.replace_attributes(metadata={k: v for k, v in spec.metadata.items() if not k.startswith(own)})
             for spec in sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key)
         ],
+        "per_run": {policy.max_partitions_per_run for assets in _assets(defs) if (policy := assets.backfill_policy) is not None},
         "checks": sorted(str(key) for key in repository.asset_graph.asset_check_keys),
         "jobs": sorted(job.name for job in repository.get_all_jobs()),
         "schedules": [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs],
@@ -64,6 +65,10 @@ def _told(defs: dg.Definitions) -> dict[str, Any]:
         "destination": (defs.resources or {})["destination"],
         "keen": (defs.resources or {})["keen"],
     }
+
+
+def _assets(defs: dg.Definitions) -> list[dg.AssetsDefinition]:
+    return [node.assets_def for node in defs.get_repository_def().asset_graph.asset_nodes]
 
 
 def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +88,7 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
         "translation": {"tags": {"source": "{{ collection.name }}"}},
         "nightly_cron": "30 2 * * *",
         "nightly_timezone": "Europe/Berlin",
+        "partitions_per_run": 30,
     }
     python = build_keen_definitions(
         [Collection(**PURCHASES), Collection(**LOGINS)],
@@ -91,7 +97,9 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
         translator=Web("web"),
         nightly_cron="30 2 * * *",
         nightly_timezone="Europe/Berlin",
+        partitions_per_run=30,
     )
+    assert _told(python)["per_run"] == {30}
     with loaded(attributes) as (component, defs):
         assert list(component.collections) == [Collection(**PURCHASES), Collection(**LOGINS)]
         assert _told(defs) == _told(python)
@@ -103,6 +111,7 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
         ({"collections": [{"name": "purchases"}]}, "start_date"),
         ({"collections": [{**LOGINS, "lookback": 3}]}, "lookback"),
         ({"collections": [{**LOGINS, "timezone": "Mars/Base"}]}, "unknown timezone 'Mars/Base'"),
+        ({"collections": [LOGINS], "partitions_per_run": 0}, "partitions_per_run must lie between 1 and 100000"),
         ({"collections": [LOGINS, LOGINS]}, "logins stands there twice"),
         ({"collections": [LOGINS], "translation": {"key": "other"}}, "its asset can't be called other"),
         ({}, "name `collections`, or let it `discover`"),

@@ -27,6 +27,7 @@ def test_all_of_it() -> None:
             "KEEN_PIPELINE_RETRY_SECONDS": "0.5",
             "KEEN_PIPELINE_DESTINATION_OPTIONS": '{"region": "eu"}',
             "KEEN_PIPELINE_MAX_ATTEMPTS": "7",
+            "KEEN_PIPELINE_PARTITIONS_PER_RUN": "30",
             "SMTP_HOST": "mail.example",
             "SMTP_PORT": "587",
             "SMTP_PASSWORD": "s3cret",
@@ -35,6 +36,7 @@ def test_all_of_it() -> None:
     )
     assert settings.base_url == "https://api.keen.io"
     assert (settings.collections_file, settings.retry_seconds, settings.max_attempts) == (Path("c.yaml"), 0.5, 7)
+    assert (settings.partitions_per_run, Settings().partitions_per_run) == (30, None)
     assert settings.destination_options == {"region": "eu"}
     assert settings.smtp is not None
     assert (settings.smtp.port, settings.smtp.starttls) == (587, True)
@@ -53,6 +55,7 @@ def test_all_of_it() -> None:
         ("KEEN_PIPELINE_POLL_SECONDS", "nan"),
         ("KEEN_PIPELINE_RETRY_SECONDS", "601"),
         ("KEEN_PIPELINE_MAX_ATTEMPTS", "-1"),
+        ("KEEN_PIPELINE_PARTITIONS_PER_RUN", "0"),
         ("KEEN_PIPELINE_DESTINATION_OPTIONS", "endpoint=x"),
         ("KEEN_PIPELINE_DESTINATION_OPTIONS", "[]"),
         ("SMTP_PORT", "99999"),
