@@ -202,6 +202,11 @@ class Ledger(Protocol):
     out of the answer.
     """
 
+    @property
+    def clock(self) -> Clock:
+        """The time of its instants: due times and leases are compared with no other."""
+        ...
+
     def request(self, requests: Sequence[ExtractionRequest], *, force: bool = False, run_id: str | None = None) -> list[Requested]:
         """Journal intents, in order. An open or landed attempt of the same request is adopted instead of repeated,
         a landed one not where `force` is set."""

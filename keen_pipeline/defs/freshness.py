@@ -9,7 +9,6 @@ from keen_pipeline.defs.checks import freshness_evaluation
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
 from keen_pipeline.extraction import Collection
 from keen_pipeline.pipeline.freshness import freshness
-from keen_pipeline.ports import SystemClock
 
 FRESHNESS_SENSOR = "freshness"
 INTERVAL_SECONDS = 60
@@ -27,7 +26,8 @@ def freshness_sensor(collections: Sequence[Collection], *, running: bool = True)
     )
     def fresh(context: dg.SensorEvaluationContext, ledger: ExtractionLedger, destination: CsvDestination) -> dg.SensorResult:
         told: dict[str, str] = json.loads(context.cursor or "{}")
-        now, book, root = SystemClock().now(), ledger.open(), destination.open().uri
+        book, root = ledger.open(), destination.open().uri
+        now = book.clock.now()
         events = []
         for collection in watched:
             found = freshness(book, collection, root, now)

@@ -15,7 +15,7 @@ from keen_pipeline.notifications.digest import gather
 from keen_pipeline.notifications.outbox import attach, check_time, deliver
 from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import MAIL, Channels, Message
-from keen_pipeline.ports import Clock, SystemClock
+from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings
 
 NOTIFICATIONS_SENSOR = "notifications"
@@ -59,7 +59,6 @@ def notification_sensors(
 ) -> list[dg.SensorDefinition]:
     """`notifications` sends what is due, the digest once a night; `extraction_failures` takes up failed runs of ours."""
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
-    time = clock or SystemClock()
 
     @dg.sensor(
         name=NOTIFICATIONS_SENSOR,
@@ -74,6 +73,7 @@ def notification_sensors(
         notifications: KeenNotifications,
     ) -> dg.SkipReason:
         settings, channels, book = Settings.from_environment(), notifications.channels(), ledger.open()
+        time = clock or book.clock
         notices = SqlNotices(book.engine, clock=time)
         local = time.now().astimezone(ZoneInfo(timezone))
         if (local.hour, local.minute) >= check_time(notifications.digest_at or settings.digest_at):
@@ -111,7 +111,7 @@ def notification_sensors(
         run = context.dagster_run
         if not _is_ours(run):
             return dg.SkipReason(f"{run.job_name} is no extraction")
-        notices = SqlNotices(ledger.open().engine, clock=time)
+        notices = SqlNotices(ledger.open().engine, clock=clock)
         for channel in sorted(notifications.channels().names):
             notices.plan(f"run/{run.run_id}", channel, {"title": _title(run), "story": _story(context), "run": run.run_id})
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keen_pipeline.errors import ConfigurationError, LedgerVersionError
+from keen_pipeline.ledger.clock import keep_time
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # The newest revision under migrations/versions; a test holds the two together.
@@ -55,6 +56,7 @@ def open_engine(url: str) -> sa.Engine:
         ) from None
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)
+    keep_time(engine)
     try:
         migrate(engine)
     except sa.exc.OperationalError as error:

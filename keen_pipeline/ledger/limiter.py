@@ -7,8 +7,9 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from keen_pipeline.errors import RateLimitedError
+from keen_pipeline.ledger.clock import clock_of, instant
 from keen_pipeline.ledger.tables import api_pauses, api_requests
-from keen_pipeline.ports import Clock, SystemClock
+from keen_pipeline.ports import Clock
 
 # A minute, and the most by which one request may be longer under way than another: the service counts where they arrive.
 _WINDOW = timedelta(seconds=61)
@@ -28,7 +29,7 @@ class LedgerRateLimiter:
     def __init__(self, engine: sa.Engine, per_minute: int, *, clock: Clock | None = None, name: str = "api") -> None:
         self._engine = engine
         self._per_minute = per_minute
-        self._clock: Clock = clock or SystemClock()
+        self._clock: Clock = clock or clock_of(engine)
         self._name = name
 
     def acquire(self, *, timeout: float) -> None:
@@ -52,9 +53,9 @@ class LedgerRateLimiter:
 
     def refuse_until(self, seconds: float) -> None:
         """The service refused a request: nobody sends another for `seconds` (0 to 3600)."""
-        until = self._clock.now() + timedelta(seconds=min(max(seconds, 0.0), 3600.0))
         with self._engine.begin() as connection:
             self._lock(connection)
+            until = self._clock.now() + timedelta(seconds=min(max(seconds, 0.0), 3600.0))
             moved = connection.execute(sa.update(api_pauses).where(api_pauses.c.name == self._name).values(until=until)).rowcount
             if not moved:
                 connection.execute(sa.insert(api_pauses).values(name=self._name, until=until))
@@ -63,8 +64,8 @@ class LedgerRateLimiter:
         """Take one now (0), or the seconds until it is worth asking again."""
         with self._engine.begin() as connection:
             self._lock(connection)
-            now = self._clock.now()
-            paused = connection.execute(sa.select(api_pauses.c.until).where(api_pauses.c.name == self._name)).scalar()
+            pause = sa.select(api_pauses.c.until).where(api_pauses.c.name == self._name).scalar_subquery()
+            paused, now = connection.execute(sa.select(pause, instant(self._clock))).one()
             if paused is not None and paused > now:
                 return float((paused - now).total_seconds())
             connection.execute(sa.delete(api_requests).where(api_requests.c.sent_at <= now - _WINDOW))

@@ -10,9 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.tables import is_waiting_notice, notices
-from keen_pipeline.ports import Clock, SystemClock
+from keen_pipeline.ports import Clock
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class SqlNotices:
 
     def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
         self._engine = engine
-        self._clock: Clock = clock or SystemClock()
+        self._clock: Clock = clock or clock_of(engine)
 
     def plan(self, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
         """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
-        now = self._clock.now()
-        values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
         try:
             with self._engine.begin() as connection:
+                now = self._clock.now()
+                values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
                 same = sa.and_(notices.c.name == name, notices.c.channel == channel)
                 if connection.execute(sa.select(notices.c.id).where(same)).first() is not None:
                     return False

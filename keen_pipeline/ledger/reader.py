@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.rows import to_entry
 from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.ports import Clock, LedgerSummary, SystemClock
+from keen_pipeline.ports import Clock, LedgerSummary
 
 _T = TypeVar("_T")
 # Bound of one IN list: well under every database's limit of parameters.
@@ -29,11 +30,11 @@ def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 
 class LedgerReader:
-    """The reading half of `SqlLedger`."""
+    """The reading half of `SqlLedger`. `clock`: the time of all its instants, by default that of its database."""
 
     def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
         self.engine = engine
-        self._clock: Clock = clock or SystemClock()
+        self.clock: Clock = clock or clock_of(engine)
 
     def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
         found: list[Entry] = []
@@ -62,18 +63,14 @@ class LedgerReader:
             return sorted((to_entry(row) for row in connection.execute(query)), key=lambda entry: entry.entry_id)
 
     def unreported(self) -> list[Entry]:
-        now = self._clock.now()
-        free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now)
-        query = sa.select(entries).where(in_outbox, free).order_by(entries.c.id)
         with reading(self.engine) as connection:
+            query = sa.select(entries).where(in_outbox, self._is_free()).order_by(entries.c.id)
             return [to_entry(row) for row in connection.execute(query)]
 
     def uncounted(self) -> list[Entry]:
-        now = self._clock.now()
-        free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now)
         # Slices are told apart here: asked for parent_id IS NULL, SQLite reads all that aren't by the index on it.
         with reading(self.engine) as connection:
-            found = [to_entry(row) for row in connection.execute(sa.select(entries).where(is_uncounted, free))]
+            found = [to_entry(row) for row in connection.execute(sa.select(entries).where(is_uncounted, self._is_free()))]
         return [entry for entry in found if entry.parent_id is None]
 
     def landed_entries(self, collection: str) -> list[Entry]:
@@ -117,7 +114,7 @@ class LedgerReader:
 
     def summary(self) -> LedgerSummary:
         with reading(self.engine) as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             counts = {
                 Status(s): n for s, n in connection.execute(sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status))
             }
@@ -132,6 +129,9 @@ class LedgerReader:
         return LedgerSummary(counts, oldest, open_, failed, unreported, int(orphans))
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
+
+    def _is_free(self) -> sa.ColumnElement[bool]:
+        return sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= self.clock.now())
 
     def _newest(self, connection: sa.Connection, targets: Sequence[str]) -> dict[str, Entry]:
         """Per target the open attempt, else the landing that is valid, else the newest attempt."""

@@ -41,7 +41,7 @@ class SqlLedger(LedgerReader):
     def _request(
         self, connection: sa.Connection, requests: Sequence[ExtractionRequest], force: bool, run_id: str | None
     ) -> list[Requested]:
-        now = self._clock.now()
+        now = self.clock.now()
         known = self._newest(connection, [r.target for r in requests])
         answers: list[Requested] = []
         for request in requests:
@@ -66,7 +66,7 @@ class SqlLedger(LedgerReader):
     def claim(self, entry_ids: Sequence[int], status: Status, owner: str, seconds: float) -> list[Entry]:
         claimed: list[Entry] = []
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now, entries.c.lease_owner == owner)
             for chunk in chunks(entry_ids):
                 mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == status.value)
@@ -94,7 +94,7 @@ class SqlLedger(LedgerReader):
                 entry_id,
                 owner,
                 {Status.REQUESTED},
-                posted_at=self._clock.now(),
+                posted_at=self.clock.now(),
                 orphans=entries.c.orphans + lost_answer,
             )
 
@@ -112,7 +112,7 @@ class SqlLedger(LedgerReader):
                 {Status.REQUESTED},
                 status=Status.SUBMITTED.value,
                 extraction_id=extraction_id,
-                submitted_at=self._clock.now(),
+                submitted_at=self.clock.now(),
                 error=None,
             )
             return to_entry(self._row(connection, entry_id))
@@ -122,7 +122,7 @@ class SqlLedger(LedgerReader):
     def complete(self, entry_ids: Sequence[int]) -> list[Entry]:
         moved: list[Entry] = []
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             for chunk in chunks(entry_ids):
                 query = (
                     sa.update(entries)
@@ -137,7 +137,7 @@ class SqlLedger(LedgerReader):
         self, entry_id: int, reason: str, *, owner: str | None = None, limits: Limits, jitter: float = 1.0, final: bool = False
     ) -> Entry | None:
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             row = self._row(connection, entry_id)
             entry = to_entry(row)
             due_at = None if final else next_attempt_at(entry, now, limits, jitter)
@@ -167,7 +167,7 @@ class SqlLedger(LedgerReader):
 
     def cancel(self, entry_ids: Sequence[int], reason: str) -> list[Entry]:
         with self.engine.begin() as connection:
-            return self._cancel(connection, entry_ids, reason, self._clock.now())
+            return self._cancel(connection, entry_ids, reason, self.clock.now())
 
     def _cancel(self, connection: sa.Connection, entry_ids: Sequence[int], reason: str, now: datetime) -> list[Entry]:
         moved: list[Entry] = []
@@ -203,14 +203,14 @@ class SqlLedger(LedgerReader):
                 owner,
                 {Status.COMPLETE},
                 status=Status.LANDED.value,
-                landed_at=self._clock.now(),
+                landed_at=self.clock.now(),
                 error=None,
                 **values,
             )
             row = self._row(connection, entry_id)
             if row.parent_id is not None:
                 # A slice is nobody's asset: there is nothing to report, and its claim has done its work.
-                change = sa.update(entries).where(entries.c.id == entry_id).values(reported_at=self._clock.now(), **_NO_LEASE)
+                change = sa.update(entries).where(entries.c.id == entry_id).values(reported_at=self.clock.now(), **_NO_LEASE)
                 connection.execute(change)
                 return to_entry(self._row(connection, entry_id))
             connection.execute(
@@ -222,7 +222,7 @@ class SqlLedger(LedgerReader):
 
     def reported(self, entry_ids: Sequence[int]) -> None:
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             for chunk in chunks(entry_ids):
                 connection.execute(
                     sa.update(entries)
@@ -238,7 +238,7 @@ class SqlLedger(LedgerReader):
     def counted(self, counts: Mapping[int, int | None]) -> list[Entry]:
         answers: list[Entry] = []
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             for entry_id, number in counts.items():
                 landed = sa.and_(entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
                 change = sa.update(entries).where(landed).values(counted=number, counted_at=now).returning(entries)
@@ -249,7 +249,7 @@ class SqlLedger(LedgerReader):
     def again(self, entry_id: int, *, limits: Limits, jitter: float = 1.0) -> Entry | None:
         try:
             with self.engine.begin() as connection:
-                now = self._clock.now()
+                now = self.clock.now()
                 row = self._row(connection, entry_id)
                 due_at = next_attempt_at(to_entry(row), now, limits, jitter)
                 if row.status != Status.LANDED.value or due_at is None:
@@ -264,7 +264,7 @@ class SqlLedger(LedgerReader):
 
     def planned(self, entry_ids: Sequence[int], expected: int | None) -> None:
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             for chunk in chunks(entry_ids):
                 waiting = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.REQUESTED.value)
                 connection.execute(sa.update(entries).where(waiting).values(planned_at=now, expected=expected))
@@ -273,7 +273,7 @@ class SqlLedger(LedgerReader):
         self, entry_id: int, slices: Sequence[Slice], reason: str, *, owner: str | None = None, expected: int | None = None
     ) -> list[Entry]:
         with self.engine.begin() as connection:
-            now = self._clock.now()
+            now = self.clock.now()
             row = self._row(connection, entry_id)
             guard = [entries.c.id == entry_id, entries.c.status.in_(_SPLITTABLE)]
             if owner is not None:
@@ -300,7 +300,7 @@ class SqlLedger(LedgerReader):
     def joined(self, entry_id: int, slices: int) -> Entry | None:
         with self.engine.begin() as connection:
             split = sa.and_(entries.c.id == entry_id, entries.c.status == Status.SPLIT.value)
-            values = {"status": Status.COMPLETE.value, "completed_at": self._clock.now(), "slices": slices}
+            values = {"status": Status.COMPLETE.value, "completed_at": self.clock.now(), "slices": slices}
             if connection.execute(sa.update(entries).where(split).values(values)).rowcount != 1:
                 return None
             return to_entry(self._row(connection, entry_id))

@@ -11,7 +11,7 @@ from threading import Event, Thread
 
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Limits
-from keen_pipeline.ports import Clock, Destination, ExtractionApi, Ledger, SystemClock
+from keen_pipeline.ports import Clock, Destination, ExtractionApi, Ledger
 
 
 def new_owner() -> str:
@@ -30,11 +30,15 @@ class Pipeline:
     ledger: Ledger
     destination: Destination
     limits: Limits = field(default_factory=Limits)
-    clock: Clock = field(default_factory=SystemClock)
     poll_seconds: float = 5.0
     landing_threads: int = 4
     posting_threads: int = 4
     mask_key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def clock(self) -> Clock:
+        """The ledger's time, whatever this machine's clock says."""
+        return self.ledger.clock
 
     def jitter(self) -> float:
         """Uniform in [0, 1], for back-offs."""

@@ -47,7 +47,7 @@ def extract_counted(root: Path, server: FaultServer, results: Sequence[Behaviour
     server.results, server.api = results, [api]
     clock = FakeClock()
     with KeenClient(server.url, "P", read_key="key") as client:
-        pipeline = Pipeline(client, memory_ledger(clock=clock), FileDestination(str(root)), Limits(max_attempts=3), clock)
+        pipeline = Pipeline(client, memory_ledger(clock=clock), FileDestination(str(root)), Limits(max_attempts=3))
         partitions = partition_range(COLLECTION, "2026-01-01", "2026-01-01", clock.now())
         requests = [partition_request(COLLECTION, partition, str(root)) for partition in partitions]
         return [event for event in extract(pipeline, requests) if isinstance(event, Counted)]

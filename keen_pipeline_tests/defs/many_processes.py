@@ -1,9 +1,9 @@
 """One of several processes on one ledger: `sensor` ticks Dagster's sensor, `land` lands, `ask` lists as fast as it may.
 
-    python -m keen_pipeline_tests.defs.many_processes sensor|land|ask FOLDER
+    python -m keen_pipeline_tests.defs.many_processes sensor|land|ask FOLDER AHEAD_SECONDS
 
 They share FOLDER: `dispatched/` holds what the sensors asked to land, `landed/` one file for each landing, `stop` ends them all.
-Configuration comes from the environment, as anywhere.
+Each is on a host whose clock is ahead by so many seconds. Configuration comes from the environment, as anywhere.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from keen_pipeline.pipeline import Landed, Pipeline, land
 from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
 from keen_pipeline.pipeline.context import new_owner
 from keen_pipeline.settings import Settings
+from keen_pipeline_tests.skewed import set_this_hosts_clock
 
 _REST_SECONDS = 0.2
 
@@ -94,4 +95,5 @@ def ask(folder: Path) -> None:
 ROLES: dict[str, Callable[[Path], None]] = {"sensor": sensor, "land": landing, "ask": ask}
 
 if __name__ == "__main__":
+    set_this_hosts_clock(float(sys.argv[3]))
     ROLES[sys.argv[1]](Path(sys.argv[2]))

@@ -1,5 +1,7 @@
 """Two sensors and four landing processes on one PostgreSQL ledger: nothing landed twice, the minute's limit never exceeded.
 
+Each is on a host of its own, whose clock is ten minutes ahead or behind.
+
 Asserted on the service's own access log: it says of every request when it came, and what for.
 """
 
@@ -31,6 +33,7 @@ from keen_pipeline.service import embedded
 NAMES = ("purchases", "logins", "pageviews", "refunds", "visits")
 FIRST, DAYS = date(2026, 1, 1), 100
 MINUTE = 60.0
+AHEAD_SECONDS = 600
 # From the stop file to the end of a process: one transfer or one tick.
 _STOP_SECONDS = 30.0
 
@@ -58,15 +61,15 @@ class Place:
     ledger: SqlLedger
     collections: list[Collection]
 
-    def start(self, role: str) -> subprocess.Popen[bytes]:
+    def start(self, role: str, ahead_seconds: int) -> subprocess.Popen[bytes]:
         with (self.folder / f"{role}.log").open("ab") as log:
-            command = [sys.executable, "-m", "keen_pipeline_tests.defs.many_processes", role, str(self.folder)]
+            command = [sys.executable, "-m", "keen_pipeline_tests.defs.many_processes", role, str(self.folder), str(ahead_seconds)]
             return subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
 
     @contextmanager
     def running(self, roles: Sequence[str]) -> Iterator[Callable[[], None]]:
         """All of them for the block's time; the answer's call fails where one has ended. Each must end well afterwards."""
-        children = [self.start(role) for role in roles]
+        children = [self.start(role, AHEAD_SECONDS * (-1) ** number) for number, role in enumerate(roles)]
 
         def check() -> None:
             for role, child in zip(roles, children, strict=True):

@@ -64,7 +64,7 @@ def world(tmp_path: Path) -> World:
     clock, api = FakeClock(NOW), ScriptedApi()
     ledger = SqlLedger(open_engine(f"sqlite:///{tmp_path / 'ledger.db'}"), clock=clock)
     limits = Limits(max_attempts=3, retry_seconds=30)
-    pipeline = Pipeline(api, ledger, FileDestination(str(tmp_path / "landing")), limits, clock, poll_seconds=5)
+    pipeline = Pipeline(api, ledger, FileDestination(str(tmp_path / "landing")), limits, poll_seconds=5)
     return World(api, ledger, clock, pipeline, tmp_path / "landing")
 
 
