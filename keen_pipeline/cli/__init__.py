@@ -21,6 +21,7 @@ _COMMANDS = {
     "list": ("unique", "The unique values of a property."),
     "backfill": ("backfill", "Land a range of partitions of a configured collection."),
     "status": ("status", "What the ledger holds: open, failed, landed."),
+    "ledger": ("ledger", "Take away what only older releases need, after a rolling deploy."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
 }
 

@@ -15,6 +15,7 @@ from keen_pipeline.cli.common import configured_collections, print_json, service
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Collection, MaskMethod
 from keen_pipeline.landing.encode import check_encoding
+from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.pipeline.adapters import open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
 
@@ -132,8 +133,10 @@ def _destination(settings: Settings) -> str:
 
 
 def _ledger(settings: Settings) -> str:
-    counts = open_ledger(settings.ledger_url).summary().counts
-    return f"{sum(counts.values())} entries"
+    ledger = open_ledger(settings.ledger_url)
+    waiting = ledger_version(ledger.engine).waiting
+    left = f"; once no older release runs: {CONTRACT_COMMAND}" if waiting else ""
+    return f"{sum(ledger.summary().counts.values())} entries{left}"
 
 
 def _mail(settings: Settings) -> str:

@@ -13,20 +13,15 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ConfigurationError, LedgerVersionError
 from keen_pipeline.ledger.clock import keep_time
+from keen_pipeline.ledger.migrate import Migrations, migrate
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-# The newest revision under migrations/versions; a test holds the two together.
-HEAD = "0004"
-_VERSION_TABLE = "keen_ledger_version"
-# An arbitrary constant: PostgreSQL's advisory lock for our migrations.
-_ADVISORY_LOCK = 0x6B65656E
 _BUSY_SECONDS = 30.0
 
 
-def open_engine(url: str) -> sa.Engine:
-    """Open the ledger at a SQLAlchemy URL, creating or migrating its tables where needed.
+def open_engine(url: str, *, contract: bool = False, migrations: Migrations | None = None) -> sa.Engine:
+    """Open the ledger at a SQLAlchemy URL, creating or migrating its tables where needed; `contract`: see `migrate`.
 
-    Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger is newer than this code.
+    Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger serves newer code only.
     Neither message holds the URL's password.
     """
     try:
@@ -58,7 +53,10 @@ def open_engine(url: str) -> sa.Engine:
         _tune_sqlite(engine)
     keep_time(engine)
     try:
-        migrate(engine)
+        migrate(engine, contract=contract, migrations=migrations)
+    except LedgerVersionError:
+        engine.dispose()
+        raise
     except sa.exc.OperationalError as error:
         engine.dispose()
         raise ConfigurationError(f"the ledger {shown} can't be opened: {str(error.orig).strip().splitlines()[0]}") from None
@@ -99,41 +97,3 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that only reads; on SQLite it doesn't wait for a writer."""
     with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
         yield connection
-
-
-def current_revision(connection: sa.Connection) -> str | None:
-    """The revision written in the ledger, None in an empty database."""
-    if not sa.inspect(connection).has_table(_VERSION_TABLE):
-        return None
-    return connection.execute(sa.text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()  # noqa: S608
-
-
-def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to HEAD under a lock, so that processes which start together don't migrate twice.
-
-    Raises LedgerVersionError where the ledger holds a revision this code does not know.
-    """
-    with reading(engine) as connection:
-        if current_revision(connection) == HEAD:
-            return
-    # Alembic costs a quarter second to import, and is needed once in a ledger's life.
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-        revision = current_revision(connection)
-        if revision == HEAD:
-            return
-        if revision is not None and revision not in known:
-            raise LedgerVersionError(
-                f"the ledger is at revision {revision}, which this keen_pipeline (revision {HEAD}) does not know: "
-                "it was written by a newer version; upgrade keen_pipeline, nothing was changed"
-            )
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")

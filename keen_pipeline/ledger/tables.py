@@ -154,3 +154,11 @@ notices = sa.Table(
 is_waiting_notice = notices.c.ended_at.is_(None)
 sa.Index("uq_keen_notices_name_channel", notices.c.name, notices.c.channel, unique=True)
 _partial("ix_keen_notices_waiting", is_waiting_notice, notices.c.due_at)
+
+compatibility = sa.Table(
+    "keen_ledger_compatibility",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("oldest_code", sa.String(32), nullable=False, comment="the oldest revision of code that can work on it"),
+    comment="one row; raised by contract migrations",
+)

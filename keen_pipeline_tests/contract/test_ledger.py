@@ -253,6 +253,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(url: str) -> None:
     engine = open_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE keen_ledger_version SET version_num = '9999'")
+        connection.exec_driver_sql("UPDATE keen_ledger_compatibility SET oldest_code = '9998'")
     engine.dispose()
     with pytest.raises(LedgerVersionError, match="upgrade keen_pipeline"):
         open_engine(url)

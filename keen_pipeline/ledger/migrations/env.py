@@ -1,14 +1,14 @@
-"""Alembic's entry point; the connection, its transaction and its lock come from `keen_pipeline.ledger.database.migrate`."""
+"""Alembic's entry point; the connection, its transaction and its lock come from `keen_pipeline.ledger.migrate`."""
 
 from alembic import context
 
-from keen_pipeline.ledger.database import _VERSION_TABLE
+from keen_pipeline.ledger.migrate import VERSION_TABLE
 from keen_pipeline.ledger.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    version_table=_VERSION_TABLE,
+    version_table=VERSION_TABLE,
     render_as_batch=True,
     transactional_ddl=False,
 )

@@ -1,0 +1,237 @@
+"""Two releases on one ledger: the new one expands it and the old one goes on; what the old one needs is taken away by a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from click.testing import CliRunner
+
+from keen_pipeline.cli import cli
+from keen_pipeline.errors import LedgerVersionError
+from keen_pipeline.extraction import Status
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, migrate, open_engine
+from keen_pipeline.ledger.migrate import CONTRACT, CONTRACT_COMMAND, EXPAND, OURS, LedgerVersion, Migrations, ledger_version
+from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.lifecycle import Limits
+from keen_pipeline.partitions import partition_range
+from keen_pipeline.pipeline import Counted, Landed, Pipeline, extract, partition_request
+from keen_pipeline.pipeline.wait import Abandoned, Retrying
+from keen_pipeline_tests.contract.releases import WIDER, Step, Tables, drop, next_revision, release
+from keen_pipeline_tests.contract.test_ledger import url as url
+from keen_pipeline_tests.unit.scripted_api import ScriptedApi
+from keen_pipeline_tests.unit.test_pipeline import COLLECTION, NOW
+
+FIRST, SECOND, THIRD = (next_revision(number) for number in (1, 2, 3))
+
+
+def version(url: str, migrations: Migrations | None = None) -> LedgerVersion:
+    engine = sa.create_engine(url)
+    try:
+        return ledger_version(engine, migrations)
+    finally:
+        engine.dispose()
+
+
+def opened(url: str, migrations: Migrations | None = None, *, contract: bool = False) -> LedgerVersion:
+    """What a ledger is once a release has opened it."""
+    open_engine(url, migrations=migrations, contract=contract).dispose()
+    return version(url, migrations)
+
+
+def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
+    """Every table's every row."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        names = sorted(sa.inspect(connection).get_table_names())
+        rows = {name: [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {name}")] for name in names}
+    engine.dispose()
+    return rows
+
+
+def work(ledger: SqlLedger, folder: Path, last: str = "2026-01-03") -> None:
+    """All that a release writes: intents, claims, submissions, a failure with its next attempt, one that is given up, landings,
+    counts, reports, the budget, notices."""
+    api = ScriptedApi()
+
+    def status(extraction_id: str, poll: int) -> str:
+        key = api.submitted[extraction_id].partition_key
+        tries = sum(request.partition_key == key for request in list(api.submitted.values()))
+        return "failed" if key == "2026-01-01" or (key == "2026-01-02" and tries == 1) else "complete"
+
+    api.status = status
+    pipeline = Pipeline(api, ledger, FileDestination(str(folder)), Limits(max_attempts=2, retry_seconds=0.01), poll_seconds=0.01)
+    requests = [
+        partition_request(COLLECTION, p, pipeline.destination.uri) for p in partition_range(COLLECTION, "2026-01-01", last, NOW)
+    ]
+    events = list(extract(pipeline, requests))
+    for event in events:
+        if isinstance(event, (Landed, Abandoned)):
+            ledger.reported([event.entry.entry_id])
+    assert {type(event) for event in events} >= {Landed, Retrying, Counted}
+    landed = [event.entry for event in events if isinstance(event, Landed)]
+    abandoned = [event.entry for event in events if isinstance(event, Abandoned)]
+    assert (len(landed), len(abandoned)) == (len(requests) - 1, 1)
+    assert all(Path(entry.request.target).read_bytes() for entry in landed)
+    assert ledger.summary().counts[Status.FAILED] >= 2
+    assert ledger.unreported() == ledger.open_entries() == []
+    limiter = LedgerRateLimiter(ledger.engine, 5)
+    limiter.acquire(timeout=0)
+    limiter.refuse_until(0)
+    notices = SqlNotices(ledger.engine)
+    assert notices.plan(f"run/{last}", "mail", {"title": "t"})
+    notice = notices.claim({"mail"}, 60)
+    assert notice is not None
+    notices.sent(notice.notice_id)
+
+
+def test_the_files_are_the_chain_and_say_what_they_are() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(OURS.folder))
+    scripts = list(ScriptDirectory.from_config(config).walk_revisions())[::-1]
+    assert [script.revision for script in scripts] == OURS.known
+    for script in scripts[4:]:
+        assert script.module.phase in (EXPAND, CONTRACT)
+        if script.module.phase == CONTRACT:
+            assert script.module.oldest_code in OURS.known[: OURS.known.index(script.revision)]
+        else:
+            assert not hasattr(script.module, "oldest_code")
+
+
+@pytest.mark.parametrize("revision", OURS.known[4:])
+def test_what_says_that_it_expands_breaks_no_statement_of_the_release_before(url: str, tmp_path: Path, revision: str) -> None:
+    before = OURS.known[OURS.known.index(revision) - 1]
+    tables = []
+    for number, until in enumerate((before, revision)):
+        engine = open_engine(url, migrations=release(tmp_path / str(number), until=until))
+        with engine.connect() as connection:
+            tables.append(Tables.of(connection))
+        engine.dispose()
+    text = next((OURS.folder / "versions").glob(f"{revision}_*.py")).read_text()
+    if f'phase = "{EXPAND}"' in text:
+        assert tables[0].broken_by(tables[1]) == []
+    assert tables[0] != tables[1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('op.drop_column("keen_entries", "email")', "keen_entries.email is gone"),
+        ('op.drop_table("keen_notices")', "keen_notices is gone"),
+        ('op.execute("ALTER TABLE keen_entries RENAME COLUMN email TO mail")', "keen_entries.email is gone"),
+        ('op.create_index("new", "keen_entries", ["email"], unique=True)', "is new"),
+        (
+            'with op.batch_alter_table("keen_entries") as b: b.alter_column("email", existing_type=sa.String(320), nullable=False)',
+            "keen_entries.email takes no null any more",
+        ),
+        (
+            'with op.batch_alter_table("keen_notices") as b: b.add_column(sa.Column("rank", sa.Integer(), nullable=False))',
+            "keen_notices.rank is new and an INSERT without it fails",
+        ),
+        (
+            'with op.batch_alter_table("keen_notices") as b: b.alter_column("attempts", server_default="1")',
+            "keen_notices.attempts has another default",
+        ),
+    ],
+)
+def test_that_test_sees_what_would_break_them(tmp_path: Path, lines: str, says: str) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    tables = []
+    for number, steps in enumerate(([], [Step(lines)])):
+        engine = open_engine(url, migrations=release(tmp_path / str(number), steps))
+        with engine.connect() as connection:
+            tables.append(Tables.of(connection))
+        engine.dispose()
+    assert [problem for problem in tables[0].broken_by(tables[1]) if says in problem]
+
+
+def test_an_older_release_goes_on_while_and_after_a_newer_one_expands(url: str, tmp_path: Path) -> None:
+    living = SqlLedger(open_engine(url))
+    work(living, tmp_path / "before", "2026-01-03")
+    newer = release(tmp_path / "newer", [WIDER])
+    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, ())
+    work(living, tmp_path / "meanwhile", "2026-01-04")
+    living.engine.dispose()
+    starting = SqlLedger(open_engine(url))  # of the older release too: it does not know the revision, and is served
+    work(starting, tmp_path / "after", "2026-01-05")
+    with starting.engine.connect() as connection:
+        priorities = connection.exec_driver_sql("SELECT DISTINCT priority FROM keen_entries").scalars().all()
+    starting.engine.dispose()
+    assert priorities == [5]
+    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, ())
+
+
+def test_what_older_releases_need_stays_until_a_person_says_that_they_are_gone(url: str, tmp_path: Path) -> None:
+    old = SqlLedger(open_engine(url))
+    work(old, tmp_path / "before")
+    newer = release(tmp_path / "newer", [WIDER, drop("email", FIRST)])
+    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, (SECOND,))
+    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, (SECOND,))  # not at the next start either
+    work(old, tmp_path / "meanwhile", "2026-01-04")
+    old.engine.dispose()
+    assert opened(url, newer, contract=True) == LedgerVersion(SECOND, FIRST, ())
+    before = everything(url)
+    with pytest.raises(LedgerVersionError) as refused:
+        open_engine(url)
+    told = f"the ledger is at revision {SECOND}, which this keen_pipeline (revision {OURS.head}) does not know"
+    assert str(refused.value).startswith(told)
+    assert f"it was written by a newer version and serves code from revision {FIRST} on" in str(refused.value)
+    assert everything(url) == before
+    between = release(tmp_path / "between", [WIDER])  # the release between the two goes on
+    assert version(url, between) == LedgerVersion(SECOND, FIRST, ())
+    open_engine(url, migrations=between).dispose()
+
+
+def test_a_release_that_needs_more_than_a_contract_that_waits_says_what_to_do(url: str, tmp_path: Path) -> None:
+    open_engine(url).dispose()
+    newer = release(tmp_path / "newer", [drop("email", OURS.head), WIDER])
+    before = everything(url)
+    with pytest.raises(LedgerVersionError) as refused:
+        open_engine(url, migrations=newer)
+    assert f"this keen_pipeline needs {SECOND}, but {FIRST}, {SECOND} wait for a person" in str(refused.value)
+    assert CONTRACT_COMMAND in str(refused.value)
+    assert everything(url) == before
+    assert opened(url, newer, contract=True) == LedgerVersion(SECOND, OURS.head, ())
+    open_engine(url).dispose()  # this release knows the code that the contract asks for: it is that code
+
+
+def test_a_new_ledger_has_it_all(url: str, tmp_path: Path) -> None:
+    newer = release(tmp_path / "newer", [WIDER, drop("email", FIRST), Step("pass")])
+    assert opened(url, newer) == LedgerVersion(THIRD, FIRST, ())
+
+
+def test_a_migration_that_fails_leaves_everything_as_it_was(url: str, tmp_path: Path) -> None:
+    open_engine(url).dispose()
+    before = everything(url)
+    broken = release(tmp_path / "newer", [WIDER, Step('op.execute("SELECT missing FROM nowhere")')])
+    with pytest.raises(Exception, match="nowhere"):
+        open_engine(url, migrations=broken)
+    assert everything(url) == before
+
+
+@pytest.fixture
+def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    monkeypatch.setenv("KEEN_PIPELINE_LEDGER_URL", url)
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    return run
+
+
+def test_the_command_tells_and_takes_away(
+    url: str, tmp_path: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = f"ledger: revision {OURS.head}, serves keen_pipeline from revision 0005 on"
+    assert run("ledger", "upgrade") == run("ledger", "upgrade", "--contract") == here
+    newer = release(tmp_path / "newer", [drop("email", OURS.head)])
+    monkeypatch.setattr(migrate, "OURS", newer)
+    assert run("ledger", "upgrade") == f"{here} revision {FIRST} waits until no older release runs: {CONTRACT_COMMAND}"
+    assert run("ledger", "upgrade", "--contract") == f"ledger: revision {FIRST}, serves keen_pipeline from revision {OURS.head} on"
