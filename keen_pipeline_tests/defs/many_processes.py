@@ -1,8 +1,10 @@
-"""One of several processes on one ledger: `sensor` ticks Dagster's sensor, `land` lands, `ask` lists as fast as it may.
+"""One of several processes on one ledger: `sensor` ticks Dagster's sensor, `land` lands, `ask` lists as fast as it may, `backfill`
+is one run over a range of all collections.
 
-    python -m keen_pipeline_tests.defs.many_processes sensor|land|ask FOLDER AHEAD_SECONDS
+    python -m keen_pipeline_tests.defs.many_processes sensor|land|ask|backfill FOLDER AHEAD_SECONDS [FIRST LAST]
 
-They share FOLDER: `dispatched/` holds what the sensors asked to land, `landed/` one file for each landing, `stop` ends them all.
+They share FOLDER: `dispatched/` holds what the sensors asked to land, `landed/` one file for each landing, `stop` ends them all,
+`dagster/` is the instance of the backfills.
 Each is on a host whose clock is ahead by so many seconds. Configuration comes from the environment, as anywhere.
 """
 
@@ -92,8 +94,28 @@ def ask(folder: Path) -> None:
                 time.sleep(0.01)
 
 
-ROLES: dict[str, Callable[[Path], None]] = {"sensor": sensor, "land": landing, "ask": ask}
+def backfill(folder: Path, first: str, last: str) -> None:
+    """As a run of Dagster's own lands it; ends with status 1 where it fails."""
+    import dagster as dg
+
+    from keen_pipeline import build_keen_definitions
+
+    path = Settings.from_environment().collections_file
+    assert path is not None
+    collections = read_collections_file(path)
+    job = build_keen_definitions(collections).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.local_temp(str(folder / "dagster")) as instance:
+        done = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(["keen", c.name]) for c in collections],
+            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+            raise_on_error=False,
+        )
+    sys.exit(0 if done.success else 1)
+
+
+ROLES: dict[str, Callable[..., None]] = {"sensor": sensor, "land": landing, "ask": ask, "backfill": backfill}
 
 if __name__ == "__main__":
     set_this_hosts_clock(float(sys.argv[3]))
-    ROLES[sys.argv[1]](Path(sys.argv[2]))
+    ROLES[sys.argv[1]](Path(sys.argv[2]), *sys.argv[4:])

@@ -61,9 +61,17 @@ class Place:
     ledger: SqlLedger
     collections: list[Collection]
 
-    def start(self, role: str, ahead_seconds: int) -> subprocess.Popen[bytes]:
+    def start(self, role: str, ahead_seconds: int, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{role}.log").open("ab") as log:
-            command = [sys.executable, "-m", "keen_pipeline_tests.defs.many_processes", role, str(self.folder), str(ahead_seconds)]
+            command = [
+                sys.executable,
+                "-m",
+                "keen_pipeline_tests.defs.many_processes",
+                role,
+                str(self.folder),
+                str(ahead_seconds),
+                *arguments,
+            ]
             return subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
 
     @contextmanager
@@ -105,18 +113,19 @@ def most_in_a_minute(accesses: Sequence[Access]) -> int:
     return most
 
 
-MakePlace = Callable[[int], Place]
+MakePlace = Callable[..., Place]
 
 
 @pytest.fixture
 def make_place(tmp_path: Path, postgres_url: str) -> Iterator[MakePlace]:
-    """`make_place(limit)`: a service that refuses more than so many requests a minute, and a ledger that allows as many."""
+    """`make_place(limit, *options)`: a service that refuses more than so many requests a minute, a ledger that allows as many."""
     with ExitStack() as stack:
 
-        def make(limit: int) -> Place:
+        def make(limit: int, *more: str) -> Place:
             for name in ("dispatched", "landed", "keen"):
                 (tmp_path / name).mkdir()
-            endpoint = stack.enter_context(_service(tmp_path, ["--requests-per-minute", str(limit), "--max-concurrency", "4"]))
+            options = ["--requests-per-minute", str(limit), "--max-concurrency", "4", *more]
+            endpoint = stack.enter_context(_service(tmp_path, options))
             collections = [Collection(name, FIRST) for name in NAMES]
             wire = [{"name": c.name, "start_date": FIRST.isoformat()} for c in collections]
             (tmp_path / "collections.yaml").write_text(yaml.safe_dump({"collections": wire}))
