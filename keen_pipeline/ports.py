@@ -232,6 +232,14 @@ class Ledger(Protocol):
         """requested ▶ submitted."""
         ...
 
+    def listed(self, collection: str, pending: Sequence[str]) -> None:
+        """A list call has found these extractions of the collection unfinished."""
+        ...
+
+    def pending(self, collections: Sequence[str], seconds: float) -> Mapping[str, frozenset[str]]:
+        """The unfinished extractions of those collections that anybody has listed within the last `seconds`."""
+        ...
+
     def complete(self, entry_ids: Sequence[int]) -> list[Entry]:
         """submitted ▶ complete; answers those it moved."""
         ...

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.rows import to_entry
-from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted
+from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted, listings
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Clock, LedgerSummary
 
@@ -110,6 +111,15 @@ class LedgerReader:
                     entries.c.collection == collection, entries.c.extraction_id.in_(chunk)
                 )
                 found.update(connection.execute(query).scalars())
+        return found
+
+    def pending(self, collections: Sequence[str], seconds: float) -> Mapping[str, frozenset[str]]:
+        found: dict[str, frozenset[str]] = {}
+        with reading(self.engine) as connection:
+            recent = listings.c.listed_at > self.clock.now() - timedelta(seconds=seconds)
+            for chunk in chunks(collections):
+                query = sa.select(listings).where(listings.c.collection.in_(chunk), recent)
+                found.update((row.collection, frozenset(json.loads(row.pending))) for row in connection.execute(query))
         return found
 
     def summary(self) -> LedgerSummary:

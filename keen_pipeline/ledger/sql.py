@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from keen_pipeline.errors import LeaseLostError
 from keen_pipeline.extraction import OPEN_STATUSES, CountPolicy, ExtractionRequest, Landing, Status
 from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import landing_values, new_row, next_attempt_row, to_entry
-from keen_pipeline.ledger.tables import entries, is_open, is_uncounted
+from keen_pipeline.ledger.tables import entries, is_open, is_uncounted, listings
 from keen_pipeline.lifecycle import TRANSITIONS, Entry, Limits, next_attempt_at, story
 from keen_pipeline.ports import Requested, Slice
 
@@ -132,6 +133,16 @@ class SqlLedger(LedgerReader):
                 )
                 moved += [to_entry(row) for row in connection.execute(query)]
         return sorted(moved, key=lambda entry: entry.entry_id)
+
+    def listed(self, collection: str, pending: Sequence[str]) -> None:
+        values = {"listed_at": self.clock.now(), "pending": json.dumps(sorted(pending))}
+        try:
+            with self.engine.begin() as connection:
+                change = sa.update(listings).where(listings.c.collection == collection).values(values)
+                if not connection.execute(change).rowcount:
+                    connection.execute(sa.insert(listings).values(collection=collection, **values))
+        except sa.exc.IntegrityError:
+            pass  # another run has just listed it too
 
     def fail(
         self, entry_id: int, reason: str, *, owner: str | None = None, limits: Limits, jitter: float = 1.0, final: bool = False

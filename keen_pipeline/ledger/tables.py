@@ -162,3 +162,12 @@ compatibility = sa.Table(
     sa.Column("oldest_code", sa.String(32), nullable=False, comment="the oldest revision of code that can work on it"),
     comment="one row; raised by contract migrations",
 )
+
+listings = sa.Table(
+    "keen_listings",
+    metadata,
+    sa.Column("collection", sa.String(256), primary_key=True),
+    sa.Column("listed_at", UtcDateTime, nullable=False),
+    sa.Column("pending", sa.Text, nullable=False, comment="JSON array; extractions that the service still works on"),
+    comment="the last list call of each collection",
+)

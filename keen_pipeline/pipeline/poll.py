@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keen_pipeline.errors import PermanentError, RetryableError
-from keen_pipeline.extraction import RemoteExtraction, SecretUrl, Status
+from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl, Status
 from keen_pipeline.lifecycle import Complete, Entry, Fail, Wait, after_poll
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.slices import join_slices, split
@@ -30,12 +30,20 @@ class PollOutcome:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = None, seconds: float = math.inf) -> PollOutcome:
+def poll(
+    pipeline: Pipeline,
+    entries: Sequence[Entry],
+    *,
+    owner: str | None = None,
+    seconds: float = math.inf,
+    shared_seconds: float = 0.0,
+) -> PollOutcome:
     """Ask the service for the entries that are submitted, and record what it says; split ones are complete with their slices.
 
-    No list call begins after `seconds`; which collections come first is left to chance, so that a slow service starves
-    none of them over several polls. Another caller's claims are left alone. A ConfigurationError (a wrong key) is raised; a
-    collection that can't be listed now is tried again at the next poll.
+    No list call begins after `seconds`; which collections come first is left to chance, so that a slow service starves none of
+    them over several polls. Nor is a collection listed whose extractions all were unfinished when somebody else listed it within
+    `shared_seconds`: many runs that wait at once ask hardly more often than one. Another caller's claims are left alone. A
+    ConfigurationError (a wrong key) is raised; a collection that can't be listed now is tried again at the next poll.
     """
     now = pipeline.clock.now()
     by_collection: Mapping[str, list[Entry]] = defaultdict(list)
@@ -48,9 +56,14 @@ def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = No
     )
     outcome.completed += joined
     outcome.failed += ended
+    seen = pipeline.ledger.pending(sorted(by_collection), shared_seconds) if shared_seconds else {}
     for collection, waiting in random.sample(sorted(by_collection.items()), len(by_collection)):
         if (pipeline.clock.now() - now).total_seconds() > seconds:
             outcome.waiting += len(waiting)
+            continue
+        unfinished = {e.extraction_id or "": RemoteExtraction(e.extraction_id or "", RemoteStatus.PENDING) for e in waiting}
+        if seen.get(collection, frozenset()).issuperset(unfinished):
+            _apply(pipeline, waiting, unfinished, owner, outcome)
             continue
         try:
             listed = pipeline.api.list_extractions(collection)
@@ -61,6 +74,8 @@ def poll(pipeline: Pipeline, entries: Sequence[Entry], *, owner: str | None = No
             for entry in waiting:
                 _fail(pipeline, entry, f"its status can't be had: {error}", owner, outcome)
         else:
+            if shared_seconds:
+                pipeline.ledger.listed(collection, [i for i, remote in listed.items() if remote.status is RemoteStatus.PENDING])
             _apply(pipeline, waiting, listed, owner, outcome)
     return outcome
 

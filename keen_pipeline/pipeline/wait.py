@@ -19,6 +19,8 @@ from keen_pipeline.pipeline.submit import post_due, submit
 
 # Between two looks at entries that another process works on, and the longest pause between two events.
 _LONGEST_NAP_SECONDS = 1.0
+# Of the time between two polls, how long others go by a list call; less than all of it, so that nobody waits for his own.
+_SHARED_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ class _Wait:
     def _poll(self) -> list[tuple[Entry, Entry | None]]:
         waiting = self._mine(Status.SUBMITTED) + self._mine(Status.SPLIT)
         if waiting:
-            outcome = poll(self.pipeline, waiting, owner=self.owner)
+            shared = _SHARED_SHARE * self.pipeline.poll_seconds
+            outcome = poll(self.pipeline, waiting, owner=self.owner, shared_seconds=shared)
             self.urls.update(outcome.urls)
             for entry in outcome.completed:
                 self.open[entry.entry_id] = entry

@@ -182,6 +182,16 @@ def test_a_refused_post_is_no_orphan(ledger: SqlLedger, clock: FakeClock) -> Non
     assert ledger.summary().orphans == 0
 
 
+def test_a_list_calls_unfinished_extractions_are_known_for_some_seconds(ledger: SqlLedger, clock: FakeClock) -> None:
+    ledger.listed("purchases", ["e2", "e1"])
+    ledger.listed("logins", [])
+    assert ledger.pending(["purchases", "logins", "views"], 4) == {"purchases": {"e1", "e2"}, "logins": frozenset()}
+    clock.advance(4)
+    assert ledger.pending(["purchases"], 4) == {}
+    ledger.listed("purchases", ["e2"])
+    assert ledger.pending(["purchases"], 4) == {"purchases": {"e2"}}
+
+
 def test_many_processes_asking_at_once_make_one_entry(url: str) -> None:
     engines = [open_engine(url) for _ in range(4)]
     barrier = threading.Barrier(4)

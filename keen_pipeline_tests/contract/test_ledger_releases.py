@@ -151,10 +151,10 @@ def test_that_test_sees_what_would_break_them(tmp_path: Path, lines: str, says: 
 
 
 def test_an_older_release_goes_on_while_and_after_a_newer_one_expands(url: str, tmp_path: Path) -> None:
-    living = SqlLedger(open_engine(url))
+    living, served = SqlLedger(open_engine(url)), version(url).oldest_code
     work(living, tmp_path / "before", "2026-01-03")
     newer = release(tmp_path / "newer", [WIDER])
-    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, ())
+    assert opened(url, newer) == LedgerVersion(FIRST, served, ())
     work(living, tmp_path / "meanwhile", "2026-01-04")
     living.engine.dispose()
     starting = SqlLedger(open_engine(url))  # of the older release too: it does not know the revision, and is served
@@ -163,15 +163,15 @@ def test_an_older_release_goes_on_while_and_after_a_newer_one_expands(url: str, 
         priorities = connection.exec_driver_sql("SELECT DISTINCT priority FROM keen_entries").scalars().all()
     starting.engine.dispose()
     assert priorities == [5]
-    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, ())
+    assert opened(url, newer) == LedgerVersion(FIRST, served, ())
 
 
 def test_what_older_releases_need_stays_until_a_person_says_that_they_are_gone(url: str, tmp_path: Path) -> None:
-    old = SqlLedger(open_engine(url))
+    old, served = SqlLedger(open_engine(url)), version(url).oldest_code
     work(old, tmp_path / "before")
     newer = release(tmp_path / "newer", [WIDER, drop("email", FIRST)])
-    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, (SECOND,))
-    assert opened(url, newer) == LedgerVersion(FIRST, OURS.head, (SECOND,))  # not at the next start either
+    assert opened(url, newer) == LedgerVersion(FIRST, served, (SECOND,))
+    assert opened(url, newer) == LedgerVersion(FIRST, served, (SECOND,))  # not at the next start either
     work(old, tmp_path / "meanwhile", "2026-01-04")
     old.engine.dispose()
     assert opened(url, newer, contract=True) == LedgerVersion(SECOND, FIRST, ())
@@ -229,7 +229,7 @@ def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str
 def test_the_command_tells_and_takes_away(
     url: str, tmp_path: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = f"ledger: revision {OURS.head}, serves keen_pipeline from revision 0005 on"
+    here = f"ledger: revision {OURS.head}, serves keen_pipeline from revision {opened(url).oldest_code} on"
     assert run("ledger", "upgrade") == run("ledger", "upgrade", "--contract") == here
     newer = release(tmp_path / "newer", [drop("email", OURS.head)])
     monkeypatch.setattr(migrate, "OURS", newer)

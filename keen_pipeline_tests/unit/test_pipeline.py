@@ -26,7 +26,7 @@ from keen_pipeline.errors import (
 from keen_pipeline.extraction import Collection, Encoding, ExtractionRequest, SecretUrl, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.lifecycle import Limits
+from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, land, partition_request, poll, post_due, submit
 from keen_pipeline.pipeline.land import NotLanded
@@ -321,3 +321,38 @@ def test_what_turns_out_too_large_when_it_is_fetched_lands_in_slices(world: Worl
     assert (entry.status, entry.attempt, entry.slices, entry.is_whole) == (Status.LANDED, 1, 2, True)
     assert world.file("2026-01-01").count(b"\r\n") == 3
     assert world.ledger.open_entries() == []
+
+
+def test_runs_that_wait_at_once_list_hardly_more_often_than_one(world: World) -> None:
+    pipeline, api = world.pipeline, world.api
+    requests = world.requests(last="2026-01-04")
+    done: set[str] = set()
+    api.status = lambda extraction_id, poll: "complete" if extraction_id in done else "not started"
+
+    def waiting(owner: str, part: list[ExtractionRequest]) -> list[Entry]:
+        ids = [r.entry.entry_id for r in submit(pipeline, part).requested]
+        return list(post_due(pipeline, ids, owner=owner).submitted)
+
+    first, second = waiting("first", requests[:2]), waiting("second", requests[2:])
+
+    def look(entries: list[Entry], owner: str) -> tuple[int, int, int]:
+        """List calls so far, finished now, still waiting."""
+        outcome = poll(pipeline, entries, owner=owner, shared_seconds=4)
+        return api.calls["list"], len(outcome.completed), outcome.waiting
+
+    assert look(first, "first") == (1, 0, 2)
+    assert look(second, "second") == (1, 0, 2)  # by the first one's list
+    world.clock.advance(5)
+    assert look(second, "second") == (2, 0, 2)
+    assert look(first, "first") == (2, 0, 2)
+    done.add(second[0].extraction_id or "")
+    world.clock.advance(5)
+    assert look(first, "first") == (3, 0, 2)
+    assert look(second, "second") == (4, 1, 1)  # one of its own is no longer unfinished: it needs the URL
+    late = waiting("third", world.requests("2026-01-05", "2026-01-05"))
+    assert look(late, "third") == (5, 0, 1)  # what was posted after the last list is not in it
+    world.clock.advance(3600)
+    assert look(first, "first") == (6, 0, 0)  # stuck
+    failed = poll(pipeline, second[1:], owner="second", shared_seconds=4).failed
+    assert api.calls["list"] == 6
+    assert [entry.extraction_id for entry, _ in failed] == [second[1].extraction_id]  # also told without a list of its own
