@@ -12,7 +12,9 @@ from keen_pipeline.ledger.tables import api_pauses, api_requests
 from keen_pipeline.ports import Clock
 
 # A minute, and the most by which one request may be longer under way than another: the service counts where they arrive.
-_WINDOW = timedelta(seconds=61)
+WINDOW = timedelta(seconds=61)
+# The one budget of a ledger, where its user names no other.
+API = "api"
 # Between two looks while waiting; also the most a waiter oversleeps.
 _LONGEST_NAP_SECONDS = 5.0
 # PostgreSQL's advisory lock that makes counting and inserting one step.
@@ -26,7 +28,7 @@ class LedgerRateLimiter:
     sliding minutes sees no more than it allows, unless some requests are a second longer under way than others.
     """
 
-    def __init__(self, engine: sa.Engine, per_minute: int, *, clock: Clock | None = None, name: str = "api") -> None:
+    def __init__(self, engine: sa.Engine, per_minute: int, *, clock: Clock | None = None, name: str = API) -> None:
         self._engine = engine
         self._per_minute = per_minute
         self._clock: Clock = clock or clock_of(engine)
@@ -56,9 +58,10 @@ class LedgerRateLimiter:
         with self._engine.begin() as connection:
             self._lock(connection)
             until = self._clock.now() + timedelta(seconds=min(max(seconds, 0.0), 3600.0))
-            moved = connection.execute(sa.update(api_pauses).where(api_pauses.c.name == self._name).values(until=until)).rowcount
+            more = {"until": until, "refusals": api_pauses.c.refusals + 1}
+            moved = connection.execute(sa.update(api_pauses).where(api_pauses.c.name == self._name).values(more)).rowcount
             if not moved:
-                connection.execute(sa.insert(api_pauses).values(name=self._name, until=until))
+                connection.execute(sa.insert(api_pauses).values(name=self._name, until=until, refusals=1))
 
     def _try(self) -> float:
         """Take one now (0), or the seconds until it is worth asking again."""
@@ -68,10 +71,10 @@ class LedgerRateLimiter:
             paused, now = connection.execute(sa.select(pause, instant(self._clock))).one()
             if paused is not None and paused > now:
                 return float((paused - now).total_seconds())
-            connection.execute(sa.delete(api_requests).where(api_requests.c.sent_at <= now - _WINDOW))
+            connection.execute(sa.delete(api_requests).where(api_requests.c.sent_at <= now - WINDOW))
             count, oldest = connection.execute(sa.select(sa.func.count(), sa.func.min(api_requests.c.sent_at))).one()
             if count >= self._per_minute:
-                return max(0.01, float((oldest + _WINDOW - now).total_seconds()))
+                return max(0.01, float((oldest + WINDOW - now).total_seconds()))
             connection.execute(sa.insert(api_requests).values(sent_at=now))
             return 0.0
 

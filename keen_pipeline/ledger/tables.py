@@ -135,6 +135,7 @@ api_pauses = sa.Table(
     metadata,
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("refusals", sa.BigInteger, nullable=False, server_default="0", comment="how often the service refused, ever"),
     comment="nobody sends before this instant: the service refused a request",
 )
 
