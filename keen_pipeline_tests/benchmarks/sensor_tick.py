@@ -108,7 +108,7 @@ def statements(engine: sa.Engine) -> Iterator[list[tuple[str, Any]]]:
     found: dict[str, Any] = {}
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        if not many and statement.split()[0] in ("SELECT", "UPDATE", "DELETE"):
+        if not many and statement.split()[0] in ("SELECT", "WITH", "UPDATE", "DELETE"):
             found.setdefault(statement, parameters)
 
     collected: list[tuple[str, Any]] = []
