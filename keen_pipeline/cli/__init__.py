@@ -22,6 +22,7 @@ _COMMANDS = {
     "backfill": ("backfill", "Land a range of partitions of a configured collection."),
     "status": ("status", "What the ledger holds: open, failed, landed."),
     "ledger": ("ledger", "Take away what only older releases need, after a rolling deploy."),
+    "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
 }
 

@@ -1,0 +1,102 @@
+"""The exporter over HTTP: /metrics for Prometheus, /healthz for whoever restarts it."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from socketserver import TCPServer
+from threading import Event, Thread
+from types import FrameType
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.observability.exporter import PipelineMetrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+# A client that sends nothing for so long is not listened to any more.
+_CLIENT_SECONDS = 30
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _CLIENT_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Nothing for each scrape; what goes wrong is told by the metrics' own log."""
+
+
+class _Server(ThreadingWSGIServer):
+    def server_bind(self) -> None:
+        """Bind without a look-up of the host's name, which may take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+def serve(metrics: PipelineMetrics, host: str, port: int) -> None:
+    """Serve until SIGTERM or Ctrl-C. Prints `listening on http://HOST:PORT` on stdout once it accepts; port 0: a free one.
+
+    Raises ConfigurationError where the address can't be had.
+    """
+    stop = Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    with _bind(metrics, host, port) as server:
+        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+        thread = Thread(target=server.serve_forever, name="keen-metrics-http", daemon=True)
+        thread.start()
+        try:
+            shown = f"[{host}]" if ":" in host else host
+            sys.stdout.write(f"listening on http://{shown}:{server.server_port}\n")
+            sys.stdout.flush()
+            stop.wait()
+        finally:
+            server.shutdown()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _bind(metrics: PipelineMetrics, host: str, port: int) -> _Server:
+    class Server(_Server):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    try:
+        return make_server(host, port, make_app(metrics), server_class=Server, handler_class=_Handler)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"metrics: port {port} on {host} is in use; choose another with --port") from None
+        raise ConfigurationError(f"metrics: can't listen on {host} port {port} ({error.strerror or error})") from None
+
+
+def make_app(metrics: PipelineMetrics) -> WSGIApplication:
+    """The WSGI application of `/metrics` (text or OpenMetrics, gzip where it is taken) and `/healthz` (200, or 503 and why)."""
+    exposition: WSGIApplication = make_wsgi_app(metrics.registry)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return exposition(environ, start_response)
+        status, text = _healthz(metrics) if path == "/healthz" else ("404 Not Found", "there are /metrics and /healthz")
+        body = f"{text}\n".encode()
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return app
+
+
+def _healthz(metrics: PipelineMetrics) -> tuple[str, str]:
+    try:
+        metrics.statistics()
+    except ServiceUnavailableError as error:
+        return "503 Service Unavailable", str(error)
+    return "200 OK", "ok"
