@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon import get_default_daemon_logger
+from dagster._daemon.backfill import execute_backfill_iteration
 
 from keen_pipeline.defs import sensors
 from keen_pipeline.extraction import Status
@@ -93,3 +103,60 @@ def test_a_failure_is_named_by_the_run_it_happened_in(make_place: MakePlace, mon
     assert "purchases[2026-01-02] abandoned after 3 attempts" in message
     assert place.materialized("keen/purchases") == [d for d in DAYS if d != "2026-01-02"]
     assert place.materialized("keen/logins") == list(DAYS)
+
+
+@contextmanager
+def daemons_view(place: Place, tmp_path: Path) -> Iterator[WorkspaceProcessContext]:
+    """The code location of `workspace.yaml` as the daemon sees it; runs end before the daemon goes on."""
+    launcher = {"module": "dagster._core.launcher.sync_in_memory_run_launcher", "class": "SyncInMemoryRunLauncher"}
+    coordinator = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
+    (tmp_path / "home").mkdir()
+    with (
+        instance_for_test(
+            temp_dir=str(tmp_path / "home"), overrides={"run_launcher": launcher, "run_coordinator": coordinator}
+        ) as instance,
+        create_test_daemon_workspace_context(ModuleTarget("keen_pipeline.definitions", "defs", None, "keen"), instance) as context,
+    ):
+        place.instance = instance
+        yield context
+
+
+def test_a_backfill_of_a_long_range_is_several_bounded_runs(
+    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(options=["--fail-extraction", "purchases@2026-01-03=3"])
+    wanted = [{"name": name, "start_date": DAYS[0]} for name in ("purchases", "logins")]
+    (tmp_path / "collections.yaml").write_text(yaml.safe_dump({"collections": wanted}))
+    for name, value in {
+        "KEEN_BASE_URL": place.endpoint.base_url,
+        "KEEN_PROJECT_ID": place.endpoint.project_id,
+        "KEEN_READ_KEY": place.endpoint.read_key,
+        "KEEN_PIPELINE_COLLECTIONS": str(tmp_path / "collections.yaml"),
+        "KEEN_PIPELINE_LEDGER_URL": str(place.ledger.engine.url),
+        "KEEN_PIPELINE_DESTINATION": str(place.root),
+        "KEEN_PIPELINE_POLL_SECONDS": "0.1",
+        "KEEN_PIPELINE_PARTITIONS_PER_RUN": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with daemons_view(place, tmp_path) as context:
+        graph = context.create_request_context().asset_graph
+        selection = [dg.AssetKey(["keen", name]) for name in ("purchases", "logins")]
+        place.instance.add_backfill(
+            PartitionBackfill.from_asset_partitions(
+                "fan-out", graph, DAYS, selection, time.time(), {}, place.instance, False, None, None, None
+            )
+        )
+        for _ in range(3):
+            assert [error for error in execute_backfill_iteration(context, get_default_daemon_logger("backfill")) if error] == []
+        runs = place.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": "fan-out"}))
+        ranges = {
+            (r.tags["dagster/asset_partition_range_start"], r.tags["dagster/asset_partition_range_end"]): r.status for r in runs
+        }
+        # A failure is its own run's alone.
+        assert ranges == {(DAYS[0], DAYS[1]): dg.DagsterRunStatus.SUCCESS, (DAYS[2], DAYS[3]): dg.DagsterRunStatus.FAILURE}
+        backfill = place.instance.get_backfill("fan-out")
+        assert backfill is not None
+        assert backfill.status is BulkActionStatus.COMPLETED_FAILED
+        assert place.materialized("keen/purchases") == [d for d in DAYS if d != "2026-01-03"]
+        assert place.materialized("keen/logins") == list(DAYS)
+        assert place.ledger.summary().counts[Status.LANDED] == 7
