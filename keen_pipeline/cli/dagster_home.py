@@ -4,30 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-DAGSTER_YAML = """\
-# Written by keen-pipeline where no dagster.yaml was there; yours from now on.
-run_coordinator:
-  module: dagster.core.run_coordinator
-  class: QueuedRunCoordinator
-  config:
-    dequeue_interval_seconds: 1
-concurrency:
-  runs:
-    max_concurrent_runs: 4
-sensors:
-  use_threads: true
-  num_workers: 4
-# A run whose process died, on start or later, gives its place free again. No backfill takes two days.
-run_monitoring:
-  enabled: true
-  start_timeout_seconds: 180
-  max_runtime_seconds: 172800
-  poll_interval_seconds: 60
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-"""
+# The deployment profile of one machine.
+DAGSTER_YAML = (Path(__file__).parent.parent / "deployment" / "one_machine" / "dagster.yaml").read_text(encoding="utf-8")
 
 
 def make_dagster_home(folder: Path) -> Path:

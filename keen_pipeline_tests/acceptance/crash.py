@@ -27,15 +27,12 @@ from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus, PartitionBackfill
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
-from keen_pipeline.defs.metadata import asset_key
-from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
-from keen_pipeline_tests.acceptance.crash_rig import START, Rig
+from keen_pipeline_tests.acceptance.crash_rig import START, Rig, add_backfill
 
 BACKFILL_DAYS = 4
 # Moments in a round: longer than a run takes to start, so that every phase of it is met.
@@ -88,20 +85,7 @@ class Operator:
 
     def backfill(self, days: Sequence[str]) -> None:
         """One asset backfill of the days for all collections, as the UI makes it."""
-        definition = partitions_definition(self.rig.collections[0])
-        subset = definition.subset_with_partition_keys(days)
-        self.rig.instance.add_backfill(
-            PartitionBackfill.from_asset_graph_subset(
-                backfill_id=secrets.token_hex(4),
-                backfill_timestamp=time.time(),
-                tags={},
-                dynamic_partitions_store=self.rig.instance,
-                asset_graph_subset=AssetGraphSubset({asset_key(c.name): subset for c in self.rig.collections}),
-                title=None,
-                description=None,
-                run_config=None,
-            )
-        )
+        add_backfill(self.rig.instance, self.rig.collections, days)
 
     def relaunch(self, asked: Sequence[Partition]) -> bool:
         """Ask again for days that no ledger entry knows; false where there are none."""
@@ -192,7 +176,7 @@ def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[st
         operator.begin_night()
         time.sleep(5)  # the daemon has to see it first
         settle(rig)
-        asked = partitions(days)
+        asked = partitions(rig.collections, days)
         while operator.relaunch(asked):
             time.sleep(5)  # the daemon has to see it first
             settle(rig)

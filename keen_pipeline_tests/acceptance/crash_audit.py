@@ -1,4 +1,4 @@
-"""What must hold after the crashes, asked of the parts themselves: files, ledger, event log, service, and every byte left."""
+"""What must hold after crashes and faults, asked of the parts: files, ledger, event log, service, and every byte left."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Protocol
 
 import dagster as dg
 import sqlalchemy as sa
 import urllib3
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
-from keen_pipeline.extraction import Status
+from keen_pipeline.client import KeenClient
+from keen_pipeline.extraction import Collection, Granularity, Status
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import entries
-from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, Rig
+from keen_pipeline.timeframe import format_instant
 
 ENTRY_KEY = "keen/entry"
 BACKFILL = "backfill"
@@ -26,12 +29,37 @@ _PAGE = 1000
 Partition = tuple[str, str]
 
 
-def partitions(days: int) -> list[Partition]:
-    """(collection, day) of everything that was asked."""
-    return [(name, (START + timedelta(days=n)).isoformat()) for name in COLLECTIONS for n in range(days)]
+class Audited(Protocol):
+    """What is asked: a pipeline with its parts.
+
+    `folder`: everything that it writes and that is no destination; the service's own `service_data` may lie in it. `keys`: by name;
+    none of them, nor `secrets`, may stand anywhere in `folder`.
+    """
+
+    folder: Path
+    service_data: Path
+    collections: list[Collection]
+    ledger: SqlLedger
+    keys: dict[str, str]
+    secrets: tuple[str, ...]
+    port: int
+    project: str
+
+    @property
+    def instance(self) -> dg.DagsterInstance: ...
+
+    def client(self) -> KeenClient: ...
+
+    def files(self) -> dict[str, bytes]:
+        """Everything at the destination, by its path below it."""
 
 
-def audit(rig: Rig, asked: Sequence[Partition]) -> tuple[dict[str, Any], list[str]]:
+def partitions(collections: Sequence[Collection], days: int) -> list[Partition]:
+    """(collection, partition key) of the first days of all collections, which are daily."""
+    return [(c.name, (c.start + timedelta(days=n)).isoformat()) for c in collections for n in range(days)]
+
+
+def audit(rig: Audited, asked: Sequence[Partition]) -> tuple[dict[str, Any], list[str]]:
     """Figures, and what is wrong in words; no words where everything holds."""
     figures: dict[str, Any] = {}
     wrong: list[str] = []
@@ -58,11 +86,11 @@ def _states(rows: list[dict[str, Any]], asked: Sequence[Partition], figures: dic
     wrong += [f"entry {row['id']} is {row['status']}: {row['error']}" for row in rows if row["status"] == Status.ABANDONED.value]
 
 
-def _orphans(rig: Rig, rows: list[dict[str, Any]], figures: dict[str, Any], wrong: list[str]) -> None:
+def _orphans(rig: Audited, rows: list[dict[str, Any]], figures: dict[str, Any], wrong: list[str]) -> None:
     """Extractions at the service that no row knows, against what the ledger counted."""
     known = {row["extraction_id"] for row in rows}
     with rig.client() as client:
-        there = {found for name in COLLECTIONS for found in client.list_extractions(name)}
+        there = {found for collection in rig.collections for found in client.list_extractions(collection.name)}
     unknown = there - known
     counted = rig.ledger.summary().orphans
     figures["extractions at the service"] = len(there)
@@ -73,7 +101,7 @@ def _orphans(rig: Rig, rows: list[dict[str, Any]], figures: dict[str, Any], wron
         wrong.append(f"{len(unknown)} orphans at the service, only {counted} counted")
 
 
-def _reported_once(rig: Rig, rows: list[dict[str, Any]], figures: dict[str, Any], wrong: list[str]) -> None:
+def _reported_once(rig: Audited, rows: list[dict[str, Any]], figures: dict[str, Any], wrong: list[str]) -> None:
     """One event for each landing.
 
     One more is right for a backfill that found a partition landed by others (the sensor took it over from the backfill's dead
@@ -81,8 +109,8 @@ def _reported_once(rig: Rig, rows: list[dict[str, Any]], figures: dict[str, Any]
     """
     landings = {row["id"]: row for row in rows if row["status"] in (Status.LANDED.value, Status.SUPERSEDED.value)}
     told: dict[int, list[str]] = defaultdict(list)
-    for name in COLLECTIONS:
-        for number, run_id in _materialized(rig.instance, name):
+    for collection in rig.collections:
+        for number, run_id in _materialized(rig.instance, collection.name):
             told[number].append(_teller(rig.instance, run_id))
     figures["landings"] = len(landings)
     figures["landings materialized"] = len(told)
@@ -118,16 +146,16 @@ def _materialized(instance: dg.DagsterInstance, name: str) -> Iterator[tuple[int
         cursor = page.cursor
 
 
-def _files(rig: Rig, asked: Sequence[Partition], figures: dict[str, Any], wrong: list[str]) -> None:
+def _files(rig: Audited, asked: Sequence[Partition], figures: dict[str, Any], wrong: list[str]) -> None:
     """Every file is the direct extraction of its partition, byte by byte, and nothing else lies there."""
     direct = extract_directly(rig, asked)
-    lying = {str(path.relative_to(rig.landing)): path for path in rig.landing.rglob("*") if path.is_file()}
+    lying = rig.files()
     equal = 0
     for (name, day), data in direct.items():
-        path = lying.pop(f"{name}/{day}.csv", None)
-        if path is None:
+        found = lying.pop(f"{name}/{day}.csv", None)
+        if found is None:
             wrong.append(f"{name}/{day}.csv is missing")
-        elif path.read_bytes() != data:
+        elif found != data:
             wrong.append(f"{name}/{day}.csv differs from a direct extraction")
         else:
             equal += 1
@@ -135,32 +163,50 @@ def _files(rig: Rig, asked: Sequence[Partition], figures: dict[str, Any], wrong:
     wrong += [f"left over at the destination: {name}" for name in sorted(lying)]
 
 
-def extract_directly(rig: Rig, asked: Sequence[Partition]) -> Mapping[Partition, bytes]:
-    """The partitions' CSVs by plain HTTP, none of the product's code."""
+def extract_directly(rig: Audited, asked: Sequence[Partition]) -> Mapping[Partition, bytes]:
+    """The partitions' CSVs by plain HTTP, none of the product's code. What the service lets fail is asked for again."""
     http = urllib3.PoolManager(retries=False, headers={"Authorization": rig.keys["read"]})
     root = f"http://127.0.0.1:{rig.port}/2.0/projects/{rig.project}"
+    grains = {collection.name: collection.granularity for collection in rig.collections}
     ids: dict[str, Partition] = {}
-    for name, day in asked:
-        end = (START.fromisoformat(day) + timedelta(days=1)).isoformat()
-        body = {"filters": [], "timeframe": {"start": f"{day}T00:00:00Z", "end": f"{end}T00:00:00Z"}}
+
+    def ask(partition: Partition) -> None:
+        name, key = partition
+        body = {"filters": [], "timeframe": _window(key, grains[name])}
         answer = http.request("POST", f"{root}/{name}/_extract", body=json.dumps(body).encode())
-        ids[json.loads(answer.data)["_id"]] = (name, day)
+        ids[json.loads(answer.data)["_id"]] = partition
+
+    for partition in asked:
+        ask(partition)
     found: dict[Partition, bytes] = {}
     deadline = time.monotonic() + _DIRECT_SECONDS
-    while len(found) < len(ids):
+    while len(found) < len(asked):
         assert time.monotonic() < deadline, "the service did not finish the direct extractions"
-        for name in COLLECTIONS:
+        for name in grains:
             for item in json.loads(http.request("GET", f"{root}/{name}/_extract").data)["results"]:
                 partition = ids.get(item["_id"])
-                if partition is not None and partition not in found and item["status"] == "complete":
+                if partition is None or partition in found:
+                    continue
+                if item["status"] == "complete":
                     found[partition] = http.request("GET", item["results_url"]).data
+                elif item["status"] == "failed":
+                    del ids[item["_id"]]
+                    ask(partition)
         time.sleep(0.5)
     return found
 
 
-def _secrets(rig: Rig, figures: dict[str, Any], wrong: list[str]) -> None:
+def _window(key: str, grain: Granularity) -> dict[str, str]:
+    """The timeframe of a day or an hour in UTC."""
+    hourly = grain is Granularity.HOURLY
+    start = datetime.strptime(key, "%Y-%m-%d-%H:%M" if hourly else "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    end = start + (timedelta(hours=1) if hourly else timedelta(days=1))
+    return {"start": format_instant(start), "end": format_instant(end)}
+
+
+def _secrets(rig: Audited, figures: dict[str, Any], wrong: list[str]) -> None:
     """Keys and signatures in anything outside of the service's own folder: logs, databases, outputs, files."""
-    words = [*(key.encode() for key in rig.keys.values()), b"signature="]
+    words = [*(secret.encode() for secret in (*rig.keys.values(), *rig.secrets)), b"signature="]
     searched = 0
     for file in sorted(rig.folder.rglob("*")):
         if file.is_file() and rig.service_data not in file.parents:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,9 +22,13 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.execution.backfill import PartitionBackfill
 
 from keen_pipeline.cli.dagster_home import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
+from keen_pipeline.defs.metadata import asset_key
+from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.extraction import Collection
 from keen_pipeline.landing.destination import LEFTOVER_AGE
 from keen_pipeline.landing.local import STAGE_SUFFIX
@@ -52,7 +57,7 @@ class Rig:
     folder: Path
     days: int
     rng: random.Random
-    fail: Sequence[str] = ()
+    secrets: tuple[str, ...] = ()
 
     def __enter__(self) -> Rig:
         self._mark = f"keen-crash-{uuid.uuid4().hex}"
@@ -73,7 +78,8 @@ class Rig:
         self.ledger: SqlLedger = open_ledger(f"sqlite:///{self.folder / 'ledger.db'}")
         try:
             self.start("service")
-            self._load_events()
+            with self.client() as client:
+                load_events(client, COLLECTIONS, self.days)
             self.start("daemon")
         except BaseException:
             self.__exit__(None, None, None)
@@ -83,11 +89,7 @@ class Rig:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for child in self._children.values():
             child.kill()
-        while pids := self.processes():
-            for pid, _ in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
+        end_all(self._mark)
         for child in self._children.values():
             child.wait()
         self._instance.dispose()
@@ -152,7 +154,7 @@ class Rig:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         if name == "service":
             deadline = time.monotonic() + _START_SECONDS
@@ -183,30 +185,68 @@ class Rig:
 
     def processes(self) -> list[tuple[int, str]]:
         """Process id and command line of everything that descends from this rig."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                try:
-                    if self._mark.encode() in (folder / "environ").read_bytes():
-                        found.append((int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
-                except OSError:
-                    continue  # it ended while we looked
-        return [(pid, line) for pid, line in found if line]
+        return marked(self._mark)
 
     def run_workers(self) -> list[int]:
         """Process ids of Dagster's run workers, which its code server spawns."""
         return [pid for pid, line in self.processes() if "spawn_main" in line]
 
+    def files(self) -> dict[str, bytes]:
+        """Everything at the destination, by its path below it."""
+        return {str(path.relative_to(self.landing)): path.read_bytes() for path in self.landing.rglob("*") if path.is_file()}
+
     def client(self) -> KeenClient:
         """A client of the service beside the pipeline's."""
         return KeenClient(f"http://127.0.0.1:{self.port}", self.project, read_key=self.keys["read"], write_key=self.keys["write"])
 
-    def _load_events(self) -> None:
-        with self.client() as client:
-            for number in range(self.days):
-                day = (START + timedelta(days=number)).isoformat()
-                refused = client.add_events({name: _events(name, day, number) for name in COLLECTIONS})
-                assert not any(reason for reasons in refused.values() for reason in reasons)
+
+def marked(mark: str) -> list[tuple[int, str]]:
+    """Process id and command line of every living process whose environment holds the mark."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if mark.encode() in (folder / "environ").read_bytes():
+                    found.append((int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
+            except OSError:
+                continue  # it ended while we looked
+    return [(pid, line) for pid, line in found if line]
+
+
+def end_all(mark: str) -> None:
+    """SIGKILL until nothing with the mark lives."""
+    while pids := marked(mark):
+        for pid, _ in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def add_backfill(instance: dg.DagsterInstance, collections: Sequence[Collection], keys: Sequence[str]) -> str:
+    """One asset backfill of the partitions for all collections, which have the same ones, as the UI makes it; its id."""
+    subset = partitions_definition(collections[0]).subset_with_partition_keys(keys)
+    backfill_id = secrets.token_hex(4)
+    instance.add_backfill(
+        PartitionBackfill.from_asset_graph_subset(
+            backfill_id=backfill_id,
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            asset_graph_subset=AssetGraphSubset({asset_key(c.name): subset for c in collections}),
+            title=None,
+            description=None,
+            run_config=None,
+        )
+    )
+    return backfill_id
+
+
+def load_events(client: KeenClient, names: Sequence[str], days: int) -> None:
+    """The first days from START on, of each collection."""
+    for number in range(days):
+        day = (START + timedelta(days=number)).isoformat()
+        refused = client.add_events({name: _events(name, day, number) for name in names})
+        assert not any(reason for reasons in refused.values() for reason in reasons)
 
 
 def _events(name: str, day: str, number: int) -> list[dict[str, Any]]:
@@ -226,6 +266,6 @@ def _events(name: str, day: str, number: int) -> list[dict[str, Any]]:
     return events
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Also where the rounds themselves are killed, the children end."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

