@@ -1,6 +1,7 @@
 """The code location of the crash rounds: the product's definitions, and an operator who launches the nights he is told to.
 
-`CRASH_NIGHTS` names a file with a number: so many nights have begun. Night n (from 0) stands for 01:00 of the day after the
+`CRASH_NIGHTS` names a file with a number: so many nights have begun, `CRASH_SENSOR_SECONDS` (default 2) how often the product's sensor
+looks. Night n (from 0) stands for 01:00 of the day after the
 collections' start date plus n, and asks for the one partition that ended then.
 """
 
@@ -32,6 +33,11 @@ def operator() -> Iterator[dg.RunRequest]:
 
 defs = dg.Definitions.merge(
     # The schedule would ask for real nights; its work is the operator's here.
-    build_keen_definitions(COLLECTIONS, sensor_interval_seconds=2, downstream_sensor=False, nightly_cron="0 0 29 2 *"),
+    build_keen_definitions(
+        COLLECTIONS,
+        sensor_interval_seconds=int(os.environ.get("CRASH_SENSOR_SECONDS", "2")),
+        downstream_sensor=False,
+        nightly_cron="0 0 29 2 *",
+    ),
     dg.Definitions(sensors=[operator]),
 )

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from dagster._core.execution.backfill import PartitionBackfill
 
 from keen_pipeline.cli.dagster_home import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
+from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.extraction import Collection
@@ -44,7 +45,7 @@ _DEFINITIONS = "keen_pipeline_tests.acceptance.crash_definitions"
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 60.0
 # Beyond what the commands write: a run whose worker never came up or whose code server died is ended and retried.
-_SUPERVISION: dict[str, Any] = {
+SUPERVISION: dict[str, Any] = {
     "run_retries": {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False},
     "run_monitoring": {"enabled": True, "start_timeout_seconds": 40, "poll_interval_seconds": 5, "max_runtime_seconds": 180},
 }
@@ -52,11 +53,21 @@ _SUPERVISION: dict[str, Any] = {
 
 @dataclass
 class Rig:
-    """Everything below `folder`; what it starts carries a mark in its environment and ends with the `with` block."""
+    """Everything below `folder`; what it starts carries a mark in its environment and ends with the `with` block.
+
+    `days` of events are loaded, for the collections of `plan`. `service_options` are the service's, `settings` more of the
+    pipeline's environment; a function that is given as `way` answers the address under which the pipeline reaches the service, of
+    the service's own.
+    """
 
     folder: Path
     days: int
     rng: random.Random
+    plan: Sequence[Collection] = tuple(Collection(name, START, lookback_days=1) for name in COLLECTIONS)
+    service_options: Sequence[str] = ("--extraction-delay", "1")
+    settings: Mapping[str, str] = field(default_factory=dict)
+    way: Callable[[str], str] = str
+    supervision: Mapping[str, Any] = field(default_factory=lambda: SUPERVISION)
     secrets: tuple[str, ...] = ()
 
     def __enter__(self) -> Rig:
@@ -70,7 +81,7 @@ class Rig:
         self.service_data = self.folder / "keen"
         for folder in (self.home, self.landing, self.logs, self.service_data):
             folder.mkdir(parents=True)
-        self.collections = [Collection(name, START, lookback_days=1) for name in COLLECTIONS]
+        self.collections = list(self.plan)
         self._write_configuration()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._instance = dg.DagsterInstance.from_config(str(self.home))
@@ -79,7 +90,7 @@ class Rig:
         try:
             self.start("service")
             with self.client() as client:
-                load_events(client, COLLECTIONS, self.days)
+                load_events(client, [c.name for c in self.collections], self.days)
             self.start("daemon")
         except BaseException:
             self.__exit__(None, None, None)
@@ -101,8 +112,8 @@ class Rig:
         return self._instance
 
     def _write_configuration(self) -> None:
-        (self.home / "dagster.yaml").write_text(yaml.safe_dump({**yaml.safe_load(DAGSTER_YAML), **_SUPERVISION}))
-        wanted = [{"name": c.name, "start_date": c.start.isoformat(), "lookback_days": 1} for c in self.collections]
+        (self.home / "dagster.yaml").write_text(yaml.safe_dump({**yaml.safe_load(DAGSTER_YAML), **self.supervision}))
+        wanted = [collection_to_wire(c) for c in self.collections]
         (self.folder / "collections.yaml").write_text(yaml.safe_dump({"collections": wanted}))
         self.begin_nights(0)
 
@@ -127,7 +138,7 @@ class Rig:
             "ACCEPTANCE_MARK": self._mark,
             "DAGSTER_HOME": str(self.home),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
-            "KEEN_BASE_URL": f"http://127.0.0.1:{self.port}",
+            "KEEN_BASE_URL": self.way(f"http://127.0.0.1:{self.port}"),
             "KEEN_PROJECT_ID": self.project,
             "KEEN_READ_KEY": self.keys["read"],
             "KEEN_WRITE_KEY": self.keys["write"],
@@ -140,11 +151,12 @@ class Rig:
             "KEEN_PIPELINE_LEASE_SECONDS": str(LEASE_SECONDS),
             "KEEN_PIPELINE_REQUESTS_PER_MINUTE": "5000",
             "CRASH_NIGHTS": str(self.folder / "nights"),
+            **self.settings,
         }
 
     def start(self, name: str) -> None:
         """Start the service or the daemon, as a supervisor would; the service is waited for."""
-        serve = ["keen_pipeline", "serve", "--data", str(self.service_data), "--port", str(self.port), "--extraction-delay", "1"]
+        serve = ["keen_pipeline", "serve", "--data", str(self.service_data), "--port", str(self.port), *self.service_options]
         arguments = serve if name == "service" else ["dagster._daemon", "run", "-m", _DEFINITIONS]
         with (self.logs / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(

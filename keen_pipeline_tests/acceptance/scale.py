@@ -49,7 +49,9 @@ def backfill(cluster: Cluster, *, kill: bool) -> tuple[dict[str, Any], list[str]
     killed: dict[str, Any] = {}
     while (found := cluster.instance.get_backfill(backfill_id)) and found.status not in BULK_ACTION_TERMINAL_STATUSES:
         cluster.check()
-        assert time.monotonic() - begun < LIMIT_SECONDS, f"{landed(cluster)} of {len(asked)} landed: {cluster.log('daemon')[-3000:]}"
+        assert time.monotonic() - begun < LIMIT_SECONDS, (
+            f"{landed(cluster)} of {len(asked)} landed: {cluster.log('daemon')[-3000:]}"
+        )
         if kill and not killed and landed(cluster) >= len(asked) / 3:
             killed = _kill_a_busy_worker(cluster)
         time.sleep(0.25)
@@ -116,9 +118,7 @@ def _runs_by_worker(cluster: Cluster) -> dict[str, int]:
 def _landed_twice(cluster: Cluster) -> list[str]:
     """No partition has two landings, not even one that replaced another."""
     with cluster.ledger.engine.connect() as connection:
-        rows = connection.execute(
-            sa.select(entries.c.collection, entries.c.partition_key).where(entries.c.status.in_(_DONE))
-        ).all()
+        rows = connection.execute(sa.select(entries.c.collection, entries.c.partition_key).where(entries.c.status.in_(_DONE))).all()
     return [f"{name}[{key}] was landed {n} times" for (name, key), n in Counter(map(tuple, rows)).items() if n > 1]
 
 
