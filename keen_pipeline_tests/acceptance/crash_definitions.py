@@ -1,8 +1,8 @@
 """The code location of the crash rounds: the product's definitions, and an operator who launches the nights he is told to.
 
-`CRASH_NIGHTS` names a file with a number: so many nights have begun, `CRASH_SENSOR_SECONDS` (default 2) how often the product's sensor
-looks. Night n (from 0) stands for 01:00 of the day after the
-collections' start date plus n, and asks for the one partition that ended then.
+`CRASH_NIGHTS` names a file with a number: so many nights have begun. Night n (from 0) stands for 01:00 of the day after the
+collections' start date plus n, and asks for the partitions that ended in the day before. `CRASH_SENSOR_SECONDS`: how often the
+product's sensor looks, 2 where unset.
 """
 
 from __future__ import annotations

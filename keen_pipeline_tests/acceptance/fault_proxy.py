@@ -21,8 +21,7 @@ PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 class FaultProxy:
     """Forwards to `upstream` for the `with` block's time; `faults` counts what it did instead, by its name.
 
-    `api` and `results` say how often (0 to 1) which fault meets a request of the API, or for the bytes of results. `limit` counts
-    extractions that are asked for (POSTs that reached the service), so that a lost answer is one too.
+    `api` and `results` say how often (0 to 1) which fault meets a request of the API, or for the bytes of results.
     """
 
     def __init__(self, upstream: str, rng: random.Random, api: Mapping[str, float], results: Mapping[str, float]) -> None:
@@ -42,7 +41,7 @@ class FaultProxy:
 
             do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = handle_any  # noqa: N815
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """The service has a log."""
 
         class Server(ThreadingHTTPServer):
@@ -76,9 +75,8 @@ class FaultProxy:
             if fault in BEFORE:
                 return
         # The Host stays the proxy's, so that results URLs lead through it.
-        answer = self._pool.request(
-            handler.command, self._upstream + handler.path, body=body, headers=dict(handler.headers.items())
-        )
+        headers, url = dict(handler.headers.items()), self._upstream + handler.path
+        answer = self._pool.request(handler.command, url, body=body, headers=headers, decode_content=False)
         AFTER.get(fault or "", _whole)(handler, answer)
 
     def _choose(self, odds: Mapping[str, float]) -> str | None:
@@ -129,8 +127,10 @@ def _cut(handler: BaseHTTPRequestHandler, answer: urllib3.BaseHTTPResponse) -> N
 
 def _undelimited(handler: BaseHTTPRequestHandler, answer: urllib3.BaseHTTPResponse) -> None:
     """Neither a length nor chunks, and the connection ends in the middle."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/csv")
+    handler.send_response(answer.status)
+    for name in ("Content-Type", "Content-Encoding"):
+        if name in answer.headers:
+            handler.send_header(name, answer.headers[name])
     handler.send_header("Connection", "close")
     handler.end_headers()
     handler.wfile.write(answer.data[: len(answer.data) // 2])

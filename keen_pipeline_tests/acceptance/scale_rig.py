@@ -57,8 +57,8 @@ def ground(folder: Path) -> Iterator[Ground]:
 class Cluster:
     """One service, code server, daemon and some Celery workers with one process each, as the profile configures them.
 
-    `profile`: what is merged into the profile's dagster.yaml. `number` tells clusters on one ground apart. Everything written lies in
-    `folder`; each of the hosts has a DAGSTER_HOME of its own.
+    `profile`: what is merged into the profile's dagster.yaml. `number` tells clusters on one ground apart. Everything written
+    lies in `folder`; each of the hosts has a DAGSTER_HOME of its own.
     """
 
     ground: Ground

@@ -2,10 +2,10 @@
 
     python -m keen_pipeline_tests.acceptance.soak [--minutes 20] [--per-minute 50] [--seed S] [--json]
 
-The embedded service, Dagster's daemon with its code server, schedules and sensors run as processes, as one machine has them. Each
-minute an operator launches the next night: hourly and daily partitions of several collections, `--per-minute` in all. Meanwhile the
-service lets extractions fail and its results URLs die after two seconds, and a proxy before it refuses (429, 500, 503), loses answers,
-resets connections, and breaks bodies of results. Memory is the proportional set size of the processes that live on.
+The embedded service, Dagster's daemon with its code server, schedules and sensors run as processes, as one machine has them.
+Each minute an operator launches the next night: hourly and daily partitions of several collections, `--per-minute` in all.
+Meanwhile the service lets extractions fail and its results URLs die after two seconds, and a proxy before it refuses (429, 500,
+503), loses answers, resets connections, and breaks bodies of results. Memory is the proportional set size of what lives on.
 
 At the end everything has to land by itself; then the audit of the crash rounds asks files, ledger, event log and service.
 Exit status 0 only where everything holds. Linux only.
