@@ -85,5 +85,6 @@ def collection_to_wire(collection: Collection) -> dict[str, Any]:
         "size_check": collection.size_check.value,
         "fresh_within_hours": collection.fresh_within_hours,
         "mask": {name: method.value for name, method in collection.mask.items()} or None,
+        "run_tags": dict(collection.run_tags) or None,
     }
     return {name: value for name, value in wire.items() if value is not None}

@@ -99,7 +99,8 @@ class Collection:
     `mask`: by column, as `body:user:email`, what happens to it before anything of it is written: hash, mask or drop.
     `schema_check`: of columns that came, went or changed their type since the partition before; `size_check`: of a number of events
     far from that of the weeks before. `fresh_within_hours`: a partition shall have landed so long after its end (1 to 8784), None
-    for no such check.
+    for no such check. `run_tags`: of the runs and steps that land it, by which run launchers and executors know its memory, CPU or
+    queue; a mapping or list as a value becomes its JSON. Collections with other tags are landed by other runs.
 
     >>> Collection(name="purchases", start_date="2026-01-01").asset_key
     ('keen', 'purchases')
@@ -123,6 +124,7 @@ class Collection:
     schema_check: CheckPolicy = CheckPolicy.WARN
     size_check: CheckPolicy = CheckPolicy.WARN
     fresh_within_hours: float | None = None
+    run_tags: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_collection_name(self.name)
@@ -145,6 +147,7 @@ class Collection:
             what = f"collection {self.name}: fresh_within_hours must be 1 to 8784"
             raise InvalidInputError(f"{what}, not {hours!r}", field="fresh_within_hours")
         put(self, "mask", _mask(self.mask, f"collection {self.name}: mask"))
+        put(self, "run_tags", _run_tags(self.run_tags, f"collection {self.name}: run_tags"))
         days = self.lookback_days
         if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= 366:
             raise InvalidInputError(f"collection {self.name}: lookback_days must be 1 to 366, not {days!r}", field="lookback_days")
@@ -312,6 +315,20 @@ def _mask(value: object, what: str) -> dict[str, MaskMethod]:
         if not isinstance(name, str) or not name:
             raise InvalidInputError(f"{what}: {name!r} is not the name of a column, as body:user:email", field="mask")
     return {name: _member(MaskMethod, method, f"{what} of {name}:") for name, method in value.items()}
+
+
+def _run_tags(value: object, what: str) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(f"{what} must be a mapping of tags to texts or mappings, not {value!r}", field="run_tags")
+    tags: dict[str, str] = {}
+    for name, tag in value.items():
+        if not isinstance(name, str) or not name or not isinstance(tag, (str, Mapping, list)):
+            raise InvalidInputError(f"{what}: {name!r}: {tag!r} is not the name of a tag with a text or a mapping", field="run_tags")
+        try:
+            tags[name] = tag if isinstance(tag, str) else json.dumps(tag, sort_keys=True)
+        except (TypeError, ValueError):
+            raise InvalidInputError(f"{what}: the value of {name} is not JSON", field="run_tags") from None
+    return tags
 
 
 def _date(value: object, what: str) -> date:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "status": ("status", "What the ledger holds: open, failed, landed."),
     "ledger": ("ledger", "Take away what only older releases need, after a rolling deploy."),
     "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
+    "deployment": ("deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
 }
 

@@ -14,6 +14,7 @@ from keen_pipeline.defs.checks import Targets, audit, check_specs, evaluation, f
 from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.defs.run_tags import tags_identity
 from keen_pipeline.defs.translator import KeenTranslator, translated
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Collection, Granularity
@@ -42,7 +43,7 @@ class CsvAssetConfig(dg.Config):
 def csv_assets(
     collections: Sequence[Collection], *, translator: KeenTranslator | None = None, partitions_per_run: int | None = None
 ) -> list[dg.AssetsDefinition]:
-    """The assets `["keen", <collection>]`, one definition for all collections with the same partitions.
+    """The assets `["keen", <collection>]`, one definition for all collections with the same partitions and `run_tags`.
 
     `translator` makes their specs. `partitions_per_run`: a backfill of a longer range is cut into runs of so many, None: it is
     one run. They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads them downstream.
@@ -59,11 +60,11 @@ def csv_assets(
                 field="collections",
             )
     translator = translator or KeenTranslator()
-    alike: Mapping[dg.TimeWindowPartitionsDefinition, list[Collection]] = defaultdict(list)
+    alike: Mapping[tuple[dg.TimeWindowPartitionsDefinition, str], list[Collection]] = defaultdict(list)
     for collection in collections:
-        alike[partitions_definition(collection)].append(collection)
+        alike[partitions_definition(collection), tags_identity(collection)].append(collection)
     policy = dg.BackfillPolicy.single_run() if partitions_per_run is None else dg.BackfillPolicy.multi_run(partitions_per_run)
-    return [_csv_assets_of(definition, members, translator, policy) for definition, members in alike.items()]
+    return [_csv_assets_of(definition, members, translator, policy) for (definition, _), members in alike.items()]
 
 
 def _csv_assets_of(
@@ -79,6 +80,8 @@ def _csv_assets_of(
         .replace("-", "_")
         .replace("+", "_")
     )
+    if first.run_tags:
+        name += f"_{tags_identity(first)}"
     grain = "" if first.granularity is Granularity.DAILY else f" ({first.granularity.value})"
 
     @dg.multi_asset(
@@ -88,6 +91,7 @@ def _csv_assets_of(
         partitions_def=definition,
         can_subset=True,
         backfill_policy=policy,
+        op_tags=dict(first.run_tags),
         description=f"Extracts the selected collections over a range of partitions{grain} in one run.",
     )
     def extract_csvs(

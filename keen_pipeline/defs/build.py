@@ -36,6 +36,7 @@ def build_keen_definitions(
     translator: KeenTranslator | None = None,
     notifications: KeenNotifications | None = None,
     partitions_per_run: int | None = None,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
 ) -> dg.Definitions:
     """Everything for some collections: assets, ops in jobs, the nightly schedule, the status sensor, the resources.
 
@@ -44,6 +45,8 @@ def build_keen_definitions(
     schedule and sensors start by themselves. `translator` makes the assets' groups, owners, tags and conditions.
     `partitions_per_run` (1 to 100000): a longer backfill, or more finished extractions, are several runs of so many, which
     executors spread over workers; unset, the environment's KEEN_PIPELINE_PARTITIONS_PER_RUN, and one run where it is unset too.
+    `executor` runs the assets' backfills; with one that gives each step a pod or a worker of its own (dagster-k8s, dagster-celery),
+    collections with other `run_tags` are other steps, which have these tags.
     `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, and no sensors for
     them where it has none. Merge the answer with your own by `dg.Definitions.merge`.
 
@@ -91,7 +94,7 @@ def build_keen_definitions(
         schedules=[nightly_schedule(submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running)],
         sensors=sensors,
         resources=resources,
-        executor=dg.in_process_executor,
+        executor=executor,
     )
 
 

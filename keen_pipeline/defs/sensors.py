@@ -1,5 +1,6 @@
 """The sensor `extraction_status`: polls, posts what is due, and asks for landing runs; no run waits for Keen."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -10,6 +11,7 @@ from keen_pipeline.defs.jobs import MATERIALIZE_JOB
 from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.ops import materialize_csv
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
+from keen_pipeline.defs.run_tags import tags_identity
 from keen_pipeline.extraction import Collection, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due
@@ -79,7 +81,7 @@ def extraction_status_sensor(
         room = MAX_WAITING_RUNS - _queued(context.instance)
         if room <= 0:
             return dg.SkipReason(f"{len(finished)} finished, and {MAX_WAITING_RUNS} landing runs wait for a worker already")
-        return _landing_runs(pipeline, by_name, finished[: room * per_run], per_run)
+        return _landing_runs(pipeline, by_name, finished[: room * per_run], per_run, room)
 
     return extraction_status
 
@@ -101,12 +103,16 @@ def _finished(pipeline: Pipeline) -> list[Entry]:
 
 
 def _landing_runs(
-    pipeline: Pipeline, collections: Mapping[str, Collection], finished: Sequence[Entry], per_run: int
+    pipeline: Pipeline, collections: Mapping[str, Collection], finished: Sequence[Entry], per_run: int, most: int
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    """Claim what is finished, so that the next tick doesn't ask for it again, and ask for its landing."""
+    """Claim what is finished, so that the next tick doesn't ask for it again, and ask for its landing by at most so many runs."""
+    alike: Mapping[str, list[Entry]] = defaultdict(list)
     # Each run lists each of its collections once: together they come to fewer requests.
-    together = sorted(finished, key=lambda entry: entry.request.collection)
-    runs = [_landing_run(pipeline, collections, together[i : i + per_run]) for i in range(0, len(together), per_run)]
+    for entry in sorted(finished, key=lambda entry: entry.request.collection):
+        collection = collections.get(entry.request.collection)
+        alike[tags_identity(collection)].append(entry)
+    parts = [entries[i : i + per_run] for entries in alike.values() for i in range(0, len(entries), per_run)]
+    runs = [_landing_run(pipeline, collections, part) for part in parts[:most]]
     requests = [run for run in runs if run is not None]
     return requests or dg.SkipReason("what has finished is being landed by others")
 
@@ -126,7 +132,13 @@ def _landing_run(pipeline: Pipeline, collections: Mapping[str, Collection], fini
         "claim": owner,
         "collections": [collection_to_wire(collections[name]) for name in checked],
     }
-    return dg.RunRequest(run_key=owner, job_name=MATERIALIZE_JOB, run_config={"ops": {materialize_csv.name: {"config": config}}})
+    first = collections.get(claimed[0].request.collection)
+    return dg.RunRequest(
+        run_key=owner,
+        job_name=MATERIALIZE_JOB,
+        run_config={"ops": {materialize_csv.name: {"config": config}}},
+        tags=first.run_tags if first is not None else None,
+    )
 
 
 def report_outbox(instance: dg.DagsterInstance, ledger: Ledger, collections: Mapping[str, Collection] | None = None) -> int:
