@@ -323,7 +323,7 @@ def _run_tags(value: object, what: str) -> dict[str, str]:
     tags: dict[str, str] = {}
     for name, tag in value.items():
         if not isinstance(name, str) or not name or not isinstance(tag, (str, Mapping, list)):
-            raise InvalidInputError(f"{what}: {name!r}: {tag!r} is not the name of a tag with a text or a mapping", field="run_tags")
+            raise InvalidInputError(f"{what}: {name!r}: {tag!r} is no tag with a text or a mapping", field="run_tags")
         try:
             tags[name] = tag if isinstance(tag, str) else json.dumps(tag, sort_keys=True)
         except (TypeError, ValueError):

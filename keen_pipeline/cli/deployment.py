@@ -11,7 +11,7 @@ from rich.table import Table
 
 import keen_pipeline
 from keen_pipeline.cli.common import show
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.errors import ConfigurationError
 
 PROFILES = Path(keen_pipeline.__file__).parent / "deployment"
 
@@ -46,7 +46,7 @@ def command(profile: str | None, folder: Path | None) -> None:
         show(table)
         return
     if profile not in known:
-        raise InvalidInputError(f"there is no profile {profile!r}; there are {', '.join(known)}", field="PROFILE")
+        raise click.UsageError(f"there is no profile {profile!r}; there are {', '.join(known)}")
     source = PROFILES / profile
     if folder is None:
         click.echo((source / "README.md").read_text(encoding="utf-8"), nl=False)

@@ -34,7 +34,7 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_audit import audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, add_backfill
-from keen_pipeline_tests.acceptance.scale_rig import Cluster, Ground, ground
+from keen_pipeline_tests.acceptance.scale_rig import Cluster, Ground, ground, merged
 
 LIMIT_SECONDS = 1800.0
 _DONE = ("landed", "superseded")
@@ -128,8 +128,8 @@ def scale(base: Ground, sides: Mapping[str, tuple[int, bool]], **size: Any) -> t
     wrong: list[str] = []
     for number, (name, (workers, kill)) in enumerate(sides.items()):
         sys.stderr.write(f"{name}\n")
-        profile = {"concurrency": {"runs": {"max_concurrent_runs": workers}}}
-        with Cluster(base, number, workers=workers, **{"profile": profile, **size}) as cluster:
+        over = merged({"concurrency": {"runs": {"max_concurrent_runs": workers}}}, size.get("over", {}))
+        with Cluster(base, number, workers=workers, **{**size, "over": over}) as cluster:
             document[name], found = backfill(cluster, kill=kill)
         wrong += [f"{name}: {line}" for line in found]
     return document, wrong

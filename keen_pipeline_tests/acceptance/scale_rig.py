@@ -1,4 +1,4 @@
-"""The Celery profile on one machine: every host of it is a group of processes that knows the others by addresses alone."""
+"""A deployment profile on one machine: each of its hosts is a group of processes that knows the others by addresses alone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ import dagster as dg
 import sqlalchemy as sa
 import yaml
 
-import keen_pipeline
+from keen_pipeline.cli.deployment import PROFILES
 from keen_pipeline.client import KeenClient
 from keen_pipeline.extraction import Collection
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.service import embedded
-from keen_pipeline_tests.acceptance.crash_rig import START, die_with_parent, end_all, load_events, marked
+from keen_pipeline_tests.acceptance.crash_rig import START, die_with_parent, end_all, load_events
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, running_s3, s3_place
 from keen_pipeline_tests.postgres import database, running_postgres
 from keen_pipeline_tests.valkey import PASSWORD, running_valkey
 
-PROFILE = Path(keen_pipeline.__file__).parent / "deployment" / "celery"
-SERVICE, CODE, DAEMON = "service", "code", "daemon"
+SERVICE, DAEMON = "service", "daemon"
+# Modules of the code servers that the profiles' workspaces name.
+CODE_SERVERS = {"keen": "keen_pipeline.definitions", "downstream": "keen_pipeline_tests.acceptance.downstream_definitions"}
 START_SECONDS = 90.0
 # The server trusts its socket and takes any.
 POSTGRES_PASSWORD = "password-of-postgres-for-tests"
@@ -55,10 +56,10 @@ def ground(folder: Path) -> Iterator[Ground]:
 
 @dataclass
 class Cluster:
-    """One service, code server, daemon and some Celery workers with one process each, as the profile configures them.
+    """One service, the code servers, the daemon and some Celery workers with one process each, as the profile configures them.
 
-    `profile`: what is merged into the profile's dagster.yaml. `number` tells clusters on one ground apart. Everything written
-    lies in `folder`; each of the hosts has a DAGSTER_HOME of its own.
+    `profile`: the profile's name. `over`: what is merged into its dagster.yaml. `number` tells clusters on one ground apart.
+    Everything written lies in `folder`; each of the hosts has a DAGSTER_HOME of its own.
     """
 
     ground: Ground
@@ -69,7 +70,8 @@ class Cluster:
     partitions_per_run: int
     delay: float
     lease_seconds: float = 60.0
-    profile: Mapping[str, Any] = field(default_factory=dict)
+    profile: str = "celery"
+    over: Mapping[str, Any] = field(default_factory=dict)
     secrets: tuple[str, ...] = (PASSWORD, SECRET_KEY, POSTGRES_PASSWORD)
 
     def __enter__(self) -> Cluster:
@@ -79,7 +81,12 @@ class Cluster:
         self.collections = [Collection(name, START) for name in self.names]
         self.keys = {name: f"{name}-{uuid.uuid4().hex}" for name in ("read", "write", "master")}
         self.project = uuid.uuid4().hex[:24]
-        self.port, self._code_port = _free_port(), _free_port()
+        self._profile = PROFILES / self.profile
+        self._workspace = yaml.safe_load((self._profile / "workspace.yaml").read_text())
+        self._code_ports = {server["grpc_server"]["location_name"]: _free_port() for server in self._workspace["load_from"]}
+        for server in self._workspace["load_from"]:
+            server["grpc_server"]["port"] = self._code_ports[server["grpc_server"]["location_name"]]
+        self.port = _free_port()
         self.worker_names = [f"worker{n + 1}" for n in range(self.workers)]
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stack = ExitStack()
@@ -148,12 +155,14 @@ class Cluster:
         self._await(SERVICE, lambda: embedded.find(self.service_data) is not None)
         with self.client() as client:
             load_events(client, self.names, self.days)
-        code = ["dagster", "code-server", "start", "-h", "127.0.0.1", "-p", str(self._code_port), "--location-name", "keen"]
-        self._start(CODE, [*dg_command, *code, "-m", "keen_pipeline.definitions"])
+        for name, port in self._code_ports.items():
+            code = ["dagster", "code-server", "start", "-h", "127.0.0.1", "-p", str(port), "--location-name", name]
+            self._start(name, [*dg_command, *code, "-m", CODE_SERVERS[name]])
         for name in self.worker_names:
             celery = ["celery", "-A", "dagster_celery.app", "worker", "-Q", "dagster", "-c", "1", "-n", f"{name}@%h", "-l", "INFO"]
             self._start(name, [*dg_command, *celery])
-        self._await(CODE, lambda: "Started Dagster code proxy server" in self.log(CODE))
+        for name in self._code_ports:
+            self._await(name, lambda name=name: "Started Dagster code proxy server" in self.log(name))  # type: ignore[misc]
         for name in self.worker_names:
             self._await(name, lambda name=name: f"{name}@" in self.log(name) and " ready." in self.log(name))  # type: ignore[misc]
         self._start(DAEMON, [*dg_command, "dagster._daemon", "run", "-w", str(self._home(DAEMON) / "workspace.yaml")])
@@ -165,11 +174,9 @@ class Cluster:
         if not home.exists():
             home.mkdir()
             socket_folder = {"storage": {"postgres": {"postgres_db": {"params": dict(self._dagster_url.query)}}}}
-            configuration = merged(yaml.safe_load((PROFILE / "dagster.yaml").read_text()), socket_folder, self.profile)
+            configuration = merged(yaml.safe_load((self._profile / "dagster.yaml").read_text()), socket_folder, self.over)
             (home / "dagster.yaml").write_text(yaml.safe_dump(configuration))
-            workspace = yaml.safe_load((PROFILE / "workspace.yaml").read_text())
-            workspace["load_from"][0]["grpc_server"]["port"] = self._code_port
-            (home / "workspace.yaml").write_text(yaml.safe_dump(workspace))
+            (home / "workspace.yaml").write_text(yaml.safe_dump(self._workspace))
         return home
 
     def _host_mark(self, name: str) -> str:
@@ -199,7 +206,7 @@ class Cluster:
         options = f'{{"endpoint": "{self.ground.s3.endpoint}", "region": "{REGION}"}}'
         return {
             **kept,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(PROFILE), os.environ.get("PYTHONPATH", str(PROFILE.parents[2]))])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self._profile), os.environ.get("PYTHONPATH")])),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
             "DAGSTER_POSTGRES_HOST": "",  # the server listens on a socket, which the parameter `host` names
             "DAGSTER_POSTGRES_DB": str(self._dagster_url.database),
@@ -213,6 +220,7 @@ class Cluster:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": self.ground.s3.endpoint,
             "KEEN_CODE_HOST": "127.0.0.1",
+            "DOWNSTREAM_CODE_HOST": "127.0.0.1",
             "KEEN_BASE_URL": f"http://127.0.0.1:{self.port}",
             "KEEN_PROJECT_ID": self.project,
             "KEEN_READ_KEY": self.keys["read"],
@@ -242,6 +250,3 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-__all__ = ["CODE", "DAEMON", "SERVICE", "Cluster", "Ground", "ground", "marked"]

@@ -1,0 +1,13 @@
+"""A code location of somebody else's: an asset of what ours has landed, which it knows by its key alone."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+
+@dg.asset(deps=[dg.AssetKey(["keen", "purchases"])], partitions_def=dg.DailyPartitionsDefinition(start_date="2025-01-01"))
+def revenue() -> None:
+    """Depends on our code location's asset."""
+
+
+defs = dg.Definitions(assets=[revenue])
