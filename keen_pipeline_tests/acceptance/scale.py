@@ -63,6 +63,7 @@ def backfill(cluster: Cluster, *, kill: bool) -> tuple[dict[str, Any], list[str]
         "work seconds": _work_seconds(cluster),
         "runs": dict(Counter(run.status.value for run in cluster.instance.get_runs())),
         "runs by worker": _runs_by_worker(cluster),
+        "code locations": _locations(cluster),
     }
     wrong = [] if found.status is BulkActionStatus.COMPLETED_SUCCESS else [f"the backfill is {found.status.value}: {found.error}"]
     if kill:
@@ -115,6 +116,12 @@ def _runs_by_worker(cluster: Cluster) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
+def _locations(cluster: Cluster) -> list[str]:
+    """Those of which the daemon has found what ticks."""
+    found = cluster.instance.all_instigator_state()
+    return sorted({state.origin.repository_origin.code_location_origin.location_name for state in found})
+
+
 def _landed_twice(cluster: Cluster) -> list[str]:
     """No partition has two landings, not even one that replaced another."""
     with cluster.ledger.engine.connect() as connection:
@@ -122,13 +129,18 @@ def _landed_twice(cluster: Cluster) -> list[str]:
     return [f"{name}[{key}] was landed {n} times" for (name, key), n in Counter(map(tuple, rows)).items() if n > 1]
 
 
-def scale(base: Ground, sides: Mapping[str, tuple[int, bool]], **size: Any) -> tuple[dict[str, Any], list[str]]:
-    """Each side's figures by its name, and what is wrong. `sides`: name to workers and whether one of them is killed."""
+def scale(
+    base: Ground, sides: Mapping[str, tuple[int, bool]], *, runs: int | None = None, **size: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Each side's figures by its name, and what is wrong.
+
+    `sides`: name to workers and whether one of them is killed. `runs`: at once, by default as many as workers.
+    """
     document: dict[str, Any] = {}
     wrong: list[str] = []
     for number, (name, (workers, kill)) in enumerate(sides.items()):
         sys.stderr.write(f"{name}\n")
-        over = merged({"concurrency": {"runs": {"max_concurrent_runs": workers}}}, size.get("over", {}))
+        over = merged({"concurrency": {"runs": {"max_concurrent_runs": runs or workers}}}, size.get("over", {}))
         with Cluster(base, number, workers=workers, **{**size, "over": over}) as cluster:
             document[name], found = backfill(cluster, kill=kill)
         wrong += [f"{name}: {line}" for line in found]
