@@ -5,7 +5,8 @@
 The embedded service, Dagster's daemon with its code server, schedules and sensors run as processes, as one machine has them.
 Each minute an operator launches the next night: hourly and daily partitions of several collections, `--per-minute` in all.
 Meanwhile the service lets extractions fail and its results URLs die after two seconds, and a proxy before it refuses (429, 500,
-503), loses answers, resets connections, and breaks bodies of results. Memory is the proportional set size of what lives on.
+503), loses answers, resets connections, and breaks bodies of results. Memory is the anonymous memory of the processes that live
+on: what they have allocated, without libraries that they share with others.
 
 At the end everything has to land by itself; then the audit of the crash rounds asks files, ledger, event log and service.
 Exit status 0 only where everything holds. Linux only.
@@ -38,7 +39,6 @@ from keen_pipeline_tests.acceptance.crash import settle
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, SUPERVISION, Rig
 from keen_pipeline_tests.acceptance.fault_proxy import FaultProxy
-from keen_pipeline_tests.benchmarks.meter import pss_mib
 
 MINUTE = 60.0
 LOOK_SECONDS = 5.0
@@ -96,7 +96,7 @@ class Memory:
         for pid, line in self._rig.processes():
             role = next((role for part, role in _ROLES.items() if part in line), None)
             if role is not None:
-                found[role] += pss_mib(Path(f"/proc/{pid}"))
+                found[role] += anonymous_mib(pid)
         for role, mib in found.items():
             self.samples[role].append((time.monotonic(), mib))
 
@@ -110,6 +110,15 @@ class Memory:
                 parts[min(3, int(4 * (at - first) / max(last - first, 1.0)))].append(mib)
             quarters[role] = [round(median(part), 1) for part in parts if part]
         return quarters
+
+
+def anonymous_mib(pid: int) -> float:
+    """What a process has allocated and holds in memory; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0.0)
 
 
 _ROLES = {"keen_pipeline serve": "service", "dagster._daemon": "daemon", "api grpc": "code server"}

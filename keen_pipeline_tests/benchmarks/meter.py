@@ -82,7 +82,7 @@ class Meter:
                 self._role[key] = _role(folder)
         self.processes = max(self.processes, len(living))
         if number % _MEMORY_EVERY == 0:
-            self.memory_mib = max(self.memory_mib, sum(pss_mib(folder) for folder in living))
+            self.memory_mib = max(self.memory_mib, sum(_memory(folder) for folder in living))
 
 
 def _role(folder: Path) -> str:
@@ -94,8 +94,7 @@ def _role(folder: Path) -> str:
     return next((role for part, role in known.items() if part in line), "other")
 
 
-def pss_mib(folder: Path) -> float:
-    """Proportional set size of a process by its folder in /proc; 0 where it has ended."""
+def _memory(folder: Path) -> float:
     try:
         lines = (folder / "smaps_rollup").read_text().splitlines()
     except OSError:

@@ -29,6 +29,7 @@ PURCHASES: dict[str, Any] = {
     "owners": ["team:growth"],
     "tags": {"area": "shop"},
     "mask": {"body:user:email": "hash"},
+    "run_tags": {"dagster-k8s/config": {"container_config": {"resources": {"limits": {"memory": "2Gi"}}}}},
 }
 LOGINS: dict[str, Any] = {"name": "logins", "start_date": "2026-01-01", "granularity": "weekly", "timezone": "Europe/Berlin"}
 
