@@ -70,7 +70,7 @@ def backfill(cluster: Cluster, *, kill: bool) -> tuple[dict[str, Any], list[str]
         wrong += [] if killed else ["no worker was killed: nobody was busy after a third"]
         figures |= killed and _takeover(cluster, killed)
     audited, found_wrong = audit(cluster, asked)
-    return {**figures, **audited}, [*wrong, *found_wrong, *_landed_twice(cluster)]
+    return {**figures, **audited}, [*wrong, *found_wrong, *_landed_twice(cluster), *_secrets(cluster)]
 
 
 def landed(cluster: Cluster) -> int:
@@ -127,6 +127,14 @@ def _landed_twice(cluster: Cluster) -> list[str]:
     with cluster.ledger.engine.connect() as connection:
         rows = connection.execute(sa.select(entries.c.collection, entries.c.partition_key).where(entries.c.status.in_(_DONE))).all()
     return [f"{name}[{key}] was landed {n} times" for (name, key), n in Counter(map(tuple, rows)).items() if n > 1]
+
+
+def _secrets(cluster: Cluster) -> list[str]:
+    """Keys and signatures where no file of a host is: in what passed the broker, in the runs' output, in the databases."""
+    words = [secret.encode() for secret in (*cluster.keys.values(), *cluster.secrets)] + [b"signature="]
+    places = {**cluster.broker_files(), **cluster.run_output(), **cluster.database_rows()}
+    assert places.keys() >= {"table runs", "table event_logs", "table keen_entries"}
+    return [f"a secret ({w[:10]!r}...) stands in {place}" for place, data in places.items() for w in words if w in data]
 
 
 def scale(

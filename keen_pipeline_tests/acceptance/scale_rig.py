@@ -116,6 +116,27 @@ class Cluster:
         """Everything at the destination, by its path below it."""
         return s3_place(self.ground.s3, f"cluster-{self.number}").look()
 
+    def broker_files(self) -> dict[str, bytes]:
+        """What has passed the broker, as it has appended it to its own files."""
+        found = sorted((self.ground.folder / "broker" / "appendonlydir").iterdir())
+        return {f"the broker's {path.name}": path.read_bytes() for path in found}
+
+    def run_output(self) -> dict[str, bytes]:
+        """What runs have printed, as Dagster has stored it."""
+        return {f"the output {name}": data for name, data in s3_place(self.ground.s3, "dagster-logs").look().items()}
+
+    def database_rows(self) -> dict[str, bytes]:
+        """Every row of Dagster's database and of the ledger, by its table."""
+        found: dict[str, bytes] = {}
+        for url in (self._dagster_url, sa.make_url(self._ledger_url)):
+            engine = sa.create_engine(url)
+            with engine.connect() as connection:
+                for table in sa.inspect(connection).get_table_names():
+                    rows = connection.execute(sa.text(f'SELECT t::text FROM "{table}" t')).scalars()
+                    found[f"table {table}"] = "\n".join(rows).encode()
+            engine.dispose()
+        return found
+
     def check(self) -> None:
         """Whatever is not killed by us must live."""
         for name, child in self._children.items():
