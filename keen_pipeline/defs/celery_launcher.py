@@ -79,11 +79,12 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
 
     def _doubt(self, task_id: str) -> str | None:
         """Why the run, which is not over in Dagster's eyes, may be dead; None where its worker says that it works on it."""
-        result = self.celery.AsyncResult(task_id)
-        meta = result._get_task_meta()
+        meta = self.celery.backend.get_task_meta(task_id)
         if meta["status"] != "STARTED":
             return f"Celery has task {task_id} as {meta['status']}, and the run has not ended"
-        worker = meta["result"]["hostname"]
+        worker = (meta["result"] or {}).get("hostname")
+        if worker is None:
+            return f"Celery does not say which worker has task {task_id}"
         answers = self.celery.control.inspect(destination=[worker], timeout=ANSWER_SECONDS).query_task(task_id) or {}
         if worker not in answers:
             return f"Celery worker {worker} does not answer"
