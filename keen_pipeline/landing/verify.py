@@ -24,7 +24,7 @@ from keen_pipeline.landing.structure import StructureReader
 
 LONGEST_HEADER_BYTES = 1024 * 1024
 _SNIFFED_BYTES = 1024
-_STRETCH_BYTES = 256 * 1024
+_STRETCH_BYTES = 512 * 1024
 """The most one look takes in: larger ones leave the processor's cache, smaller ones cost more calls."""
 _SCANNED_BYTES = 4096
 """A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only."""
