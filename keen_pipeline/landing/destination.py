@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing, MaskMethod
-from keen_pipeline.landing import layout, parquet
+from keen_pipeline.landing import layout
 from keen_pipeline.landing.encode import check_encoding
 from keen_pipeline.landing.storage import Storage, normal_root, open_storage
 from keen_pipeline.ports import ResultsSource
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from keen_pipeline.landing.download import Download
     from keen_pipeline.landing.intake import Intake
     from keen_pipeline.landing.masking import Masker
+    from keen_pipeline.landing.parquet import Conversion
 
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
@@ -86,18 +86,18 @@ class FileDestination:
         begun = time.monotonic()
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
-            typed = place.encoding is Encoding.PARQUET
-            # Parquet is made of the whole CSV, once that is proven, and maybe twice: a cell that doesn't fit may come last.
-            body = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile(buffering=0))) if typed else stage
-            new_masker = _masker_of(mask or {}, mask_key)
-            download = Download(source, body, Encoding.CSV if typed else place.encoding, time.sleep, new_masker)
+            # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
+            conversion = stack.enter_context(_conversion(stage, types or {})) if place.encoding is Encoding.PARQUET else None
+            body, encoding = (stage, place.encoding) if conversion is None else (conversion.body, Encoding.CSV)
+            download = Download(source, body, encoding, time.sleep, _masker_of(mask or {}, mask_key))
             try:
                 intake = download.run()
-                column_types = parquet.write_parquet(_csv(body, intake), stage, types or {}) if typed else ()
+                column_types = () if conversion is None else _finished(conversion, intake)
                 stored = stage.seek(0, 2)
                 self._storage.publish(stage, target)
             except VerificationError as error:
-                if typed:
+                if conversion is not None:
+                    conversion.stop()
                     _copy(body, stage)
                 raise self._keep_aside(error, download, stage, target, extraction_id) from None
             except KeenPipelineError as error:
@@ -208,8 +208,16 @@ def _masker_of(mask: Mapping[str, MaskMethod], key: bytes | None) -> Callable[[]
     return lambda: Masker(mask, key)
 
 
-def _csv(body: BinaryIO, intake: Intake) -> parquet.Source:
-    return parquet.Source(body, intake.columns, intake.records, intake.bytes, intake.sha256)
+def _conversion(stage: BinaryIO, types: Mapping[str, str]) -> Conversion:
+    from keen_pipeline.landing.parquet import Conversion  # brings Arrow
+
+    return Conversion(stage, types)
+
+
+def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
+    from keen_pipeline.landing.parquet_feed import Facts
+
+    return conversion.finish(Facts(intake.columns, intake.records, intake.bytes, intake.sha256))
 
 
 def _copy(body: BinaryIO, stage: BinaryIO) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from types import ModuleType
 from typing import Any, Protocol
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing import parquet
 
 GZIP_LEVEL = 1
 """Measured on CSV: level 6 is four times slower for a quarter less size; a landing shall not wait for it."""
@@ -79,8 +79,8 @@ def check_encoding(encoding: Encoding) -> None:
     """Raises ConfigurationError where files can't be written so here."""
     if encoding is Encoding.CSV_ZST:
         _zstd()
-    if encoding is Encoding.PARQUET:
-        parquet.check_installed()
+    if encoding is Encoding.PARQUET and importlib.util.find_spec("pyarrow") is None:  # imported where a file is written
+        raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
 
 
 def new_encoder(encoding: Encoding) -> Encoder:

@@ -4,298 +4,152 @@ What column a type makes, and which cells fit it, stands in `parquet_cells`. An 
 without quotes); in quotes both are text. One cell that does not fit, and its column stays text in this file. The file's
 key-value metadata say of what it was made: `keen_pipeline.sha256`, `.records` and `.bytes` of the CSV, `.columns` its header,
 `.text_columns` the columns that stayed text although Keen has another type for them.
+
+A long CSV is converted beside its download, and what that made counts only once the whole is proven.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import io
-import json
-import queue
+import os
+import tempfile
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from types import TracebackType
+from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
+from keen_pipeline.landing.parquet_cells import arrow_type
+from keen_pipeline.landing.parquet_feed import CsvBody, Facts, Feed, StoppedError
+from keen_pipeline.landing.parquet_file import write_file
+from keen_pipeline.landing.parquet_rows import LongRecordError, MisfitError
+from keen_pipeline.landing.verify import LONGEST_HEADER_BYTES, CsvVerifier
 
-ROW_GROUP_RECORDS = 1024 * 1024
-ROW_GROUP_BYTES = 16 * 1024 * 1024
-"""In memory, before encoding; what comes first ends a row group. Some 150,000 events: readers skip and share work by it."""
-BLOCK_BYTES = (1024 * 1024, 128 * 1024 * 1024)
-"""Of CSV parsed at once; the larger one only where a record is longer than the first."""
-BLOCKS_AHEAD = 4
-"""Converted while earlier ones are written."""
-READS_AHEAD = 6
-"""Blocks of CSV read while earlier ones are parsed."""
-ZSTD_LEVEL = 1
+EARLY_BYTES = 8 * 1024 * 1024
+"""Of CSV that have come before it is converted beside the download; a shorter one is converted at once when it is proven."""
+CONVERSIONS = 2
+"""Of long files beside their downloads, and as many of those that are proven, in one process, whatever the number of landings:
+each holds some 60 MiB and keeps two processors busy. They don't share their places, or a slow download would hold up a proven file.
+"""
+BLOCK_BYTES = (1024 * 1024, 16 * 1024 * 1024, 128 * 1024 * 1024)
+"""Of CSV parsed at once; the larger ones only where a record is longer than the first."""
+_HEADER_BYTES = 64 * 1024
 
-
-@dataclass(frozen=True)
-class Source:
-    """The CSV: an open file of it, and what the verifier found."""
-
-    file: BinaryIO
-    columns: Sequence[str]
-    records: int
-    bytes: int
-    sha256: str
+_early_places = threading.BoundedSemaphore(CONVERSIONS)
+_late_places = threading.BoundedSemaphore(CONVERSIONS)
 
 
-class _MisfitError(Exception):
-    """Columns with a cell that does not fit, and the kinds that take all their cells. Never leaves this module."""
+class Conversion:
+    """Makes Parquet, in the empty file `target`, of the CSV that is written to `body`. `types`: Keen's type by property."""
 
-    def __init__(self, kinds: Mapping[int, str]) -> None:
-        super().__init__(kinds)
-        self.kinds = kinds
+    def __init__(self, target: BinaryIO, types: Mapping[str, str]) -> None:
+        self._target = target
+        self._types = types
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
+        self._early: Future[tuple[str, ...] | None] | None = None
+        self._size = 0
+        with tempfile.TemporaryFile(buffering=0) as file:
+            self._csv = CsvBody(os.dup(file.fileno()), self._grown, self._begun_anew)
+        self._feed = Feed(self._csv.fileno())
 
+    @property
+    def body(self) -> BinaryIO:
+        """An empty, unbuffered file for the CSV, without a name, in this machine's temporary folder."""
+        return cast("BinaryIO", self._csv)
 
-class _LongRecordError(Exception):
-    """A record does not fit into a block. Never leaves this module."""
+    def finish(self, facts: Facts) -> tuple[str, ...]:
+        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column, in Arrow's words.
 
-
-def check_installed() -> None:
-    """Raises ConfigurationError where the extra is missing; imports nothing."""
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
-
-
-def write_parquet(source: Source, target: BinaryIO, types: Mapping[str, str]) -> tuple[str, ...]:
-    """Write `source` to the empty `target`. `types`: Keen's type by property. Returns the type of each column, in Arrow's words.
-
-    Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is too
-    long for it, OSError of either file.
-    """
-    from keen_pipeline.landing.parquet_cells import arrow_type
-
-    asked = [types.get(name, "string") for name in source.columns]
-    kinds = list(asked)
-    blocks = iter(BLOCK_BYTES)
-    block = next(blocks)
-    while True:
-        target.seek(0)
-        target.truncate()
-        # Text for want of a better type is not worth a word; text against Keen's own word is.
-        text = [name for name, kind, wish in zip(source.columns, kinds, asked, strict=True) if kind != wish]
-        try:
-            _write(source, target, kinds, text, block)
-        except _MisfitError as misfit:
-            for number, kind in misfit.kinds.items():
-                kinds[number] = kind
-        except _LongRecordError as error:
-            block = next(blocks, 0)
-            if not block:
-                raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None
+        Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is
+        too long for it, OSError of either file.
+        """
+        self._feed.end(facts)
+        if self._early is None:
+            with _late_places if self._size >= EARLY_BYTES else nullcontext():
+                types = self._convert(self._feed)
         else:
-            return tuple(str(arrow_type(kind)) for kind in kinds)
+            types = self._early.result()
+        assert types is not None, "nobody stops a landing that is being finished"
+        return types
 
+    def stop(self) -> None:
+        """What was made of the CSV is worth nothing; it can still be read from `body`. Can be called again."""
+        self._feed.stop()
+        if self._early is not None:
+            wait([self._early])
+        self._early = None
 
-def _write(source: Source, target: BinaryIO, kinds: Sequence[str], text: list[str], block: int) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
+    def __enter__(self) -> Conversion:
+        return self
 
-    from keen_pipeline.landing.parquet_cells import arrow_type
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._thread.shutdown()
+        self._csv.close()
 
-    fields = [pa.field(name, arrow_type(kind)) for name, kind in zip(_distinct(source.columns), kinds, strict=True)]
-    metadata = {
-        "keen_pipeline.sha256": source.sha256,
-        "keen_pipeline.records": str(source.records),
-        "keen_pipeline.bytes": str(source.bytes),
-        "keen_pipeline.columns": json.dumps(list(source.columns)),
-        "keen_pipeline.text_columns": json.dumps(text),
-    }
-    schema = pa.schema(fields, metadata=metadata)
-    written = 0
-    with (
-        parquet.ParquetWriter(_Whole(target), schema, compression="zstd", compression_level=ZSTD_LEVEL) as writer,
-        closing(ahead(_batches(source, kinds, schema, block), BLOCKS_AHEAD)) as batches,
-    ):
-        for group in _groups(batches, schema):
-            writer.write_table(group, row_group_size=group.num_rows)
-            written += group.num_rows
-            del group  # or it would still be there while the next one is put together
-    if written != source.records:
-        raise VerificationError(f"as Parquet it would have {written} records, the CSV has {source.records}")
+    def _grown(self, size: int) -> None:
+        self._size = size
+        self._feed.grow(size)
+        if self._early is None:
+            if size >= EARLY_BYTES and _early_places.acquire(blocking=False):
+                self._early = self._thread.submit(self._convert_early, self._feed)
+        elif self._early.done():
+            self._early.result()  # before the end it ends by an exception only, such as a full disk
 
+    def _begun_anew(self) -> None:
+        self.stop()
+        self._size = 0
+        self._feed = Feed(self._csv.fileno())
 
-def _groups(batches: Iterator[Any], schema: Any) -> Iterator[Any]:
-    """Tables of about a row group each."""
-    import pyarrow as pa
-
-    held: list[Any] = []
-    records = size = 0
-    for batch in batches:
-        held.append(batch)
-        records, size = records + batch.num_rows, size + batch.nbytes
-        if records >= ROW_GROUP_RECORDS or size >= ROW_GROUP_BYTES:
-            yield pa.Table.from_batches(held, schema)
-            held, records, size = [], 0, 0
-    if held:
-        yield pa.Table.from_batches(held, schema)
-
-
-def _batches(source: Source, kinds: Sequence[str], schema: Any, block: int) -> Generator[Any, None, None]:
-    """The records in the columns of the schema. Raises _MisfitError at the end, so that one more try is enough."""
-    import pyarrow as pa
-
-    from keen_pipeline.landing.parquet_cells import BYTES, converted, fallback
-
-    misfits: dict[int, str] = {}
-    for raw in _raw_batches(source, block):
-        columns = []
-        for number, kind in enumerate(kinds):
-            column = raw.column(number)
-            found = converted(column, misfits.get(number, kind))
-            if found is None:
-                misfits[number] = BYTES if misfits.get(number) else fallback(column)
-            columns.append(found)
-        if not misfits and raw.num_rows:
-            yield pa.record_batch(columns, schema=schema)
-    if misfits:
-        raise _MisfitError(misfits)
-
-
-def _raw_batches(source: Source, block: int) -> Iterator[Any]:
-    """The records as columns of bytes; an empty cell and a `null` are null, in quotes they are not."""
-    if not source.records:
-        return
-    import pyarrow as pa
-    from pyarrow import csv
-
-    names = [str(number) for number in range(len(source.columns))]
-    reading = csv.ReadOptions(block_size=block, column_names=names, skip_rows_after_names=1)
-    parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    converting = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.binary()),
-        null_values=["", "null"],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-        check_utf8=False,
-    )
-    try:
-        # The verifier took it for a whole CSV: only a record longer than a block is left to refuse.
-        with closing(_Ended(source.file)) as body, csv.open_csv(pa.PythonFile(body, "r"), reading, parsing, converting) as reader:
-            try:
-                for batch in reader:
-                    body.allow()
-                    yield batch
-            finally:
-                body.close()  # before the reader, whose thread may wait for more
-    except pa.ArrowInvalid as error:
-        raise _LongRecordError(str(error)) from None
-
-
-def ahead(items: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:
-    """The same items, made in a thread of their own, at most `depth` of them before they are asked for. Close it to end early."""
-    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-    end = object()
-
-    def run() -> None:
-        failure: BaseException | None = None
+    def _convert_early(self, feed: Feed) -> tuple[str, ...] | None:
         try:
-            with closing(items):
-                for item in items:
-                    made.put((item, None))
-                    if stop.is_set():
-                        return
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
-            failure = error
-        made.put((end, failure))
+            return self._convert(feed)
+        finally:
+            _early_places.release()
 
-    thread = threading.Thread(target=run, name="landing-parquet", daemon=True)
-    thread.start()
+    def _convert(self, feed: Feed) -> tuple[str, ...] | None:
+        """The column types, or None where it was stopped."""
+        try:
+            columns = _header(feed)
+            asked = [self._types.get(name, "string") for name in columns]
+            kinds = list(asked)
+            blocks = iter(BLOCK_BYTES)
+            block = next(blocks)
+            while True:
+                self._target.seek(0)
+                self._target.truncate()
+                # Text for want of a better type is not worth a word; text against Keen's own word is.
+                text = [name for name, kind, wish in zip(columns, kinds, asked, strict=True) if kind != wish]
+                try:
+                    write_file(feed, self._target, columns, kinds, text, block)
+                except MisfitError as misfit:
+                    for number, kind in misfit.kinds.items():
+                        kinds[number] = kind
+                except LongRecordError as error:
+                    # Or it is no CSV at all, which only the verifier can tell: its word comes first.
+                    feed.proven()
+                    block = next(blocks, 0)
+                    if not block:
+                        raise ConfigurationError(
+                            f"can't be written as Parquet ({error}); use encoding csv for this collection"
+                        ) from None
+                else:
+                    return tuple(str(arrow_type(kind)) for kind in kinds)
+        except StoppedError:
+            return None
+
+
+def _header(feed: Feed) -> Sequence[str]:
+    """The columns, as the first bytes have them, or as they are proven where those don't tell."""
+    verifier = CsvVerifier()
+    never = threading.Event()
+    at = 0
     try:
-        while True:
-            item, failure = made.get()
-            if failure is not None:
-                raise failure
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
-        while thread.is_alive():
-            # A place in the queue is all that it may wait for.
-            with suppress(queue.Empty):
-                made.get(timeout=0.01)
-        thread.join()
-
-
-def _distinct(columns: Sequence[str]) -> list[str]:
-    """Names that no reader confuses: a second `a` is `a#2`; the header as it was is in the metadata."""
-    names: dict[str, None] = {}
-    for column in columns:
-        name, times = column, 1
-        while name in names:
-            times += 1
-            name = f"{column}#{times}"
-        names[name] = None
-    return list(names)
-
-
-class _Ended(io.RawIOBase):
-    """Reads a CSV from its beginning, in a way that two errors of Arrow's parser don't come to pass.
-
-    A LF at the start of a block is lost where the block before ended with a CR, within quotes too: so no read ends between them.
-    An empty last cell without a line end counts as quoted where a quoted one stood before: so a line end follows it.
-    Arrow reads 32 blocks ahead, in a thread that an error does not end: here it gets some, one more with each `allow`, and none
-    after `close`.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        file.seek(0)
-        self._file = file
-        self._lock = threading.Lock()
-        self._allowed = threading.Semaphore(READS_AHEAD)
-        self._held = b""
-        self._last = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        with self._lock:
-            super().close()
-        self._allowed.release(READS_AHEAD)
-
-    def allow(self) -> None:
-        self._allowed.release()
-
-    def read(self, size: int = -1) -> bytes:
-        # A block without an answer (the header alone) must not stop it for ever; what it costs is memory, no more.
-        self._allowed.acquire(timeout=1.0)
-        with self._lock:
-            return b"" if self.closed else self._read(size)
-
-    def _read(self, size: int) -> bytes:
-        data = self._file.read(size - len(self._held))
-        if not data:
-            data, self._held = self._held or (b"" if self._last in (b"", b"\r", b"\n") else b"\n"), b""
-        else:
-            data, self._held = (self._held + data if self._held else data), b""
-            if data[-1] == ord("\r") and len(data) > 1:
-                data, self._held = data[:-1], b"\r"
-        self._last = data[-1:]
-        return data
-
-
-class _Whole(io.RawIOBase):
-    """Writes all it is given to an unbuffered file, which stays open."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        length = len(view)
-        while view:
-            view = view[self._file.write(view) :]
-        return length
-
-    def tell(self) -> int:
-        return self._file.tell()
+        while not verifier.columns and at <= LONGEST_HEADER_BYTES and not feed.ended:
+            piece = feed.read(at, _HEADER_BYTES, never)
+            verifier.feed(piece)
+            at += len(piece)
+    except VerificationError:
+        return feed.proven().columns
+    return verifier.columns if verifier.columns else feed.proven().columns

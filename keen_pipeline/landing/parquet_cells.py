@@ -27,10 +27,6 @@ STRING, BYTES = "string", "bytes"
 _SURE_LENGTH = 15
 """A decimal of so many characters has at most 15 digits, which a double keeps."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
-_DIGITS = np.zeros(256, np.bool_)
-_DIGITS[list(b"0123456789")] = True
-_PLAIN = _DIGITS.copy()
-_PLAIN[list(b".-")] = True
 _INSTANT_LENGTHS = (20, 24, 27)
 """Of `2026-01-31T08:00:00Z`, with milliseconds, with microseconds."""
 
@@ -75,12 +71,20 @@ def _surely_numbers(cells: Any) -> Any:
     sure = (end > begin) & (end - begin <= _SURE_LENGTH)
     if not len(data):
         return sure
-    begin = begin + (_at(data, begin) == ord("-"))
+    first = _at(data, begin)
+    negative = first == ord("-")
+    if negative.any():
+        begin = begin + negative
+        sure &= begin < end
+        first = _at(data, begin)
+    sure &= _are_digits(first) & _are_digits(_at(data, end - 1))
     # 007 is no number but a name made of digits; 0 and 0.5 are numbers.
-    whole = (_at(data, begin) != ord("0")) | (begin + 1 == end) | (_at(data, begin + 1) == ord("."))
-    sure &= (begin < end) & _DIGITS[_at(data, begin)] & whole & _DIGITS[_at(data, end - 1)]
-    strange = np.flatnonzero(~_PLAIN[data])
-    sure[np.searchsorted(end, strange, "right")] = False
+    zeros = np.flatnonzero(first == ord("0"))
+    behind = begin[zeros] + 1
+    sure[zeros] &= (behind == end[zeros]) | (_at(data, behind) == ord("."))
+    plain = data - np.uint8(ord("-")) <= ord("9") - ord("-")  # digits, `-`, `.`, and `/`, which no number takes
+    if not plain.all():
+        sure[np.searchsorted(end, np.flatnonzero(~plain), "right")] = False
     return sure
 
 
@@ -109,17 +113,26 @@ def _instant(column: Any) -> Any:
     data, begin, end = _raw(column.drop_null())
     lengths = end - begin
     if len(lengths):
-        if not np.isin(lengths, _INSTANT_LENGTHS).all():
-            return None
+        length = int(lengths[0])
         # Arrow takes other forms of ISO-8601 too, with other separators and offsets.
-        point = _at(data, begin + 19)
-        well = (_at(data, begin + 10) == ord("T")) & (_at(data, end - 1) == ord("Z")) & ((lengths == 20) | (point == ord(".")))
-        if not well.all():
+        if (lengths == length).all():
+            cells = data.reshape(-1, length) if length in _INSTANT_LENGTHS else None
+            well = cells is not None and _have_form(cells[:, 10], cells[:, 19], cells[:, -1], length == _INSTANT_LENGTHS[0])
+        else:
+            well = bool(np.isin(lengths, _INSTANT_LENGTHS).all()) and _have_form(
+                _at(data, begin + 10), _at(data, begin + 19), _at(data, end - 1), lengths == _INSTANT_LENGTHS[0]
+            )
+        if not well:
             return None
     try:
         return column.cast(pa.string()).cast(pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:  # the 31st of February
         return None
+
+
+def _have_form(separators: Any, points: Any, ends: Any, without_point: Any) -> bool:
+    """Whether all cells have `T` and `Z` at their places, and a point where they have a fraction."""
+    return bool(((separators == ord("T")) & (ends == ord("Z")) & ((points == ord(".")) | without_point)).all())
 
 
 def _raw(cells: Any) -> tuple[Any, Any, Any]:
@@ -133,8 +146,12 @@ def _raw(cells: Any) -> tuple[Any, Any, Any]:
 
 
 def _at(data: Any, places: Any) -> Any:
-    """The bytes at some places, of which the last ones may lie behind the end."""
-    return data[np.minimum(places, len(data) - 1)]
+    """The bytes at some places, of which the outermost ones may lie beside the data."""
+    return data.take(places, mode="clip")
+
+
+def _are_digits(characters: Any) -> Any:
+    return characters - np.uint8(ord("0")) <= 9
 
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {

@@ -96,3 +96,16 @@ def split(uri: str) -> tuple[str, str]:
     """Bucket (container) and key of an object's URI."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key
+
+
+def reader_of(descriptor: int) -> Callable[[int, int], bytes]:
+    """`read(offset, length)` of an open file, whatever its position."""
+
+    def read(offset: int, length: int) -> bytes:
+        pieces = []
+        while length and (piece := os.pread(descriptor, length, offset)):  # one read may give less than was asked for
+            pieces.append(piece)
+            offset, length = offset + len(piece), length - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    return read

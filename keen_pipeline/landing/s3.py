@@ -21,8 +21,8 @@ import smart_open.s3
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
 from keen_pipeline.landing.options import S3Options
-from keen_pipeline.landing.remote import split
-from keen_pipeline.landing.s3_upload import S3Upload, UploadingStage, reader_of
+from keen_pipeline.landing.remote import reader_of, split
+from keen_pipeline.landing.s3_upload import S3Upload, UploadingStage
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _FORBIDDEN = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "401"})

@@ -109,19 +109,6 @@ class UploadingStage(io.FileIO):
         self._uploading.abort()
 
 
-def reader_of(descriptor: int) -> Callable[[int, int], bytes]:
-    """`read(offset, length)` of an open file, whatever its position."""
-
-    def read(offset: int, length: int) -> bytes:
-        pieces = []
-        while length and (piece := os.pread(descriptor, length, offset)):  # one read may give less than was asked for
-            pieces.append(piece)
-            offset, length = offset + len(piece), length - len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    return read
-
-
 def _raise_failed(parts: Iterable[Future[dict[str, Any]]]) -> None:
     for part in parts:
         if part.done():

@@ -21,9 +21,10 @@ from pyarrow import parquet
 from keen_pipeline import build_keen_definitions
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import Collection, Encoding
-from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing import FileDestination, parquet_file
 from keen_pipeline.landing import parquet as ours
-from keen_pipeline.landing.parquet import Source, write_parquet
+from keen_pipeline.landing.parquet import Conversion
+from keen_pipeline.landing.parquet_feed import Facts
 from keen_pipeline.landing.verify import CsvVerifier
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
@@ -47,8 +48,10 @@ def converted(data: bytes, types: Mapping[str, str]) -> tuple[pa.Table, tuple[st
     verifier.feed(data)
     verifier.finish()
     target = io.BytesIO()
-    source = Source(io.BytesIO(data), verifier.columns, verifier.records, len(data), hashlib.sha256(data).hexdigest())
-    column_types = write_parquet(source, target, types)
+    facts = Facts(verifier.columns, verifier.records, len(data), hashlib.sha256(data).hexdigest())
+    with Conversion(target, types) as conversion:
+        conversion.body.write(data)
+        column_types = conversion.finish(facts)
     table = parquet.read_table(io.BytesIO(target.getvalue()))
     assert column_types == tuple(str(field.type) for field in table.schema)
     return table, tuple(json.loads((table.schema.metadata or {})[b"keen_pipeline.text_columns"]))
@@ -177,7 +180,7 @@ def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest
 
 def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ours, "BLOCK_BYTES", (4096,))
-    monkeypatch.setattr(ours, "ROW_GROUP_RECORDS", 500)
+    monkeypatch.setattr(parquet_file, "ROW_GROUP_RECORDS", 500)
     data = b"n,s\n" + b'1,"x,\n"\n' * 5000 + b"x,y\n"
     table, text = converted(data, TYPES)
     assert text == ("n",)
