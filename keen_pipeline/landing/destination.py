@@ -221,10 +221,10 @@ def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
 
 
 def _copy(body: BinaryIO, stage: BinaryIO) -> None:
+    from keen_pipeline.landing.packed import write_all
+
     for file in (body, stage):
         file.seek(0)
     stage.truncate()
     while piece := body.read(256 * 1024):
-        view = memoryview(piece)
-        while view:
-            view = view[stage.write(view) :]
+        write_all(stage, piece)

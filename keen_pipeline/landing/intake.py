@@ -12,6 +12,7 @@ from keen_pipeline.landing.decode import GzipDecoder
 from keen_pipeline.landing.encode import new_encoder
 from keen_pipeline.landing.lane import CHUNK_BYTES, Buffer, Buffers, Chunk, Lane
 from keen_pipeline.landing.masking import LONGEST_RECORD_BYTES, Masker
+from keen_pipeline.landing.packed import PackedWriter, write_all
 from keen_pipeline.landing.verify import CsvVerifier
 from keen_pipeline.ports import ResultsStream
 
@@ -38,7 +39,10 @@ class Intake:
         self._encoder = new_encoder(encoding)
         self._masker = masker
         self._buffers = Buffers()
-        self._lanes = [Lane("hash", _step(self._hash.update)), Lane("write", _step(self._write))]
+        # What is neither compressed nor masked goes to the file from the buffers it came in.
+        plain = encoding is Encoding.CSV and masker is None
+        self._packed = None if plain else PackedWriter(stage)
+        self._lanes = [Lane("hash", _step(self._hash.update)), Lane("write" if plain else "encode", _step(self._write))]
 
     def pull(self, stream: ResultsStream) -> bool:
         """Take the next bytes of `stream`, up to a buffer's length; False at its end.
@@ -64,9 +68,11 @@ class Intake:
             self._decoder.finish()
         for lane in self._lanes:
             lane.close()
-        if self._masker is not None:
-            _write_all(self._stage, self._encoder.encode(self._masker.finish()))
-        _write_all(self._stage, self._encoder.finish())
+        if self._packed is not None:
+            if self._masker is not None:
+                self._packed.write(self._encoder.encode(self._masker.finish()))
+            self._packed.write(self._encoder.finish())
+            self._packed.finish()
         if self._refusal is not None:
             raise self._refusal
         self._verifier.finish()
@@ -77,6 +83,8 @@ class Intake:
         """End the threads. Can be called again."""
         for lane in self._lanes:
             lane.stop()
+        if self._packed is not None:
+            self._packed.stop()
         self._buffers.leave()
 
     @property
@@ -124,7 +132,10 @@ class Intake:
             lane.put(chunk)
 
     def _write(self, data: bytes | memoryview) -> None:
-        _write_all(self._stage, self._encoder.encode(data if self._masker is None else self._masker.feed(data)))
+        if self._packed is None:
+            write_all(self._stage, data)
+        else:
+            self._packed.write(self._encoder.encode(data if self._masker is None else self._masker.feed(data)))
 
 
 def _step(work: Callable[[bytes | memoryview], object]) -> Callable[[Chunk], None]:
@@ -139,9 +150,3 @@ def _step(work: Callable[[bytes | memoryview], object]) -> Callable[[Chunk], Non
 
 def _nothing() -> None:
     """Bytes in no buffer of the landing have none to give back."""
-
-
-def _write_all(stage: BinaryIO, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[stage.write(view) :]

@@ -75,18 +75,19 @@ _idle: collections.deque[Buffer] = collections.deque(maxlen=_IDLE)
 
 
 class Buffers:
-    """The buffers of one landing: at most BUFFERS, made when they are needed, or left over from an earlier landing.
+    """Some buffers of one landing: at most `most`, made when they are needed, or left over from an earlier landing.
 
     A fresh buffer for each chunk would cost more than its hash: every page of it is mapped and zeroed anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = BUFFERS) -> None:
+        self._most = most
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._made = 0
 
     def take(self) -> Buffer:
         """A free one; waits until there is one. Called by one thread."""
-        if self._made < BUFFERS and self._free.empty():
+        if self._made < self._most and self._free.empty():
             self._made += 1
             try:
                 return _idle.pop()

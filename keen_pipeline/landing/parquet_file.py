@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from keen_pipeline.errors import VerificationError
-from keen_pipeline.landing.lane import CHUNK_BYTES, Buffer
+from keen_pipeline.landing.packed import PackedWriter
 from keen_pipeline.landing.parquet_cells import arrow_type
 from keen_pipeline.landing.parquet_feed import Facts, Feed
 from keen_pipeline.landing.parquet_rows import ahead, typed_batches
@@ -35,9 +35,11 @@ def write_file(feed: Feed, target: BinaryIO, columns: Sequence[str], kinds: Sequ
     """
     fields = [pa.field(name, arrow_type(kind)) for name, kind in zip(_distinct(columns), kinds, strict=True)]
     schema = pa.schema(fields)
-    sink = _Sink(target)
+    packed = PackedWriter(target)
+    sink = _Sink(packed)
     written = 0
     with ExitStack() as stack:
+        stack.callback(packed.stop)
         batches = stack.enter_context(closing(ahead(typed_batches(feed, kinds, schema, block), BATCHES_AHEAD)))
         writer: Any = None
         for group in _groups(batches, schema):
@@ -52,7 +54,8 @@ def write_file(feed: Feed, target: BinaryIO, columns: Sequence[str], kinds: Sequ
         if writer is None:
             writer = stack.enter_context(_writer(sink, schema, []))
         writer.add_key_value_metadata(_metadata(facts, text))
-    sink.finish()
+        writer.close()
+        packed.finish()
 
 
 def _writer(sink: _Sink, schema: Any, dictionaries: list[str]) -> Any:
@@ -109,34 +112,18 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 
 class _Sink(io.RawIOBase):
-    """Gives an unbuffered file, which stays open, what it is to hold: whole buffers, as of a landed CSV, and at last the rest."""
+    """Arrow's way to a PackedWriter."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._buffer = Buffer().view
-        self._held = 0
-        self._given = 0
+    def __init__(self, writer: PackedWriter) -> None:
+        self._writer = writer
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        length = len(view)
-        while view:
-            piece = view[: CHUNK_BYTES - self._held]
-            self._buffer[self._held : self._held + len(piece)] = piece
-            self._held += len(piece)
-            view = view[len(piece) :]
-            if self._held == CHUNK_BYTES:
-                self.finish()
-        return length
+        self._writer.write(view)
+        return len(view)
 
     def tell(self) -> int:
-        return self._given + self._held
-
-    def finish(self) -> None:
-        view = self._buffer[: self._held]
-        while view:
-            view = view[self._file.write(view) :]
-        self._given, self._held = self._given + self._held, 0
+        return self._writer.size
