@@ -24,7 +24,7 @@ def test_the_package_and_its_nouns_pull_in_nothing_heavy(statement: str) -> None
 def test_the_code_location_adds_nothing_that_only_a_run_needs() -> None:
     with_ours = modules_after("import keen_pipeline.definitions")
     with_dagster = modules_after("import dagster")
-    assert (with_ours - with_dagster) & HEAVY == set()
+    assert (with_ours - with_dagster) & (HEAVY | {"sqlalchemy", "urllib3"}) == set()
 
 
 def test_every_public_name_is_there() -> None:

@@ -1,6 +1,7 @@
 """The nightly digest and failures, told by e-mail and Slack: two sensors around the outbox in the ledger; no run is needed."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -10,13 +11,15 @@ from keen_pipeline.defs.jobs import MATERIALIZE_JOB, SUBMIT_JOB
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import Collection, SecretUrl
-from keen_pipeline.ledger.notices import Notice, SqlNotices
 from keen_pipeline.notifications.digest import gather
 from keen_pipeline.notifications.outbox import attach, check_time, deliver
 from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from keen_pipeline.ledger.notices import Notice
 
 NOTIFICATIONS_SENSOR = "notifications"
 FAILURES_SENSOR = "extraction_failures"
@@ -72,6 +75,8 @@ def notification_sensors(
         destination: CsvDestination,
         notifications: KeenNotifications,
     ) -> dg.SkipReason:
+        from keen_pipeline.ledger.notices import SqlNotices  # brings SQLAlchemy
+
         settings, channels, book = Settings.from_environment(), notifications.channels(), ledger.open()
         time = clock or book.clock
         notices = SqlNotices(book.engine, clock=time)
@@ -82,7 +87,7 @@ def notification_sensors(
         most_bytes = settings.digest_attachment_bytes if notifications.attachment_bytes is None else notifications.attachment_bytes
         ui_url = notifications.ui_url or settings.ui_url
 
-        def write(notice: Notice) -> Message:
+        def write(notice: "Notice") -> Message:
             if notice.body is not None:
                 link = f"{ui_url.rstrip('/')}/runs/{notice.body['run']}" if ui_url else None
                 return failure_message(notice.name, notice.body["title"], notice.body["story"], link)
@@ -108,6 +113,8 @@ def notification_sensors(
     def failures_sensor(
         context: dg.RunFailureSensorContext, ledger: ExtractionLedger, notifications: KeenNotifications
     ) -> dg.SkipReason | None:
+        from keen_pipeline.ledger.notices import SqlNotices
+
         run = context.dagster_run
         if not _is_ours(run):
             return dg.SkipReason(f"{run.job_name} is no extraction")

@@ -1,24 +1,27 @@
 """Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from keen_pipeline.client import KeenClient
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline import Pipeline
 from keen_pipeline.pipeline.adapters import CALL_SECONDS, limits_of, open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    # What they bring, urllib3 and SQLAlchemy, a code location needs once it opens them.
+    from keen_pipeline.client import KeenClient
+    from keen_pipeline.ledger import SqlLedger
 
 
 def _overridden(settings: Settings, **values: Any) -> Settings:
     return replace(settings, **{name: value for name, value in values.items() if value is not None})
 
 
-class KeenResource(dg.ConfigurableResource[KeenClient]):
+class KeenResource(dg.ConfigurableResource["KeenClient"]):
     """Keen's Data Extraction API. Without any field: `KEEN_BASE_URL`, `KEEN_PROJECT_ID`, `KEEN_READ_KEY`, ... of the
     environment, or the embedded service where `KEEN_BASE_URL` is unset. Give keys as `dg.EnvVar`, so that the UI shows names.
     """
@@ -46,17 +49,17 @@ class KeenResource(dg.ConfigurableResource[KeenClient]):
         )
         return _overridden(Settings.from_environment(), **{name: getattr(self, name) for name in names})
 
-    def client(self, ledger: SqlLedger | None = None, *, total_timeout: float = CALL_SECONDS) -> KeenClient:
+    def client(self, ledger: "SqlLedger | None" = None, *, total_timeout: float = CALL_SECONDS) -> "KeenClient":
         """A client; its requests count against the budget of `ledger`, a call with its repetitions takes `total_timeout` s."""
         return open_client(self.settings(), ledger, total_timeout=total_timeout)
 
 
-class ExtractionLedger(dg.ConfigurableResource[SqlLedger]):
+class ExtractionLedger(dg.ConfigurableResource["SqlLedger"]):
     """The durable history of extractions. Without a field: `KEEN_PIPELINE_LEDGER_URL`."""
 
     url: str | None = Field(default=None, description="SQLAlchemy URL; unset: KEEN_PIPELINE_LEDGER_URL", repr=False)
 
-    def open(self) -> SqlLedger:
+    def open(self) -> "SqlLedger":
         """The ledger, migrated; opened once a process."""
         return open_ledger(self.url or Settings.from_environment().ledger_url)
 

@@ -3,19 +3,22 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from keen_pipeline.client import KeenClient
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, KeenResource
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline.adapters import CALL_SECONDS
 from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
 from keen_pipeline.ports import SystemClock
+
+if TYPE_CHECKING:
+    from keen_pipeline.client import KeenClient
+    from keen_pipeline.ledger import SqlLedger
 
 PURCHASES = sample_collections()[0]
 
@@ -23,7 +26,7 @@ PURCHASES = sample_collections()[0]
 class SampleKeenResource(KeenResource):
     """The embedded service with sample events in it."""
 
-    def client(self, ledger: SqlLedger | None = None, *, total_timeout: float = CALL_SECONDS) -> KeenClient:
+    def client(self, ledger: "SqlLedger | None" = None, *, total_timeout: float = CALL_SECONDS) -> "KeenClient":
         """A client of a service that holds the sample up to yesterday."""
         client = super().client(ledger, total_timeout=total_timeout)
         load_sample_events(client, self.settings().service_data, SystemClock().now().date())

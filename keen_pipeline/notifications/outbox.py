@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Encoding, Landing
-from keen_pipeline.ledger.notices import Notice, SqlNotices
 from keen_pipeline.notifications.digest import Digest
 from keen_pipeline.notifications.render import attachment_name
 from keen_pipeline.notifications.send import Attachment, Channels, Message
 from keen_pipeline.ports import Clock, Destination
+
+if TYPE_CHECKING:
+    from keen_pipeline.ledger.notices import Notice, SqlNotices
 
 FIRST_RETRY_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3600.0

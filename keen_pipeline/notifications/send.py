@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate
 
-import urllib3
-
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.mail import send_mail
@@ -79,6 +77,8 @@ class Channels:
             raise ConfigurationError("an address of KEEN_PIPELINE_DIGEST_TO or SMTP_FROM can't be written in a mail") from None
 
     def _slack(self, message: Message) -> None:
+        import urllib3  # a code location that sends nothing can spare it
+
         assert self.slack_webhook is not None
         body = json.dumps({"text": message.subject, "blocks": list(message.slack)}).encode()
         try:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from keen_pipeline.client import KeenClient, synchronous
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    # What they bring, urllib3 and SQLAlchemy, a code location needs once it opens them.
+    from keen_pipeline.client import KeenClient
+    from keen_pipeline.ledger import SqlLedger
 
 # One API call with its repetitions, where the caller has no shorter limit of its own.
 CALL_SECONDS = 120.0
@@ -24,6 +28,8 @@ _ledgers_lock = threading.Lock()
 
 def open_ledger(url: str) -> SqlLedger:
     """The ledger at a SQLAlchemy URL, opened once a process. Raises ConfigurationError where it can't be opened."""
+    from keen_pipeline.ledger import SqlLedger, open_engine
+
     with _ledgers_lock:
         if url not in _ledgers:
             _ledgers[url] = SqlLedger(open_engine(url))
@@ -36,7 +42,13 @@ def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: 
     `total_timeout`: seconds of one call with its repetitions. The requests-per-minute budget is `ledger`'s; None means no
     budget (for a single question). Raises ConfigurationError naming the variable that is missing.
     """
-    limiter = LedgerRateLimiter(ledger.engine, settings.requests_per_minute) if ledger is not None else None
+    from keen_pipeline.client import KeenClient
+
+    limiter = None
+    if ledger is not None:
+        from keen_pipeline.ledger import LedgerRateLimiter
+
+        limiter = LedgerRateLimiter(ledger.engine, settings.requests_per_minute)
     if settings.base_url is None:
         endpoint = embedded.ensure(settings.service_data)
         return KeenClient(
@@ -72,13 +84,16 @@ def open_destination(uri: str, options: Mapping[str, object]) -> FileDestination
 
 def limits_of(settings: Settings) -> Limits:
     """The bounds of an extraction as the environment sets them."""
+    max_events = settings.max_extraction_events
+    if settings.api_version != "2.0":
+        from keen_pipeline.client.synchronous import MAX_EVENTS
+
+        max_events = min(max_events, MAX_EVENTS)
     return Limits(
         max_attempts=settings.max_attempts,
         retry_seconds=settings.retry_seconds,
         lease_seconds=settings.lease_seconds,
-        max_events=settings.max_extraction_events
-        if settings.api_version == "2.0"
-        else min(settings.max_extraction_events, synchronous.MAX_EVENTS),
+        max_events=max_events,
     )
 
 

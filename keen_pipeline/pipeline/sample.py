@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import ProtocolError
 from keen_pipeline.extraction import Collection
 from keen_pipeline.service.sample_events import SAMPLE_COLLECTIONS, SAMPLE_START_DATE, sample_days, sample_events
+
+if TYPE_CHECKING:
+    from keen_pipeline.client import KeenClient
 
 SAMPLE_LOOKBACK_DAYS = 7
 
