@@ -5,10 +5,13 @@
 Part one transfers one file of `--size` MB, part two `--files` files of 100 kB in one run, part three one file of 100 MB with
 the peers that are too slow for more. In each round every contender runs once, in a process of its own, in another order each
 time, after a sync; medians are printed. `csv (quoted)` lands a file of the same size with quotes, commas and line ends in fields.
+Part one's encodings also land a file of 1 MB, for the memory that a large one takes more. At last come the goals, as far as their
+parts were run: `--size 0`, `--files 0`, `--slow-size 0` leave one out, `--only` and `--exact` choose contenders.
 
 curl, rclone and wget are measured as processes; Python contenders time themselves after their imports. Nobody but ours syncs
 its file to the disk, checks, counts or hashes it. What isn't installed is said so: `pip install -e '.[bench]'` has the Python
-peers, Debian has nginx, curl, rclone and wget. Peak memory is the whole process's; `from local file` contenders have no transfer.
+peers, Debian has nginx, curl, rclone and wget. Peak memory is the whole process's. Compressors, DuckDB, polars, `rclone copyto`
+and boto3 take a local file: they have no transfer.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -30,12 +32,23 @@ from typing import Any
 
 from keen_pipeline_tests.benchmarks.landing_contenders import CONTENDERS, MISSING, Task
 from keen_pipeline_tests.benchmarks.landing_documents import TYPES, Document, write_document
+from keen_pipeline_tests.benchmarks.landing_goals import goals, show
 from keen_pipeline_tests.benchmarks.static_server import StaticServer, serving
 
 SMALL_BYTES = 100_000
+SHORT_BYTES = 1_000_000
 SLOW_PEERS_MB = 100
 _S3_VARIABLES = {"RCLONE_CONFIG_BENCH_TYPE": "s3", "RCLONE_CONFIG_BENCH_PROVIDER": "Other", "RCLONE_CONFIG": ""}
 Command = Callable[[Task], list[list[str]]]
+# Runs a command and prints its exit code, wall, CPU seconds and peak KiB. A process begins with the peak of the one that starts
+# it, so this one is small.
+_LAUNCHER = """
+import os, sys, time
+began = time.monotonic()
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, used = os.wait4(child, 0)
+print(os.waitstatus_to_exitcode(status), time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
 
 
 def _curl(task: Task) -> list[list[str]]:
@@ -44,10 +57,17 @@ def _curl(task: Task) -> list[list[str]]:
     return [["curl", "--silent", "--fail", "--config", str(config)]]
 
 
+def _rclone_copy(task: Task) -> list[str]:
+    names = Path(task.out) / "names"
+    names.write_text("".join(f"{Path(path).name}\n" for path in task.paths))
+    return ["rclone", "copy", ":http:", task.out, "--http-url", task.api, "--files-from-raw", str(names), "--no-traverse"]
+
+
 COMMANDS: dict[str, Command] = {
     "curl": _curl,
     "wget": lambda task: [["wget", "-q", "-P", task.out, *task.urls]],
     "rclone copyurl": lambda task: [["rclone", "copyurl", url, f"{task.out}/{n}.csv"] for n, url in enumerate(task.urls)],
+    "rclone copy, 4 transfers": lambda task: [_rclone_copy(task)],
     "rclone copyto S3": lambda task: [
         ["rclone", "copyto", path, f"bench:{task.s3_uri.removeprefix('s3://')}/rclone/{n}.csv"] for n, path in enumerate(task.paths)
     ],
@@ -76,7 +96,16 @@ ONE_FILE = [
     "rclone copyto S3",
     "boto3 upload",
 ]
-MANY_FILES = ["curl", "requests + smart_open", "ours csv", "ours csv.zst", "ours csv to S3"]
+MANY_FILES = [
+    "curl",
+    "rclone copy, 4 transfers",
+    "requests + smart_open",
+    "ours csv",
+    "ours csv.gz",
+    "ours csv.zst",
+    "ours parquet",
+    "ours csv to S3",
+]
 PEERS = ["dlt Arrow to Parquet", "dlt rows to CSV", "Airbyte CDK AsyncRetriever"]
 SLOW = ["curl", "ours csv", "ours parquet", *PEERS]
 
@@ -136,16 +165,13 @@ class Bench:
             environment["RCLONE_CONFIG_BENCH_SECRET_ACCESS_KEY"] = options["aws_secret_access_key"]
         seconds = cpu = peak = 0.0
         for command in commands:
-            began = time.monotonic()
-            with (self._out / "stderr").open("wb") as error:
-                process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=error)
-            _, status, used = os.wait4(process.pid, 0)
-            seconds += time.monotonic() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                to.missing = f"failed with {process.returncode}: {(self._out / 'stderr').read_text()[-300:].strip()}"
+            launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, shutil.which(command[0]) or "", *command[1:]]
+            done = subprocess.run(launched, env=environment, capture_output=True, text=True, check=True)
+            code, *used = done.stdout.split()[-4:]
+            if code != "0":
+                to.missing = f"failed with {code}: {done.stderr[-300:].strip()}"
                 return
-            cpu, peak = cpu + used.ru_utime + used.ru_stime, max(peak, used.ru_maxrss / 1024)
+            seconds, cpu, peak = seconds + float(used[0]), cpu + float(used[1]), max(peak, float(used[2]) / 1024)
         to.take(seconds, cpu, peak)
 
     def _python(self, name: str, task: Task, documents: Sequence[Document], to: Measured) -> None:
@@ -216,7 +242,7 @@ def table(title: str, measured: dict[str, Measured], size: int, files: int) -> l
 
 
 def main() -> None:
-    """Run all three parts and print a table of each."""
+    """Run all three parts, print a table of each, and the goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1000, help="MB of part one's file; 0 leaves it out")
     parser.add_argument("--files", type=int, default=1000, help="files of part two; 0 leaves it out")
@@ -248,8 +274,10 @@ def main() -> None:
         )
         bench = Bench(folder, server, www, s3)
         result = parts(bench, www, names, arguments)
+    reached = goals(result)
+    show(reached)
     if arguments.json:
-        json.dump(result, sys.stdout, indent=1)
+        json.dump({**result, "goals": reached}, sys.stdout, indent=1)
 
 
 def parts(bench: Bench, www: Path, names: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -260,6 +288,10 @@ def parts(bench: Bench, www: Path, names: dict[str, list[str]], arguments: argpa
         quoted = write_document(www, "quoted.csv", arguments.size * 1_000_000, quoted=True)
         measured = compare(bench, names["one"], lambda n: [quoted if "quoted" in n else plain], arguments.repeat)
         result["one"] = table(f"one file of {arguments.size} MB, {plain.records} records", measured, plain.bytes, 1)
+        ours = [name for name in names["one"] if name.startswith("ours") and "quoted" not in name]
+        if ours:
+            short = write_document(www, "short.csv", SHORT_BYTES, quoted=False)
+            result["small"] = table("one file of 1 MB", compare(bench, ours, lambda n: [short], arguments.repeat), short.bytes, 1)
     if arguments.files:
         first = write_document(www, "small-0.csv", SMALL_BYTES, quoted=False)
         for number in range(1, arguments.files):
