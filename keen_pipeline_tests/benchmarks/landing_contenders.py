@@ -1,6 +1,6 @@
 """The contenders of the landing's benchmark that are Python; each runs in a process of its own and times itself.
 
-    python -m keen_pipeline_tests.benchmarks.landing_contenders NAME TASK    (a JSON document; prints one; Linux only)
+    python -m keen_pipeline_tests.benchmarks.landing_contenders NAME TASK    (a JSON document; prints one)
 
 Imports are done before the clock starts: a pipeline's process is up when a file is landed. Exit code 3: a package is missing.
 """
@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from keen_pipeline_tests.memory import peak_mib
 
 if TYPE_CHECKING:
     from keen_pipeline.extraction import Encoding
@@ -222,13 +224,7 @@ def main() -> None:
     seconds = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    json.dump({"seconds": seconds, "cpu": cpu, "peak_mib": _peak_mib(), "facts": facts}, sys.stdout)
-
-
-def _peak_mib() -> float:
-    """The most memory that was resident since this program began; getrusage would count that of its parent too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    json.dump({"seconds": seconds, "cpu": cpu, "peak_mib": peak_mib(), "facts": facts}, sys.stdout)
 
 
 if __name__ == "__main__":

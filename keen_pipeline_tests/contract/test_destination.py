@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
@@ -27,6 +26,7 @@ from keen_pipeline_tests.contract.places import Place
 from keen_pipeline_tests.contract.s3 import S3Server
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
 from keen_pipeline_tests.landing.conftest import example
+from keen_pipeline_tests.memory import peak_mib
 
 FORK = multiprocessing.get_context("spawn")
 OLD = b"a,b\n1,2\n"
@@ -54,14 +54,14 @@ def land(
 
 
 def land_in_child(root: str, transport: dict[str, Any], url: str, results_url: str, peak: Any) -> None:
-    """Run in a process of its own; `peak` gets its highest resident memory in KiB before and after."""
+    """Run in a process of its own; `peak` gets its highest resident memory in MiB before and after."""
     client = KeenClient(url, "P", read_key="k")
     destination = FileDestination(root, transport=transport)
     destination.probe()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mib()
     results = RenewingResults(client, "purchases", "e1", SecretUrl(results_url))
     destination.land(results, destination.target_uri("purchases", "2026-01-01"), extraction_id="e1")
-    peak.send((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    peak.send((before, peak_mib()))
 
 
 def child(place: Place, server: FaultServer) -> tuple[Any, Any]:
@@ -255,7 +255,7 @@ def test_memory_of_a_landing_does_not_grow_with_the_file(place: Place, server: F
     before, after = peak.recv()
     process.join(30)
     assert place.destination().exists(place.destination().target_uri("purchases", "2026-01-01")) == 4 + 18 * 50_000 * 120
-    assert (after - before) / 1024 <= 64
+    assert after - before <= 64
 
 
 def test_two_landings_of_one_target_end_with_one_whole_file(place: Place, server: FaultServer) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event, Lock
 from typing import Any
 
 import pytest
@@ -356,3 +356,23 @@ def test_runs_that_wait_at_once_list_hardly_more_often_than_one(world: World) ->
     failed = poll(pipeline, second[1:], owner="second", shared_seconds=4).failed
     assert api.calls["list"] == 6
     assert [entry.extraction_id for entry, _ in failed] == [second[1].extraction_id]  # also told without a list of its own
+
+
+def test_a_run_lands_so_many_files_at_once_and_not_more(world: World) -> None:
+    at_once, most, lock, pair = 0, 0, Lock(), Barrier(2)
+
+    def body(request: ExtractionRequest) -> bytes:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        pair.wait(30)  # for another landing beside this one
+        time.sleep(0.05)  # in which a third one would begin
+        with lock:
+            at_once -= 1
+        return b"body:day\r\n" + request.partition_key.encode() + b"\r\n"
+
+    world.api.body = body
+    pipeline = replace(world.pipeline, landing_threads=2)
+    assert sum(isinstance(e, Landed) for e in extract(pipeline, world.requests(last="2026-01-06"))) == 6
+    assert most == 2
