@@ -60,7 +60,7 @@ def _number(column: Any) -> Any:
     if not sure.all() and not _all_exact(cells.filter(pa.array(~sure))):
         return None
     try:
-        return column.cast(pa.string()).cast(pa.float64())
+        return column.view(pa.string()).cast(pa.float64())  # what looks like a number is ASCII
     except pa.ArrowInvalid:  # 1.2.3
         return None
 
@@ -125,7 +125,7 @@ def _instant(column: Any) -> Any:
         if not well:
             return None
     try:
-        return column.cast(pa.string()).cast(pa.timestamp("us", "UTC"))
+        return column.view(pa.string()).cast(pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:  # the 31st of February
         return None
 
