@@ -24,8 +24,8 @@ class Intake:
     all facts stand: `bytes`, `sha256`, `records`, of the CSV as it came, and `columns`, of what is written: with a `masker`
     something else.
 
-    The verifier works in the caller's thread. Hash and file work beside it in a thread each; all three release the interpreter's
-    lock for most of their time, and hand over a megabyte at once, so that they seldom wait for it.
+    The verifier works in the caller's thread. Hash and file work beside it in a thread each, and so does what compresses or masks;
+    all release the interpreter's lock for most of their time, and hand over a megabyte at once, so that they seldom wait for it.
     """
 
     def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:

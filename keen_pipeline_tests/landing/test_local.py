@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from keen_pipeline.extraction import Landing
+import pytest
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import Encoding, Landing
 from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES, Buffer
 from keen_pipeline.landing.local import StagedFile
 from keen_pipeline_tests import faults
@@ -54,3 +58,16 @@ def test_landings_at_once_hold_no_more_than_their_buffers(lander: Lander) -> Non
     assert {(landing.bytes, landing.sha256) for landing in landings} == {(len(lander.server.body), digest)}
     assert all(Path(landing.uri).read_bytes() == lander.server.body for landing in landings)
     assert peak < THREADS * (BUFFERS + 4) * CHUNK_BYTES, peak
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_full_disk_ends_the_landing_and_its_threads(lander: Lander, encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: StagedFile, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    lander.server.body = b"a,b\n" + os.urandom(4 * CHUNK_BYTES).hex("\n", 1).encode().replace(b"\n", b",1\n") + b",1\n"
+    monkeypatch.setattr(StagedFile, "write", full)
+    with pytest.raises(ConfigurationError, match="No space left on device"):
+        lander.land([faults.whole()], encoding)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("landing-")]
+    assert [path for path in lander.root.rglob("*") if path.is_file()] == []
