@@ -24,8 +24,8 @@ class Intake:
     all facts stand: `bytes`, `sha256`, `records`, of the CSV as it came, and `columns`, of what is written: with a `masker`
     something else.
 
-    The verifier works in the caller's thread. Hash and file work beside it in a thread each, and so does what compresses or masks;
-    all release the interpreter's lock for most of their time, and hand over a megabyte at once, so that they seldom wait for it.
+    The caller's thread reads. Verifier, hash and file work beside it in a thread each, and so does what compresses or masks; all
+    release the interpreter's lock for most of their time, and are given a megabyte at once, so that they seldom wait for it.
     """
 
     def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:
@@ -42,7 +42,11 @@ class Intake:
         # What is neither compressed nor masked goes to the file from the buffers it came in.
         plain = encoding is Encoding.CSV and masker is None
         self._packed = None if plain else PackedWriter(stage)
-        self._lanes = [Lane("hash", _step(self._hash.update)), Lane("write" if plain else "encode", _step(self._write))]
+        self._lanes = [
+            _lane("verify", self._verify),
+            _lane("hash", lambda chunk: self._hash.update(chunk.data)),
+            _lane("write" if plain else "encode", self._write),
+        ]
 
     def pull(self, stream: ResultsStream) -> bool:
         """Take the next bytes of `stream`, up to a buffer's length; False at its end.
@@ -109,43 +113,42 @@ class Intake:
 
     def _hand_over(self, buffer: Buffer, length: int) -> None:
         if self._decoder is None:
-            self._verify(buffer.memory, buffer.start, buffer.start + length)
-            self._queue(buffer.view[:length], lambda: self._buffers.give(buffer))
+            self._queue(buffer.memory, buffer.start, buffer.start + length, lambda: self._buffers.give(buffer))
             return
         raw = bytes(buffer.view[:length])
         self._buffers.give(buffer)
         for data in self._decoder.decode(raw):
-            self._verify(data, 0, len(data))
-            self._queue(data, _nothing)
+            self._queue(data, 0, len(data), _nothing)
 
-    def _verify(self, data: bytes | bytearray, start: int, end: int) -> None:
-        if self._refusal is None:
-            try:
-                self._verifier.feed(data, start, end)
-            except VerificationError as refusal:
-                self._refusal = refusal
-
-    def _queue(self, data: bytes | memoryview, free: Callable[[], None]) -> None:
-        self.bytes += len(data)
-        chunk = Chunk(data, len(self._lanes), free)
+    def _queue(self, memory: bytes | bytearray, start: int, end: int, free: Callable[[], None]) -> None:
+        self.bytes += end - start
+        chunk = Chunk(memory, start, end, len(self._lanes), free)
         for lane in self._lanes:
             lane.put(chunk)
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _verify(self, chunk: Chunk) -> None:
+        if self._refusal is None:
+            try:
+                self._verifier.feed(chunk.memory, chunk.start, chunk.end)
+            except VerificationError as refusal:
+                self._refusal = refusal
+
+    def _write(self, chunk: Chunk) -> None:
         if self._packed is None:
-            write_all(self._stage, data)
+            write_all(self._stage, chunk.data)
         else:
-            self._packed.write(self._encoder.encode(data if self._masker is None else self._masker.feed(data)))
+            data = chunk.data if self._masker is None else self._masker.feed(chunk.data)
+            self._packed.write(self._encoder.encode(data))
 
 
-def _step(work: Callable[[bytes | memoryview], object]) -> Callable[[Chunk], None]:
+def _lane(name: str, work: Callable[[Chunk], None]) -> Lane[Chunk]:
     def run(chunk: Chunk) -> None:
         try:
-            work(chunk.data)
+            work(chunk)
         finally:
             chunk.done()
 
-    return run
+    return Lane(name, run, Chunk.done)
 
 
 def _nothing() -> None:

@@ -23,18 +23,32 @@ _IDLE = 16
 
 
 class Lane(Generic[Item]):
-    """Calls `work(item)` for every item put into it, in order, in its own thread."""
+    """Calls `work(item)` for every item put into it, in order, in its own thread; for a single one in the thread that closes it.
 
-    def __init__(self, name: str, work: Callable[[Item], object]) -> None:
+    Most files are one chunk, and a thread costs as much as what is done with it. After a failure the items that are left go to
+    `drop` instead, so that nobody waits for a place in the queue or for what they hold.
+    """
+
+    def __init__(self, name: str, work: Callable[[Item], object], drop: Callable[[Item], object]) -> None:
         self._work = work
+        self._drop = drop
         self._queue: queue.Queue[Item | None] = queue.Queue(BUFFERS)
+        self._first: Item | None = None
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"landing-{name}", daemon=True)
-        self._thread.start()
+        self._begun = False
 
     def put(self, item: Item) -> None:
         """Hand over an item (not None); waits while the queue is full. Raises what an earlier item's work raised."""
         self._raise()
+        if not self._begun and self._first is None:
+            self._first = item
+            return
+        if not self._begun:
+            self._begun = True
+            self._queue.put(self._first)
+            self._first = None
+            self._thread.start()
         self._queue.put(item)
 
     def close(self) -> None:
@@ -47,6 +61,9 @@ class Lane(Generic[Item]):
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+        first, self._first = self._first, None
+        if first is not None:
+            self._do(first)
 
     def _raise(self) -> None:
         if self._failure is not None:
@@ -54,12 +71,16 @@ class Lane(Generic[Item]):
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            # After a failure the queue is still emptied, so that nobody waits for a place in it.
-            if self._failure is None:
-                try:
-                    self._work(item)
-                except BaseException as error:  # noqa: BLE001 - handed to the thread that feeds the lane
-                    self._failure = error
+            self._do(item)
+
+    def _do(self, item: Item) -> None:
+        if self._failure is not None:
+            self._drop(item)
+            return
+        try:
+            self._work(item)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that feeds the lane
+            self._failure = error
 
 
 class Buffer:
@@ -106,13 +127,20 @@ class Buffers:
 
 
 class Chunk:
-    """Bytes on their way through `lanes` lanes; when the last one is done with them, `free` is called."""
+    """The bytes `memory[start:end]` on their way through `lanes` lanes; when the last one is done with them, `free` is called."""
 
-    def __init__(self, data: bytes | memoryview, lanes: int, free: Callable[[], None]) -> None:
-        self.data = data
+    def __init__(self, memory: bytes | bytearray, start: int, end: int, lanes: int, free: Callable[[], None]) -> None:
+        self.memory = memory
+        self.start = start
+        self.end = end
         self._lanes = lanes
         self._free = free
         self._lock = threading.Lock()
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes."""
+        return memoryview(self.memory)[self.start : self.end]
 
     def done(self) -> None:
         """One lane is done."""

@@ -18,7 +18,7 @@ class PackedWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._buffers = Buffers(BUFFERS)
-        self._lane: Lane[tuple[Buffer, int]] = Lane("write", self._write)
+        self._lane: Lane[tuple[Buffer, int]] = Lane("write", self._write, self._give)
         self._buffer: Buffer | None = None
         self._held = 0
         self.size = 0
@@ -58,7 +58,10 @@ class PackedWriter:
         try:
             write_all(self._file, buffer.view[:length])
         finally:
-            self._buffers.give(buffer)
+            self._give(filled)
+
+    def _give(self, filled: tuple[Buffer, int]) -> None:
+        self._buffers.give(filled[0])
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-PART_BYTES = 16 * 1024 * 1024
-"""Of a multipart upload, held in memory while it is sent; S3 allows 10,000 parts, so that a file may have 160 GB."""
+PART_BYTES = 8 * 1024 * 1024
+"""Of a multipart upload, held in memory while it is sent; S3 allows 10,000 parts, so that a file may have 80 GB."""
 PARTS_AT_ONCE = 2
 
 

@@ -69,7 +69,9 @@ COMMANDS: dict[str, Command] = {
     "rclone copyurl": lambda task: [["rclone", "copyurl", url, f"{task.out}/{n}.csv"] for n, url in enumerate(task.urls)],
     "rclone copy, 4 transfers": lambda task: [_rclone_copy(task)],
     "rclone copyto S3": lambda task: [
-        ["rclone", "copyto", path, f"bench:{task.s3_uri.removeprefix('s3://')}/rclone/{n}.csv"] for n, path in enumerate(task.paths)
+        # Else it leaves out what is there from the round before.
+        ["rclone", "copyto", "--ignore-times", path, f"bench:{task.s3_uri.removeprefix('s3://')}/rclone/{n}.csv"]
+        for n, path in enumerate(task.paths)
     ],
 }
 ONE_FILE = [
