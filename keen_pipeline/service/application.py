@@ -13,26 +13,23 @@ import duckdb
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
-from keen_pipeline.service.catalog import Catalog, Database
+from keen_pipeline.service.backend import Backend, one_folder
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.csv_export import Selection, count
 from keen_pipeline.service.engine import Engine
 from keen_pipeline.service.events import EventEncoder, split_v2
-from keen_pipeline.service.extraction_records import WHOLE, Extraction, ExtractionRecords, Shape
+from keen_pipeline.service.extraction_records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extraction_worker import ExtractionWorker
-from keen_pipeline.service.limits import RequestsPerMinute
 from keen_pipeline.service.mail import Mailer, completion_message
 from keen_pipeline.service.metrics import Metrics
-from keen_pipeline.service.results import Results
-from keen_pipeline.service.store import EventStore
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
 
 
 class Service:
-    """Store, extractions and limits of one data folder. Methods block; routes call them from a thread pool.
+    """Store, extractions and limits of one process. Methods block; routes call them from a thread pool.
 
-    `local_url`: where this service can be reached from its own machine. `remove_result`: removes a file at the results URI by name.
+    `local_url`: where this service can be reached from its own machine. `open_backend`: opens what the service keeps things in.
     """
 
     def __init__(
@@ -40,7 +37,7 @@ class Service:
         config: ServiceConfig,
         credentials: Credentials,
         local_url: str,
-        remove_result: Callable[[str], None] | None = None,
+        open_backend: Callable[[ServiceConfig, Credentials, Engine], Backend] = one_folder,
     ) -> None:
         self.config = config
         self.credentials = credentials
@@ -48,19 +45,15 @@ class Service:
         self.last_request = time.monotonic()
         self.open_requests = 0
         self.metrics = Metrics(self)
-        self.limits = RequestsPerMinute(config.requests_per_minute)
-        self.database = Database(config.data / "state.db")
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
-        self.store = EventStore(config.data / "events", Catalog(self.database), self.engine, config.max_properties)
-        self.records = ExtractionRecords(self.database)
-        self.results = Results(
-            config.data / "results", config.results_uri, credentials.signing_key, config.results_url_seconds, remove_result
-        )
+        self.backend = open_backend(config, credentials, self.engine)
+        self.store, self.records, self.results = self.backend.store, self.backend.records, self.backend.results
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,
             self.engine,
             self.records,
+            self.backend.queue,
             self.results,
             threads=config.max_concurrency,
             retention_seconds=config.retention_seconds,
@@ -83,7 +76,12 @@ class Service:
         self.worker.close()
         self.mailer.close()
         self.store.close()
-        self.database.close()
+        self.backend.queue.close()
+        self.backend.database.close()
+
+    def count_request(self, kind: str) -> None:
+        """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""
+        self.backend.limits.count(kind)
 
     def add_event(self, collection: str, event: object, *, version: str) -> None:
         """Store one event of the v2.0 or v3.0 form. Raises InvalidInputError."""
@@ -162,7 +160,7 @@ class Service:
             filters=filters,
             timeframe=timeframe,
             email=email,
-            now=time.time(),
+            now=self.records.now(),
             delay=self.config.extraction_delay,
             max_queue=self.config.max_queue,
             shape=shape,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from keen_pipeline.errors import ConfigurationError
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE collections (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
 CREATE TABLE properties (
@@ -32,13 +33,16 @@ CREATE TABLE extractions (
     id TEXT PRIMARY KEY, collection TEXT NOT NULL, names TEXT NOT NULL, filters TEXT NOT NULL, start_time TEXT, end_time TEXT,
     email TEXT, status TEXT NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, finished REAL, events INTEGER, bytes INTEGER,
     message TEXT, mail_status TEXT, mail_attempts INTEGER NOT NULL DEFAULT 0, mail_next REAL,
-    options TEXT NOT NULL DEFAULT '{}');
+    options TEXT NOT NULL DEFAULT '{}', turn INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX extractions_by_collection ON extractions (collection, created);
 CREATE INDEX extractions_by_status ON extractions (status, created);
 """
 
 # From each older version to the next one.
-_MIGRATIONS = {1: "ALTER TABLE extractions ADD COLUMN options TEXT NOT NULL DEFAULT '{}';"}
+_MIGRATIONS = {
+    1: "ALTER TABLE extractions ADD COLUMN options TEXT NOT NULL DEFAULT '{}';",
+    2: "ALTER TABLE extractions ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;",
+}
 
 Kinds = dict[str, dict[str, int]]
 """Per column name the number of values of each kind: string, num, bool, null, array, object, datetime."""
@@ -56,8 +60,8 @@ class Segment:
     kinds: Kinds
 
 
-class Database:
-    """One SQLite connection, shared by threads under a lock; commits are on disk when they return."""
+class SqliteDatabase:
+    """The database of one folder: one SQLite connection, shared by threads under a lock; commits are on disk when they return."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
@@ -77,8 +81,8 @@ class Database:
             )
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; rolled back where the block raises."""
+    def transaction(self, lock: str | None = None) -> Iterator[sqlite3.Connection]:
+        """One transaction; rolled back where the block raises. They all run one after another, whatever `lock` says."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -93,6 +97,10 @@ class Database:
         with self._lock:
             return self._connection.execute(sql, parameters).fetchall()
 
+    def now(self) -> float:
+        """The time of this machine, in seconds since 1970."""
+        return time.time()
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
@@ -102,7 +110,7 @@ class Database:
 class Catalog:
     """Collections, properties and segments in the database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
     def collections(self) -> dict[str, int]:

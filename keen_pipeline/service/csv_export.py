@@ -49,7 +49,8 @@ class Selection:
         return where(self.snapshot.columns, self.filters, self.timeframe)
 
     def source(self, segments: Sequence[Segment]) -> str:
-        """The SQL source of some of the segments; every column of the snapshot may be named in it."""
+        """The SQL source of some of the segments, which are here then; every column of the snapshot may be named in it."""
+        self.snapshot.fetch(segments)
         return event_source(self.snapshot.folder, segments, self.snapshot.columns.values())
 
     def covers(self, segment: Segment) -> bool:

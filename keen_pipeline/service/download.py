@@ -36,11 +36,11 @@ async def result(request: Request) -> Response:
     query = request.query_params
     service.results.check(extraction_id, query.get("expires", ""), query.get("signature", ""))
     record = await run_in_threadpool(service.records.get, extraction_id)
-    path = service.results.path(extraction_id)
+    path = service.results.path(record.result if record is not None else extraction_id)
     if record is None or record.bytes is None or not (service.results.is_remote or await run_in_threadpool(path.is_file)):
         raise NotFoundError("this result is no longer kept; ask for a new extraction")
     if request.url.path.endswith(".gz"):
-        return await run_in_threadpool(_packed, service, request, extraction_id, record.bytes)
+        return await run_in_threadpool(_packed, service, request, record.result, record.bytes)
     compressed = "range" not in request.headers and _accepts_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{extraction_id}{"-gzip" if compressed else ""}"'  # a result never changes under its id
     headers = {
@@ -53,11 +53,11 @@ async def result(request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     if compressed:
         headers["Content-Encoding"] = "gzip"
-        chunks = await run_in_threadpool(_chunks, service, request, extraction_id, 0, record.bytes)
+        chunks = await run_in_threadpool(_chunks, service, request, record.result, 0, record.bytes)
         return StreamingResponse(_gzipped(chunks), media_type="text/csv", headers=headers)
     if not service.results.is_remote:
         return ResultFile(path, media_type="text/csv", headers=headers)
-    return await run_in_threadpool(_remote, service, request, extraction_id, record.bytes, headers)
+    return await run_in_threadpool(_remote, service, request, record.result, record.bytes, headers)
 
 
 def _accepts_gzip(accepted: str) -> bool:
@@ -69,21 +69,19 @@ def _accepts_gzip(accepted: str) -> bool:
     return False
 
 
-def _packed(service: Service, request: Request, extraction_id: str, size: int) -> Response:
+def _packed(service: Service, request: Request, name: str, size: int) -> Response:
     """The result as a `.csv.gz` file, as the mail of an extraction with `content_encoding=gzip` links it."""
-    headers = {"ETag": f'"{extraction_id}.gz"', "Cache-Control": "private, no-transform", "X-Content-Type-Options": "nosniff"}
-    chunks = _chunks(service, request, extraction_id, 0, size)
+    headers = {"ETag": f'"{name}.gz"', "Cache-Control": "private, no-transform", "X-Content-Type-Options": "nosniff"}
+    chunks = _chunks(service, request, name, 0, size)
     return StreamingResponse(_gzipped(chunks), media_type="application/gzip", headers=headers)
 
 
-def _chunks(service: Service, request: Request, extraction_id: str, start: int, end: int) -> Iterator[bytes]:
+def _chunks(service: Service, request: Request, name: str, start: int, end: int) -> Iterator[bytes]:
     """Bytes `start` to `end`; nothing for HEAD. The first are read at once, so that a lost result gets its 404."""
     if request.method == "HEAD":
         return iter(())
-    if service.results.is_remote:
-        chunks = service.results.read(extraction_id, start, end - start)
-    else:
-        chunks = _read(service.results.path(extraction_id))
+    results = service.results
+    chunks = results.read(name, start, end - start) if results.is_remote else _read(results.path(name))
     return chain([next(chunks, b"")], chunks)
 
 
@@ -102,7 +100,7 @@ def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
-def _remote(service: Service, request: Request, extraction_id: str, size: int, headers: dict[str, str]) -> Response:
+def _remote(service: Service, request: Request, name: str, size: int, headers: dict[str, str]) -> Response:
     """A result at the results URI, whole or one range of it."""
     start, end = 0, size
     given = request.headers.get("range", "")
@@ -114,7 +112,7 @@ def _remote(service: Service, request: Request, extraction_id: str, size: int, h
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
-    chunks = _chunks(service, request, extraction_id, start, end)
+    chunks = _chunks(service, request, name, start, end)
     return StreamingResponse(chunks, status_code=200 if wanted is None else 206, media_type="text/csv", headers=headers)
 
 

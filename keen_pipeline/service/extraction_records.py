@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.filters import Condition, parse_filters
-from keen_pipeline.service.catalog import Database
+from keen_pipeline.service.database import Database
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 
 NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
@@ -32,7 +32,10 @@ WHOLE = Shape()
 
 @dataclass(frozen=True)
 class Extraction:
-    """One extraction. Times are seconds since 1970. `names`: `v2` or `v3`. `message`: why it failed."""
+    """One extraction. Times are seconds since 1970. `names`: `v2` or `v3`. `message`: why it failed.
+
+    `turn`: which process's turn at it this is, of several on one catalogue, counted from 1; 0: there is one process.
+    """
 
     id: str
     collection: str
@@ -49,6 +52,17 @@ class Extraction:
     mail_status: str | None
     mail_attempts: int
     shape: Shape = WHOLE
+    turn: int = 0
+
+    @property
+    def result(self) -> str:
+        """What its result is called, without ending."""
+        return result_name(self.id, self.turn)
+
+
+def result_name(extraction_id: str, turn: int) -> str:
+    """What the result of one turn is called, without ending: two turns never write to one place."""
+    return f"{extraction_id}-{turn}" if turn else extraction_id
 
 
 class ExtractionRecords:
@@ -56,6 +70,10 @@ class ExtractionRecords:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def now(self) -> float:
+        """The time that the records are kept in, in seconds since 1970."""
+        return self._database.now()
 
     def create(
         self,
@@ -74,8 +92,9 @@ class ExtractionRecords:
         extraction_id = secrets.token_hex(12)
         bounds = (format_instant(timeframe.start), format_instant(timeframe.end)) if timeframe else (None, None)
         wire = json.dumps([condition.to_wire() for condition in filters])
-        with self._database.transaction() as connection:
-            waiting = connection.execute("SELECT count(*) FROM extractions WHERE status = ?", [NOT_STARTED]).fetchone()[0]
+        with self._database.transaction("queue") as connection:
+            counted = connection.execute("SELECT count(*) AS waiting FROM extractions WHERE status = ?", [NOT_STARTED])
+            waiting = counted.fetchone()["waiting"]
             if waiting >= max_queue:
                 raise RateLimitedError(f"{waiting} extractions wait already; ask again later", retry_after=QUEUE_RETRY_SECONDS)
             connection.execute(
@@ -102,12 +121,12 @@ class ExtractionRecords:
     def get(self, extraction_id: str) -> Extraction | None:
         """One extraction, None where there is none (any more)."""
         rows = self._database.rows("SELECT * FROM extractions WHERE id = ?", [extraction_id])
-        return _extraction(rows[0]) if rows else None
+        return extraction_of(rows[0]) if rows else None
 
     def of_collection(self, collection: str) -> list[Extraction]:
         """The extractions of a collection, oldest first."""
         return [
-            _extraction(r)
+            extraction_of(r)
             for r in self._database.rows("SELECT * FROM extractions WHERE collection = ? ORDER BY created, id", [collection])
         ]
 
@@ -117,19 +136,29 @@ class ExtractionRecords:
         return [(row["id"], row["not_before"]) for row in rows]
 
     def finish(
-        self, extraction_id: str, status: str, *, now: float, events: int | None, size: int | None, message: str | None
-    ) -> None:
-        """Note the end of an extraction; its result, if it has one, is on disk already."""
+        self,
+        extraction_id: str,
+        status: str,
+        *,
+        now: float,
+        events: int | None,
+        size: int | None,
+        message: str | None,
+        turn: int = 0,
+    ) -> bool:
+        """Note the end of an extraction; its result, if it has one, is durable already. False where another turn has it by now."""
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ? WHERE id = ?",
-                [status, now, events, size, message, now, extraction_id],
+            noted = connection.execute(
+                "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ?"
+                " WHERE id = ? AND turn = ? AND status = ?",
+                [status, now, events, size, message, now, extraction_id, turn, NOT_STARTED],
             )
+        return noted.rowcount == 1
 
     def mails_due(self, now: float) -> list[Extraction]:
         """Finished extractions whose mail is to be sent now."""
         sql = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next LIMIT 100"
-        return [_extraction(r) for r in self._database.rows(sql, [MAIL_PENDING, COMPLETE, now])]
+        return [extraction_of(r) for r in self._database.rows(sql, [MAIL_PENDING, COMPLETE, now])]
 
     def mail_tried(self, extraction_id: str, status: str, next_try: float) -> None:
         """Note an attempt to send a mail."""
@@ -139,10 +168,10 @@ class ExtractionRecords:
                 [status, next_try, extraction_id],
             )
 
-    def expired(self, finished_before: float) -> list[str]:
-        """The ids of the extractions that finished earlier, oldest first."""
-        sql = "SELECT id FROM extractions WHERE finished < ? ORDER BY finished"
-        return [row["id"] for row in self._database.rows(sql, [finished_before])]
+    def expired(self, finished_before: float) -> list[tuple[str, int]]:
+        """(id, turn) of the extractions that finished earlier, oldest first."""
+        sql = "SELECT id, turn FROM extractions WHERE finished < ? ORDER BY finished"
+        return [(row["id"], row["turn"]) for row in self._database.rows(sql, [finished_before])]
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove records, after their results."""
@@ -154,7 +183,8 @@ class ExtractionRecords:
         return {row["id"] for row in self._database.rows("SELECT id FROM extractions")}
 
 
-def _extraction(row: sqlite3.Row) -> Extraction:
+def extraction_of(row: Any) -> Extraction:
+    """The extraction of one row of its table."""
     start, end = row["start_time"], row["end_time"]
     options = json.loads(row["options"])
     names = options.get("property_names")
@@ -174,4 +204,5 @@ def _extraction(row: sqlite3.Row) -> Extraction:
         mail_status=row["mail_status"],
         mail_attempts=row["mail_attempts"],
         shape=Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False)),
+        turn=row["turn"],
     )

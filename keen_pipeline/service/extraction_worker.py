@@ -1,6 +1,6 @@
 """Extractions, beside the request path: a few threads take the oldest record that is due, write its CSV, publish it.
 
-Nothing of a running extraction is in the database: after a crash its record still waits, and it is written again.
+An extraction has no result until its record says so: after a crash it is written again, from the beginning.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service.analyses import paths_of
 from keen_pipeline.service.csv_export import Selection, write_csv
 from keen_pipeline.service.engine import Engine
-from keen_pipeline.service.extraction_records import COMPLETE, FAILED, Extraction, ExtractionRecords
+from keen_pipeline.service.extraction_queue import ExtractionQueue, Turn
+from keen_pipeline.service.extraction_records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
 from keen_pipeline.service.results import Results, StorageError
-from keen_pipeline.service.store import EventStore
+from keen_pipeline.service.store import Events
 
 SWEEP_SECONDS = 60.0
 # Turns of an extraction that finds no memory or no storage, and the rest before each.
 TRIES = 10
 PAUSE_SECONDS = 1.0
+# Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
+LOST_TURNS = 5
 _log = logging.getLogger(__name__)
+
+
+def sweep_seconds(retention_seconds: float) -> float:
+    """Between two looks for results past their time."""
+    return min(SWEEP_SECONDS, retention_seconds / 2)
 
 
 class ExtractionWorker:
@@ -35,9 +43,10 @@ class ExtractionWorker:
 
     def __init__(
         self,
-        store: EventStore,
+        store: Events,
         engine: Engine,
         records: ExtractionRecords,
+        queue: ExtractionQueue,
         results: Results,
         *,
         threads: int,
@@ -45,16 +54,16 @@ class ExtractionWorker:
         faults: Mapping[str, int],
         finished: Callable[[str, float, int], None],
     ) -> None:
-        self._store, self._engine, self._records, self._results = store, engine, records, results
+        self._store, self._engine, self._records, self._queue, self._results = store, engine, records, queue, results
         self._retention_seconds = retention_seconds
-        self._sweep_seconds = min(SWEEP_SECONDS, retention_seconds / 2)
+        self._sweep_seconds = sweep_seconds(retention_seconds)
         self._faults = dict(faults)
         self._finished = finished
         self._condition = threading.Condition()
         self._running: set[str] = set()
         self._put_off: dict[str, int] = {}
         self._stopping = False
-        self._swept = 0.0
+        self._swept = float("-inf")
         results.remove_all_but(records.ids())
         self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
@@ -80,54 +89,52 @@ class ExtractionWorker:
             thread.join()
 
     def _run(self) -> None:
-        while True:
-            self._sweep()
-            with self._condition:
-                if self._stopping:
-                    return
-                chosen, pause = self._choose()
-                if chosen is None:
-                    self._condition.wait(pause)
-                    continue
-                self._running.add(chosen)
+        while not self._stopping:
+            turn = None
             try:
-                self._extract(chosen)
-            except Exception:  # noqa: BLE001 - one record that can't be handled must not end the thread for all others
-                _log.exception("extraction stopped", extra={"extraction": chosen})
+                self._sweep()
+                turn = self._next()
+                if turn is not None:
+                    self._extract(turn)
+            except Exception:  # noqa: BLE001 - one record, or a database that is away, must not end the thread for all others
+                _log.exception("extraction stopped", extra={"extraction": turn.extraction_id if turn else None})
                 time.sleep(1)
             finally:
-                with self._condition:
-                    self._running.discard(chosen)
-                    self._condition.notify_all()
+                if turn is not None:
+                    self._queue.leave(turn)
+                    with self._condition:
+                        self._running.discard(turn.extraction_id)
+                        self._condition.notify_all()
 
-    def _choose(self) -> tuple[str | None, float]:
-        """The next record to run, else the seconds until one is due or the next sweep."""
-        now = time.time()
-        if self._running & self._put_off.keys():
-            return None, PAUSE_SECONDS  # what found no memory beside others now runs alone
-        pause = self._sweep_seconds
-        for extraction_id, not_before in self._records.waiting():
-            if extraction_id in self._running:
-                continue
-            if extraction_id in self._put_off and self._running:
-                pause = min(pause, PAUSE_SECONDS)
-                continue
-            if not_before <= now:
-                return extraction_id, 0.0
-            pause = min(pause, not_before - now)
-        return None, pause
+    def _next(self) -> Turn | None:
+        """The next turn; None after a while without one."""
+        with self._condition:
+            if self._stopping:
+                return None
+            if self._running & self._put_off.keys():
+                found: Turn | float = PAUSE_SECONDS  # what found no memory beside others now runs alone
+            else:
+                found = self._queue.take(self._running, self._put_off.keys())
+            if isinstance(found, Turn):
+                self._running.add(found.extraction_id)
+                return found
+            self._condition.wait(min(found, self._sweep_seconds))
+            return None
 
     def _sweep(self) -> None:
         """Remove results past their time, then their records: what could not be removed keeps its record for the next sweep."""
         with self._condition:
-            now = time.time()
-            if self._stopping or 0 <= now - self._swept < self._sweep_seconds:
+            now = time.monotonic()
+            if self._stopping or now - self._swept < self._sweep_seconds:
                 return
             self._swept = now
+        if not self._queue.may_sweep(self._sweep_seconds):
+            return
         removed = []
-        for extraction_id in self._records.expired(now - self._retention_seconds):
+        for extraction_id, turns in self._records.expired(self._records.now() - self._retention_seconds):
             try:
-                self._results.remove(extraction_id)
+                for turn in range(1, turns + 1) if turns else (0,):
+                    self._results.remove(result_name(extraction_id, turn))
             except (StorageError, OSError) as error:
                 _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
                 break  # the others wait for the same storage
@@ -135,50 +142,58 @@ class ExtractionWorker:
         if removed:
             self._records.remove(removed)
 
-    def _try_again_later(self, extraction_id: str, error: Exception) -> bool:
+    def _try_again_later(self, turn: Turn, error: Exception) -> bool:
         """Whether a failed extraction gets another turn: memory is shared with others, who pass; a storage comes back."""
         if not isinstance(error, (duckdb.OutOfMemoryException, StorageError)):
             return False
+        extraction_id = turn.extraction_id
         self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
         if self._put_off[extraction_id] > TRIES:
             del self._put_off[extraction_id]
             return False
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": type(error).__name__})
+        self._queue.put_off(turn, PAUSE_SECONDS)
         time.sleep(PAUSE_SECONDS)
         return True
 
-    def _extract(self, extraction_id: str) -> None:
-        extraction = self._records.get(extraction_id)
+    def _extract(self, turn: Turn) -> None:
+        extraction = self._records.get(turn.extraction_id)
         if extraction is None:
             return
         began = time.monotonic()
         try:
+            _give_up_after_many(turn)
             self._fail_on_purpose(extraction)
-            events = self._write(extraction)
-            size = self._results.publish(extraction_id)
+            events = self._write(extraction, turn)
+            size = self._results.publish(turn.result)
         except RetryableError as error:
-            # Only a shutdown cancels an extraction; the record stays as it is.
-            self._results.discard(extraction_id)
-            _log.info("extraction put off", extra={"extraction": extraction_id, "reason": str(error)})
+            # A shutdown cancels an extraction, or what it reads is away for now; the record stays as it is.
+            self._results.discard(turn.result)
+            self._queue.put_off(turn, 0 if self._stopping else PAUSE_SECONDS)
+            _log.info("extraction put off", extra={"extraction": extraction.id, "reason": str(error)})
+            with self._condition:
+                if not self._stopping:
+                    self._condition.wait(PAUSE_SECONDS)
             return
         except (KeenPipelineError, duckdb.Error, OSError) as error:
-            self._results.discard(extraction_id)
-            if self._try_again_later(extraction_id, error):
+            self._results.discard(turn.result)
+            if self._try_again_later(turn, error):
                 return
             message = (
                 str(error)
                 if isinstance(error, KeenPipelineError)
                 else f"the service could not write the result ({type(error).__name__})"
             )
-            self._records.finish(extraction_id, FAILED, now=time.time(), events=None, size=None, message=message)
-            _log.exception("extraction failed", extra={"extraction": extraction_id, "collection": extraction.collection})
+            self._note(turn, FAILED, None, None, message)
+            _log.exception("extraction failed", extra={"extraction": extraction.id, "collection": extraction.collection})
             self._finished(FAILED, time.monotonic() - began, 0)
             return
-        self._put_off.pop(extraction_id, None)
-        self._records.finish(extraction_id, COMPLETE, now=time.time(), events=events, size=size, message=None)
+        self._put_off.pop(extraction.id, None)
+        if not self._note(turn, COMPLETE, events, size, None):
+            return
         seconds = time.monotonic() - began
         fields = {
-            "extraction": extraction_id,
+            "extraction": extraction.id,
             "collection": extraction.collection,
             "events": events,
             "bytes": size,
@@ -187,12 +202,29 @@ class ExtractionWorker:
         _log.info("extraction complete", extra=fields)
         self._finished(COMPLETE, seconds, events)
 
-    def _write(self, extraction: Extraction) -> int:
+    def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
+        """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
+        noted = self._records.finish(
+            turn.extraction_id,
+            status,
+            now=self._records.now(),
+            events=events,
+            size=size,
+            message=message,
+            turn=turn.number,
+        )
+        if not noted:
+            _log.warning("extraction taken over by another process", extra={"extraction": turn.extraction_id})
+            self._results.remove(turn.result)
+        return noted
+
+    def _write(self, extraction: Extraction, turn: Turn) -> int:
         with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
             selection = Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
+            snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
             shape = extraction.shape
             paths = paths_of(selection, list(shape.property_names)) if shape.property_names is not None else None
-            return write_csv(cursor, selection, self._results.part(extraction.id), paths, latest=shape.latest)
+            return write_csv(cursor, selection, self._results.part(turn.result), paths, latest=shape.latest)
 
     def _fail_on_purpose(self, extraction: Extraction) -> None:
         day = extraction.timeframe.start.strftime("%Y-%m-%d") if extraction.timeframe else ""
@@ -201,3 +233,8 @@ class ExtractionWorker:
                 if self._faults.get(key, 0) > 0:
                     self._faults[key] -= 1
                     raise KeenPipelineError("this extraction was told to fail")
+
+
+def _give_up_after_many(turn: Turn) -> None:
+    if turn.lost >= LOST_TURNS:
+        raise KeenPipelineError(f"given up: the service ended {turn.lost} times while it wrote this extraction")

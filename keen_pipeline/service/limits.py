@@ -5,11 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import Protocol
 
 from keen_pipeline.errors import RateLimitedError
 
 WINDOW_SECONDS = 60.0
 EXTRACTIONS, QUERIES = "extraction", "query"
+
+
+class RequestLimit(Protocol):
+    """A limit on the requests of each kind in a minute."""
+
+    def count(self, kind: str) -> None:
+        """Count one request. Raises RateLimitedError with the seconds to wait."""
+        ...
+
+
+def refused(kind: str, seconds: float) -> RateLimitedError:
+    """The answer while requests of a kind are refused."""
+    return RateLimitedError(f"too many {kind} requests; refused for {seconds:.0f} s more", retry_after=seconds)
+
+
+def exceeded(kind: str, limit: int) -> RateLimitedError:
+    """The answer to the request that is one too many."""
+    return RateLimitedError(f"more than {limit} {kind} requests in a minute", retry_after=WINDOW_SECONDS)
 
 
 class RequestsPerMinute:
@@ -29,12 +48,12 @@ class RequestsPerMinute:
         with self._lock:
             until = self._refused_until.get(kind, 0.0)
             if until > now:
-                raise RateLimitedError(f"too many {kind} requests; refused for {until - now:.0f} s more", retry_after=until - now)
+                raise refused(kind, until - now)
             times = self._times.setdefault(kind, deque())
             while times and times[0] <= now - WINDOW_SECONDS:
                 times.popleft()
             if len(times) >= self._limit:
                 times.clear()
                 self._refused_until[kind] = now + WINDOW_SECONDS
-                raise RateLimitedError(f"more than {self._limit} {kind} requests in a minute", retry_after=WINDOW_SECONDS)
+                raise exceeded(kind, self._limit)
             times.append(now)

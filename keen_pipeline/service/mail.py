@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import smtplib
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 from email.message import EmailMessage
@@ -13,6 +12,7 @@ from email.utils import formatdate, make_msgid
 
 from prometheus_client import Counter
 
+from keen_pipeline.errors import RetryableError
 from keen_pipeline.mail import TIMEOUT_SECONDS, send_mail
 from keen_pipeline.service.extraction_records import MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, Extraction, ExtractionRecords
 from keen_pipeline.settings import SmtpSettings
@@ -79,12 +79,23 @@ class Mailer:
 
     def _run(self) -> None:
         while not self._stopping:
-            for extraction in self._records.mails_due(time.time()):
-                if self._stopping:
-                    return
-                self._try(extraction)
-            self._wake.wait(_POLL_SECONDS)
-            self._wake.clear()
+            try:
+                found = self._send_due()
+            except RetryableError as error:  # a database elsewhere, which comes back
+                _log.warning("mails are held up", extra={"reason": str(error)})
+                found = False
+            if not found:
+                self._wake.wait(_POLL_SECONDS)
+                self._wake.clear()
+
+    def _send_due(self) -> bool:
+        """Try the mails that are due; whether there were any."""
+        due = self._records.mails_due(self._records.now())
+        for extraction in due:
+            if self._stopping:
+                break
+            self._try(extraction)
+        return bool(due)
 
     def _try(self, extraction: Extraction) -> None:
         attempt = extraction.mail_attempts + 1
@@ -94,12 +105,12 @@ class Mailer:
         except (OSError, smtplib.SMTPException, ValueError) as error:
             status = MAIL_GIVEN_UP if attempt >= MAX_ATTEMPTS else MAIL_PENDING
             pause = min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS)
-            self._records.mail_tried(extraction.id, status, time.time() + pause)
+            self._records.mail_tried(extraction.id, status, self._records.now() + pause)
             self._attempts.labels("failed").inc()
             # The class alone: a server's words may quote the address and the message.
             _log.warning("mail not sent", extra={**fields, "error": type(error).__name__, "next": status})
             return
-        self._records.mail_tried(extraction.id, MAIL_SENT, time.time())
+        self._records.mail_tried(extraction.id, MAIL_SENT, self._records.now())
         self._attempts.labels("sent").inc()
         _log.info("mail sent", extra=fields)
 

@@ -28,7 +28,8 @@ class StorageError(KeenPipelineError):
 class Results:
     """Result files. `folder`: the local one. `uri`: where they are kept instead, None: there. `seconds`: lifetime of a URL.
 
-    `remove_at_uri` removes the file of a name there; without it they stay until the storage's own lifecycle rules end them.
+    A result's `name` is `Extraction.result`. `remove_at_uri` removes the file of a name at the URI; without it they stay there
+    until the storage's own lifecycle rules end them.
     """
 
     def __init__(
@@ -53,31 +54,31 @@ class Results:
         """Whether results are kept at a URI instead of in the folder."""
         return self._uri is not None
 
-    def part(self, extraction_id: str) -> Path:
+    def part(self, name: str) -> Path:
         """Where a result is written before it is whole."""
-        return self._folder / f"{extraction_id}.part"
+        return self._folder / f"{name}.part"
 
-    def path(self, extraction_id: str) -> Path:
+    def path(self, name: str) -> Path:
         """The whole result in the folder."""
-        return self._folder / f"{extraction_id}.csv"
+        return self._folder / f"{name}.csv"
 
-    def publish(self, extraction_id: str) -> int:
+    def publish(self, name: str) -> int:
         """Make the written result visible, whole and on disk; returns its size in bytes. Raises StorageError."""
-        part = self.part(extraction_id)
+        part = self.part(name)
         size = part.stat().st_size
         if self._uri is not None:
-            self._copy(part, extraction_id)
+            self._copy(part, name)
             part.unlink()
             return size
         sync_file(part)
-        part.rename(self.path(extraction_id))
+        part.rename(self.path(name))
         sync_folder(self._folder)
         return size
 
-    def _copy(self, part: Path, extraction_id: str) -> None:
+    def _copy(self, part: Path, name: str) -> None:
         # An upload that fails must not be completed by leaving the block: smart-open aborts it when an exception passes.
         try:
-            with part.open("rb") as source, self._open(extraction_id, "wb") as target:
+            with part.open("rb") as source, self._open(name, "wb") as target:
                 shutil.copyfileobj(source, target, CHUNK_BYTES)
         except KeenPipelineError:
             raise
@@ -85,21 +86,21 @@ class Results:
             # Each storage's client has errors of its own; their texts may hold addresses with signatures.
             raise StorageError(f"the storage of results failed ({type(error).__name__})") from error
 
-    def _open(self, extraction_id: str, mode: str) -> Any:
+    def _open(self, name: str, mode: str) -> Any:
         import smart_open  # only where results are kept at a URI
 
         try:
-            return smart_open.open(f"{self._uri}/{extraction_id}.csv", mode, compression="disable")
+            return smart_open.open(f"{self._uri}/{name}.csv", mode, compression="disable")
         except (ImportError, NotImplementedError, ValueError) as error:
             # ValueError is also what some storages raise for a missing object.
             if mode == "rb" and isinstance(error, ValueError):
                 raise NotFoundError("this result is no longer kept; ask for a new extraction") from None
             raise ConfigurationError(f"service: the results URI can't be used ({type(error).__name__})") from None
 
-    def read(self, extraction_id: str, start: int, size: int) -> Iterator[bytes]:
+    def read(self, name: str, start: int, size: int) -> Iterator[bytes]:
         """Bytes `start` to `start + size` of a result at the URI, in chunks. Raises NotFoundError at the first step."""
         try:
-            file = cast("BinaryIO", self._open(extraction_id, "rb"))
+            file = cast("BinaryIO", self._open(name, "rb"))
         except OSError:
             raise NotFoundError("this result is no longer kept; ask for a new extraction") from None
         with file:
@@ -109,24 +110,24 @@ class Results:
                 size -= len(chunk)
                 yield chunk
 
-    def discard(self, extraction_id: str) -> None:
+    def discard(self, name: str) -> None:
         """Remove what was written of a result in the folder."""
-        self.part(extraction_id).unlink(missing_ok=True)
-        self.path(extraction_id).unlink(missing_ok=True)
+        self.part(name).unlink(missing_ok=True)
+        self.path(name).unlink(missing_ok=True)
 
-    def remove(self, extraction_id: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove a result wherever it is kept. Raises StorageError where that can't be done now."""
-        self.discard(extraction_id)
+        self.discard(name)
         if self._remove_at_uri is not None:
             try:
-                self._remove_at_uri(f"{extraction_id}.csv")
+                self._remove_at_uri(f"{name}.csv")
             except Exception as error:
                 raise StorageError(f"the storage of results failed ({type(error).__name__})") from error
 
-    def remove_all_but(self, ids: set[str]) -> None:
+    def remove_all_but(self, names: set[str]) -> None:
         """Remove local results whose records are gone, as a crash between the two leaves them."""
         for path in self._folder.glob("*.csv"):
-            if path.stem not in ids:
+            if path.stem not in names:
                 path.unlink()
 
     def url(self, base_url: str, extraction_id: str, *, gzip: bool = False) -> str:

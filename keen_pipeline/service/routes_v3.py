@@ -35,7 +35,7 @@ from keen_pipeline.service.http import (
 )
 from keen_pipeline.service.limits import EXTRACTIONS, QUERIES
 from keen_pipeline.service.query import Where, where
-from keen_pipeline.service.routes_v2 import property_name, property_names_in, service_of
+from keen_pipeline.service.routes_v2 import count_request, property_name, property_names_in, service_of
 from keen_pipeline.service.store import Snapshot
 
 _SELECTING = frozenset({"event_collection", "filters", "timeframe", "timezone"})
@@ -161,7 +161,7 @@ async def analysis(request: Request) -> Response:
     if kind not in ANALYSES:
         raise NotFoundError(f"there is no analysis {kind!r}; there are {', '.join([*ANALYSES, 'extraction'])}")
     service = service_of(request)
-    service.limits.count(QUERIES)
+    await count_request(service, QUERIES)
     known, run = ANALYSES[kind]
     parameters = await read_parameters(request, known)
 
@@ -180,7 +180,7 @@ async def extraction(request: Request) -> Response:
     """`GET` or `POST /queries/extraction`: the events at once, or, with an address, by mail."""
     authorize(request, READ)
     service = service_of(request)
-    service.limits.count(EXTRACTIONS)
+    await count_request(service, EXTRACTIONS)
     parameters = await read_parameters(request, _EXTRACTING)
     name = check_collection_name(parameters.get("event_collection"))
     if parameters.get("content_encoding") not in (None, "", "gzip"):

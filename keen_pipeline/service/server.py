@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -21,6 +22,7 @@ import uvicorn
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.app import make_app
 from keen_pipeline.service.application import Service
+from keen_pipeline.service.backend import one_folder
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.endpoint import announced, exclusive
@@ -46,7 +48,7 @@ def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = N
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
-        service = Service(config, credentials, f"http://{reachable}:{port}", remove_result)
+        service = Service(config, credentials, f"http://{reachable}:{port}", partial(one_folder, remove_result=remove_result))
         try:
             with announced(config.data, service.local_url, credentials.project_id):
                 _Server(service, f"http://{shown}:{port}").run(sockets=[listener])

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from keen_pipeline.errors import NotFoundError
 from keen_pipeline.extraction import check_collection_name
@@ -41,14 +42,22 @@ class _Collection:
     sealed: list[int] = field(default_factory=list)
 
 
+def _are_here(segments: Sequence[Segment]) -> None:
+    """All segments of a data folder lie in it."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """A collection at one moment. `columns`: names by path of every property that some event of it has."""
+    """A collection at one moment. `columns`: names by path of every property that some event of it has.
+
+    The files of segments lie in `folder` once `fetch` was called with them, until the snapshot is left.
+    """
 
     collection: str
     folder: Path
     segments: tuple[Segment, ...]
     columns: dict[str, str]
+    fetch: Callable[[Sequence[Segment]], None] = _are_here
 
     @property
     def events(self) -> int:
@@ -60,8 +69,35 @@ class Snapshot:
         return tuple(s for s in self.segments if (first is None or s.last >= first) and (end is None or s.first < end))
 
 
+class Events(Protocol):
+    """All collections of the project. Every method may be called from any thread."""
+
+    def names(self) -> list[str]:
+        """The names of the collections, sorted."""
+        ...
+
+    def append(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
+        """Store the lines that `encode` makes, which may be called again, and return their number; they are durable then.
+
+        The collection is made with its first event. Raises InvalidInputError, and then nothing is changed.
+        """
+        ...
+
+    def snapshot(self, name: str) -> AbstractContextManager[Snapshot]:
+        """Every event acknowledged so far. Raises NotFoundError where there is no such collection."""
+        ...
+
+    def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
+        """Delete the events that pass; returns how many. Events that arrive meanwhile stay. Raises NotFoundError."""
+        ...
+
+    def close(self) -> None:
+        """Stop what runs beside the requests."""
+        ...
+
+
 class EventStore:
-    """All collections of the project. Every method may be called from any thread. `max_properties`: of one collection."""
+    """The events of one data folder. `max_properties`: of one collection."""
 
     def __init__(self, folder: Path, catalog: Catalog, engine: Engine, max_properties: int) -> None:
         self._folder = folder
@@ -103,12 +139,6 @@ class EventStore:
         """The names of the collections, sorted."""
         with self._lock:
             return sorted(self._collections)
-
-    def paths(self, name: str) -> list[str]:
-        """Paths of every property the collection ever had. Raises NotFoundError."""
-        collection = self._find(name)
-        with collection.lock:
-            return list(collection.columns)
 
     def _find(self, name: str) -> _Collection:
         with self._lock:

@@ -11,7 +11,7 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.catalog import Database
+from keen_pipeline.service.catalog import SqliteDatabase
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.csv_export import Selection, write_csv
@@ -58,15 +58,17 @@ def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(t
 
 def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    records = ExtractionRecords(Database(path))
+    records = ExtractionRecords(SqliteDatabase(path))
     made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, now=1, delay=0, max_queue=1)
     with sqlite3.connect(path) as connection:
-        connection.executescript("ALTER TABLE extractions DROP COLUMN options; PRAGMA user_version = 1;")
-    assert ExtractionRecords(Database(path)).get(made.id) == made
+        connection.executescript(
+            "ALTER TABLE extractions DROP COLUMN options; ALTER TABLE extractions DROP COLUMN turn; PRAGMA user_version = 1;"
+        )
+    assert ExtractionRecords(SqliteDatabase(path)).get(made.id) == made
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(ConfigurationError, match="schema 99"):
-        Database(path)
+        SqliteDatabase(path)
 
 
 def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the_memory(tmp_path: Path) -> None:

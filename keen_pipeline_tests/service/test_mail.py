@@ -18,7 +18,7 @@ from aiosmtpd.smtp import AuthResult
 from prometheus_client import CollectorRegistry, Counter
 
 from keen_pipeline.service import embedded, mail
-from keen_pipeline.service.catalog import Database
+from keen_pipeline.service.catalog import SqliteDatabase
 from keen_pipeline.service.extraction_records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, ExtractionRecords
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline_tests.service.conftest import clean_environment
@@ -135,7 +135,7 @@ def test_a_mail_is_given_up_after_its_attempts_and_that_is_logged_and_kept(
 ) -> None:
     monkeypatch.setattr(mail, "FIRST_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(mail, "MAX_ATTEMPTS", 3)
-    records = ExtractionRecords(Database(tmp_path / "state.db"))
+    records = ExtractionRecords(SqliteDatabase(tmp_path / "state.db"))
     asked = records.create("purchases", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=10)
     records.finish(asked.id, COMPLETE, now=0, events=1, size=1, message=None)
     attempts = Counter("mails", "Mails", ["outcome"], registry=CollectorRegistry())
