@@ -54,7 +54,8 @@ class Settings:
     `max_extraction_events`: a request of more events is split (1 to 1000000000). `mask_key`: of the hashes of masked columns, at
     least 16 bytes. `digest_to`: addresses of the nightly digest, which is sent at `digest_at` (HH:MM in the schedule's zone) with
     files of at most `digest_attachment_bytes` together (0 to 20000000) and links below `ui_url`. `slack_webhook`: the same for
-    Slack. `service_data`: folder of the embedded service.
+    Slack. `service_data`: folder of the embedded service. `service_catalogue_url`, `service_storage`: the PostgreSQL database and
+    the root URI that several processes of it share.
     `allow_private_results`: whether a results URL may lead to a private address; None: where the service's own is one.
     `destination_options`: transport options of the destination, as its scheme takes them.
     """
@@ -85,6 +86,8 @@ class Settings:
     ui_url: str | None = None
     smtp: SmtpSettings | None = None
     service_data: Path = Path("./data/keen")
+    service_catalogue_url: str | None = field(default=None, repr=False)
+    service_storage: str | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -133,6 +136,8 @@ class Settings:
             ui_url=env.get("KEEN_PIPELINE_UI_URL"),
             smtp=_smtp(env),
             service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
+            service_catalogue_url=env.get("KEEN_PIPELINE_SERVICE_CATALOGUE_URL"),
+            service_storage=env.get("KEEN_PIPELINE_SERVICE_STORAGE"),
         )
 
 

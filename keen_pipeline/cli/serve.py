@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
+from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.storage import is_supported, normal_root, open_storage
-from keen_pipeline.service import ServiceConfig, serve
+from keen_pipeline.service import ServiceConfig, results_of, serve
 from keen_pipeline.settings import Settings
 
 
@@ -19,6 +21,15 @@ from keen_pipeline.settings import Settings
 @click.option(
     "--data", type=click.Path(path_type=Path, file_okay=False), help="Folder that holds everything. [default: ./data/keen]"
 )
+@click.option(
+    "--catalogue",
+    metavar="URL",
+    help="PostgreSQL that several processes share, without its password. [default: KEEN_PIPELINE_SERVICE_CATALOGUE_URL]",
+)
+@click.option("--storage", metavar="URI", help="Where those keep events and results. [default: KEEN_PIPELINE_SERVICE_STORAGE]")
+@click.option("--cache-mib", type=int, default=10_240, show_default=True, help="Of the storage, kept in the data folder as well.")
+@click.option("--lease-seconds", type=float, default=30, show_default=True, help="How long a dead process's work is left alone.")
+@click.option("--fold-seconds", type=float, default=30, show_default=True, help="How long events rest in the catalogue.")
 @click.option("--public-url", help="Address in results URLs and mails, where a proxy stands before the service.")
 @click.option("--results-uri", help="Where results are kept: any smart-open URI. [default: results in the data folder]")
 @click.option("--results-url-seconds", type=float, default=3600, show_default=True, help="Lifetime of a signed results URL.")
@@ -43,6 +54,11 @@ def command(
     host: str,
     port: int,
     data: Path | None,
+    catalogue: str | None,
+    storage: str | None,
+    cache_mib: int,
+    lease_seconds: float,
+    fold_seconds: float,
     public_url: str | None,
     results_uri: str | None,
     results_url_seconds: float,
@@ -64,10 +80,14 @@ def command(
     KEEN_WRITE_KEY and KEEN_MASTER_KEY; where unset they are made once and kept in the data folder, in credentials.json. Mail goes
     out by SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS and SMTP_FROM.
 
+    With --catalogue and --storage any number of processes, each with a data folder of its own, are one service. The catalogue's
+    password comes from KEEN_PIPELINE_SERVICE_CATALOGUE_URL, PGPASSWORD or ~/.pgpass, the storage's keys as for a destination.
+
     Example: keen-pipeline serve --port 8765 --data ./data/keen
     """
     settings = Settings.from_environment()
-    remove_result = _remover(results_uri)
+    catalogue_url = _without_password(catalogue) if catalogue is not None else settings.service_catalogue_url
+    storage_uri = storage if storage is not None else settings.service_storage
     serve(
         ServiceConfig(
             data=data if data is not None else settings.service_data,
@@ -92,9 +112,27 @@ def command(
             smtp=settings.smtp,
             idle_exit_seconds=idle_exit,
             stop_with_stdin=stop_with_stdin,
+            catalogue_url=catalogue_url,
+            storage_uri=storage_uri,
+            lease_seconds=lease_seconds,
+            fold_seconds=fold_seconds,
+            cache_mib=cache_mib,
         ),
-        remove_result,
+        _remover(results_uri if results_uri is not None or storage_uri is None else results_of(storage_uri)),
+        SharedObjects(storage_uri) if storage_uri is not None else None,
     )
+
+
+def _without_password(url: str) -> str:
+    """The URL, as everybody on the machine may read it. Raises InvalidInputError where it has a password."""
+    netloc, query = urlsplit(url).netloc, urlsplit(url).query
+    if ":" in netloc.rpartition("@")[0] or "password" in query.lower():
+        raise InvalidInputError(
+            "--catalogue: a password on a command line is seen by everybody on the machine; give the URL in"
+            " KEEN_PIPELINE_SERVICE_CATALOGUE_URL, or the password in PGPASSWORD or ~/.pgpass",
+            field="--catalogue",
+        )
+    return url
 
 
 def _remover(results_uri: str | None) -> Callable[[str], None] | None:

@@ -12,6 +12,11 @@ from keen_pipeline.settings import SmtpSettings
 MIB = 1024 * 1024
 
 
+def results_of(storage_uri: str) -> str:
+    """Where a shared service keeps results, unless it is told otherwise."""
+    return f"{storage_uri.rstrip('/')}/results"
+
+
 @dataclass(frozen=True)
 class ServiceConfig:
     """Configuration of one embedded service.
@@ -32,6 +37,11 @@ class ServiceConfig:
     `fail_extractions`: fault for tests; `{"purchases@2026-01-05": 3}` lets the next three extractions of that collection
     whose timeframe starts then end `failed` (`{"purchases": 3}`: whatever the timeframe).
     `idle_exit_seconds`: stop after that long without requests and open extractions; None: never (1 to 86400).
+    `catalogue_url`, `storage_uri`: a PostgreSQL database and the root of an object store, which several processes share; both or
+    none. Then `data` holds nothing that can't be made again, `lease_seconds` is how long the work of a process that died is left
+    alone (1 to 3600), `fold_seconds` how long events rest in the catalogue before they go to the storage (0.1 to 3600),
+    `loose_seconds` how long a file is kept there that was replaced, so that readers may still ask for it (1 to 604800), and
+    `cache_mib` how much of the storage is kept in `data` as well (64 to 1048576).
     `stop_with_stdin`: stop when standard input ends, so that a child dies with its parent.
 
     Raises ConfigurationError naming the value that is out of its bounds.
@@ -62,6 +72,12 @@ class ServiceConfig:
     fail_extractions: Mapping[str, int] = field(default_factory=dict, hash=False)
     idle_exit_seconds: float | None = None
     stop_with_stdin: bool = False
+    catalogue_url: str | None = field(default=None, repr=False)
+    storage_uri: str | None = None
+    lease_seconds: float = 30
+    fold_seconds: float = 30
+    loose_seconds: float = 2 * 3600
+    cache_mib: int = 10_240
 
     @property
     def max_properties(self) -> int:
@@ -90,8 +106,14 @@ class ServiceConfig:
             "memory_mib": (128, 1_048_576),
             "query_seconds": (1, 3600),
             "idle_exit_seconds": (1, 86400),
+            "lease_seconds": (1, 3600),
+            "fold_seconds": (0.1, 3600),
+            "loose_seconds": (1, 604_800),
+            "cache_mib": (64, 1_048_576),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigurationError(f"service: {name} must lie between {low:g} and {high:g}, not {value!r}")
+        if (self.catalogue_url is None) != (self.storage_uri is None):
+            raise ConfigurationError("service: --catalogue and --storage go together; give both, or neither for one data folder")

@@ -41,6 +41,14 @@ def load_credentials(data: Path) -> Credentials | None:
 def make_credentials(config: ServiceConfig) -> Credentials:
     """The credentials of `config`, completed from those kept in the data folder, else with new ones; then kept there."""
     kept = load_credentials(config.data)
+    made = complete_credentials(config, kept)
+    if made != kept:
+        write_private(config.data / FILE_NAME, json.dumps(made.__dict__, indent=2) + "\n")
+    return made
+
+
+def complete_credentials(config: ServiceConfig, kept: Credentials | None) -> Credentials:
+    """The credentials of `config`, completed from those that were kept, else with new ones. Raises ConfigurationError."""
 
     def pick(name: str, size: int) -> str:
         return getattr(config, name, None) or (getattr(kept, name) if kept else secrets.token_hex(size))
@@ -51,8 +59,6 @@ def make_credentials(config: ServiceConfig) -> Credentials:
     if len({made.read_key, made.write_key, made.master_key}) < 3:
         # One key for two purposes would let a reader write; the v2.0 single-key reading is served by the master key.
         raise ConfigurationError("service: KEEN_READ_KEY, KEEN_WRITE_KEY and KEEN_MASTER_KEY must differ from each other")
-    if made != kept:
-        write_private(config.data / FILE_NAME, json.dumps(made.__dict__, indent=2) + "\n")
     return made
 
 

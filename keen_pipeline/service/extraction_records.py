@@ -147,6 +147,8 @@ class ExtractionRecords:
         turn: int = 0,
     ) -> bool:
         """Note the end of an extraction; its result, if it has one, is durable already. False where another turn has it by now."""
+        if message is not None:
+            message = message.replace("\0", "")  # it may quote what was asked, and not every database takes the character
         with self._database.transaction() as connection:
             noted = connection.execute(
                 "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ?"

@@ -22,11 +22,13 @@ import uvicorn
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.app import make_app
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.backend import one_folder
+from keen_pipeline.service.backend import Backend, one_folder
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.credentials import make_credentials
+from keen_pipeline.service.credentials import Credentials, make_credentials
 from keen_pipeline.service.endpoint import announced, exclusive
+from keen_pipeline.service.engine import Engine
 from keen_pipeline.service.protocol import JsonErrorProtocol
+from keen_pipeline.service.shared.objects import ObjectStore
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
@@ -34,26 +36,42 @@ MAX_HEAD_BYTES = 1024 * 1024  # GET queries carry their filters in the URL
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None) -> None:
+def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None, objects: ObjectStore | None = None) -> None:
     """Serve until SIGTERM or SIGINT (or the configured idle time, or the end of standard input).
 
-    `remove_result` removes a file at the results URI by its name, once its time is over.
+    `remove_result` removes a file at the results URI by its name, once its time is over. `objects`: the configured storage.
 
     Prints `listening on http://HOST:PORT` once requests are accepted. Requests in flight get five seconds to end.
     Raises ConfigurationError for a port or a data folder in use, before anything is read or written.
     """
     with _bind(config.host, config.port) as listener, exclusive(config.data):
         configure_logging()
-        credentials = make_credentials(config)
+        credentials, open_backend = _backend(config, remove_result, objects)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
-        service = Service(config, credentials, f"http://{reachable}:{port}", partial(one_folder, remove_result=remove_result))
+        service = Service(config, credentials, f"http://{reachable}:{port}", open_backend)
         try:
             with announced(config.data, service.local_url, credentials.project_id):
                 _Server(service, f"http://{shown}:{port}").run(sockets=[listener])
         finally:
             service.close()
+
+
+def _backend(
+    config: ServiceConfig, remove_result: Callable[[str], None] | None, objects: ObjectStore | None
+) -> tuple[Credentials, Callable[[ServiceConfig, Credentials, Engine], Backend]]:
+    """The credentials, and what opens the storage that they belong to."""
+    if objects is None:
+        return make_credentials(config), partial(one_folder, remove_result=remove_result)
+    try:
+        from keen_pipeline.service.shared.backend import SharedStorage  # only this needs psycopg
+    except ImportError:
+        raise ConfigurationError(
+            "service: a shared catalogue needs the postgres extra: pip install 'keen_pipeline[postgres]'"
+        ) from None
+    shared = SharedStorage(config, objects, remove_result)
+    return shared.credentials(), shared.open
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,107 @@
+"""Beside the requests: appends become segments, small segments become larger ones, files that no segment names go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keen_pipeline.service.config import MIB
+from keen_pipeline.service.shared.catalogue import Backlog, OvertakenError, SharedCatalogue
+from keen_pipeline.service.shared.leases import Leases
+from keen_pipeline.service.shared.objects import ObjectStore
+from keen_pipeline.service.shared.writer import SegmentWriter, SharedCollection
+
+DUE_BYTES = 8 * MIB
+DUE_ROWS = 2000
+"""A collection's appends are folded once they are so large, so many, or `UpkeepTimes.fold` old; readers do the rest themselves."""
+
+MAX_BACKLOG_BYTES = 1024 * MIB
+"""Of one collection's lines; past it appends are refused until the storage takes segments again."""
+
+SWEEP_SECONDS = 60.0
+_SWEEP = "loose files"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UpkeepTimes:
+    """In seconds. `fold`: events rest at most so long in the catalogue. `lease`: of a writer. `loose`: a file that no segment
+    names is kept for so long, as readers may still ask for it."""
+
+    fold: float
+    lease: float
+    loose: float
+
+
+def writer_lease(collection: int) -> str:
+    """The name of the lease of a collection's one writer."""
+    return f"writer of collection {collection}"
+
+
+class Upkeep:
+    """One thread of each process. `overfull`: the collections that take no appends now."""
+
+    def __init__(
+        self,
+        catalogue: SharedCatalogue,
+        leases: Leases,
+        objects: ObjectStore,
+        writer: SegmentWriter,
+        times: UpkeepTimes,
+        collection: Callable[[int], SharedCollection | None],
+    ) -> None:
+        self._catalogue, self._leases, self._objects, self._writer = catalogue, leases, objects, writer
+        self._times = times
+        self._collection = collection
+        self.overfull: frozenset[int] = frozenset()
+        self._swept = float("-inf")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(1.0, self._times.fold)):
+            try:
+                backlogs = self._catalogue.backlogs()
+                self.overfull = frozenset(b.collection for b in backlogs if b.bytes > MAX_BACKLOG_BYTES)
+                for backlog in backlogs:
+                    if self._is_due(backlog) and not self._stop.is_set():
+                        self._fold(backlog.collection)
+                self._sweep()
+            except Exception:  # noqa: BLE001 - nothing is lost: the next turn, or another process, does it
+                _log.exception("upkeep failed")
+
+    def _is_due(self, backlog: Backlog) -> bool:
+        return backlog.bytes >= DUE_BYTES or backlog.rows >= DUE_ROWS or backlog.age >= self._times.fold
+
+    def _fold(self, number: int) -> None:
+        collection = self._collection(number)
+        lease = self._leases.take(writer_lease(number), self._times.lease)
+        if collection is None or lease is None:
+            return
+        try:
+            self._writer.fold(collection)
+            lease.take()
+            self._writer.merge(collection)
+        except OvertakenError as error:  # its lease expired while it worked, and the next writer was quicker
+            _log.info("overtaken", extra={"collection": collection.name, "reason": str(error)})
+        finally:
+            lease.end()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now - self._swept < min(SWEEP_SECONDS, self._times.loose):
+            return
+        self._swept = now
+        if self._leases.take(_SWEEP, min(SWEEP_SECONDS, self._times.loose)) is None:
+            return
+        while self._catalogue.remove_loose(self._times.loose, self._objects.remove):
+            pass
+
+    def close(self) -> None:
+        """Stop after the fold that is being made; the engine is closed already."""
+        self._stop.set()
+        self._thread.join()
