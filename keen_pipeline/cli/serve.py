@@ -11,7 +11,7 @@ import click
 from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.storage import is_supported, normal_root, open_storage
-from keen_pipeline.service import ServiceConfig, results_of, serve
+from keen_pipeline.service import ServiceConfig, serve
 from keen_pipeline.settings import Settings
 
 
@@ -31,7 +31,7 @@ from keen_pipeline.settings import Settings
 @click.option("--lease-seconds", type=float, default=30, show_default=True, help="How long a dead process's work is left alone.")
 @click.option("--fold-seconds", type=float, default=30, show_default=True, help="How long events rest in the catalogue.")
 @click.option("--public-url", help="Address in results URLs and mails, where a proxy stands before the service.")
-@click.option("--results-uri", help="Where results are kept: any smart-open URI. [default: results in the data folder]")
+@click.option("--results-uri", help="Where results are kept: any smart-open URI. [default: the data folder, or the shared storage]")
 @click.option("--results-url-seconds", type=float, default=3600, show_default=True, help="Lifetime of a signed results URL.")
 @click.option("--retention-days", type=float, default=7, show_default=True, help="How long results and their records are kept.")
 @click.option("--max-concurrency", type=int, default=2, show_default=True, help="Extractions written at once.")
@@ -118,7 +118,7 @@ def command(
             fold_seconds=fold_seconds,
             cache_mib=cache_mib,
         ),
-        _remover(results_uri if results_uri is not None or storage_uri is None else results_of(storage_uri)),
+        _remover(results_uri),
         SharedObjects(storage_uri) if storage_uri is not None else None,
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from pathlib import Path
+from typing import BinaryIO
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.landing.storage import normal_root, open_storage
@@ -24,8 +24,6 @@ class SharedObjects:
             if file.read() != b"keen_pipeline":
                 raise ConfigurationError(f"service: {self._root} gives back other bytes than it was given")
         self._storage.remove(probe)
-        if "://" not in self._root:
-            (Path(self._root) / "results").mkdir(exist_ok=True)  # buckets need no folders
 
     def put(self, name: str, source: Path) -> None:
         """Make a local file the object of a name: whole, or not at all."""
@@ -40,11 +38,10 @@ class SharedObjects:
         except ConfigurationError as error:
             raise _away(error) from None
 
-    def get(self, name: str, target: Path) -> None:
-        """Copy an object into a new local file. Raises FileNotFoundError where there is none."""
+    def open(self, name: str) -> BinaryIO:
+        """A binary reader of an object. Raises FileNotFoundError where there is none."""
         try:
-            with self._storage.open(f"{self._root}/{name}") as file, target.open("xb") as copy:
-                shutil.copyfileobj(file, copy, _CHUNK_BYTES)
+            return self._storage.open(f"{self._root}/{name}")
         except ConfigurationError as error:
             raise _away(error) from None
 

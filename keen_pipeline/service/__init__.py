@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from keen_pipeline.service.config import ServiceConfig, results_of
+from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.shared.objects import ObjectStore
 
 
@@ -18,4 +18,4 @@ def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = N
     run(config, remove_result, objects)
 
 
-__all__ = ["ObjectStore", "ServiceConfig", "results_of", "serve"]
+__all__ = ["ObjectStore", "ServiceConfig", "serve"]

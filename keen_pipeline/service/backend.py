@@ -14,6 +14,7 @@ from keen_pipeline.service.extraction_queue import ExtractionQueue, OneProcessQu
 from keen_pipeline.service.extraction_records import ExtractionRecords
 from keen_pipeline.service.extraction_worker import PAUSE_SECONDS, sweep_seconds
 from keen_pipeline.service.limits import RequestLimit, RequestsPerMinute
+from keen_pipeline.service.result_places import UriPlace
 from keen_pipeline.service.results import Results
 from keen_pipeline.service.store import Events, EventStore
 
@@ -36,13 +37,12 @@ def one_folder(
     """Everything in the data folder, results perhaps at a URI. `remove_result`: removes a file there by its name."""
     database = SqliteDatabase(config.data / "state.db")
     records = ExtractionRecords(database)
+    place = UriPlace(config.results_uri, remove_result) if config.results_uri is not None else None
     return Backend(
         database=database,
         store=EventStore(config.data / "events", Catalog(database), engine, config.max_properties),
         records=records,
         queue=OneProcessQueue(records, sweep_seconds(config.retention_seconds), PAUSE_SECONDS),
         limits=RequestsPerMinute(config.requests_per_minute),
-        results=Results(
-            config.data / "results", config.results_uri, credentials.signing_key, config.results_url_seconds, remove_result
-        ),
+        results=Results(config.data / "results", place, credentials.signing_key, config.results_url_seconds),
     )

@@ -12,11 +12,6 @@ from keen_pipeline.settings import SmtpSettings
 MIB = 1024 * 1024
 
 
-def results_of(storage_uri: str) -> str:
-    """Where a shared service keeps results, unless it is told otherwise."""
-    return f"{storage_uri.rstrip('/')}/results"
-
-
 @dataclass(frozen=True)
 class ServiceConfig:
     """Configuration of one embedded service.
@@ -25,7 +20,7 @@ class ServiceConfig:
     `project_id`, `read_key`, `write_key`, `master_key`: made once and kept in `<data>/credentials.json` where None.
     `public_url`: the address in results URLs and mails where a proxy stands before the service, None: the caller's own.
     `extraction_delay`: seconds an extraction rests before it starts, so that clients can be tested (0 to 86400).
-    `results_uri`: where results are kept, any smart-open URI; None: `<data>/results`.
+    `results_uri`: where results are kept, any smart-open URI; None: `<data>/results`, or the shared storage.
     `results_url_seconds`: lifetime of a signed results URL (1 to 604800). `retention_seconds`: how long results and their
     records are kept (1 to ten years). `max_concurrency`: extractions written at once (1 to 64). `max_queue`: extractions
     that may wait (1 to 1000000). `requests_per_minute`: per kind (extractions, queries); past it every request of the kind

@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from keen_pipeline.errors import NotFoundError
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.results import CHUNK_BYTES
+from keen_pipeline.service.result_places import CHUNK_BYTES
 
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1  # the network is the slow part

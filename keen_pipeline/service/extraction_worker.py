@@ -18,7 +18,8 @@ from keen_pipeline.service.csv_export import Selection, write_csv
 from keen_pipeline.service.engine import Engine
 from keen_pipeline.service.extraction_queue import ExtractionQueue, Turn
 from keen_pipeline.service.extraction_records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
-from keen_pipeline.service.results import Results, StorageError
+from keen_pipeline.service.result_places import StorageError
+from keen_pipeline.service.results import Results
 from keen_pipeline.service.store import Events
 
 SWEEP_SECONDS = 60.0
@@ -135,7 +136,7 @@ class ExtractionWorker:
             try:
                 for turn in range(1, turns + 1) if turns else (0,):
                     self._results.remove(result_name(extraction_id, turn))
-            except (StorageError, OSError) as error:
+            except (StorageError, RetryableError, OSError) as error:
                 _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
                 break  # the others wait for the same storage
             removed.append(extraction_id)

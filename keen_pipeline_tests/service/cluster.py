@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import urllib3
 
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
-from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 
@@ -41,7 +42,15 @@ class Shared:
     def running(self, number: int, *options: str, **env: str) -> Iterator[list[embedded.EmbeddedService]]:
         """So many processes for the time of a block."""
         with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(self.start(f"process-{n}", *options, **env)) for n in range(number)]
+            services = self.start_all(range(number), *options, **env)
+            for service in services:
+                stack.callback(service.stop)
+            yield services
+
+    def start_all(self, numbers: Iterable[int], *options: str, **env: str) -> list[embedded.EmbeddedService]:
+        """Start several at once."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda number: self.start(f"process-{number}", *options, **env), numbers))
 
 
 def in_bucket(folder: Path, catalogue_url: str, s3: S3Server, prefix: str, options: Sequence[str] = ()) -> Shared:

@@ -1,23 +1,21 @@
-"""One real service process for the tests of this folder; each test uses a collection of its own."""
+"""Real service processes for the tests of this folder; each test uses a collection, or a storage, of its own."""
 
 from __future__ import annotations
 
 import itertools
-import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from keen_pipeline.service import embedded
+from keen_pipeline_tests.contract.s3 import S3Server, running_s3
+from keen_pipeline_tests.service.cluster import Shared, in_bucket
+from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 _numbers = itertools.count()
-
-
-def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without settings of Keen or of mail."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("KEEN_", "SMTP_"))} | extra
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +37,15 @@ def collection() -> str:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def shared(tmp_path: Path, postgres_url: str, bucket: S3Server) -> Shared:
+    """A catalogue and a place in a bucket, for services that let go of things soon."""
+    return in_bucket(tmp_path, postgres_url, bucket, uuid.uuid4().hex, ["--lease-seconds", "2", "--fold-seconds", "0.2"])

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from keen_pipeline.service import embedded
-from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 

@@ -21,7 +21,7 @@ from keen_pipeline.service import embedded, mail
 from keen_pipeline.service.catalog import SqliteDatabase
 from keen_pipeline.service.extraction_records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, ExtractionRecords
 from keen_pipeline.settings import SmtpSettings
-from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
-from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, running_s3
-from keen_pipeline_tests.service.conftest import clean_environment
+from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 

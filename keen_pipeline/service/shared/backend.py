@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.backend import Backend
-from keen_pipeline.service.config import MIB, ServiceConfig, results_of
+from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.engine import Engine
+from keen_pipeline.service.result_places import SharedPlace, UriPlace
 from keen_pipeline.service.results import Results
 from keen_pipeline.service.shared.catalogue import SharedCatalogue
 from keen_pipeline.service.shared.credentials import shared_credentials
@@ -32,7 +33,6 @@ class SharedStorage:
         if config.catalogue_url is None or config.storage_uri is None:
             raise ConfigurationError("service: a shared service needs both a catalogue and a storage")
         self._config, self._objects, self._remove_result = config, objects, remove_result
-        self._results_uri = config.results_uri or results_of(config.storage_uri)
         self._database = PostgresDatabase(config.catalogue_url)
 
     def credentials(self) -> Credentials:
@@ -43,6 +43,8 @@ class SharedStorage:
         """The parts of a service over this storage; what is kept on this machine can be made again."""
         database, local = self._database, config.data / "shared"
         leases = Leases(database)
+        uri = config.results_uri
+        place = SharedPlace(self._objects) if uri is None else UriPlace(uri, self._remove_result)
         cache = SegmentCache(local / "segments", self._objects, config.cache_mib * MIB)
         parts = StoreParts(SharedCatalogue(database), leases, cache, self._objects, engine)
         times = UpkeepTimes(config.fold_seconds, config.lease_seconds, config.loose_seconds)
@@ -52,11 +54,5 @@ class SharedStorage:
             records=SharedExtractionRecords(database),
             queue=SharedQueue(database, config.lease_seconds),
             limits=SharedRequestsPerMinute(database, config.requests_per_minute),
-            results=Results(
-                local / "results",
-                self._results_uri,
-                credentials.signing_key,
-                config.results_url_seconds,
-                self._remove_result,
-            ),
+            results=Results(local / "results", place, credentials.signing_key, config.results_url_seconds),
         )

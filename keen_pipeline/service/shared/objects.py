@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 
 class ObjectStore(Protocol):
@@ -16,8 +16,8 @@ class ObjectStore(Protocol):
         """Make a local file the object of a name: whole, or not at all."""
         ...
 
-    def get(self, name: str, target: Path) -> None:
-        """Copy an object into a new local file. Raises FileNotFoundError where there is none."""
+    def open(self, name: str) -> BinaryIO:
+        """A binary, seekable reader of an object. Raises FileNotFoundError where there is none."""
         ...
 
     def remove(self, name: str) -> None:

@@ -19,6 +19,7 @@ TAILS = "tails"
 _FETCHERS = 4
 _FOLDER = "events"
 _MAGIC = b"PAR1"
+_CHUNK_BYTES = 1024 * 1024
 
 
 class SegmentGoneError(RetryableError):
@@ -116,7 +117,8 @@ class SegmentCache:
                     return
             part = self.folder / f"{file}.{uuid.uuid4().hex}.tmp"
             try:
-                self._objects.get(object_name(file), part)
+                with self._objects.open(object_name(file)) as source, part.open("xb") as copy:
+                    shutil.copyfileobj(source, copy, _CHUNK_BYTES)
                 _check_whole(part)
                 size = part.stat().st_size
                 part.rename(self.folder / file)
