@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from keen_pipeline.service import embedded
@@ -49,3 +50,17 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def shared(tmp_path: Path, postgres_url: str, bucket: S3Server) -> Shared:
     """A catalogue and a place in a bucket, for services that let go of things soon."""
     return in_bucket(tmp_path, postgres_url, bucket, uuid.uuid4().hex, ["--lease-seconds", "2", "--fold-seconds", "0.2"])
+
+
+@pytest.fixture(scope="session")
+def shared_endpoints(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str, bucket: S3Server
+) -> Iterator[list[embedded.Endpoint]]:
+    """Two services on one catalogue and one bucket, for tests that use a collection of their own."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    url = postgres.replace("/postgres?", f"/{name}?")
+    assert name in url
+    with in_bucket(tmp_path_factory.mktemp("shared"), url, bucket, name, ["--fold-seconds", "0.5"]).running(2) as services:
+        yield [service.endpoint for service in services]

@@ -12,6 +12,7 @@ from keen.client import KeenClient
 from keen.exceptions import KeenApiError
 
 from keen_pipeline.service.embedded import Endpoint
+from keen_pipeline_tests.service.cluster import Turning
 
 NOW = datetime.now(timezone.utc)
 EVENTS: list[dict[str, Any]] = [
@@ -26,9 +27,7 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def keen(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> KeenClient:
-    monkeypatch.setenv("KEEN_BASE_URL", endpoint.base_url)
+def official(endpoint: Endpoint) -> KeenClient:
     return KeenClient(
         project_id=endpoint.project_id,
         read_key=endpoint.read_key,
@@ -36,6 +35,15 @@ def keen(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> KeenClient:
         master_key=endpoint.master_key,
         base_url=endpoint.base_url,
     )
+
+
+@pytest.fixture(params=["one process", "two on shared storage"])
+def keen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> KeenClient | Turning:
+    if request.param == "one process":
+        endpoint = request.getfixturevalue("endpoint")
+        monkeypatch.setenv("KEEN_BASE_URL", endpoint.base_url)
+        return official(endpoint)
+    return Turning([official(endpoint) for endpoint in request.getfixturevalue("shared_endpoints")])
 
 
 @pytest.fixture
@@ -117,10 +125,11 @@ def test_delete(keen: KeenClient, loaded: str) -> None:
     assert keen.extraction(loaded) == []
 
 
-def test_the_client_understands_our_errors(endpoint: Endpoint, keen: KeenClient, loaded: str) -> None:
+def test_the_client_understands_our_errors(keen: KeenClient, loaded: str) -> None:
     with pytest.raises(KeenApiError, match="InvalidParameterError"):
         keen.count(loaded, timeframe="next_3_days")
-    wrong = KeenClient(project_id=endpoint.project_id, read_key=endpoint.write_key, base_url=endpoint.base_url)
+    api = keen.api
+    wrong = KeenClient(project_id=api.project_id, read_key=api.write_key, base_url=api.base_url)
     with pytest.raises(KeenApiError, match="InvalidApiKeyError"):
         wrong.count(loaded)
     with pytest.raises(KeenApiError, match="ResourceNotFoundError"):

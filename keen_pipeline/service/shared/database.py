@@ -117,6 +117,8 @@ class PostgresDatabase:
             connection = self._take()
             yield connection
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if connection is None or connection.closed:
+                self._distrust()
             code = f", {error.sqlstate}" if error.sqlstate else ""
             raise CatalogueUnavailableError(f"the catalogue failed ({type(error).__name__}{code}); ask again later") from None
         finally:
@@ -141,6 +143,11 @@ class PostgresDatabase:
                 connection.close()
                 continue
             return connection
+
+    def _distrust(self) -> None:
+        """Where one connection ended, the idle ones may have too."""
+        with self._lock:
+            self._idle = [(float("-inf"), connection) for _, connection in self._idle]
 
     def _give_back(self, connection: _DbConnection) -> None:
         with self._lock:

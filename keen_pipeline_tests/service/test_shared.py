@@ -1,0 +1,426 @@
+"""Several services on one catalogue and one storage: what one does, the others know, and no two do it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from keen_pipeline.cli.shared_storage import SharedObjects
+from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import MIB, ServiceConfig
+from keen_pipeline.service.csv_export import Selection, count, write_csv
+from keen_pipeline.service.extraction_queue import Turn
+from keen_pipeline.service.extraction_records import COMPLETE, FAILED, NOT_STARTED
+from keen_pipeline.service.shared.backend import SharedStorage
+from keen_pipeline.service.shared.catalogue import OvertakenError, SharedCatalogue
+from keen_pipeline.service.shared.database import CatalogueUnavailableError, PostgresDatabase
+from keen_pipeline.service.shared.leases import Leases
+from keen_pipeline.service.shared.records import SharedExtractionRecords, SharedQueue
+from keen_pipeline.service.shared.segment_cache import SegmentCache, SegmentGoneError
+from keen_pipeline.service.shared.store import SharedEventStore
+
+WAIT_SECONDS = 20.0
+
+
+class Services:
+    """Services in this process, on one catalogue and a folder."""
+
+    def __init__(self, folder: Path, catalogue_url: str) -> None:
+        self.folder, self.catalogue_url = folder, catalogue_url
+        self.storage = folder / "storage"
+        self._opened: list[Service] = []
+
+    def open(self, name: str, objects: Any = None, **settings: Any) -> Service:
+        settings = {"fold_seconds": 3600.0, "lease_seconds": 1.0, "memory_mib": 128, **settings}
+        place = {"catalogue_url": self.catalogue_url, "storage_uri": str(self.storage)}
+        config = ServiceConfig(self.folder / name, **place, **settings)
+        shared = SharedStorage(config, objects or SharedObjects(str(self.storage)), None)
+        self._opened.append(Service(config, shared.credentials(), "http://127.0.0.1:1", shared.open))
+        return self._opened[-1]
+
+    def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
+
+    def segments(self) -> list[str]:
+        return sorted(path.name for path in (self.storage / "events").glob("*.parquet"))
+
+
+@pytest.fixture
+def services(tmp_path: Path, postgres_url: str) -> Iterator[Services]:
+    made = Services(tmp_path, postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[PostgresDatabase]:
+    made = PostgresDatabase(postgres_url)
+    yield made
+    made.close()
+
+
+def events(service: Service, collection: str) -> int:
+    with service.select(collection, (), None) as selection, service.engine.query() as cursor:
+        return count(cursor, selection)
+
+
+def rows(service: Service, collection: str, target: Path) -> list[dict[str, str]]:
+    with service.store.snapshot(collection) as snapshot, service.engine.query() as cursor:
+        write_csv(cursor, Selection(snapshot, (), None, "v2"), target)
+    return list(csv.DictReader(io.StringIO(target.read_text())))
+
+
+def store_of(service: Service) -> SharedEventStore:
+    assert isinstance(service.store, SharedEventStore)
+    return service.store
+
+
+def fold(service: Service, collection: str) -> int:
+    """What the upkeep does with a collection, now."""
+    store = store_of(service)
+    return store._writer.fold(store._find(collection))
+
+
+def until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def test_what_one_acknowledged_the_other_has_and_what_one_deleted_is_gone(services: Services, tmp_path: Path) -> None:
+    one, other = services.open("one"), services.open("other")
+    for n in range(12):  # more parts than a tail keeps apart
+        writer, reader = (one, other) if n % 2 else (other, one)
+        assert writer.add_events("shop", [{"n": n}, {"n": n, f"only{n}": "x"}]) == [None, None]
+        assert events(reader, "shop") == 2 * (n + 1)
+        if n == 5:
+            assert fold(writer, "shop") == 6
+    assert one.store.names() == other.store.names() == ["shop"]
+    assert rows(one, "shop", tmp_path / "a") == rows(other, "shop", tmp_path / "b")
+    assert [row["body:n"] for row in rows(one, "shop", tmp_path / "a")] == [str(n) for n in range(12) for _ in range(2)]
+    conditions = one.filters({"filters": [{"property_name": "n", "operator": "gte", "property_value": 4}]})
+
+    def where(snapshot: Any) -> Any:
+        return Selection(snapshot, conditions, None, "v3").where
+
+    assert other.store.delete("shop", where) == 16
+    assert events(one, "shop") == events(other, "shop") == 8
+    assert {row["body:n"] for row in rows(one, "shop", tmp_path / "c")} == {"0", "1", "2", "3"}
+
+
+def test_properties_have_one_column_each_whoever_names_them_first(services: Services, tmp_path: Path) -> None:
+    pair = [services.open("one"), services.open("other")]
+    failures: list[BaseException] = []
+
+    def post(service: Service, worker: int) -> None:
+        try:
+            for n in range(15):
+                assert service.add_events("wide", [{"worker": worker, f"p{n}": f"{worker}:{n}", f"own{worker}-{n}": n}]) == [None]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=post, args=(pair[worker % 2], worker)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    fold(pair[0], "wide")
+    seen = set()
+    for row in rows(pair[1], "wide", tmp_path / "out.csv"):
+        worker = row["body:worker"]
+        (n,) = [n for n in range(15) if row[f"body:p{n}"]]
+        assert row[f"body:p{n}"] == f"{worker}:{n}"
+        assert {name: value for name, value in row.items() if name.startswith("body:own") and value} == {
+            f"body:own{worker}-{n}": str(n)
+        }
+        seen.add((worker, n))
+    assert len(seen) == 60
+
+
+def test_a_writer_that_was_overtaken_changes_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, quick = services.open("slow"), services.open("quick")
+    slow.add_events("shop", [{"n": n} for n in range(10)])
+    published = slow.store._writer._objects.put  # type: ignore[attr-defined]
+
+    def put(name: str, source: Path) -> None:
+        assert fold(quick, "shop") == 1  # the lease of the slow one has expired meanwhile
+        published(name, source)
+
+    monkeypatch.setattr(store_of(slow)._writer._objects, "put", put)
+    with pytest.raises(OvertakenError):
+        fold(slow, "shop")
+    assert events(slow, "shop") == events(quick, "shop") == 10
+    assert len(services.segments()) == 2
+
+
+def test_files_that_no_segment_names_are_removed_once_they_are_old(services: Services) -> None:
+    service = services.open("one")
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+        fold(service, "shop")
+    nothing_matches = service.filters({"filters": [{"property_name": "n", "operator": "lt", "property_value": 2}]})
+    service.store.delete("shop", lambda snapshot: Selection(snapshot, nothing_matches, None, "v3").where)
+    assert len(services.segments()) == 3
+    sweeper = services.open("sweeper", loose_seconds=1.0, fold_seconds=0.2)
+    until(lambda: len(services.segments()) == 1, "the files stayed")
+    assert events(sweeper, "shop") == events(service, "shop") == 1
+
+
+def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Services) -> None:
+    service, other = services.open("one"), services.open("other")
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    with other.store.snapshot("shop") as snapshot:
+        for path in (services.storage / "events").iterdir():
+            path.unlink()
+        with pytest.raises(SegmentGoneError) as raised:
+            snapshot.fetch(snapshot.segments)
+    assert isinstance(raised.value, RetryableError)
+
+
+def test_small_segments_are_merged_and_the_cache_keeps_its_bound(
+    services: Services, database: PostgresDatabase, tmp_path: Path
+) -> None:
+    service = services.open("one", fold_seconds=0.1)
+    for n in range(10):
+        service.add_events("shop", [{"n": n, "text": "x" * 100}])
+        until(lambda: SharedCatalogue(database).backlogs() == [], "nothing was folded")
+    with SharedCatalogue(database).moment() as moment:
+        merged = moment.segments(1, {})
+    assert [segment.position for segment in merged] == sorted(segment.position for segment in merged)
+    assert len(merged) < 5
+    assert sum(segment.events for segment in merged) == 10
+    assert [row["body:n"] for row in rows(service, "shop", tmp_path / "out.csv")] == [str(n) for n in range(10)]
+    files = [segment.file for segment in merged]
+    sizes = [(services.storage / "events" / file).stat().st_size for file in files]
+    cache = SegmentCache(tmp_path / "cache", SharedObjects(str(services.storage)), max(sizes))
+    cache.hold(files)
+    assert cache.bytes == sum(sizes)
+    cache.release(files)
+    assert cache.bytes <= max(sizes)
+    cache.close()
+    again = SegmentCache(tmp_path / "cache", SharedObjects(str(services.storage)), 0)
+    assert list((tmp_path / "cache").glob("*.parquet")) == []
+    again.close()
+
+
+def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts_for_nothing(
+    services: Services, database: PostgresDatabase
+) -> None:
+    earlier = services.open("earlier")
+    earlier.add_events("shop", [{"n": 1}])
+    services.close()
+    records = SharedExtractionRecords(database)
+    dead, other = SharedQueue(database, 1.0), SharedQueue(database, 1.0)
+    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=10)
+    turn = dead.take(set(), set())
+    assert turn == Turn(made.id, 1, 0)
+    assert not isinstance(other.take(set(), set()), Turn)
+    dead.close()
+    other.close()
+    services.open("later")
+    until(lambda: records.get(made.id).status == COMPLETE, "nobody took it over")  # type: ignore[union-attr]
+    found = records.get(made.id)
+    assert found is not None
+    assert (found.turn, found.events) == (2, 1)
+    assert not records.finish(made.id, FAILED, now=0, events=None, size=None, message="late", turn=1)
+    assert records.get(made.id) == found
+
+
+def test_turns_are_taken_once_and_renewed_while_they_last(database: PostgresDatabase) -> None:
+    records = SharedExtractionRecords(database)
+    for _ in range(20):
+        records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
+    queues = [SharedQueue(database, 1.0) for _ in range(3)]
+    taken: list[Turn] = []
+
+    def take(queue: SharedQueue) -> None:
+        while isinstance(turn := queue.take(set(), set()), Turn):
+            taken.append(turn)
+
+    threads = [threading.Thread(target=take, args=(queue,)) for queue in queues]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({turn.extraction_id for turn in taken}) == len(taken) == 20
+    began = database.now()
+    until(lambda: database.now() > began + 1.5, "time stood still")
+    assert queues[0].take(set(), set()) == 0.5
+    queues[0].put_off(taken[0], 0)
+    again = queues[1].take(set(), set())
+    assert again == Turn(taken[0].extraction_id, 2, 0)
+    for queue in queues:
+        queue.close()
+    assert isinstance(again, Turn)
+    until(lambda: isinstance(queues[2].take({taken[1].extraction_id}, set()), Turn), "no lease expired")
+    lost = database.rows("SELECT sum(lost) AS lost FROM extractions")
+    assert lost[0]["lost"] >= 1
+
+
+def test_an_extraction_that_ends_its_processes_is_given_up(services: Services, database: PostgresDatabase) -> None:
+    records = SharedExtractionRecords(database)
+    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=1)
+    database.rows("UPDATE extractions SET lost = 5, turn = 5")
+    services.open("one")
+    until(lambda: records.get(made.id).status != NOT_STARTED, "it was not given up")  # type: ignore[union-attr]
+    found = records.get(made.id)
+    assert found is not None
+    assert (found.status, found.message) == (FAILED, "given up: the service ended 5 times while it wrote this extraction")
+
+
+def test_the_limit_of_a_minute_and_the_queue_hold_for_all(services: Services, database: PostgresDatabase) -> None:
+    settings: Mapping[str, Any] = {"requests_per_minute": 5, "max_queue": 3, "extraction_delay": 3600}
+    one, other = services.open("one", **settings), services.open("other", **settings)
+    one.add_events("shop", [{"n": 1}])
+    for n in range(5):
+        (one, other)[n % 2].count_request("query")
+    for service in (one, other, one):
+        with pytest.raises(RateLimitedError) as raised:
+            service.count_request("query")
+        assert raised.value.retry_after is not None
+        assert 50 < raised.value.retry_after <= 60
+    other.count_request("extraction")
+    database.rows("UPDATE request_kinds SET refused_until = 0")
+    other.count_request("query")
+
+    outcomes: list[str] = []
+
+    def create(service: Service) -> None:
+        try:
+            service.create_extraction("shop", {}, names="v2")
+            outcomes.append("made")
+        except RateLimitedError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=create, args=((one, other)[n % 2],)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["made"] * 3 + ["refused"] * 5
+
+
+def test_old_results_go_with_all_their_turns(services: Services, database: PostgresDatabase) -> None:
+    service = services.open("one", retention_seconds=3600)
+    service.add_events("shop", [{"n": 1}])
+    made = service.create_extraction("shop", {}, names="v2")
+    until(lambda: service.records.get(made.id).status == COMPLETE, "it did not end")  # type: ignore[union-attr]
+    results = services.storage / "results"
+    assert [path.name for path in results.iterdir()] == [f"{made.id}-1.csv"]
+    database.rows("UPDATE extractions SET turn = 2, finished = finished - 3601")
+    (results / f"{made.id}-2.csv").write_text("a turn that was lost after it published\n")
+    services.open("sweeper", retention_seconds=3600)
+    # The first service holds the sweep's lease for up to a minute; a process that died would, too.
+    database.rows("UPDATE leases SET until = 0")
+    services.open("another", retention_seconds=3600)
+    until(lambda: service.records.get(made.id) is None, "the record stayed")
+    assert list(results.iterdir()) == []
+
+
+def test_all_have_the_same_credentials(services: Services, tmp_path: Path) -> None:
+    one, other = services.open("one"), services.open("other")
+    assert one.credentials == other.credentials
+    renamed = services.open("third", read_key="a-key-from-the-environment")
+    assert renamed.credentials.read_key == "a-key-from-the-environment"
+    assert renamed.credentials.signing_key == one.credentials.signing_key
+    assert services.open("fourth").credentials == renamed.credentials
+    kept = json.loads((tmp_path / "fourth" / "credentials.json").read_text())
+    assert kept["project_id"] == one.credentials.project_id
+    with pytest.raises(ConfigurationError, match="must differ"):
+        services.open("fifth", write_key="a-key-from-the-environment")
+
+
+def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: Services, postgres: str, postgres_url: str) -> None:
+    service = services.open("one")
+    service.add_events("shop", [{"n": 1}])
+    name = postgres_url.rsplit("/", 1)[1].split("?")[0]
+    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        with pytest.raises(CatalogueUnavailableError):
+            service.add_events("shop", [{"n": 2}])
+        with pytest.raises(CatalogueUnavailableError):
+            service.add_events("shop", [{"n": 2}])
+        admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+    made = service.create_extraction("shop", {}, names="v2")
+    assert events(service, "shop") == 1
+    # Workers, mailer and upkeep have outlived it.
+    until(lambda: service.records.get(made.id).status == COMPLETE, "no worker is left")  # type: ignore[union-attr]
+
+
+class Away(SharedObjects):
+    """A storage that takes nothing, as long as it is `away`."""
+
+    away = False
+
+    def put(self, name: str, source: Path) -> None:
+        if self.away:
+            raise RetryableError("the storage is away")
+        super().put(name, source)
+
+
+def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keen_pipeline.service.shared.upkeep.MAX_BACKLOG_BYTES", MIB)
+    objects = Away(str(services.storage))
+    service = services.open("one", objects, fold_seconds=0.1)
+    objects.away = True
+    for n in range(4):
+        service.add_events("shop", [{"n": n, "text": "x" * 400_000}])
+    assert events(service, "shop") == 4
+    until(lambda: store_of(service)._upkeep.overfull, "the backlog was never seen")
+    with pytest.raises(RetryableError, match="too many events wait"):
+        service.add_events("shop", [{"n": 5}])
+    service.add_events("another", [{"n": 5}])
+    objects.away = False
+    until(lambda: not store_of(service)._upkeep.overfull, "the backlog stayed")
+    service.add_events("shop", [{"n": 5}])
+    assert events(service, "shop") == 5
+
+
+def test_a_lease_has_one_holder_until_it_ends_or_expires(database: PostgresDatabase) -> None:
+    leases = Leases(database)
+    first = leases.take("work", 0.3)
+    assert first is not None
+    assert leases.take("work", 1) is None
+    assert first.take()
+    until(lambda: leases.take("work", 60) is not None, "it never expired")
+    assert not first.take()
+    first.end()  # what another has is not his to end
+    assert leases.take("work", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://a:very-secret@127.0.0.1/x", "must be postgresql://"),
+        ("postgresql://a:very-secret@@127.0.0.1:1/x", "can't be read"),
+        ("postgresql://a:very-secret@127.0.0.1:port/x", "can't be"),
+        ("postgresql://a:very-secret@127.0.0.1:1/x", "can't be used"),
+    ],
+)
+def test_a_catalogue_that_can_not_be_used_is_named_without_its_password(url: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        PostgresDatabase(url)
+    assert "very-secret" not in str(raised.value)
+
+
+def test_a_catalogue_of_a_newer_version_is_refused(database: PostgresDatabase, postgres_url: str) -> None:
+    database.rows("UPDATE version SET number = 99")
+    with pytest.raises(ConfigurationError, match="schema 99"):
+        PostgresDatabase(postgres_url)
