@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,8 +42,8 @@ class ExtractionQueue(Protocol):
         """This process no longer works on the turn, however it ended."""
         ...
 
-    def may_sweep(self, seconds: float) -> bool:
-        """Whether this process is the one that removes old results now; no other one is for so many seconds."""
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Whether this process is the one that removes old results, while the block runs."""
         ...
 
     def close(self) -> None:
@@ -80,9 +81,9 @@ class OneProcessQueue:
     def leave(self, turn: Turn) -> None:
         """Nothing is kept of it."""
 
-    def may_sweep(self, seconds: float) -> bool:
+    def sweeping(self) -> AbstractContextManager[bool]:
         """There is no other process."""
-        return True
+        return nullcontext(enter_result=True)
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -129,8 +129,11 @@ class ExtractionWorker:
             if self._stopping or now - self._swept < self._sweep_seconds:
                 return
             self._swept = now
-        if not self._queue.may_sweep(self._sweep_seconds):
-            return
+        with self._queue.sweeping() as ours:
+            if ours:
+                self._remove_old()
+
+    def _remove_old(self) -> None:
         removed = []
         for extraction_id, turns in self._records.expired(self._records.now() - self._retention_seconds):
             try:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 
 from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.extraction_queue import Turn
@@ -25,6 +26,7 @@ from keen_pipeline.service.shared.leases import Leases
 MAIL_CLAIM_SECONDS = 120.0
 POLL_SECONDS = 0.5
 _SWEEP = "old results"
+_SWEEP_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -90,9 +92,15 @@ class SharedQueue:
         with self._lock:
             self._held.pop(turn.extraction_id, None)
 
-    def may_sweep(self, seconds: float) -> bool:
-        """Whether this process is the one that removes old results now; no other one is for so many seconds."""
-        return self._leases.take(_SWEEP, seconds) is not None
+    @contextmanager
+    def sweeping(self) -> Iterator[bool]:
+        """Whether this process is the one that removes old results, while the block runs."""
+        lease = self._leases.take(_SWEEP, _SWEEP_SECONDS)
+        try:
+            yield lease is not None
+        finally:
+            if lease is not None:
+                lease.end()
 
     def _renew_all(self) -> None:
         while not self._stop.wait(self._lease_seconds / 3):

@@ -96,10 +96,14 @@ class Upkeep:
         if now - self._swept < min(SWEEP_SECONDS, self._times.loose):
             return
         self._swept = now
-        if self._leases.take(_SWEEP, min(SWEEP_SECONDS, self._times.loose)) is None:
+        lease = self._leases.take(_SWEEP, SWEEP_SECONDS)
+        if lease is None:
             return
-        while self._catalogue.remove_loose(self._times.loose, self._objects.remove):
-            pass
+        try:
+            while self._catalogue.remove_loose(self._times.loose, self._objects.remove):
+                pass
+        finally:
+            lease.end()
 
     def close(self) -> None:
         """Stop after the fold that is being made; the engine is closed already."""
