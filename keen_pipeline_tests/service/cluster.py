@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,29 +30,56 @@ class Shared:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Sequence[str] = ()
 
-    def start(self, name: str, *options: str, **env: str) -> embedded.EmbeddedService:
-        """Start one process, on the data folder of its name."""
+    def start(self, name: str, *options: str, port: int = 0, **env: str) -> embedded.EmbeddedService:
+        """Start one process, on the data folder of its name. `port` 0: a free one."""
         variables = {
             "KEEN_PIPELINE_SERVICE_CATALOGUE_URL": self.catalogue_url,
             "KEEN_PIPELINE_SERVICE_STORAGE": self.storage,
             **self.environment,
             **env,
         }
-        return embedded.start(self.folder / name, env=clean_environment(**variables), options=[*self.options, *options])
+        return embedded.start(self.folder / name, port=port, env=clean_environment(**variables), options=[*self.options, *options])
+
+    def start_all(self, ports: Mapping[int, int]) -> dict[int, embedded.EmbeddedService]:
+        """Start several at once, by their numbers, each on its port."""
+        with ThreadPoolExecutor() as pool:
+            started = pool.map(lambda number: self.start(f"process-{number}", port=ports[number]), ports)
+            return dict(zip(ports, started, strict=True))
 
     @contextlib.contextmanager
-    def running(self, number: int, *options: str, **env: str) -> Iterator[list[embedded.EmbeddedService]]:
-        """So many processes for the time of a block."""
-        with contextlib.ExitStack() as stack:
-            services = self.start_all(range(number), *options, **env)
-            for service in services:
-                stack.callback(service.stop)
-            yield services
+    def running(self, ports: Sequence[int]) -> Iterator[Cluster]:
+        """A process on each of the ports, 0: a free one, for the time of a block."""
+        cluster = Cluster(self, self.start_all(dict(enumerate(ports))), dict(enumerate(ports)))
+        try:
+            yield cluster
+        finally:
+            for service in cluster.services.values():
+                service.stop()
 
-    def start_all(self, numbers: Iterable[int], *options: str, **env: str) -> list[embedded.EmbeddedService]:
-        """Start several at once."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(lambda number: self.start(f"process-{number}", *options, **env), numbers))
+
+@dataclass
+class Cluster:
+    """Running processes by their numbers."""
+
+    shared: Shared
+    services: dict[int, embedded.EmbeddedService]
+    ports: Mapping[int, int]
+
+    @property
+    def endpoints(self) -> list[embedded.Endpoint]:
+        """Where they are reached."""
+        return [service.endpoint for service in self.services.values()]
+
+    def kill(self, numbers: Iterable[int]) -> None:
+        """kill -9."""
+        for number in numbers:
+            os.kill(self.services[number].pid, signal.SIGKILL)
+
+    def restart(self, numbers: Sequence[int]) -> None:
+        """Start those again that were killed."""
+        for number in numbers:
+            self.services[number].stop()
+        self.services.update(self.shared.start_all({number: self.ports[number] for number in numbers}))
 
 
 def in_bucket(folder: Path, catalogue_url: str, s3: S3Server, prefix: str, options: Sequence[str] = ()) -> Shared:

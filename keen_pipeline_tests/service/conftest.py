@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.contract.s3 import S3Server, running_s3
+from keen_pipeline_tests.postgres import database
 from keen_pipeline_tests.service.cluster import Shared, in_bucket
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -58,9 +58,7 @@ def shared_endpoints(
 ) -> Iterator[list[embedded.Endpoint]]:
     """Two services on one catalogue and one bucket, for tests that use a collection of their own."""
     name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-    url = postgres.replace("/postgres?", f"/{name}?")
-    assert name in url
-    with in_bucket(tmp_path_factory.mktemp("shared"), url, bucket, name, ["--fold-seconds", "0.5"]).running(2) as services:
-        yield [service.endpoint for service in services]
+    with database(postgres, name) as url:
+        shared = in_bucket(tmp_path_factory.mktemp("shared"), url, bucket, name, ["--fold-seconds", "0.5"])
+        with shared.running([0, 0]) as cluster:
+            yield cluster.endpoints

@@ -38,16 +38,18 @@ def official(endpoint: Endpoint) -> KeenClient:
 
 
 @pytest.fixture(params=["one process", "two on shared storage"])
-def keen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> KeenClient | Turning:
+def keen(request: pytest.FixtureRequest) -> KeenClient | Turning:
     if request.param == "one process":
-        endpoint = request.getfixturevalue("endpoint")
-        monkeypatch.setenv("KEEN_BASE_URL", endpoint.base_url)
-        return official(endpoint)
+        return official(request.getfixturevalue("endpoint"))
     return Turning([official(endpoint) for endpoint in request.getfixturevalue("shared_endpoints")])
 
 
 @pytest.fixture
 def loaded(keen: KeenClient, collection: str) -> str:
+    return load(keen, collection)
+
+
+def load(keen: KeenClient, collection: str) -> str:
     keen.add_event(collection, {k: v for k, v in EVENTS[0].items() if k != "keen"}, timestamp=NOW)
     outcome = keen.add_events({collection: EVENTS[1:]})
     assert outcome == {collection: [{"success": True}] * (len(EVENTS) - 1)}
@@ -134,3 +136,13 @@ def test_the_client_understands_our_errors(keen: KeenClient, loaded: str) -> Non
         wrong.count(loaded)
     with pytest.raises(KeenApiError, match="ResourceNotFoundError"):
         keen.count("no-such-collection")
+
+
+CHECKS = (
+    test_figures,
+    test_filters_and_timeframes,
+    test_extraction,
+    test_schemas,
+    test_delete,
+    test_the_client_understands_our_errors,
+)
