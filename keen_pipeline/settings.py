@@ -12,6 +12,9 @@ from pathlib import Path
 from keen_pipeline.errors import ConfigurationError
 
 API_VERSIONS = ("2.0", "3.0")
+SHARED_VARIABLES = ("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "KEEN_PIPELINE_SERVICE_STORAGE")
+"""They make a process of the service one of several, on one catalogue and one storage."""
+
 _SHORTEST_MASK_KEY_BYTES = 16
 MOST_PARTITIONS_PER_RUN = 100_000
 

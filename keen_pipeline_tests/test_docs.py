@@ -87,7 +87,7 @@ def test_every_exported_variable_is_one_we_read(readme: str) -> None:
     exported = {n: v for block in blocks(readme, "bash") for n, v in re.findall(r"^export (\w+)=(\S+)$", block, re.M)}
     settings = Settings.from_environment(exported)
     assert settings != Settings()
-    assert len(exported) == 8
+    assert len(exported) == 10
     table = set(re.findall(r"`((?:KEEN|SMTP)_\w+)`", readme))
     source = (Path(__file__).resolve().parent.parent / "keen_pipeline" / "settings.py").read_text()
     assert table == set(re.findall(r'"((?:KEEN|SMTP)_\w+)"', source))

@@ -20,6 +20,7 @@ from typing import IO
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.credentials import load_credentials
 from keen_pipeline.service.endpoint import FILE_NAME, is_held
+from keen_pipeline.settings import SHARED_VARIABLES
 
 PING_SECONDS = 2.0
 START_SECONDS = 30.0
@@ -102,7 +103,8 @@ def start(
     """Start a service as a child in a process group of its own and wait until it answers.
 
     `port` 0: a free one. `options`: further arguments of `keen-pipeline serve`, for example `["--extraction-delay", "2"]`.
-    `env`: the child's whole environment; None: this process's. The child also ends when this process does, however it ends.
+    `env`: the child's whole environment; None: this process's, without a shared storage, so that the folder is all it has. The
+    child also ends when this process does, however it ends.
     Raises ConfigurationError with the child's own words where it gives up, ServiceUnavailableError after 30 seconds.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
@@ -113,7 +115,7 @@ def start(
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env=None if env is None else dict(env),
+            env=_environment() if env is None else dict(env),
             start_new_session=True,
         )
         return EmbeddedService(process, _await_own(process, data, log), log)
@@ -156,6 +158,7 @@ def ensure(data: Path) -> Endpoint:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
+            env=_environment(),
             start_new_session=True,
         )
         deadline = time.monotonic() + START_SECONDS
@@ -171,6 +174,11 @@ def ensure(data: Path) -> Endpoint:
         if process.poll() is None:
             _end(process)
         raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what makes a service one of several: sample events and tries belong in nobody's shared storage."""
+    return {name: value for name, value in os.environ.items() if name not in SHARED_VARIABLES}
 
 
 def _command(data: Path, host: str, port: int) -> list[str]:

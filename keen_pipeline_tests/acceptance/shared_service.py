@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.contract.s3 import S3Server, free_ports, running_s3
 from keen_pipeline_tests.postgres import database, running_postgres
@@ -40,16 +42,20 @@ EXTRACTIONS = 24
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of some processes: events a second acknowledged, and the seconds that extractions of all these events took together."""
+    """Of some processes: events a second acknowledged, and the seconds that extractions of all these events took together.
+
+    `catalogue_mib`: the size of the database after both; None where there is none.
+    """
 
     name: str
     processes: int
     events: int
     seconds: float
-    events_per_second: float
+    events_per_second: int
     extractions: int
-    extracted_events: int
+    result_mib: float
     extraction_seconds: float
+    catalogue_mib: float | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def check_official_client(endpoint: embedded.Endpoint) -> int:
     return len(CHECKS)
 
 
-def measure(name: str, processes: int, endpoint: embedded.Endpoint, seconds: float) -> Throughput:
+def measure(name: str, processes: int, endpoint: embedded.Endpoint, seconds: float, catalogue: str | None = None) -> Throughput:
     """Load events for so many seconds from several clients, then extract all of them many times at once."""
     http = Http(endpoint)
     http.add("measured", {"n": -1})
@@ -109,11 +115,27 @@ def measure(name: str, processes: int, endpoint: embedded.Endpoint, seconds: flo
         made.append(client.json("POST", f"{client.v2}/measured/_extract", body={"filters": []})["_id"])
 
     in_threads(submit, EXTRACTIONS)
-    for extraction_id in made:
-        http.wait("measured", extraction_id, seconds=600)
+    urls = [http.wait("measured", extraction_id, seconds=600) for extraction_id in made]
     extracting = time.monotonic() - began
+    sizes = {int(http.request("HEAD", url, key=None).headers["Content-Length"]) for url in urls}
+    first = http.request("GET", urls[0], key=None).data
+    assert sizes == {len(first)}
+    assert first.count(b"\n") == total + 2
+    size = round(len(first) / 2**20, 1)
     rate = round(total / taken)
-    return Throughput(name, processes, total, round(taken, 2), rate, EXTRACTIONS, (total + 1) * EXTRACTIONS, round(extracting, 2))
+    return Throughput(
+        name, processes, total, round(taken, 2), rate, len(urls), size, round(extracting, 2), catalogue_mib(catalogue)
+    )
+
+
+def catalogue_mib(url: str | None) -> float | None:
+    """The size of a database."""
+    if url is None:
+        return None
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+    assert row is not None
+    return round(row[0] / 2**20, 1)
 
 
 def in_threads(work: Any, number: int) -> None:
@@ -163,7 +185,8 @@ def run(folder: Path, rounds: int, seconds: float) -> Report:
             measured.append(measure("one data folder", 1, replace(service.endpoint, base_url=url), seconds))
         for processes in (1, PROCESSES):
             with served(folder, postgres, s3, f"measured{processes}", processes) as (cluster, url):
-                measured.append(measure("shared storage", processes, proxied(cluster, url), seconds))
+                endpoint = proxied(cluster, url)
+                measured.append(measure("shared storage", processes, endpoint, seconds, cluster.shared.catalogue_url))
     cores = len(os.sched_getaffinity(0))
     batches = len(outcome.acknowledged), len(outcome.unknown)
     return Report(cores, checks, rounds, outcome.killed, *batches, len(outcome.made), measured)
@@ -194,7 +217,7 @@ def main() -> int:
     for one in report.throughput:
         print(
             f"{one.name}, {one.processes} process(es): {one.events_per_second} events/s in,"
-            f" {one.extractions} extractions of {one.events + 1} events each in {one.extraction_seconds} s"
+            f" {one.extractions} extractions of {one.events + 1} events ({one.result_mib} MiB) each in {one.extraction_seconds} s"
         )
     return 0
 

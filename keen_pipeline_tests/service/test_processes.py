@@ -81,6 +81,31 @@ def test_a_second_service_on_a_folder_is_refused_and_the_first_one_named(data: P
         assert embedded.find(data) == service.endpoint
 
 
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) -> None:
+    for url in ("postgresql://me:very-secret@db/keen", "postgresql://db/keen?user=me&password=very-secret"):
+        process = serve("--data", str(data), "--port", "0", "--catalogue", url, "--storage", str(data / "storage"))
+        out, errors = process.communicate(timeout=30)
+        assert (process.returncode, out) == (1, "")
+        assert "KEEN_PIPELINE_SERVICE_CATALOGUE_URL" in errors
+        assert "very-secret" not in errors
+
+
+def test_a_catalogue_without_a_storage_is_refused(data: Path) -> None:
+    process = serve("--data", str(data), "--port", "0", "--catalogue", "postgresql://db/keen")
+    out, errors = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert "--catalogue and --storage go together" in errors
+
+
+def test_a_child_of_a_command_joins_no_shared_storage(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    monkeypatch.setenv("KEEN_PIPELINE_SERVICE_STORAGE", str(tmp_path / "storage"))
+    with embedded.start(data) as service:
+        Http(service.endpoint).add("purchases", {"a": 1})
+    assert (data / "state.db").is_file()
+    assert not (tmp_path / "storage").exists()
+
+
 def test_keys_are_made_once_and_kept(data: Path) -> None:
     with embedded.start(data, env=clean_environment()) as service:
         first = service.endpoint

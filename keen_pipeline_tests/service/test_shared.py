@@ -328,6 +328,32 @@ def test_old_results_go_with_all_their_turns(services: Services, database: Postg
     assert list(results.iterdir()) == []
 
 
+def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: PostgresDatabase) -> None:
+    records = SharedExtractionRecords(database)
+    made = []
+    for _ in range(12):
+        one = records.create("shop", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=100)
+        assert records.finish(one.id, COMPLETE, now=0, events=1, size=1, message="a\0b")
+        made.append(one.id)
+    claimed: list[str] = []
+
+    def send() -> None:
+        while due := records.mails_due(records.now()):
+            claimed.extend(extraction.id for extraction in due)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(made)
+    later = records.now() + 121
+    (again,) = records.mails_due(later)
+    assert again.message == "ab"
+    records.mail_tried(again.id, "sent", later)
+    assert again.id not in [one.id for _ in range(11) for one in records.mails_due(later)]
+
+
 def test_all_have_the_same_credentials(services: Services, tmp_path: Path) -> None:
     one, other = services.open("one"), services.open("other")
     assert one.credentials == other.credentials
