@@ -13,12 +13,16 @@ import pytest
 
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, running_s3
+from keen_pipeline_tests.service.cluster import TurningHttp
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
 
-@pytest.fixture(params=["folder", "uri"])
+@pytest.fixture(params=["folder", "uri", "shared"])
 def served(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> object:
+    if request.param == "shared":
+        yield TurningHttp(request.getfixturevalue("shared_endpoints"))
+        return
     options = ["--results-uri", f"file://{tmp_path}/kept"] if request.param == "uri" else []
     (tmp_path / "kept").mkdir()
     with embedded.start(data, env=clean_environment(), options=options) as service:

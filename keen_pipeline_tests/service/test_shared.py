@@ -400,6 +400,7 @@ def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keen_pipeline.service.shared.upkeep.MAX_BACKLOG_BYTES", MIB)
+    monkeypatch.setattr("keen_pipeline.service.shared.upkeep.PAUSE_SECONDS", 0.1)
     objects = Away(str(services.storage))
     service = services.open("one", objects, fold_seconds=0.1)
     objects.away = True

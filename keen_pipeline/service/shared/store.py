@@ -25,7 +25,7 @@ from keen_pipeline.service.shared.upkeep import Upkeep, UpkeepTimes, writer_leas
 from keen_pipeline.service.shared.writer import SegmentWriter, SharedCollection
 from keen_pipeline.service.store import Snapshot
 
-WRITER_WAIT_SECONDS = 60.0
+WRITER_WAIT_SECONDS = 30.0
 DELETE_TRIES = 5
 
 

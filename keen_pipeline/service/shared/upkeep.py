@@ -22,6 +22,9 @@ MAX_BACKLOG_BYTES = 1024 * MIB
 """Of one collection's lines; past it appends are refused until the storage takes segments again."""
 
 SWEEP_SECONDS = 60.0
+PAUSE_SECONDS = 5.0
+"""After a turn that failed: a database or a storage that is away is not back at once."""
+
 _SWEEP = "loose files"
 _log = logging.getLogger(__name__)
 
@@ -63,8 +66,10 @@ class Upkeep:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(min(1.0, self._times.fold)):
+        pause = usual = min(1.0, self._times.fold)
+        while not self._stop.wait(pause):
             try:
+                pause = usual
                 backlogs = self._catalogue.backlogs()
                 self.overfull = frozenset(b.collection for b in backlogs if b.bytes > MAX_BACKLOG_BYTES)
                 for backlog in backlogs:
@@ -73,6 +78,7 @@ class Upkeep:
                 self._sweep()
             except Exception:  # noqa: BLE001 - nothing is lost: the next turn, or another process, does it
                 _log.exception("upkeep failed")
+                pause = max(usual, PAUSE_SECONDS)
 
     def _is_due(self, backlog: Backlog) -> bool:
         return backlog.bytes >= DUE_BYTES or backlog.rows >= DUE_ROWS or backlog.age >= self._times.fold
