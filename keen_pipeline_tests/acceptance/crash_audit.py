@@ -188,7 +188,9 @@ def extract_directly(rig: Audited, asked: Sequence[Partition]) -> Mapping[Partit
                 if partition is None or partition in found:
                     continue
                 if item["status"] == "complete":
-                    found[partition] = http.request("GET", item["results_url"]).data
+                    answer = http.request("GET", item["results_url"])
+                    if answer.status == 200:  # else the URL has died since the list call, which the next one replaces
+                        found[partition] = answer.data
                 elif item["status"] == "failed":
                     del ids[item["_id"]]
                     ask(partition)
