@@ -46,6 +46,8 @@ HOURS = 24
 # Of each collection and day, the first extractions that the service lets fail; attempts are as many as this and other faults need.
 FAILURES_A_DAY = 2
 ATTEMPTS = 8
+# Nothing is killed here: a run that a busy machine starts late is late, not dead.
+PATIENCE_SECONDS = 180
 # Shares of the requests.
 API_FAULTS = {"429": 0.02, "500": 0.01, "503": 0.03, "reset": 0.01, "answer lost": 0.01}
 RESULTS_FAULTS = {"503": 0.03, "reset": 0.02, "cut": 0.05, "undelimited and cut": 0.02, "login page": 0.02}
@@ -141,8 +143,14 @@ def soak(folder: Path, minutes: int, per_minute: int, seed: int) -> tuple[dict[s
                 proxies.append(stack.enter_context(FaultProxy(upstream, rng, API_FAULTS, RESULTS_FAULTS)))
             return proxies[0].url
 
-        settings = {"KEEN_PIPELINE_MAX_ATTEMPTS": str(ATTEMPTS), "CRASH_SENSOR_SECONDS": "15"}
-        supervision = {**SUPERVISION, "concurrency": {"runs": {"max_concurrent_runs": 2}}}
+        settings = {
+            "KEEN_PIPELINE_MAX_ATTEMPTS": str(ATTEMPTS),
+            "KEEN_PIPELINE_LEASE_SECONDS": str(PATIENCE_SECONDS),
+            "CRASH_SENSOR_SECONDS": "15",
+        }
+        monitoring = {**SUPERVISION["run_monitoring"], "start_timeout_seconds": PATIENCE_SECONDS, "max_runtime_seconds": 900}
+        concurrency = {"runs": {"max_concurrent_runs": 2}}
+        supervision = {**SUPERVISION, "run_monitoring": monitoring, "concurrency": concurrency}
         rig = stack.enter_context(SoakRig(folder, minutes + 1, rng, collections, options, settings, way, supervision))
         memory = Memory(rig)
         _nights(rig, memory, minutes)
