@@ -11,9 +11,6 @@ from keen_pipeline.defs.jobs import MATERIALIZE_JOB, SUBMIT_JOB
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import Collection, SecretUrl
-from keen_pipeline.notifications.digest import gather
-from keen_pipeline.notifications.outbox import attach, check_time, deliver
-from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings
@@ -62,7 +59,12 @@ def notification_sensors(
 ) -> list[dg.SensorDefinition]:
     """`notifications` sends what is due, the digest once a night; `extraction_failures` takes up failed runs of ours."""
     status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    return [_notifications_sensor(collections, timezone, status, clock), _failures_sensor(status, clock)]
 
+
+def _notifications_sensor(
+    collections: Sequence[Collection], timezone: str, status: dg.DefaultSensorStatus, clock: Clock | None
+) -> dg.SensorDefinition:
     @dg.sensor(
         name=NOTIFICATIONS_SENSOR,
         minimum_interval_seconds=INTERVAL_SECONDS,
@@ -75,7 +77,11 @@ def notification_sensors(
         destination: CsvDestination,
         notifications: KeenNotifications,
     ) -> dg.SkipReason:
-        from keen_pipeline.ledger.notices import SqlNotices  # brings SQLAlchemy
+        # What a tick needs, a code location that is only loaded does not: SQLAlchemy and the writing of messages.
+        from keen_pipeline.ledger.notices import SqlNotices
+        from keen_pipeline.notifications.digest import gather
+        from keen_pipeline.notifications.outbox import attach, check_time, deliver
+        from keen_pipeline.notifications.render import digest_message, failure_message
 
         settings, channels, book = Settings.from_environment(), notifications.channels(), ledger.open()
         time = clock or book.clock
@@ -104,6 +110,10 @@ def notification_sensors(
             raise KeenPipelineError("not sent: " + " | ".join(problems))
         return dg.SkipReason(f"sent {', '.join(sent)}" if sent else "nothing to send")
 
+    return notifications_sensor
+
+
+def _failures_sensor(status: dg.DefaultSensorStatus, clock: Clock | None) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name=FAILURES_SENSOR,
         minimum_interval_seconds=INTERVAL_SECONDS,
@@ -123,7 +133,7 @@ def notification_sensors(
             notices.plan(f"run/{run.run_id}", channel, {"title": _title(run), "story": _story(context), "run": run.run_id})
         return None
 
-    return [notifications_sensor, failures_sensor]
+    return failures_sensor
 
 
 def _is_ours(run: dg.DagsterRun) -> bool:

@@ -11,7 +11,6 @@ from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.pipeline.context import Pipeline
-from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: 
 
         limiter = LedgerRateLimiter(ledger.engine, settings.requests_per_minute)
     if settings.base_url is None:
+        from keen_pipeline.service import embedded
+
         endpoint = embedded.ensure(settings.service_data)
         return KeenClient(
             endpoint.base_url,
