@@ -19,7 +19,8 @@ ZSTD_WINDOW_LOG = 17
 ZSTD_WORKERS = 2
 """Threads of its own; their number changes nothing in the bytes."""
 _PIECE_BYTES = 1024 * 1024
-"""What isal gets at once: its bytes depend on that, so it is the same however the transfer came."""
+"""What isal gets at once: its bytes depend on that, so it is the same however the transfer came. Shorter files are compressed by
+zstd without threads of its own."""
 
 
 class Encoder(Protocol):
@@ -64,22 +65,35 @@ class _Gzip:
 
 class _Zstd:
     def __init__(self) -> None:
-        zstd = _zstd()
-        parameter = zstd.CompressionParameter
-        workers = min(ZSTD_WORKERS, parameter.nb_workers.bounds()[1])  # a library without threads has 0
-        options = {
-            parameter.compression_level: ZSTD_LEVEL,
-            parameter.window_log: ZSTD_WINDOW_LOG,
-            parameter.checksum_flag: 1,
-            parameter.nb_workers: workers,
-        }
-        self._compressor = zstd.ZstdCompressor(options=options)
+        self._compressor: Any = None
+        self._held = bytearray()
 
     def encode(self, data: bytes | memoryview) -> bytes | memoryview:
-        return bytes(self._compressor.compress(data))
+        if self._compressor is not None:
+            return bytes(self._compressor.compress(data))
+        self._held += data
+        if len(self._held) < _PIECE_BYTES:
+            return b""
+        self._compressor = _zstd_compressor(ZSTD_WORKERS)
+        held, self._held = self._held, bytearray()
+        return bytes(self._compressor.compress(held))
 
     def finish(self) -> bytes:
-        return bytes(self._compressor.flush())
+        # Threads and their memory would cost a short file more than all the rest.
+        compressor = self._compressor or _zstd_compressor(0)
+        return bytes(compressor.compress(self._held) + compressor.flush())
+
+
+def _zstd_compressor(workers: int) -> Any:
+    zstd = _zstd()
+    parameter = zstd.CompressionParameter
+    options = {
+        parameter.compression_level: ZSTD_LEVEL,
+        parameter.window_log: ZSTD_WINDOW_LOG,
+        parameter.checksum_flag: 1,
+        parameter.nb_workers: min(workers, parameter.nb_workers.bounds()[1]),  # a library without threads has 0
+    }
+    return zstd.ZstdCompressor(options=options)
 
 
 def check_encoding(encoding: Encoding) -> None:

@@ -15,23 +15,24 @@ from keen_pipeline.landing.encode import new_encoder
 CSV = b"a,b\n" + b"".join(b"%d,%d\n" % (n, n * 7919 % 10_007) for n in range(350_000))
 
 
-def encoded(encoding: Encoding, lengths: list[int]) -> bytes:
+def encoded(encoding: Encoding, lengths: list[int], data: bytes = CSV) -> bytes:
     encoder = new_encoder(encoding)
     out, at = [], 0
     for length in lengths:
-        out.append(bytes(encoder.encode(memoryview(CSV)[at : at + length])))
+        out.append(bytes(encoder.encode(memoryview(data)[at : at + length])))
         at += length
-    return b"".join([*out, encoder.encode(CSV[at:]), encoder.finish()])
+    return b"".join([*out, encoder.encode(data[at:]), encoder.finish()])
 
 
+@pytest.mark.parametrize("length", [len(CSV), 1 << 20, (1 << 20) - 1, 50_000])
 @pytest.mark.parametrize("encoding", [Encoding.CSV_GZ, Encoding.CSV_ZST])
-def test_the_bytes_do_not_depend_on_the_pieces(encoding: Encoding) -> None:
-    chance = random.Random(6)
-    whole = encoded(encoding, [])
-    assert (gzip.decompress(whole) if encoding is Encoding.CSV_GZ else zstd.decompress(whole)) == CSV
-    assert len(whole) < len(CSV) / 2
-    assert encoded(encoding, [1 << 20] * 3) == whole
-    assert encoded(encoding, [chance.randrange(1, 300_000) for _ in range(30)]) == whole
+def test_the_bytes_do_not_depend_on_the_pieces(encoding: Encoding, length: int) -> None:
+    chance, data = random.Random(6), CSV[:length]
+    whole = encoded(encoding, [], data)
+    assert (gzip.decompress(whole) if encoding is Encoding.CSV_GZ else zstd.decompress(whole)) == data
+    assert len(whole) < len(data) / 2
+    assert encoded(encoding, [1 << 20] * 3, data) == whole
+    assert encoded(encoding, [chance.randrange(1, length // 10) for _ in range(30)], data) == whole
 
 
 def test_gzip_without_isal_is_python_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
