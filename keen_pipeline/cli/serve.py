@@ -30,6 +30,13 @@ from keen_pipeline.settings import Settings
 @click.option("--cache-mib", type=int, default=10_240, show_default=True, help="Of the storage, kept in the data folder as well.")
 @click.option("--lease-seconds", type=float, default=30, show_default=True, help="How long a dead process's work is left alone.")
 @click.option("--fold-seconds", type=float, default=30, show_default=True, help="How long events rest in the catalogue.")
+@click.option(
+    "--replaced-hours",
+    type=float,
+    default=48,
+    show_default=True,
+    help="How long replaced files stay in the storage; longer than between two backups of the catalogue.",
+)
 @click.option("--public-url", help="Address in results URLs and mails, where a proxy stands before the service.")
 @click.option("--results-uri", help="Where results are kept: any smart-open URI. [default: the data folder, or the shared storage]")
 @click.option("--results-url-seconds", type=float, default=3600, show_default=True, help="Lifetime of a signed results URL.")
@@ -59,6 +66,7 @@ def command(
     cache_mib: int,
     lease_seconds: float,
     fold_seconds: float,
+    replaced_hours: float,
     public_url: str | None,
     results_uri: str | None,
     results_url_seconds: float,
@@ -116,6 +124,7 @@ def command(
             storage_uri=storage_uri,
             lease_seconds=lease_seconds,
             fold_seconds=fold_seconds,
+            replaced_seconds=replaced_hours * 3600,
             cache_mib=cache_mib,
         ),
         _remover(results_uri),

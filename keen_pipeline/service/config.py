@@ -35,8 +35,8 @@ class ServiceConfig:
     `catalogue_url`, `storage_uri`: a PostgreSQL database and the root of an object store, which several processes share; both or
     none. Then `data` holds nothing that can't be made again, `lease_seconds` is how long the work of a process that died is left
     alone (1 to 3600), `fold_seconds` how long events rest in the catalogue before they go to the storage (0.1 to 3600),
-    `loose_seconds` how long a file is kept there that was replaced, so that readers may still ask for it (1 to 604800), and
-    `cache_mib` how much of the storage is kept in `data` as well (64 to 1048576).
+    `replaced_seconds` how long a file is kept there that was replaced, so that readers, and an older backup of the catalogue, find
+    it (1 to 2678400), and `cache_mib` how much of the storage is kept in `data` as well (64 to 1048576).
     `stop_with_stdin`: stop when standard input ends, so that a child dies with its parent.
 
     Raises ConfigurationError naming the value that is out of its bounds.
@@ -71,7 +71,7 @@ class ServiceConfig:
     storage_uri: str | None = None
     lease_seconds: float = 30
     fold_seconds: float = 30
-    loose_seconds: float = 2 * 3600
+    replaced_seconds: float = 48 * 3600
     cache_mib: int = 10_240
 
     @property
@@ -103,7 +103,7 @@ class ServiceConfig:
             "idle_exit_seconds": (1, 86400),
             "lease_seconds": (1, 3600),
             "fold_seconds": (0.1, 3600),
-            "loose_seconds": (1, 604_800),
+            "replaced_seconds": (1, 31 * 86400),
             "cache_mib": (64, 1_048_576),
         }
         for name, (low, high) in bounds.items():

@@ -47,7 +47,7 @@ class SharedStorage:
         place = SharedPlace(self._objects) if uri is None else UriPlace(uri, self._remove_result)
         cache = SegmentCache(local / "segments", self._objects, config.cache_mib * MIB)
         parts = StoreParts(SharedCatalogue(database), leases, cache, self._objects, engine)
-        times = UpkeepTimes(config.fold_seconds, config.lease_seconds, config.loose_seconds)
+        times = UpkeepTimes(config.fold_seconds, config.lease_seconds, config.replaced_seconds)
         return Backend(
             database=database,
             store=SharedEventStore(parts, config.max_properties, times),
