@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -58,29 +59,16 @@ from keen_pipeline.settings import Settings
 @click.option("--idle-exit", type=float, help="Stop after so many seconds without requests and open extractions.")
 @click.option("--stop-with-stdin", is_flag=True, hidden=True)
 def command(
-    host: str,
-    port: int,
     data: Path | None,
     catalogue: str | None,
     storage: str | None,
-    cache_mib: int,
-    lease_seconds: float,
-    fold_seconds: float,
     replaced_hours: float,
-    public_url: str | None,
-    results_uri: str | None,
-    results_url_seconds: float,
     retention_days: float,
-    max_concurrency: int,
-    max_queue: int,
-    max_extraction_events: int | None,
     max_body_mib: int,
-    memory_mib: int,
-    requests_per_minute: int | None,
-    extraction_delay: float,
     faults: tuple[str, ...],
     idle_exit: float | None,
-    stop_with_stdin: bool,
+    results_uri: str | None,
+    **same: Any,
 ) -> None:
     """Serve Keen's Data Extraction API, v2.0 and v3.0, until Ctrl-C.
 
@@ -96,40 +84,24 @@ def command(
     settings = Settings.from_environment()
     catalogue_url = _without_password(catalogue) if catalogue is not None else settings.service_catalogue_url
     storage_uri = storage if storage is not None else settings.service_storage
-    serve(
-        ServiceConfig(
-            data=data if data is not None else settings.service_data,
-            host=host,
-            port=port,
-            project_id=settings.project_id,
-            read_key=settings.read_key,
-            write_key=settings.write_key,
-            master_key=settings.master_key,
-            public_url=public_url,
-            results_uri=results_uri,
-            results_url_seconds=results_url_seconds,
-            retention_seconds=retention_days * 86400,
-            max_concurrency=max_concurrency,
-            max_queue=max_queue,
-            max_extraction_events=max_extraction_events,
-            max_body_bytes=max_body_mib * 1024 * 1024,
-            memory_mib=memory_mib,
-            requests_per_minute=requests_per_minute,
-            extraction_delay=extraction_delay,
-            fail_extractions=dict(_fault(text) for text in faults),
-            smtp=settings.smtp,
-            idle_exit_seconds=idle_exit,
-            stop_with_stdin=stop_with_stdin,
-            catalogue_url=catalogue_url,
-            storage_uri=storage_uri,
-            lease_seconds=lease_seconds,
-            fold_seconds=fold_seconds,
-            replaced_seconds=replaced_hours * 3600,
-            cache_mib=cache_mib,
-        ),
-        _remover(results_uri),
-        SharedObjects(storage_uri) if storage_uri is not None else None,
+    config = ServiceConfig(
+        data=data if data is not None else settings.service_data,
+        project_id=settings.project_id,
+        read_key=settings.read_key,
+        write_key=settings.write_key,
+        master_key=settings.master_key,
+        results_uri=results_uri,
+        retention_seconds=retention_days * 86400,
+        max_body_bytes=max_body_mib * 1024 * 1024,
+        fail_extractions=dict(_fault(text) for text in faults),
+        smtp=settings.smtp,
+        idle_exit_seconds=idle_exit,
+        catalogue_url=catalogue_url,
+        storage_uri=storage_uri,
+        replaced_seconds=replaced_hours * 3600,
+        **same,  # the options that are called and counted as the configuration does
     )
+    serve(config, _remover(results_uri), SharedObjects(storage_uri) if storage_uri is not None else None)
 
 
 def _without_password(url: str) -> str:
