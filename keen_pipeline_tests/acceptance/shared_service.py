@@ -44,7 +44,8 @@ EXTRACTIONS = 24
 class Throughput:
     """Of some processes: events a second acknowledged, and the seconds that extractions of all these events took together.
 
-    `catalogue_mib`: the size of the database after both; None where there is none.
+    `one_by_one_per_second`: events acknowledged where each comes in a request of its own. `catalogue_mib`: the size of the
+    database after both; None where there is none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Throughput:
     events: int
     seconds: float
     events_per_second: int
+    one_by_one_per_second: int
     extractions: int
     result_mib: float
     extraction_seconds: float
@@ -106,6 +108,7 @@ def measure(name: str, processes: int, endpoint: embedded.Endpoint, seconds: flo
     in_threads(post, CLIENTS)
     taken = time.monotonic() - began
     total = sum(acknowledged)
+    single = one_by_one(endpoint, seconds / 2)
     assert http.query("count", "measured") == total + 1  # acknowledged is counted at once, whoever is asked
     began = time.monotonic()
     made: list[str] = []
@@ -124,8 +127,26 @@ def measure(name: str, processes: int, endpoint: embedded.Endpoint, seconds: flo
     size = round(len(first) / 2**20, 1)
     rate = round(total / taken)
     return Throughput(
-        name, processes, total, round(taken, 2), rate, len(urls), size, round(extracting, 2), catalogue_mib(catalogue)
+        name, processes, total, round(taken, 2), rate, single, len(urls), size, round(extracting, 2), catalogue_mib(catalogue)
     )
+
+
+def one_by_one(endpoint: embedded.Endpoint, seconds: float) -> int:
+    """Events a second that come one a request."""
+    event = {"n": 1, "shop": "shop 1", "amount": 1.25, "buyer": {"id": 1, "vip": True}}
+    acknowledged: list[int] = []
+    began = time.monotonic()
+
+    def post() -> None:
+        client = Http(endpoint)
+        while time.monotonic() < began + seconds:
+            client.json("POST", f"{client.v3}/events/single", status=201, body=event, key="write_key")
+            acknowledged.append(1)
+
+    in_threads(post, CLIENTS)
+    rate = round(len(acknowledged) / (time.monotonic() - began))
+    assert Http(endpoint).query("count", "single") == len(acknowledged)
+    return rate
 
 
 def catalogue_mib(url: str | None) -> float | None:
@@ -216,7 +237,7 @@ def main() -> int:
     print(f"{report.unknown} unknown ones whole or not at all, {report.extractions} extractions complete and whole")
     for one in report.throughput:
         print(
-            f"{one.name}, {one.processes} process(es): {one.events_per_second} events/s in,"
+            f"{one.name}, {one.processes} process(es): {one.events_per_second} events/s in, {one.one_by_one_per_second} one by one,"
             f" {one.extractions} extractions of {one.events + 1} events ({one.result_mib} MiB) each in {one.extraction_seconds} s"
         )
     return 0
