@@ -32,6 +32,8 @@ class Metrics:
         waiting.set_function(lambda: float(len(service.records.waiting())))
         running = Gauge("keen_extractions_running", "Extractions being written", registry=self._registry)
         running.set_function(lambda: float(service.worker.running))
+        unfolded = Gauge("keen_events_unfolded_bytes", "Events that are in no segment yet", registry=self._registry)
+        unfolded.set_function(lambda: float(service.store.unfolded_bytes()))
 
     def extraction_finished(self, status: str, seconds: float, events: int) -> None:
         """Count an extraction that ended `complete` or `failed`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -89,6 +89,10 @@ class Events(Protocol):
 
     def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
         """Delete the events that pass; returns how many. Events that arrive meanwhile stay. Raises NotFoundError."""
+        ...
+
+    def unfolded_bytes(self) -> int:
+        """Of the events that are in no segment yet, as lines."""
         ...
 
     def close(self) -> None:
@@ -283,6 +287,19 @@ class EventStore:
                 self._catalog.replace_segments(collection.id, old=old, new=new)
                 self._retire(collection.folder / segment.file for segment in old)
         return sum(segment.events for segment in old) - sum(segment.events for segment in new)
+
+    def unfolded_bytes(self) -> int:
+        """Of the events that are in no segment yet, as lines."""
+        with self._lock:
+            collections = list(self._collections.values())
+        total = 0
+        for collection in collections:
+            with collection.lock:
+                numbers = [*collection.sealed, *([collection.log.number] if collection.log is not None else [])]
+            for number in numbers:
+                with suppress(FileNotFoundError):  # folded meanwhile
+                    total += log_path(collection.folder, number).stat().st_size
+        return total
 
     def _maintain(self) -> None:
         """Fold sealed logs beside the requests, so that a reader finds little to fold."""

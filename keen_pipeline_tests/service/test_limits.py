@@ -73,3 +73,12 @@ def test_health_and_metrics(http: Http, collection: str) -> None:
     for name in ("keen_events_stored_total", 'keen_extractions_total{status="complete"}', "keen_request_seconds_count"):
         (line,) = [line for line in text.splitlines() if line.startswith(name + " ")]
         assert float(line.rsplit(" ", 1)[1]) >= 1
+    before = unfolded(http)
+    http.add(collection, {"a": 1})
+    assert unfolded(http) > before
+
+
+def unfolded(http: Http) -> float:
+    text = http.request("GET", "/metrics", key=None).data.decode()
+    (line,) = [line for line in text.splitlines() if line.startswith("keen_events_unfolded_bytes ")]
+    return float(line.rsplit(" ", 1)[1])

@@ -163,6 +163,10 @@ class SharedEventStore:
                         raise
         raise AssertionError("unreachable")
 
+    def unfolded_bytes(self) -> int:
+        """Of the events of all processes that are in no segment yet, as lines, a moment ago."""
+        return self._upkeep.backlog_bytes
+
     def close(self) -> None:
         """Stop what runs beside the requests; what is in no segment yet is any process's to fold."""
         self._upkeep.close()

@@ -45,7 +45,7 @@ def writer_lease(collection: int) -> str:
 
 
 class Upkeep:
-    """One thread of each process. `overfull`: the collections that take no appends now."""
+    """One thread of each process. `overfull`: the collections that take no appends now. `backlog_bytes`: of all collections."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Upkeep:
         self._times = times
         self._collection = collection
         self.overfull: frozenset[int] = frozenset()
+        self.backlog_bytes = 0
         self._swept = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
@@ -71,6 +72,7 @@ class Upkeep:
             try:
                 pause = usual
                 backlogs = self._catalogue.backlogs()
+                self.backlog_bytes = sum(b.bytes for b in backlogs)
                 self.overfull = frozenset(b.collection for b in backlogs if b.bytes > MAX_BACKLOG_BYTES)
                 for backlog in backlogs:
                     if self._is_due(backlog) and not self._stop.is_set():

@@ -12,7 +12,7 @@ from keen_pipeline.service.catalog import Segment
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.engine import Engine
 from keen_pipeline.service.segments import SegmentFiles, mergeable
-from keen_pipeline.service.shared.catalogue import LogRow, Moment, OvertakenError, SharedCatalogue
+from keen_pipeline.service.shared.catalogue import LogRow, Moment, SharedCatalogue
 from keen_pipeline.service.shared.objects import ObjectStore
 from keen_pipeline.service.shared.segment_cache import SegmentCache, object_name
 from keen_pipeline.service.shared.tail import Tail
@@ -152,6 +152,3 @@ def _first(log: Sequence[LogRow], upto: int | None) -> list[LogRow]:
             break
         chosen.append(row)
     return chosen
-
-
-__all__ = ["FOLD_BYTES", "OvertakenError", "SegmentWriter", "SharedCollection"]
