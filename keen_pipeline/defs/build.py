@@ -64,30 +64,13 @@ def build_keen_definitions(
         check_encoding(encoding)
     per_run = _partitions_per_run(partitions_per_run)
     submit_job, materialize_job = submit_extractions_job(collections), materialize_csvs_job()
-    sensors: list[dg.SensorDefinition] = [
-        extraction_status_sensor(
-            materialize_job,
-            collections,
-            interval_seconds=sensor_interval_seconds,
-            running=running,
-            partitions_per_run=per_run,
-        )
-    ]
     resources = keen_resources(keen, ledger, destination)
+    sensors = _sensors(collections, materialize_job, sensor_interval_seconds, per_run, running)
     if notifications is not None or are_notifications_configured():
         sensors += notification_sensors(collections, timezone=nightly_timezone, running=running)
         resources["notifications"] = notifications or KeenNotifications()
-    if any(collection.fresh_within_hours is not None for collection in collections):
-        sensors.append(freshness_sensor(collections, running=running))
     if downstream_sensor:
-        sensors.append(
-            dg.AutomationConditionSensorDefinition(
-                AUTOMATION_SENSOR,
-                target=dg.AssetSelection.all(),
-                minimum_interval_seconds=sensor_interval_seconds,
-                default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-            )
-        )
+        sensors.append(_downstream_sensor(sensor_interval_seconds, running))
     return dg.Definitions(
         assets=csv_assets(collections, translator=translator, partitions_per_run=per_run),
         jobs=[submit_job, materialize_job],
@@ -95,6 +78,29 @@ def build_keen_definitions(
         sensors=sensors,
         resources=resources,
         executor=executor,
+    )
+
+
+def _sensors(
+    collections: Sequence[Collection], landing: dg.JobDefinition, interval_seconds: int, per_run: int | None, running: bool
+) -> list[dg.SensorDefinition]:
+    """Those that follow the extractions."""
+    sensors: list[dg.SensorDefinition] = [
+        extraction_status_sensor(
+            landing, collections, interval_seconds=interval_seconds, running=running, partitions_per_run=per_run
+        )
+    ]
+    if any(collection.fresh_within_hours is not None for collection in collections):
+        sensors.append(freshness_sensor(collections, running=running))
+    return sensors
+
+
+def _downstream_sensor(interval_seconds: int, running: bool) -> dg.SensorDefinition:
+    return dg.AutomationConditionSensorDefinition(
+        AUTOMATION_SENSOR,
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
     )
 
 
