@@ -20,7 +20,7 @@ from keen_pipeline.landing.parquet_rows import ahead, typed_batches
 ROW_GROUP_RECORDS = 1024 * 1024
 ROW_GROUP_BYTES = 10 * 1024 * 1024
 """In memory, before encoding; what comes first ends a row group. Some 95,000 events: readers skip and share work by it."""
-BATCHES_AHEAD = 6
+BATCHES_AHEAD = 4
 """Converted while earlier ones are written."""
 DICTIONARY_SHARE = 4
 """A column has a dictionary where the first row group has so many times as many cells as different ones. Elsewhere it would cost

@@ -14,7 +14,7 @@ from pyarrow import csv
 from keen_pipeline.landing.parquet_cells import BYTES, converted, fallback
 from keen_pipeline.landing.parquet_feed import BlockReader, Feed, StoppedError
 
-RELEASE_BLOCKS = 16
+RELEASE_BLOCKS = 8
 """What Arrow's allocator keeps for this thread goes back to the system so often; a landing would hold 30 MiB more without."""
 
 
