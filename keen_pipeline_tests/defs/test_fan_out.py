@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
@@ -138,6 +139,8 @@ def test_a_backfill_of_a_long_range_is_several_bounded_runs(
         "KEEN_PIPELINE_PARTITIONS_PER_RUN": "2",
     }.items():
         monkeypatch.setenv(name, value)
+    # A run that is launched in this process leaves it as one that has loaded its definitions for good.
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)
     with daemons_view(place, tmp_path) as context:
         graph = context.create_request_context().asset_graph
         selection = [dg.AssetKey(["keen", name]) for name in ("purchases", "logins")]
