@@ -50,6 +50,16 @@ class Leases:
         return lease if lease.take() else None
 
     @contextmanager
+    def if_free(self, name: str, seconds: float) -> Iterator[Lease | None]:
+        """Hold a lease while the block runs, where nobody else has it; else it is given None."""
+        lease = self.take(name, seconds)
+        try:
+            yield lease
+        finally:
+            if lease is not None:
+                lease.end()
+
+    @contextmanager
     def held(self, name: str, seconds: float, *, wait: float) -> Iterator[Lease]:
         """Hold a lease while the block runs. Raises ServiceUnavailableError where it is not free within `wait` seconds."""
         deadline = time.monotonic() + wait

@@ -95,12 +95,8 @@ class SharedQueue:
     @contextmanager
     def sweeping(self) -> Iterator[bool]:
         """Whether this process is the one that removes old results, while the block runs."""
-        lease = self._leases.take(_SWEEP, _SWEEP_SECONDS)
-        try:
+        with self._leases.if_free(_SWEEP, _SWEEP_SECONDS) as lease:
             yield lease is not None
-        finally:
-            if lease is not None:
-                lease.end()
 
     def _renew_all(self) -> None:
         while not self._stop.wait(self._lease_seconds / 3):

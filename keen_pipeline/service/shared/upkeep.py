@@ -87,31 +87,26 @@ class Upkeep:
 
     def _fold(self, number: int) -> None:
         collection = self._collection(number)
-        lease = self._leases.take(writer_lease(number), self._times.lease)
-        if collection is None or lease is None:
+        if collection is None:
             return
-        try:
-            self._writer.fold(collection)
-            lease.take()
-            self._writer.merge(collection)
-        except OvertakenError as error:  # its lease expired while it worked, and the next writer was quicker
-            _log.info("overtaken", extra={"collection": collection.name, "reason": str(error)})
-        finally:
-            lease.end()
+        with self._leases.if_free(writer_lease(number), self._times.lease) as lease:
+            if lease is None:
+                return
+            try:
+                self._writer.fold(collection)
+                lease.take()
+                self._writer.merge(collection)
+            except OvertakenError as error:  # its lease expired while it worked, and the next writer was quicker
+                _log.info("overtaken", extra={"collection": collection.name, "reason": str(error)})
 
     def _sweep(self) -> None:
         now = time.monotonic()
         if now - self._swept < min(SWEEP_SECONDS, self._times.loose):
             return
         self._swept = now
-        lease = self._leases.take(_SWEEP, SWEEP_SECONDS)
-        if lease is None:
-            return
-        try:
-            while self._catalogue.remove_loose(self._times.loose, self._objects.remove):
+        with self._leases.if_free(_SWEEP, SWEEP_SECONDS) as lease:
+            while lease is not None and self._catalogue.remove_loose(self._times.loose, self._objects.remove):
                 pass
-        finally:
-            lease.end()
 
     def close(self) -> None:
         """Stop after the fold that is being made; the engine is closed already."""
