@@ -13,7 +13,6 @@ Exit status 0 only where everything holds. Linux only.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import secrets
 import sys
@@ -33,6 +32,7 @@ from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import START, Rig, add_backfill
+from keen_pipeline_tests.acceptance.report import report
 
 BACKFILL_DAYS = 4
 # Moments in a round: longer than a run takes to start, so that every phase of it is met.
@@ -208,13 +208,7 @@ def main() -> int:
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
     with TemporaryDirectory(prefix="keen-crash-") as temporary:
         figures, wrong = crash(arguments.dir or Path(temporary) / "rig", arguments.rounds, seed)
-    if arguments.json:
-        print(json.dumps({**figures, "wrong": wrong}, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name:<50} {value}")
-        print("\n".join(["nothing is wrong"] if not wrong else [f"WRONG: {line}" for line in wrong]))
-    return 1 if wrong else 0
+    return report(figures, wrong, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import random
-import secrets
 import signal
 import socket
 import subprocess
@@ -22,8 +21,6 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.execution.backfill import PartitionBackfill
 
 from keen_pipeline.cli.dagster_home import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
@@ -36,6 +33,7 @@ from keen_pipeline.landing.local import STAGE_SUFFIX
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.service import embedded
+from keen_pipeline_tests import backfills
 
 COLLECTIONS = ("purchases", "logins", "pageviews")
 START = date(2025, 1, 1)
@@ -236,21 +234,7 @@ def end_all(mark: str) -> None:
 
 def add_backfill(instance: dg.DagsterInstance, collections: Sequence[Collection], keys: Sequence[str]) -> str:
     """One asset backfill of the partitions for all collections, which have the same ones, as the UI makes it; its id."""
-    subset = partitions_definition(collections[0]).subset_with_partition_keys(keys)
-    backfill_id = secrets.token_hex(4)
-    instance.add_backfill(
-        PartitionBackfill.from_asset_graph_subset(
-            backfill_id=backfill_id,
-            backfill_timestamp=time.time(),
-            tags={},
-            dynamic_partitions_store=instance,
-            asset_graph_subset=AssetGraphSubset({asset_key(c.name): subset for c in collections}),
-            title=None,
-            description=None,
-            run_config=None,
-        )
-    )
-    return backfill_id
+    return backfills.add_backfill(instance, [asset_key(c.name) for c in collections], partitions_definition(collections[0]), keys)
 
 
 def load_events(client: KeenClient, names: Sequence[str], days: int) -> None:

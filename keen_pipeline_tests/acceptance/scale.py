@@ -17,7 +17,6 @@ Exit status 0 only where everything holds. Linux only.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_audit import audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, add_backfill
+from keen_pipeline_tests.acceptance.report import report, verdict
 from keen_pipeline_tests.acceptance.scale_rig import Cluster, Ground, ground, merged
 
 LIMIT_SECONDS = 1800.0
@@ -173,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     two, one = document["two workers"], document["one worker"]
     ratios = {f"{name}, one worker / two": round(one[name] / two[name], 2) for name in ("wall seconds", "work seconds")}
     if given.json:
-        print(json.dumps({**size, "collections": given.collections, "sides": document, "ratios": ratios, "wrong": wrong}, indent=2))
-        return 1 if wrong else 0
+        return report({**size, "collections": given.collections, "sides": document, "ratios": ratios}, wrong, as_json=True)
     for side, figures in document.items():
         print(f"\n{side}")
         for what, value in figures.items():
@@ -182,8 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print()
     for what, value in ratios.items():
         print(f"{what:<52} {value}")
-    print("\n".join(["nothing is wrong"] if not wrong else [f"WRONG: {line}" for line in wrong]))
-    return 1 if wrong else 0
+    return verdict(wrong)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Exit status 0 only where everything holds. Linux only.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import secrets
 import sys
@@ -39,6 +38,7 @@ from keen_pipeline_tests.acceptance.crash import settle
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, SUPERVISION, Rig
 from keen_pipeline_tests.acceptance.fault_proxy import FaultProxy
+from keen_pipeline_tests.acceptance.report import report
 
 MINUTE = 60.0
 LOOK_SECONDS = 5.0
@@ -226,13 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = given.seed if given.seed is not None else secrets.randbelow(1_000_000)
     with TemporaryDirectory(prefix="keen-soak-") as temporary:
         figures, wrong = soak(given.dir or Path(temporary) / "rig", given.minutes, given.per_minute, seed)
-    if given.json:
-        print(json.dumps({**figures, "wrong": wrong}, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name:<50} {value}")
-        print("\n".join(["nothing is wrong"] if not wrong else [f"WRONG: {line}" for line in wrong]))
-    return 1 if wrong else 0
+    return report(figures, wrong, as_json=given.json)
 
 
 if __name__ == "__main__":

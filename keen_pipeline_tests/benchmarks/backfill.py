@@ -33,10 +33,10 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, PartitionBackfill
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
 from keen_pipeline.client import KeenClient
+from keen_pipeline_tests.backfills import add_backfill
 from keen_pipeline_tests.benchmarks.meter import MARK, Meter, await_end, living
 from keen_pipeline_tests.benchmarks.service_log import logged_service, requests_of
 
@@ -211,21 +211,7 @@ def backfilled(bench: Bench, side: str, module: str, key: dg.AssetKey, days: int
 
 def _click(instance: dg.DagsterInstance, key: dg.AssetKey, days: int) -> str:
     definition = dg.DailyPartitionsDefinition(start_date=FIRST.isoformat())
-    subset = definition.subset_with_partition_keys([(FIRST + timedelta(days=n)).isoformat() for n in range(days)])
-    backfill_id = uuid.uuid4().hex[:8]
-    instance.add_backfill(
-        PartitionBackfill.from_asset_graph_subset(
-            backfill_id=backfill_id,
-            backfill_timestamp=time.time(),
-            tags={},
-            dynamic_partitions_store=instance,
-            asset_graph_subset=AssetGraphSubset({key: subset}),
-            title=None,
-            description=None,
-            run_config=None,
-        )
-    )
-    return backfill_id
+    return add_backfill(instance, [key], definition, [(FIRST + timedelta(days=n)).isoformat() for n in range(days)])
 
 
 def compare(bench: Bench, naive_days: int) -> dict[str, Any]:
