@@ -9,8 +9,9 @@ from typing import BinaryIO
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.decode import GzipDecoder
+from keen_pipeline.landing.direct import AlignedBuffer
 from keen_pipeline.landing.encode import new_encoder
-from keen_pipeline.landing.lane import CHUNK_BYTES, Buffer, Buffers, Chunk, Lane
+from keen_pipeline.landing.lane import CHUNK_BYTES, Buffers, Chunk, Lane
 from keen_pipeline.landing.masking import LONGEST_RECORD_BYTES, Masker
 from keen_pipeline.landing.packed import PackedWriter, write_all
 from keen_pipeline.landing.verify import CsvVerifier
@@ -111,7 +112,7 @@ class Intake:
         """By column of the mask what was done to it: a method's word, or `absent`."""
         return {} if self._masker is None else self._masker.masked | dict.fromkeys(self._masker.absent, "absent")
 
-    def _hand_over(self, buffer: Buffer, length: int) -> None:
+    def _hand_over(self, buffer: AlignedBuffer, length: int) -> None:
         if self._decoder is None:
             self._queue(buffer.memory, buffer.start, buffer.start + length, lambda: self._buffers.give(buffer))
             return

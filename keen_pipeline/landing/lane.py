@@ -8,12 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-import numpy as np
+from keen_pipeline.landing.direct import AlignedBuffer
 
 Item = TypeVar("Item")
 
-PAGE_BYTES = 4096
-"""Where a buffer begins in memory, so that a write can go to the disk from there."""
 CHUNK_BYTES = 1024 * 1024
 """Of one hash update and one write: with writes that go to the disk at once, 2.5 times as fast as 256 KiB."""
 BUFFERS = 4
@@ -83,16 +81,7 @@ class Lane(Generic[Item]):
             self._failure = error
 
 
-class Buffer:
-    """CHUNK_BYTES of memory from `start` on in `memory`, which is a multiple of PAGE_BYTES as an address; `view` shows them."""
-
-    def __init__(self) -> None:
-        self.memory = bytearray(CHUNK_BYTES + PAGE_BYTES)
-        self.start = -np.frombuffer(self.memory, np.uint8).ctypes.data % PAGE_BYTES
-        self.view = memoryview(self.memory)[self.start : self.start + CHUNK_BYTES]
-
-
-_idle: collections.deque[Buffer] = collections.deque(maxlen=_IDLE)
+_idle: collections.deque[AlignedBuffer] = collections.deque(maxlen=_IDLE)
 
 
 class Buffers:
@@ -103,20 +92,20 @@ class Buffers:
 
     def __init__(self, most: int = BUFFERS) -> None:
         self._most = most
-        self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[AlignedBuffer] = queue.SimpleQueue()
         self._made = 0
 
-    def take(self) -> Buffer:
+    def take(self) -> AlignedBuffer:
         """A free one; waits until there is one. Called by one thread."""
         if self._made < self._most and self._free.empty():
             self._made += 1
             try:
                 return _idle.pop()
             except IndexError:
-                return Buffer()
+                return AlignedBuffer(CHUNK_BYTES)
         return self._free.get()
 
-    def give(self, buffer: Buffer) -> None:
+    def give(self, buffer: AlignedBuffer) -> None:
         """It can be filled anew. Called by any thread."""
         self._free.put(buffer)
 

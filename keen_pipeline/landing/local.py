@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
 import secrets
 import time
@@ -11,55 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.direct import StagedFile
 from keen_pipeline.landing.options import LocalOptions
 
 STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{random}.landing` in the folder of its place."""
-
-
-_PAGE_BYTES = 4096
-_DIRECT_BYTES = 1024 * 1024
-_O_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux only
-
-
-class StagedFile(io.FileIO):
-    """An unbuffered file whose long writes go to the disk at once, past the system's cache, where system and file allow it.
-
-    The file is synced before it is published anyway; without a copy in the cache a landing needs half the processor's time, and
-    leaves the memory to others.
-    """
-
-    _possible = _O_DIRECT != 0
-    _direct = False
-
-    def write(self, data: Any) -> int:
-        """As a file does. The disk takes whole pages from page-aligned memory: all else goes through the cache."""
-        length = len(data)
-        self._set_direct(length >= _DIRECT_BYTES and length % _PAGE_BYTES == 0 and self.tell() % _PAGE_BYTES == 0)
-        try:
-            return super().write(data)
-        except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:
-                raise
-        self._set_direct(False)
-        self._possible = False
-        return super().write(data)
-
-    def _set_direct(self, wanted: bool) -> None:
-        if not self._possible or wanted == self._direct:
-            return
-        import fcntl  # where O_DIRECT is, there is this
-
-        flags = fcntl.fcntl(self.fileno(), fcntl.F_GETFL)
-        try:
-            fcntl.fcntl(self.fileno(), fcntl.F_SETFL, flags | _O_DIRECT if wanted else flags & ~_O_DIRECT)
-        except OSError:
-            self._possible = False  # a file system without it, such as one in memory
-        else:
-            self._direct = wanted
 
 
 class LocalStorage:

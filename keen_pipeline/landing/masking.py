@@ -11,12 +11,12 @@ columns, a quote that never ends) is not given out, nor anything behind it; the 
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Mapping
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import MaskMethod
-from keen_pipeline.landing.verify import LONGEST_HEADER_BYTES, MARKUP, parse_header
+from keen_pipeline.landing.records import raw_record
+from keen_pipeline.landing.verify import BOM, LONGEST_HEADER_BYTES, MARKUP, parse_header
 
 HASH_DIGITS = 32
 """Hexadecimal: 128 bits, so that two values of one hash don't happen."""
@@ -24,9 +24,6 @@ MASKED = b"***"
 LONGEST_RECORD_BYTES = 16 * 1024 * 1024
 """Held at once. Keen takes events of 900 kB at most."""
 _SNIFFED_BYTES = 1024
-_BOM = b"\xef\xbb\xbf"
-# One raw cell and what ends it; the end of the data may be in the middle of either.
-_CELL = re.compile(rb'("[^"]*(?:""[^"]*)*"|[^",\r\n][^,\r\n]*|)(,|\r\n|\n|\r|\Z)')
 
 
 class Masker:
@@ -85,11 +82,11 @@ class Masker:
 
     def _header(self, data: bytes, out: list[bytes], *, last: bool) -> int:
         """Read the header, where it is all there; answers where the records begin."""
-        start = len(_BOM) if data.startswith(_BOM) else 0
+        start = len(BOM) if data.startswith(BOM) else 0
         if MARKUP.match(data, start):
             self._stopped = True
             return 0
-        found = _raw_record(data, start, last=last)
+        found = raw_record(data, start, last=last)
         if found is None:
             return 0
         raw, ending, following = found
@@ -125,7 +122,7 @@ class Masker:
             if b'"' not in line and b"\r" not in line:
                 raw, following = line.split(b","), end + 1
             else:
-                found = _raw_record(data, at, last=last)
+                found = raw_record(data, at, last=last)
                 if found is None:
                     return at
                 raw, ending, following = found
@@ -148,20 +145,3 @@ class Masker:
     def _hash(self, cell: bytes) -> bytes:
         value = cell[1:-1].replace(b'""', b'"') if cell.startswith(b'"') else cell
         return hmac.digest(self._key, value, "sha256").hex()[:HASH_DIGITS].encode()
-
-
-def _raw_record(data: bytes, at: int, *, last: bool) -> tuple[list[bytes], bytes, int] | None:
-    """The raw cells of the record at `at`, its line end, and where the next one begins; None where it is not whole (yet)."""
-    raw: list[bytes] = []
-    while True:
-        cell = _CELL.match(data, at)
-        if cell is None:
-            return None
-        raw.append(cell[1])
-        at = cell.end()
-        if cell[2] == b",":
-            continue
-        # Behind the end of this piece a quote may go on, or a LF belong to its CR.
-        if at == len(data) and cell[2] != b"\n" and cell[2] != b"\r\n" and not last:
-            return None
-        return raw, cell[2], at

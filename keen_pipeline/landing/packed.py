@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from keen_pipeline.landing.lane import CHUNK_BYTES, Buffer, Buffers, Lane
+from keen_pipeline.landing.direct import AlignedBuffer
+from keen_pipeline.landing.lane import CHUNK_BYTES, Buffers, Lane
 
 BUFFERS = 2
 """One that is filled while the other is written."""
@@ -18,8 +19,8 @@ class PackedWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._buffers = Buffers(BUFFERS)
-        self._lane: Lane[tuple[Buffer, int]] = Lane("write", self._write, self._give)
-        self._buffer: Buffer | None = None
+        self._lane: Lane[tuple[AlignedBuffer, int]] = Lane("write", self._write, self._give)
+        self._buffer: AlignedBuffer | None = None
         self._held = 0
         self.size = 0
 
@@ -53,14 +54,14 @@ class PackedWriter:
             self._lane.put((self._buffer, self._held))
         self._buffer = None
 
-    def _write(self, filled: tuple[Buffer, int]) -> None:
+    def _write(self, filled: tuple[AlignedBuffer, int]) -> None:
         buffer, length = filled
         try:
             write_all(self._file, buffer.view[:length])
         finally:
             self._give(filled)
 
-    def _give(self, filled: tuple[Buffer, int]) -> None:
+    def _give(self, filled: tuple[AlignedBuffer, int]) -> None:
         self._buffers.give(filled[0])
 
 

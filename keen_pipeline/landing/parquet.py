@@ -10,21 +10,19 @@ A long CSV is converted beside its download, and what that made counts only once
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from types import TracebackType
 from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
+from keen_pipeline.landing.parquet_blocks import LongRecordError, read_header
 from keen_pipeline.landing.parquet_cells import arrow_type
 from keen_pipeline.landing.parquet_feed import CsvBody, Facts, Feed, StoppedError
 from keen_pipeline.landing.parquet_file import write_file
-from keen_pipeline.landing.parquet_rows import LongRecordError, MisfitError
-from keen_pipeline.landing.verify import LONGEST_HEADER_BYTES, CsvVerifier
+from keen_pipeline.landing.parquet_rows import MisfitError
 
 EARLY_BYTES = 8 * 1024 * 1024
 """Of CSV that have come before it is converted beside the download; a shorter one is converted at once when it is proven."""
@@ -32,10 +30,6 @@ CONVERSIONS = 2
 """Of long files beside their downloads, and as many of those that are proven, in one process, whatever the number of landings:
 each holds some 60 MiB and keeps two processors busy. They don't share their places, or a slow download would hold up a proven file.
 """
-BLOCK_BYTES = (1024 * 1024, 16 * 1024 * 1024, 128 * 1024 * 1024)
-"""Of CSV parsed at once; the larger ones only where a record is longer than the first."""
-_HEADER_BYTES = 64 * 1024
-
 _early_places = threading.BoundedSemaphore(CONVERSIONS)
 _late_places = threading.BoundedSemaphore(CONVERSIONS)
 
@@ -49,9 +43,8 @@ class Conversion:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
         self._early: Future[tuple[str, ...] | None] | None = None
         self._size = 0
-        with tempfile.TemporaryFile(buffering=0) as file:
-            self._csv = CsvBody(os.dup(file.fileno()), self._grown, self._begun_anew)
-        self._feed = Feed(self._csv.fileno())
+        self._csv = CsvBody(self._grown, self._begun_anew)
+        self._feed = Feed(self._csv.reader)
 
     @property
     def body(self) -> BinaryIO:
@@ -100,7 +93,7 @@ class Conversion:
     def _begun_anew(self) -> None:
         self.stop()
         self._size = 0
-        self._feed = Feed(self._csv.fileno())
+        self._feed = Feed(self._csv.reader)
 
     def _convert_early(self, feed: Feed) -> tuple[str, ...] | None:
         try:
@@ -111,45 +104,28 @@ class Conversion:
     def _convert(self, feed: Feed) -> tuple[str, ...] | None:
         """The column types, or None where it was stopped."""
         try:
-            columns = _header(feed)
+            columns, start = read_header(feed)
             asked = [self._types.get(name, "string") for name in columns]
             kinds = list(asked)
-            blocks = iter(BLOCK_BYTES)
-            block = next(blocks)
             while True:
                 self._target.seek(0)
                 self._target.truncate()
                 # Text for want of a better type is not worth a word; text against Keen's own word is.
                 text = [name for name, kind, wish in zip(columns, kinds, asked, strict=True) if kind != wish]
                 try:
-                    write_file(feed, self._target, columns, kinds, text, block)
+                    write_file(feed, start, self._target, columns, kinds, text)
                 except MisfitError as misfit:
                     for number, kind in misfit.kinds.items():
                         kinds[number] = kind
-                except LongRecordError as error:
-                    # Or it is no CSV at all, which only the verifier can tell: its word comes first.
-                    feed.proven()
-                    block = next(blocks, 0)
-                    if not block:
-                        raise ConfigurationError(
-                            f"can't be written as Parquet ({error}); use encoding csv for this collection"
-                        ) from None
                 else:
                     return tuple(str(arrow_type(kind)) for kind in kinds)
         except StoppedError:
             return None
-
-
-def _header(feed: Feed) -> Sequence[str]:
-    """The columns, as the first bytes have them, or as they are proven where those don't tell."""
-    verifier = CsvVerifier()
-    never = threading.Event()
-    at = 0
-    try:
-        while not verifier.columns and at <= LONGEST_HEADER_BYTES and not feed.ended:
-            piece = feed.read(at, _HEADER_BYTES, never)
-            verifier.feed(piece)
-            at += len(piece)
-    except VerificationError:
-        return feed.proven().columns
-    return verifier.columns if verifier.columns else feed.proven().columns
+        except (VerificationError, LongRecordError) as error:
+            try:
+                feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
+            except StoppedError:
+                return None
+            if isinstance(error, VerificationError):
+                raise
+            raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None

@@ -23,12 +23,19 @@ import pyarrow as pa
 from pyarrow import compute
 
 STRING, BYTES = "string", "bytes"
+POOL = pa.system_memory_pool()
+"""Of the columns. They are made in one thread and freed in another, for which Arrow's own allocators keep some 50 MiB more."""
 
 _SURE_LENGTH = 15
 """A decimal of so many characters has at most 15 digits, which a double keeps."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _INSTANT_LENGTHS = (20, 24, 27)
 """Of `2026-01-31T08:00:00Z`, with milliseconds, with microseconds."""
+
+
+def bitmap(flags: Any) -> Any:
+    """NumPy's booleans as a buffer of Arrow's. `pyarrow.array` would import pandas first, for what could be one of its arrays."""
+    return pa.py_buffer(np.packbits(flags, bitorder="little"))
 
 
 def arrow_type(kind: str) -> Any:
@@ -38,7 +45,7 @@ def arrow_type(kind: str) -> Any:
 
 
 def converted(column: Any, kind: str) -> Any:
-    """A binary array as an array of `arrow_type(kind)`, nulls kept; None where a cell does not fit."""
+    """A string or binary array as an array of `arrow_type(kind)`, nulls kept; None where a cell does not fit."""
     return _CONVERSIONS.get(kind, _string)(column)
 
 
@@ -48,8 +55,10 @@ def fallback(column: Any) -> str:
 
 
 def _string(column: Any) -> Any:
+    if pa.types.is_string(column.type):
+        return column
     try:
-        return column.cast(pa.string())
+        return column.cast(pa.string(), memory_pool=POOL)
     except pa.ArrowInvalid:
         return None
 
@@ -57,10 +66,10 @@ def _string(column: Any) -> Any:
 def _number(column: Any) -> Any:
     cells = column.drop_null()
     sure = _surely_numbers(cells)
-    if not sure.all() and not _all_exact(cells.filter(pa.array(~sure))):
+    if not sure.all() and not _all_exact(cells.filter(pa.Array.from_buffers(pa.bool_(), len(sure), [None, bitmap(~sure)]))):
         return None
     try:
-        return column.view(pa.string()).cast(pa.float64())  # what looks like a number is ASCII
+        return column.view(pa.string()).cast(pa.float64(), memory_pool=POOL)  # what looks like a number is ASCII
     except pa.ArrowInvalid:  # 1.2.3
         return None
 
@@ -103,10 +112,10 @@ def _all_exact(cells: Any) -> bool:
 
 def _boolean(column: Any) -> Any:
     cells = column.drop_null()
-    known = compute.is_in(cells, value_set=pa.array([b"true", b"false"]))
-    if len(cells) and not compute.all(known).as_py():
+    true, false = (pa.scalar(word, column.type) for word in (b"true", b"false"))
+    if len(cells) and not compute.all(compute.or_(compute.equal(cells, true), compute.equal(cells, false))).as_py():
         return None
-    return compute.equal(column, b"true")
+    return compute.equal(column, true)
 
 
 def _instant(column: Any) -> Any:
@@ -125,7 +134,7 @@ def _instant(column: Any) -> Any:
         if not well:
             return None
     try:
-        return column.view(pa.string()).cast(pa.timestamp("us", "UTC"))
+        return column.view(pa.string()).cast(pa.timestamp("us", "UTC"), memory_pool=POOL)
     except pa.ArrowInvalid:  # the 31st of February
         return None
 
@@ -158,5 +167,5 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "num": _number,
     "bool": _boolean,
     "datetime": _instant,
-    BYTES: lambda column: column,
+    BYTES: lambda column: column.view(pa.binary()),
 }

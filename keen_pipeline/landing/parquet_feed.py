@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keen_pipeline.landing.remote import reader_of
-
-READS_AHEAD = 4
-"""Blocks of CSV that Arrow may have read while earlier ones are parsed."""
+from keen_pipeline.landing.direct import AlignedBuffer, DirectReader, StagedFile
 
 
 class StoppedError(Exception):
@@ -28,11 +26,19 @@ class Facts:
     sha256: str
 
 
-class CsvBody(io.FileIO):
-    """The staged CSV. Writing at its end and beginning anew are all it is used for, but for reading it once it is whole."""
+class CsvBody(StagedFile):
+    """The staged CSV, a file of this machine's temporary folder that a crash takes with it.
 
-    def __init__(self, descriptor: int, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
-        super().__init__(descriptor, "r+")
+    Writing at its end and beginning anew are all it is used for, but for reading it once it is whole; `reader` reads it meanwhile.
+    """
+
+    def __init__(self, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="keen-pipeline-")
+        try:
+            self.reader = DirectReader(path)
+            super().__init__(descriptor, "r+")
+        finally:
+            os.unlink(path)  # noqa: PTH108 - a string
         self._grown = grown
         self._begun_anew = begun_anew
 
@@ -47,12 +53,18 @@ class CsvBody(io.FileIO):
         self._begun_anew()
         return super().truncate(size)
 
+    def close(self) -> None:
+        """Of it and its reader."""
+        if not self.closed:
+            self.reader.close()
+        super().close()
+
 
 class Feed:
-    """The bytes of one run of the CSV, for readers that wait for those which have not come yet. Safe to share between threads."""
+    """The bytes of one run of the CSV, for readers that wait for those which have not come yet."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._pread = reader_of(descriptor)
+    def __init__(self, reader: DirectReader) -> None:
+        self._reader = reader
         self._changed = threading.Condition()
         self._size = 0
         self._facts: Facts | None = None
@@ -76,16 +88,6 @@ class Feed:
             self._stopped = True
             self._changed.notify_all()
 
-    def wake(self) -> None:
-        """Let every waiting reader look again whether it was closed."""
-        with self._changed:
-            self._changed.notify_all()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
-
     @property
     def ended(self) -> bool:
         """Whether no more bytes come."""
@@ -99,67 +101,13 @@ class Feed:
                 raise StoppedError
             return self._facts
 
-    def wait(self, size: int, closed: threading.Event) -> None:
-        """Wait for the first `size` bytes, or for the end of all waiting."""
+    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> tuple[int, int]:
+        """Where in `buffer.memory` the bytes begin and end, fewer than `length` only at the CSV's end.
+
+        Waits until they have come. For one thread. Raises StoppedError.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._size >= size or self.ended or closed.is_set())
-
-    def read(self, offset: int, length: int, closed: threading.Event) -> bytes:
-        """`length` bytes, fewer only at the CSV's end; none where it was stopped or its reader was `closed`."""
-        self.wait(offset + length, closed)
-        return b"" if self._stopped or closed.is_set() else self._pread(offset, length)
-
-
-class BlockReader(io.RawIOBase):
-    """Gives Arrow a CSV in blocks of `block` bytes, in a way that two errors of its parser don't come to pass.
-
-    A LF at the start of a block is lost where the block before ended with a CR, within quotes too: so no read ends between them.
-    An empty last cell without a line end counts as quoted where a quoted one stood before: so a line end follows it.
-    Arrow reads 32 blocks ahead, in a thread that an error does not end: here it gets some, one more with each `allow`, and none
-    after `close`.
-    """
-
-    def __init__(self, feed: Feed, block: int) -> None:
-        self._feed = feed
-        self._block = block
-        self._closed = threading.Event()
-        self._blocks = READS_AHEAD
-        self._allowed = threading.Semaphore(READS_AHEAD)
-        self._at = 0
-        self._held = b""
-        self._last = b""
-        feed.wait(self._blocks * block, self._closed)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def close(self) -> None:
-        """Nothing more is read."""
-        self._closed.set()
-        self._feed.wake()
-        self._allowed.release(READS_AHEAD)
-        super().close()
-
-    def allow(self) -> None:
-        """One block more, once it has come: it is waited for here, not in one of Arrow's few threads."""
-        self._blocks += 1
-        self._feed.wait(self._blocks * self._block, self._closed)
-        self._allowed.release()
-
-    def read(self, size: int = -1) -> bytes:
-        """As of a file."""
-        # A block without an answer (the header alone) must not stop it for ever; what it costs is memory, no more.
-        self._allowed.acquire(timeout=1.0)
-        if self._closed.is_set():
-            return b""
-        data = self._feed.read(self._at, size - len(self._held), self._closed)
-        self._at += len(data)
-        if not data:
-            data, self._held = self._held or (b"" if self._last in (b"", b"\r", b"\n") else b"\n"), b""
-        else:
-            data, self._held = (self._held + data if self._held else data), b""
-            if data[-1] == ord("\r") and len(data) > 1:
-                data, self._held = data[:-1], b"\r"
-        self._last = data[-1:]
-        return data
+            self._changed.wait_for(lambda: self._size >= offset + length or self.ended)
+            if self._stopped:
+                raise StoppedError
+        return self._reader.read(buffer, offset, length)

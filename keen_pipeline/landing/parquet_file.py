@@ -15,21 +15,22 @@ from keen_pipeline.errors import VerificationError
 from keen_pipeline.landing.packed import PackedWriter
 from keen_pipeline.landing.parquet_cells import arrow_type
 from keen_pipeline.landing.parquet_feed import Facts, Feed
-from keen_pipeline.landing.parquet_rows import ahead, typed_batches
+from keen_pipeline.landing.parquet_rows import typed_batches
 
 ROW_GROUP_RECORDS = 1024 * 1024
 ROW_GROUP_BYTES = 10 * 1024 * 1024
 """In memory, before encoding; what comes first ends a row group. Some 95,000 events: readers skip and share work by it."""
-BATCHES_AHEAD = 4
-"""Converted while earlier ones are written."""
 DICTIONARY_SHARE = 4
 """A column has a dictionary where the first row group has so many times as many cells as different ones. Elsewhere it would cost
-half of all the time of writing, for a tenth less size."""
+half of all the time of writing, for a tenth less size. (Numbers split into streams of bytes would be smaller and quicker, but
+Spark, for one, doesn't read them at its usual speed, or at all.)"""
 ZSTD_LEVEL = 1
 
 
-def write_file(feed: Feed, target: BinaryIO, columns: Sequence[str], kinds: Sequence[str], text: list[str], block: int) -> None:
-    """Write all records of `feed` into the empty `target`, and then what is known of them. `text`: columns kept as text.
+def write_file(feed: Feed, start: int, target: BinaryIO, columns: Sequence[str], kinds: Sequence[str], text: list[str]) -> None:
+    """Write all records of `feed` from the offset `start` on into the empty `target`, and then what is known of them.
+
+    `text`: columns kept as text.
 
     Raises VerificationError where they are not those that the verifier counted, and what `typed_batches` raises.
     """
@@ -40,7 +41,7 @@ def write_file(feed: Feed, target: BinaryIO, columns: Sequence[str], kinds: Sequ
     written = 0
     with ExitStack() as stack:
         stack.callback(packed.stop)
-        batches = stack.enter_context(closing(ahead(typed_batches(feed, kinds, schema, block), BATCHES_AHEAD)))
+        batches = stack.enter_context(closing(typed_batches(feed, start, kinds, schema)))
         writer: Any = None
         for group in _groups(batches, schema):
             if writer is None:

@@ -1,21 +1,23 @@
-"""A CSV as batches of typed columns: parsed by Arrow, each cell looked at before its column gets its type."""
+"""A CSV as batches of typed columns: split beside the thread that writes, each cell looked at before its column gets its type."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+import collections
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv
 
+from keen_pipeline.landing.parquet_blocks import Block, BlockReader
 from keen_pipeline.landing.parquet_cells import BYTES, converted, fallback
-from keen_pipeline.landing.parquet_feed import BlockReader, Feed, StoppedError
+from keen_pipeline.landing.parquet_feed import Feed
+from keen_pipeline.landing.parquet_split import split
 
-RELEASE_BLOCKS = 8
-"""What Arrow's allocator keeps for this thread goes back to the system so often; a landing would hold 30 MiB more without."""
+WORKERS = 1
+"""Threads of one conversion that split and convert, beside the one that writes. With two cores a second one gains nothing."""
+BLOCKS_AHEAD = 4
+"""Given to the workers before their batches are asked for: what they do while a row group is written."""
 
 
 class MisfitError(Exception):
@@ -26,94 +28,48 @@ class MisfitError(Exception):
         self.kinds = kinds
 
 
-class LongRecordError(Exception):
-    """A record does not fit into a block, or it is no CSV. Never leaves a conversion."""
+def typed_batches(feed: Feed, start: int, kinds: Sequence[str], schema: Any) -> Generator[Any, None, None]:
+    """The records from the offset `start` on in the columns of the schema; close it to end early.
 
-
-def typed_batches(feed: Feed, kinds: Sequence[str], schema: Any, block: int) -> Generator[Any, None, None]:
-    """The records in the columns of the schema. Raises MisfitError at the end, so that one more try is enough, LongRecordError,
-    and StoppedError where the feed was stopped."""
+    Raises MisfitError at the end, so that one more try is enough, and what BlockReader and `split` raise.
+    """
     misfits: dict[int, str] = {}
-    for number_of_blocks, raw in enumerate(_raw_batches(feed, len(kinds), block), 1):
-        columns = []
-        for number, kind in enumerate(kinds):
-            column = raw.column(number)
-            found = converted(column, misfits.get(number, kind))
-            if found is None:
-                misfits[number] = BYTES if misfits.get(number) else fallback(column)
-            columns.append(found)
-        records = raw.num_rows
-        del raw, column
-        if number_of_blocks % RELEASE_BLOCKS == 0:
-            pa.default_memory_pool().release_unused()
-        if not misfits and records:
-            yield pa.record_batch(columns, schema=schema)
+    running: collections.deque[Future[tuple[list[Any], dict[int, str]]]] = collections.deque()
+
+    def taken() -> list[Any]:
+        columns, found = running.popleft().result()
+        for number, kind in found.items():
+            if misfits.get(number) != BYTES:
+                misfits[number] = kind
+        return columns
+
+    reader = BlockReader(feed, start)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet")
+    try:
+        for block in reader.blocks():
+            running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
+            if len(running) > BLOCKS_AHEAD:
+                columns = taken()
+                if not misfits:
+                    yield pa.record_batch(columns, schema=schema)
+        while running:
+            columns = taken()
+            if not misfits:
+                yield pa.record_batch(columns, schema=schema)
+    finally:
+        pool.shutdown(cancel_futures=True)
     if misfits:
         raise MisfitError(misfits)
 
 
-def _raw_batches(feed: Feed, width: int, block: int) -> Iterator[Any]:
-    """The records as columns of bytes; an empty cell and a `null` are null, in quotes they are not."""
-    names = [str(number) for number in range(width)]
-    reading = csv.ReadOptions(block_size=block, column_names=names, skip_rows_after_names=1, use_threads=False)
-    parsing = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-    converting = csv.ConvertOptions(
-        column_types=dict.fromkeys(names, pa.binary()),
-        null_values=["", "null"],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-        check_utf8=False,
-    )
-    try:
-        # Of a CSV that the verifier has taken, only a record longer than a block is left to refuse.
-        with closing(BlockReader(feed, block)) as body:
-            if feed.ended and not feed.proven().records:
-                return
-            with csv.open_csv(pa.PythonFile(body, "r"), reading, parsing, converting) as reader:
-                try:
-                    for batch in reader:
-                        yield batch
-                        body.allow()
-                finally:
-                    body.close()  # before the reader, whose thread may wait for more
-    except pa.ArrowInvalid as error:
-        raise LongRecordError(str(error)) from None
-    if feed.stopped:
-        raise StoppedError
-
-
-def ahead(items: Generator[Any, None, None], depth: int) -> Generator[Any, None, None]:
-    """The same items, made in a thread of their own, at most `depth` of them before they are asked for. Close it to end early."""
-    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-    end = object()
-
-    def run() -> None:
-        failure: BaseException | None = None
-        try:
-            with closing(items):
-                for item in items:
-                    made.put((item, None))
-                    if stop.is_set():
-                        return
-        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
-            failure = error
-        made.put((end, failure))
-
-    thread = threading.Thread(target=run, name="landing-parquet", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, failure = made.get()
-            if failure is not None:
-                raise failure
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
-        while thread.is_alive():
-            # A place in the queue is all that it may wait for.
-            with suppress(queue.Empty):
-                made.get(timeout=0.01)
-        thread.join()
+def _typed(reader: BlockReader, block: Block, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:
+    """The columns, and the kinds for those with a cell that does not fit."""
+    columns, misfits = [], {}
+    texts = split(block, len(kinds))
+    reader.give(block.buffer)
+    for number, (column, kind) in enumerate(zip(texts, kinds, strict=True)):
+        found = converted(column, kind)
+        if found is None:
+            misfits[number] = fallback(column)
+        columns.append(found)
+    return columns, misfits

@@ -27,12 +27,23 @@ class Stretch(NamedTuple):
     quoted: bool
 
 
-class StructureReader:
-    """Reads stretches of at most `longest` bytes in a document of `columns` columns. Not shared between threads."""
+class Marks(NamedTuple):
+    """Of a well-formed stretch: a bit for each comma and each LF that separates, each CR before such a LF (None: there is no CR),
+    each quote (None: there is none, and the stretch lies outside quotes); whether it ends inside quotes."""
 
-    def __init__(self, columns: int, longest: int) -> None:
+    commas: Words
+    line_ends: Words
+    returns: Words | None
+    quotes: Words | None
+    quoted: bool
+
+
+class StructureReader:
+    """Reads stretches, most of them of at most `usual` bytes, in a document of `columns` columns. Not shared between threads."""
+
+    def __init__(self, usual: int, columns: int = 0) -> None:
         self._commas_wanted = columns - 1
-        self._flags = np.zeros(-(-longest // 64) * 64, np.bool_)
+        self._flags = np.zeros(-(-usual // 64) * 64, np.bool_)
 
     def read(self, data: bytes | bytearray, start: int, end: int, *, commas: int, quoted: bool, in_field: bool) -> Stretch | None:
         """What `data[start:end]` holds, or None where it is not plainly well-formed (which need not mean that it is wrong).
@@ -40,27 +51,33 @@ class StructureReader:
         `commas`: of the record that has begun before; `quoted`, `in_field`: whether it begins inside quotes, or within an
         unquoted field. It must not end with a quote or a CR, of which the next byte decides what they mean.
         """
+        marks = self.marks(data, start, end, quoted=quoted, in_field=in_field)
+        if marks is None or (self._commas_wanted == 0 and _may_have_empty_line(marks.line_ends, marks.returns)):
+            return None
+        return self._records(marks.commas, marks.line_ends, commas, marks.quoted)
+
+    def marks(self, data: bytes | bytearray, start: int, end: int, *, quoted: bool, in_field: bool) -> Marks | None:
+        """The separators of `data[start:end]`, or None as `read`; records may have any number of columns."""
         stretch = np.frombuffer(data, np.uint8, end - start, start)
-        line_ends, separators = self._bits(stretch, _LF), self._bits(stretch, _COMMA)
+        line_ends, commas = self._bits(stretch, _LF), self._bits(stretch, _COMMA)
         returns = self._bits(stretch, _CR) if data.find(_CR, start, end) >= 0 else None
+        quotes = None
         if quoted or data.find(_QUOTE, start, end) >= 0:
             quotes = self._bits(stretch, _QUOTE)
             inside, quoted = _inside(quotes, quoted)
-            around = separators | line_ends
+            around = commas | line_ends
             around |= quotes
             if returns is not None:
                 around |= returns
             if not _well_placed(quotes, inside, around, in_field=in_field):
                 return None
             outside = np.invert(inside, out=inside)
-            separators &= outside
+            commas &= outside
             line_ends &= outside
             returns = None if returns is None else returns & outside
         if returns is not None and (_shifted(returns) & ~line_ends).any():
             return None  # a lone CR ends a record too
-        if self._commas_wanted == 0 and _may_have_empty_line(line_ends, returns):
-            return None
-        return self._records(separators, line_ends, commas, quoted)
+        return Marks(commas, line_ends, returns, quotes, quoted)
 
     def _records(self, separators: Words, line_ends: Words, commas: int, quoted: bool) -> Stretch | None:
         wanted = self._commas_wanted
@@ -90,7 +107,7 @@ class StructureReader:
 
     def _bits(self, stretch: Any, byte: int) -> Words:
         length = -(-len(stretch) // 64) * 64
-        flags = self._flags[:length]
+        flags = self._flags[:length] if length <= len(self._flags) else np.empty(length, np.bool_)
         np.equal(stretch, byte, out=flags[: len(stretch)])
         flags[len(stretch) :] = False
         return np.packbits(flags, bitorder="little").view("<u8")

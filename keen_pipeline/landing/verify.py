@@ -29,7 +29,7 @@ _STRETCH_BYTES = 512 * 1024
 _SCANNED_BYTES = 4096
 """A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
 _SPECIAL = re.compile(rb'[",\r\n]')
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
@@ -98,8 +98,8 @@ class CsvVerifier:
 
     def _sniff(self, head: bytearray) -> None:
         self._sniffed = True
-        if head.startswith(_BOM):
-            del head[: len(_BOM)]
+        if head.startswith(BOM):
+            del head[: len(BOM)]
         if MARKUP.match(head):
             raise VerificationError("a web page or an XML document came instead of a CSV")
 
@@ -107,7 +107,7 @@ class CsvVerifier:
         assert self._head is not None
         self.columns = parse_header(bytes(self._head))
         self._head = None
-        self._structure = StructureReader(len(self.columns), _STRETCH_BYTES)
+        self._structure = StructureReader(_STRETCH_BYTES, len(self.columns))
 
     def _feed_stretch(self, data: bytes | bytearray, start: int, end: int) -> None:
         while start < end and (self._state == _AFTER_QUOTE or self._after_cr):

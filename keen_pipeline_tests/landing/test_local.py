@@ -13,7 +13,8 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Encoding, Landing
-from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES, Buffer
+from keen_pipeline.landing.direct import AlignedBuffer
+from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES
 from keen_pipeline.landing.local import StagedFile
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
@@ -23,7 +24,7 @@ THREADS = 4
 
 def test_long_writes_at_any_place_from_any_memory_leave_the_same_bytes(tmp_path: Path) -> None:
     noise = os.urandom(CHUNK_BYTES)
-    aligned = Buffer()
+    aligned = AlignedBuffer(CHUNK_BYTES)
     aligned.view[:] = noise
     elsewhere = bytearray(b"x" + noise)
     pieces = [aligned.view, aligned.view, memoryview(elsewhere)[1:], aligned.view, memoryview(b"short"), aligned.view]

@@ -21,8 +21,7 @@ from pyarrow import parquet
 from keen_pipeline import build_keen_definitions
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import Collection, Encoding
-from keen_pipeline.landing import FileDestination, parquet_file
-from keen_pipeline.landing import parquet as ours
+from keen_pipeline.landing import FileDestination, parquet_blocks, parquet_file
 from keen_pipeline.landing.parquet import Conversion
 from keen_pipeline.landing.parquet_feed import Facts
 from keen_pipeline.landing.verify import CsvVerifier
@@ -103,15 +102,15 @@ RAW = st.one_of(st.just(b""), st.sampled_from([b"7", b"0.5", b"-3"]), UNQUOTED, 
     rows=st.lists(st.tuples(RAW, RAW, st.sampled_from([b"\n", b"\r\n", b"\r"]))),
     bom=st.booleans(),
     ended=st.booleans(),
-    blocks=st.sampled_from([(2, 64 * 1024), (16, 64 * 1024), (1024 * 1024,)]),
+    block=st.sampled_from([1, 2, 16, 1024 * 1024]),
 )
 def test_any_csv_has_the_values_that_python_reads(
-    rows: list[tuple[bytes, bytes, bytes]], bom: bool, ended: bool, blocks: tuple[int, ...]
+    rows: list[tuple[bytes, bytes, bytes]], bom: bool, ended: bool, block: int
 ) -> None:
     body = b"n,s\n" + b"".join(first + b"," + second + end for first, second, end in rows)
     body = body if ended else body.rstrip(b"\r\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ours, "BLOCK_BYTES", blocks)
+        patch.setattr(parquet_blocks, "BLOCK_BYTES", block)
         table, _ = converted(b"\xef\xbb\xbf" + body if bom else body, {"n": "num"})
     # One character a byte, since a cell may be no text.
     expected = list(csv.reader(io.StringIO(body.decode("latin-1"), newline="")))[1:]
@@ -165,7 +164,7 @@ def test_bytes_that_are_no_utf8_are_kept() -> None:
 
 
 def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "BLOCK_BYTES", (64,))
+    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 64)
     cells = ["x" * number + "\r\n\r\r\n" + "y" * (number * 7 % 11) for number in range(30)]
     data = "n,s\r\n" + "".join(f'1,"{cell}"\r\n' for cell in cells)
     table, _ = converted(data.encode(), TYPES)
@@ -173,13 +172,14 @@ def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytes
 
 
 def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "BLOCK_BYTES", (16, 4096))
+    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(parquet_blocks, "LONGEST_BLOCK_BYTES", 4096)
     with pytest.raises(ConfigurationError, match="use encoding csv for this collection"):
         converted(b"n,s\n1," + b"x" * 9000 + b"\n", TYPES)
 
 
 def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "BLOCK_BYTES", (4096,))
+    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(parquet_file, "ROW_GROUP_RECORDS", 500)
     data = b"n,s\n" + b'1,"x,\n"\n' * 5000 + b"x,y\n"
     table, text = converted(data, TYPES)

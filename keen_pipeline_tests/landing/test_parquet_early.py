@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing import local
+from keen_pipeline.landing import local, parquet_blocks
 from keen_pipeline.landing import parquet as ours
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.faults import Behaviour
@@ -29,7 +29,7 @@ def early(lander: Lander, monkeypatch: pytest.MonkeyPatch) -> Lander:
     """Conversions begin when a few blocks have come."""
     assert len(BODY) > 8 * EARLY
     monkeypatch.setattr(ours, "EARLY_BYTES", EARLY)
-    monkeypatch.setattr(ours, "BLOCK_BYTES", (32 * 1024, 1024 * 1024))
+    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 32 * 1024)
     lander.server.body = BODY
     return lander
 

@@ -1,0 +1,93 @@
+"""Files whose long reads and writes go past the system's cache, where system and file allow it.
+
+Without a copy in the cache a landing needs half the processor's time, and leaves the memory to others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import io
+import os
+from typing import Any
+
+PAGE_BYTES = 4096
+"""Where memory and places in a file begin that the disk reads and writes by itself."""
+_DIRECT_BYTES = 1024 * 1024
+_O_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux only
+
+
+class AlignedBuffer:
+    """At least `size` bytes of `memory` from `start` on, which is a multiple of PAGE_BYTES as an address; `view` shows them.
+
+    One byte more stands behind them.
+    """
+
+    def __init__(self, size: int) -> None:
+        length = -(-size // PAGE_BYTES) * PAGE_BYTES
+        self.memory = bytearray(length + PAGE_BYTES)
+        self.start = -ctypes.addressof(ctypes.c_char.from_buffer(self.memory)) % PAGE_BYTES
+        self.view = memoryview(self.memory)[self.start : self.start + length]
+
+
+class StagedFile(io.FileIO):
+    """An unbuffered file whose long writes go to the disk at once."""
+
+    _possible = _O_DIRECT != 0
+    _direct = False
+
+    def write(self, data: Any) -> int:
+        """As a file does. The disk takes whole pages from page-aligned memory: all else goes through the cache."""
+        length = len(data)
+        self._set_direct(length >= _DIRECT_BYTES and length % PAGE_BYTES == 0 and self.tell() % PAGE_BYTES == 0)
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not self._direct or error.errno != errno.EINVAL:
+                raise
+        self._set_direct(False)
+        self._possible = False
+        return super().write(data)
+
+    def _set_direct(self, wanted: bool) -> None:
+        if not self._possible or wanted == self._direct:
+            return
+        import fcntl  # where O_DIRECT is, there is this
+
+        flags = fcntl.fcntl(self.fileno(), fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(self.fileno(), fcntl.F_SETFL, flags | _O_DIRECT if wanted else flags & ~_O_DIRECT)
+        except OSError:
+            self._possible = False  # a file system without it, such as one in memory
+        else:
+            self._direct = wanted
+
+
+class DirectReader:
+    """Reads the file at `path`, which may be removed and still grow meanwhile, from the disk. For one thread at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = -1
+        if _O_DIRECT:
+            with contextlib.suppress(OSError):  # a file system without it, such as one in memory
+                self._descriptor = os.open(path, os.O_RDONLY | _O_DIRECT)
+        if self._descriptor < 0:
+            self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> tuple[int, int]:
+        """Where the bytes stand in `buffer.memory` then, fewer than `length` only at the file's end."""
+        skipped = offset % PAGE_BYTES
+        wanted = skipped + length
+        whole = -(-wanted // PAGE_BYTES) * PAGE_BYTES
+        filled = 0
+        while filled < wanted:
+            got = os.preadv(self._descriptor, [buffer.view[filled:whole]], offset - skipped + filled)
+            filled += got
+            if not got or filled % PAGE_BYTES:
+                break
+        return buffer.start + skipped, buffer.start + max(min(filled, wanted), skipped)
+
+    def close(self) -> None:
+        """No more reads."""
+        os.close(self._descriptor)
