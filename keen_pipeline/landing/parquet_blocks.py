@@ -11,8 +11,8 @@ import numpy as np
 from keen_pipeline.landing.direct import PAGE_BYTES, AlignedBuffer
 from keen_pipeline.landing.parquet_feed import Feed
 from keen_pipeline.landing.records import raw_record
-from keen_pipeline.landing.structure import Marks, StructureReader
-from keen_pipeline.landing.verify import BOM, LONGEST_HEADER_BYTES, parse_header
+from keen_pipeline.landing.structure import Marks, StructureReader, end_of_last
+from keen_pipeline.landing.verify import BOM, LONGEST_HEADER_BYTES, CsvVerifier, parse_header
 
 BLOCK_BYTES = 2 * 1024 * 1024
 """Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
@@ -28,28 +28,32 @@ class LongRecordError(Exception):
 class Block(NamedTuple):
     """`buffer.memory[start:end]` is records, each with its line end.
 
-    `marks`: of a block with quotes or CRs; None: each comma and each LF separates. `records`: the raw cells of a block that has to
-    be read one by one, such as one with a quote within an unquoted cell.
+    `marks`: of a block with quotes or CRs; None: each comma and each LF separates. `odd`: it is well-formed in a way that marks
+    don't show, such as a quote within an unquoted cell.
     """
 
     buffer: AlignedBuffer
     start: int
     end: int
     marks: Marks | None = None
-    records: list[list[bytes]] | None = None
+    odd: bool = False
 
 
 class BlockReader:
     """Reads the records of `feed` from the offset `at` on. For one thread; `give` is for any."""
 
-    def __init__(self, feed: Feed, at: int) -> None:
+    def __init__(self, feed: Feed, at: int, columns: tuple[str, ...]) -> None:
         self._feed = feed
+        self._columns = columns
         self._at = at
         self._structure = StructureReader(BLOCK_BYTES)
         self._free: queue.SimpleQueue[AlignedBuffer] = queue.SimpleQueue()
 
     def blocks(self) -> Generator[Block, None, None]:
-        """All records; each block's memory is to be given back. Raises StoppedError and LongRecordError."""
+        """All records; each block's memory is to be given back.
+
+        Raises StoppedError, LongRecordError, and VerificationError for what the verifier refuses too.
+        """
         wanted = BLOCK_BYTES
         while True:
             buffer = self._buffer(wanted)
@@ -83,20 +87,23 @@ class BlockReader:
             memory[end] = _LF
             end += 1
         if memory.find(_QUOTE, start, end) < 0 and memory.find(_CR, start, end) < 0:
-            whole = memory.rfind(_LF, start, end) + 1
-            return Block(buffer, start, whole) if whole else None
+            after = memory.rfind(_LF, start, end) + 1
+            return Block(buffer, start, after) if after else None
         # Of a quote or CR at the very end the next byte decides what it means.
         looked_at = end
         while looked_at > start and memory[looked_at - 1] in b'"\r':
             looked_at -= 1
         marks = self._structure.marks(memory, start, looked_at, quoted=False, in_field=False) if looked_at > start else None
         if marks is None or (last and looked_at < end):
-            return _read_one_by_one(buffer, start, end, last=last)
-        with_ends = np.flatnonzero(marks.line_ends)
-        if not len(with_ends):
-            return None
-        word = int(with_ends[-1])
-        return Block(buffer, start, start + word * 64 + int(marks.line_ends[word]).bit_length(), marks)
+            whole = end - start if last else self._whole(memory, start, end)
+            return Block(buffer, start, start + whole, odd=True) if whole else None
+        whole = end_of_last(marks.line_ends, np.flatnonzero(marks.line_ends))
+        return Block(buffer, start, start + whole, marks) if whole else None
+
+    def _whole(self, memory: bytearray, start: int, end: int) -> int:
+        verifier = CsvVerifier(self._columns)
+        verifier.feed(memory, start, end)
+        return verifier.whole
 
 
 def read_header(feed: Feed) -> tuple[tuple[str, ...], int]:
@@ -114,12 +121,3 @@ def read_header(feed: Feed) -> tuple[tuple[str, ...], int]:
         if last or size > LONGEST_HEADER_BYTES:
             return tuple(feed.proven().columns), len(data)
         size *= 2
-
-
-def _read_one_by_one(buffer: AlignedBuffer, start: int, end: int, *, last: bool) -> Block | None:
-    data = bytes(buffer.memory[start:end])
-    records, at = [], 0
-    while at < len(data) and (found := raw_record(data, at, last=last)) is not None:
-        records.append(found[0])
-        at = found[2]
-    return Block(buffer, start, start + at, records=records) if records else None

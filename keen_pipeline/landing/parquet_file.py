@@ -27,7 +27,7 @@ Spark, for one, doesn't read them at its usual speed, or at all.)"""
 ZSTD_LEVEL = 1
 
 
-def write_file(feed: Feed, start: int, target: BinaryIO, columns: Sequence[str], kinds: Sequence[str], text: list[str]) -> None:
+def write_file(feed: Feed, start: int, target: BinaryIO, columns: tuple[str, ...], kinds: Sequence[str], text: list[str]) -> None:
     """Write all records of `feed` from the offset `start` on into the empty `target`, and then what is known of them.
 
     `text`: columns kept as text.
@@ -41,7 +41,7 @@ def write_file(feed: Feed, start: int, target: BinaryIO, columns: Sequence[str],
     written = 0
     with ExitStack() as stack:
         stack.callback(packed.stop)
-        batches = stack.enter_context(closing(typed_batches(feed, start, kinds, schema)))
+        batches = stack.enter_context(closing(typed_batches(feed, start, columns, kinds, schema)))
         writer: Any = None
         for group in _groups(batches, schema):
             if writer is None:
@@ -50,7 +50,7 @@ def write_file(feed: Feed, start: int, target: BinaryIO, columns: Sequence[str],
             written += group.num_rows
             del group  # or it would still be there while the next one is put together
         facts = feed.proven()
-        if written != facts.records or list(columns) != list(facts.columns):
+        if written != facts.records or columns != tuple(facts.columns):
             raise VerificationError(f"as Parquet it would have {written} records, the CSV has {facts.records}")
         if writer is None:
             writer = stack.enter_context(_writer(sink, schema, []))

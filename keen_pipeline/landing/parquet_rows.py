@@ -28,7 +28,9 @@ class MisfitError(Exception):
         self.kinds = kinds
 
 
-def typed_batches(feed: Feed, start: int, kinds: Sequence[str], schema: Any) -> Generator[Any, None, None]:
+def typed_batches(
+    feed: Feed, start: int, columns: tuple[str, ...], kinds: Sequence[str], schema: Any
+) -> Generator[Any, None, None]:
     """The records from the offset `start` on in the columns of the schema; close it to end early.
 
     Raises MisfitError at the end, so that one more try is enough, and what BlockReader and `split` raise.
@@ -37,25 +39,25 @@ def typed_batches(feed: Feed, start: int, kinds: Sequence[str], schema: Any) -> 
     running: collections.deque[Future[tuple[list[Any], dict[int, str]]]] = collections.deque()
 
     def taken() -> list[Any]:
-        columns, found = running.popleft().result()
+        arrays, found = running.popleft().result()
         for number, kind in found.items():
             if misfits.get(number) != BYTES:
                 misfits[number] = kind
-        return columns
+        return arrays
 
-    reader = BlockReader(feed, start)
+    reader = BlockReader(feed, start, columns)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet")
     try:
         for block in reader.blocks():
             running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
             if len(running) > BLOCKS_AHEAD:
-                columns = taken()
+                arrays = taken()
                 if not misfits:
-                    yield pa.record_batch(columns, schema=schema)
+                    yield pa.record_batch(arrays, schema=schema)
         while running:
-            columns = taken()
+            arrays = taken()
             if not misfits:
-                yield pa.record_batch(columns, schema=schema)
+                yield pa.record_batch(arrays, schema=schema)
     finally:
         pool.shutdown(cancel_futures=True)
     if misfits:

@@ -1,6 +1,6 @@
 """The cells of a block of records, as a column of Arrow's for each column of the CSV: text, or bytes where it is no UTF-8.
 
-Arrow's own reader of CSV takes half as long again, and wants to know where a record ends in quotes; here that is known already.
+That takes two thirds of the time of Arrow's own reader of CSV, which is left what is odd.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import compute
+from pyarrow import compute, csv
 
 from keen_pipeline.landing.parquet_blocks import Block, LongRecordError
 from keen_pipeline.landing.parquet_cells import POOL, bitmap
@@ -23,7 +23,7 @@ def split(block: Block, width: int) -> list[Any]:
 
     An empty cell and a `null` are null, in quotes they are not. Raises LongRecordError where the block is no CSV of this width.
     """
-    columns = _at_once(block, width) if block.records is None else _transposed(block.records, width)
+    columns = _by_arrow(block, width) if block.odd else _at_once(block, width)
     return [column.view(pa.string()) for column in columns] if _is_utf8(block) else columns
 
 
@@ -79,22 +79,35 @@ def _nulls(data: Any, begins: Any, ends: Any) -> Any:
     return nulls if nulls.any() else None
 
 
-def _transposed(records: list[list[bytes]], width: int) -> list[Any]:
-    if any(len(record) != width for record in records):
-        raise LongRecordError("not every record has as many columns as the header")
-    return [pa.array([_value(record[number]) for record in records], pa.binary()) for number in range(width)]
+def _by_arrow(block: Block, width: int) -> list[Any]:
+    """As `_at_once`, by Arrow's reader."""
+    names = [str(number) for number in range(width)]
+    try:
+        table = csv.read_csv(
+            pa.py_buffer(_bytes_of(block)),
+            csv.ReadOptions(column_names=names, use_threads=False, block_size=block.end - block.start + 1),
+            csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.binary()),
+                null_values=["", "null"],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise LongRecordError(str(error)) from None
+    return [column.combine_chunks() for column in table.columns]
 
 
-def _value(cell: bytes) -> bytes | None:
-    if cell.startswith(b'"'):
-        return cell[1:-1].replace(b'""', b'"')
-    return None if cell in (b"", b"null") else cell
+def _bytes_of(block: Block) -> memoryview:
+    return memoryview(block.buffer.memory)[block.start : block.end]
 
 
 def _is_utf8(block: Block) -> bool:
     """Whether the block is, and with it each of its cells, which begin and end at ASCII."""
     offsets = pa.py_buffer(np.array([0, block.end - block.start], np.int32))
-    whole = pa.py_buffer(memoryview(block.buffer.memory)[block.start : block.end])
+    whole = pa.py_buffer(_bytes_of(block))
     try:
         pa.StringArray.from_buffers(1, offsets, whole).validate(full=True)
     except pa.ArrowInvalid:

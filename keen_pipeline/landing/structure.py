@@ -20,11 +20,13 @@ _STEPS = [np.uint64(1 << step) for step in range(6)]
 
 
 class Stretch(NamedTuple):
-    """Of a well-formed stretch: records that end in it, commas after the last of these ends, whether it ends inside quotes."""
+    """Of a well-formed stretch: records that end in it, commas after the last of these ends, whether it ends inside quotes, and how
+    many bytes lie before the place after that last end (0: there is none)."""
 
     records: int
     commas: int
     quoted: bool
+    whole: int
 
 
 class Marks(NamedTuple):
@@ -90,12 +92,13 @@ class StructureReader:
         rest = commas - int(missing[-1])
         if not 0 <= rest <= wanted:
             return None
+        places = np.flatnonzero(line_ends)
+        whole = end_of_last(line_ends, places)
         if wanted == 0:
-            return Stretch(records, 0, quoted)
+            return Stretch(records, 0, quoted, whole)
         # In every word, how many commas shall stand before its first line end, given those in the words before it.
         due = np.subtract(missing, missing_in, out=missing)
         due += wanted - commas
-        places = np.flatnonzero(line_ends)
         ends, found, due = line_ends[places], separators[places], due[places]
         while len(ends):
             others = ends & (ends - _ONE)
@@ -103,7 +106,7 @@ class StructureReader:
                 return None
             more = np.flatnonzero(others)
             ends, found, due = others[more], found[more], due[more] + wanted
-        return Stretch(records, rest, quoted)
+        return Stretch(records, rest, quoted, whole)
 
     def _bits(self, stretch: Any, byte: int) -> Words:
         length = -(-len(stretch) // 64) * 64
@@ -111,6 +114,14 @@ class StructureReader:
         np.equal(stretch, byte, out=flags[: len(stretch)])
         flags[len(stretch) :] = False
         return np.packbits(flags, bitorder="little").view("<u8")
+
+
+def end_of_last(marks: Words, places: Any) -> int:
+    """The place behind the last of some marked bytes, given the words that have any; 0 where none is marked."""
+    if not len(places):
+        return 0
+    word = int(places[-1])
+    return word * 64 + int(marks[word]).bit_length()
 
 
 def _inside(quotes: Words, quoted: bool) -> tuple[Words, bool]:

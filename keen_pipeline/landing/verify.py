@@ -41,24 +41,37 @@ _RECORD_START, _FIELD_START, _IN_FIELD, _QUOTED, _AFTER_QUOTE = range(5)
 
 
 class CsvVerifier:
-    """Feed it the CSV in chunks, then `finish()`. Both raise VerificationError with the place of what is wrong."""
+    """Feed it the CSV in chunks, then `finish()`. Both raise VerificationError with the place of what is wrong.
 
-    def __init__(self) -> None:
-        self.columns: tuple[str, ...] = ()
+    `columns`: those of a header that was read before; what is fed begins with a record then.
+    """
+
+    def __init__(self, columns: tuple[str, ...] = ()) -> None:
+        self.columns = columns
         self.records = 0
-        self._head: bytearray | None = bytearray()
+        self._head: bytearray | None = None if columns else bytearray()
         self._sniffed = False
         self._state = _RECORD_START
         self._commas = 0  # of the record being read
         self._after_cr = False  # a LF that follows belongs to the line end already counted
-        self._structure: StructureReader | None = None
+        self._structure = StructureReader(_STRETCH_BYTES, len(columns)) if columns else None
+        self._base = 0  # where `data[0]` of this feed lies in the whole
+        self._fed = 0
+        self._whole = self._whole_before = 0  # where the last record, and the one before it, ended
+
+    @property
+    def whole(self) -> int:
+        """Bytes that are whole records, of those that were fed, where `columns` were given; a CR at the end may still get its LF."""
+        return self._whole_before if self._after_cr else self._whole
 
     def feed(self, data: bytes | bytearray, start: int = 0, end: int | None = None) -> None:
         """Take the next bytes, any number of them: `data[start:end]`."""
         end = len(data) if end is None else end
+        self._fed += end - start
         if self._head is not None:
             data = self._feed_head(bytes(memoryview(data)[start:end]))
             start, end = 0, len(data)
+        self._base = self._fed - end
         for at in range(start, end, _STRETCH_BYTES):
             self._feed_stretch(data, at, min(end, at + _STRETCH_BYTES))
 
@@ -133,6 +146,8 @@ class CsvVerifier:
         if found is None:
             return False
         self.records += found.records
+        if found.whole:
+            self._whole = self._base + start + found.whole
         self._commas = found.commas
         self._state = _QUOTED if found.quoted else {_LF: _RECORD_START, _COMMA: _FIELD_START}.get(data[end - 1], _IN_FIELD)
         return True
@@ -155,8 +170,12 @@ class CsvVerifier:
             if found is None:
                 return end
             start = at + 1
-            if self._special(data[at]) and stop_after_record:
-                return start
+            if self._after_cr and data[at] == _LF:
+                self._whole = self._base + start
+            if self._special(data[at]):
+                self._whole_before, self._whole = self._whole, self._base + start
+                if stop_after_record:
+                    return start
         return end
 
     def _text(self) -> None:

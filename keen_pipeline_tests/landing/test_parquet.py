@@ -171,6 +171,18 @@ def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytes
     assert table.column("s").to_pylist() == cells
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("block", [700, 1 << 20])
+def test_a_few_odd_records_among_many_plain_ones(monkeypatch: pytest.MonkeyPatch, end: str, block: int) -> None:
+    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", block)
+    cells = ['5" pipe' if number % 97 == 0 else "\xff" if number == 1500 else f"plain {number}" for number in range(3000)]
+    data = f"n,s{end}" + "".join(f"{number},{cell}{end}" for number, cell in enumerate(cells))
+    table, text = converted(data.encode("latin-1"), TYPES)
+    assert text == ("s",)
+    assert table.column("s").to_pylist() == [cell.encode("latin-1") for cell in cells]
+    assert table.column("n").to_pylist() == [float(number) for number in range(3000)]
+
+
 def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 16)
     monkeypatch.setattr(parquet_blocks, "LONGEST_BLOCK_BYTES", 4096)

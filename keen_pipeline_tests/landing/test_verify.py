@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.landing import verify
+from keen_pipeline.landing.records import raw_record
 from keen_pipeline.landing.verify import CsvVerifier, parse_header
 
 Answer = tuple[tuple[str, ...], int]
@@ -123,6 +124,26 @@ def test_any_bytes_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int]) 
     if data.lstrip().startswith((b"<", BOM)):
         return  # markup is refused by a rule of its own; csv knows none
     assert_equal(data.replace(BOM, b""), cuts)
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=documents(), cuts=st.lists(st.integers(0, 400), max_size=6))
+@example(data=b"a\r\nb\r", cuts=[])
+@example(data=b"a,b\n,\r\n,c\r", cuts=[4, 6])
+def test_whole_records_end_where_one_after_the_other_is_seen_to(data: bytes, cuts: list[int]) -> None:
+    data = data.removeprefix(BOM)
+    whole, width = 0, 0
+    while whole < len(data) and (found := raw_record(data, whole, last=False)) is not None:
+        width = width or len(found[0])
+        whole = found[2]
+    verifier = CsvVerifier(("column",) * max(width, 1))
+    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    try:
+        for start, end in pairwise(bounds):
+            verifier.feed(data[start:end])
+    except VerificationError:
+        return
+    assert verifier.whole == whole
 
 
 @pytest.mark.slow
