@@ -61,7 +61,7 @@ class CsvVerifier:
 
     @property
     def whole(self) -> int:
-        """Bytes that are whole records, of those that were fed, where `columns` were given; a CR at the end may still get its LF."""
+        """Bytes that are whole records, of those fed, where `columns` were given; a CR at the end may still get its LF."""
         return self._whole_before if self._after_cr else self._whole
 
     def feed(self, data: bytes | bytearray, start: int = 0, end: int | None = None) -> None:
