@@ -32,20 +32,21 @@ def _at_once(block: Block, width: int) -> list[Any]:
     places = np.flatnonzero(_separators(block, data))
     if len(places) % width or (data[places[width - 1 :: width]] != _LF).any():
         raise LongRecordError("not every record has as many columns as the header")
-    begins = np.empty_like(places)
+    # Every other element of the array of these offsets is a cell, those between are separators and quotes: nothing is copied but
+    # by column.
+    offsets = np.empty(2 * len(places), np.int32)
+    begins, ends = offsets[0::2], offsets[1::2]
+    ends[:] = places
     begins[0] = 0
-    np.add(places[:-1], 1, out=begins[1:])
+    np.add(ends[:-1], 1, out=begins[1:])
     if block.marks is not None and block.marks.returns is not None:
-        places[width - 1 :: width] -= data[places[width - 1 :: width] - 1] == _CR
-    nulls = _nulls(data, begins, places)
+        ends[width - 1 :: width] -= data[ends[width - 1 :: width] - 1] == _CR
+    nulls = _nulls(data, begins, ends)
     quoted = None
     if block.marks is not None and block.marks.quotes is not None:
         quoted = data[begins] == _QUOTE
         begins += quoted
-        places -= quoted
-    # Every other element of this array is a cell, those between are separators and quotes: nothing is copied but by column.
-    offsets = np.empty(2 * len(places), np.int32)
-    offsets[0::2], offsets[1::2] = begins, places
+        ends -= quoted
     cells = pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     chosen = np.arange(0, len(offsets), 2 * width, dtype=np.int32)
     columns = []
