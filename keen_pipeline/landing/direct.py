@@ -5,7 +5,6 @@ Without a copy in the cache a landing needs half the processor's time, and leave
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import io
@@ -65,29 +64,37 @@ class StagedFile(io.FileIO):
 
 
 class DirectReader:
-    """Reads the file at `path`, which may be removed and still grow meanwhile, from the disk. For one thread at a time."""
+    """Reads an open file, which may grow meanwhile, whatever its position; long pieces come from the disk. For one thread."""
 
-    def __init__(self, path: str) -> None:
-        self._descriptor = -1
-        if _O_DIRECT:
-            with contextlib.suppress(OSError):  # a file system without it, such as one in memory
-                self._descriptor = os.open(path, os.O_RDONLY | _O_DIRECT)
-        if self._descriptor < 0:
-            self._descriptor = os.open(path, os.O_RDONLY)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._direct: int | None = None if _O_DIRECT else descriptor
 
     def read(self, buffer: AlignedBuffer, offset: int, length: int) -> tuple[int, int]:
         """Where the bytes stand in `buffer.memory` then, fewer than `length` only at the file's end."""
+        # What is shorter was written through the cache, and would have to go to the disk first.
+        descriptor = self._direct_descriptor() if length >= _DIRECT_BYTES else self._descriptor
         skipped = offset % PAGE_BYTES
         wanted = skipped + length
         whole = -(-wanted // PAGE_BYTES) * PAGE_BYTES
         filled = 0
         while filled < wanted:
-            got = os.preadv(self._descriptor, [buffer.view[filled:whole]], offset - skipped + filled)
+            got = os.preadv(descriptor, [buffer.view[filled:whole]], offset - skipped + filled)
             filled += got
             if not got or filled % PAGE_BYTES:
                 break
         return buffer.start + skipped, buffer.start + max(min(filled, wanted), skipped)
 
     def close(self) -> None:
-        """No more reads."""
-        os.close(self._descriptor)
+        """No more reads; the file stays open."""
+        if self._direct not in (None, self._descriptor):
+            os.close(self._direct)
+        self._direct = self._descriptor
+
+    def _direct_descriptor(self) -> int:
+        if self._direct is None:
+            try:
+                self._direct = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | _O_DIRECT)
+            except OSError:
+                self._direct = self._descriptor  # a file system without it, such as one in memory
+        return self._direct

@@ -56,11 +56,13 @@ class BlockReader:
         """
         wanted = BLOCK_BYTES
         while True:
-            buffer = self._buffer(wanted)
-            start, end = self._feed.read(buffer, self._at, wanted)
-            if start == end:
+            length = self._feed.wait(self._at, wanted)
+            if not length:
                 return
-            block = self._block(buffer, start, end, last=end - start < wanted)
+            buffer = self._buffer(length)
+            start = self._feed.read(buffer, self._at, length)
+            end = start + length
+            block = self._block(buffer, start, end, last=length < wanted)
             if block is not None:
                 self._at += min(block.end, end) - start
                 wanted = BLOCK_BYTES
@@ -72,13 +74,13 @@ class BlockReader:
 
     def give(self, buffer: AlignedBuffer) -> None:
         """It can be filled anew."""
-        if len(buffer.view) <= BLOCK_BYTES + 2 * PAGE_BYTES:
+        if BLOCK_BYTES < len(buffer.view) <= BLOCK_BYTES + 2 * PAGE_BYTES:
             self._free.put(buffer)
 
-    def _buffer(self, wanted: int) -> AlignedBuffer:
-        if wanted == BLOCK_BYTES and not self._free.empty():
+    def _buffer(self, length: int) -> AlignedBuffer:
+        if length == BLOCK_BYTES and not self._free.empty():
             return self._free.get()
-        return AlignedBuffer(wanted + PAGE_BYTES)
+        return AlignedBuffer(length + PAGE_BYTES)
 
     def _block(self, buffer: AlignedBuffer, start: int, end: int, *, last: bool) -> Block | None:
         """The whole records at the beginning of the bytes, all of them where these are the `last`; None where there is none."""
@@ -110,10 +112,11 @@ def read_header(feed: Feed) -> tuple[tuple[str, ...], int]:
     """The columns, and where the records begin. Raises StoppedError, and VerificationError for what the verifier refuses too."""
     size = _HEADER_BYTES
     while True:
-        buffer = AlignedBuffer(size)
-        start, end = feed.read(buffer, 0, size)
-        data = bytes(buffer.memory[start:end])
-        last = len(data) < size
+        length = feed.wait(0, size)
+        buffer = AlignedBuffer(length)
+        start = feed.read(buffer, 0, length)
+        data = bytes(buffer.memory[start : start + length])
+        last = length < size
         at = len(BOM) if data.startswith(BOM) else 0
         found = raw_record(data, at, last=last) if len(data) > at else None
         if found is not None:

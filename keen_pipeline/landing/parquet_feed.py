@@ -33,12 +33,9 @@ class CsvBody(StagedFile):
     """
 
     def __init__(self, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
-        descriptor, path = tempfile.mkstemp(prefix="keen-pipeline-")
-        try:
-            self.reader = DirectReader(path)
-            super().__init__(descriptor, "r+")
-        finally:
-            os.unlink(path)  # noqa: PTH108 - a string
+        with tempfile.TemporaryFile(buffering=0) as file:
+            super().__init__(os.dup(file.fileno()), "r+")
+        self.reader = DirectReader(self.fileno())
         self._grown = grown
         self._begun_anew = begun_anew
 
@@ -101,13 +98,16 @@ class Feed:
                 raise StoppedError
             return self._facts
 
-    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> tuple[int, int]:
-        """Where in `buffer.memory` the bytes begin and end, fewer than `length` only at the CSV's end.
-
-        Waits until they have come. For one thread. Raises StoppedError.
-        """
+    def wait(self, offset: int, length: int) -> int:
+        """Wait until `length` bytes from `offset` on have come; returns how many: fewer only at the end. Raises StoppedError."""
         with self._changed:
             self._changed.wait_for(lambda: self._size >= offset + length or self.ended)
             if self._stopped:
                 raise StoppedError
-        return self._reader.read(buffer, offset, length)
+            return min(length, self._size - offset)
+
+    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> int:
+        """Read bytes that have come; returns where in `buffer.memory` they begin. For one thread."""
+        start, end = self._reader.read(buffer, offset, length)
+        assert end - start == length
+        return start

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -46,9 +47,12 @@ def typed_batches(
         return arrays
 
     reader = BlockReader(feed, start, columns)
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet")
+    blocks = reader.blocks()
+    opening = list(itertools.islice(blocks, 2))
+    # Most files are one block, and a thread costs more than what it would do.
+    pool: Executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet") if len(opening) > 1 else _Here()
     try:
-        for block in reader.blocks():
+        for block in itertools.chain(opening, blocks):
             running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
             if len(running) > BLOCKS_AHEAD:
                 arrays = taken()
@@ -62,6 +66,15 @@ def typed_batches(
         pool.shutdown(cancel_futures=True)
     if misfits:
         raise MisfitError(misfits)
+
+
+class _Here(Executor):
+    """Does what it is given in the thread that gives it."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(work(*args, **kwargs))
+        return future
 
 
 def _typed(reader: BlockReader, block: Block, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:

@@ -1,4 +1,4 @@
-"""Files of a local folder: long writes past the system's cache, and several landings at once in bounded memory."""
+"""Files of a local folder: several landings at once in bounded memory, and a full disk."""
 
 from __future__ import annotations
 
@@ -13,29 +13,12 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Encoding, Landing
-from keen_pipeline.landing.direct import AlignedBuffer
 from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES
 from keen_pipeline.landing.local import StagedFile
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
 
 THREADS = 4
-
-
-def test_long_writes_at_any_place_from_any_memory_leave_the_same_bytes(tmp_path: Path) -> None:
-    noise = os.urandom(CHUNK_BYTES)
-    aligned = AlignedBuffer(CHUNK_BYTES)
-    aligned.view[:] = noise
-    elsewhere = bytearray(b"x" + noise)
-    pieces = [aligned.view, aligned.view, memoryview(elsewhere)[1:], aligned.view, memoryview(b"short"), aligned.view]
-    with StagedFile(tmp_path / "file", "x+") as file:
-        for piece in pieces:
-            left = piece
-            while left:
-                left = left[file.write(left) :]
-        file.seek(0)
-        assert file.read() == b"".join(pieces)
-    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
 
 
 def test_landings_at_once_hold_no_more_than_their_buffers(lander: Lander) -> None:
