@@ -14,7 +14,7 @@ from keen_pipeline.landing.records import raw_record
 from keen_pipeline.landing.structure import Marks, StructureReader, end_of_last
 from keen_pipeline.landing.verify import BOM, LONGEST_HEADER_BYTES, CsvVerifier, parse_header
 
-BLOCK_BYTES = 2 * 1024 * 1024
+BLOCK_BYTES = 1536 * 1024
 """Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
 LONGEST_BLOCK_BYTES = 128 * 1024 * 1024
 _HEADER_BYTES = 64 * 1024
