@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing.parquet_blocks import LongRecordError, read_header
-from keen_pipeline.landing.parquet_cells import arrow_type
+from keen_pipeline.landing.parquet_cells import arrow_type, release_memory
 from keen_pipeline.landing.parquet_feed import CsvBody, Facts, Feed, StoppedError
 from keen_pipeline.landing.parquet_file import write_file
 from keen_pipeline.landing.parquet_rows import MisfitError
@@ -64,6 +64,8 @@ class Conversion:
         else:
             types = self._early.result()
         assert types is not None, "nobody stops a landing that is being finished"
+        if self._size >= EARLY_BYTES:
+            release_memory()
         return types
 
     def stop(self) -> None:

@@ -70,7 +70,7 @@ class BlockReader:
                 continue
             wanted *= 2
             if wanted > LONGEST_BLOCK_BYTES:
-                raise LongRecordError(f"a record is longer than {LONGEST_BLOCK_BYTES // 2} bytes")
+                raise LongRecordError(f"a record is longer than {wanted // 2} bytes")
 
     def give(self, buffer: AlignedBuffer) -> None:
         """It can be filled anew."""

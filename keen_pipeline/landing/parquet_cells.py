@@ -33,6 +33,12 @@ _INSTANT_LENGTHS = (20, 24, 27)
 """Of `2026-01-31T08:00:00Z`, with milliseconds, with microseconds."""
 
 
+def release_memory() -> None:
+    """Give the system what Arrow keeps for later use; there may be none for hours."""
+    for pool in (POOL, pa.default_memory_pool()):
+        pool.release_unused()
+
+
 def bitmap(flags: Any) -> Any:
     """NumPy's booleans as a buffer of Arrow's. `pyarrow.array` would import pandas first, for what could be one of its arrays."""
     return pa.py_buffer(np.packbits(flags, bitorder="little"))

@@ -28,6 +28,7 @@ from keen_pipeline.service.shared.leases import Leases
 from keen_pipeline.service.shared.records import SharedExtractionRecords, SharedQueue
 from keen_pipeline.service.shared.segment_cache import SegmentCache, SegmentGoneError
 from keen_pipeline.service.shared.store import SharedEventStore
+from keen_pipeline.service.shared.writer import SegmentWriter, SharedCollection
 
 WAIT_SECONDS = 20.0
 
@@ -419,6 +420,26 @@ def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
     until(lambda: not store_of(service)._upkeep.overfull, "the backlog stayed")
     service.add_events("shop", [{"n": 5}])
     assert events(service, "shop") == 4
+
+
+def test_collections_that_can_not_be_folded_hold_up_no_others(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keen_pipeline.service.shared.upkeep.PAUSE_SECONDS", 0.1)
+    usual = SegmentWriter.fold
+
+    def broken(self: SegmentWriter, collection: SharedCollection, upto: int | None = None) -> int:
+        if collection.name.startswith("broken"):
+            raise RuntimeError("no memory")
+        return usual(self, collection, upto)
+
+    monkeypatch.setattr(SegmentWriter, "fold", broken)
+    service = services.open("one", fold_seconds=0.5)
+    names = [*(f"broken-{n}" for n in range(7)), "sound-1", "sound-2"]
+    for name in names:
+        service.add_events(name, [{"n": 1}])
+    until(lambda: len(services.segments()) == 2, "the sound ones were never folded")
+    assert [events(service, name) for name in names] == [1] * len(names)
+    monkeypatch.setattr(SegmentWriter, "fold", usual)
+    until(lambda: len(services.segments()) == len(names), "what failed was not tried again")
 
 
 def test_a_lease_has_one_holder_until_it_ends_or_expires(database: PostgresDatabase) -> None:

@@ -24,6 +24,8 @@ MAX_BACKLOG_BYTES = 1024 * MIB
 SWEEP_SECONDS = 60.0
 PAUSE_SECONDS = 5.0
 """After a turn that failed: a database or a storage that is away is not back at once."""
+MOST_FAILURES = 3
+"""Collections that can't be folded before the turn is given up. They come last in the next one, so that they hold up no other."""
 
 _SWEEP = "loose files"
 _log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Upkeep:
         self._collection = collection
         self.overfull: frozenset[int] = frozenset()
         self.backlog_bytes = 0
+        self._failed: dict[int, float] = {}  # when, by collection
         self._swept = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
@@ -70,20 +73,33 @@ class Upkeep:
         pause = usual = min(1.0, self._times.fold)
         while not self._stop.wait(pause):
             try:
-                pause = usual
                 backlogs = self._catalogue.backlogs()
                 self.backlog_bytes = sum(b.bytes for b in backlogs)
                 self.overfull = frozenset(b.collection for b in backlogs if b.bytes > MAX_BACKLOG_BYTES)
-                for backlog in backlogs:
-                    if self._is_due(backlog) and not self._stop.is_set():
-                        self._fold(backlog.collection)
+                sound = self._fold_all([b.collection for b in backlogs if self._is_due(b)])
+                pause = usual if sound else PAUSE_SECONDS
                 self._sweep()
             except Exception:  # noqa: BLE001 - nothing is lost: the next turn, or another process, does it
                 _log.exception("upkeep failed")
-                pause = max(usual, PAUSE_SECONDS)
+                pause = PAUSE_SECONDS
 
     def _is_due(self, backlog: Backlog) -> bool:
         return backlog.bytes >= DUE_BYTES or backlog.rows >= DUE_ROWS or backlog.age >= self._times.fold
+
+    def _fold_all(self, due: list[int]) -> bool:
+        """Whether all could be folded. What never failed comes first, then what failed longest ago."""
+        failures = 0
+        for number in sorted(due, key=lambda number: self._failed.get(number, 0.0)):
+            if self._stop.is_set() or failures == MOST_FAILURES:
+                break
+            try:
+                self._fold(number)
+                self._failed.pop(number, None)
+            except Exception:  # noqa: BLE001 - as of a turn; the others' storage and memory may be all right
+                _log.exception("a collection can't be folded", extra={"collection": number})
+                self._failed[number] = time.monotonic()
+                failures += 1
+        return failures == 0
 
     def _fold(self, number: int) -> None:
         collection = self._collection(number)
