@@ -167,6 +167,8 @@ def ensure(data: Path) -> Endpoint:
             ended = process.poll() is not None
             found = find(data)
             if found is not None:
+                if _pid_of(data) != process.pid:
+                    _end(process)  # it lost the race; a slow one would not know, and serve an empty house once the winner ends
                 return found
             if ended and not is_held(data):
                 raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -141,6 +142,32 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
         assert embedded.ensure(data) == found
     finally:
         os.kill(pid, signal.SIGTERM)
+    assert gone(pid)
+
+
+def test_a_child_that_lost_the_race_for_the_folder_is_ended(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    winners, losers = [], []
+
+    def slow(*_: object) -> list[str]:
+        code = "import sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
+        code += "embedded.ensure(Path(sys.argv[1]))"
+        winners.append(subprocess.Popen([sys.executable, "-c", code, str(data)], env=clean_environment()))
+        return [sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(300)"]
+
+    monkeypatch.setattr(embedded, "_command", slow)
+    found = embedded.ensure(data)
+    pid = json.loads((data / "endpoint.json").read_text())["pid"]
+    try:
+        assert embedded.find(data) == found
+        assert winners[0].wait(60) == 0
+        losers = [int(line) for line in (data / "service.log").read_text().splitlines() if line.isdigit()]
+        assert [gone(loser) for loser in losers] == [True]
+        assert pid not in losers
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        for loser in losers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(loser, signal.SIGKILL)
     assert gone(pid)
 
 
