@@ -106,6 +106,12 @@ class Conversion:
     def _convert(self, feed: Feed) -> tuple[str, ...] | None:
         """The column types, or None where it was stopped."""
         try:
+            return self._written(feed)
+        except StoppedError:
+            return None
+
+    def _written(self, feed: Feed) -> tuple[str, ...]:
+        try:
             columns, start = read_header(feed)
             asked = [self._types.get(name, "string") for name in columns]
             kinds = list(asked)
@@ -121,13 +127,8 @@ class Conversion:
                         kinds[number] = kind
                 else:
                     return tuple(str(arrow_type(kind)) for kind in kinds)
-        except StoppedError:
-            return None
         except (VerificationError, LongRecordError) as error:
-            try:
-                feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
-            except StoppedError:
-                return None
+            feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
             if isinstance(error, VerificationError):
                 raise
             raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None

@@ -52,16 +52,13 @@ def typed_batches(
     # Most files are one block, and a thread costs more than what it would do.
     pool: Executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet") if len(opening) > 1 else _Here()
     try:
-        for block in itertools.chain(opening, blocks):
-            running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
-            if len(running) > BLOCKS_AHEAD:
+        for block in itertools.chain(opening, blocks, [None]):
+            if block is not None:
+                running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
+            while len(running) > (0 if block is None else BLOCKS_AHEAD):
                 arrays = taken()
                 if not misfits:
                     yield pa.record_batch(arrays, schema=schema)
-        while running:
-            arrays = taken()
-            if not misfits:
-                yield pa.record_batch(arrays, schema=schema)
     finally:
         pool.shutdown(cancel_futures=True)
     if misfits:
