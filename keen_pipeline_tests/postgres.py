@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,3 +61,19 @@ def database(server: str, name: str) -> Iterator[str]:
         with admin.connect() as connection:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
         admin.dispose()
+
+
+def deadlocks(engine: sa.Engine) -> int:
+    """How often an engine's database has ended a transaction for a deadlock. Its other users must have ended, or be about to."""
+    engine.dispose()  # a session's counts are written when it ends
+    other = sa.create_engine(engine.url)
+    try:
+        with other.connect() as connection:
+            sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            while connection.exec_driver_sql(sessions).scalar_one():
+                connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+                time.sleep(0.02)
+            number = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            return int(connection.exec_driver_sql(number).scalar_one())
+    finally:
+        other.dispose()

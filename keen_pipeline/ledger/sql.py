@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import LeaseLostError
 from keen_pipeline.extraction import OPEN_STATUSES, CountPolicy, ExtractionRequest, Landing, Status
+from keen_pipeline.ledger.conflicts import done_again, take_in_order
 from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import landing_values, new_row, next_attempt_row, to_entry
 from keen_pipeline.ledger.tables import entries, is_open, is_uncounted, listings
@@ -29,6 +30,7 @@ class SqlLedger(LedgerReader):
 
     # -- intents ------------------------------------------------------------------------------------------------------
 
+    @done_again
     def request(self, requests: Sequence[ExtractionRequest], *, force: bool = False, run_id: str | None = None) -> list[Requested]:
         for last in range(_REQUEST_TRIES):
             try:
@@ -64,9 +66,11 @@ class SqlLedger(LedgerReader):
 
     # -- claims -------------------------------------------------------------------------------------------------------
 
+    @done_again
     def claim(self, entry_ids: Sequence[int], status: Status, owner: str, seconds: float) -> list[Entry]:
         claimed: list[Entry] = []
         with self.engine.begin() as connection:
+            entry_ids = self._take(connection, entry_ids)
             now = self.clock.now()
             free = sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= now, entries.c.lease_owner == owner)
             for chunk in chunks(entry_ids):
@@ -78,15 +82,17 @@ class SqlLedger(LedgerReader):
                 claimed += [to_entry(row) for row in connection.execute(query.order_by(entries.c.id))]
         return claimed
 
+    @done_again
     def release(self, entry_ids: Sequence[int], owner: str) -> None:
         with self.engine.begin() as connection:
-            for chunk in chunks(entry_ids):
+            for chunk in chunks(self._take(connection, entry_ids)):
                 connection.execute(
                     sa.update(entries).where(entries.c.id.in_(chunk), entries.c.lease_owner == owner).values(_NO_LEASE)
                 )
 
     # -- submission ---------------------------------------------------------------------------------------------------
 
+    @done_again
     def posting(self, entry_id: int, owner: str) -> None:
         with self.engine.begin() as connection:
             lost_answer = sa.case((entries.c.posted_at.is_not(None), 1), else_=0)
@@ -99,11 +105,13 @@ class SqlLedger(LedgerReader):
                 orphans=entries.c.orphans + lost_answer,
             )
 
+    @done_again
     def postpone(self, entry_id: int, owner: str, due_at: datetime, reason: str, *, ambiguous: bool = False) -> None:
         values: dict[str, Any] = {} if ambiguous else {"posted_at": None}
         with self.engine.begin() as connection:
             self._move(connection, entry_id, owner, {Status.REQUESTED}, due_at=due_at, error=reason, **values)
 
+    @done_again
     def submitted(self, entry_id: int, owner: str, extraction_id: str) -> Entry:
         with self.engine.begin() as connection:
             self._move(
@@ -120,9 +128,11 @@ class SqlLedger(LedgerReader):
 
     # -- status -------------------------------------------------------------------------------------------------------
 
+    @done_again
     def complete(self, entry_ids: Sequence[int]) -> list[Entry]:
         moved: list[Entry] = []
         with self.engine.begin() as connection:
+            entry_ids = self._take(connection, entry_ids)
             now = self.clock.now()
             for chunk in chunks(entry_ids):
                 query = (
@@ -134,6 +144,7 @@ class SqlLedger(LedgerReader):
                 moved += [to_entry(row) for row in connection.execute(query)]
         return sorted(moved, key=lambda entry: entry.entry_id)
 
+    @done_again
     def listed(self, collection: str, pending: Sequence[str]) -> None:
         values = {"listed_at": self.clock.now(), "pending": json.dumps(sorted(pending))}
         try:
@@ -144,6 +155,7 @@ class SqlLedger(LedgerReader):
         except sa.exc.IntegrityError:
             pass  # another run has just listed it too
 
+    @done_again
     def fail(
         self, entry_id: int, reason: str, *, owner: str | None = None, limits: Limits, jitter: float = 1.0, final: bool = False
     ) -> Entry | None:
@@ -176,13 +188,14 @@ class SqlLedger(LedgerReader):
         query = sa.select(entries).where(series, entries.c.id < row.id).order_by(entries.c.id)
         return [to_entry(earlier) for earlier in connection.execute(query)]
 
+    @done_again
     def cancel(self, entry_ids: Sequence[int], reason: str) -> list[Entry]:
         with self.engine.begin() as connection:
             return self._cancel(connection, entry_ids, reason, self.clock.now())
 
     def _cancel(self, connection: sa.Connection, entry_ids: Sequence[int], reason: str, now: datetime) -> list[Entry]:
         moved: list[Entry] = []
-        for chunk in chunks(entry_ids):
+        for chunk in chunks(self._take(connection, entry_ids)):
             query = (
                 sa.update(entries)
                 .where(entries.c.id.in_(chunk), is_open)
@@ -195,16 +208,19 @@ class SqlLedger(LedgerReader):
 
     def _cancel_slices(self, connection: sa.Connection, parent_ids: Sequence[int], reason: str) -> None:
         part = sa.and_(entries.c.parent_id.in_(parent_ids), is_open)
+        take_in_order(connection, entries.c.id, part)
         connection.execute(sa.update(entries).where(part).values(status=Status.CANCELLED.value, error=reason, **_NO_LEASE))
 
     # -- landing ------------------------------------------------------------------------------------------------------
 
+    @done_again
     def landing_failed(self, entry_id: int, owner: str, reason: str, due_at: datetime) -> Entry:
         with self.engine.begin() as connection:
             tries = entries.c.landing_tries + 1
             self._move(connection, entry_id, owner, {Status.COMPLETE}, landing_tries=tries, error=reason, due_at=due_at)
             return to_entry(self._row(connection, entry_id))
 
+    @done_again
     def landed(self, entry_id: int, owner: str, landing: Landing) -> Entry:
         with self.engine.begin() as connection:
             values = landing_values(landing)
@@ -231,8 +247,10 @@ class SqlLedger(LedgerReader):
             )
             return to_entry(row)
 
+    @done_again
     def reported(self, entry_ids: Sequence[int]) -> None:
         with self.engine.begin() as connection:
+            entry_ids = self._take(connection, entry_ids)
             now = self.clock.now()
             for chunk in chunks(entry_ids):
                 connection.execute(
@@ -246,9 +264,11 @@ class SqlLedger(LedgerReader):
 
     # -- counts -------------------------------------------------------------------------------------------------------
 
+    @done_again
     def counted(self, counts: Mapping[int, int | None]) -> list[Entry]:
         answers: list[Entry] = []
         with self.engine.begin() as connection:
+            self._take(connection, list(counts))
             now = self.clock.now()
             for entry_id, number in counts.items():
                 landed = sa.and_(entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
@@ -257,6 +277,7 @@ class SqlLedger(LedgerReader):
                 connection.execute(sa.update(entries).where(landed, entries.c.reported_at.is_not(None)).values(_NO_LEASE))
         return answers
 
+    @done_again
     def again(self, entry_id: int, *, limits: Limits, jitter: float = 1.0) -> Entry | None:
         try:
             with self.engine.begin() as connection:
@@ -273,19 +294,25 @@ class SqlLedger(LedgerReader):
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
+    @done_again
     def planned(self, entry_ids: Sequence[int], expected: int | None) -> None:
         with self.engine.begin() as connection:
+            entry_ids = self._take(connection, entry_ids)
             now = self.clock.now()
             for chunk in chunks(entry_ids):
                 waiting = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.REQUESTED.value)
                 connection.execute(sa.update(entries).where(waiting).values(planned_at=now, expected=expected))
 
+    @done_again
     def split(
         self, entry_id: int, slices: Sequence[Slice], reason: str, *, owner: str | None = None, expected: int | None = None
     ) -> list[Entry]:
         with self.engine.begin() as connection:
             now = self.clock.now()
             row = self._row(connection, entry_id)
+            if row.parent_id is not None:
+                # Held first: whoever cancels the parent at this moment does it before the new slices are there, or with them.
+                self._take(connection, [row.parent_id, entry_id])
             guard = [entries.c.id == entry_id, entries.c.status.in_(_SPLITTABLE)]
             if owner is not None:
                 guard.append(entries.c.lease_owner == owner)
@@ -308,6 +335,7 @@ class SqlLedger(LedgerReader):
             connection.execute(sa.update(entries).where(shallower).values(depth=deepest))
             return made
 
+    @done_again
     def joined(self, entry_id: int, slices: int) -> Entry | None:
         with self.engine.begin() as connection:
             split = sa.and_(entries.c.id == entry_id, entries.c.status == Status.SPLIT.value)
@@ -316,13 +344,21 @@ class SqlLedger(LedgerReader):
                 return None
             return to_entry(self._row(connection, entry_id))
 
+    @done_again
     def supersede(self, entry_ids: Sequence[int]) -> None:
         with self.engine.begin() as connection:
-            for chunk in chunks(entry_ids):
+            for chunk in chunks(self._take(connection, entry_ids)):
                 landed = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.LANDED.value)
                 connection.execute(sa.update(entries).where(landed).values(status=Status.SUPERSEDED.value, **_NO_LEASE))
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
+
+    def _take(self, connection: sa.Connection, entry_ids: Sequence[int]) -> list[int]:
+        """Those ids, ascending; on PostgreSQL their rows are held until the transaction ends."""
+        ordered = sorted(set(entry_ids))
+        for chunk in chunks(ordered if len(ordered) > 1 else []):
+            take_in_order(connection, entries.c.id, entries.c.id.in_(chunk))
+        return ordered
 
     def _move(self, connection: sa.Connection, entry_id: int, owner: str, expected: set[Status], **values: Any) -> None:
         """Change one claimed entry that is in an expected state, or raise LeaseLostError without a change."""

@@ -16,6 +16,7 @@ import pytest
 from keen_pipeline.extraction import Status
 from keen_pipeline_tests.defs.test_many_processes import AHEAD_SECONDS, FIRST, NAMES, MakePlace, Place
 from keen_pipeline_tests.defs.test_many_processes import make_place as make_place
+from keen_pipeline_tests.postgres import deadlocks
 
 DAYS = 8
 LEASE_SECONDS = 4
@@ -87,11 +88,12 @@ def downloads(place: Place) -> Counter[str]:
 @pytest.mark.timeout(240)
 def test_runs_over_overlapping_ranges_at_once_ask_for_and_land_each_partition_once(place: Place) -> None:
     with backfills(place, [(0, DAYS - 1), (0, DAYS - 1), (DAYS // 2, DAYS + 1)]) as runs:
-        assert [run.wait(PATIENCE) for run in runs] == [0, 0, 0], (place.folder / "backfill.log").read_text()[-3000:]
+        assert [run.wait(PATIENCE) for run in runs] == [0, 0, 0], place.trouble("backfill")
     number = (DAYS + 2) * len(NAMES)
     assert_all_landed_once(place, DAYS + 2)
     assert sum(a.method == "POST" and a.path.endswith("/_extract") for a in place.accesses()) == number
     assert (len(downloads(place)), set(downloads(place).values())) == (number, {1})
+    assert deadlocks(place.ledger.engine) == 0
 
 
 @pytest.mark.slow
@@ -101,7 +103,7 @@ def test_what_a_killed_run_held_is_taken_over_by_the_next_one(place: Place) -> N
     with backfills(place, [(0, DAYS - 1)]) as [dying]:
         deadline = time.monotonic() + PATIENCE
         while not 0 < landed(place) < number:
-            assert dying.poll() is None, (place.folder / "backfill.log").read_text()[-3000:]
+            assert dying.poll() is None, place.trouble("backfill")
             assert time.monotonic() < deadline
             time.sleep(0.02)
         dying.kill()
@@ -109,7 +111,7 @@ def test_what_a_killed_run_held_is_taken_over_by_the_next_one(place: Place) -> N
     held = [e for e in place.ledger.open_entries() if e.lease_owner is not None]
     assert held
     with backfills(place, [(0, DAYS - 1)]) as [heir]:
-        assert heir.wait(PATIENCE) == 0, (place.folder / "backfill.log").read_text()[-3000:]
+        assert heir.wait(PATIENCE) == 0, place.trouble("backfill")
     assert_all_landed_once(place, DAYS)
     assert place.ledger.summary().orphans <= LANDING_THREADS
     fetched = downloads(place)

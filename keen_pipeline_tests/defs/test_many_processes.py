@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,6 +75,12 @@ class Place:
             ]
             return subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
 
+    def trouble(self, role: str) -> str:
+        """What a role's processes logged from the first error on; all of the log's end where there is none."""
+        text = (self.folder / f"{role}.log").read_text()
+        first = re.search(r"^.*( ERROR |Traceback )", text, re.M)
+        return text[first.start() :][:6000] if first else text[-3000:]
+
     @contextmanager
     def running(self, roles: Sequence[str]) -> Iterator[Callable[[], None]]:
         """All of them for the block's time; the answer's call fails where one has ended. Each must end well afterwards."""
@@ -81,7 +88,7 @@ class Place:
 
         def check() -> None:
             for role, child in zip(roles, children, strict=True):
-                assert child.poll() is None, (self.folder / f"{role}.log").read_text()[-3000:]
+                assert child.poll() is None, self.trouble(role)
 
         try:
             yield check
