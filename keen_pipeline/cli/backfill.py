@@ -58,7 +58,7 @@ def command(collection: str, first: str, last: str, no_wait: bool, force: bool, 
             try:
                 landed, failed = follow(extract(pipeline, requests, force=force, resumable=True), len(requests), collection)
             except KeyboardInterrupt:
-                console.print("what is submitted stays at the service, and the same command takes it up again", soft_wrap=True)
+                console.print("what is submitted stays at the service, and the same command takes it up again")
                 raise
     _show(landed, failed, as_json)
     if failed:

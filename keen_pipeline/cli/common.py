@@ -28,19 +28,21 @@ from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
 
+# Names, errors of a service and of a storage stand as they are: a bracket in them is no markup, and in a log a message is one line.
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 # Progress and remarks; stdout stays free for results.
-console = Console(stderr=True)
+console = Console(stderr=True, **_PLAIN)
 # Where stdout is a file or a pipe, a table is as wide as its URIs.
 _WIDE = 200
 
 
 def show(*tables: Table | str) -> None:
     """Results for a person, on stdout."""
-    out = Console()
+    out = Console(**_PLAIN)
     if not out.is_terminal:
-        out = Console(width=_WIDE)
+        out = Console(width=_WIDE, **_PLAIN)
     for table in tables:
-        out.print(table, highlight=False, soft_wrap=isinstance(table, str))
+        out.print(table, soft_wrap=isinstance(table, str))
 
 
 @contextmanager
@@ -142,7 +144,7 @@ def follow(
     failed: list[tuple[Entry, str]] = []
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -158,13 +160,13 @@ def follow(
                     landed[entry.request.target] = entry
                     bar.update(task, completed=len(landed))
                 case Retrying(entry, follower, reason):
-                    bar.console.print(f"[yellow]{entry.request}: {reason}; attempt {follower.attempt} follows", highlight=False)
+                    bar.console.print(f"{entry.request}: {reason}; attempt {follower.attempt} follows", style="yellow")
                 case Abandoned(entry):
                     failed.append((entry, entry.error or str(entry)))
-                    bar.console.print(f"[red]{entry.error}", highlight=False)
+                    bar.console.print(entry.error or str(entry), style="red")
                 case Counted(entry) as counted:
                     if entry.is_whole is not True:
-                        bar.console.print(f"[yellow]{verdict(counted)}", highlight=False)
+                        bar.console.print(verdict(counted), style="yellow")
                     if counted.is_final_failure:
                         failed.append((entry, verdict(counted)))
                 case Waiting() as now:

@@ -42,7 +42,7 @@ def command(port: int) -> None:
         if not Path("workspace.yaml").exists():
             arguments += ["-m", "keen_pipeline.definitions"]
         child = stack.enter_context(running(arguments, env=_environment(), cwd=Path.cwd(), log=None))
-        console.print(f"Dagster UI: http://127.0.0.1:{port}   Ctrl-C stops everything", highlight=False)
+        console.print(f"Dagster UI: http://127.0.0.1:{port}   Ctrl-C stops everything")
         _wait(child)
 
 
@@ -50,7 +50,7 @@ def _service(settings: Settings, stack: ExitStack) -> None:
     found = embedded.find(settings.service_data)
     if found is None:
         found = stack.enter_context(embedded.start(settings.service_data)).endpoint
-    console.print(f"embedded service: {found.base_url}", highlight=False)
+    console.print(f"embedded service: {found.base_url}")
     if settings.collections_file is None:
         with open_client(settings, None) as client:
             count = load_sample_events(client, settings.service_data, SystemClock().now().date())

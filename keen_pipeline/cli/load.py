@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 import urllib3
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from keen_pipeline.cli.common import console
 from keen_pipeline.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -55,7 +55,7 @@ def command(collection: str, files: tuple[str, ...]) -> None:
                     for index, problem in problems:
                         refused += 1
                         if refused <= SHOWN_ERRORS:
-                            bar.console.print(f"{name}: event {loaded + index + 1}: {problem}", highlight=False, markup=False)
+                            bar.console.print(f"{name}: event {loaded + index + 1}: {problem}")
                     loaded += len(batch)
                     bar.update(task, events=loaded)
             except KeenPipelineError:
@@ -69,8 +69,9 @@ def command(collection: str, files: tuple[str, ...]) -> None:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[events]:,} events"), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), TextColumn("{task.fields[events]:,} events"), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 class EventPoster:
