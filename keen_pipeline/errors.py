@@ -47,6 +47,10 @@ class LedgerVersionError(ConfigurationError):
     """The ledger's schema is newer than this code, or is not a ledger."""
 
 
+class LedgerUnavailableError(KeenPipelineError):
+    """The ledger's database went away and has not come back in time."""
+
+
 class RetryableError(KeenPipelineError):
     """The same call may succeed later. `retry_after` is the service's own wish in seconds, where it said one."""
 

@@ -63,6 +63,20 @@ def database(server: str, name: str) -> Iterator[str]:
         admin.dispose()
 
 
+@contextmanager
+def away(url: sa.URL) -> Iterator[None]:
+    """A database that ends all its connections and takes no new ones for the time of a `with` block."""
+    admin = sa.create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {url.database} WITH ALLOW_CONNECTIONS false")
+        try:
+            connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{url.database}'")
+            yield
+        finally:
+            connection.exec_driver_sql(f"ALTER DATABASE {url.database} WITH ALLOW_CONNECTIONS true")
+    admin.dispose()
+
+
 def deadlocks(engine: sa.Engine) -> int:
     """How often an engine's database has ended a transaction for a deadlock. Its other users must have ended, or be about to."""
     engine.dispose()  # a session's counts are written when it ends

@@ -14,12 +14,19 @@ import sqlalchemy as sa
 from keen_pipeline.errors import ConfigurationError, LedgerVersionError
 from keen_pipeline.ledger.clock import keep_time
 from keen_pipeline.ledger.migrate import Migrations, migrate
+from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient
 
 _BUSY_SECONDS = 30.0
+# Of libpq: without them a host that vanished is waited for by the system's own time, which is hours.
+_NOTICE_A_DEAD_HOST = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
 
 
-def open_engine(url: str, *, contract: bool = False, migrations: Migrations | None = None) -> sa.Engine:
+def open_engine(
+    url: str, *, contract: bool = False, migrations: Migrations | None = None, patience_seconds: float = PATIENCE_SECONDS
+) -> sa.Engine:
     """Open the ledger at a SQLAlchemy URL, creating or migrating its tables where needed; `contract`: see `migrate`.
+
+    `patience_seconds`: how long its users wait for a database that goes away after it was opened.
 
     Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger serves newer code only.
     Neither message holds the URL's password.
@@ -33,18 +40,8 @@ def open_engine(url: str, *, contract: bool = False, migrations: Migrations | No
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    options: dict[str, Any] = {}
-    if parsed.get_backend_name() == "sqlite":
-        options = {"connect_args": {"timeout": _BUSY_SECONDS}}
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        else:
-            # Each connection would have a memory of its own: all threads take turns on one.
-            options = {"connect_args": {"check_same_thread": False}, "poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
-    else:
-        options = {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 5, "pool_timeout": 30}
     try:
-        engine = sa.create_engine(parsed, **options)
+        engine = sa.create_engine(parsed, **_options(parsed))
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             f"no driver for the ledger {shown}: {error}; install it, for PostgreSQL keen_pipeline[postgres]"
@@ -52,6 +49,7 @@ def open_engine(url: str, *, contract: bool = False, migrations: Migrations | No
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)
     keep_time(engine)
+    be_patient(engine, patience_seconds)
     try:
         migrate(engine, contract=contract, migrations=migrations)
     except LedgerVersionError:
@@ -61,6 +59,22 @@ def open_engine(url: str, *, contract: bool = False, migrations: Migrations | No
         engine.dispose()
         raise ConfigurationError(f"the ledger {shown} can't be opened: {str(error.orig).strip().splitlines()[0]}") from None
     return engine
+
+
+def _options(url: sa.URL) -> dict[str, Any]:
+    # Values are filters and addresses, which may be personal data: no error shows them.
+    options: dict[str, Any] = {"hide_parameters": True}
+    if url.get_backend_name() == "sqlite":
+        if not url.database or url.database == ":memory:":
+            # Each connection would have a memory of its own: all threads take turns on one.
+            one = {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
+            return {**options, **one, "connect_args": {"check_same_thread": False}}
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        return {**options, "connect_args": {"timeout": _BUSY_SECONDS}}
+    options |= {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 5, "pool_timeout": 30}
+    if url.get_driver_name() in ("psycopg", "psycopg2"):
+        options["connect_args"] = {name: value for name, value in _NOTICE_A_DEAD_HOST.items() if name not in url.query}
+    return options
 
 
 def _tune_sqlite(engine: sa.Engine) -> None:

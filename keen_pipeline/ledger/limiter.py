@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.ledger.clock import clock_of, instant
 from keen_pipeline.ledger.tables import api_pauses, api_requests
+from keen_pipeline.ledger.transactions import repeatable
 from keen_pipeline.ports import Clock
 
 # A minute, and the most by which one request may be longer under way than another: the service counts where they arrive.
@@ -29,7 +30,7 @@ class LedgerRateLimiter:
     """
 
     def __init__(self, engine: sa.Engine, per_minute: int, *, clock: Clock | None = None, name: str = API) -> None:
-        self._engine = engine
+        self.engine = engine
         self._per_minute = per_minute
         self._clock: Clock = clock or clock_of(engine)
         self._name = name
@@ -53,9 +54,10 @@ class LedgerRateLimiter:
                 )
             self._clock.sleep(min(wait, _LONGEST_NAP_SECONDS))
 
+    @repeatable
     def refuse_until(self, seconds: float) -> None:
         """The service refused a request: nobody sends another for `seconds` (0 to 3600)."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             self._lock(connection)
             until = self._clock.now() + timedelta(seconds=min(max(seconds, 0.0), 3600.0))
             more = {"until": until, "refusals": api_pauses.c.refusals + 1}
@@ -63,9 +65,10 @@ class LedgerRateLimiter:
             if not moved:
                 connection.execute(sa.insert(api_pauses).values(name=self._name, until=until, refusals=1))
 
+    @repeatable
     def _try(self) -> float:
         """Take one now (0), or the seconds until it is worth asking again."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             self._lock(connection)
             pause = sa.select(api_pauses.c.until).where(api_pauses.c.name == self._name).scalar_subquery()
             paused, now = connection.execute(sa.select(pause, instant(self._clock))).one()
@@ -79,5 +82,5 @@ class LedgerRateLimiter:
             return 0.0
 
     def _lock(self, connection: sa.Connection) -> None:
-        if self._engine.dialect.name == "postgresql":
+        if self.engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.tables import is_waiting_notice, notices
+from keen_pipeline.ledger.transactions import done_again, repeatable
 from keen_pipeline.ports import Clock
 
 
@@ -33,13 +34,14 @@ class SqlNotices:
     """The notices in the ledger's database. Every method is one transaction."""
 
     def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
-        self._engine = engine
+        self.engine = engine
         self._clock: Clock = clock or clock_of(engine)
 
+    @done_again
     def plan(self, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
         """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
         try:
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 now = self._clock.now()
                 values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
                 same = sa.and_(notices.c.name == name, notices.c.channel == channel)
@@ -50,9 +52,10 @@ class SqlNotices:
             return False  # another process was quicker
         return True
 
+    @done_again
     def claim(self, channels: set[str], hold_seconds: float) -> Notice | None:
         """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             now = self._clock.now()
             due = sa.and_(is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
             row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
@@ -73,18 +76,21 @@ class SqlNotices:
         """It is never tried again."""
         self._end(notice_id, error=error)
 
+    @repeatable
     def failed(self, notice_id: int, error: str, due_at: datetime) -> None:
         """It is tried again, not before `due_at`."""
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(error=error, due_at=due_at))
 
+    @repeatable
     def waiting(self) -> list[tuple[str, str, int, str | None]]:
         """(name, channel, attempts, last error) of what is not out yet, oldest first."""
         query = sa.select(notices).where(is_waiting_notice).order_by(notices.c.id)
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             return [(row.name, row.channel, row.attempts, row.error) for row in connection.execute(query)]
 
+    @repeatable
     def _end(self, notice_id: int, *, error: str | None) -> None:
-        with self._engine.begin() as connection:
+        with self.engine.begin() as connection:
             ended = {"ended_at": self._clock.now(), "error": error}
             connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))

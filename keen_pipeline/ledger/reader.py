@@ -15,6 +15,7 @@ from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.rows import to_entry
 from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted, listings
+from keen_pipeline.ledger.transactions import repeatable
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Clock, LedgerSummary
 
@@ -37,6 +38,7 @@ class LedgerReader:
         self.engine = engine
         self.clock: Clock = clock or clock_of(engine)
 
+    @repeatable
     def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
         found: list[Entry] = []
         with reading(self.engine) as connection:
@@ -47,6 +49,7 @@ class LedgerReader:
                 ]
         return found
 
+    @repeatable
     def latest(self, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
         with reading(self.engine) as connection:
             known = self._newest(connection, [r.target for r in requests])
@@ -55,6 +58,7 @@ class LedgerReader:
             e if e is not None and e.request.fingerprint == r.fingerprint else None for e, r in zip(found, requests, strict=True)
         ]
 
+    @repeatable
     def open_entries(self, *, status: Status | None = None) -> list[Entry]:
         # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
         query = sa.select(entries).where(is_open)
@@ -63,11 +67,13 @@ class LedgerReader:
         with reading(self.engine) as connection:
             return sorted((to_entry(row) for row in connection.execute(query)), key=lambda entry: entry.entry_id)
 
+    @repeatable
     def unreported(self) -> list[Entry]:
         with reading(self.engine) as connection:
             query = sa.select(entries).where(in_outbox, self._is_free()).order_by(entries.c.id)
             return [to_entry(row) for row in connection.execute(query)]
 
+    @repeatable
     def uncounted(self) -> list[Entry]:
         # Slices are told apart here: asked for parent_id IS NULL, SQLite reads all that aren't by the index on it.
         with reading(self.engine) as connection:
@@ -81,11 +87,13 @@ class LedgerReader:
         begins = entries.c.window_start
         return self._landed(sa.and_(entries.c.collection == collection, begins >= start, begins < end))
 
+    @repeatable
     def _landed(self, condition: sa.ColumnElement[bool]) -> list[Entry]:
         query = sa.select(entries).where(is_landed, condition).order_by(entries.c.window_start)
         with reading(self.engine) as connection:
             return [to_entry(row) for row in connection.execute(query)]
 
+    @repeatable
     def slices(self, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
         found: dict[int, list[Entry]] = defaultdict(list)
         with reading(self.engine) as connection:
@@ -95,6 +103,7 @@ class LedgerReader:
                     found[row.parent_id].append(to_entry(row))
         return found
 
+    @repeatable
     def stale_slices(self) -> list[Entry]:
         parents = entries.alias("parents")
         landed = sa.and_(entries.c.parent_id.is_not(None), entries.c.status == Status.LANDED.value)
@@ -103,6 +112,7 @@ class LedgerReader:
         with reading(self.engine) as connection:
             return [to_entry(row) for row in connection.execute(query)]
 
+    @repeatable
     def known(self, collection: str, extraction_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
         with reading(self.engine) as connection:
@@ -113,6 +123,7 @@ class LedgerReader:
                 found.update(connection.execute(query).scalars())
         return found
 
+    @repeatable
     def pending(self, collections: Sequence[str], seconds: float) -> Mapping[str, frozenset[str]]:
         found: dict[str, frozenset[str]] = {}
         with reading(self.engine) as connection:
@@ -122,6 +133,7 @@ class LedgerReader:
                 found.update((row.collection, frozenset(json.loads(row.pending))) for row in connection.execute(query))
         return found
 
+    @repeatable
     def summary(self) -> LedgerSummary:
         with reading(self.engine) as connection:
             now = self.clock.now()

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import LeaseLostError
 from keen_pipeline.extraction import OPEN_STATUSES, CountPolicy, ExtractionRequest, Landing, Status
-from keen_pipeline.ledger.conflicts import done_again, take_in_order
 from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import landing_values, new_row, next_attempt_row, to_entry
 from keen_pipeline.ledger.tables import entries, is_open, is_uncounted, listings
+from keen_pipeline.ledger.transactions import done_again, repeatable, take_in_order
 from keen_pipeline.lifecycle import TRANSITIONS, Entry, Limits, next_attempt_at, story
 from keen_pipeline.ports import Requested, Slice
 
@@ -66,7 +66,7 @@ class SqlLedger(LedgerReader):
 
     # -- claims -------------------------------------------------------------------------------------------------------
 
-    @done_again
+    @repeatable
     def claim(self, entry_ids: Sequence[int], status: Status, owner: str, seconds: float) -> list[Entry]:
         claimed: list[Entry] = []
         with self.engine.begin() as connection:
@@ -82,7 +82,7 @@ class SqlLedger(LedgerReader):
                 claimed += [to_entry(row) for row in connection.execute(query.order_by(entries.c.id))]
         return claimed
 
-    @done_again
+    @repeatable
     def release(self, entry_ids: Sequence[int], owner: str) -> None:
         with self.engine.begin() as connection:
             for chunk in chunks(self._take(connection, entry_ids)):
@@ -144,7 +144,7 @@ class SqlLedger(LedgerReader):
                 moved += [to_entry(row) for row in connection.execute(query)]
         return sorted(moved, key=lambda entry: entry.entry_id)
 
-    @done_again
+    @repeatable
     def listed(self, collection: str, pending: Sequence[str]) -> None:
         values = {"listed_at": self.clock.now(), "pending": json.dumps(sorted(pending))}
         try:
@@ -247,7 +247,7 @@ class SqlLedger(LedgerReader):
             )
             return to_entry(row)
 
-    @done_again
+    @repeatable
     def reported(self, entry_ids: Sequence[int]) -> None:
         with self.engine.begin() as connection:
             entry_ids = self._take(connection, entry_ids)
@@ -264,7 +264,7 @@ class SqlLedger(LedgerReader):
 
     # -- counts -------------------------------------------------------------------------------------------------------
 
-    @done_again
+    @repeatable
     def counted(self, counts: Mapping[int, int | None]) -> list[Entry]:
         answers: list[Entry] = []
         with self.engine.begin() as connection:
@@ -294,7 +294,7 @@ class SqlLedger(LedgerReader):
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
-    @done_again
+    @repeatable
     def planned(self, entry_ids: Sequence[int], expected: int | None) -> None:
         with self.engine.begin() as connection:
             entry_ids = self._take(connection, entry_ids)
@@ -344,7 +344,7 @@ class SqlLedger(LedgerReader):
                 return None
             return to_entry(self._row(connection, entry_id))
 
-    @done_again
+    @repeatable
     def supersede(self, entry_ids: Sequence[int]) -> None:
         with self.engine.begin() as connection:
             for chunk in chunks(self._take(connection, entry_ids)):

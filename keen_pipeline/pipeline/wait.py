@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, LedgerUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, SecretUrl, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline.context import Pipeline, new_owner
@@ -96,7 +96,8 @@ def extract(
 
     Whatever ends the generator early (an interrupt, a cancelled run, an error) cancels what is still open and was asked
     here, so that nobody goes on with it; what has landed stays landed. Where `resumable`, Ctrl-C and closing the generator
-    leave it open instead: the next call with the same requests, or the sensor, goes on with it.
+    leave it open instead: the next call with the same requests, or the sensor, goes on with it. So it does where the ledger
+    is lost (LedgerUnavailableError), which says nothing against the extractions.
     """
     left_open = False
     wait = _Wait(pipeline, requests, force, run_id)
@@ -105,6 +106,9 @@ def extract(
             yield from wait.events()
     except (KeyboardInterrupt, GeneratorExit):
         left_open = resumable
+        raise
+    except LedgerUnavailableError:
+        left_open = True
         raise
     finally:
         wait.pool.close()

@@ -1,4 +1,4 @@
-"""Claims are renewed as long as their holder works."""
+"""What a holder of claims does while its ledger is away."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from keen_pipeline.errors import LedgerUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import extract
 from keen_pipeline_tests.unit.test_pipeline import World
 from keen_pipeline_tests.unit.test_pipeline import world as world
 
@@ -41,3 +43,17 @@ def test_a_claim_is_kept_over_a_ledger_that_is_away_for_a_moment(
     assert [r.getMessage() for r in caplog.records if r.name == "keen_pipeline.pipeline.context"] == [
         "claims on 1 extractions are not renewed: OperationalError: (builtins.RuntimeError) the database"
     ]
+
+
+def test_a_wait_that_lost_its_ledger_leaves_its_extractions_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> list[Entry]:
+        raise LedgerUnavailableError("it has not answered")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.ledger, "complete", lost)
+        with pytest.raises(LedgerUnavailableError):
+            list(extract(world.pipeline, world.requests()))
+    assert [(e.status, e.lease_owner) for e in world.ledger.open_entries()] == [(Status.SUBMITTED, None)] * 3
+    list(extract(world.pipeline, world.requests()))
+    assert world.statuses() == {Status.LANDED: 3}
+    assert world.api.calls["submit"] == 3

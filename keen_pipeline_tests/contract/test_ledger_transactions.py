@@ -1,8 +1,9 @@
-"""Many at once on the same rows of PostgreSQL: nobody is refused, and rows are taken in one order."""
+"""Many at once on the same rows of PostgreSQL, and a PostgreSQL that goes away: nobody is refused, and nothing is done twice."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,13 +11,15 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
+from keen_pipeline.errors import LedgerUnavailableError
 from keen_pipeline.extraction import Status
-from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
+from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Slice
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.contract.test_ledger import day, land
-from keen_pipeline_tests.postgres import deadlocks
+from keen_pipeline_tests.postgres import away, deadlocks
 
 THREADS = 8
 ENTRIES = 60
@@ -103,3 +106,74 @@ def test_a_transaction_that_was_ended_for_a_deadlock_is_done_again(ledger: SqlLe
     stranger.dispose()
     assert [(e.entry_id, e.lease_owner, e.error) for e in claimed] == [(n, "me", "changed by a stranger") for n in (first, second)]
     assert deadlocks(ledger.engine) == 1
+
+
+def test_reading_and_writing_wait_for_a_database_that_is_away(ledger: SqlLedger, caplog: pytest.LogCaptureFixture) -> None:
+    [asked] = ledger.request([day(0)])
+    limiter, notices = LedgerRateLimiter(ledger.engine, 10), SqlNotices(ledger.engine)
+    with ThreadPoolExecutor(5) as pool:
+        with away(ledger.engine.url):
+            reading = pool.submit(ledger.open_entries)
+            claiming = pool.submit(ledger.claim, [asked.entry.entry_id], Status.REQUESTED, "me", 60)
+            asking = pool.submit(ledger.request, [day(1)])
+            spending = pool.submit(limiter.acquire, timeout=0)
+            planning = pool.submit(notices.plan, "digest", "mail")
+            while not caplog.records:
+                time.sleep(0.02)
+        assert asked.entry.entry_id in [e.entry_id for e in reading.result()]
+        assert [e.lease_owner for e in claiming.result()] == ["me"]
+        assert [r.created for r in asking.result()] == [True]
+        spending.result()
+        assert planning.result()
+    assert len(ledger.open_entries()) == 2
+    # Once for the outage, not for each of the five.
+    [record] = caplog.records
+    assert record.getMessage().startswith("the ledger's database does not answer, asked again for 45 s: ")
+
+
+def test_who_waits_in_vain_is_told_what_becomes_of_it(postgres_url: str) -> None:
+    engine = open_engine(postgres_url, patience_seconds=0.5)
+    ledger = SqlLedger(engine)
+    with away(engine.url):
+        with pytest.raises(LedgerUnavailableError, match=r"has not answered for .* s: .* what is open stays open"):
+            ledger.request([day(0)])
+        # The patience is the outage's: who asks later does not wait for it anew.
+        with pytest.raises(LedgerUnavailableError, match="has not answered for"):
+            ledger.open_entries()
+    assert ledger.open_entries() == []
+    engine.dispose()
+
+
+@pytest.fixture
+def lost_commits(ledger: SqlLedger) -> Iterator[list[int]]:
+    """The server ends a connection as it is about to commit, once for each element that a test adds."""
+    left: list[int] = []
+    admin = sa.create_engine(ledger.engine.url, isolation_level="AUTOCOMMIT")
+
+    def commit(connection: sa.Connection) -> None:
+        if left:
+            left.pop()
+            number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            with admin.connect() as other:
+                other.exec_driver_sql(f"SELECT pg_terminate_backend({number}, 5000)")
+
+    sa.event.listen(ledger.engine, "commit", commit)
+    yield left
+    admin.dispose()
+
+
+def test_a_commit_whose_answer_was_lost_is_repeated_where_that_does_no_harm(ledger: SqlLedger, lost_commits: list[int]) -> None:
+    [asked] = ledger.request([day(0)])
+    lost_commits.append(1)
+    assert [e.lease_owner for e in ledger.claim([asked.entry.entry_id], Status.REQUESTED, "me", 60)] == ["me"]
+    lost_commits.append(1)
+    with pytest.raises(LedgerUnavailableError, match="in the middle of a change"):
+        ledger.posting(asked.entry.entry_id, "me")
+    assert lost_commits == []
+    assert [(e.posted_at, e.lease_owner) for e in ledger.open_entries()] == [(None, "me")]
+
+
+def test_an_error_of_the_database_shows_no_values(ledger: SqlLedger) -> None:
+    with pytest.raises(sa.exc.DataError) as caught:
+        ledger.request([replace(day(0), email="somebody@example.com" * 30)])
+    assert "somebody" not in str(caught.value)
