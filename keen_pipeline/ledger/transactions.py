@@ -49,14 +49,17 @@ class _Outage:
         self._patience_seconds = patience_seconds
         self._lock = threading.Lock()
         self._since: float | None = None
+        self._noticed = 0.0
 
     def goes_on(self, reason: str) -> None:
         """Another call has failed. Raises LedgerUnavailableError where it lasts too long."""
         with self._lock:
             now = time.monotonic()
-            if self._since is None:
+            # Where nobody has asked for so long, it may have been back meanwhile.
+            if self._since is None or now - self._noticed > self._patience_seconds + _LONGEST_REST_SECONDS:
                 self._since = now
                 _log.warning("the ledger's database does not answer, asked again for %g s: %s", self._patience_seconds, reason)
+            self._noticed = now
             lasted = now - self._since
         if lasted >= self._patience_seconds:
             raise LedgerUnavailableError(
