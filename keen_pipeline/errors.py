@@ -2,6 +2,7 @@
 
 `ConfigurationError`: a person has to change something. `RetryableError`: the same call may go through later.
 `PermanentError`: this attempt is over; the ledger decides whether another one follows.
+`LedgerUnavailableError`: nothing more can be noted; whoever comes next goes on by the ledger.
 Messages never hold a key, a password or a results URL.
 """
 
