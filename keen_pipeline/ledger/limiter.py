@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.ledger.clock import clock_of, instant
 from keen_pipeline.ledger.tables import api_pauses, api_requests
-from keen_pipeline.ledger.transactions import repeatable
+from keen_pipeline.ledger.transactions import changing
 from keen_pipeline.ports import Clock
 
 # A minute, and the most by which one request may be longer under way than another: the service counts where they arrive.
@@ -54,32 +54,30 @@ class LedgerRateLimiter:
                 )
             self._clock.sleep(min(wait, _LONGEST_NAP_SECONDS))
 
-    @repeatable
-    def refuse_until(self, seconds: float) -> None:
+    @changing
+    def refuse_until(self, connection: sa.Connection, seconds: float) -> None:
         """The service refused a request: nobody sends another for `seconds` (0 to 3600)."""
-        with self.engine.begin() as connection:
-            self._lock(connection)
-            until = self._clock.now() + timedelta(seconds=min(max(seconds, 0.0), 3600.0))
-            more = {"until": until, "refusals": api_pauses.c.refusals + 1}
-            moved = connection.execute(sa.update(api_pauses).where(api_pauses.c.name == self._name).values(more)).rowcount
-            if not moved:
-                connection.execute(sa.insert(api_pauses).values(name=self._name, until=until, refusals=1))
+        self._lock(connection)
+        until = self._clock.now() + timedelta(seconds=min(max(seconds, 0.0), 3600.0))
+        more = {"until": until, "refusals": api_pauses.c.refusals + 1}
+        moved = connection.execute(sa.update(api_pauses).where(api_pauses.c.name == self._name).values(more)).rowcount
+        if not moved:
+            connection.execute(sa.insert(api_pauses).values(name=self._name, until=until, refusals=1))
 
-    @repeatable
-    def _try(self) -> float:
+    @changing
+    def _try(self, connection: sa.Connection) -> float:
         """Take one now (0), or the seconds until it is worth asking again."""
-        with self.engine.begin() as connection:
-            self._lock(connection)
-            pause = sa.select(api_pauses.c.until).where(api_pauses.c.name == self._name).scalar_subquery()
-            paused, now = connection.execute(sa.select(pause, instant(self._clock))).one()
-            if paused is not None and paused > now:
-                return float((paused - now).total_seconds())
-            connection.execute(sa.delete(api_requests).where(api_requests.c.sent_at <= now - WINDOW))
-            count, oldest = connection.execute(sa.select(sa.func.count(), sa.func.min(api_requests.c.sent_at))).one()
-            if count >= self._per_minute:
-                return max(0.01, float((oldest + WINDOW - now).total_seconds()))
-            connection.execute(sa.insert(api_requests).values(sent_at=now))
-            return 0.0
+        self._lock(connection)
+        pause = sa.select(api_pauses.c.until).where(api_pauses.c.name == self._name).scalar_subquery()
+        paused, now = connection.execute(sa.select(pause, instant(self._clock))).one()
+        if paused is not None and paused > now:
+            return float((paused - now).total_seconds())
+        connection.execute(sa.delete(api_requests).where(api_requests.c.sent_at <= now - WINDOW))
+        count, oldest = connection.execute(sa.select(sa.func.count(), sa.func.min(api_requests.c.sent_at))).one()
+        if count >= self._per_minute:
+            return max(0.01, float((oldest + WINDOW - now).total_seconds()))
+        connection.execute(sa.insert(api_requests).values(sent_at=now))
+        return 0.0
 
     def _lock(self, connection: sa.Connection) -> None:
         if self.engine.dialect.name == "postgresql":

@@ -11,9 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from keen_pipeline.ledger.clock import clock_of
-from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.tables import is_waiting_notice, notices
-from keen_pipeline.ledger.transactions import done_again, repeatable
+from keen_pipeline.ledger.transactions import changing, reading
 from keen_pipeline.ports import Clock
 
 
@@ -37,36 +36,37 @@ class SqlNotices:
         self.engine = engine
         self._clock: Clock = clock or clock_of(engine)
 
-    @done_again
     def plan(self, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
         """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
         try:
-            with self.engine.begin() as connection:
-                now = self._clock.now()
-                values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
-                same = sa.and_(notices.c.name == name, notices.c.channel == channel)
-                if connection.execute(sa.select(notices.c.id).where(same)).first() is not None:
-                    return False
-                connection.execute(sa.insert(notices).values(body=json.dumps(body) if body is not None else None, **values))
+            return self._plan(name, channel, body)
         except sa.exc.IntegrityError:
             return False  # another process was quicker
+
+    @changing
+    def _plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None) -> bool:
+        now = self._clock.now()
+        values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
+        same = sa.and_(notices.c.name == name, notices.c.channel == channel)
+        if connection.execute(sa.select(notices.c.id).where(same)).first() is not None:
+            return False
+        connection.execute(sa.insert(notices).values(body=json.dumps(body) if body is not None else None, **values))
         return True
 
-    @done_again
-    def claim(self, channels: set[str], hold_seconds: float) -> Notice | None:
+    @changing
+    def claim(self, connection: sa.Connection, channels: set[str], hold_seconds: float) -> Notice | None:
         """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
-        with self.engine.begin() as connection:
-            now = self._clock.now()
-            due = sa.and_(is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
-            row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
-            if row is None:
-                return None
-            mine = sa.and_(notices.c.id == row.id, notices.c.due_at == row.due_at, is_waiting_notice)
-            taken = {"due_at": now + timedelta(seconds=hold_seconds), "attempts": row.attempts + 1}
-            if connection.execute(sa.update(notices).where(mine).values(taken)).rowcount != 1:
-                return None
-            body = json.loads(row.body) if row.body is not None else None
-            return Notice(row.id, row.name, row.channel, row.created_at, row.attempts + 1, body)
+        now = self._clock.now()
+        due = sa.and_(is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
+        row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
+        if row is None:
+            return None
+        mine = sa.and_(notices.c.id == row.id, notices.c.due_at == row.due_at, is_waiting_notice)
+        taken = {"due_at": now + timedelta(seconds=hold_seconds), "attempts": row.attempts + 1}
+        if connection.execute(sa.update(notices).where(mine).values(taken)).rowcount != 1:
+            return None
+        body = json.loads(row.body) if row.body is not None else None
+        return Notice(row.id, row.name, row.channel, row.created_at, row.attempts + 1, body)
 
     def sent(self, notice_id: int) -> None:
         """It is out."""
@@ -76,21 +76,18 @@ class SqlNotices:
         """It is never tried again."""
         self._end(notice_id, error=error)
 
-    @repeatable
-    def failed(self, notice_id: int, error: str, due_at: datetime) -> None:
+    @changing
+    def failed(self, connection: sa.Connection, notice_id: int, error: str, due_at: datetime) -> None:
         """It is tried again, not before `due_at`."""
-        with self.engine.begin() as connection:
-            connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(error=error, due_at=due_at))
+        connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(error=error, due_at=due_at))
 
-    @repeatable
-    def waiting(self) -> list[tuple[str, str, int, str | None]]:
+    @reading
+    def waiting(self, connection: sa.Connection) -> list[tuple[str, str, int, str | None]]:
         """(name, channel, attempts, last error) of what is not out yet, oldest first."""
         query = sa.select(notices).where(is_waiting_notice).order_by(notices.c.id)
-        with reading(self.engine) as connection:
-            return [(row.name, row.channel, row.attempts, row.error) for row in connection.execute(query)]
+        return [(row.name, row.channel, row.attempts, row.error) for row in connection.execute(query)]
 
-    @repeatable
-    def _end(self, notice_id: int, *, error: str | None) -> None:
-        with self.engine.begin() as connection:
-            ended = {"ended_at": self._clock.now(), "error": error}
-            connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))
+    @changing
+    def _end(self, connection: sa.Connection, notice_id: int, *, error: str | None) -> None:
+        ended = {"ended_at": self._clock.now(), "error": error}
+        connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))

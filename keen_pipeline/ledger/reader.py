@@ -12,10 +12,9 @@ import sqlalchemy as sa
 
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger.clock import clock_of
-from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.rows import to_entry
 from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted, listings
-from keen_pipeline.ledger.transactions import repeatable
+from keen_pipeline.ledger.transactions import reading
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Clock, LedgerSummary
 
@@ -38,46 +37,41 @@ class LedgerReader:
         self.engine = engine
         self.clock: Clock = clock or clock_of(engine)
 
-    @repeatable
-    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
+    @reading
+    def entries(self, connection: sa.Connection, entry_ids: Sequence[int]) -> list[Entry]:
         found: list[Entry] = []
-        with reading(self.engine) as connection:
-            for chunk in chunks(sorted(entry_ids)):
-                found += [
-                    to_entry(row)
-                    for row in connection.execute(sa.select(entries).where(entries.c.id.in_(chunk)).order_by(entries.c.id))
-                ]
+        for chunk in chunks(sorted(entry_ids)):
+            found += [
+                to_entry(row)
+                for row in connection.execute(sa.select(entries).where(entries.c.id.in_(chunk)).order_by(entries.c.id))
+            ]
         return found
 
-    @repeatable
-    def latest(self, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
-        with reading(self.engine) as connection:
-            known = self._newest(connection, [r.target for r in requests])
+    @reading
+    def latest(self, connection: sa.Connection, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
+        known = self._newest(connection, [r.target for r in requests])
         found = [known.get(request.target) for request in requests]
         return [
             e if e is not None and e.request.fingerprint == r.fingerprint else None for e, r in zip(found, requests, strict=True)
         ]
 
-    @repeatable
-    def open_entries(self, *, status: Status | None = None) -> list[Entry]:
+    @reading
+    def open_entries(self, connection: sa.Connection, *, status: Status | None = None) -> list[Entry]:
         # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
         query = sa.select(entries).where(is_open)
         if status is not None:
             query = query.where(entries.c.status == status.value)
-        with reading(self.engine) as connection:
-            return sorted((to_entry(row) for row in connection.execute(query)), key=lambda entry: entry.entry_id)
+        return sorted((to_entry(row) for row in connection.execute(query)), key=lambda entry: entry.entry_id)
 
-    @repeatable
-    def unreported(self) -> list[Entry]:
-        with reading(self.engine) as connection:
-            query = sa.select(entries).where(in_outbox, self._is_free()).order_by(entries.c.id)
-            return [to_entry(row) for row in connection.execute(query)]
+    @reading
+    def unreported(self, connection: sa.Connection) -> list[Entry]:
+        query = sa.select(entries).where(in_outbox, self._is_free()).order_by(entries.c.id)
+        return [to_entry(row) for row in connection.execute(query)]
 
-    @repeatable
-    def uncounted(self) -> list[Entry]:
+    @reading
+    def uncounted(self, connection: sa.Connection) -> list[Entry]:
         # Slices are told apart here: asked for parent_id IS NULL, SQLite reads all that aren't by the index on it.
-        with reading(self.engine) as connection:
-            found = [to_entry(row) for row in connection.execute(sa.select(entries).where(is_uncounted, self._is_free()))]
+        found = [to_entry(row) for row in connection.execute(sa.select(entries).where(is_uncounted, self._is_free()))]
         return [entry for entry in found if entry.parent_id is None]
 
     def landed_entries(self, collection: str) -> list[Entry]:
@@ -87,66 +81,58 @@ class LedgerReader:
         begins = entries.c.window_start
         return self._landed(sa.and_(entries.c.collection == collection, begins >= start, begins < end))
 
-    @repeatable
-    def _landed(self, condition: sa.ColumnElement[bool]) -> list[Entry]:
+    @reading
+    def _landed(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
         query = sa.select(entries).where(is_landed, condition).order_by(entries.c.window_start)
-        with reading(self.engine) as connection:
-            return [to_entry(row) for row in connection.execute(query)]
+        return [to_entry(row) for row in connection.execute(query)]
 
-    @repeatable
-    def slices(self, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
+    @reading
+    def slices(self, connection: sa.Connection, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
         found: dict[int, list[Entry]] = defaultdict(list)
-        with reading(self.engine) as connection:
-            for chunk in chunks(parent_ids):
-                alive = sa.and_(entries.c.parent_id.in_(chunk), entries.c.status != Status.FAILED.value)
-                for row in connection.execute(sa.select(entries).where(alive).order_by(entries.c.window_start)):
-                    found[row.parent_id].append(to_entry(row))
+        for chunk in chunks(parent_ids):
+            alive = sa.and_(entries.c.parent_id.in_(chunk), entries.c.status != Status.FAILED.value)
+            for row in connection.execute(sa.select(entries).where(alive).order_by(entries.c.window_start)):
+                found[row.parent_id].append(to_entry(row))
         return found
 
-    @repeatable
-    def stale_slices(self) -> list[Entry]:
+    @reading
+    def stale_slices(self, connection: sa.Connection) -> list[Entry]:
         parents = entries.alias("parents")
         landed = sa.and_(entries.c.parent_id.is_not(None), entries.c.status == Status.LANDED.value)
         is_over = parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])
         query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(landed, is_over)
-        with reading(self.engine) as connection:
-            return [to_entry(row) for row in connection.execute(query)]
+        return [to_entry(row) for row in connection.execute(query)]
 
-    @repeatable
-    def known(self, collection: str, extraction_ids: Sequence[str]) -> set[str]:
+    @reading
+    def known(self, connection: sa.Connection, collection: str, extraction_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
-        with reading(self.engine) as connection:
-            for chunk in chunks(extraction_ids):
-                query = sa.select(entries.c.extraction_id).where(
-                    entries.c.collection == collection, entries.c.extraction_id.in_(chunk)
-                )
-                found.update(connection.execute(query).scalars())
+        for chunk in chunks(extraction_ids):
+            query = sa.select(entries.c.extraction_id).where(entries.c.collection == collection, entries.c.extraction_id.in_(chunk))
+            found.update(connection.execute(query).scalars())
         return found
 
-    @repeatable
-    def pending(self, collections: Sequence[str], seconds: float) -> Mapping[str, frozenset[str]]:
+    @reading
+    def pending(self, connection: sa.Connection, collections: Sequence[str], seconds: float) -> Mapping[str, frozenset[str]]:
         found: dict[str, frozenset[str]] = {}
-        with reading(self.engine) as connection:
-            recent = listings.c.listed_at > self.clock.now() - timedelta(seconds=seconds)
-            for chunk in chunks(collections):
-                query = sa.select(listings).where(listings.c.collection.in_(chunk), recent)
-                found.update((row.collection, frozenset(json.loads(row.pending))) for row in connection.execute(query))
+        recent = listings.c.listed_at > self.clock.now() - timedelta(seconds=seconds)
+        for chunk in chunks(collections):
+            query = sa.select(listings).where(listings.c.collection.in_(chunk), recent)
+            found.update((row.collection, frozenset(json.loads(row.pending))) for row in connection.execute(query))
         return found
 
-    @repeatable
-    def summary(self) -> LedgerSummary:
-        with reading(self.engine) as connection:
-            now = self.clock.now()
-            counts = {
-                Status(s): n for s, n in connection.execute(sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status))
-            }
-            open_ = tuple(to_entry(row) for row in connection.execute(sa.select(entries).where(is_open).order_by(entries.c.id)))
-            newest = sa.select(sa.func.max(entries.c.id)).group_by(entries.c.target)
-            bad = sa.and_(entries.c.status == Status.ABANDONED.value, entries.c.id.in_(newest))
-            failures = sa.select(entries).where(bad).order_by(entries.c.id.desc()).limit(_SHOWN_FAILURES)
-            failed = tuple(to_entry(row) for row in connection.execute(failures))
-            unreported = connection.execute(sa.select(sa.func.count()).where(in_outbox)).scalar_one()
-            orphans = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0))).scalar_one()
+    @reading
+    def summary(self, connection: sa.Connection) -> LedgerSummary:
+        now = self.clock.now()
+        counts = {
+            Status(s): n for s, n in connection.execute(sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status))
+        }
+        open_ = tuple(to_entry(row) for row in connection.execute(sa.select(entries).where(is_open).order_by(entries.c.id)))
+        newest = sa.select(sa.func.max(entries.c.id)).group_by(entries.c.target)
+        bad = sa.and_(entries.c.status == Status.ABANDONED.value, entries.c.id.in_(newest))
+        failures = sa.select(entries).where(bad).order_by(entries.c.id.desc()).limit(_SHOWN_FAILURES)
+        failed = tuple(to_entry(row) for row in connection.execute(failures))
+        unreported = connection.execute(sa.select(sa.func.count()).where(in_outbox)).scalar_one()
+        orphans = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0))).scalar_one()
         oldest = max(((now - e.requested_at).total_seconds() for e in open_), default=None)
         return LedgerSummary(counts, oldest, open_, failed, unreported, int(orphans))
 

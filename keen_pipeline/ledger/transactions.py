@@ -1,4 +1,4 @@
-"""Transactions that other processes get in the way of, or a database that restarts: they are done again.
+"""The ledger's transactions. Where another process gets in the way of one, or the database restarts, it is done again.
 
 On SQLite one transaction runs after another, and its file does not go away.
 """
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _CONFLICTS = {"40001", "40P01"}
 # Before each PostgreSQL has waited for its deadlock_timeout (1 s).
 _MOST_CONFLICTS = 7
+# What pg_xact_status says where a standby took over that had not heard of the transaction.
+_NUMBER_OF_THE_FUTURE = "22023"
 # Between two tries; those that lost at the same moment come back apart from each other.
 _LONGEST_REST_SECONDS = 0.5
 # A restart takes some seconds, a standby that takes over half a minute; a sensor's tick is given up after 60 s.
@@ -82,55 +84,93 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
     _outages[engine] = _Outage(seconds)
 
 
-def done_again(transaction: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
-    """A method that is one transaction on `self.engine`, done anew where it was certainly undone.
+def changing(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
+    """A method as one transaction on `self.engine`, whose connection it is given.
 
-    So it was where PostgreSQL ended it in favour of another (_MOST_CONFLICTS times at most), and where the database went away
-    before its commit. Raises LedgerUnavailableError where it stays away, and where a commit's answer was lost.
+    It is done anew where PostgreSQL ended it in favour of another (_MOST_CONFLICTS times at most), and where the database went away
+    before it was committed. Raises LedgerUnavailableError where that stays away.
     """
-    return _done_again(transaction, repeatable=False)
 
-
-def repeatable(transaction: Callable[Concatenate[_Self, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
-    """As `done_again`, of a method that only reads, or done twice is as done once: also where a commit's answer was lost."""
-    return _done_again(transaction, repeatable=True)
-
-
-def _done_again(transaction: Callable[Concatenate[_Self, _P], _T], *, repeatable: bool) -> Callable[Concatenate[_Self, _P], _T]:
-    @wraps(transaction)
+    @wraps(body)
     def run(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        outage = _outages.get(self.engine) or _Outage(0.0)
-        conflicts = 0
-        while True:
-            try:
-                answer = transaction(self, *args, **kwargs)
-            except sa.exc.DBAPIError as error:
-                if _sqlstate(error) in _CONFLICTS and conflicts < _MOST_CONFLICTS:
-                    conflicts += 1
-                elif _lost_its_commit(error) and not repeatable:
-                    raise LedgerUnavailableError(
-                        f"the ledger's database went away in the middle of a change: {_reason(error)}; whether it was made the "
-                        "ledger tells, and the sensor or the next run goes on from there"
-                    ) from None
-                elif _is_away(error):
-                    outage.goes_on(_reason(error))
-                else:
-                    raise
-            else:
-                outage.is_over()
-                return answer
-            time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
+        return _patiently(self.engine, lambda: _commit(self.engine, lambda connection: body(self, connection, *args, **kwargs)))
 
     return run
+
+
+def reading(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
+    """As `changing`, of a method that only reads; on SQLite it doesn't wait for a writer."""
+
+    @wraps(body)
+    def run(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return _patiently(self.engine, lambda: _look(self.engine, lambda connection: body(self, connection, *args, **kwargs)))
+
+    return run
+
+
+def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
+    outage = _outages.get(engine) or _Outage(0.0)
+    conflicts = 0
+    while True:
+        try:
+            answer = once()
+        except sa.exc.DBAPIError as error:
+            if _sqlstate(error) in _CONFLICTS and conflicts < _MOST_CONFLICTS:
+                conflicts += 1
+            elif _is_away(error):
+                outage.goes_on(_reason(error))
+            else:
+                raise
+        else:
+            outage.is_over()
+            return answer
+        time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
+
+
+def _look(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
+    with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
+        return body(connection)
+
+
+def _commit(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
+    """`body`'s answer once it is committed, whether or not the database lived to say so. Raises where it certainly isn't."""
+    number = None
+    try:
+        with engine.begin() as connection:
+            answer = body(connection)
+            if engine.dialect.name == "postgresql":
+                number = str(connection.execute(sa.select(sa.func.pg_current_xact_id())).scalar_one())
+    except sa.exc.DBAPIError as error:
+        # With its number known, only the commit's answer can have been lost.
+        if number is None or not _is_away(error) or not _patiently(engine, lambda: _was_committed(engine, number)):
+            raise
+    return answer
+
+
+def _was_committed(engine: sa.Engine, number: str) -> bool:
+    """What became of a transaction; waits where a server that is still busy with it has not noticed that nobody listens."""
+    status = sa.text("SELECT pg_xact_status(CAST(:number AS xid8))").bindparams(number=number)
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            found = _look(engine, lambda connection: connection.execute(status).scalar_one())
+        except sa.exc.DBAPIError as error:
+            if _sqlstate(error) == _NUMBER_OF_THE_FUTURE:
+                return False
+            raise
+        if found != "in progress":
+            return bool(found == "committed")
+        if time.monotonic() > give_up:
+            raise LedgerUnavailableError(
+                "the ledger's database went away and has not ended a change since; the sensor or the next run goes on by what it "
+                "comes to"
+            )
+        time.sleep(_LONGEST_REST_SECONDS)
 
 
 def _sqlstate(error: sa.exc.DBAPIError) -> str | None:
     # psycopg, psycopg2
     return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-
-
-def _lost_its_commit(error: sa.exc.DBAPIError) -> bool:
-    return error.connection_invalidated and error.statement is None
 
 
 def _is_away(error: sa.exc.DBAPIError) -> bool:

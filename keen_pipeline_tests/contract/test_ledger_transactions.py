@@ -15,7 +15,7 @@ from keen_pipeline.errors import LedgerUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
 from keen_pipeline.ledger.notices import SqlNotices
-from keen_pipeline.lifecycle import Entry
+from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.ports import Slice
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.contract.test_ledger import day, land
@@ -145,15 +145,16 @@ def test_who_waits_in_vain_is_told_what_becomes_of_it(postgres_url: str) -> None
 
 
 @pytest.fixture
-def lost_commits(ledger: SqlLedger) -> Iterator[list[int]]:
-    """The server ends a connection as it is about to commit, once for each element that a test adds."""
-    left: list[int] = []
+def lost_commits(ledger: SqlLedger) -> Iterator[list[bool]]:
+    """The server ends a connection as it commits, once for each element that a test adds: after the commit (True) or before it."""
+    left: list[bool] = []
     admin = sa.create_engine(ledger.engine.url, isolation_level="AUTOCOMMIT")
 
     def commit(connection: sa.Connection) -> None:
         if left:
-            left.pop()
             number = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            if left.pop():
+                connection.exec_driver_sql("COMMIT")
             with admin.connect() as other:
                 other.exec_driver_sql(f"SELECT pg_terminate_backend({number}, 5000)")
 
@@ -162,15 +163,26 @@ def lost_commits(ledger: SqlLedger) -> Iterator[list[int]]:
     admin.dispose()
 
 
-def test_a_commit_whose_answer_was_lost_is_repeated_where_that_does_no_harm(ledger: SqlLedger, lost_commits: list[int]) -> None:
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_change_whose_commit_got_no_answer_is_made_once(ledger: SqlLedger, lost_commits: list[bool], committed: bool) -> None:
+    lost_commits.append(committed)
     [asked] = ledger.request([day(0)])
-    lost_commits.append(1)
-    assert [e.lease_owner for e in ledger.claim([asked.entry.entry_id], Status.REQUESTED, "me", 60)] == ["me"]
-    lost_commits.append(1)
-    with pytest.raises(LedgerUnavailableError, match="in the middle of a change"):
-        ledger.posting(asked.entry.entry_id, "me")
+    assert asked.created
+    entry_id = asked.entry.entry_id
+    ledger.claim([entry_id], Status.REQUESTED, "me", 60)
+    lost_commits.append(committed)
+    ledger.posting(entry_id, "me")
+    lost_commits.append(committed)
+    assert ledger.submitted(entry_id, "me", "x1").status is Status.SUBMITTED
+    lost_commits.append(committed)
+    assert [e.entry_id for e in ledger.complete([entry_id])] == [entry_id]
+    lost_commits.append(committed)
+    following = ledger.fail(entry_id, "it broke", limits=Limits(max_attempts=2))
+    assert following is not None
     assert lost_commits == []
-    assert [(e.posted_at, e.lease_owner) for e in ledger.open_entries()] == [(None, "me")]
+    found = ledger.entries([entry_id, following.entry_id])
+    assert [(e.attempt, e.status, e.extraction_id) for e in found] == [(1, Status.FAILED, "x1"), (2, Status.REQUESTED, None)]
+    assert (ledger.summary().orphans, len(ledger.open_entries())) == (0, 1)
 
 
 def test_an_error_of_the_database_shows_no_values(ledger: SqlLedger) -> None:
