@@ -28,7 +28,6 @@ import dagster as dg
 import sqlalchemy as sa
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
-from keen_pipeline.ledger.database import reading
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import START, Rig, add_backfill
@@ -102,7 +101,7 @@ def await_phase(rig: Rig) -> None:
     wanted = rig.rng.choice(PHASES)
     deadline = time.monotonic() + MOST_SECONDS
     while time.monotonic() < deadline:
-        with reading(rig.ledger.engine) as connection:
+        with rig.ledger.engine.connect().execution_options(keen_read=True) as connection:
             if connection.execute(sa.select(entries.c.id).where(wanted).limit(1)).first() is not None:
                 return
         time.sleep(0.002)
