@@ -162,8 +162,9 @@ def follow(
                 case Retrying(entry, follower, reason):
                     bar.console.print(f"{entry.request}: {reason}; attempt {follower.attempt} follows", style="yellow")
                 case Abandoned(entry):
-                    failed.append((entry, entry.error or str(entry)))
-                    bar.console.print(entry.error or str(entry), style="red")
+                    story = entry.error or str(entry)
+                    failed.append((entry, story))
+                    bar.console.print(story, style="red")
                 case Counted(entry) as counted:
                     if entry.is_whole is not True:
                         bar.console.print(verdict(counted), style="yellow")

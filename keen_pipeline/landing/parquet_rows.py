@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
@@ -39,12 +39,14 @@ def typed_batches(
     misfits: dict[int, str] = {}
     running: collections.deque[Future[tuple[list[Any], dict[int, str]]]] = collections.deque()
 
-    def taken() -> list[Any]:
-        arrays, found = running.popleft().result()
-        for number, kind in found.items():
-            if misfits.get(number) != BYTES:
-                misfits[number] = kind
-        return arrays
+    def taken(most_left: int) -> Iterator[Any]:
+        while len(running) > most_left:
+            arrays, found = running.popleft().result()
+            for number, kind in found.items():
+                if misfits.get(number) != BYTES:
+                    misfits[number] = kind
+            if not misfits:
+                yield pa.record_batch(arrays, schema=schema)
 
     reader = BlockReader(feed, start, columns)
     blocks = reader.blocks()
@@ -52,13 +54,10 @@ def typed_batches(
     # Most files are one block, and a thread costs more than what it would do.
     pool: Executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet") if len(opening) > 1 else _Here()
     try:
-        for block in itertools.chain(opening, blocks, [None]):
-            if block is not None:
-                running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
-            while len(running) > (0 if block is None else BLOCKS_AHEAD):
-                arrays = taken()
-                if not misfits:
-                    yield pa.record_batch(arrays, schema=schema)
+        for block in itertools.chain(opening, blocks):
+            running.append(pool.submit(_typed, reader, block, [misfits.get(number, kind) for number, kind in enumerate(kinds)]))
+            yield from taken(BLOCKS_AHEAD)
+        yield from taken(0)
     finally:
         pool.shutdown(cancel_futures=True)
     if misfits:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from keen_pipeline.errors import ConfigurationError, LedgerVersionError
 from keen_pipeline.ledger.clock import keep_time
 from keen_pipeline.ledger.migrate import Migrations, migrate
-from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient
+from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient, reason_of
 
 _BUSY_SECONDS = 30.0
 # Of libpq: without them a host that vanished is waited for by the system's own time, which is hours.
@@ -55,7 +55,7 @@ def open_engine(
         raise
     except sa.exc.OperationalError as error:
         engine.dispose()
-        raise ConfigurationError(f"the ledger {shown} can't be opened: {str(error.orig).strip().splitlines()[0]}") from None
+        raise ConfigurationError(f"the ledger {shown} can't be opened: {reason_of(error)}") from None
     return engine
 
 

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.ledger.tables import compatibility
+from keen_pipeline.ledger.transactions import looking
 
 if TYPE_CHECKING:
     from alembic.script import Script
@@ -86,7 +87,7 @@ def migrate(engine: sa.Engine, *, contract: bool = False, migrations: Migrations
     what stands behind a contract migration.
     """
     migrations = migrations or OURS
-    with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
+    with looking(engine) as connection:
         if _is_settled(connection, migrations):
             return
     with engine.begin() as connection:

@@ -24,6 +24,7 @@ from keen_pipeline.ledger.limiter import API, WINDOW
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.tables import api_pauses, api_requests, entries, in_outbox, is_open
 from keen_pipeline.ledger.totals import Totals, is_partition, totals_of
+from keen_pipeline.ledger.transactions import reason_of
 from keen_pipeline.ports import Clock
 
 # Ids are given out before their rows are committed: a lower one may appear after a higher one. Rows are taken for settled once
@@ -94,9 +95,7 @@ class StatisticsReader:
             with self._snapshot() as connection:
                 return self._read(connection)
         except sa.exc.SQLAlchemyError as error:
-            # The driver's own words: those of SQLAlchemy hold the statement.
-            told = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
-            raise ServiceUnavailableError(f"the ledger can't be read: {told[0]}") from None
+            raise ServiceUnavailableError(f"the ledger can't be read: {reason_of(error)}") from None
 
     def _settle(self) -> bool:
         """Take up the next batch of entries that are old enough; whether there may be more."""

@@ -10,7 +10,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -99,7 +100,7 @@ def changing(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Calla
 
 
 def reading(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
-    """As `changing`, of a method that only reads; on SQLite it doesn't wait for a writer."""
+    """As `changing`, of a method that only reads."""
 
     @wraps(body)
     def run(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -118,7 +119,7 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
             if _sqlstate(error) in _CONFLICTS and conflicts < _MOST_CONFLICTS:
                 conflicts += 1
             elif _is_away(error):
-                outage.goes_on(_reason(error))
+                outage.goes_on(reason_of(error))
             else:
                 raise
         else:
@@ -127,8 +128,15 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
         time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
 
 
-def _look(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
+@contextmanager
+def looking(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads, tried once; on SQLite it doesn't wait for a writer."""
     with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
+        yield connection
+
+
+def _look(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
+    with looking(engine) as connection:
         return body(connection)
 
 
@@ -153,7 +161,8 @@ def _was_committed(engine: sa.Engine, number: str) -> bool:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            found = _look(engine, lambda connection: connection.execute(status).scalar_one())
+            with looking(engine) as connection:
+                found = connection.execute(status).scalar_one()
         except sa.exc.DBAPIError as error:
             if _sqlstate(error) == _NUMBER_OF_THE_FUTURE:
                 return False
@@ -179,9 +188,9 @@ def _is_away(error: sa.exc.DBAPIError) -> bool:
     return not isinstance(error.orig, sqlite3.Error) and (error.connection_invalidated or never_connected)
 
 
-def _reason(error: sa.exc.DBAPIError) -> str:
-    # The driver's own words: those of SQLAlchemy hold the statement.
-    return (str(error.orig).strip().splitlines() or [type(error).__name__])[0]
+def reason_of(error: sa.exc.SQLAlchemyError) -> str:
+    """What a database said, in a line: the driver's own words, as those of SQLAlchemy hold the statement."""
+    return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def take_in_order(connection: sa.Connection, column: sa.Column[int], rows: sa.ColumnElement[bool]) -> None:

@@ -29,6 +29,7 @@ import sqlalchemy as sa
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
 from keen_pipeline.ledger.tables import entries
+from keen_pipeline.ledger.transactions import looking
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import START, Rig, add_backfill
 from keen_pipeline_tests.acceptance.report import report
@@ -101,7 +102,7 @@ def await_phase(rig: Rig) -> None:
     wanted = rig.rng.choice(PHASES)
     deadline = time.monotonic() + MOST_SECONDS
     while time.monotonic() < deadline:
-        with rig.ledger.engine.connect().execution_options(keen_read=True) as connection:
+        with looking(rig.ledger.engine) as connection:
             if connection.execute(sa.select(entries.c.id).where(wanted).limit(1)).first() is not None:
                 return
         time.sleep(0.002)

@@ -17,19 +17,12 @@ from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.ports import Slice
-from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.contract.test_ledger import day, land
+from keen_pipeline_tests.contract.test_ledger_time import ledger as ledger
 from keen_pipeline_tests.postgres import away, deadlocks
 
 THREADS = 8
 ENTRIES = 60
-
-
-@pytest.fixture
-def ledger(postgres_url: str) -> Iterator[SqlLedger]:
-    engine = open_engine(postgres_url)
-    yield SqlLedger(engine)
-    engine.dispose()
 
 
 def test_changes_of_many_entries_at_once_never_wait_for_each_other_in_a_circle(ledger: SqlLedger) -> None:
@@ -68,9 +61,7 @@ def test_changes_of_many_entries_at_once_never_wait_for_each_other_in_a_circle(l
 
 
 def halves(entry: Entry) -> list[Slice]:
-    start, end = entry.request.timeframe.start, entry.request.timeframe.end
-    middle = start + (end - start) / 2
-    frames = [Timeframe(start, middle), Timeframe(middle, end)]
+    frames = entry.request.timeframe.halves() or ()
     return [Slice(replace(entry.request, timeframe=f, target=f"{entry.request.target}.{n}"), 1, None) for n, f in enumerate(frames)]
 
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
-import pytest
-
 from keen_pipeline.extraction import MaskMethod, Status
-from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
-from keen_pipeline_tests.contract.test_ledger import clock, day, land, landing, submit, url
+from keen_pipeline_tests.contract.test_ledger import clock, day, land, landing, ledger, submit, url
 
-__all__ = ["clock", "url"]
-
-
-@pytest.fixture
-def ledger(url: str, clock: FakeClock) -> Iterator[SqlLedger]:
-    engine = open_engine(url)
-    yield SqlLedger(engine, clock=clock)
-    engine.dispose()
+__all__ = ["clock", "ledger", "url"]
 
 
 def test_a_notice_is_planned_once_and_taken_by_one(ledger: SqlLedger, clock: FakeClock) -> None:

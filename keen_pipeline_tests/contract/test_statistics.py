@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -22,19 +21,12 @@ from keen_pipeline.ports import Slice
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, reads_everything, statements
-from keen_pipeline_tests.contract.test_ledger import LIMITS, clock, day, land, landing, submit, url
+from keen_pipeline_tests.contract.test_ledger import LIMITS, clock, day, land, landing, ledger, submit, url
 
-__all__ = ["clock", "url"]
+__all__ = ["clock", "ledger", "url"]
 
 # Past which an entry is not read again once it has ended.
 SETTLED_SECONDS = 601
-
-
-@pytest.fixture
-def ledger(url: str, clock: FakeClock) -> Iterator[SqlLedger]:
-    engine = open_engine(url)
-    yield SqlLedger(engine, clock=clock)
-    engine.dispose()
 
 
 @pytest.fixture
