@@ -11,7 +11,7 @@ import click
 
 from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing.storage import is_supported, normal_root, open_storage
+from keen_pipeline.landing.storages.storage import is_supported, normal_root, open_storage
 from keen_pipeline.service import ServiceConfig, serve
 from keen_pipeline.settings import Settings
 

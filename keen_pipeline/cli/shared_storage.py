@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
-from keen_pipeline.landing.storage import normal_root, open_storage
+from keen_pipeline.landing.storages.storage import normal_root, open_storage
 
 _CHUNK_BYTES = 1024 * 1024
 

@@ -67,7 +67,7 @@ class ExtractionLedger(dg.ConfigurableResource["SqlLedger"]):
 class CsvDestination(dg.ConfigurableResource[FileDestination]):
     """Where files land. Without fields: `KEEN_PIPELINE_DESTINATION` and `KEEN_PIPELINE_DESTINATION_OPTIONS`.
 
-    Keys and passwords come from the environment alone, by the names that `keen_pipeline.landing.options` tells.
+    Keys and passwords come from the environment alone, by the names that `keen_pipeline.landing.storages.options` tells.
     """
 
     uri: str | None = Field(

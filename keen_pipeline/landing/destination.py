@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, BinaryIO
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing, MaskMethod
 from keen_pipeline.landing import layout
-from keen_pipeline.landing.encode import check_encoding
-from keen_pipeline.landing.storage import Storage, normal_root, open_storage
+from keen_pipeline.landing.storages.storage import Storage, normal_root, open_storage
+from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ports import ResultsSource
 from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
-    from keen_pipeline.landing.download import Download
-    from keen_pipeline.landing.intake import Intake
-    from keen_pipeline.landing.masking import Masker
-    from keen_pipeline.landing.parquet import Conversion
+    from keen_pipeline.landing.csv.masking import Masker
+    from keen_pipeline.landing.parquet.convert import Conversion
+    from keen_pipeline.landing.transfer.download import Download
+    from keen_pipeline.landing.transfer.intake import Intake
 
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
@@ -79,7 +79,9 @@ class FileDestination:
         it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In all
         these cases the file at `target` is as it was.
         """
-        from keen_pipeline.landing.download import Download  # brings NumPy, which a code location that lands nothing can spare
+        from keen_pipeline.landing.transfer.download import (
+            Download,  # brings NumPy, which a code location that lands nothing can spare
+        )
 
         place = layout.parse_target(self._root, target)
         check_encoding(place.encoding)
@@ -203,25 +205,25 @@ def _about(error: KeenPipelineError, place: layout.Place, extraction_id: str) ->
 def _masker_of(mask: Mapping[str, MaskMethod], key: bytes | None) -> Callable[[], Masker | None]:
     if not mask:
         return lambda: None
-    from keen_pipeline.landing.masking import Masker
+    from keen_pipeline.landing.csv.masking import Masker
 
     return lambda: Masker(mask, key)
 
 
 def _conversion(stage: BinaryIO, types: Mapping[str, str]) -> Conversion:
-    from keen_pipeline.landing.parquet import Conversion  # brings Arrow
+    from keen_pipeline.landing.parquet.convert import Conversion  # brings Arrow
 
     return Conversion(stage, types)
 
 
 def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
-    from keen_pipeline.landing.parquet_feed import Facts
+    from keen_pipeline.landing.parquet.feed import Facts
 
     return conversion.finish(Facts(intake.columns, intake.records, intake.bytes, intake.sha256))
 
 
 def _copy(body: BinaryIO, stage: BinaryIO) -> None:
-    from keen_pipeline.landing.packed import write_all
+    from keen_pipeline.landing.transfer.packed import write_all
 
     for file in (body, stage):
         file.seek(0)

@@ -18,7 +18,7 @@ from keen_pipeline.errors import (
     RetryableError,
 )
 from keen_pipeline.extraction import SecretUrl, Status
-from keen_pipeline.landing.joined import JoinedResults
+from keen_pipeline.landing.csv.joined import JoinedResults
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile

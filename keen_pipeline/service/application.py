@@ -13,16 +13,16 @@ import duckdb
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
-from keen_pipeline.service.backend import Backend, one_folder
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import Credentials
-from keen_pipeline.service.csv_export import Selection, count
-from keen_pipeline.service.engine import Engine
-from keen_pipeline.service.events import EventEncoder, split_v2
-from keen_pipeline.service.extraction_records import WHOLE, Extraction, Shape
-from keen_pipeline.service.extraction_worker import ExtractionWorker
-from keen_pipeline.service.mail import Mailer, completion_message
-from keen_pipeline.service.metrics import Metrics
+from keen_pipeline.service.events.incoming import EventEncoder, split_v2
+from keen_pipeline.service.extractions.csv_export import Selection, count
+from keen_pipeline.service.extractions.mail import Mailer, completion_message
+from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
+from keen_pipeline.service.extractions.worker import ExtractionWorker
+from keen_pipeline.service.http.metrics import Metrics
+from keen_pipeline.service.storage.backend import Backend, one_folder
+from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
 
 

@@ -29,7 +29,7 @@ from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.extraction import Collection
 from keen_pipeline.landing.destination import LEFTOVER_AGE
-from keen_pipeline.landing.local import STAGE_SUFFIX
+from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.service import embedded

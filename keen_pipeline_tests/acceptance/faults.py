@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from keen_pipeline.errors import KeenPipelineError
-from keen_pipeline.landing import download
+from keen_pipeline.landing.transfer import download
 from keen_pipeline.pipeline.counts import verdict
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.acceptance.cut_at_a_record import RECORDS, extract_counted, short

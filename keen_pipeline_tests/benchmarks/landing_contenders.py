@@ -78,11 +78,11 @@ def ours(task: Task, encoding: str, root: str, transport: dict[str, Any] | None 
 
 
 def _import_what_a_landing_needs(encoding: Encoding) -> None:
-    importlib.import_module("keen_pipeline.landing.download")
+    importlib.import_module("keen_pipeline.landing.transfer.download")
     if encoding.value == "parquet":
-        importlib.import_module("keen_pipeline.landing.parquet")
+        importlib.import_module("keen_pipeline.landing.parquet.convert")
     else:
-        importlib.import_module("keen_pipeline.landing.encode").new_encoder(encoding)
+        importlib.import_module("keen_pipeline.landing.transfer.encode").new_encoder(encoding)
 
 
 def ours_on_s3(task: Task, encoding: str) -> Run:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from keen_pipeline.landing import download
+from keen_pipeline.landing.transfer import download
 from keen_pipeline_tests.contract import azure as azure_server
 from keen_pipeline_tests.contract.azure import AzureServer, azure_place, running_azure
 from keen_pipeline_tests.contract.gcs import gcs_place, running_gcs

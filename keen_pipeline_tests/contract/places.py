@@ -9,7 +9,7 @@ from typing import Any
 
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.local import STAGE_SUFFIX
+from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 
 
 @dataclass

@@ -20,7 +20,7 @@ from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.s3_upload import PART_BYTES
+from keen_pipeline.landing.storages.s3_upload import PART_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.places import Place
 from keen_pipeline_tests.contract.s3 import S3Server

@@ -13,9 +13,9 @@ import pytest
 from keen_pipeline import CsvDestination
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing import azure as azure_storage
-from keen_pipeline.landing import gcs as gcs_storage
-from keen_pipeline.landing import sftp as sftp_storage
+from keen_pipeline.landing.storages import azure as azure_storage
+from keen_pipeline.landing.storages import gcs as gcs_storage
+from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
 from keen_pipeline_tests.contract.places import Place
 from keen_pipeline_tests.contract.sftp import PASSWORD, USER, SftpServer, running_sftp

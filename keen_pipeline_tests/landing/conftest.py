@@ -10,7 +10,8 @@ import pytest
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.extraction import Encoding, Landing, SecretUrl
-from keen_pipeline.landing import FileDestination, download
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.transfer import download
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
 
 KEY = "read-key-5f1d"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.landing import direct
-from keen_pipeline.landing.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
-from keen_pipeline.landing.lane import CHUNK_BYTES
+from keen_pipeline.landing.transfer import direct
+from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
+from keen_pipeline.landing.transfer.lane import CHUNK_BYTES
 
 
 def test_long_writes_at_any_place_from_any_memory_leave_the_same_bytes(tmp_path: Path) -> None:

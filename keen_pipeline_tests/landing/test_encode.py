@@ -10,7 +10,7 @@ import pytest
 from backports import zstd
 
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing.encode import new_encoder
+from keen_pipeline.landing.transfer.encode import new_encoder
 
 CSV = b"a,b\n" + b"".join(b"%d,%d\n" % (n, n * 7919 % 10_007) for n in range(350_000))
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing import FileDestination, download
-from keen_pipeline.landing.lane import CHUNK_BYTES
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.transfer import download
+from keen_pipeline.landing.transfer.lane import CHUNK_BYTES
 from keen_pipeline.ports import ResultsStream
 
 DECODE: dict[Encoding, Callable[[bytes], bytes]] = {

@@ -22,7 +22,7 @@ from keen_pipeline.errors import (
     VerificationError,
 )
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing import download
+from keen_pipeline.landing.transfer import download
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.faults import Behaviour, FaultServer
 from keen_pipeline_tests.landing.conftest import KEY, Lander, example

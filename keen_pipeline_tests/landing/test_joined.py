@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.joined import JoinedResults, cells, join_headers
+from keen_pipeline.landing.csv.joined import JoinedResults, cells, join_headers
 
 NAMES = ["t", "a", "b", 'c,"d"', "é\ne"]
 cell_texts = st.text(alphabet=st.sampled_from('ab,"\né'), max_size=6)

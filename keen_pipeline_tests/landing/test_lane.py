@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from keen_pipeline.landing.lane import Lane
+from keen_pipeline.landing.transfer.lane import Lane
 
 
 def test_a_single_item_needs_no_thread() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Encoding, Landing
-from keen_pipeline.landing.lane import BUFFERS, CHUNK_BYTES
-from keen_pipeline.landing.local import StagedFile
+from keen_pipeline.landing.storages.local import StagedFile
+from keen_pipeline.landing.transfer.lane import BUFFERS, CHUNK_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
 

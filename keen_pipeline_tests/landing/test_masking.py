@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import Encoding, MaskMethod
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.masking import Masker
+from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.ports import ResultsStream
 from keen_pipeline_tests.unit.scripted_api import _Body
 

@@ -21,10 +21,12 @@ from pyarrow import parquet
 from keen_pipeline import build_keen_definitions
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import Collection, Encoding
-from keen_pipeline.landing import FileDestination, parquet_blocks, parquet_file
-from keen_pipeline.landing.parquet import Conversion
-from keen_pipeline.landing.parquet_feed import Facts
-from keen_pipeline.landing.verify import CsvVerifier
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.csv.verify import CsvVerifier
+from keen_pipeline.landing.parquet import blocks as parquet_blocks
+from keen_pipeline.landing.parquet import file as parquet_file
+from keen_pipeline.landing.parquet.convert import Conversion
+from keen_pipeline.landing.parquet.feed import Facts
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
 

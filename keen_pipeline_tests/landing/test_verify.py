@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.errors import VerificationError
-from keen_pipeline.landing import verify
-from keen_pipeline.landing.records import raw_record
-from keen_pipeline.landing.verify import CsvVerifier, parse_header
+from keen_pipeline.landing.csv import verify
+from keen_pipeline.landing.csv.records import raw_record
+from keen_pipeline.landing.csv.verify import CsvVerifier, parse_header
 
 Answer = tuple[tuple[str, ...], int]
 BOM = b"\xef\xbb\xbf"

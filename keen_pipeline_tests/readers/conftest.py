@@ -13,7 +13,7 @@ import pytest
 from keen_pipeline.client import KeenClient
 from keen_pipeline.extraction import Collection, Encoding, Status
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.joined import JoinedResults
+from keen_pipeline.landing.csv.joined import JoinedResults
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Pipeline, extract, partition_request

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.cells import MISSING, decode_cell, encode_cell
-from keen_pipeline.service.event_files import read_event_batches
+from keen_pipeline.service.events.cells import MISSING, decode_cell, encode_cell
+from keen_pipeline.service.storage.event_files import read_event_batches
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 

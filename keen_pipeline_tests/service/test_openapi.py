@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.service.app import make_app
+from keen_pipeline.service.http.app import make_app
 from keen_pipeline_tests.service.http_client import Http
 
 CHECKS = (

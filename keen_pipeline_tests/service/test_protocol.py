@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from keen_pipeline.service.server import _bind
+from keen_pipeline.service.http.server import _bind
 from keen_pipeline_tests.service.http_client import Http
 
 

@@ -18,17 +18,17 @@ from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB, ServiceConfig
-from keen_pipeline.service.csv_export import Selection, count, write_csv
-from keen_pipeline.service.extraction_queue import Turn
-from keen_pipeline.service.extraction_records import COMPLETE, FAILED, NOT_STARTED
-from keen_pipeline.service.shared.backend import SharedStorage
-from keen_pipeline.service.shared.catalogue import OvertakenError, SharedCatalogue
-from keen_pipeline.service.shared.database import CatalogueUnavailableError, PostgresDatabase
-from keen_pipeline.service.shared.leases import Leases
-from keen_pipeline.service.shared.records import SharedExtractionRecords, SharedQueue
-from keen_pipeline.service.shared.segment_cache import SegmentCache, SegmentGoneError
-from keen_pipeline.service.shared.store import SharedEventStore
-from keen_pipeline.service.shared.writer import SegmentWriter, SharedCollection
+from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
+from keen_pipeline.service.extractions.queue import Turn
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
+from keen_pipeline.service.storage.shared.backend import SharedStorage
+from keen_pipeline.service.storage.shared.catalogue import OvertakenError, SharedCatalogue
+from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
+from keen_pipeline.service.storage.shared.leases import Leases
+from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
+from keen_pipeline.service.storage.shared.segment_cache import SegmentCache, SegmentGoneError
+from keen_pipeline.service.storage.shared.store import SharedEventStore
+from keen_pipeline.service.storage.shared.writer import SegmentWriter, SharedCollection
 
 WAIT_SECONDS = 20.0
 
@@ -401,8 +401,8 @@ class Away(SharedObjects):
 def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keen_pipeline.service.shared.upkeep.MAX_BACKLOG_BYTES", MIB)
-    monkeypatch.setattr("keen_pipeline.service.shared.upkeep.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.upkeep.MAX_BACKLOG_BYTES", MIB)
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.upkeep.PAUSE_SECONDS", 0.1)
     objects = Away(str(services.storage))
     service = services.open("one", objects, fold_seconds=0.1)
     objects.away = True
@@ -423,7 +423,7 @@ def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
 
 
 def test_collections_that_can_not_be_folded_hold_up_no_others(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keen_pipeline.service.shared.upkeep.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.upkeep.PAUSE_SECONDS", 0.1)
     usual = SegmentWriter.fold
 
     def broken(self: SegmentWriter, collection: SharedCollection, upto: int | None = None) -> int:

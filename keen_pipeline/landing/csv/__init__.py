@@ -1,0 +1,1 @@
+"""What a CSV file is: its records, proof, masking and joining."""

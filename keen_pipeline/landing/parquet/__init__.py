@@ -1,0 +1,1 @@
+"""From proven CSV to Parquet."""

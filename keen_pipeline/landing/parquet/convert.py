@@ -1,0 +1,134 @@
+"""A verified CSV as Parquet, typed by what Keen says of its properties, with every value as it was.
+
+What column a type makes, and which cells fit it, stands in `parquet_cells`. An empty cell is null, and JSON's null too (`null`
+without quotes); in quotes both are text. One cell that does not fit, and its column stays text in this file. The file's
+key-value metadata say of what it was made: `keen_pipeline.sha256`, `.records` and `.bytes` of the CSV, `.columns` its header,
+`.text_columns` the columns that stayed text although Keen has another type for them.
+
+A long CSV is converted beside its download, and what that made counts only once the whole is proven.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from types import TracebackType
+from typing import BinaryIO, cast
+
+from keen_pipeline.errors import ConfigurationError, VerificationError
+from keen_pipeline.landing.parquet.blocks import LongRecordError, read_header
+from keen_pipeline.landing.parquet.cells import arrow_type, release_memory
+from keen_pipeline.landing.parquet.feed import CsvBody, Facts, Feed, StoppedError
+from keen_pipeline.landing.parquet.file import write_file
+from keen_pipeline.landing.parquet.rows import MisfitError
+
+EARLY_BYTES = 8 * 1024 * 1024
+"""Of CSV that have come before it is converted beside the download; a shorter one is converted at once when it is proven."""
+CONVERSIONS = 2
+"""Of long files beside their downloads, and as many of those that are proven, in one process, whatever the number of landings:
+each holds some 60 MiB and keeps two processors busy. They don't share their places, or a slow download would hold up a proven file.
+"""
+_early_places = threading.BoundedSemaphore(CONVERSIONS)
+_late_places = threading.BoundedSemaphore(CONVERSIONS)
+
+
+class Conversion:
+    """Makes Parquet, in the empty file `target`, of the CSV that is written to `body`. `types`: Keen's type by property."""
+
+    def __init__(self, target: BinaryIO, types: Mapping[str, str]) -> None:
+        self._target = target
+        self._types = types
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
+        self._early: Future[tuple[str, ...] | None] | None = None
+        self._size = 0
+        self._csv = CsvBody(self._grown, self._begun_anew)
+        self._feed = Feed(self._csv.reader)
+
+    @property
+    def body(self) -> BinaryIO:
+        """An empty, unbuffered file for the CSV, without a name, in this machine's temporary folder."""
+        return cast("BinaryIO", self._csv)
+
+    def finish(self, facts: Facts) -> tuple[str, ...]:
+        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column, in Arrow's words.
+
+        Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is
+        too long for it, OSError of either file.
+        """
+        self._feed.end(facts)
+        if self._early is None:
+            with _late_places if self._size >= EARLY_BYTES else nullcontext():
+                types = self._convert(self._feed)
+        else:
+            types = self._early.result()
+        assert types is not None, "nobody stops a landing that is being finished"
+        if self._size >= EARLY_BYTES:
+            release_memory()
+        return types
+
+    def stop(self) -> None:
+        """What was made of the CSV is worth nothing; it can still be read from `body`. Can be called again."""
+        self._feed.stop()
+        if self._early is not None:
+            wait([self._early])
+        self._early = None
+
+    def __enter__(self) -> Conversion:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._thread.shutdown()
+        self._csv.close()
+
+    def _grown(self, size: int) -> None:
+        self._size = size
+        self._feed.grow(size)
+        if self._early is None:
+            if size >= EARLY_BYTES and _early_places.acquire(blocking=False):
+                self._early = self._thread.submit(self._convert_early, self._feed)
+        elif self._early.done():
+            self._early.result()  # before the end it ends by an exception only, such as a full disk
+
+    def _begun_anew(self) -> None:
+        self.stop()
+        self._size = 0
+        self._feed = Feed(self._csv.reader)
+
+    def _convert_early(self, feed: Feed) -> tuple[str, ...] | None:
+        try:
+            return self._convert(feed)
+        finally:
+            _early_places.release()
+
+    def _convert(self, feed: Feed) -> tuple[str, ...] | None:
+        """The column types, or None where it was stopped."""
+        try:
+            return self._written(feed)
+        except StoppedError:
+            return None
+
+    def _written(self, feed: Feed) -> tuple[str, ...]:
+        try:
+            columns, start = read_header(feed)
+            asked = [self._types.get(name, "string") for name in columns]
+            kinds = list(asked)
+            while True:
+                self._target.seek(0)
+                self._target.truncate()
+                # Text for want of a better type is not worth a word; text against Keen's own word is.
+                text = [name for name, kind, wish in zip(columns, kinds, asked, strict=True) if kind != wish]
+                try:
+                    write_file(feed, start, self._target, columns, kinds, text)
+                except MisfitError as misfit:
+                    for number, kind in misfit.kinds.items():
+                        kinds[number] = kind
+                else:
+                    return tuple(str(arrow_type(kind)) for kind in kinds)
+        except (VerificationError, LongRecordError) as error:
+            feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
+            if isinstance(error, VerificationError):
+                raise
+            raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None

@@ -1,0 +1,1 @@
+"""The storages a destination can lie on."""

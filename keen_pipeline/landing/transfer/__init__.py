@@ -1,0 +1,1 @@
+"""Bytes of a result on their way: downloaded, taken in, encoded."""

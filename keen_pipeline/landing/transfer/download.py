@@ -1,0 +1,115 @@
+"""The whole body, over as many connections as it takes: resumed where the server can, begun again where it can't."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import BinaryIO
+
+from keen_pipeline.errors import RetryableError, TransferError
+from keen_pipeline.extraction import Encoding
+from keen_pipeline.landing.csv.masking import Masker
+from keen_pipeline.landing.transfer.decode import DamagedContentError
+from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.ports import ResultsSource, ResultsStream
+
+MOST_FAILURES = 5
+"""Failures in a row without a new byte; the last one is raised."""
+MOST_CONNECTIONS = 50
+"""Of one landing in all, so that a body that comes byte by byte has an end."""
+FIRST_WAIT_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 30.0
+"""A longer wish of the service (Retry-After) is the caller's to wait for; the landing gives up at once."""
+
+
+class Download:
+    """One file's transfer into `stage` (unbuffered, seekable). `run` returns the Intake with its facts.
+
+    `new_masker`: makes what the bytes go through before they are written, a fresh one where the transfer begins again.
+    """
+
+    def __init__(
+        self,
+        source: ResultsSource,
+        stage: BinaryIO,
+        encoding: Encoding,
+        sleep: Callable[[float], None],
+        new_masker: Callable[[], Masker | None] = lambda: None,
+    ) -> None:
+        self._new_masker = new_masker
+        self._source = source
+        self._stage = stage
+        self._encoding = encoding
+        self._sleep = sleep
+        self._intake: Intake | None = None
+        self._furthest = 0
+        self._validator: str | None = None
+        self._total: int | None = None
+        self._content_encoding = "identity"
+
+    def run(self) -> Intake:
+        """Transfer until the body is whole.
+
+        Raises VerificationError (the stage then holds all that came, `intake` its facts), TransferError or another
+        RetryableError where the tries are used up, and what the source raises.
+        """
+        failures = connections = 0
+        while True:
+            connections += 1
+            before = self._furthest
+            try:
+                return self._connection()
+            except RetryableError as error:
+                if self._intake is not None:
+                    self._furthest = max(self._furthest, self._intake.received)
+                failures = 1 if self._furthest > before else failures + 1
+                backoff = min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+                wait = max(error.retry_after or 0.0, backoff)
+                if failures >= MOST_FAILURES or connections >= MOST_CONNECTIONS or wait > LONGEST_WAIT_SECONDS:
+                    raise
+                self._sleep(wait)
+
+    @property
+    def intake(self) -> Intake | None:
+        """The present run of bytes."""
+        return self._intake
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._intake is not None:
+            self._intake.stop()
+
+    def _connection(self) -> Intake:
+        received = self._intake.received if self._intake is not None else 0
+        offset, validator = (received, self._validator) if received and self._validator else (0, None)
+        with self._source.open(offset=offset, validator=validator) as stream:
+            intake = self._resume(stream)
+            try:
+                while intake.pull(stream):
+                    pass
+                self._check_length(intake.received)
+                intake.finish()
+            except DamagedContentError:
+                self._validator = None  # its decoder can't go on: from the first byte
+                raise
+        return intake
+
+    def _resume(self, stream: ResultsStream) -> Intake:
+        """The intake that goes on, where `stream` is the rest of the same file, else a fresh one on an empty stage."""
+        same = self._intake is not None and stream.encoding == self._content_encoding and self._total in (None, stream.total)
+        if same and self._intake is not None and stream.start == self._intake.received and stream.start > 0:
+            self._total = stream.total
+            return self._intake
+        if stream.start != 0:
+            self._validator = None
+            raise TransferError("the rest of the results is of another form than their beginning")
+        self.close()
+        self._stage.seek(0)
+        self._stage.truncate()
+        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker())
+        self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
+        return self._intake
+
+    def _check_length(self, received: int) -> None:
+        if self._total is not None and received != self._total:
+            raise DamagedContentError(f"{received} bytes came of the {self._total} announced")

@@ -1,0 +1,1 @@
+"""Events: what comes in, what they hold, what is asked of them."""

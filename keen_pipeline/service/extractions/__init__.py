@@ -1,0 +1,1 @@
+"""Extractions: records, worker, results, mail."""

@@ -1,0 +1,137 @@
+"""Writes one extraction as a CSV file.
+
+The header is the union of the properties of the extracted events: the timestamp first, the others sorted by path, by code point.
+v2.0 files have `header:timestamp` and the `body:` properties; v3.0 files also have `keen.created_at` and `keen.id`. Records
+end with LF and stand in order of arrival; the fields are described in `cells`. Without events the file has the header
+`header:timestamp` (`keen.timestamp`) alone.
+"""
+
+# ruff: noqa: S608 - only our own file names, column names and bound parameters are put together here
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from keen_pipeline.filters import Condition
+from keen_pipeline.service.events.cells import encode_string
+from keen_pipeline.service.events.incoming import micros_of
+from keen_pipeline.service.events.properties import SERVICE_PATHS, TIMESTAMP, v2_name
+from keen_pipeline.service.events.query import Where, where
+from keen_pipeline.service.storage.catalog import Segment
+from keen_pipeline.service.storage.engine import sql_text
+from keen_pipeline.service.storage.segments import event_source
+from keen_pipeline.service.storage.store import Snapshot
+from keen_pipeline.timeframe import Timeframe
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The events of a snapshot that an extraction asks for. `names`: `v2` or `v3`, how properties are called."""
+
+    snapshot: Snapshot
+    filters: Sequence[Condition]
+    timeframe: Timeframe | None
+    names: str
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments that may hold such events."""
+        if self.timeframe is None:
+            return self.snapshot.segments
+        return self.snapshot.overlapping(micros_of(self.timeframe.start), micros_of(self.timeframe.end))
+
+    @property
+    def where(self) -> Where:
+        """The condition. Raises InvalidInputError naming the filter."""
+        return where(self.snapshot.columns, self.filters, self.timeframe)
+
+    def source(self, segments: Sequence[Segment]) -> str:
+        """The SQL source of some of the segments, which are here then; every column of the snapshot may be named in it."""
+        self.snapshot.fetch(segments)
+        return event_source(self.snapshot.folder, segments, self.snapshot.columns.values())
+
+    def covers(self, segment: Segment) -> bool:
+        """Whether every event of the segment is asked for, as far as the catalog can tell."""
+        if self.filters:
+            return False
+        window = self.timeframe
+        return window is None or (micros_of(window.start) <= segment.first and segment.last < micros_of(window.end))
+
+
+def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[int, set[str]]:
+    """The number of events of a selection, and the columns that they have. Reads only what the catalog does not know."""
+    events = 0
+    present: set[str] = set()
+    doubtful = []
+    for segment in selection.segments:
+        if selection.covers(segment):
+            events += segment.events
+            present.update(segment.kinds)
+        else:
+            doubtful.append(segment)
+    if doubtful:
+        columns = sorted({column for segment in doubtful for column in segment.kinds})
+        condition = selection.where
+        counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
+        source = selection.source(doubtful)
+        row = cursor.execute(f"SELECT {counts} FROM {source} WHERE {condition.sql}", condition.parameters).fetchone()
+        assert row is not None
+        events += row[0]
+        present.update(column for column, count in zip(columns, row[1:], strict=True) if count)
+    return events, present
+
+
+def count(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> int:
+    """The number of events of a selection."""
+    known = sum(segment.events for segment in selection.segments if selection.covers(segment))
+    doubtful = [segment for segment in selection.segments if not selection.covers(segment)]
+    condition = selection.where
+    if doubtful:
+        source = selection.source(doubtful)
+        row = cursor.execute(f"SELECT count(*) FROM {source} WHERE {condition.sql}", condition.parameters).fetchone()
+        assert row is not None
+        known += row[0]
+    return known
+
+
+def header_paths(selection: Selection, present: set[str]) -> list[str]:
+    """The paths of the file's columns, in their order."""
+    hidden = set(SERVICE_PATHS) if selection.names == "v2" else {TIMESTAMP}
+    rest = sorted(path for path, column in selection.snapshot.columns.items() if column in present and path not in hidden)
+    return [TIMESTAMP, *rest]
+
+
+def column_name(path: str, names: str) -> str:
+    """The name of a property in a file's header."""
+    return v2_name(path) if names == "v2" else path
+
+
+def write_csv(
+    cursor: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    target: Path,
+    paths: Sequence[str] | None = None,
+    *,
+    latest: int | None = None,
+) -> int:
+    """Write the file and return its number of events. `paths`: these properties alone; `latest`: only the newest so many."""
+    events, present = measure(cursor, selection)
+    header = header_paths(selection, present) if paths is None else list(paths)
+    fields = [encode_string(column_name(path, selection.names)) for path in header]
+    if not events:
+        target.write_text(",".join(fields) + "\n", encoding="utf-8")
+        return 0
+    condition = selection.where
+    columns = [selection.snapshot.columns.get(path, "NULL") for path in header]
+    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
+    # The names are bound like every other text of a user; the fields are CSV already, so nothing is quoted again.
+    names = ", ".join(f"?::VARCHAR AS c{i}" for i in range(len(header)))
+    rows = f"SELECT {', '.join(columns)} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}"
+    options = "FORMAT csv, HEADER false, QUOTE '', ESCAPE '', NULLSTR ''"
+    cursor.execute(
+        f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *condition.parameters]
+    )
+    return events if latest is None else min(events, latest)

@@ -1,0 +1,119 @@
+"""Mail on completion: written from the record, sent beside everything else, tried again, never in an extraction's way."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+
+from prometheus_client import Counter
+
+from keen_pipeline.errors import RetryableError
+from keen_pipeline.mail import TIMEOUT_SECONDS, send_mail
+from keen_pipeline.service.extractions.records import MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, Extraction, ExtractionRecords
+from keen_pipeline.settings import SmtpSettings
+from keen_pipeline.timeframe import UTC, format_instant
+
+FIRST_RETRY_SECONDS = 2.0
+MAX_RETRY_SECONDS = 3600.0
+MAX_ATTEMPTS = 20
+_POLL_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def completion_message(extraction: Extraction, url: str) -> EmailMessage:
+    """Subject, collection, timeframe, number of events, link; without sender, which the mailer knows."""
+    window = extraction.timeframe
+    when = f"{format_instant(window.start)} to {format_instant(window.end)}" if window is not None else "all events"
+    finished = format_instant(datetime.fromtimestamp(int(extraction.finished or 0), UTC))
+    message = EmailMessage()
+    message["Subject"] = f"Your extraction of {extraction.collection} is complete"
+    message["To"] = extraction.email
+    message["Date"] = formatdate()
+    message["Message-ID"] = make_msgid(extraction.id, domain="keen-pipeline.invalid")
+    message.set_content(
+        f"Collection: {extraction.collection}\nTimeframe: {when}\nEvents: {extraction.events}\nSize: {extraction.bytes} bytes\n"
+        f"Finished: {finished}\nExtraction: {extraction.id}\n\nThe CSV file, while the link lasts:\n{url}\n",
+    )
+    return message
+
+
+class Mailer:
+    """Sends the mails that are due, on one thread. Without `smtp` they wait for a start that has it.
+
+    A failed attempt is logged, counted, and repeated after 2 s, doubling up to an hour; given up after twenty.
+    """
+
+    def __init__(
+        self,
+        smtp: SmtpSettings | None,
+        records: ExtractionRecords,
+        message: Callable[[Extraction], EmailMessage],
+        attempts: Counter,
+    ) -> None:
+        self._smtp = smtp
+        self._records = records
+        self._message = message
+        self._attempts = attempts
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="mail", daemon=True)
+        if smtp is not None:
+            self._thread.start()
+
+    def wake(self) -> None:
+        """An extraction ended."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop after the mail that is being sent."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(TIMEOUT_SECONDS + 1)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                found = self._send_due()
+            except RetryableError as error:  # a database elsewhere, which comes back
+                _log.warning("mails are held up", extra={"reason": str(error)})
+                found = False
+            if not found:
+                self._wake.wait(_POLL_SECONDS)
+                self._wake.clear()
+
+    def _send_due(self) -> bool:
+        """Try the mails that are due; whether there were any."""
+        due = self._records.mails_due(self._records.now())
+        for extraction in due:
+            if self._stopping:
+                break
+            self._try(extraction)
+        return bool(due)
+
+    def _try(self, extraction: Extraction) -> None:
+        attempt = extraction.mail_attempts + 1
+        fields = {"extraction": extraction.id, "attempt": attempt}
+        try:
+            self._send(self._message(extraction))
+        except (OSError, smtplib.SMTPException, ValueError) as error:
+            status = MAIL_GIVEN_UP if attempt >= MAX_ATTEMPTS else MAIL_PENDING
+            pause = min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS)
+            self._records.mail_tried(extraction.id, status, self._records.now() + pause)
+            self._attempts.labels("failed").inc()
+            # The class alone: a server's words may quote the address and the message.
+            _log.warning("mail not sent", extra={**fields, "error": type(error).__name__, "next": status})
+            return
+        self._records.mail_tried(extraction.id, MAIL_SENT, self._records.now())
+        self._attempts.labels("sent").inc()
+        _log.info("mail sent", extra=fields)
+
+    def _send(self, message: EmailMessage) -> None:
+        assert self._smtp is not None
+        send_mail(self._smtp, message)

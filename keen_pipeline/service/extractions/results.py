@@ -1,0 +1,98 @@
+"""Where results lie, and the signed URLs that open them for a while.
+
+A result is written into a local file first. It stays there and is shown by one rename; or it is copied to another place, shown
+once the copy is complete, and the local file goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keen_pipeline.errors import AuthenticationError, ResultsExpiredError
+from keen_pipeline.service.extractions.places import ResultPlace
+from keen_pipeline.service.storage.event_log import sync_file, sync_folder
+
+
+class Results:
+    """Result files. `folder`: the local one. `place`: where they are kept instead, None: there. `seconds`: lifetime of a URL.
+
+    A result's `name` is `Extraction.result`.
+    """
+
+    def __init__(self, folder: Path, place: ResultPlace | None, signing_key: str, seconds: float) -> None:
+        self._folder = folder
+        self._place = place
+        self._key = signing_key.encode()
+        self._seconds = seconds
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.part"):
+            leftover.unlink()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether results are kept elsewhere than in the folder."""
+        return self._place is not None
+
+    def part(self, name: str) -> Path:
+        """Where a result is written before it is whole."""
+        return self._folder / f"{name}.part"
+
+    def path(self, name: str) -> Path:
+        """The whole result in the folder."""
+        return self._folder / f"{name}.csv"
+
+    def publish(self, name: str) -> int:
+        """Make the written result visible, whole and on disk; returns its size in bytes. Raises StorageError."""
+        part = self.part(name)
+        size = part.stat().st_size
+        if self._place is not None:
+            self._place.put(f"{name}.csv", part)
+            part.unlink()
+            return size
+        sync_file(part)
+        part.rename(self.path(name))
+        sync_folder(self._folder)
+        return size
+
+    def read(self, name: str, start: int, size: int) -> Iterator[bytes]:
+        """Bytes `start` to `start + size` of a result kept elsewhere, in chunks. Raises NotFoundError at the first step."""
+        assert self._place is not None
+        return self._place.read(f"{name}.csv", start, size)
+
+    def discard(self, name: str) -> None:
+        """Remove what was written of a result in the folder."""
+        self.part(name).unlink(missing_ok=True)
+        self.path(name).unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a result wherever it is kept. Raises StorageError where that can't be done now."""
+        self.discard(name)
+        if self._place is not None:
+            self._place.remove(f"{name}.csv")
+
+    def remove_all_but(self, names: set[str]) -> None:
+        """Remove local results whose records are gone, as a crash between the two leaves them."""
+        for path in self._folder.glob("*.csv"):
+            if path.stem not in names:
+                path.unlink()
+
+    def url(self, base_url: str, extraction_id: str, *, gzip: bool = False) -> str:
+        """A URL of the result, or of its gzip form, that works until its lifetime ends."""
+        expires = int(time.time() + self._seconds)
+        file = f"{extraction_id}.csv{'.gz' if gzip else ''}"
+        return f"{base_url}/results/{file}?expires={expires}&signature={self._signature(extraction_id, expires)}"
+
+    def check(self, extraction_id: str, expires: str, signature: str) -> None:
+        """Raises AuthenticationError for a wrong signature, ResultsExpiredError for a URL past its lifetime."""
+        digits = expires if expires.isascii() and expires.isdigit() and len(expires) <= 12 else "0"
+        if not hmac.compare_digest(self._signature(extraction_id, int(digits)).encode(), signature.encode("utf-8", "replace")):
+            raise AuthenticationError("the signature of this results URL is wrong")
+        if int(digits) < time.time():
+            raise ResultsExpiredError("this results URL has expired; ask for the extraction's status to get a new one")
+
+    def _signature(self, extraction_id: str, expires: int) -> str:
+        return hmac.new(self._key, f"{extraction_id}:{expires}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()

@@ -1,0 +1,244 @@
+"""Extractions, beside the request path: a few threads take the oldest record that is due, write its CSV, publish it.
+
+An extraction has no result until its record says so: after a crash it is written again, from the beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import duckdb
+
+from keen_pipeline.errors import KeenPipelineError, RetryableError
+from keen_pipeline.service.events.analyses import paths_of
+from keen_pipeline.service.extractions.csv_export import Selection, write_csv
+from keen_pipeline.service.extractions.places import StorageError
+from keen_pipeline.service.extractions.queue import ExtractionQueue, Turn
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
+from keen_pipeline.service.extractions.results import Results
+from keen_pipeline.service.storage.engine import Engine
+from keen_pipeline.service.storage.store import Events
+
+SWEEP_SECONDS = 60.0
+# Turns of an extraction that finds no memory or no storage, and the rest before each.
+TRIES = 10
+PAUSE_SECONDS = 1.0
+# Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
+LOST_TURNS = 5
+_log = logging.getLogger(__name__)
+
+
+def sweep_seconds(retention_seconds: float) -> float:
+    """Between two looks for results past their time."""
+    return min(SWEEP_SECONDS, retention_seconds / 2)
+
+
+class ExtractionWorker:
+    """Runs extractions on `threads` threads and removes results `retention_seconds` after their end.
+
+    `faults`: see `ServiceConfig.fail_extractions`. `finished` is called after each end with the status, seconds, events.
+    """
+
+    def __init__(
+        self,
+        store: Events,
+        engine: Engine,
+        records: ExtractionRecords,
+        queue: ExtractionQueue,
+        results: Results,
+        *,
+        threads: int,
+        retention_seconds: float,
+        faults: Mapping[str, int],
+        finished: Callable[[str, float, int], None],
+    ) -> None:
+        self._store, self._engine, self._records, self._queue, self._results = store, engine, records, queue, results
+        self._retention_seconds = retention_seconds
+        self._sweep_seconds = sweep_seconds(retention_seconds)
+        self._faults = dict(faults)
+        self._finished = finished
+        self._condition = threading.Condition()
+        self._running: set[str] = set()
+        self._put_off: dict[str, int] = {}
+        self._stopping = False
+        self._swept = float("-inf")
+        results.remove_all_but(records.ids())
+        self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """A new record may be there."""
+        with self._condition:
+            self._condition.notify()
+
+    @property
+    def running(self) -> int:
+        """How many extractions are being written."""
+        with self._condition:
+            return len(self._running)
+
+    def close(self) -> None:
+        """Stop; the engine is closed already, so what runs is cancelled and waits for the next start."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            turn = None
+            try:
+                self._sweep()
+                turn = self._next()
+                if turn is not None:
+                    self._extract(turn)
+            except Exception:  # noqa: BLE001 - one record, or a database that is away, must not end the thread for all others
+                _log.exception("extraction stopped", extra={"extraction": turn.extraction_id if turn else None})
+                time.sleep(1)
+            finally:
+                if turn is not None:
+                    self._queue.leave(turn)
+                    with self._condition:
+                        self._running.discard(turn.extraction_id)
+                        self._condition.notify_all()
+
+    def _next(self) -> Turn | None:
+        """The next turn; None after a while without one."""
+        with self._condition:
+            if self._stopping:
+                return None
+            if self._running & self._put_off.keys():
+                found: Turn | float = PAUSE_SECONDS  # what found no memory beside others now runs alone
+            else:
+                found = self._queue.take(self._running, self._put_off.keys())
+            if isinstance(found, Turn):
+                self._running.add(found.extraction_id)
+                return found
+            self._condition.wait(min(found, self._sweep_seconds))
+            return None
+
+    def _sweep(self) -> None:
+        """Remove results past their time, then their records: what could not be removed keeps its record for the next sweep."""
+        with self._condition:
+            now = time.monotonic()
+            if self._stopping or now - self._swept < self._sweep_seconds:
+                return
+            self._swept = now
+        with self._queue.sweeping() as ours:
+            if ours:
+                self._remove_old()
+
+    def _remove_old(self) -> None:
+        removed = []
+        for extraction_id, turns in self._records.expired(self._records.now() - self._retention_seconds):
+            try:
+                for turn in range(1, turns + 1) if turns else (0,):
+                    self._results.remove(result_name(extraction_id, turn))
+            except (StorageError, RetryableError, OSError) as error:
+                _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
+                break  # the others wait for the same storage
+            removed.append(extraction_id)
+        if removed:
+            self._records.remove(removed)
+
+    def _try_again_later(self, turn: Turn, error: Exception) -> bool:
+        """Whether a failed extraction gets another turn: memory is shared with others, who pass; a storage comes back."""
+        if not isinstance(error, (duckdb.OutOfMemoryException, StorageError)):
+            return False
+        extraction_id = turn.extraction_id
+        self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
+        if self._put_off[extraction_id] > TRIES:
+            del self._put_off[extraction_id]
+            return False
+        _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": type(error).__name__})
+        self._queue.put_off(turn, PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
+        return True
+
+    def _extract(self, turn: Turn) -> None:
+        extraction = self._records.get(turn.extraction_id)
+        if extraction is None:
+            return
+        began = time.monotonic()
+        try:
+            _give_up_after_many(turn)
+            self._fail_on_purpose(extraction)
+            events = self._write(extraction, turn)
+            size = self._results.publish(turn.result)
+        except RetryableError as error:
+            # A shutdown cancels an extraction, or what it reads is away for now; the record stays as it is.
+            self._results.discard(turn.result)
+            self._queue.put_off(turn, 0 if self._stopping else PAUSE_SECONDS)
+            _log.info("extraction put off", extra={"extraction": extraction.id, "reason": str(error)})
+            with self._condition:
+                if not self._stopping:
+                    self._condition.wait(PAUSE_SECONDS)
+            return
+        except (KeenPipelineError, duckdb.Error, OSError) as error:
+            self._results.discard(turn.result)
+            if self._try_again_later(turn, error):
+                return
+            message = (
+                str(error)
+                if isinstance(error, KeenPipelineError)
+                else f"the service could not write the result ({type(error).__name__})"
+            )
+            self._note(turn, FAILED, None, None, message)
+            _log.exception("extraction failed", extra={"extraction": extraction.id, "collection": extraction.collection})
+            self._finished(FAILED, time.monotonic() - began, 0)
+            return
+        self._put_off.pop(extraction.id, None)
+        if not self._note(turn, COMPLETE, events, size, None):
+            return
+        seconds = time.monotonic() - began
+        fields = {
+            "extraction": extraction.id,
+            "collection": extraction.collection,
+            "events": events,
+            "bytes": size,
+            "seconds": round(seconds, 3),
+        }
+        _log.info("extraction complete", extra=fields)
+        self._finished(COMPLETE, seconds, events)
+
+    def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
+        """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
+        noted = self._records.finish(
+            turn.extraction_id,
+            status,
+            now=self._records.now(),
+            events=events,
+            size=size,
+            message=message,
+            turn=turn.number,
+        )
+        if not noted:
+            _log.warning("extraction taken over by another process", extra={"extraction": turn.extraction_id})
+            self._results.remove(turn.result)
+        return noted
+
+    def _write(self, extraction: Extraction, turn: Turn) -> int:
+        with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
+            selection = Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
+            snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
+            shape = extraction.shape
+            paths = paths_of(selection, list(shape.property_names)) if shape.property_names is not None else None
+            return write_csv(cursor, selection, self._results.part(turn.result), paths, latest=shape.latest)
+
+    def _fail_on_purpose(self, extraction: Extraction) -> None:
+        day = extraction.timeframe.start.strftime("%Y-%m-%d") if extraction.timeframe else ""
+        with self._condition:
+            for key in (extraction.collection, f"{extraction.collection}@{day}"):
+                if self._faults.get(key, 0) > 0:
+                    self._faults[key] -= 1
+                    raise KeenPipelineError("this extraction was told to fail")
+
+
+def _give_up_after_many(turn: Turn) -> None:
+    if turn.lost >= LOST_TURNS:
+        raise KeenPipelineError(f"given up: the service ended {turn.lost} times while it wrote this extraction")

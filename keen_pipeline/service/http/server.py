@@ -1,0 +1,174 @@
+"""Runs one service: binds the port, takes the data folder, serves until a signal, stops in order."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import Credentials, make_credentials
+from keen_pipeline.service.endpoint import announced, exclusive
+from keen_pipeline.service.http.app import make_app
+from keen_pipeline.service.http.protocol import JsonErrorProtocol
+from keen_pipeline.service.storage.backend import Backend, one_folder
+from keen_pipeline.service.storage.engine import Engine
+from keen_pipeline.service.storage.shared.objects import ObjectStore
+from keen_pipeline.timeframe import UTC
+
+SHUTDOWN_SECONDS = 5
+MAX_HEAD_BYTES = 1024 * 1024  # GET queries carry their filters in the URL
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None, objects: ObjectStore | None = None) -> None:
+    """Serve until SIGTERM or SIGINT (or the configured idle time, or the end of standard input).
+
+    `remove_result` removes a file at the results URI by its name, once its time is over. `objects`: the configured storage.
+
+    Prints `listening on http://HOST:PORT` once requests are accepted. Requests in flight get five seconds to end.
+    Raises ConfigurationError for a port or a data folder in use, before anything is read or written.
+    """
+    with _bind(config.host, config.port) as listener, exclusive(config.data):
+        configure_logging()
+        credentials, open_backend = _backend(config, remove_result, objects)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
+        service = Service(config, credentials, f"http://{reachable}:{port}", open_backend)
+        try:
+            with announced(config.data, service.local_url, credentials.project_id):
+                _Server(service, f"http://{shown}:{port}").run(sockets=[listener])
+        finally:
+            service.close()
+
+
+def _backend(
+    config: ServiceConfig, remove_result: Callable[[str], None] | None, objects: ObjectStore | None
+) -> tuple[Credentials, Callable[[ServiceConfig, Credentials, Engine], Backend]]:
+    """The credentials, and what opens the storage that they belong to."""
+    if objects is None:
+        return make_credentials(config), partial(one_folder, remove_result=remove_result)
+    try:
+        from keen_pipeline.service.storage.shared.backend import SharedStorage  # only this needs psycopg
+    except ImportError:
+        raise ConfigurationError(
+            "service: a shared catalogue needs the postgres extra: pip install 'keen_pipeline[postgres]'"
+        ) from None
+    shared = SharedStorage(config, objects, remove_result)
+    return shared.credentials(), shared.open
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only where the protocol is named; else each answer may wait 40 ms for an acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Without a backlog two services could bind one address under SO_REUSEADDR; listening settles who has it.
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(f"service: port {port} on {host} is in use; choose another with --port") from None
+        raise ConfigurationError(f"service: can't listen on {host} port {port} ({error.strerror or error})") from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which also says when it accepts, and stops when idle or when standard input ends."""
+
+    def __init__(self, service: Service, address: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                make_app(service),
+                log_config=None,
+                access_log=False,  # its lines would hold query strings, and those may hold keys
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                http=JsonErrorProtocol,  # whatever else is installed: one parser, one limit
+                ws="none",
+                loop="asyncio",
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            )
+        )
+        self._service = service
+        self._address = address
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in order on SIGTERM and SIGINT, and then return; uvicorn's own would raise the signal again and end the process."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept, then say so."""
+        await super().startup(sockets)
+        sys.stdout.write(f"project {self._service.credentials.project_id}\nlistening on {self._address}\n")
+        sys.stdout.flush()
+        if self._service.config.stop_with_stdin:
+            # A daemon, as a read of standard input can't be cancelled and must not hold up the end.
+            threading.Thread(target=self._wait_for_stdin, name="stdin", daemon=True).start()
+
+    def _wait_for_stdin(self) -> None:
+        while os.read(0, 4096):
+            pass
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; true ends the service."""
+        return await super().on_tick(counter) or (counter % 10 == 0 and self._is_idle())
+
+    def _is_idle(self) -> bool:
+        limit = self._service.config.idle_exit_seconds
+        if limit is None or self._service.open_requests or time.monotonic() - self._service.last_request < limit:
+            return False
+        return not self._service.records.waiting()
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, and the fields that a call gives as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of one record."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS})
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+def configure_logging() -> None:
+    """Structured lines on standard error, for this process."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,0 +1,48 @@
+"""Where a service keeps what it must not lose: one data folder of its own, or storage that several processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import Credentials
+from keen_pipeline.service.extractions.places import UriPlace
+from keen_pipeline.service.extractions.queue import ExtractionQueue, OneProcessQueue
+from keen_pipeline.service.extractions.records import ExtractionRecords
+from keen_pipeline.service.extractions.results import Results
+from keen_pipeline.service.extractions.worker import PAUSE_SECONDS, sweep_seconds
+from keen_pipeline.service.limits import RequestLimit, RequestsPerMinute
+from keen_pipeline.service.storage.catalog import Catalog, SqliteDatabase
+from keen_pipeline.service.storage.database import Database
+from keen_pipeline.service.storage.engine import Engine
+from keen_pipeline.service.storage.store import Events, EventStore
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The parts of a service that differ between one process and several."""
+
+    database: Database
+    store: Events
+    records: ExtractionRecords
+    queue: ExtractionQueue
+    limits: RequestLimit
+    results: Results
+
+
+def one_folder(
+    config: ServiceConfig, credentials: Credentials, engine: Engine, remove_result: Callable[[str], None] | None = None
+) -> Backend:
+    """Everything in the data folder, results perhaps at a URI. `remove_result`: removes a file there by its name."""
+    database = SqliteDatabase(config.data / "state.db")
+    records = ExtractionRecords(database)
+    place = UriPlace(config.results_uri, remove_result) if config.results_uri is not None else None
+    return Backend(
+        database=database,
+        store=EventStore(config.data / "events", Catalog(database), engine, config.max_properties),
+        records=records,
+        queue=OneProcessQueue(records, sweep_seconds(config.retention_seconds), PAUSE_SECONDS),
+        limits=RequestsPerMinute(config.requests_per_minute),
+        results=Results(config.data / "results", place, credentials.signing_key, config.results_url_seconds),
+    )

@@ -1,0 +1,179 @@
+"""The catalogue's database: PostgreSQL, by a few connections that the threads of a process share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import dict_row
+
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.service.storage.shared.schema import SCHEMA, bring_up
+
+CONNECTIONS = 8
+"""Of one process at most."""
+
+WAIT_SECONDS = 30.0
+# One that lay idle for longer may be dead, which a question finds out before anything depends on it.
+_TRUSTED_SECONDS = 1.0
+_DEFAULTS = {
+    "application_name": "keen-pipeline serve",
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "tcp_user_timeout": "60000",
+}
+# A process that froze must not hold locks for long, and what it commits must be on disk whatever the server's default is.
+_SESSION = f"""
+SET search_path TO {SCHEMA};
+SET statement_timeout = '120s';
+SET lock_timeout = '30s';
+SET idle_in_transaction_session_timeout = '60s';
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+"""
+
+NOW = "extract(epoch FROM clock_timestamp())::double precision"
+"""The database's time in SQL, seconds since 1970."""
+
+_DbConnection = psycopg.Connection[dict[str, Any]]
+
+
+class CatalogueUnavailableError(ServiceUnavailableError):
+    """The catalogue's database does not answer, or ended a statement; it may do it the next time."""
+
+
+class Statements:
+    """One connection, with parameters as `?`; no SQL of ours holds that sign otherwise, or a percent sign."""
+
+    def __init__(self, connection: _DbConnection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> psycopg.Cursor[dict[str, Any]]:
+        """Run one statement."""
+        return self._connection.execute(sql.replace("?", "%s").encode(), parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
+        """Run one statement for each row of parameters."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany(sql.replace("?", "%s").encode(), rows)
+
+
+class PostgresDatabase:
+    """The catalogue at a URL. Raises ConfigurationError where it can't be used, CatalogueUnavailableError while it is away."""
+
+    def __init__(self, url: str) -> None:
+        self._conninfo = _conninfo(url)
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._lock = threading.Lock()
+        self._idle: list[tuple[float, _DbConnection]] = []
+        self._closed = False
+        try:
+            with psycopg.connect(self._conninfo, autocommit=True, row_factory=dict_row) as connection:
+                connection.execute(_SESSION.encode())
+                bring_up(connection)
+        except psycopg.Error as error:
+            words = (error.diag.message_primary or str(error) or type(error).__name__).strip().splitlines()[-1]
+            raise ConfigurationError(f"service: the catalogue can't be used: {self._without_password(words)}") from None
+
+    def _without_password(self, text: str) -> str:
+        password = conninfo_to_dict(self._conninfo).get("password")
+        return text.replace(str(password), "***") if password else text
+
+    @contextmanager
+    def transaction(self, lock: str | None = None) -> Iterator[Statements]:
+        """One transaction; rolled back where the block raises. Those of one `lock` run one after another, in all processes."""
+        with self._connection() as connection, connection.transaction():
+            if lock is not None:
+                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{SCHEMA}:{lock}"])
+            yield Statements(connection)
+
+    @contextmanager
+    def moment(self) -> Iterator[Statements]:
+        """Everything read in the block is of one moment; nothing can be changed."""
+        with self._connection() as connection, connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield Statements(connection)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """All rows of one statement, which is a transaction of its own."""
+        with self._connection() as connection:
+            done = Statements(connection).execute(sql, parameters)
+            return done.fetchall() if done.description is not None else []
+
+    def now(self) -> float:
+        """The server's time, in seconds since 1970."""
+        return float(self.rows(f"SELECT {NOW} AS now")[0]["now"])
+
+    @contextmanager
+    def _connection(self) -> Iterator[_DbConnection]:
+        if not self._slots.acquire(timeout=WAIT_SECONDS):
+            raise CatalogueUnavailableError(f"the catalogue answered nothing for {WAIT_SECONDS:g} s; ask again later")
+        connection = None
+        try:
+            connection = self._take()
+            yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if connection is None or connection.closed:
+                self._distrust()
+            code = f", {error.sqlstate}" if error.sqlstate else ""
+            raise CatalogueUnavailableError(f"the catalogue failed ({type(error).__name__}{code}); ask again later") from None
+        finally:
+            if connection is not None:
+                self._give_back(connection)
+            self._slots.release()
+
+    def _take(self) -> _DbConnection:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise CatalogueUnavailableError("the service is shutting down")
+                since, connection = self._idle.pop() if self._idle else (0.0, None)
+            if connection is None:
+                connection = psycopg.connect(self._conninfo, autocommit=True, row_factory=dict_row)
+                connection.execute(_SESSION.encode())
+                return connection
+            try:
+                if time.monotonic() - since > _TRUSTED_SECONDS:
+                    connection.execute("SELECT 1")
+            except psycopg.OperationalError:
+                connection.close()
+                continue
+            return connection
+
+    def _distrust(self) -> None:
+        """Where one connection ended, the idle ones may have too."""
+        with self._lock:
+            self._idle = [(float("-inf"), connection) for _, connection in self._idle]
+
+    def _give_back(self, connection: _DbConnection) -> None:
+        with self._lock:
+            if not self._closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+                self._idle.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close the connections that are idle; the others close as they are given back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for _, connection in idle:
+            connection.close()
+
+
+def _conninfo(url: str) -> str:
+    """What libpq is told. Nothing of a URL is quoted: a password that was not escaped may stand anywhere in it."""
+    scheme, mark, rest = url.partition("://")
+    if mark != "://" or scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+        raise ConfigurationError("service: the catalogue must be postgresql://user@host:port/database")
+    try:
+        given = conninfo_to_dict(f"postgresql://{rest}")
+    except psycopg.ProgrammingError:
+        given = {"host": "@"}
+    if "@" in str(given.get("host", "")):
+        raise ConfigurationError("service: the catalogue's URL can't be read; write @ as %40 and / as %2F in a password")
+    return make_conninfo("", **{**_DEFAULTS, **given})
