@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keen_pipeline.collection import Collection
     from keen_pipeline.defs.assets import csv_assets
     from keen_pipeline.defs.build import build_keen_definitions
     from keen_pipeline.defs.component import KeenExtractionComponent
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
     from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
     from keen_pipeline.defs.tables import TableDatabase, table_asset
     from keen_pipeline.defs.translator import KeenTranslator
-    from keen_pipeline.extraction import Collection
     from keen_pipeline.filters import Filter
     from keen_pipeline.timeframe import Timeframe
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Collection": "keen_pipeline.extraction:Collection",
+    "Collection": "keen_pipeline.collection:Collection",
     "CsvDestination": "keen_pipeline.defs.resources:CsvDestination",
     "ExtractionLedger": "keen_pipeline.defs.resources:ExtractionLedger",
     "Filter": "keen_pipeline.filters:Filter",

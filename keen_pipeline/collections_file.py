@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.extraction import Collection
 from keen_pipeline.filters import Filter
 
 _ATTRIBUTES = {f.name for f in fields(Collection)}

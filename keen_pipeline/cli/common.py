@@ -16,7 +16,7 @@ from rich.table import Table
 
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Landed

@@ -13,7 +13,7 @@ import click
 
 from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
-from keen_pipeline.extraction import Collection, MaskMethod
+from keen_pipeline.collection import Collection, MaskMethod
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.pipeline.adapters import open_client, open_destination, open_ledger

@@ -22,7 +22,7 @@ from keen_pipeline.cli.common import (
     show,
 )
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
-from keen_pipeline.extraction import check_collection_name
+from keen_pipeline.collection import check_collection_name
 from keen_pipeline.filters import Filter
 from keen_pipeline.pipeline import ad_hoc_request, extract
 from keen_pipeline.pipeline.adapters import check_collection_exists, open_pipeline

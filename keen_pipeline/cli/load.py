@@ -21,7 +21,7 @@ from keen_pipeline.errors import (
     RequestRejectedError,
     ServiceUnavailableError,
 )
-from keen_pipeline.extraction import check_collection_name
+from keen_pipeline.collection import check_collection_name
 from keen_pipeline.service import embedded
 from keen_pipeline.service.storage.event_files import STANDARD_INPUT, read_event_batches
 from keen_pipeline.settings import Settings

@@ -17,7 +17,7 @@ from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenR
 from keen_pipeline.defs.run_tags import tags_identity
 from keen_pipeline.defs.translator import KeenTranslator, translated
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, Granularity
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import Counted, Landed, Pipeline, extract, partition_request

@@ -15,7 +15,7 @@ from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenR
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 

@@ -14,7 +14,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from keen_pipeline.defs.metadata import ENTRY_KEY, asset_key
 from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.extraction import CheckPolicy, Collection, CountPolicy, Status
+from keen_pipeline.collection import CheckPolicy, Collection, CountPolicy
+from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, recount
 from keen_pipeline.pipeline.counts import verdict

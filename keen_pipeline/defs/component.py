@@ -27,7 +27,7 @@ from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenR
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS
 from keen_pipeline.defs.translator import KeenTranslator
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 
 _HINTS = get_type_hints(Collection)
 # The attributes of the collections file, from the one place that knows them; a template may stand for each.

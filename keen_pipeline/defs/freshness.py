@@ -7,7 +7,7 @@ import dagster as dg
 
 from keen_pipeline.defs.checks import freshness_evaluation
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.pipeline.freshness import freshness
 
 FRESHNESS_SENSOR = "freshness"

@@ -9,7 +9,7 @@ import dagster as dg
 
 from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs.ops import materialize_csv, submit_extraction
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.timeframe import format_instant
 
 SUBMIT_JOB = "submit_extractions"

@@ -12,7 +12,7 @@ from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
 

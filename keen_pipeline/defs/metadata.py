@@ -10,7 +10,8 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.defs.preview import preview
-from keen_pipeline.extraction import Landing, MaskMethod
+from keen_pipeline.collection import MaskMethod
+from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Destination
 from keen_pipeline.timeframe import format_instant

@@ -10,7 +10,8 @@ from pydantic import Field
 from keen_pipeline.defs.jobs import MATERIALIZE_JOB, SUBMIT_JOB
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
 from keen_pipeline.errors import KeenPipelineError
-from keen_pipeline.extraction import Collection, SecretUrl
+from keen_pipeline.collection import Collection
+from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from keen_pipeline.extraction import Collection, Granularity
+from keen_pipeline.collection import Collection, Granularity
 
 _DEFINITIONS: dict[Granularity, type[dg.TimeWindowPartitionsDefinition]] = {
     Granularity.HOURLY: dg.HourlyPartitionsDefinition,

@@ -8,7 +8,8 @@ from itertools import islice
 from typing import BinaryIO, cast
 
 from keen_pipeline.errors import KeenPipelineError
-from keen_pipeline.extraction import Encoding, Landing
+from keen_pipeline.collection import Encoding
+from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.csv.joined import cells, records
 from keen_pipeline.landing.layout import parse_target
 from keen_pipeline.ports import Destination

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 
 
 def tags_identity(collection: Collection | None) -> str:

@@ -12,7 +12,8 @@ from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.ops import materialize_csv
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
 from keen_pipeline.defs.run_tags import tags_identity
-from keen_pipeline.extraction import Collection, Status
+from keen_pipeline.collection import Collection
+from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due
 from keen_pipeline.pipeline.context import new_owner

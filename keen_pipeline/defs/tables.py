@@ -11,7 +11,7 @@ from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import KeenPipelineError
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.tables import LoadedPartition, TableLoader
 
 

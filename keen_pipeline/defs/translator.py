@@ -15,7 +15,7 @@ import dagster as dg
 from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import Collection, Encoding
+from keen_pipeline.collection import Collection, Encoding
 
 
 class KeenTranslator:

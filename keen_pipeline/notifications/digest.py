@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from keen_pipeline.extraction import Collection, Landing, Status
+from keen_pipeline.collection import Collection
+from keen_pipeline.extraction import Landing, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import Partition, due_partitions, latest_partition, partitions_between
 from keen_pipeline.pipeline.history import history_span, usual_events

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
-from keen_pipeline.extraction import Encoding, Landing
+from keen_pipeline.collection import Encoding
+from keen_pipeline.extraction import Landing
 from keen_pipeline.notifications.digest import Digest
 from keen_pipeline.notifications.render import attachment_name
 from keen_pipeline.notifications.send import Attachment, Channels, Message

@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from statistics import median
 from zoneinfo import ZoneInfo
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, Granularity, Landing
-from keen_pipeline.landing.layout import parse_ad_hoc_key
+from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
 
 # How many partitions of the same kind (weekday, or weekday and hour) make what is usual, and how few are too few to tell.
@@ -28,17 +27,6 @@ _EVENTS = 10.0
 def history_span(collection: Collection) -> timedelta:
     """How far before a partition those lie that it is compared with."""
     return timedelta(days=280 if collection.granularity is Granularity.MONTHLY else 64)
-
-
-def is_partition(entry: Entry) -> bool:
-    """Whether the entry is a partition of an asset, not a slice of one or somebody's ad hoc extraction."""
-    if entry.parent_id is not None:
-        return False
-    try:
-        parse_ad_hoc_key(entry.request.partition_key)
-    except InvalidInputError:
-        return True
-    return False
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def usual_events(entry: Entry, history: Sequence[Entry], collection: Collection)
 
 
 def _comparable(earlier: Entry, entry: Entry) -> bool:
-    return is_partition(earlier) and earlier.request.timeframe.end <= entry.request.timeframe.start
+    return earlier.is_partition and earlier.request.timeframe.end <= entry.request.timeframe.start
 
 
 def _slot(start: datetime, zone: ZoneInfo, granularity: Granularity) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import Encoding
+from keen_pipeline.collection import Encoding
 from keen_pipeline.ports import Destination
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import pyarrow

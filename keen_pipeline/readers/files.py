@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.extraction import Encoding
+from keen_pipeline.collection import Encoding
 from keen_pipeline.landing.layout import parse_target
 from keen_pipeline.ports import Ledger
 

@@ -27,7 +27,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.landing.destination import LEFTOVER_AGE
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 from keen_pipeline.ledger import SqlLedger

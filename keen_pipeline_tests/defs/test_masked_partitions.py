@@ -12,7 +12,7 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Encoding
+from keen_pipeline.collection import Encoding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 KEY = "the tests' key, long enough"

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
-from keen_pipeline.extraction import Encoding
+from keen_pipeline.collection import Encoding
 from keen_pipeline.landing.parquet import blocks as parquet_blocks
 from keen_pipeline.landing.parquet import convert as ours
 from keen_pipeline.landing.storages import local

@@ -23,7 +23,8 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
     UnreachableError,
 )
-from keen_pipeline.extraction import Collection, Encoding, ExtractionRequest, SecretUrl, Status
+from keen_pipeline.collection import Collection, Encoding
+from keen_pipeline.extraction import ExtractionRequest, SecretUrl, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Entry, Limits

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from keen_pipeline.errors import TransferError, VerificationError
-from keen_pipeline.ports import Destination, ResultsStream
+from keen_pipeline.ports import LandedFiles, ResultsStream
 
 _PIECE = 1 << 18
 # One raw cell and the comma or the end behind it; quotes stay as they are.
@@ -20,7 +20,7 @@ _LONGEST_RECORD = 64 << 20
 class JoinedResults:
     """A ResultsSource over slices that lie at `place`, in the order of `uris`. Memory: some records."""
 
-    def __init__(self, place: Destination, uris: Sequence[str]) -> None:
+    def __init__(self, place: LandedFiles, uris: Sequence[str]) -> None:
         self._place = place
         self._uris = uris
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
+from keen_pipeline.collection import MaskMethod
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import MaskMethod
 from keen_pipeline.landing.csv.records import raw_record
 from keen_pipeline.landing.csv.verify import BOM, LONGEST_HEADER_BYTES, MARKUP, parse_header
 

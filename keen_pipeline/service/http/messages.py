@@ -25,7 +25,7 @@ from keen_pipeline.errors import (
     ResultsExpiredError,
     RetryableError,
 )
-from keen_pipeline.extraction import check_collection_name
+from keen_pipeline.collection import check_collection_name
 from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.storage.engine import QueryTimeoutError
 
