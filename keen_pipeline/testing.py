@@ -41,9 +41,9 @@ class FakeClock:
         self._now += timedelta(seconds=seconds)
 
 
-def memory_ledger(*, clock: Clock | None = None, scope: Scope = Scope("projects/test", "/landing")) -> SqlLedger:
-    """A real ledger on a SQLite database in memory, gone with the object."""
-    return SqlLedger(open_engine("sqlite://"), scope, clock=clock)
+def memory_ledger(*, clock: Clock | None = None, scope: Scope | None = None) -> SqlLedger:
+    """A real ledger on a SQLite database in memory, gone with the object. `scope`: whose entries, by default a test's."""
+    return SqlLedger(open_engine("sqlite://"), scope or Scope("projects/test", "/landing"), clock=clock)
 
 
 @contextmanager

@@ -93,9 +93,8 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
     for line in in_few_lines(open_, waiting):
         show(f"{collection.name} waits: {line}")
     if found.gaps:
-        show(
-            f"{collection.name} lacks {_named(found.gaps)}: keen-pipeline backfill {name} --from {found.gaps[0]} --to {found.gaps[-1]}"
-        )
+        first, last = found.gaps[0], found.gaps[-1]
+        show(f"{collection.name} lacks {_named(found.gaps)}: keen-pipeline backfill {name} --from {first} --to {last}")
     if found.outdated:
         first, last = found.outdated[0], found.outdated[-1]
         show(

@@ -14,7 +14,7 @@ from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.told import failure, grouped
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
-from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import (
@@ -218,13 +218,14 @@ class _LandingRun:
             self.failed.append((entry, entry.error or "unknown reason"))
             if entry.is_partition:
                 yield given_up(entry, self.keys[entry.request.collection])
-        self.ledger.reported([entry.entry_id for entry in abandoned])
+        if abandoned:
+            self.ledger.reported([entry.entry_id for entry in abandoned])
 
     def _not_landed(self, outcome: NotLanded) -> Iterator[Any]:
         entry, error = outcome.entry, outcome.error
         if outcome.is_lost:
             self.context.log.info("%s is another process's: %s", entry.request, error)
-        elif entry.status is Status.ABANDONED:
+        elif entry.status is Status.ABANDONED and entry.request.kind is not Kind.SLICE:  # a slice's end is its partition's
             yield from self._given_up([entry])
         elif isinstance(error, ConfigurationError) and entry.landing_tries == 1:
             # Told once: the same cause keeps it at every later try too, and `status` names it until it is mended.

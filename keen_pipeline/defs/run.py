@@ -84,6 +84,7 @@ class _Step:
             raise ConfigurationError(f"{context.assets_def.node_def.name}: keen.run(context) is for assets made by @keen_assets")
         self.failed: list[tuple[Entry, str]] = []
         self.problems: list[str] = []
+        self.files: dict[str, Entry] = {}
 
     def audit(self, pipeline: Pipeline) -> Iterator[Any]:
         """The selected checks, of the partitions the run is for; of all that have landed if it is for none."""
@@ -140,9 +141,9 @@ class _Step:
     def _events(
         self, pipeline: Pipeline, requests: list[ExtractionRequest], keep: Callable[[Entry], bool], run_id: str
     ) -> Iterator[Any]:
-        context, files = self.context, dict[str, Entry]()
+        context = self.context
         targets = Targets(context.instance, self.keys)
-        tell = _progress_log(context, pipeline)
+        progress = _ProgressLog(context, pipeline)
         doing = f"run {context.run.run_id[:8]}, {context.op_execution_context.op.name}"
         for event in extract(pipeline, requests, doing=doing, keep=keep, run_id=run_id):
             match event:
@@ -150,34 +151,42 @@ class _Step:
                     key = self.keys[entry.request.collection]
                     if not (adopted and _told_before(context, entry, key)):
                         yield materialization(entry, key, pipeline.destination)
-                    files[entry.request.path] = entry
+                    self.files[entry.request.path] = entry
                     targets.landed(entry)
                     pipeline.ledger.reported([entry.entry_id])
-                case Retrying(entry, follower, reason):
-                    context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
                 case Ended(entry):
                     self._fail(entry, entry.error or "unknown reason")
                     yield given_up(entry, self.keys[entry.request.collection])
                     pipeline.ledger.reported([entry.entry_id])
-                case Stopped(entry, error):
-                    self._fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
-                case Hindered(collection, error):
-                    context.log.warning("%s: what had landed can't be counted: %s", collection, error)
-                    if isinstance(error, (ConfigurationError, PermanentError)):
-                        self.problems.append(f"{collection}: what had landed can't be counted: {error}")
-                case Counted(entry) as counted:
+                case Counted() as counted:
                     yield evaluation(targets, counted)
-                    if entry.is_whole is not True:
-                        context.log.warning("%s", verdict(counted))
-                    if counted.is_final_failure:
-                        self.failed.append((entry, verdict(counted)))
-                case Progress() as progress:
-                    tell(progress)
-        yield from landing_checks(targets, pipeline.ledger, self.collections, list(files.values()))
+                    self._counted(counted)
+                case Progress():
+                    progress.tell(event)
+                case _:
+                    self._told(event)
+        yield from landing_checks(targets, pipeline.ledger, self.collections, list(self.files.values()))
         for watched in self.collections.values():
             if watched.fresh_within_hours is not None:
                 found = freshness(pipeline.ledger, watched, pipeline.clock.now(), mask_key=pipeline.mask_key)
                 yield freshness_evaluation(self.keys[watched.name], found)
+
+    def _told(self, event: Retrying | Stopped | Hindered) -> None:
+        match event:
+            case Retrying(entry, follower, reason):
+                self.context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
+            case Stopped(entry, error):
+                self._fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
+            case Hindered(collection, error):
+                self.context.log.warning("%s: what had landed can't be counted: %s", collection, error)
+                if isinstance(error, (ConfigurationError, PermanentError)):
+                    self.problems.append(f"{collection}: what had landed can't be counted: {error}")
+
+    def _counted(self, counted: Counted) -> None:
+        if counted.entry.is_whole is not True:
+            self.context.log.warning("%s", verdict(counted))
+        if counted.is_final_failure:
+            self.failed.append((counted.entry, verdict(counted)))
 
     def _fail(self, entry: Entry, reason: str) -> None:
         self.failed.append((entry, reason))
@@ -246,21 +255,23 @@ def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str)
     return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)
 
 
-def _progress_log(context: dg.AssetExecutionContext, pipeline: Pipeline) -> Callable[[Progress], None]:
-    """Logs the first and the last progress, and those between at most every PROGRESS_SECONDS; with it what is waited for."""
-    logged_at: datetime | None = None
-    logged: Progress | None = None
+class _ProgressLog:
+    """Logs the first and the last progress, others at most every PROGRESS_SECONDS, and what is waited for if nothing changes."""
 
-    def tell(progress: Progress) -> None:
-        nonlocal logged_at, logged
-        now = pipeline.clock.now()
-        if logged_at is not None and not progress.is_last and now - logged_at < timedelta(seconds=PROGRESS_SECONDS):
+    def __init__(self, context: dg.AssetExecutionContext, pipeline: Pipeline) -> None:
+        self._log, self._clock = context.log, pipeline.clock
+        self._logged_at: datetime | None = None
+        self._logged = ""
+
+    def tell(self, progress: Progress) -> None:
+        """Maybe log it."""
+        now = self._clock.now()
+        early = self._logged_at is not None and now - self._logged_at < timedelta(seconds=PROGRESS_SECONDS)
+        if early and not progress.is_last:
             return
-        stands_still = logged is not None and str(logged) == str(progress)
-        context.log.info("%s%s", progress, "".join(f"\nwaiting: {reason}" for reason in progress.reasons()) if stands_still else "")
-        logged_at, logged = now, progress
-
-    return tell
+        stands_still = self._logged == str(progress)
+        self._log.info("%s%s", progress, "".join(f"\nwaiting: {why}" for why in progress.reasons()) if stands_still else "")
+        self._logged_at, self._logged = now, str(progress)
 
 
 def _told_before(context: dg.AssetExecutionContext, entry: Entry, key: dg.AssetKey) -> bool:

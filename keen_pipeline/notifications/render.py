@@ -35,7 +35,7 @@ def digest_message(
     assets: Mapping[str, str] | None = None,
     attachments: Sequence[Attachment] = (),
 ) -> Message:
-    """The nightly digest. `ui_url`: root of Dagster's UI, for links to the partitions of `assets`, the path of each collection's."""
+    """The nightly digest. `ui_url`: root of Dagster's UI, for links; `assets`: the path of each collection's asset."""
     links = Links(ui_url, assets or {})
     lines = sorted(digest.lines, key=lambda line: (line.entry is not None, not line.unusual, line.collection))
     return Message(
