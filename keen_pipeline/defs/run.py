@@ -244,7 +244,7 @@ def _launch(context: dg.AssetExecutionContext) -> tuple[datetime, str]:
     root = run.root_run_id or run.run_id
     record = context.instance.get_run_record_by_id(root) or context.instance.get_run_record_by_id(run.run_id)
     launched = record.create_timestamp if record is not None else datetime.now(timezone.utc)
-    return launched.replace(tzinfo=timezone.utc) if launched.tzinfo is None else launched, root
+    return launched.replace(tzinfo=timezone.utc) if launched.tzinfo is None else launched, backfill_id or root
 
 
 def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:

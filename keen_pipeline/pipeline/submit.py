@@ -79,8 +79,8 @@ def _check_destination(pipeline: Pipeline, requests: Sequence[ExtractionRequest]
     others = sorted(pipeline.ledger.others_at([request.path for request in requests]))
     if others:
         raise ConfigurationError(
-            f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {pipeline.destination.uri}: give one "
-            "of them another destination; nothing was asked for"
+            f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {pipeline.destination.uri}: "
+            "give one of them another destination; nothing was asked for"
         )
 
 
