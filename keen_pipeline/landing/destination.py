@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
 
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, VerificationError
 from keen_pipeline.extraction import Encoding, Landing, MaskMethod
 from keen_pipeline.landing import layout
-from keen_pipeline.landing.storages.storage import Storage, normal_root, open_storage
+from keen_pipeline.landing.storages.errors import of_temporary_folder
+from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence, normal_root, open_storage
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ports import ResultsSource
 from keen_pipeline.timeframe import format_instant
@@ -70,12 +71,14 @@ class FileDestination:
         types: Mapping[str, str] | None = None,
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
+        fence: Fence = no_fence,
     ) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
         The suffix of `target` says the encoding; `types` is Keen's inferred type by property, which parquet needs for any column
         but text. `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven
-        are the bytes as they came. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside
+        are the bytes as they came. `fence` is called immediately before the file becomes visible; what it raises is raised, and
+        nothing is published. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside
         it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In all
         these cases the file at `target` is as it was.
         """
@@ -93,22 +96,19 @@ class FileDestination:
             body, encoding = (stage, place.encoding) if conversion is None else (conversion.body, Encoding.CSV)
             download = Download(source, body, encoding, time.sleep, _masker_of(mask or {}, mask_key))
             try:
-                intake = download.run()
-                column_types = () if conversion is None else _finished(conversion, intake)
-                stored = stage.seek(0, 2)
-                self._storage.publish(stage, target)
+                with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
+                    intake = download.run()
+                    column_types = () if conversion is None else _finished(conversion, intake)
+                    stored = stage.seek(0, 2)
+                self._storage.publish(stage, target, fence=fence)
             except VerificationError as error:
                 if conversion is not None:
                     conversion.stop()
-                    _copy(body, stage)
+                    with of_temporary_folder():
+                        _copy(body, stage)
                 raise self._keep_aside(error, download, stage, target, extraction_id) from None
             except KeenPipelineError as error:
                 raise _about(error, place, extraction_id) from None
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{place.collection}[{place.partition_key}]: the destination {self._root} can't be written "
-                    f"({error.strerror or type(error).__name__}); nothing was landed"
-                ) from error
             finally:
                 download.close()
         return Landing(
@@ -142,12 +142,9 @@ class FileDestination:
         return FileDestination(f"{self._root}/{layout.SLICES}", transport=self._transport)
 
     def write_list(self, collection: str, property_name: str, partition_key: str, values: Sequence[object]) -> str:
-        """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError."""
+        """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError or RetryableError."""
         uri = layout.list_uri(self._root, collection, property_name, partition_key)
-        try:
-            self._storage.write(uri, json.dumps(values, ensure_ascii=False).encode())
-        except OSError as error:
-            raise ConfigurationError(f"{uri} can't be written ({error.strerror or type(error).__name__})") from error
+        self._storage.write(uri, json.dumps(values, ensure_ascii=False).encode())
         return uri
 
     def read_list(self, collection: str, property_name: str, partition_key: str) -> list[object]:
@@ -169,8 +166,8 @@ class FileDestination:
             with self._storage.open(target) as file:
                 read = file.read()
             self._storage.remove(target)
-        except OSError as error:
-            raise ConfigurationError(f"destination {self._root}: {error.strerror or error}") from error
+        except FileNotFoundError:
+            read = b""
         if read != written:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
@@ -183,13 +180,16 @@ class FileDestination:
         aside = layout.quarantine_uri(self._root, kept, extraction_id)
         what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}: {error}"
         assert download.intake is not None
-        self._storage.publish(stage, aside, elsewhere=True)
         moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
         received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
         if download.intake.masked:
             received += ", and are kept masked, up to where it is wrong"
         reason = f"{moment}\n{what}\n{received}; nothing was landed at {target}\n"
-        self._storage.write(aside + layout.REASON_SUFFIX, reason.encode())
+        try:
+            self._storage.publish(stage, aside, elsewhere=True)
+            self._storage.write(aside + layout.REASON_SUFFIX, reason.encode())
+        except (ConfigurationError, RetryableError) as unkept:
+            return VerificationError(f"{what}. Nothing was landed; what came could not be kept either: {unkept}")
         return VerificationError(f"{what}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
 
 

@@ -7,6 +7,7 @@ can't begin with `_`, so they never meet.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +27,7 @@ REASON_SUFFIX = ".reason.txt"
 # Dagster's keys (2026-01-31, 2026-01-31-08:00) and ad hoc ones; no separator, no leading dot, nothing a shell or URL splits at.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,199}")
 _LONGEST_PROPERTY = 200
+_LONGEST_FILE_NAME = 250  # bytes; common file systems take 255
 _INSTANT = re.compile(r"(\d{8}T\d{6})(?:\.(\d{3}|\d{6}))?Z")
 # The longest first, so that `.csv.gz` is not read as a partition key that ends in `.csv`.
 _ENCODINGS = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
@@ -75,7 +77,12 @@ def list_uri(root: str, collection: str, property_name: str, partition_key: str)
     '/data/_unique/purchases/2026-01-01.body%3Auser%3Aid.json'
     """
     place = target_uri(f"{root.rstrip('/')}/{UNIQUE}", collection, partition_key).removesuffix(f".{Encoding.CSV.value}")
-    return f"{place}.{quote(property_name, safe='')[:_LONGEST_PROPERTY]}.json"
+    name = quote(property_name, safe="")
+    room = min(_LONGEST_PROPERTY, _LONGEST_FILE_NAME - len(partition_key) - len("..json"))
+    if len(name) > room:  # what is cut may be where two names differ
+        digest = hashlib.sha256(property_name.encode()).hexdigest()[:16]
+        name = f"{name[: room - len(digest) - 1]}-{digest}"
+    return f"{place}.{name}.json"
 
 
 def parse_target(root: str, uri: str) -> Place:
@@ -89,6 +96,22 @@ def parse_target(root: str, uri: str) -> Place:
     if target_uri(root, place.collection, place.partition_key, encoding) != uri:
         raise InvalidInputError(f"{uri} is not a file of the layout under {root}", field="uri")
     return place
+
+
+def is_ours(root: str, uri: str) -> bool:
+    """Whether a landing under `root` can have begun to write this file: a landed one, a slice, or one kept aside.
+
+    >>> is_ours("s3://b", "s3://b/purchases/2026-01-01.csv"), is_ours("s3://b", "s3://b/backups/database.tar")
+    (True, False)
+    """
+    root = root.rstrip("/")
+    for folder in ("", f"/{SLICES}", f"/{QUARANTINE}", f"/{SLICES}/{QUARANTINE}"):
+        try:
+            parse_target(root + folder, uri)
+        except InvalidInputError:
+            continue
+        return True
+    return False
 
 
 def quarantine_uri(root: str, target: str, extraction_id: str) -> str:

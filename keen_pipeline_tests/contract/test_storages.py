@@ -15,6 +15,7 @@ from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, Tr
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
+from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
 from keen_pipeline_tests.contract.places import Place
@@ -30,7 +31,8 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a MiB takes several parts and several reads."""
     for module in (azure_storage, gcs_storage):
         monkeypatch.setattr(module, "PART_BYTES", PART)
-        monkeypatch.setattr(module, "_READ_BYTES", PART)
+    for module in (azure_storage, gcs_storage, s3_storage):
+        monkeypatch.setattr(module, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
 
 
@@ -200,5 +202,5 @@ def test_missing_extra_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sftp://h/x", "sftp", "paramiko"),
     ):
         monkeypatch.setitem(__import__("sys").modules, package, None)
-        monkeypatch.delitem(__import__("sys").modules, f"keen_pipeline.landing.{extra}", raising=False)
+        monkeypatch.delitem(__import__("sys").modules, f"keen_pipeline.landing.storages.{extra}", raising=False)
         assert f"pip install 'keen_pipeline[{extra}]'" in refusal(root)
