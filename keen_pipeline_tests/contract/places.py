@@ -15,13 +15,15 @@ from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 @dataclass
 class Place:
     """One root. `look`: everything under it by relative path, hidden files and stages too. `unfinished`: how many stages and
-    uploads nobody has ended. `leftovers`: whether a killed landing leaves something that is removed later."""
+    uploads nobody has ended. `leftovers`: whether a killed landing leaves something that is removed later. `shown`: the folder
+    of this machine that it is, if it is one."""
 
     root: str
     look: Callable[[], Mapping[str, bytes]]
     unfinished: Callable[[], int]
     transport: dict[str, Any] = field(default_factory=dict)
     leftovers: bool = True
+    shown: Path | None = None
     _made: dict[Encoding, FileDestination] = field(default_factory=dict)
 
     @property
@@ -33,6 +35,11 @@ class Place:
         if encoding not in self._made:
             self._made[encoding] = FileDestination(self.root, encoding=encoding, transport=self.transport)
         return self._made[encoding]
+
+    def folder(self) -> Path:
+        """The folder of this machine that the root is."""
+        assert self.shown is not None
+        return self.shown
 
     def files(self) -> dict[str, bytes]:
         return dict(self.look())
@@ -47,4 +54,4 @@ def folder_place(folder: Path, root: str | None = None, transport: dict[str, Any
     def unfinished() -> int:
         return sum(path.name.endswith(STAGE_SUFFIX) for path in folder.rglob("*"))
 
-    return Place(root or str(folder), look, unfinished, transport or {})
+    return Place(root or str(folder), look, unfinished, transport or {}, shown=folder)

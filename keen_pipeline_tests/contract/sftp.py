@@ -58,7 +58,7 @@ class _Files(paramiko.SFTPServerInterface):
     lstat = stat
 
     def list_folder(self, path: str) -> Any:
-        return _answer(lambda: [paramiko.SFTPAttributes.from_stat(p.stat(), p.name) for p in self._real(path).iterdir()])
+        return _answer(lambda: [paramiko.SFTPAttributes.from_stat(p.lstat(), p.name) for p in self._real(path).iterdir()])
 
     def open(self, path: str, flags: int, attr: Any) -> Any:
         def opened() -> paramiko.SFTPHandle:

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paramiko
 
@@ -123,7 +123,8 @@ class SftpStorage:
         return sorted(removed)
 
     def _uri(self, path: str) -> str:
-        return self._root + quote(path.removeprefix(_path(self._root).rstrip("/")), safe="/:+")
+        """As `target_uri` and others make it, who quote nothing."""
+        return self._root + path.removeprefix(_path(self._root).rstrip("/")).replace("%", "%25")
 
     def _put(self, files: paramiko.SFTPClient, source: Any, size: int, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
