@@ -109,6 +109,12 @@ def running_sftp(folder: Path, *, replaces: bool = True) -> Iterator[SftpServer]
         known_hosts.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
         connections: list[paramiko.Transport] = []
 
+        def start(transport: paramiko.Transport) -> None:
+            try:
+                transport.start_server(server=_Login())
+            except (paramiko.SSHException, EOFError):
+                transport.close()
+
         def serve() -> None:
             while True:
                 try:
@@ -119,10 +125,7 @@ def running_sftp(folder: Path, *, replaces: bool = True) -> Iterator[SftpServer]
                 connections.append(transport)
                 transport.add_server_key(key)
                 transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files if replaces else _FilesWithoutRename, shown)
-                try:
-                    transport.start_server(server=_Login())
-                except (paramiko.SSHException, EOFError):
-                    transport.close()
+                threading.Thread(target=start, args=(transport,), daemon=True).start()  # who is silent keeps nobody waiting
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

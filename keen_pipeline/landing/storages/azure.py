@@ -41,6 +41,8 @@ LARGEST_BLOB = MOST_BLOCKS * 4000 * 1024**2
 """In bytes: what Azure allows."""
 PARTS_AT_ONCE = 2
 RETRIES = 4
+BACKOFF_SECONDS = 1
+"""Before the first of them, and some more before each that follows."""
 _FAILURES = (exceptions.AzureError, ValueError, OSError)
 _WRONG = frozenset({"InvalidResourceName", "InvalidUri", "UnsupportedHttpVerb", "AccountIsDisabled", "FeatureNotSupported"})
 _KEYS = "Check the AZURE_STORAGE_* variables and the account's roles."
@@ -161,7 +163,7 @@ class _Pinned:
 
 def _new_client(root: str, options: AzureOptions) -> BlobServiceClient:
     settings: dict[str, Any] = {
-        "retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=RETRIES),
+        "retry_policy": ExponentialRetry(initial_backoff=BACKOFF_SECONDS, increment_base=2, retry_total=RETRIES),
         "connection_timeout": 20,  # seconds
         "read_timeout": 60,  # seconds, of each wait for an answer
         "max_single_get_size": READ_BYTES,

@@ -104,7 +104,7 @@ class GcsStorage:
             raise FileNotFoundError(target)
         # Named in each request, so that none is answered from a newer object.
         version = {"generation": found.generation, **_bounds()}
-        reading = {"if_generation_match": found.generation, "chunk_size": READ_BYTES}
+        reading = {"if_generation_match": found.generation, "chunk_size": READ_BYTES, **_bounds()}
         parameters = {"client": self._client, "get_blob_kwargs": version, "blob_open_kwargs": reading}
         with _translated(target):
             try:

@@ -27,6 +27,8 @@ from keen_pipeline.landing.storages.remote import READ_BYTES, check_inside, read
 from keen_pipeline.landing.storages.s3_upload import S3Upload, UploadingStage
 from keen_pipeline.landing.storages.storage import Fence, no_fence
 
+ATTEMPTS = 4
+"""Of each request."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _FORBIDDEN = frozenset(
     {
@@ -68,8 +70,7 @@ class S3Storage:
             try:
                 yield cast("BinaryIO", stage)
             finally:
-                with _translated(target):
-                    stage.upload.abort()
+                stage.upload.abort()
 
     def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the object at `target`, in one step; `elsewhere`: it was staged for another target."""
@@ -206,7 +207,7 @@ def _new_client(options: S3Options) -> Any:
         "tcp_keepalive": True,
         "connect_timeout": 20,  # seconds
         "read_timeout": 60,  # seconds, of each wait for an answer
-        "retries": {"max_attempts": 4, "mode": "standard"},
+        "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
     }
     endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if endpoint.startswith("http://"):

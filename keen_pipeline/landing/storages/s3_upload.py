@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
+from botocore import exceptions  # type: ignore[import-untyped]
+
 from keen_pipeline.landing.storages.remote import TemporaryStage, check_size, exactly, part_of
 from keen_pipeline.landing.storages.storage import Fence, no_fence
 
@@ -73,12 +75,17 @@ class S3Upload:
         self._end()
 
     def abort(self) -> None:
-        """Forget what was sent; nothing happens when nothing was."""
+        """Forget what was sent; nothing happens when nothing was. It never hides why: if S3 refuses, `remove_leftovers` follows."""
         upload = self._upload
         self._end()
-        if upload:
-            _log.info("upload of %s is aborted", self._target)
+        if not upload:
+            return
+        try:
             self._client.abort_multipart_upload(**upload)
+        except (exceptions.ClientError, exceptions.BotoCoreError) as error:
+            _log.warning("an upload of %s could not be aborted (%s); it is when leftovers are", self._target, type(error).__name__)
+        else:
+            _log.info("an upload of %s was aborted", self._target)
 
     def _end(self) -> None:
         if self._threads is not None:
