@@ -69,6 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
             answer = connection.getresponse()
             data = answer.read()
             kept = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
+            if answer.headers.get_content_type() == "application/json":  # links in it lead through here too
+                data = data.replace(self.server.upstream.encode(), self.server.netloc.encode())
+                kept["Content-Length"] = str(len(data))
             kept.setdefault("Content-Length", str(len(data)))
             return answer.status, kept, data
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.blob import LinearRetry
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError, ServiceUnavailableError, TransferError
@@ -22,6 +23,7 @@ from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import local, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
+from keen_pipeline.landing.storages.remote import TemporaryStage
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract import proxy
 from keen_pipeline_tests.contract.places import Place
@@ -41,8 +43,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (azure_storage, gcs_storage, s3_upload):
         monkeypatch.setattr(module, "PART_BYTES", PART)
     monkeypatch.setattr(s3_storage, "ATTEMPTS", 2)
-    monkeypatch.setattr(azure_storage, "RETRIES", 1)
-    monkeypatch.setattr(azure_storage, "BACKOFF_SECONDS", 0)
+    once = LinearRetry(backoff=0, retry_total=1, random_jitter_range=0)
+    monkeypatch.setattr(azure_storage, "ExponentialRetry", lambda **_: once)
     monkeypatch.setattr(gcs_storage, "RETRY_SECONDS", 1.5)
 
 
@@ -68,8 +70,8 @@ def outcome(destination: FileDestination, data: bytes) -> KeenPipelineError | No
 
 @dataclass(frozen=True)
 class Row:
-    """`fault` of the way to the service, and what comes of it. `old`: the file there must be the old one. `aborted`: nothing is left
-    at once; else the client never heard of an upload, or nothing comes through."""
+    """`fault` of the way to the service, and what comes of it. `old`: the file there must be the old one. `aborted`: nothing is
+    left at once; else the client never heard of an upload, or nothing comes through."""
 
     fault: Callable[[], proxy.Fault]
     expected: type[KeenPipelineError] | None
@@ -155,7 +157,7 @@ def test_reading_that_breaks_is_named_and_can_be_tried_again(place: Place, monke
 def test_word_of_s3_that_a_person_has_to_act_on(place: Place, status: int, code: str, said: str) -> None:
     with http_proxy(place.transport["endpoint"]) as between:
         destination = FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
-        between.fault = proxy.refused(status, code)
+        between.fault = proxy.only(proxy.refused(status, code))
         error = outcome(destination, OLD)
     assert isinstance(error, ConfigurationError)
     assert said in str(error)
@@ -263,11 +265,11 @@ def land(place: Place) -> None:
 @pytest.mark.parametrize("place", ["s3", "gcs", "azure", "sftp"], indirect=True)
 def test_full_temporary_folder_is_named_and_not_the_storage(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.destination()
+    said = r"temporary folder \S+ \(TMPDIR\) is full \(No space left on device\)"
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: PTH123, SIM115
-        with pytest.raises(
-            ConfigurationError, match=r"temporary folder \S+ \(TMPDIR\) is full \(No space left on device\)"
-        ) as raised:
+        patched.setattr(TemporaryStage, "truncate", lambda *_: 0)  # which that device has not
+        with pytest.raises(ConfigurationError, match=said) as raised:
             land(place)
     assert "destination" not in str(raised.value)
     assert "set TMPDIR" in str(raised.value)

@@ -40,9 +40,6 @@ MOST_BLOCKS = 50_000
 LARGEST_BLOB = MOST_BLOCKS * 4000 * 1024**2
 """In bytes: what Azure allows."""
 PARTS_AT_ONCE = 2
-RETRIES = 4
-BACKOFF_SECONDS = 1
-"""Before the first of them, and some more before each that follows."""
 _FAILURES = (exceptions.AzureError, ValueError, OSError)
 _WRONG = frozenset({"InvalidResourceName", "InvalidUri", "UnsupportedHttpVerb", "AccountIsDisabled", "FeatureNotSupported"})
 _KEYS = "Check the AZURE_STORAGE_* variables and the account's roles."
@@ -163,7 +160,7 @@ class _Pinned:
 
 def _new_client(root: str, options: AzureOptions) -> BlobServiceClient:
     settings: dict[str, Any] = {
-        "retry_policy": ExponentialRetry(initial_backoff=BACKOFF_SECONDS, increment_base=2, retry_total=RETRIES),
+        "retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4),
         "connection_timeout": 20,  # seconds
         "read_timeout": 60,  # seconds, of each wait for an answer
         "max_single_get_size": READ_BYTES,

@@ -42,7 +42,7 @@ def short(name: str) -> str:
 
 def cleaned(code: object) -> str:
     """A foreign error's code: letters, digits and a few signs, at most 60."""
-    return re.sub(r"[^A-Za-z0-9_. -]", "?", str(code))[:_LONGEST_CODE]
+    return re.sub(r"[^A-Za-z0-9_. /-]", "?", str(code))[:_LONGEST_CODE]
 
 
 def for_a_person(target: str, why: str, mend: str = "") -> ConfigurationError:
