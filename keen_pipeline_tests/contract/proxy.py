@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-Fault = Callable[["_Handler"], bool]
+Fault = Callable[["Handler"], bool]
 """Spoils the exchange and says so; False lets it through."""
 
 
@@ -22,7 +22,7 @@ class HttpProxy(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.upstream = urlsplit(upstream).netloc
         self.path = urlsplit(upstream).path
         self.requests: list[str] = []
@@ -44,7 +44,7 @@ class HttpProxy(ThreadingHTTPServer):
         """A client that goes away is none of ours."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: HttpProxy
     body = b""
@@ -107,12 +107,12 @@ def only(writes: Fault) -> Fault:
     return lambda to: to.command in ("PUT", "POST") and writes(to)
 
 
-def cut(to: _Handler) -> bool:
+def cut(to: Handler) -> bool:
     to.cut()
     return True
 
 
-def answer_lost(to: _Handler) -> bool:
+def answer_lost(to: Handler) -> bool:
     """The service does what it was asked, and nobody hears of it."""
     to.ask()
     to.cut()
@@ -123,7 +123,7 @@ def first(number: int, fault: Fault) -> Fault:
     """Spoils the first `number` exchanges that the fault would spoil."""
     left = [number]
 
-    def spoil(to: _Handler) -> bool:
+    def spoil(to: Handler) -> bool:
         if left[0] > 0 and fault(to):
             left[0] -= 1
             return True
@@ -136,7 +136,7 @@ def after(number: int, fault: Fault) -> Fault:
     """Lets the first `number` changing requests through."""
     seen = [0]
 
-    def spoil(to: _Handler) -> bool:
+    def spoil(to: Handler) -> bool:
         if to.command in ("PUT", "POST"):
             seen[0] += 1
         return seen[0] > number and to.command in ("PUT", "POST") and fault(to)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import local
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX, is_staged, staged_name
@@ -199,8 +200,6 @@ def test_many_landings_into_new_folders_at_once_all_arrive(tmp_path: Path) -> No
 
 
 def test_manifests_folder_that_is_a_link_out_of_the_destination_is_refused(tmp_path: Path) -> None:
-    from keen_pipeline.errors import ConfigurationError
-
     outside, root = tmp_path / "outside", tmp_path / "root"
     outside.mkdir()
     (outside / "x.json").write_bytes(b"x")

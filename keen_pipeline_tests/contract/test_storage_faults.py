@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,19 +17,28 @@ import pytest
 from azure.storage.blob import LinearRetry
 
 from keen_pipeline.client import KeenClient, RenewingResults
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError, ServiceUnavailableError, TransferError
+from keen_pipeline.errors import (
+    ConfigurationError,
+    KeenPipelineError,
+    LeaseLostError,
+    RetryableError,
+    ServiceUnavailableError,
+    TransferError,
+    VerificationError,
+)
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import local, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
+from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.remote import TemporaryStage
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract import proxy
 from keen_pipeline_tests.contract.places import Place
 from keen_pipeline_tests.contract.proxy import http_proxy, tcp_proxy
-from keen_pipeline_tests.contract.sftp import USER, SftpServer
+from keen_pipeline_tests.contract.sftp import USER, CountingLogin, SftpServer, running_sftp
 from keen_pipeline_tests.faults import FaultServer
 
 PART = 5 * 1024 * 1024  # S3's least
@@ -142,6 +152,49 @@ def test_reading_that_breaks_is_named_and_can_be_tried_again(place: Place, monke
         assert begun == NEW[:10]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_reader_of_s3_that_is_cut_goes_on_in_the_pinned_version_alone(
+    place: Place, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smart_open.s3.time.sleep", lambda _: None)
+    publish(place.destination(), NEW)
+
+    def half(to: proxy.Handler) -> bool:
+        if to.command != "GET":
+            return False
+        status, headers, data = to.ask()
+        if replaced:
+            publish(place.destination(), b"m" * len(NEW))
+        to.answer(status, headers, data[: len(data) // 2])
+        to.close_connection = True
+        return True
+
+    with http_proxy(place.transport["endpoint"]) as between:
+        destination = FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
+        between.fault = proxy.first(1, half)
+        with destination.open(f"{destination.uri}/{TARGET}") as file:
+            if replaced:
+                with pytest.raises(TransferError, match="or it was replaced meanwhile"):
+                    file.read()
+            else:
+                assert file.read() == NEW
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_upload_is_aborted_when_what_was_staged_goes_elsewhere_and_fails(place: Place) -> None:
+    def lost() -> None:
+        raise LeaseLostError("another process has it")
+
+    storage, root = place.destination()._storage, place.destination().uri
+    with storage.stage(f"{root}/{TARGET}") as stage:
+        stage.write(NEW)
+        with pytest.raises(LeaseLostError):
+            storage.publish(stage, f"{root}/_quarantine/{TARGET}", elsewhere=True, fence=lost)
+    assert place.unfinished() == 0
+    assert place.files() == {}
+
+
 @pytest.mark.parametrize(
     ("status", "code", "said"),
     [
@@ -220,6 +273,43 @@ def test_sftp_server_that_stops_anywhere_ends_in_a_named_error(sftp: SftpServer,
     assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {"2026-01-01.csv": OLD}
 
 
+@pytest.mark.parametrize("step", ["channel", "subsystem", "version"])
+def test_sftp_server_that_opens_no_channel_subsystem_or_version_is_not_waited_for(tmp_path: Path, step: str) -> None:
+    with running_sftp(tmp_path, silent_at=step) as server:
+        destination = FileDestination(f"{server.uri}/x", transport={**server.transport, "timeout_seconds": 1})
+        for call in (lambda: publish(destination, NEW), lambda: destination.open(f"{destination.uri}/{TARGET}")):
+            with pytest.raises(ServiceUnavailableError, match="destination sftp://"):
+                call()
+
+
+def test_sftp_server_that_loses_bytes_is_found_out(tmp_path: Path) -> None:
+    with running_sftp(tmp_path, loses=True) as server:
+        folder = server.folder / "purchases"
+        folder.mkdir()
+        (folder / "2026-01-01.csv").write_bytes(OLD)
+        assert isinstance(outcome(FileDestination(server.uri, transport=server.transport), NEW), ServiceUnavailableError)
+        assert [path.read_bytes() for path in folder.iterdir()] == [OLD]
+
+
+def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_storage, "KEEPALIVE_SECONDS", 0.1)
+    destination = FileDestination(f"{sftp.uri}/alive", transport=sftp.transport)
+    CountingLogin.asked.clear()
+    destination.probe()
+    deadline = time.monotonic() + 20
+    while "keepalive@lag.net" not in CountingLogin.asked:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["known_hosts", "key_file"])
+def test_sftp_file_that_can_not_be_used_is_named(sftp: SftpServer, tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / "missing", tmp_path):  # a folder is no file either
+        options = {**sftp.transport, name: str(path)}
+        with pytest.raises(ConfigurationError, match=rf"{path.name}"):
+            FileDestination(f"{sftp.uri}/x", transport=options).probe()
+
+
 LOCAL = {
     "write": (local.StagedFile, "write", ConfigurationError, errno.ENOSPC),
     "write over the quota": (local.StagedFile, "write", ConfigurationError, errno.EDQUOT),
@@ -289,8 +379,6 @@ def test_temporary_folder_that_is_missing_is_named(place: Place, monkeypatch: py
 def test_quarantine_that_can_not_be_written_does_not_hide_why(place: Place) -> None:
     place.folder().mkdir()
     (place.folder() / "_quarantine").write_bytes(b"a file")
-    from keen_pipeline.errors import VerificationError
-
     with FaultServer(body=b'a,b\n1,"2\n') as server:
         server.results = [faults.whole()]
         results = RenewingResults(KeenClient(server.url, "P", read_key="k"), "purchases", "e1", SecretUrl(server.results_url))
