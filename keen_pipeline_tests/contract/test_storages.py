@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -111,8 +112,11 @@ def storage_of(place: Place) -> Storage:
     return place.destination()._storage
 
 
-@pytest.mark.parametrize("size", [0, 5, LARGE])
-def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(place: Place, size: int, small_s3_parts: None) -> None:
+@pytest.mark.parametrize("size", [0, 5, OF_SEVERAL_PARTS])
+def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(
+    place: Place, size: int, small_s3_parts: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "keen_pipeline")
     publish(place, b"old")
     storage, target = storage_of(place), f"{place.destination().uri}/{TARGET}"
 
@@ -126,6 +130,9 @@ def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(place: Place, s
         storage.write(target, b"n" * size, fence=lost)
     assert place.files() == {TARGET: b"old"}
     assert place.unfinished() == 0
+    said = {"local": "was not published", "sftp": "is aborted", "s3": "was aborted" if size > 5 else ""}
+    kind = "local" if place.is_local else place.root.partition("://")[0]
+    assert said.get(kind, "") in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, 5, OF_SEVERAL_PARTS])

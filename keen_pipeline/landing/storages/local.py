@@ -62,7 +62,8 @@ class LocalStorage:
         finally:
             with of_folder(target):
                 file.close()
-                Path(file.name).unlink(missing_ok=True)
+                if _unlink(file.name):
+                    _log.info("%s was not published; its staged file is removed", target)
 
     def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
@@ -104,7 +105,7 @@ class LocalStorage:
         """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
         check_inside(self._root, target)
         with of_folder(target):
-            Path(target).unlink(missing_ok=True)
+            _unlink(target)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """URI and bytes of each file below `folder`, but of no staged one and nothing behind a symbolic link."""
@@ -257,6 +258,14 @@ def _sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_SUCH_SYNC:  # some network file systems sync no folders; one that may not be read can't be
             raise
+
+
+def _unlink(path: str) -> bool:
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _lstat(path: str) -> os.stat_result | None:
