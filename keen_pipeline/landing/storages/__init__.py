@@ -7,10 +7,12 @@ it can hold that, and the services' own clients, which it brings along, do the r
   `generation`, ETag). Unpinned, each of its readers goes on in the newer object when one is replaced meanwhile.
 - **Writing an object of S3 in one request: smart_open** (`multipart_upload=False`). It sends when it is closed, and nothing before.
 - **Large objects of S3: boto3.** `MultipartWriter` sends its last part and completes the upload in one call, so that a claim can't
-  be proven between the two; when a call fails its upload stays open, and the garbage collector closes, that is completes, it later:
-  half a file. One size of part ends at 10,000 parts. It also sends one part at a time while the caller waits.
-- **Writing to Google: its own client.** When a call of `BlobWriter` fails and cancelling fails too, the garbage collector completes
-  the upload with what had come: half a file.
+  be proven between the two. If its abort fails, the upload stays open, and the garbage collector closes, that is completes, it:
+  with the network away for the abort, 6 of 6 MiB of a failed landing appeared a moment later. It has one size of part, so it ends
+  at 10,000 parts, and the caller waits for each (it is no slower than ours for bytes that are there: 5.2 s for 128 MiB, ours 6.4
+  on a busy machine; ours sends while a download goes on).
+- **Writing to Google: its own client.** If cancelling fails, the garbage collector completes the upload of `BlobWriter` with what
+  had come: 2.1 MB of a failed landing appeared likewise.
 - **Writing to Azure: its own client.** smart_open numbers blocks 1, 2, 3 for every writer, so that two writers of a blob mix.
 - **SFTP: paramiko.** smart_open takes any host key that it hasn't seen, waits for a channel without limit, and writes in place.
 - **Local files: Python.** smart_open's opener is `io.open`, and importing it takes 0.6 s.
