@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
+
+TARGET = "purchases/2026-01-01.csv"
+NOW = timedelta(seconds=-2)
+"""An age: leftovers of this very moment are older, though S3 rounds its times to seconds."""
 
 
 @dataclass
@@ -55,3 +64,23 @@ def folder_place(folder: Path, root: str | None = None, transport: dict[str, Any
         return sum(path.name.endswith(STAGE_SUFFIX) for path in folder.rglob("*"))
 
     return Place(root or str(folder), look, unfinished, transport or {}, shown=folder)
+
+
+def publish(destination: FileDestination, data: bytes) -> None:
+    target = f"{destination.uri}/{TARGET}"
+    with destination._storage.stage(target) as stage:
+        stage.write(data)
+        destination._storage.publish(stage, target)
+
+
+def outcome(destination: FileDestination, data: bytes) -> KeenPipelineError | None:
+    """The error, after a look at its form."""
+    with ExitStack() as stack:
+        raised = stack.enter_context(pytest.raises((ConfigurationError, RetryableError)))
+        publish(destination, data)
+        stack.pop_all()
+        return None
+    line = str(raised.value).splitlines()[0]
+    assert len(line) < 200, line
+    assert "\x1b" not in str(raised.value)
+    return raised.value

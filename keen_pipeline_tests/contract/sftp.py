@@ -155,7 +155,7 @@ def running_sftp(folder: Path, *, replaces: bool = True, loses: bool = False, si
         def start(transport: paramiko.Transport) -> None:
             try:
                 transport.start_server(server=_Silent(silent_at, over) if silent_at else CountingLogin())
-            except (paramiko.SSHException, EOFError):
+            except (paramiko.SSHException, EOFError, OSError):
                 transport.close()
 
         def serve() -> None:

@@ -24,7 +24,7 @@ from keen_pipeline.extraction import Encoding, Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages.s3_upload import PART_BYTES
 from keen_pipeline_tests import faults
-from keen_pipeline_tests.contract.places import Place
+from keen_pipeline_tests.contract.places import NOW, Place
 from keen_pipeline_tests.contract.s3 import S3Server
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
 from keen_pipeline_tests.landing.conftest import example
@@ -32,7 +32,6 @@ from keen_pipeline_tests.memory import peak_mib
 
 FORK = multiprocessing.get_context("spawn")
 OLD = b"a,b\n1,2\n"
-NOW = timedelta(seconds=-2)  # leftovers of the very moment too, though S3 rounds its times to seconds
 
 
 @pytest.fixture

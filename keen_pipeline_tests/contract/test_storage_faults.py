@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +30,16 @@ from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import local, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
-from keen_pipeline.landing.storages import sftp as sftp_storage
+from keen_pipeline.landing.storages.options import S3Options
 from keen_pipeline.landing.storages.remote import TemporaryStage
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract import proxy
-from keen_pipeline_tests.contract.places import Place
-from keen_pipeline_tests.contract.proxy import http_proxy, tcp_proxy
-from keen_pipeline_tests.contract.sftp import USER, CountingLogin, SftpServer, running_sftp
+from keen_pipeline_tests.contract.places import NOW, TARGET, Place, outcome, publish
+from keen_pipeline_tests.contract.proxy import HttpProxy, http_proxy
 from keen_pipeline_tests.faults import FaultServer
 
 PART = 5 * 1024 * 1024  # S3's least
 OLD, NEW = b"old", b"n" * (2 * PART + 1)
-TARGET = "purchases/2026-01-01.csv"
-NOW = timedelta(seconds=-2)
 
 
 @pytest.fixture(autouse=True)
@@ -58,24 +53,33 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcs_storage, "RETRY_SECONDS", 1.5)
 
 
-def publish(destination: FileDestination, data: bytes) -> None:
-    target = f"{destination.uri}/{TARGET}"
-    with destination._storage.stage(target) as stage:
-        stage.write(data)
-        destination._storage.publish(stage, target)
-
-
-def outcome(destination: FileDestination, data: bytes) -> KeenPipelineError | None:
-    """The error, after a look at its form."""
+@pytest.fixture(scope="module")
+def made() -> Iterator[dict[Any, Any]]:
+    """Proxies by the kind of what is behind them, and clients of S3, which take a second of the processor, by their options."""
     with ExitStack() as stack:
-        raised = stack.enter_context(pytest.raises((ConfigurationError, RetryableError)))
-        publish(destination, data)
-        stack.pop_all()
-        return None
-    line = str(raised.value).splitlines()[0]
-    assert len(line) < 200, line
-    assert "\x1b" not in str(raised.value)
-    return raised.value
+        yield {"stack": stack}
+
+
+@pytest.fixture
+def between(place: Place, made: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> HttpProxy:
+    """Stands before the service of `place`, and spoils nothing yet."""
+    kind, new = place.root.partition(":")[0], s3_storage._new_client
+
+    def client(options: S3Options) -> Any:
+        if options not in made:
+            made[options] = new(options)
+        return made[options]
+
+    monkeypatch.setattr(s3_storage, "_new_client", client)
+    if kind not in made:
+        made[kind] = made["stack"].enter_context(http_proxy(place.transport["endpoint"]))
+    found: HttpProxy = made[kind]
+    found.fault = lambda _: False
+    return found
+
+
+def behind(place: Place, between: HttpProxy) -> FileDestination:
+    return FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,11 @@ ROWS = {
 
 @pytest.mark.parametrize("place", ["s3", "gcs", "azure"], indirect=True)
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-def test_whole_file_or_named_error_whatever_the_way_does(place: Place, row: Row) -> None:
+def test_whole_file_or_named_error_whatever_the_way_does(place: Place, between: HttpProxy, row: Row) -> None:
     publish(place.destination(), OLD)
-    with http_proxy(place.transport["endpoint"]) as between:
-        destination = FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
-        between.fault = row.fault()
-        error = outcome(destination, NEW)
+    destination = behind(place, between)
+    between.fault = row.fault()
+    error = outcome(destination, NEW)
     files = place.files()
     assert list(files) == [TARGET]
     if error is None:
@@ -134,28 +137,28 @@ def test_whole_file_or_named_error_whatever_the_way_does(place: Place, row: Row)
 
 
 @pytest.mark.parametrize("place", ["s3", "gcs", "azure"], indirect=True)
-def test_reading_that_breaks_is_named_and_can_be_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_that_breaks_is_named_and_can_be_tried_again(
+    place: Place, between: HttpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (azure_storage, gcs_storage, s3_storage):
         monkeypatch.setattr(module, "READ_BYTES", 64 * 1024)
     monkeypatch.setattr("smart_open.s3.time.sleep", lambda _: None)
     publish(place.destination(), NEW)
-    with http_proxy(place.transport["endpoint"]) as between:
-        destination = FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
-        with destination.open(f"{destination.uri}/{TARGET}") as file:
-            begun = file.read(10)
-            between.fault = proxy.cut
-            if "s3" not in place.root:  # which has sent all in one answer already
-                with pytest.raises(TransferError, match="reading it failed"):
-                    file.read()
-        with pytest.raises(RetryableError):
-            destination.open(f"{destination.uri}/{TARGET}")
-        assert begun == NEW[:10]
+    destination = behind(place, between)
+    with destination.open(f"{destination.uri}/{TARGET}") as file:
+        assert file.read(10) == NEW[:10]
+        between.fault = proxy.cut
+        if "s3" not in place.root:  # which has sent all in one answer already
+            with pytest.raises(TransferError, match="reading it failed"):
+                file.read()
+    with pytest.raises(RetryableError):
+        destination.open(f"{destination.uri}/{TARGET}")
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_reader_of_s3_that_is_cut_goes_on_in_the_pinned_version_alone(
-    place: Place, replaced: bool, monkeypatch: pytest.MonkeyPatch
+    place: Place, between: HttpProxy, replaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smart_open.s3.time.sleep", lambda _: None)
     publish(place.destination(), NEW)
@@ -170,15 +173,14 @@ def test_reader_of_s3_that_is_cut_goes_on_in_the_pinned_version_alone(
         to.close_connection = True
         return True
 
-    with http_proxy(place.transport["endpoint"]) as between:
-        destination = FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
-        between.fault = proxy.first(1, half)
-        with destination.open(f"{destination.uri}/{TARGET}") as file:
-            if replaced:
-                with pytest.raises(TransferError, match="or it was replaced meanwhile"):
-                    file.read()
-            else:
-                assert file.read() == NEW
+    destination = behind(place, between)
+    between.fault = proxy.first(1, half)
+    with destination.open(f"{destination.uri}/{TARGET}") as file:
+        if replaced:
+            with pytest.raises(TransferError, match="or it was replaced meanwhile"):
+                file.read()
+        else:
+            assert file.read() == NEW
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
@@ -207,11 +209,10 @@ def test_upload_is_aborted_when_what_was_staged_goes_elsewhere_and_fails(place: 
     ],
 )
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_word_of_s3_that_a_person_has_to_act_on(place: Place, status: int, code: str, said: str) -> None:
-    with http_proxy(place.transport["endpoint"]) as between:
-        destination = FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
-        between.fault = proxy.only(proxy.refused(status, code))
-        error = outcome(destination, OLD)
+def test_word_of_s3_that_a_person_has_to_act_on(place: Place, between: HttpProxy, status: int, code: str, said: str) -> None:
+    destination = behind(place, between)
+    between.fault = proxy.only(proxy.refused(status, code))
+    error = outcome(destination, OLD)
     assert isinstance(error, ConfigurationError)
     assert said in str(error)
 
@@ -254,60 +255,6 @@ def test_no_credentials_of_aws_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_name_that_does_not_resolve_may_pass(root: str, options: dict[str, Any]) -> None:
     with pytest.raises(ServiceUnavailableError, match=f"destination {root}"):
         FileDestination(root, transport=options).probe()
-
-
-@pytest.mark.parametrize("silent", [True, False], ids=["silent", "cut"])
-@pytest.mark.parametrize("passed", [0, 30, 1200, 1900, 2100, 2600])
-def test_sftp_server_that_stops_anywhere_ends_in_a_named_error(sftp: SftpServer, tmp_path: Path, passed: int, silent: bool) -> None:
-    folder = sftp.folder / tmp_path.name
-    publish(FileDestination(f"{sftp.uri}/{tmp_path.name}", transport=sftp.transport), OLD)
-    with tcp_proxy(sftp.port, passed, silent=silent) as port:
-        known = tmp_path / "known"
-        known.write_text(sftp.known_hosts.read_text().replace(str(sftp.port), str(port)))
-        options = {"known_hosts": str(known), "timeout_seconds": 1}
-        destination = FileDestination(f"sftp://{USER}@127.0.0.1:{port}/{tmp_path.name}", transport=options)
-        error = outcome(destination, NEW)
-    assert isinstance(error, ServiceUnavailableError)
-    assert "destination sftp://" in str(error)
-    FileDestination(f"{sftp.uri}/{tmp_path.name}", transport=sftp.transport).remove_leftovers(NOW)
-    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {"2026-01-01.csv": OLD}
-
-
-@pytest.mark.parametrize("step", ["channel", "subsystem", "version"])
-def test_sftp_server_that_opens_no_channel_subsystem_or_version_is_not_waited_for(tmp_path: Path, step: str) -> None:
-    with running_sftp(tmp_path, silent_at=step) as server:
-        destination = FileDestination(f"{server.uri}/x", transport={**server.transport, "timeout_seconds": 1})
-        for call in (lambda: publish(destination, NEW), lambda: destination.open(f"{destination.uri}/{TARGET}")):
-            with pytest.raises(ServiceUnavailableError, match="destination sftp://"):
-                call()
-
-
-def test_sftp_server_that_loses_bytes_is_found_out(tmp_path: Path) -> None:
-    with running_sftp(tmp_path, loses=True) as server:
-        folder = server.folder / "purchases"
-        folder.mkdir()
-        (folder / "2026-01-01.csv").write_bytes(OLD)
-        assert isinstance(outcome(FileDestination(server.uri, transport=server.transport), NEW), ServiceUnavailableError)
-        assert [path.read_bytes() for path in folder.iterdir()] == [OLD]
-
-
-def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sftp_storage, "KEEPALIVE_SECONDS", 0.1)
-    destination = FileDestination(f"{sftp.uri}/alive", transport=sftp.transport)
-    CountingLogin.asked.clear()
-    destination.probe()
-    deadline = time.monotonic() + 20
-    while "keepalive@lag.net" not in CountingLogin.asked:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("name", ["known_hosts", "key_file"])
-def test_sftp_file_that_can_not_be_used_is_named(sftp: SftpServer, tmp_path: Path, name: str) -> None:
-    for path in (tmp_path / "missing", tmp_path):  # a folder is no file either
-        options = {**sftp.transport, name: str(path)}
-        with pytest.raises(ConfigurationError, match=rf"{path.name}"):
-            FileDestination(f"{sftp.uri}/x", transport=options).probe()
 
 
 LOCAL = {
@@ -361,6 +308,8 @@ def test_full_temporary_folder_is_named_and_not_the_storage(place: Place, monkey
         patched.setattr(TemporaryStage, "truncate", lambda *_: 0)  # which that device has not
         with pytest.raises(ConfigurationError, match=said) as raised:
             land(place)
+        with pytest.raises(ConfigurationError, match=said):
+            publish(place.destination(), NEW)
     assert "destination" not in str(raised.value)
     assert "set TMPDIR" in str(raised.value)
     assert place.files() == {}

@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import paramiko
@@ -25,13 +24,12 @@ from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.storage import Storage
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
-from keen_pipeline_tests.contract.places import Place
+from keen_pipeline_tests.contract.places import NOW, Place
 from keen_pipeline_tests.contract.proxy import http_proxy
 from keen_pipeline_tests.contract.s3 import S3Server
 from keen_pipeline_tests.contract.sftp import PASSWORD, USER, SftpServer, running_sftp
 from keen_pipeline_tests.faults import FaultServer
 
-NOW = timedelta(seconds=-2)
 PART = 256 * 1024
 LARGE = 5 * PART + 1
 OF_SEVERAL_PARTS = 2 * 5 * 1024 * 1024 + 1

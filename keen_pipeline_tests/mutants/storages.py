@@ -8,6 +8,7 @@ _LOCAL = _TESTS + "test_local_storage.py"
 _ROOTS = _TESTS + "test_roots.py"
 _FAULTS = _TESTS + "test_storage_faults.py"
 _STORAGES = _TESTS + "test_storages.py"
+_SFTP = _TESTS + "test_sftp.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Local folder
@@ -115,10 +116,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "azure.py", 'f"{token}-{number:06d}"', 'f"{number:06d}"', f"{_STORAGES} -k 'never_mix and azure'"),
     # SFTP
     (_AT + "sftp.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and sftp'"),
-    (_AT + "sftp.py", "            _check_size(files, staged, size)\n", "", f"{_FAULTS} -k server_that_loses"),
-    (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_FAULTS} -k no_channel"),
-    (_AT + "sftp.py", "            channel.settimeout(seconds)\n", "", f"{_FAULTS} -k no_channel"),
-    (_AT + "sftp.py", "                transport.set_keepalive(KEEPALIVE_SECONDS)\n", "", f"{_FAULTS} -k keepalive"),
+    (_AT + "sftp.py", "            _check_size(files, staged, size)\n", "", f"{_SFTP} -k server_that_loses"),
+    (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_SFTP} -k no_channel"),
+    (_AT + "sftp.py", "            channel.settimeout(seconds)\n", "", f"{_SFTP} -k no_channel"),
+    (_AT + "sftp.py", "                transport.set_keepalive(KEEPALIVE_SECONDS)\n", "", f"{_SFTP} -k kept_alive"),
     (_AT + "sftp.py", "            _remove_quietly(files, staged)\n", "", f"{_STORAGES} -k 'fence and sftp'"),
     (_AT + "sftp.py", "        elif stat.S_ISREG(entry.st_mode or 0):", "        else:", f"{_STORAGES} -k 'symbolic and sftp'"),
     # Roots and names
