@@ -42,6 +42,7 @@ from keen_pipeline.landing.storages.storage import is_supported, normal_root
         ("C:\\data\\landing", "C:\\data\\landing"),
         ("C:/data/landing/", "C:/data/landing"),
         ("c:", "c:"),
+        ("C://data", "C://data"),
     ],
 )
 def test_root_means_what_people_expect(uri: str, root: str, monkeypatch: pytest.MonkeyPatch) -> None:

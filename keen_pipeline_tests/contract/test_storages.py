@@ -18,8 +18,8 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
+from keen_pipeline.landing.storages import remote, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
-from keen_pipeline.landing.storages import s3_upload
 from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.storage import Storage
 from keen_pipeline_tests import faults
@@ -41,7 +41,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a MiB takes several parts and several reads."""
     for module in (azure_storage, gcs_storage):
         monkeypatch.setattr(module, "PART_BYTES", PART)
-    for module in (azure_storage, gcs_storage, s3_storage):
+    for module in (azure_storage, gcs_storage, s3_storage, remote):
         monkeypatch.setattr(module, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
 
