@@ -13,12 +13,11 @@ from typing import Any, BinaryIO
 import google.api_core.exceptions
 import google.auth.exceptions
 import requests
-import smart_open
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from keen_pipeline.errors import KeenPipelineError
-from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable, unreadable
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import GcsOptions
 from keen_pipeline.landing.storages.remote import (
     READ_BYTES,
@@ -102,16 +101,11 @@ class GcsStorage:
         found = self._found(target)
         if found is None:
             raise FileNotFoundError(target)
+        bucket, key = split(target)
         # Named in each request, so that none is answered from a newer object.
-        version = {"generation": found.generation, **_bounds()}
-        reading = {"if_generation_match": found.generation, "chunk_size": READ_BYTES, **_bounds()}
-        parameters = {"client": self._client, "get_blob_kwargs": version, "blob_open_kwargs": reading}
+        pinned = self._client.bucket(bucket).blob(key, generation=found.generation)
         with _translated(target):
-            try:
-                file = smart_open.open(target, "rb", compression="disable", transport_params=parameters)
-            except google.api_core.exceptions.NotFound as error:
-                raise unreadable(target, error) from None
-        return reader_of(target, file, _FAILURES)
+            return reader_of(target, pinned.open("rb", chunk_size=READ_BYTES, **_bounds()), _FAILURES)
 
     def remove(self, target: str) -> None:
         """Remove one object; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
