@@ -18,7 +18,7 @@ OLD, NEW = b"old", b"n" * 10_000_000
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["silent", "cut"])
-@pytest.mark.parametrize("passed", [0, 30, 1200, 1900, 2100, 2600])
+@pytest.mark.parametrize("passed", [0, 30, 1200, 1900, 2100, 2600, 3000, 4000])
 def test_sftp_server_that_stops_anywhere_ends_in_a_named_error(sftp: SftpServer, tmp_path: Path, passed: int, silent: bool) -> None:
     folder = sftp.folder / tmp_path.name
     publish(FileDestination(f"{sftp.uri}/{tmp_path.name}", transport=sftp.transport), OLD)
