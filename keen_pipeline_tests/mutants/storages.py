@@ -117,7 +117,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "sftp.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and sftp'"),
     (_AT + "sftp.py", "            _check_size(files, staged, size)\n", "", f"{_SFTP} -k server_that_loses"),
     (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_SFTP} -k no_channel --timeout 20"),
-    (_AT + "sftp.py", "            channel.settimeout(seconds)\n", "", f"{_SFTP} -k 4000-silent --timeout 20"),
     (_AT + "sftp.py", "                transport.set_keepalive(KEEPALIVE_SECONDS)\n", "", f"{_SFTP} -k kept_alive"),
     (_AT + "sftp.py", "            _remove_quietly(files, staged)\n", "", f"{_STORAGES} -k 'fence and sftp'"),
     (_AT + "sftp.py", "        elif stat.S_ISREG(entry.st_mode or 0):", "        else:", f"{_STORAGES} -k 'symbolic and sftp'"),
