@@ -16,9 +16,9 @@ from azure.storage.blob import LinearRetry
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.errors import (
+    ClaimLostError,
     ConfigurationError,
     KeenPipelineError,
-    LeaseLostError,
     RetryableError,
     ServiceUnavailableError,
     TransferError,
@@ -186,12 +186,12 @@ def test_reader_of_s3_that_is_cut_goes_on_in_the_pinned_version_alone(
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_upload_is_aborted_when_what_was_staged_goes_elsewhere_and_fails(place: Place) -> None:
     def lost() -> None:
-        raise LeaseLostError("another process has it")
+        raise ClaimLostError("another process has it")
 
     storage, root = place.destination()._storage, place.destination().uri
     with storage.stage(f"{root}/{TARGET}") as stage:
         stage.write(NEW)
-        with pytest.raises(LeaseLostError):
+        with pytest.raises(ClaimLostError):
             storage.publish(stage, f"{root}/_quarantine/{TARGET}", elsewhere=True, fence=lost)
     assert place.unfinished() == 0
     assert place.files() == {}

@@ -13,7 +13,7 @@ import pytest
 
 from keen_pipeline import CsvDestination
 from keen_pipeline.client import KeenClient, RenewingResults
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, LeaseLostError, ServiceUnavailableError, TransferError
+from keen_pipeline.errors import ClaimLostError, ConfigurationError, InvalidInputError, ServiceUnavailableError, TransferError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import azure as azure_storage
@@ -119,12 +119,12 @@ def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(
     storage, target = storage_of(place), f"{place.destination().uri}/{TARGET}"
 
     def lost() -> None:
-        raise LeaseLostError("another process has it")
+        raise ClaimLostError("another process has it")
 
-    with pytest.raises(LeaseLostError), storage.stage(target) as stage:  # noqa: PT012 - one landing
+    with pytest.raises(ClaimLostError), storage.stage(target) as stage:  # noqa: PT012 - one landing
         stage.write(b"n" * size)
         storage.publish(stage, target, fence=lost)
-    with pytest.raises(LeaseLostError):
+    with pytest.raises(ClaimLostError):
         storage.write(target, b"n" * size, fence=lost)
     assert place.files() == {TARGET: b"old"}
     assert place.unfinished() == 0
@@ -164,14 +164,14 @@ def test_one_request_follows_the_fence(place: Place, size: int, small_s3_parts: 
 
 def test_landing_proves_its_claim_before_its_file_shows(place: Place) -> None:
     def lost() -> None:
-        raise LeaseLostError("another process has it")
+        raise ClaimLostError("another process has it")
 
     destination = place.destination()
     target = destination.target_uri("purchases", "2026-01-01")
     with FaultServer(body=b"a,b\n1,2\n") as server:
         server.results = [faults.whole()]
         results = RenewingResults(KeenClient(server.url, "P", read_key="k"), "purchases", "e1", SecretUrl(server.results_url))
-        with pytest.raises(LeaseLostError, match=r"purchases\[2026-01-01\].*another process has it"):
+        with pytest.raises(ClaimLostError, match=r"purchases\[2026-01-01\].*another process has it"):
             destination.land(results, target, extraction_id="e1", fence=lost)
     assert place.files() == {}
     assert place.unfinished() == 0
