@@ -64,6 +64,17 @@ class ServiceUnavailableError(RetryableError):
     """The service could not be reached, timed out or answered with a 5xx status."""
 
 
+class UnreadableAnswerError(RetryableError):
+    """What came is not the service's documented answer: a page of a proxy, a cut document. It says nothing about an extraction.
+
+    After a POST it is ambiguous: the service may have done what was asked.
+    """
+
+
+ProtocolError = UnreadableAnswerError
+"""The name that pipeline/ knows it by."""
+
+
 class UnreachableError(ServiceUnavailableError):
     """No connection came up, so the service can't have seen the request: safe to repeat, whatever it was."""
 
@@ -107,10 +118,6 @@ class ExtractionTooLargeError(PermanentError):
 def says_too_large(text: str) -> bool:
     """Whether a service's words mean that an extraction holds too many events."""
     return _TOO_LARGE.search(text) is not None
-
-
-class ProtocolError(PermanentError):
-    """The service answered something that is not its documented form."""
 
 
 class ExtractionFailedError(PermanentError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from keen_pipeline.errors import ExtractionFailedError, ResultsExpiredError, ServiceUnavailableError
 from keen_pipeline.extraction import RemoteStatus, SecretUrl
 from keen_pipeline.ports import ExtractionApi, ResultsStream
+
+log = logging.getLogger(__name__)
 
 MOST_RENEWALS = 2
 """How often one `open` asks for a fresh URL before it gives up."""
@@ -36,12 +39,13 @@ class RenewingResults:
             url = self._current()
             try:
                 return self._api.open_results(url, offset=offset, validator=validator)
-            except ResultsExpiredError:
+            except ResultsExpiredError as error:
                 with self._lock:
                     self._url = None if self._url is url else self._url
                 if renewals == MOST_RENEWALS:
                     raise
                 renewals += 1
+                log.info("asking for a fresh results URL of extraction %s of %s: %s", self._extraction_id, self._collection, error)
 
     def _current(self) -> SecretUrl:
         with self._lock:
