@@ -2,6 +2,7 @@
 
     with FaultServer(results=[cut(100), whole()], body=b"...") as server: ...
 
+With `tls` it speaks TLS; as a proxy it answers requests for any host, and `relay` takes a CONNECT on to another server.
 Each request under `/results` takes the next behaviour of `results`, every other request the next of `api`; the last one of a
 list stays. What was asked is in `server.requests`.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import select
 import socket
+import ssl
 import struct
 import threading
 import zlib
@@ -75,6 +78,19 @@ def whole(etag: str = '"one"') -> Behaviour:
     def answer(to: Exchange) -> None:
         to.etag = etag
         to.sock.sendall(to.ranged())
+
+    return answer
+
+
+def trickle(piece: int, every: float) -> Behaviour:
+    """The file in pieces of so many bytes, `every` so many seconds; ranges and If-Range honoured."""
+
+    def answer(to: Exchange) -> None:
+        rest = to.ranged()
+        for at in range(0, len(rest), piece):
+            to.sock.sendall(rest[at : at + piece])
+            if every and to.server.ending.wait(every):
+                return
 
     return answer
 
@@ -172,6 +188,9 @@ def undelimited(bytes_sent: int | None = None) -> Behaviour:
     def answer(to: Exchange) -> None:
         to.head("200 OK", Content_Type="text/csv")
         to.sock.sendall(to.body[:bytes_sent])
+        if isinstance(to.sock, ssl.SSLSocket) and bytes_sent is None:
+            to.sock.settimeout(1)
+            to.sock.unwrap()  # TLS tells an end from a cut by itself
 
     return answer
 
@@ -252,6 +271,54 @@ def page() -> Behaviour:
     return status(200, b"\n<!DOCTYPE html><html><body>Please log in</body></html>", Content_Type="text/html")
 
 
+def head_drip(every: float) -> Behaviour:
+    """A head whose lines come one by one and have no end."""
+
+    def answer(to: Exchange) -> None:
+        to.sock.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        while not to.server.ending.wait(every):
+            to.sock.sendall(b"x")
+
+    return answer
+
+
+def endless_continue() -> Behaviour:
+    """`100 Continue` for ever, as fast as they are taken."""
+
+    def answer(to: Exchange) -> None:
+        while not to.server.ending.is_set():
+            to.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    return answer
+
+
+def raw(data: bytes) -> Behaviour:
+    """These bytes, whatever they are, and the end."""
+
+    def answer(to: Exchange) -> None:
+        to.sock.sendall(data)
+
+    return answer
+
+
+def relay(port: int) -> Behaviour:
+    """What a proxy does with a CONNECT: bytes to and from 127.0.0.1:`port`, whatever host was named."""
+
+    def answer(to: Exchange) -> None:
+        to.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        near = to.sock
+        with socket.create_connection(("127.0.0.1", port)) as far:
+            while True:
+                waiting = isinstance(near, ssl.SSLSocket) and near.pending()
+                for one in [near] if waiting else select.select([near, far], [], [], 10)[0]:
+                    data = one.recv(65536)
+                    if not data:
+                        return
+                    (far if one is near else near).sendall(data)
+
+    return answer
+
+
 def redirect(location: str, code: int = 302) -> Behaviour:
     return status(code, Location=location)
 
@@ -283,6 +350,7 @@ class FaultServer:
     results: Sequence[Behaviour] = ()
     api: Sequence[Behaviour] = ()
     body: bytes = b""
+    tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
 
@@ -302,7 +370,7 @@ class FaultServer:
         with self._lock:
             for sock in self._open:
                 try:
-                    sock.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
                 except OSError:
                     continue  # the client was quicker
         for thread in list(self._threads):
@@ -315,7 +383,7 @@ class FaultServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def results_url(self) -> str:
@@ -339,22 +407,33 @@ class FaultServer:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
+            if self.tls is not None:
+                sock = self._wrapped(sock)
             request = _read(sock)
             if request is None:
                 return
-            kind = "results" if request.target.startswith("/results") else "api"
+            kind = "results" if "/results" in request.target.split("?")[0] else "api"
             with self._lock:
                 self.requests.append(request)
                 behaviours = self.results if kind == "results" else self.api
                 behaviour = behaviours[min(self._next[kind], len(behaviours) - 1)]
                 self._next[kind] += 1
             behaviour(Exchange(sock, request, self))
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError, TimeoutError):
             return  # the client has gone, as some behaviours make it
         finally:
             with self._lock:
                 self._open.discard(sock)
             sock.close()
+
+    def _wrapped(self, sock: socket.socket) -> socket.socket:
+        assert self.tls is not None
+        with self._lock:
+            self._open.discard(sock)
+            secure = self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._open.add(secure)
+        secure.do_handshake()
+        return secure
 
 
 def _read(sock: socket.socket) -> Request | None:

@@ -64,7 +64,7 @@ def is_private_host(host: str) -> bool:
 
 def is_public(address: IpAddress) -> bool:
     """Whether an address is one of the public internet, and so are the IPv4 addresses within it."""
-    listed = _is_in(address, _NOT_PUBLIC)
+    listed = _is_in(address, _NOT_PUBLIC) or _is_in(address, _NEVER)
     mapped = isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.sixtofour is not None)
     if listed or not (mapped or address.is_global) or address.is_multicast:
         return False
@@ -125,17 +125,17 @@ def checked(place: Address, *, allow_private: bool, by_proxy: bool = False) -> A
     Raises ConfigurationError for an address that is not allowed, UnreachableError when the name can't be resolved.
     """
     written = literal(place.host)
-    if by_proxy:
-        ips: tuple[str, ...] = () if written is None else (str(written),)
-        private = is_private_host(place.host)
+    private = is_private_host(place.host)
+    if written is not None:
+        ips: tuple[str, ...] = (str(written),)
     else:
-        ips = resolve(place.host, place.port)
-        private = not all(is_public(ipaddress.ip_address(ip.partition("%")[0])) for ip in ips)
-    if any(is_never_followed(ipaddress.ip_address(ip.partition("%")[0])) for ip in ips):
+        ips = () if by_proxy or (private and not allow_private) else resolve(place.host, place.port)
+    addresses = [ipaddress.ip_address(ip.partition("%")[0]) for ip in ips]
+    if any(is_never_followed(address) for address in addresses):
         raise ConfigurationError(
             f"the results URL leads to an address of {place.host} that hands out this machine's credentials; it is never followed"
         )
-    if private and not allow_private:
+    if not allow_private and (private or not all(is_public(address) for address in addresses)):
         raise ConfigurationError(
             f"the results URL leads to the private address of {place.host}, which is not followed for a public service; "
             "if it is meant, set KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS=true"
