@@ -343,6 +343,18 @@ def wrong_range() -> Behaviour:
     return answer
 
 
+def rest_of_another(offset: int) -> Behaviour:
+    """The range that was asked for, of a file that has changed."""
+
+    def answer(to: Exchange) -> None:
+        rest = to.body[offset:].upper()
+        extent = f"bytes {offset}-{len(to.body) - 1}/{len(to.body)}"
+        to.head("206 Partial Content", ETag='"two"', Content_Length=len(rest), Content_Range=extent)
+        to.sock.sendall(rest)
+
+    return answer
+
+
 @dataclass
 class FaultServer:
     """Serves until the `with` block ends."""

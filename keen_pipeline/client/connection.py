@@ -176,7 +176,8 @@ class Connector:
         if proxy is None:
             return path, {}
         host = f"[{place.host}]" if ":" in place.host else place.host
-        return f"http://{host}:{place.port}{path}", proxy.headers
+        port = "" if place.port == 80 else f":{place.port}"
+        return f"http://{host}{port}{path}", proxy.headers
 
     def _reach(self, place: Address, deadline: float) -> socket.socket:
         failure: OSError = OSError("no address")

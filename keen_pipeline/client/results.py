@@ -13,7 +13,7 @@ from keen_pipeline.client.address import Address, checked, is_private_host, spli
 from keen_pipeline.client.body import ResultsBody
 from keen_pipeline.client.connection import Channel, Connector, channel_of, refuse_proxy, translated
 from keen_pipeline.client.document import why_not_csv
-from keen_pipeline.client.refusals import LARGEST_REFUSAL_BYTES, Subject, refusal
+from keen_pipeline.client.refusals import LARGEST_REFUSAL_BYTES, Subject, refusal, service_words
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.client.transport import origin
 from keen_pipeline.errors import (
@@ -137,7 +137,9 @@ class ResultsOpener:
         reason = why_not_csv(response.headers.get("Content-Type") or "", head, whole)
         if reason is not None:
             said = self._scrub(head.decode("utf-8", "replace"))
-            raise UnreadableAnswerError(f"results: {reason} came instead of a CSV (HTTP {response.status}): {said}")
+            raise UnreadableAnswerError(
+                f"results: {self._scrub(reason)[:100]} came instead of a CSV (HTTP {response.status}): {said}"
+            )
 
     def _refused_query(self, response: http.client.HTTPResponse, subject: Subject) -> KeenPipelineError:
         retry_after = backoff.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
@@ -157,10 +159,11 @@ class ResultsOpener:
             raise TransferError("results: the service has fewer bytes than it announced before (HTTP 416)")
         if status >= 500 or status in (408, 425):
             raise ServiceUnavailableError(f"results: the service failed (HTTP {status})", retry_after=retry_after)
-        if status >= 400:
-            said = self._scrub(response.read(1024).decode("utf-8", "replace"))
+        message, _, known = service_words(response.read(LARGEST_REFUSAL_BYTES))
+        said = self._scrub(message)
+        if known and status >= 400:
             raise RequestRejectedError(f"results: refused (HTTP {status}): {said}", status=status)
-        raise UnreadableAnswerError(f"results: unexpected answer (HTTP {status})")
+        raise UnreadableAnswerError(f"results: unexpected answer (HTTP {status}): {said}")
 
 
 def _redirected(url: str, location: str) -> str:

@@ -47,17 +47,17 @@ def read(made: KeenClient, url: str, offset: int = 0, validator: str | None = No
 
 
 PUBLIC = ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
-PRIVATE = (
+PRIVATE = (  # noqa: SIM905 - a table
     "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 100.64.0.1 0.0.0.0 192.0.0.8 192.88.99.1 198.18.0.1 224.0.0.1 255.255.255.255 "
     "::1 :: ::7f00:1 ::8.8.8.8 fd00::1 fec0::1 ff02::1 100::1 2001:db8::1 3fff::1 5f00::1 ::ffff:127.0.0.1 ::ffff:0:127.0.0.1 "
     "64:ff9b::7f00:1 64:ff9b:1::808:808 2002:7f00:1:: 2001:0:808:808::"
-).split()  # noqa: SIM905 - a table
-NEVER = (
+).split()
+NEVER = (  # noqa: SIM905 - a table
     "169.254.169.254 169.254.1.1 fe80::1 fe80::1%1 fd00:ec2::254 fd20:ce::254 100.100.100.200 168.63.129.16 "
     "::ffff:169.254.169.254 ::169.254.169.254 ::ffff:0:169.254.169.254 64:ff9b::a9fe:a9fe 64:ff9b:1::a9fe:a9fe "
     "64:ff9b:1:a9fe:a9:fe00:: 64:ff9b:1:1:a9:fea9:fe00:0 64:ff9b:1:a9:fe:a9fe:: 2002:a9fe:a9fe:: 2001:0:a9fe:a9fe:: "
     "2001:0:808:808:0:0:5601:5601"
-).split()  # noqa: SIM905 - a table
+).split()
 
 
 @pytest.mark.parametrize("ip", PUBLIC + PRIVATE + NEVER)
