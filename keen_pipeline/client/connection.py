@@ -180,21 +180,24 @@ class Connector:
         return f"http://{host}{port}{path}", proxy.headers
 
     def _reach(self, place: Address, deadline: float) -> socket.socket:
-        failure: OSError = OSError("no address")
+        why = "it has no address"
         for ip in place.ips or resolve(place.host, place.port):
             timeout = min(self.limits.connect, deadline - time.monotonic())
             if timeout <= 0:
-                raise TimeLimitError("no time was left for it")
+                why = "no time was left for it"
+                break
             try:
                 sock = socket.create_connection((ip, place.port), timeout=timeout)
             except OSError as error:
-                failure = error
+                why = (
+                    f"no answer within {timeout:.3g} s"
+                    if isinstance(error, TimeoutError)
+                    else error.strerror or type(error).__name__
+                )
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
-        if isinstance(failure, TimeoutError):
-            raise OSError("ConnectTimeout")
-        raise failure
+        raise UnreachableError(f"no connection to {place.host} ({why})")
 
     def _secured(self, sock: Any, host: str) -> Any:
         # An end of TLS without its closing alert may be a cut, so it is an error and not the end of the file.

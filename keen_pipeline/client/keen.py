@@ -215,7 +215,7 @@ class KeenClient:
     def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
         """The bytes of a complete extraction of `request`; `url` saves the first status request where it is known."""
         if self.api_version == "3.0":
-            return synchronous.SynchronousResults(lambda: self._extract_now(request))
+            return synchronous.SynchronousResults(request, self._extract_now)
         return RenewingResults(self, request.collection, extraction_id, url)
 
     def _extract_now(self, request: ExtractionRequest) -> ResultsStream:

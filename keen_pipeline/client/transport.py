@@ -10,6 +10,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -42,6 +43,18 @@ _MOST_IDLE = 8
 """Kept connections."""
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One request as often as it is sent. `budget_wait`: seconds to wait for the requests a minute at most."""
+
+    method: str
+    url: str
+    data: bytes | None
+    subject: Subject
+    credential: Credential
+    budget_wait: float = math.inf
 
 
 def check_base_url(base_url: str) -> str:
@@ -92,7 +105,7 @@ class ApiTransport:
         params: Mapping[str, Any] | None = None,
     ) -> Answer:
         """GET `path`; every value of `params` but text goes out as JSON. Repeated with growing waits on failures that may pass."""
-        return self._decode(self._repeat("GET", self.url(path, params or {}), None, subject, credential), read, subject)
+        return self._decode(self._repeat(_Call("GET", self.url(path, params or {}), None, subject, credential)), read, subject)
 
     def url(self, path: str, params: Mapping[str, Any]) -> str:
         """The address of a GET."""
@@ -124,96 +137,77 @@ class ApiTransport:
 
         `budget_wait`: seconds to wait for the requests a minute, where that is less than the time limit of a call.
         """
-        data = _json(body, "body").encode()
-        return self._decode(self._repeat("POST", self.base_url + path, data, subject, credential, budget_wait), read, subject)
+        call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, credential, budget_wait)
+        return self._decode(self._repeat(call), read, subject)
 
-    def _repeat(
-        self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential, budget_wait: float = math.inf
-    ) -> bytes:
-        if not credential.key:
-            raise missing_key(credential, subject)
+    def _repeat(self, call: _Call) -> bytes:
+        if not call.credential.key:
+            raise missing_key(call.credential, call.subject)
         deadline = time.monotonic() + self._total_timeout
         waits = backoff.waits()
         tries_left = MOST_TRIES
         while True:
             tries_left -= 1
             try:
-                return self._once(method, url, data, subject, credential, deadline, budget_wait)
+                return self._once(call, deadline)
             except RetryableError as error:
                 unread = isinstance(error, UnreadableAnswerError)
-                repeatable = isinstance(error, UnreachableError) or (method == "GET" and not unread)
+                repeatable = isinstance(error, UnreachableError) or (call.method == "GET" and not unread)
                 wait = max(next(waits), error.retry_after or 0.0)
                 if not repeatable or not tries_left or time.monotonic() + wait >= deadline:
                     raise
                 log.info("waiting %.1f s before the next of %d tries left: %s", wait, tries_left, error)
                 self._clock.sleep(wait)
 
-    def _once(
-        self,
-        method: str,
-        url: str,
-        data: bytes | None,
-        subject: Subject,
-        credential: Credential,
-        deadline: float,
-        budget_wait: float,
-    ) -> bytes:
+    def _once(self, call: _Call, deadline: float) -> bytes:
         if self._limiter is not None:
             # What is sent has time to be answered: an answer that comes after the deadline would be one more orphan.
             answering = min(self._read_timeout, self._total_timeout / 2)
-            self._limiter.acquire(timeout=min(budget_wait, max(0.0, deadline - time.monotonic() - answering)))
+            self._limiter.acquire(timeout=min(call.budget_wait, max(0.0, deadline - time.monotonic() - answering)))
+        url = call.url
         for _ in range(MOST_REDIRECTS + 1):
-            status, headers, body = self._exchange(method, url, data, subject, credential, deadline)
+            status, headers, body = self._exchange(call, url, deadline)
             if 200 <= status < 300:
                 return body
-            if status in (301, 302, 303, 307, 308) and method == "GET" and "location" in headers:
-                url = _redirected(url, headers["location"], subject)
+            if status in (301, 302, 303, 307, 308) and call.method == "GET" and "Location" in headers:
+                url = _redirected(url, str(headers["Location"]), call.subject)
                 continue
-            raise self._refused(status, headers, body, subject, credential)
-        raise UnreadableAnswerError(f"{subject}: more than {MOST_REDIRECTS} redirects in a row")
+            retry_after = backoff.parse_retry_after(headers.get("Retry-After"), self._clock.now())
+            if status == 429:
+                retry_after = backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after
+                self.rest(retry_after)
+            raise refusal(status, body, call.subject, call.credential, self._scrub, retry_after)
+        raise UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
 
-    def _refused(
-        self, status: int, headers: Mapping[str, str], body: bytes, subject: Subject, credential: Credential
-    ) -> KeenPipelineError:
-        retry_after = backoff.parse_retry_after(headers.get("retry-after"), self._clock.now())
-        if status == 429:
-            retry_after = backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after
-            self.rest(retry_after)
-        return refusal(status, body, subject, credential, self._scrub, retry_after)
-
-    def _exchange(
-        self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential, deadline: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        headers = {"Authorization": str(credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
-        if data is not None:
+    def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+        headers = {"Authorization": str(call.credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
+        if call.data is not None:
             headers["Content-Type"] = "application/json"
         host = urlsplit(self.base_url).netloc
-        connection = self._connection(method, subject, deadline)
+        connection = self._connection(call, deadline)
         channel = channel_of(connection)
         kept = False
         try:
             channel.limit(self._total_timeout, deadline)
-            parts = urlsplit(url)
-            path = (parts.path or "/") + ("?" + parts.query if parts.query else "")
-            line, extra = self._connector.target(self._place, path)
-            with translated(host, lambda why: ServiceUnavailableError(f"{subject}: {host} gave no whole answer ({why})")):
-                connection.request(method, line, data, headers | extra)
+            line, extra = self._connector.target(self._place, "/" + url.partition("://")[2].partition("/")[2])
+            with translated(host, lambda why: ServiceUnavailableError(f"{call.subject}: {host} gave no whole answer ({why})")):
+                connection.request(call.method, line, call.data, headers | extra)
                 response = connection.getresponse()
-                if line != path:
+                if not line.startswith("/"):
                     refuse_proxy(response.status, self._connector.proxies.of(self._place))
-                body = _body(response, subject)
-            kept = method == "GET" and connection.sock is not None and response.isclosed()
+                body = _body(response, call.subject)
+            kept = call.method == "GET" and connection.sock is not None and response.isclosed()
         finally:
             if kept and len(self._idle) < _MOST_IDLE:
                 self._idle.append(connection)
             else:
                 channel.end()
-        return response.status, {name.lower(): value for name, value in response.headers.items()}, body
+        return response.status, response.headers, body
 
     # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a POST: it
     # gets a connection of its own.
-    def _connection(self, method: str, subject: Subject, deadline: float) -> http.client.HTTPConnection:
-        while method == "GET" and self._idle:
+    def _connection(self, call: _Call, deadline: float) -> http.client.HTTPConnection:
+        while call.method == "GET" and self._idle:
             try:
                 kept = self._idle.pop()
             except IndexError:
@@ -224,7 +218,7 @@ class ApiTransport:
         try:
             return self._connector.connect(self._place, deadline - time.monotonic())
         except KeenPipelineError as error:
-            error.args = (f"{subject}: {error}",)
+            error.args = (f"{call.subject}: {error}",)
             raise
 
     def _decode(self, body: bytes, read: Callable[[Any, Callable[[str], str]], Answer], subject: Subject) -> Answer:
@@ -246,33 +240,37 @@ def _json(value: Any, name: str) -> str:
 
 
 def _body(response: http.client.HTTPResponse, subject: Subject) -> bytes:
-    """The whole body, unzipped; of an answer that is no success its beginning. Raises UnreadableAnswerError, IncompleteRead."""
-    success = 200 <= response.status < 300
-    most = LARGEST_ANSWER_BYTES if success else LARGEST_REFUSAL_BYTES
+    """The whole body, unzipped; of a refusal what can be read of its beginning. Raises UnreadableAnswerError, IncompleteRead."""
+    if not 200 <= response.status < 300:
+        try:
+            data = response.read(LARGEST_REFUSAL_BYTES)
+            return zlib.decompressobj(31).decompress(data, LARGEST_REFUSAL_BYTES) if data.startswith(b"\x1f\x8b") else data
+        except (OSError, http.client.HTTPException, ValueError, zlib.error):
+            return b""  # its status says enough
     pieces = bytearray()
-    while len(pieces) <= most and (piece := response.read(_READ_BYTES)):
+    while len(pieces) <= LARGEST_ANSWER_BYTES and (piece := response.read(_READ_BYTES)):
         pieces += piece
-    if success and response.length and len(pieces) <= most:
+    if response.length and len(pieces) <= LARGEST_ANSWER_BYTES:
         raise http.client.IncompleteRead(b"")
     encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
     if encoding in ("gzip", "x-gzip"):
-        pieces = _unzipped(pieces, most)
+        pieces = _unzipped(pieces)
     elif encoding != "identity":
         raise UnreadableAnswerError(f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(encoding, 50)}")
-    if success and len(pieces) > most:
-        raise UnreadableAnswerError(f"{subject}: the answer is longer than {most} bytes")
-    return bytes(pieces[:most])
+    if len(pieces) > LARGEST_ANSWER_BYTES:
+        raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
+    return bytes(pieces)
 
 
-def _unzipped(data: bytearray, most: int) -> bytearray:
-    """Up to `most` + 1 bytes. Raises IncompleteRead for what is no whole gzip."""
+def _unzipped(data: bytearray) -> bytearray:
+    """Up to LARGEST_ANSWER_BYTES + 1 bytes. Raises IncompleteRead for what is no whole gzip."""
     out = bytearray()
     try:
-        while data and len(out) <= most:
+        while data and len(out) <= LARGEST_ANSWER_BYTES:
             member = zlib.decompressobj(31)
-            out += member.decompress(data, most + 1 - len(out))
+            out += member.decompress(data, LARGEST_ANSWER_BYTES + 1 - len(out))
             data = bytearray(member.unused_data)
-            if not member.eof and len(out) <= most:
+            if not member.eof and len(out) <= LARGEST_ANSWER_BYTES:
                 raise http.client.IncompleteRead(b"")
     except zlib.error:
         raise http.client.IncompleteRead(b"") from None
