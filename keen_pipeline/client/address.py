@@ -102,7 +102,10 @@ def resolve(host: str, port: int) -> tuple[str, ...]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, ValueError):  # UnicodeError, for a name that is none, is a ValueError
         raise UnreachableError(f"the host {host} can't be resolved") from None
-    return tuple(dict.fromkeys(str(info[4][0]) for info in found))
+    ips = tuple(dict.fromkeys(str(info[4][0]) for info in found))
+    if not ips:
+        raise UnreachableError(f"the host {host} has no address")
+    return ips
 
 
 def split_url(url: str) -> tuple[SplitResult, Address]:

@@ -180,7 +180,7 @@ class Connector:
         return f"http://{host}{port}{path}", proxy.headers
 
     def _reach(self, place: Address, deadline: float) -> socket.socket:
-        why = "it has no address"
+        why = ""
         for ip in place.ips or resolve(place.host, place.port):
             timeout = min(self.limits.connect, deadline - time.monotonic())
             if timeout <= 0:

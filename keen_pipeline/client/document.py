@@ -7,6 +7,8 @@ import re
 
 _DOCUMENTS = re.compile(r"(?:application|text)/(?:[\w.-]+\+)?(?:json|html|xml|xhtml|javascript|pdf)\b|(?:image|audio|video|font)/")
 _CSV = re.compile(r"(?:text|application)/(?:[\w.+-]*csv|comma-separated-values)\b")
+# gzip, Zstandard, ZIP, Parquet, PDF, UTF-16: a CSV is UTF-8, and zipped only by a Content-Encoding.
+_BINARY = re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|PK\x03\x04|PAR1|%PDF-|\xff\xfe|\xfe\xff")
 _MARKUP = re.compile(r"<[a-zA-Z!?/]")
 # A CSV's first column begins with none of these: a name that holds a quote is quoted.
 _JSON = re.compile(r"[{\[]\s*[\"{\[\]}]")
@@ -22,6 +24,8 @@ def why_not_csv(content_type: str, head: bytes, whole: bool) -> str | None:
     kind = content_type.strip().lower()
     if _DOCUMENTS.match(kind):
         return f"a document of type {kind.partition(';')[0].strip()}"
+    if _BINARY.match(head):
+        return "a packed or binary file"
     text = head.decode("utf-8-sig", "replace").strip()
     if _MARKUP.match(text):
         return "a web page or an XML document"

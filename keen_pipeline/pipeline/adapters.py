@@ -62,6 +62,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None, *, total_timeout: 
             limiter=limiter,
             total_timeout=total_timeout,
             allow_private_results=settings.allow_private_results,
+            use_proxies=False,  # it runs on this machine
         )
     if settings.project_id is None:
         raise ConfigurationError(f"KEEN_PROJECT_ID is not set: name the project at {settings.base_url}")

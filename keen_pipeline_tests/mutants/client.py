@@ -113,14 +113,19 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_LANDING}/test_faults.py::test_refused_transfer_names_the_error_and_leaves_the_older_file",
     ),
     # Time.
-    (f"{_CLIENT}/connection.py", "timeout = min(self._read_timeout, left)", "timeout = self._read_timeout", f"{_TIME}"),
+    (
+        f"{_CLIENT}/connection.py",
+        "timeout = min(self._read_timeout, left)",
+        "timeout = self._read_timeout",
+        f"{_TIME}::test_whole_time_is_over_within_a_wait_for_one_byte",
+    ),
     (
         f"{_CLIENT}/connection.py",
         "            raise self._over()\n        timeout",
         "            left = 1\n        timeout",
         f"{_TIME}::test_head_without_an_end_is_over_in_time",
     ),
-    (f"{_CLIENT}/results.py", "channel.limit(limits.transfer)", "pass", f"{_TIME}::test_body_that_the_time_limit_cuts_is_no_end"),
+    (f"{_CLIENT}/results.py", "channel.limit(limits.transfer)", "pass", f"{_TIME}::test_transfer_may_take_longer_than_a_call"),
     (
         f"{_CLIENT}/transport.py",
         "channel.limit(self._total_timeout, deadline)",
@@ -213,7 +218,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/wire.py",
         "identity = _identity(one)\n        try:",
         "try:\n            identity = _identity(one)",
-        f"{_API}::test_undocumented_answer_is_a_protocol_error",
+        f"{_API}::test_undocumented_answer_is_unreadable",
     ),
     (
         f"{_CLIENT}/wire.py",
@@ -221,9 +226,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "RemoteExtraction(identity, RemoteStatus.FAILED",
         f"{_API}::test_entry_of_a_list_that_is_unreadable_waits_and_says_why",
     ),
-    (f"{_CLIENT}/wire.py", "or not str(identity).isprintable()", "", f"{_API}::test_undocumented_answer_is_a_protocol_error"),
-    (f"{_CLIENT}/wire.py", "or not math.isfinite(number)", "", f"{_API}::test_undocumented_answer_is_a_protocol_error"),
-    (f"{_CLIENT}/wire.py", "not 0 <= number < 2**63", "number < 0", f"{_API}::test_undocumented_answer_is_a_protocol_error"),
+    (f"{_CLIENT}/wire.py", "or not str(identity).isprintable()", "", f"{_API}::test_undocumented_answer_is_unreadable"),
+    (f"{_CLIENT}/wire.py", "or not math.isfinite(number)", "", f"{_API}::test_undocumented_answer_is_unreadable"),
+    (f"{_CLIENT}/wire.py", "not 0 <= number < 2**63", "number < 0", f"{_API}::test_undocumented_answer_is_unreadable"),
     (
         f"{_CLIENT}/refusals.py",
         "if known and 400 <= status < 500:",

@@ -466,7 +466,7 @@ def test_post_is_repeated_where_no_connection_came_up(clock: QuickClock) -> None
         ("count", b""),
     ],
 )
-def test_undocumented_answer_is_a_protocol_error(name: str, answer: bytes, client: KeenClient, server: FaultServer) -> None:
+def test_undocumented_answer_is_unreadable(name: str, answer: bytes, client: KeenClient, server: FaultServer) -> None:
     server.api = [status(200, answer)]
     with pytest.raises(UnreadableAnswerError, match="P1"):
         CALLS[name](client)

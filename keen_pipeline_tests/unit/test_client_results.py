@@ -20,6 +20,7 @@ from keen_pipeline.errors import (
     ResultsExpiredError,
     ServiceUnavailableError,
     TransferError,
+    UnreachableError,
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import SecretUrl
@@ -189,6 +190,12 @@ def test_connection_goes_to_the_checked_address(server: FaultServer, monkeypatch
     assert server.requests[0].headers["host"] == f"results.example:{server.port}"
 
 
+def test_name_without_an_address_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+    with pytest.raises(UnreachableError, match="has no address"):
+        check("http://results.example/f", allow_private=False)
+
+
 def test_key_goes_only_to_the_services_own_origin(server: FaultServer) -> None:
     read(client(server), server.results_url)
     read(client(server), server.results_url.replace("127.0.0.1", "localhost"))
@@ -314,7 +321,7 @@ def test_part_that_is_the_rest_is_taken_with_its_validator_or_without(server: Fa
         (faults.announced(-3), "more bytes than it announced"),
         (faults.chunked(chunk=3, stop_after=2), "before the last one"),
         (faults.chunked(size_line=b"zz"), "not well-formed"),
-        (faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na,b\nXX0\r\n\r\n"), "not well-formed"),
+        (faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na,b\nXX\r\n0\r\n\r\n"), "not well-formed"),
         (faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na,b\n\r\n0\r\n" + b"X: y\r\n" * 200), "no end"),
         (faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na,b\n\r\n0\r\n"), "before the last one"),
         (faults.reset(5), "broke in the middle"),
@@ -344,6 +351,8 @@ NOT_CSV: dict[str, tuple[bytes, str]] = {
     "plain words as CSV": (b"the disk is full\n", "text/csv"),
     "words with a comma": (b"Sorry, the disk is full", "text/plain"),
     "words over lines": (b"upstream connect error\nreset reason: overflow\n", "text/plain"),
+    "a packed file": (gzip.compress(b"a,b\n1,2\n"), "text/csv"),
+    "a page in UTF-16": ("<p>the disk".encode("utf-16"), ""),
     "one word": (b"Forbidden", "text/plain"),
 }
 

@@ -78,6 +78,21 @@ def test_wait_for_one_byte_has_its_own_limit(server: FaultServer) -> None:
         made.add_events({"purchases": [{"a": 1}]})
 
 
+def test_transfer_may_take_longer_than_a_call(server: FaultServer) -> None:
+    server.body = b"a,b\n" + b"1,2\n" * 10_000
+    server.results = [faults.trickle(4000, 0.05)]
+    buffer = memoryview(bytearray(1 << 20))
+    with client(server.url, total_timeout=0.3, read_timeout=0.3).open_results(SecretUrl(server.results_url)) as stream:
+        assert sum(iter(lambda: stream.readinto(buffer), 0)) == len(server.body)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_whole_time_is_over_within_a_wait_for_one_byte(name: str, server: FaultServer) -> None:
+    server.api = server.results = [faults.stall_before_headers()]
+    with pytest.raises(RetryableError, match=r"time limit of 0\.2 s"):
+        CALLS[name](client(server.url, read_timeout=2, total_timeout=0.2, transfer_timeout=0.2))
+
+
 def test_tls_that_is_cut_without_its_closing_alert_is_no_end(server: FaultServer) -> None:
     server.body = b"a,b\n" + b"1,2\n" * 1000
     server.results = [faults.undelimited(2000), faults.undelimited()]
