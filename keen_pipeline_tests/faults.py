@@ -2,7 +2,7 @@
 
     with FaultServer(results=[cut(100), whole()], body=b"...") as server: ...
 
-With `tls` it speaks TLS; as a proxy it answers requests for any host, and `relay` takes a CONNECT on to another server.
+With `tls` it speaks TLS; as a proxy it answers requests for any host. More behaviours are in `wire_faults`.
 Each request under `/results` takes the next behaviour of `results`, every other request the next of `api`; the last one of a
 list stays. What was asked is in `server.requests`.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import select
 import socket
 import ssl
 import struct
@@ -78,19 +77,6 @@ def whole(etag: str = '"one"') -> Behaviour:
     def answer(to: Exchange) -> None:
         to.etag = etag
         to.sock.sendall(to.ranged())
-
-    return answer
-
-
-def trickle(piece: int, every: float) -> Behaviour:
-    """The file in pieces of so many bytes, `every` so many seconds; ranges and If-Range honoured."""
-
-    def answer(to: Exchange) -> None:
-        rest = to.ranged()
-        for at in range(0, len(rest), piece):
-            to.sock.sendall(rest[at : at + piece])
-            if every and to.server.ending.wait(every):
-                return
 
     return answer
 
@@ -271,54 +257,6 @@ def page() -> Behaviour:
     return status(200, b"\n<!DOCTYPE html><html><body>Please log in</body></html>", Content_Type="text/html")
 
 
-def head_drip(every: float) -> Behaviour:
-    """A head whose lines come one by one and have no end."""
-
-    def answer(to: Exchange) -> None:
-        to.sock.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-        while not to.server.ending.wait(every):
-            to.sock.sendall(b"x")
-
-    return answer
-
-
-def endless_continue() -> Behaviour:
-    """`100 Continue` for ever, as fast as they are taken."""
-
-    def answer(to: Exchange) -> None:
-        while not to.server.ending.is_set():
-            to.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
-
-    return answer
-
-
-def raw(data: bytes) -> Behaviour:
-    """These bytes, whatever they are, and the end."""
-
-    def answer(to: Exchange) -> None:
-        to.sock.sendall(data)
-
-    return answer
-
-
-def relay(port: int) -> Behaviour:
-    """What a proxy does with a CONNECT: bytes to and from 127.0.0.1:`port`, whatever host was named."""
-
-    def answer(to: Exchange) -> None:
-        to.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        near = to.sock
-        with socket.create_connection(("127.0.0.1", port)) as far:
-            while True:
-                waiting = isinstance(near, ssl.SSLSocket) and near.pending()
-                for one in [near] if waiting else select.select([near, far], [], [], 10)[0]:
-                    data = one.recv(65536)
-                    if not data:
-                        return
-                    (far if one is near else near).sendall(data)
-
-    return answer
-
-
 def redirect(location: str, code: int = 302) -> Behaviour:
     return status(code, Location=location)
 
@@ -339,18 +277,6 @@ def wrong_range() -> Behaviour:
     def answer(to: Exchange) -> None:
         to.head("206 Partial Content", ETag='"one"', Content_Length=5, Content_Range=f"bytes 1-5/{len(to.body)}")
         to.sock.sendall(to.body[1:6])
-
-    return answer
-
-
-def rest_of_another(offset: int) -> Behaviour:
-    """The range that was asked for, of a file that has changed."""
-
-    def answer(to: Exchange) -> None:
-        rest = to.body[offset:].upper()
-        extent = f"bytes {offset}-{len(to.body) - 1}/{len(to.body)}"
-        to.head("206 Partial Content", ETag='"two"', Content_Length=len(rest), Content_Range=extent)
-        to.sock.sendall(rest)
 
     return answer
 

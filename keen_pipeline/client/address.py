@@ -32,7 +32,7 @@ _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".intranet", ".lan", "
 
 @dataclass(frozen=True)
 class Address:
-    """A place to connect to. `host` is the name for TLS and the Host header; `ips`, where set, are the only ones to connect to."""
+    """A place to connect to. `host` is the name for TLS and the Host header; `ips`, if set, are the only ones to connect to."""
 
     secure: bool
     host: str

@@ -38,7 +38,7 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
             moment = parsedate_to_datetime(text)
         except (TypeError, ValueError, OverflowError):
             return None
-        # An HTTP-date is GMT by definition, also where `-0000` made the parser leave the zone out.
+        # An HTTP-date is GMT by definition, even if `-0000` made the parser leave the zone out.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         seconds = (moment - now).total_seconds()
     return min(max(seconds, 0.0), LONGEST_REFUSAL_SECONDS) if math.isfinite(seconds) else None

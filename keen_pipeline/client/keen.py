@@ -105,7 +105,7 @@ class KeenClient:
     def submit(self, request: ExtractionRequest) -> RemoteExtraction:
         """Create an extraction. Never repeated after an ambiguous failure (ServiceUnavailableError, UnreadableAnswerError).
 
-        The caller then asks `list_extractions` before it submits again. With v3.0 nothing is requested but a mail, where it
+        The caller then asks `list_extractions` before it submits again. With v3.0 nothing is requested but a mail, if one
         is wanted.
         """
         if self.api_version == "3.0":
@@ -146,7 +146,7 @@ class KeenClient:
         )
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
-        """One extraction, with a fresh results URL where it is complete. Raises ConfigurationError with v3.0, which has none."""
+        """One extraction, with a fresh results URL if it is complete. Raises ConfigurationError with v3.0, which has none."""
         if self.api_version == "3.0":
             raise ConfigurationError("KEEN_API_VERSION is 3.0, which has no id to poll: the status of an extraction needs 2.0")
         return self._transport.get(
@@ -185,7 +185,7 @@ class KeenClient:
     def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
         """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
 
-        Returns for each collection and event, in order, None where it was stored, else the service's reason.
+        Returns for each collection and event, in order, None if it was stored, else the service's reason.
         Not repeated after an ambiguous failure: some of the batch may have been stored.
         """
         number = sum(len(batch) for batch in events.values())
@@ -201,19 +201,19 @@ class KeenClient:
         self._transport.get("/", lambda answer, clean: None, self._subject("reaching the service"), self._read)
 
     def check_key(self) -> None:
-        """Ask for the project with the read key: raises AuthenticationError or NotFoundError where one is wrong."""
+        """Ask for the project with the read key: raises AuthenticationError or NotFoundError if one is wrong."""
         self.collections()
 
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Start the transfer of a result from byte `offset` (Range, with If-Range `validator`).
 
-        Raises ResultsExpiredError where the URL is no longer valid (401, 403, 404, 410), ConfigurationError where it points
+        Raises ResultsExpiredError when the URL is no longer valid (401, 403, 404, 410), ConfigurationError when it points
         to an address that is not allowed, TransferError, ServiceUnavailableError or RateLimitedError.
         """
         return self._results.open(url, offset=offset, validator=validator)
 
     def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
-        """The bytes of a complete extraction of `request`; `url` saves the first status request where it is known."""
+        """The bytes of a complete extraction of `request`; `url` saves the first status request when it is known."""
         if self.api_version == "3.0":
             return synchronous.SynchronousResults(request, self._extract_now)
         return RenewingResults(self, request.collection, extraction_id, url)

@@ -16,7 +16,7 @@ MOST_RENEWALS = 2
 
 
 class RenewingResults:
-    """The results of one extraction (a ResultsSource). `url` saves the first status request where it is known."""
+    """The results of one extraction (a ResultsSource). `url` saves the first status request when it is known."""
 
     def __init__(self, api: ExtractionApi, collection: str, extraction_id: str, url: SecretUrl | None = None) -> None:
         self._api = api
@@ -31,8 +31,8 @@ class RenewingResults:
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Request the results from byte `offset`; an expired URL is renewed up to MOST_RENEWALS times.
 
-        Raises ResultsExpiredError where fresh URLs are refused too, ServiceUnavailableError where the extraction is not
-        complete (any more), ExtractionFailedError where it failed, and what `open_results` raises.
+        Raises ResultsExpiredError when fresh URLs are refused too, ServiceUnavailableError when the extraction is not
+        complete (any more), ExtractionFailedError when it failed, and what `open_results` raises.
         """
         renewals = 0
         while True:

@@ -32,7 +32,7 @@ from keen_pipeline.ports import Clock
 MOST_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _STRONG_AFTER_SECONDS = 1.0
-"""RFC 9110, 8.8.2.2: a Last-Modified is strong where the answer's Date is at least one second later."""
+"""RFC 9110, 8.8.2.2: a Last-Modified is strong if the answer's Date is at least one second later."""
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 

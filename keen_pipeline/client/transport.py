@@ -1,4 +1,4 @@
-"""One API call: send, wait, repeat where that is safe, decode. Nothing here knows what a call is about."""
+"""One API call: send, wait, repeat when that is safe, decode. Nothing here knows what a call is about."""
 
 from __future__ import annotations
 
@@ -133,9 +133,9 @@ class ApiTransport:
         *,
         budget_wait: float = math.inf,
     ) -> Answer:
-        """POST `body` as JSON. Sent once; again only where no connection came up, so that nothing is created twice.
+        """POST `body` as JSON. Sent once; again only when no connection came up, so that nothing is created twice.
 
-        `budget_wait`: seconds to wait for the requests a minute, where that is less than the time limit of a call.
+        `budget_wait`: seconds to wait for the requests a minute, if that is less than the time limit of a call.
         """
         call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, credential, budget_wait)
         return self._decode(self._repeat(call), read, subject)

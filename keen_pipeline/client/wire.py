@@ -69,7 +69,7 @@ def _results_url(url: Any) -> SecretUrl | None:
 
 
 def _asked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked and when, of a service that says it; nothing where a part is missing or has another form."""
+    """What was asked and when, of a service that says it; nothing when a part is missing or has another form."""
     try:
         window, filters = fields["timeframe"], fields["filters"]
         return {
@@ -129,7 +129,7 @@ def read_collections(answer: Any, _: Clean) -> list[str]:
 
 
 def read_property_types(answer: Any, _: Clean) -> dict[str, str]:
-    """The schema resource's `inferred_property_types`; `string`, which all are, where `type_appearances` name several types."""
+    """The schema resource's `inferred_property_types`; `string`, which all are, when `type_appearances` name several types."""
     fields = _mapping(answer)
     details = fields.get("properties")
     types = {}
@@ -147,7 +147,7 @@ def read_schema(answer: Any, _: Clean) -> dict[str, str]:
 
 
 def read_outcomes(answer: Any, clean: Clean) -> dict[str, list[str | None]]:
-    """The batch answer: for each collection and event None where it was stored, else the service's reason."""
+    """The batch answer: for each collection and event None if it was stored, else the service's reason."""
     return {_name(name): [_outcome(one, clean) for one in _list(outcomes)] for name, outcomes in _mapping(answer).items()}
 
 

@@ -23,7 +23,7 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.transfer import download
-from keen_pipeline_tests import faults
+from keen_pipeline_tests import faults, wire_faults
 from keen_pipeline_tests.faults import Behaviour, FaultServer
 from keen_pipeline_tests.landing.conftest import KEY, Lander, example
 
@@ -70,7 +70,7 @@ RECOVERED: dict[str, Sequence[Behaviour]] = {
     "expired with 410 in the middle": [faults.cut(100_000), faults.status(410), WHOLE],
     "a web page once": [faults.page(), WHOLE],
     "an error document in the middle": [faults.cut(100_000), faults.document({"message": "busy"}), WHOLE],
-    "cut, and the rest of a changed file": [faults.cut(100_000), faults.rest_of_another(100_000), WHOLE],
+    "cut, and the rest of a changed file": [faults.cut(100_000), wire_faults.rest_of_another(100_000), WHOLE],
     "redirected once": [faults.redirect("/results/other"), WHOLE],
 }
 
@@ -101,11 +101,11 @@ REFUSED: dict[str, tuple[Sequence[Behaviour], type[KeenPipelineError]]] = {
     "a paragraph": ([faults.status(200, b"<p>the disk is full</p>")], UnreadableAnswerError),
     "a redirect to what is no URL": ([faults.redirect("http://[::1")], UnreadableAnswerError),
     "a redirect to credentials": ([faults.redirect("http://169.254.169.254/latest")], ConfigurationError),
-    "a head without an end": ([faults.head_drip(0.05)], TransferError),
-    "100 Continue without an end": ([faults.endless_continue()], TransferError),
-    "no HTTP": ([faults.raw(b"SSH-2.0-OpenSSH\r\n")], TransferError),
+    "a head without an end": ([wire_faults.head_drip(0.05)], TransferError),
+    "100 Continue without an end": ([wire_faults.endless_continue()], TransferError),
+    "no HTTP": ([wire_faults.raw(b"SSH-2.0-OpenSSH\r\n")], TransferError),
     "a chunk's length in letters": (
-        [faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz")],
+        [wire_faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz")],
         TransferError,
     ),
 }

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.errors import TransferError
-from keen_pipeline_tests import faults, tls
+from keen_pipeline_tests import faults, tls, wire_faults
 from keen_pipeline_tests.faults import Behaviour, FaultServer
 from keen_pipeline_tests.landing.conftest import Lander, example
 
-SLOW = faults.trickle(10_000, 0.02)
+SLOW = wire_faults.trickle(10_000, 0.02)
 LANDED: dict[str, Sequence[Behaviour]] = {
     "nothing wrong": [faults.whole()],
-    "small records": [faults.trickle(200, 0)],
+    "small records": [wire_faults.trickle(200, 0)],
     "cut by the time limit again and again": [SLOW],
-    "cut by it in small records": [faults.trickle(3000, 0.001)],
+    "cut by it in small records": [wire_faults.trickle(3000, 0.001)],
     "cut by it, then reset, then whole": [SLOW, faults.reset(30_000), faults.cut(1), SLOW, faults.whole()],
     "cut by it, and no ranges": [SLOW, faults.no_ranges()],
     "chunked and cut": [faults.chunked(stop_after=100), faults.chunked()],
@@ -61,5 +61,5 @@ def test_cuts_by_the_time_limit_are_resumed_and_logged(lander: Lander, caplog: p
 
 def test_transfer_that_gets_no_further_is_given_up(lander: Lander) -> None:
     with pytest.raises(TransferError, match=r"time limit of 0\.3 s"):
-        lander.land([faults.trickle(100, 0.1)])
+        lander.land([wire_faults.trickle(100, 0.1)])
     assert not list(lander.root.rglob("*.csv"))

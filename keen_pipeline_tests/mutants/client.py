@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 _CLIENT, _TRANSFER = "keen_pipeline/client", "keen_pipeline/landing/transfer"
-_UNIT, _LANDING = "keen_pipeline_tests/unit", "keen_pipeline_tests/landing"
-_API = f"{_UNIT}/test_client.py"
-_RESULTS = f"{_UNIT}/test_client_results.py"
-_PROXY = f"{_UNIT}/test_client_proxy.py"
-_TIME = f"{_UNIT}/test_client_time.py"
-_WORDS = f"{_UNIT}/test_client_words.py"
+_TESTS, _LANDING = "keen_pipeline_tests/client", "keen_pipeline_tests/landing"
+_CALLS, _ANSWERS = f"{_TESTS}/test_calls.py", f"{_TESTS}/test_answers.py"
+_RESULTS, _ADDRESSES = f"{_TESTS}/test_results.py", f"{_TESTS}/test_addresses.py"
+_PROXIES, _TIMES, _WORDS = f"{_TESTS}/test_proxies.py", f"{_TESTS}/test_times.py", f"{_TESTS}/test_words.py"
 _DOWNLOAD = f"{_LANDING}/test_download.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
@@ -104,7 +102,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/connection.py",
         "self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)",
         "self._context.wrap_socket(sock, server_hostname=host)",
-        f"{_TIME}::test_tls_that_is_cut_without_its_closing_alert_is_no_end",
+        f"{_TIMES}::test_tls_that_is_cut_without_its_closing_alert_is_no_end",
     ),
     (
         f"{_TRANSFER}/decode.py",
@@ -117,38 +115,38 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/connection.py",
         "timeout = min(self._read_timeout, left)",
         "timeout = self._read_timeout",
-        f"{_TIME}::test_whole_time_is_over_within_a_wait_for_one_byte",
+        f"{_TIMES}::test_whole_time_is_over_within_a_wait_for_one_byte",
     ),
     (
         f"{_CLIENT}/connection.py",
         "            raise self._over()\n        timeout",
         "            left = 1\n        timeout",
-        f"{_TIME}::test_head_without_an_end_is_over_in_time",
+        f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
-    (f"{_CLIENT}/results.py", "channel.limit(limits.transfer)", "pass", f"{_TIME}::test_transfer_may_take_longer_than_a_call"),
+    (f"{_CLIENT}/results.py", "channel.limit(limits.transfer)", "pass", f"{_TIMES}::test_transfer_may_take_longer_than_a_call"),
     (
         f"{_CLIENT}/transport.py",
         "channel.limit(self._total_timeout, deadline)",
         "pass",
-        f"{_TIME}::test_head_without_an_end_is_over_in_time",
+        f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
     (
         f"{_CLIENT}/connection.py",
         "channel.limit(min(self.limits.connect, deadline - time.monotonic()))",
         "pass",
-        f"{_PROXY}::test_tunnel_that_never_answers_ends_in_time",
+        f"{_PROXIES}::test_tunnel_that_never_answers_ends_in_time",
     ),
     (
         f"{_CLIENT}/transport.py",
         "if channel_of(kept).is_idle():",
         "if True:",
-        f"{_TIME}::test_kept_connections_serve_many_threads_and_are_left_when_the_service_closes_them",
+        f"{_TIMES}::test_kept_connection_that_the_service_has_closed_is_not_used",
     ),
     (
         f"{_CLIENT}/transport.py",
         "if kept and len(self._idle) < _MOST_IDLE:",
         "if False:",
-        f"{_TIME}::test_connection_is_kept_between_two_calls",
+        f"{_TIMES}::test_connection_is_kept_between_two_calls",
     ),
     (
         f"{_TRANSFER}/download.py",
@@ -179,76 +177,81 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/results.py",
         'is_private_host(urlsplit(base_url).hostname or "")',
         "True",
-        f"{_RESULTS}::test_loopback_is_refused_for_a_public_service_whatever_its_name_resolves_to",
+        f"{_ADDRESSES}::test_loopback_is_refused_for_a_public_service_whatever_its_name_resolves_to",
     ),
     (
         f"{_CLIENT}/address.py",
         "if any(is_never_followed(address) for address in addresses):",
         "if False:",
-        f"{_RESULTS}::test_addresses_of_credentials_are_never_followed",
+        f"{_ADDRESSES}::test_addresses_of_credentials_are_never_followed",
     ),
     (
         f"{_CLIENT}/address.py",
         "found.extend(address.teredo)",
         "pass",
-        f"{_RESULTS}::test_which_addresses_are_public_and_which_are_never_followed",
+        f"{_ADDRESSES}::test_which_addresses_are_public_and_which_are_never_followed",
     ),
     (
         f"{_CLIENT}/address.py",
         "without = address.packed[:8] + address.packed[9:]",
         "without = address.packed",
-        f"{_RESULTS}::test_which_addresses_are_public_and_which_are_never_followed",
+        f"{_ADDRESSES}::test_which_addresses_are_public_and_which_are_never_followed",
     ),
-    (f"{_CLIENT}/address.py", " fec0::/10", "", f"{_RESULTS}::test_an_own_list_stands_beside_pythons"),
-    (f"{_CLIENT}/address.py", "() if by_proxy else ips", "()", f"{_RESULTS}::test_connection_goes_to_the_checked_address"),
+    (f"{_CLIENT}/address.py", " fec0::/10", "", f"{_ADDRESSES}::test_an_own_list_stands_beside_pythons"),
+    (f"{_CLIENT}/address.py", "() if by_proxy else ips", "()", f"{_ADDRESSES}::test_connection_goes_to_the_checked_address"),
     (
         f"{_CLIENT}/address.py",
         'return "." not in name or name.endswith(_PRIVATE_SUFFIXES)',
         'return "." not in name',
-        f"{_RESULTS}::test_private_name_is_refused_though_a_proxy_resolves_it",
+        f"{_ADDRESSES}::test_private_name_is_refused_though_a_proxy_resolves_it",
     ),
     (
         f"{_CLIENT}/address.py",
         "socket.inet_aton(host)",
         "socket.inet_pton(socket.AF_INET, host)",
-        f"{_RESULTS}::test_private_address_in_any_spelling_is_refused",
+        f"{_ADDRESSES}::test_private_address_in_any_spelling_is_refused",
     ),
     # What an answer says.
     (
         f"{_CLIENT}/wire.py",
         "identity = _identity(one)\n        try:",
         "try:\n            identity = _identity(one)",
-        f"{_API}::test_undocumented_answer_is_unreadable",
+        f"{_ANSWERS}::test_undocumented_answer_is_unreadable",
     ),
     (
         f"{_CLIENT}/wire.py",
         "RemoteExtraction(identity, RemoteStatus.PENDING",
         "RemoteExtraction(identity, RemoteStatus.FAILED",
-        f"{_API}::test_entry_of_a_list_that_is_unreadable_waits_and_says_why",
+        f"{_ANSWERS}::test_entry_of_a_list_that_is_unreadable_waits_and_says_why",
     ),
-    (f"{_CLIENT}/wire.py", "or not str(identity).isprintable()", "", f"{_API}::test_undocumented_answer_is_unreadable"),
-    (f"{_CLIENT}/wire.py", "or not math.isfinite(number)", "", f"{_API}::test_undocumented_answer_is_unreadable"),
-    (f"{_CLIENT}/wire.py", "not 0 <= number < 2**63", "number < 0", f"{_API}::test_undocumented_answer_is_unreadable"),
+    (f"{_CLIENT}/wire.py", "or not str(identity).isprintable()", "", f"{_ANSWERS}::test_undocumented_answer_is_unreadable"),
+    (f"{_CLIENT}/wire.py", "or not math.isfinite(number)", "", f"{_ANSWERS}::test_undocumented_answer_is_unreadable"),
+    (f"{_CLIENT}/wire.py", "not 0 <= number < 2**63", "number < 0", f"{_ANSWERS}::test_undocumented_answer_is_unreadable"),
     (
         f"{_CLIENT}/refusals.py",
         "if known and 400 <= status < 500:",
         "if 400 <= status < 500:",
-        f"{_API}::test_answer_that_is_not_keens_says_nothing_about_an_extraction",
+        f"{_ANSWERS}::test_answer_that_is_not_keens_says_nothing_about_an_extraction",
     ),
     (
         f"{_CLIENT}/transport.py",
         'or (method == "GET" and not unread)',
         "or not unread",
-        f"{_API}::test_post_is_never_repeated_after_an_ambiguous_failure",
+        f"{_CALLS}::test_post_is_never_repeated_after_an_ambiguous_failure",
     ),
     (
         f"{_CLIENT}/transport.py",
         "if success and response.length and len(pieces) <= most:",
         "if False:",
-        f"{_API}::test_cut_answer_of_a_get_is_repeated",
+        f"{_ANSWERS}::test_cut_answer_of_a_get_is_repeated",
     ),
-    (f"{_CLIENT}/transport.py", "if origin(target) != origin(url):", "if False:", f"{_API}::test_key_never_goes_to_another_host"),
-    (f"{_CLIENT}/transport.py", "most + 1 - len(out)", "0", f"{_API}::test_zipped_answer_is_bounded_as_unzipped"),
+    (
+        f"{_CLIENT}/transport.py",
+        "if origin(target) != origin(url):",
+        "if False:",
+        f"{_ANSWERS}::test_key_never_goes_to_another_host",
+    ),
+    (f"{_CLIENT}/transport.py", "most + 1 - len(out)", "0", f"{_ANSWERS}::test_zipped_answer_is_bounded_as_unzipped"),
     (
         f"{_CLIENT}/document.py",
         "    if _JSON.match(text) or (whole and _is_json(text)):\n",
@@ -277,12 +280,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_CLIENT}/scrub.py", 'quote(secret, safe="")', "secret", f"{_WORDS}::test_words_are_cleaned_of_what_is_not_for_readers"),
     (f"{_CLIENT}/scrub.py", "key=len, reverse=True", "key=len", f"{_WORDS}::test_words_are_cleaned_of_what_is_not_for_readers"),
     (f"{_CLIENT}/scrub.py", 'frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})', 'frozenset({"Cc", "Cf"})', f"{_WORDS}"),
-    (f"{_CLIENT}/scrub.py", 'key = (key or "").strip()', 'key = key or ""', f"{_API}::test_key_is_stripped_at_the_door"),
+    (f"{_CLIENT}/scrub.py", 'key = (key or "").strip()', 'key = key or ""', f"{_CALLS}::test_key_is_stripped_at_the_door"),
     (
         f"{_CLIENT}/scrub.py",
         '"!" <= character <= "~"',
         '"!" <= character',
-        f"{_API}::test_key_that_no_header_can_carry_is_refused_by_name",
+        f"{_CALLS}::test_key_that_no_header_can_carry_is_refused_by_name",
     ),
     (
         f"{_CLIENT}/wire.py",
@@ -295,25 +298,25 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/keen.py",
         "Scrubber((*keys, *connector.proxies.secrets))",
         "Scrubber(keys)",
-        f"{_PROXY}::test_proxys_password_shows_nowhere",
+        f"{_PROXIES}::test_proxys_password_shows_nowhere",
     ),
     (
         f"{_CLIENT}/proxy.py",
         "return True\n        address",
         "return False\n        address",
-        f"{_PROXY}::test_no_proxy_is_a_list_of_hosts_and_networks",
+        f"{_PROXIES}::test_no_proxy_is_a_list_of_hosts_and_networks",
     ),
     (
         f"{_CLIENT}/proxy.py",
         "if address in ipaddress.ip_network(entry.strip(), strict=False):",
         "if False:",
-        f"{_PROXY}::test_no_proxy_is_a_list_of_hosts_and_networks",
+        f"{_PROXIES}::test_no_proxy_is_a_list_of_hosts_and_networks",
     ),
     (
         f"{_CLIENT}/connection.py",
         'headers=proxy.headers | {"Host"',
         'headers={"Host"',
-        f"{_PROXY}::test_tls_goes_through_a_tunnel_end_to_end",
+        f"{_PROXIES}::test_tls_goes_through_a_tunnel_end_to_end",
     ),
     (
         f"{_TRANSFER}/intake.py",

@@ -1,4 +1,4 @@
-"""The whole body, over as many connections as it takes: resumed where the server can, begun again where it can't."""
+"""The whole body, over as many connections as it takes: resumed if the server can, begun again if it can't."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Download:
         return intake
 
     def _resume(self, stream: ResultsStream) -> Intake:
-        """The intake that goes on, where `stream` is the rest of the same file, else a fresh one on an empty stage."""
+        """The intake that goes on if `stream` is the rest of the same file, else a fresh one on an empty stage."""
         same = self._intake is not None and stream.encoding == self._content_encoding and self._total in (None, stream.total)
         check_size(stream.total, self._most)
         if same and self._intake is not None and stream.start == self._intake.received and stream.start > 0:

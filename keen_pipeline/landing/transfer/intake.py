@@ -65,7 +65,7 @@ class Intake:
         Raises what the stream raises (what came before is taken), TransferError (a damaged content coding), ExtractionTooLargeError
         or OSError.
         What the verifier refuses is raised by `finish`: a gzip's check sum may say that the transfer was at fault, and what is
-        kept aside shall be the whole file.
+        kept aside should be the whole file.
         """
         buffer = self._buffers.take()
         filled, got = 0, 1
@@ -80,7 +80,7 @@ class Intake:
         return got > 0
 
     def finish(self) -> None:
-        """The body is over. Raises as `feed`, and VerificationError where the CSV is not whole; the stage holds all that came."""
+        """The body is over. Raises as `feed`, and VerificationError when the CSV is not whole; the stage holds all that came."""
         if self._decoder is not None:
             self._decoder.finish()
         for lane in self._lanes:

@@ -12,7 +12,8 @@ import pytest
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError, TransferError, UnreachableError
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests import faults, tls
+from keen_pipeline_tests import faults, tls, wire_faults
+from keen_pipeline_tests.client.calls import QuickClock
 from keen_pipeline_tests.faults import FaultServer, document
 
 pytestmark = pytest.mark.timeout(20)
@@ -36,7 +37,9 @@ def client(url: str, **limits: float) -> KeenClient:
     return KeenClient(url, "P1", **keys, **({"total_timeout": 0.4, "read_timeout": 5} | limits))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fault", [faults.head_drip(0.02), faults.endless_continue()], ids=["dripped head", "endless 100"])
+@pytest.mark.parametrize(
+    "fault", [wire_faults.head_drip(0.02), wire_faults.endless_continue()], ids=["dripped head", "endless 100"]
+)
 @pytest.mark.parametrize("name", CALLS)
 def test_head_without_an_end_is_over_in_time(name: str, fault: faults.Behaviour, server: FaultServer) -> None:
     server.api = server.results = [fault]
@@ -80,7 +83,7 @@ def test_wait_for_one_byte_has_its_own_limit(server: FaultServer) -> None:
 
 def test_transfer_may_take_longer_than_a_call(server: FaultServer) -> None:
     server.body = b"a,b\n" + b"1,2\n" * 10_000
-    server.results = [faults.trickle(4000, 0.05)]
+    server.results = [wire_faults.trickle(4000, 0.05)]
     buffer = memoryview(bytearray(1 << 20))
     with client(server.url, total_timeout=0.3, read_timeout=0.3).open_results(SecretUrl(server.results_url)) as stream:
         assert sum(iter(lambda: stream.readinto(buffer), 0)) == len(server.body)
@@ -148,6 +151,29 @@ def test_kept_connections_serve_many_threads_and_are_left_when_the_service_close
     made.close()
     server.api = [document([])]
     assert made.list_extractions("purchases") == {}
+
+
+def test_kept_connection_that_the_service_has_closed_is_not_used() -> None:
+    closed, clock = threading.Event(), QuickClock()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                sock, _ = listener.accept()
+                with sock:
+                    while b"\r\n\r\n" not in sock.recv(65536):
+                        pass
+                    sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+                closed.set()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with KeenClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "P1", read_key="read-key-77aa", clock=clock) as made:
+            made.list_extractions("purchases")
+            closed.wait(10)
+            made.list_extractions("purchases")
+        thread.join()
+    assert clock.slept == []  # nothing was tried again
 
 
 def test_connection_is_kept_between_two_calls() -> None:

@@ -15,7 +15,7 @@ from keen_pipeline.client.address import Address
 from keen_pipeline.client.proxy import Proxies
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError, UnreachableError
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests import faults, tls
+from keen_pipeline_tests import faults, tls, wire_faults
 from keen_pipeline_tests.faults import FaultServer, document, status
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -75,7 +75,7 @@ def test_plain_requests_go_to_the_proxy_which_resolves_the_names(
 @pytest.mark.parametrize("over_tls", [False, True], ids=["proxy over http", "proxy over https"])
 def test_tls_goes_through_a_tunnel_end_to_end(over_tls: bool, secure: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     context = tls.server_context() if over_tls else None
-    with FaultServer(api=[faults.relay(secure.port)], tls=context) as proxy:
+    with FaultServer(api=[wire_faults.relay(secure.port)], tls=context) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("://", "://user:pa%40ss@"))
         made = client("https://keen.example")
         assert made.collections() == []
@@ -163,7 +163,7 @@ def test_refused_tunnel_is_no_connection(code: int, proxy: FaultServer, monkeypa
 
 
 def test_tunnel_that_never_answers_ends_in_time(proxy: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy.api = [faults.endless_continue()]
+    proxy.api = [wire_faults.endless_continue()]
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     made = KeenClient("https://keen.example", "P1", read_key="read-key-77aa", connect_timeout=0.3, total_timeout=0.5)
     with pytest.raises(ServiceUnavailableError, match="no connection to keen"):
