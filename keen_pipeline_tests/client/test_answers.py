@@ -26,17 +26,7 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import RemoteStatus, SecretUrl
 from keen_pipeline_tests import faults, wire_faults
-from keen_pipeline_tests.client.calls import (
-    CALLS,
-    COMPLETE,
-    DAY,
-    READ,
-    REQUEST,
-    UTC,
-    WRITE,
-    Budget,
-    QuickClock,
-)
+from keen_pipeline_tests.client.calls import CALLS, COMPLETE, DAY, READ, REQUEST, UTC, WRITE, Budget, QuickClock
 from keen_pipeline_tests.faults import FaultServer, document, status
 
 
