@@ -7,7 +7,9 @@ cloud hands out its machines' credentials are never followed.
 from __future__ import annotations
 
 import ipaddress
+import queue
 import socket
+import threading
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -96,15 +98,27 @@ def _within(address: IpAddress) -> list[ipaddress.IPv4Address]:
     return found
 
 
-def resolve(host: str, port: int) -> tuple[str, ...]:
-    """Every IP address of `host`. Raises UnreachableError when the name can't be resolved now."""
+def resolve(host: str, port: int, seconds: float) -> tuple[str, ...]:
+    """Every IP address of `host`. Raises UnreachableError when the name can't be resolved within `seconds`."""
+    answer: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError):  # UnicodeError, for a name that is none, is a ValueError
+            found = []
+        answer.put(tuple(dict.fromkeys(str(info[4][0]) for info in found)))
+
+    if literal(host) is not None:
+        ask()
+    else:  # the system's resolver takes its own time, which nothing cuts short
+        threading.Thread(target=ask, name="resolve", daemon=True).start()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, ValueError):  # UnicodeError, for a name that is none, is a ValueError
-        raise UnreachableError(f"the host {host} can't be resolved") from None
-    ips = tuple(dict.fromkeys(str(info[4][0]) for info in found))
+        ips = answer.get(timeout=max(0.0, seconds))
+    except queue.Empty:
+        raise UnreachableError(f"the host {host} can't be resolved within {seconds:.3g} s") from None
     if not ips:
-        raise UnreachableError(f"the host {host} has no address")
+        raise UnreachableError(f"the host {host} can't be resolved")
     return ips
 
 
@@ -121,10 +135,10 @@ def split_url(url: str) -> tuple[SplitResult, Address]:
     return parts, Address(secure=secure, host=host, port=port or (443 if secure else 80))
 
 
-def checked(place: Address, *, allow_private: bool, by_proxy: bool = False) -> Address:
+def checked(place: Address, *, allow_private: bool, by_proxy: bool = False, seconds: float = 10.0) -> Address:
     """`place` with the addresses to connect to, each of them checked: the name can't change its mind in between.
 
-    `by_proxy`: the proxy resolves the name, so only what the name says itself can be checked.
+    `by_proxy`: the proxy resolves the name, so only what the name says itself can be checked. `seconds`: for looking it up.
     Raises ConfigurationError for an address that is not allowed, UnreachableError when the name can't be resolved.
     """
     written = literal(place.host)
@@ -132,7 +146,7 @@ def checked(place: Address, *, allow_private: bool, by_proxy: bool = False) -> A
     if written is not None:
         ips: tuple[str, ...] = (str(written),)
     else:
-        ips = () if by_proxy or (private and not allow_private) else resolve(place.host, place.port)
+        ips = () if by_proxy or (private and not allow_private) else resolve(place.host, place.port, seconds)
     addresses = [ipaddress.ip_address(ip.partition("%")[0]) for ip in ips]
     if any(is_never_followed(address) for address in addresses):
         raise ConfigurationError(

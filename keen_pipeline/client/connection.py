@@ -181,7 +181,7 @@ class Connector:
 
     def _reach(self, place: Address, deadline: float) -> socket.socket:
         why = ""
-        for ip in place.ips or resolve(place.host, place.port):
+        for ip in place.ips or resolve(place.host, place.port, deadline - time.monotonic()):
             timeout = min(self.limits.connect, deadline - time.monotonic())
             if timeout <= 0:
                 why = "no time was left for it"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import re
+import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import quote, urljoin, urlsplit
@@ -36,6 +38,17 @@ _STRONG_AFTER_SECONDS = 1.0
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is wanted of a URL; the heads of all its redirects have `seconds` together, until `deadline` of time.monotonic."""
+
+    offset: int
+    validator: str | None
+    subject: Subject | None
+    seconds: float
+    deadline: float
+
+
 class ResultsOpener:
     """Opens results URLs for one client. The key goes along only to the service's own origin."""
 
@@ -59,34 +72,35 @@ class ResultsOpener:
     def open(self, secret: SecretUrl, *, offset: int, validator: str | None, subject: Subject | None = None) -> ResultsBody:
         """See `KeenClient.open_results`. `subject`: the URL is a query of the API itself, which says what is wrong with it."""
         url = secret.reveal()
+        limits = self._connector.limits
+        seconds = min(max(limits.total, limits.read), limits.transfer)
+        asked = _Asked(offset, validator, subject, seconds, time.monotonic() + seconds)
         for _ in range(MOST_REDIRECTS + 1):
             parts, place = split_url(url)
             by_proxy = self._connector.proxies.of(place) is not None
-            address = checked(place, allow_private=self._allow_private, by_proxy=by_proxy)
+            address = checked(place, allow_private=self._allow_private, by_proxy=by_proxy, seconds=limits.connect)
             path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_CHARACTERS, errors="replace")
-            answer = self._request(url, path, address, offset, validator, subject)
+            answer = self._request(url, path, address, asked)
             if isinstance(answer, ResultsBody):
                 return answer
             url = _redirected(url, answer)
         raise UnreadableAnswerError(f"results: the URL redirects more than {MOST_REDIRECTS} times in a row")
 
     # The answer's body, or the Location of a redirect.
-    def _request(
-        self, url: str, path: str, address: Address, offset: int, validator: str | None, subject: Subject | None
-    ) -> ResultsBody | str:
+    def _request(self, url: str, path: str, address: Address, asked: _Asked) -> ResultsBody | str:
         limits = self._connector.limits
-        connection = self._connector.connect(address, limits.connect)
+        connection = self._connector.connect(address, min(limits.connect, asked.deadline - time.monotonic()))
         channel = channel_of(connection)
-        channel.limit(min(max(limits.total, limits.read), limits.transfer))
+        channel.limit(asked.seconds, asked.deadline)
         answer: ResultsBody | str = ""
         try:
             with translated(address.host, lambda why: TransferError(f"results: {address.host} gave no whole answer ({why})")):
                 line, extra = self._connector.target(address, path)
-                connection.request("GET", line, headers=self._headers(url, offset, validator) | extra)
+                connection.request("GET", line, headers=self._headers(url, asked) | extra)
                 response = connection.getresponse()
-                if extra or line != path:
+                if line != path:
                     refuse_proxy(response.status, self._connector.proxies.of(address))
-                answer = self._answer(response, channel, address.host, offset, validator, subject)
+                answer = self._answer(response, channel, address.host, asked)
             if isinstance(answer, ResultsBody):
                 self._check_content(response, answer)
                 channel.limit(limits.transfer)
@@ -97,27 +111,19 @@ class ResultsOpener:
             channel.end()
         return answer
 
-    def _headers(self, url: str, offset: int, validator: str | None) -> dict[str, str]:
+    def _headers(self, url: str, asked: _Asked) -> dict[str, str]:
         headers = {"Accept": "text/csv, */*;q=0.5", "Accept-Encoding": "gzip, identity;q=0.9", "Connection": "close"}
-        if offset and validator:
-            headers["Range"] = f"bytes={offset}-"
-            headers["If-Range"] = validator
+        if asked.offset and asked.validator:
+            headers["Range"] = f"bytes={asked.offset}-"
+            headers["If-Range"] = asked.validator
         if self._credential.key and origin(url) == origin(self._base_url):
             headers["Authorization"] = self._credential.key
         return headers
 
-    def _answer(
-        self,
-        response: http.client.HTTPResponse,
-        channel: Channel,
-        host: str,
-        offset: int,
-        validator: str | None,
-        subject: Subject | None,
-    ) -> ResultsBody | str:
+    def _answer(self, response: http.client.HTTPResponse, channel: Channel, host: str, asked: _Asked) -> ResultsBody | str:
         status = response.status
-        if subject is not None and status >= 400:
-            raise self._refused_query(response, subject)
+        if asked.subject is not None and status >= 400:
+            raise self._refused_query(response, asked.subject)
         if status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
             return str(response.headers["Location"])
         if status not in (200, 206):
@@ -125,11 +131,11 @@ class ResultsOpener:
         encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip"):
             raise UnreadableAnswerError(f"results: the Content-Encoding {self._scrub(encoding)!r} was not asked for")
-        start, total = _extent(response, offset)
+        start, total = _extent(response, asked.offset)
         found = strong_validator(response.headers)
-        if start and found is not None and found != validator:
+        if start and found is not None and found != asked.validator:
             raise TransferError("results: the file changed between two requests, though the service sent its rest")
-        kept = found or (validator if start else None)
+        kept = found or (asked.validator if start else None)
         return ResultsBody(response, channel, host, start=start, total=total, validator=kept)
 
     def _check_content(self, response: http.client.HTTPResponse, body: ResultsBody) -> None:

@@ -93,7 +93,7 @@ def test_transfer_may_take_longer_than_a_call(server: FaultServer) -> None:
 def test_whole_time_is_over_within_a_wait_for_one_byte(name: str, server: FaultServer) -> None:
     server.api = server.results = [faults.stall_before_headers()]
     with pytest.raises(RetryableError, match=r"time limit of 0\.2 s"):
-        CALLS[name](client(server.url, read_timeout=2, total_timeout=0.2, transfer_timeout=0.2))
+        CALLS[name](client(server.url, read_timeout=600, total_timeout=0.2, transfer_timeout=0.2))
 
 
 def test_tls_that_is_cut_without_its_closing_alert_is_no_end(server: FaultServer) -> None:
@@ -127,6 +127,26 @@ def test_service_that_says_nothing_in_its_handshake_is_given_up() -> None:
         for call in (CALLS["get"], CALLS["results"]):
             with pytest.raises(UnreachableError, match="no connection to 127"):
                 call(client(url, connect_timeout=0.2, total_timeout=0.3))
+
+
+def test_name_that_nobody_resolves_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [silence.wait(60)][1:])
+    try:
+        for call in (CALLS["post"], CALLS["results"]):
+            with pytest.raises(UnreachableError, match=r"keen\.example can't be resolved within 0\.\d* s"):
+                call(client("https://keen.example", connect_timeout=0.2, total_timeout=0.3))
+    finally:
+        silence.set()
+
+
+def test_redirects_have_one_time_together() -> None:
+    def slow(to: faults.Exchange) -> None:
+        to.server.ending.wait(0.15)
+        faults.redirect("/results/again")(to)
+
+    with FaultServer(results=[slow]) as server, pytest.raises(RetryableError, match=r"time limit of 0\.4 s"):
+        CALLS["results"](client(server.url, read_timeout=0.4))
 
 
 def test_kept_connections_serve_many_threads_and_are_left_when_the_service_closes_them(server: FaultServer) -> None:

@@ -149,6 +149,14 @@ def test_failures_without_a_new_byte_have_a_bound() -> None:
     assert len(answers.asked) == download.MOST_FAILURES
 
 
+def test_cuts_that_each_bring_a_byte_are_not_in_a_row() -> None:
+    number = 2 * download.MOST_FAILURES
+    pieces = [Stream(BODY[at : at + 1], start=at, broken=True) for at in range(1, number)]
+    answers = Answers(cut(1), *pieces, Stream(BODY[number:], start=number))
+    assert answers.land() == BODY
+    assert max(answers.slept) <= download.FIRST_WAIT_SECONDS
+
+
 def test_connections_have_a_bound_though_each_brings_a_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MOST_CONNECTIONS", 8)
     answers = Answers(cut(1), *(Stream(BODY[at : at + 1], start=at, broken=True) for at in range(1, 60)))

@@ -25,11 +25,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/results.py",
-        "found is not None and found != validator",
+        "found is not None and found != asked.validator",
         "False",
         f"{_RESULTS}::test_part_that_is_not_the_rest_of_the_same_file_is_refused_by_itself",
     ),
-    (f"{_CLIENT}/results.py", 'headers["If-Range"] = validator', "pass", f"{_RESULTS}::test_range_is_asked_for_with_the_validator"),
+    (
+        f"{_CLIENT}/results.py",
+        'headers["If-Range"] = asked.validator',
+        "pass",
+        f"{_RESULTS}::test_range_is_asked_for_with_the_validator",
+    ),
     (f"{_CLIENT}/results.py", "age >= _STRONG_AFTER_SECONDS", "age >= 0", f"{_RESULTS}::test_only_a_strong_validator_is_used"),
     (
         f"{_TRANSFER}/download.py",
@@ -158,7 +163,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_TRANSFER}/download.py",
         "failures = 1 if self._furthest > before else failures + 1",
         "failures = failures + 1",
-        f"{_LANDING}/test_tls.py",
+        f"{_DOWNLOAD}::test_cuts_that_each_bring_a_byte_are_not_in_a_row",
     ),
     # Where a results URL may lead.
     (
