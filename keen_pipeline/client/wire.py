@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,9 +106,8 @@ def read_extractions(answer: Any, clean: Clean) -> dict[str, RemoteExtraction]:
 def read_count(answer: Any, _: Clean) -> int:
     """`{"result": n}` with a whole number n >= 0 that a database can hold."""
     number = _result(answer)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-        raise WrongShape("`result` is not a count")
-    if not 0 <= number < 2**63 or number != int(number):
+    # What isn't finite is not within the bounds either.
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**63 or number != int(number):
         raise WrongShape("`result` is not a count")
     return int(number)
 
