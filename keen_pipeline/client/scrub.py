@@ -25,7 +25,7 @@ _TERMINAL = re.compile(
 # Control, format (bidi overrides too), surrogate and unassigned characters.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 # A results URL opens the file to whoever reads it. JSON may have escaped its slashes, a query its colon.
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*(?::|%3a)(?:(?:\\?/)|%2f){2}[^\s\"'<>]+", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}(?::|%3a)(?:(?:\\?/)|%2f){2}[^\s\"'<>]+", re.IGNORECASE)
 _NAMES = (
     r"[\w-]*(?:api[_-]?key|(?:read|write|master|access|secret)[_-]?key(?:[_-]?id)?|signature|credential|security[_-]token|token"
     r"|password|secret)|sig|authorization"

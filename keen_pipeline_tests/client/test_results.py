@@ -173,6 +173,7 @@ def test_body_that_is_not_whole_is_refused_by_itself(answer: faults.Behaviour, w
 NOT_CSV: dict[str, tuple[bytes, str]] = {
     "an error document": (b'{"message": "the disk is full", "error_code": "X"}', "application/octet-stream"),
     "and with white space": (b' \r\n{\n  "message": "the disk is full"}', ""),
+    "a long document": (b'{"message": "the disk is full, and more", "x": "' + b"y,y" * 1000 + b'"}', ""),
     "an empty object": (b"{}", "text/csv"),
     "a list": (b'[{"message": "the disk is full"}]', ""),
     "a list of numbers": (b"[1, 2]", ""),

@@ -77,6 +77,12 @@ def test_words_have_a_bound() -> None:
     assert READ[:6] not in SCRUB("y" * (LONGEST_TEXT - 10) + f" {READ} and more")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["a.", "a", "https:/", "key-", "\x9d", "\x1b[", "token:", "\\\"'"])
+def test_text_that_repeats_itself_is_cleaned_in_linear_time(piece: str) -> None:
+    assert len(SCRUB(piece * 100_000)) <= LONGEST_TEXT
+
+
 @given(st.text(st.characters(), max_size=60), st.sampled_from([READ, WRITE, MASTER, URL, "\x1b[0m"]), st.text(st.characters()))
 def test_no_text_gets_a_secret_or_a_control_character_through(before: str, secret: str, after: str) -> None:
     said = SCRUB(f"{before} {secret} {after}")
