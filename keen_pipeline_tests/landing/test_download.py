@@ -171,6 +171,10 @@ def test_waits_grow_and_a_long_wish_is_the_callers() -> None:
         answers.land()
     first, second, third, fourth = answers.slept
     assert 0.1 * download.FIRST_WAIT_SECONDS < first < second * 2 < third * 4 < fourth * 8
+    answers = Answers(RateLimitedError("busy", retry_after=31), Stream(BODY))
+    with pytest.raises(RateLimitedError):
+        answers.land()
+    assert answers.slept == []
     answers = Answers(ServiceUnavailableError("busy", retry_after=7), Stream(BODY))
     answers.land()
     assert answers.slept == [7]
