@@ -46,8 +46,8 @@ def _csv_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:
     if len(head) < HEAD_BYTES:
         reader.end()  # else the last record may go on
     reader.next()
-    for record in reader:
-        yield ["" if is_null(cell) else value_of(cell).decode("utf-8", "replace") for cell in record.cells]
+    for cells, _ in reader:
+        yield ["" if is_null(cell) else value_of(cell).decode("utf-8", "replace") for cell in cells]
 
 
 def _parquet_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:

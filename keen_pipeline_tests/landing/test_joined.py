@@ -46,7 +46,7 @@ def rows_of(data: bytes) -> list[list[bytes]]:
     reader = RecordReader()
     reader.add(data)
     reader.end()
-    return [record.cells for record in reader]
+    return [cells for cells, _ in reader]
 
 
 @st.composite

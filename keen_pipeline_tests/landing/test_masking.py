@@ -99,6 +99,14 @@ def test_without_a_mask_for_its_columns_a_file_is_as_it_came() -> None:
     assert (out, masker.absent, masker.masked) == (data, ("body:phone",), {})
 
 
+def test_what_is_no_value_for_parquet_is_none_for_a_mask() -> None:
+    data = b'a,b,c\nnull,null,null\n"null","null","null"\n,,\n"","",""\nNULL,null ,x\n'
+    out, _ = run(data, {"a": MASK, "b": HASH})
+    one, two, three = (hashed(text) for text in ("null", "", "null "))
+    rows = ["a,b,c", "null,null,null", f'***,{one},"null"', ",,", f'***,{two},""', f"***,{three},x"]
+    assert out.decode().splitlines() == rows
+
+
 def test_the_last_cell_of_a_record_is_never_an_empty_line() -> None:
     assert run(b"a,b\n1,\n2,x\n", {"a": DROP})[0] == b'b\n""\nx\n'
 

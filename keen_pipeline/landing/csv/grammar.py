@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from keen_pipeline.errors import VerificationError
 
@@ -123,11 +122,8 @@ class Scanner:
         return None if self.state == RECORD_START else self.commas + 1
 
 
-class Record(NamedTuple):
-    """The cells of a record as they are written, quotes included, and its line end (empty: the file ended)."""
-
-    cells: list[bytes]
-    ending: bytes
+Record = tuple[list[bytes], bytes]
+"""The cells of a record as they are written, quotes included, and its line end (empty: the file ended)."""
 
 
 class RecordReader:
@@ -171,22 +167,43 @@ class RecordReader:
         return self._data[self._at :]
 
     def next(self) -> Record | None:
-        """The next record; None where it is not whole yet, or there is none.
+        """The next record; None where it is not whole yet, or there is none. Raises as iterating does."""
+        return next(iter(self), None)
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records that are whole by now.
 
         Raises VerificationError for a web page or XML document, broken quotes, an empty first line, a record or header that is too
         long.
         """
         if not self._sniffed and not self._sniff():
-            return None
-        data, start = self._data, self._at
-        end = data.find(b"\n", start)
-        line = data[start:end] if end >= 0 else b'"'
-        if b'"' not in line:
+            return
+        while True:
+            data, start = self._data, self._at
+            end = data.find(b"\n", start)
+            line = data[start:end] if end >= 0 else b'"'
             ending = b"\n"
             if line.endswith(b"\r"):
                 line, ending = line[:-1], b"\r\n"
-            if b"\r" not in line:
-                return self._given(line.split(b",") if line else [], ending, end + 1)
+            record: Record | None
+            if line and b'"' not in line and b"\r" not in line:
+                if len(line) >= LONGEST_HEADER_BYTES:
+                    self._check_length(end + 1)
+                self.number += 1
+                self._at = end + 1
+                record = (line.split(b","), ending)
+            else:
+                record = self._exactly(data, start)
+            if record is None:
+                return
+            yield record
+
+    def place(self) -> str:
+        """What comes next, in words."""
+        return f"record {self.number}" if self.number else "the header"
+
+    def _exactly(self, data: bytes, start: int) -> Record | None:
+        """The record that begins at `start`, field by field."""
         cells: list[bytes] = []
         at = start
         while (found := _FIELD.match(data, at)) is not None:
@@ -195,29 +212,21 @@ class RecordReader:
             if found[2] == b",":
                 continue
             if at == len(data) and found[2] == b"\r" and not self._last:
-                return self._not_yet(at)  # a LF may follow
+                self._check_length(at)
+                return None  # a LF may follow
             return self._given([] if cells == [b""] else cells, found[2], at)
         return self._open(cells, at)
-
-    def __iter__(self) -> Iterator[Record]:
-        """The records that are whole by now."""
-        while (record := self.next()) is not None:
-            yield record
-
-    def place(self) -> str:
-        """What comes next, in words."""
-        return f"record {self.number}" if self.number else "the header"
 
     def _given(self, cells: list[bytes], ending: bytes, following: int) -> Record:
         if not self.number and not cells:
             raise VerificationError("the first line is empty: there is no header (at byte 0)")
-        self._not_yet(following)
+        self._check_length(following)
         self.number += 1
         self._at = following
-        return Record(cells, ending)
+        return cells, ending
 
-    def _not_yet(self, end: int) -> None:
-        """The record reaches up to `end` and maybe further: is it too long?"""
+    def _check_length(self, end: int) -> None:
+        """The record reaches up to `end`, and maybe further."""
         longest = LONGEST_RECORD_BYTES if self.number else LONGEST_HEADER_BYTES
         if end - self._at > longest:
             raise VerificationError(f"{self.place()} is longer than {longest} bytes (at byte {self.offset})")
@@ -229,7 +238,8 @@ class RecordReader:
         if state is None:
             raise VerificationError(f"{self.place()} has text after a closing quote (at byte {self.offset})")
         if not self._last or state == RECORD_START:
-            return self._not_yet(len(data))
+            self._check_length(len(data))
+            return None
         if state == IN_QUOTES:
             raise VerificationError(
                 f"{self.place()} begins a quoted field that never ends: a cut file or broken quotes (at byte {self.offset})"

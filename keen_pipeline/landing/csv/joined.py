@@ -81,7 +81,8 @@ def _header(file: BinaryIO, reader: RecordReader) -> Header:
             return Header([], [], b"")
         else:
             reader.end()
-    return Header(numbered(record.cells), record.cells, record.ending)
+    cells, line_end = record
+    return Header(numbered(cells), cells, line_end)
 
 
 def _as_they_are(file: BinaryIO, reader: RecordReader, ending: bytes) -> Iterator[bytes]:
@@ -105,14 +106,13 @@ def _rearranged(
     more = True
     while more:
         batch = []
-        for record in reader:
-            cells = record.cells
+        for cells, line_end in reader:
             if len(cells) != len(order) - order.count(None):
                 raise VerificationError(
                     f"record {reader.number - 1} has {len(cells)} columns, the header has {len(header.cells)} "
                     f"(before byte {reader.offset})"
                 )
-            batch.append(b",".join([b"" if at is None else cells[at] for at in order]) + (record.ending or ending))
+            batch.append(b",".join([b"" if at is None else cells[at] for at in order]) + (line_end or ending))
         yield b"".join(batch)
         piece = file.read(_PIECE)
         more = bool(piece) or not reader.ended

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import MaskMethod
-from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES, Record, RecordReader, column_names, is_null, value_of
+from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES, RecordReader, column_names, is_null, value_of
 
 __all__ = ["HASH_DIGITS", "LONGEST_RECORD_BYTES", "MASKED", "Masker"]
 
@@ -67,11 +67,11 @@ class Masker:
     def _next(self) -> bytes:
         out: list[bytes] = []
         try:
-            for record in self._reader:
+            for cells, ending in self._reader:
                 if not self._width:
-                    out.append(self._header(record))
-                elif len(record.cells) == self._width:
-                    out.append(self._masked(record.cells) + record.ending)
+                    out.append(self._header(cells) + ending)
+                elif len(cells) == self._width:
+                    out.append(self._masked(cells) + ending)
                 else:
                     self._stopped = True
                     break
@@ -81,8 +81,7 @@ class Masker:
             self._reader = RecordReader()  # what is kept back is not held either
         return b"".join(out)
 
-    def _header(self, record: Record) -> bytes:
-        cells = record.cells
+    def _header(self, cells: list[bytes]) -> bytes:
         names = column_names(cells)
         self._width = len(names)
         for place, name in enumerate(names):
@@ -101,7 +100,7 @@ class Masker:
             raise ConfigurationError(f"the mask drops every column of the file ({', '.join(sorted(self.masked))}): keep one")
         for place in self._dropped:
             del cells[place]
-        return self._reader.bom + b",".join(cells) + record.ending
+        return self._reader.bom + b",".join(cells)
 
     def _masked(self, cells: list[bytes]) -> bytes:
         for place, method in self._changes:

@@ -83,7 +83,7 @@ class CsvVerifier:
         header = head.next()
         if header is None:
             return b""
-        self.columns = column_names(header.cells)
+        self.columns = column_names(header[0])
         self._whole = self._whole_before = head.offset
         self._head = None
         self._structure = StructureReader(_STRETCH_BYTES, len(self.columns))
