@@ -23,10 +23,10 @@ from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import Collection, Encoding
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.verify import CsvVerifier
-from keen_pipeline.landing.parquet import blocks as parquet_blocks
-from keen_pipeline.landing.parquet import file as parquet_file
+from keen_pipeline.landing.parquet import source as parquet_source
+from keen_pipeline.landing.parquet import write as parquet_write
 from keen_pipeline.landing.parquet.convert import Conversion
-from keen_pipeline.landing.parquet.feed import Facts
+from keen_pipeline.landing.parquet.source import Facts
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
 
@@ -112,7 +112,7 @@ def test_any_csv_has_the_values_that_python_reads(
     body = b"n,s\n" + b"".join(first + b"," + second + end for first, second, end in rows)
     body = body if ended else body.rstrip(b"\r\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet_blocks, "BLOCK_BYTES", block)
+        patch.setattr(parquet_source, "BLOCK_BYTES", block)
         table, _ = converted(b"\xef\xbb\xbf" + body if bom else body, {"n": "num"})
     # One character a byte, since a cell may be no text.
     expected = list(csv.reader(io.StringIO(body.decode("latin-1"), newline="")))[1:]
@@ -166,7 +166,7 @@ def test_bytes_that_are_no_utf8_are_kept() -> None:
 
 
 def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 64)
     cells = ["x" * number + "\r\n\r\r\n" + "y" * (number * 7 % 11) for number in range(30)]
     data = "n,s\r\n" + "".join(f'1,"{cell}"\r\n' for cell in cells)
     table, _ = converted(data.encode(), TYPES)
@@ -176,7 +176,7 @@ def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytes
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("block", [700, 1 << 20])
 def test_a_few_odd_records_among_many_plain_ones(monkeypatch: pytest.MonkeyPatch, end: str, block: int) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", block)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", block)
     cells = ['5" pipe' if number % 97 == 0 else "\xff" if number == 1500 else f"plain {number}" for number in range(3000)]
     data = f"n,s{end}" + "".join(f"{number},{cell}{end}" for number, cell in enumerate(cells))
     table, text = converted(data.encode("latin-1"), TYPES)
@@ -186,15 +186,15 @@ def test_a_few_odd_records_among_many_plain_ones(monkeypatch: pytest.MonkeyPatch
 
 
 def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 16)
-    monkeypatch.setattr(parquet_blocks, "LONGEST_BLOCK_BYTES", 4096)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(parquet_source, "LONGEST_BLOCK_BYTES", 4096)
     with pytest.raises(ConfigurationError, match="use encoding csv for this collection"):
         converted(b"n,s\n1," + b"x" * 9000 + b"\n", TYPES)
 
 
 def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(parquet_file, "ROW_GROUP_RECORDS", 500)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(parquet_write, "ROW_GROUP_RECORDS", 500)
     data = b"n,s\n" + b'1,"x,\n"\n' * 5000 + b"x,y\n"
     table, text = converted(data, TYPES)
     assert text == ("n",)

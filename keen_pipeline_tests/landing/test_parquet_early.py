@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing.parquet import blocks as parquet_blocks
+from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.parquet import convert as ours
 from keen_pipeline.landing.storages import local
 from keen_pipeline_tests import faults
@@ -30,7 +30,7 @@ def early(lander: Lander, monkeypatch: pytest.MonkeyPatch) -> Lander:
     """Conversions begin when a few blocks have come."""
     assert len(BODY) > 8 * EARLY
     monkeypatch.setattr(ours, "EARLY_BYTES", EARLY)
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 32 * 1024)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 32 * 1024)
     lander.server.body = BODY
     return lander
 
