@@ -91,7 +91,11 @@ class FileDestination:
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
-            conversion = stack.enter_context(_conversion(stage, *_of_what_is_written(mask or {}, types or {}, earlier_types or {}))) if place.encoding is Encoding.PARQUET else None
+            conversion = (
+                stack.enter_context(_conversion(stage, *_of_what_is_written(mask or {}, types or {}, earlier_types or {})))
+                if place.encoding is Encoding.PARQUET
+                else None
+            )
             body, encoding = (stage, place.encoding) if conversion is None else (conversion.body, Encoding.CSV)
             download = Download(source, body, encoding, time.sleep, _masker_of(mask or {}, mask_key))
             try:

@@ -73,7 +73,9 @@ def split_days(draw: st.DrawFn) -> tuple[list[bytes], list[bytes], list[list[byt
 
 
 @given(split_days(), st.sampled_from([1, 5, 1 << 18]), st.sampled_from([3, 1024]))
-def test_a_split_day_joined_equals_the_day(day: tuple[list[bytes], list[bytes], list[list[bytes]]], piece: int, sniffed: int) -> None:
+def test_a_split_day_joined_equals_the_day(
+    day: tuple[list[bytes], list[bytes], list[list[bytes]]], piece: int, sniffed: int
+) -> None:
     slices, columns, expected = day
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("keen_pipeline.landing.csv.joined._PIECE", piece)
@@ -87,7 +89,7 @@ def test_a_split_day_joined_equals_the_day(day: tuple[list[bytes], list[bytes], 
 
 
 def test_python_reads_the_joined_file(tmp_path: Path) -> None:
-    data = joined(tmp_path, [b"\xef\xbb\xbf\"id\",a,a\n1,x,y\n", b'id,a\r\n2,5" pipe\r\n3,"z\r\n"', b"id,b\r4,\r"])
+    data = joined(tmp_path, [b'\xef\xbb\xbf"id",a,a\n1,x,y\n', b'id,a\r\n2,5" pipe\r\n3,"z\r\n"', b"id,b\r4,\r"])
     assert list(csv.reader(io.StringIO(data.decode(), newline=""))) == [
         ["id", "a", "a", "b"],
         ["1", "x", "y", ""],

@@ -13,8 +13,8 @@ from pyarrow import parquet
 
 from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
 from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.parquet import convert as ours
+from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.storages import local
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.faults import Behaviour

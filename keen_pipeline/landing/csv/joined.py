@@ -97,9 +97,7 @@ def _as_they_are(file: BinaryIO, reader: RecordReader, ending: bytes) -> Iterato
         yield ending
 
 
-def _rearranged(
-    file: BinaryIO, reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes
-) -> Iterator[bytes]:
+def _rearranged(file: BinaryIO, reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes) -> Iterator[bytes]:
     """The records in the columns of the union, a piece of the file at a time."""
     place = {column: position for position, column in enumerate(header.columns)}
     order = [place.get(column) for column in union]

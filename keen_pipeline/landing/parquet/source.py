@@ -15,7 +15,7 @@ from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
 
-BLOCK_BYTES = 1536 * 1024
+BLOCK_BYTES = 1024 * 1024
 """Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
 LONGEST_BLOCK_BYTES = 128 * 1024 * 1024
 _HEADER_BYTES = 64 * 1024
