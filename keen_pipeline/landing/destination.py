@@ -75,7 +75,7 @@ class FileDestination:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
         The suffix of `target` says the encoding; `types` is Keen's inferred type by property, which parquet needs for any column
-        but text, and `earlier_types` the type of each column in earlier Parquet files of the collection, in Arrow's words: none gets
+        but text, and `earlier_types` the types of columns in earlier Parquet files of the collection, in Arrow's words: none gets
         narrower. `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven
         are the bytes as they came. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside
         it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In all

@@ -19,8 +19,7 @@ from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.extraction import Encoding, MaskMethod
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.masking import Masker
-from keen_pipeline.ports import ResultsStream
-from keen_pipeline_tests.unit.scripted_api import _Body
+from keen_pipeline_tests.landing.conftest import BytesSource
 
 KEY = b"a key of the tests, 32 bytes long"
 HASH, DROP, MASK = MaskMethod.HASH, MaskMethod.DROP, MaskMethod.MASK
@@ -145,7 +144,7 @@ def test_a_landing_is_masked_and_proven_of_what_came_in_every_encoding(tmp_path:
     data = b"".join([b"id,body:email\n", *(b"%d,person%d@example.com\n" % (n, n) for n in range(60_000))])
     place = FileDestination(str(tmp_path))
     target = place.target_uri("purchases", "2026-01-01", encoding)
-    found = place.land(_Source(data), target, extraction_id="e1", types={"id": "num"}, mask={"body:email": HASH}, mask_key=KEY)
+    found = place.land(BytesSource(data), target, extraction_id="e1", types={"id": "num"}, mask={"body:email": HASH}, mask_key=KEY)
     assert (found.sha256, found.bytes, found.records) == (hashlib.sha256(data).hexdigest(), len(data), 60_000)
     assert (found.columns, found.masked, found.property_types) == (("id", "body:email"), {"body:email": "hash"}, ("num", ""))
     with place.open(target) as file:
@@ -157,7 +156,7 @@ def test_what_is_kept_aside_is_masked_too(tmp_path: Path) -> None:
     place = FileDestination(str(tmp_path))
     target = place.target_uri("purchases", "2026-01-01")
     with pytest.raises(VerificationError, match="record 2 has 1 columns"):
-        place.land(_Source(b"id,email\n1,a@b.c\na@b.c\n3,a@b.c\n"), target, extraction_id="e1", mask={"email": MASK})
+        place.land(BytesSource(b"id,email\n1,a@b.c\na@b.c\n3,a@b.c\n"), target, extraction_id="e1", mask={"email": MASK})
     [kept] = (tmp_path / "_quarantine").rglob("*.csv")
     assert kept.read_bytes() == b"id,email\n1,***\n"
     assert "a@b.c" not in kept.with_name(kept.name + ".reason.txt").read_text()
@@ -177,13 +176,3 @@ def _emails(stored: bytes, encoding: Encoding) -> list[str]:
 
         stored = zstd.decompress(stored)
     return [row["body:email"] for row in csv.DictReader(io.StringIO(stored.decode()))]
-
-
-class _Source:
-    """A ResultsSource of bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
-        return _Body(self._data)

@@ -1,4 +1,4 @@
-"""The grammar is Python's csv's, whatever the chunks: the streamed verifier counts what it counts, records have its cells, or all refuse."""
+"""The grammar is that of Python's csv, whatever the chunks: verifier and records say what it says of the whole, or all refuse."""
 
 from __future__ import annotations
 

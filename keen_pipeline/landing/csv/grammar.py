@@ -4,7 +4,7 @@ They are RFC 4180's as Keen writes it, and those of Python's `csv.reader(..., st
 
 - A record ends at LF, CR LF or a lone CR outside of quotes. The last one may lack its line end. An empty line is a record of no
   fields, which no header allows.
-- A quote opens a quoted field only as the field's first byte. Anywhere else in an unquoted field it is text: `5" pipe` is a value of
+- A quote opens a quoted field only as the field's first byte. Elsewhere in an unquoted field it is text: `5" pipe` is a value of
   seven bytes. In a quoted field `""` is a quote; text behind the closing quote is an error, and so is a quote that never closes.
 - NUL and bytes that are no UTF-8 are ordinary bytes of a field.
 - A UTF-8 byte order mark at the very beginning belongs to no field.

@@ -2,7 +2,7 @@
 
 `hash`: HMAC-SHA256 of the cell's value under the configured key, its first 32 hexadecimal digits, so that equal values stay equal
 over files and collections and join, while nobody without the key can try values. `mask`: `***`. `drop`: the column is gone.
-What stands for no value (an empty cell, an unquoted `null`) stays as it is in the first two: so a masked column has a value where the
+What stands for no value (an empty cell, an unquoted `null`) stays as it is in the first two: a masked column has a value where the
 unmasked one has it, in Parquet too. Quoting is not part of a value.
 
 The rules of the CSV are those of `grammar`. What can't be told to belong to a column (a web page, a record with another number of

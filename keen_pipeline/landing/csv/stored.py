@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,13 @@ from keen_pipeline.errors import ConfigurationError
 def zstandard() -> ModuleType:
     """Python's own module from 3.14 on, before that its backport. Raises ConfigurationError where there is none."""
     try:
-        from compression import zstd
-    except ImportError:
-        try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
             from backports import zstd
-        except ImportError:
-            raise ConfigurationError("csv.zst needs the package backports.zstd: pip install backports.zstd") from None
-    return cast("ModuleType", zstd)
+    except ImportError:
+        raise ConfigurationError("csv.zst needs the package backports.zstd: pip install backports.zstd") from None
+    return zstd
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Is it a whole CSV? Records, header and columns of a CSV that streams by, in constant memory, whatever its chunks.
 
-The rules are those of `grammar`. Refused is besides: a record with another number of columns than the header, a document in a markup
+The rules are those of `grammar`. Refused besides: a record with another number of columns than the header, a document in a markup
 language, a header longer than LONGEST_HEADER_BYTES. Zero bytes, or a header alone, are zero records.
 
 Two ways give the same answer: the grammar's `Scanner` goes from field to field and knows everything; `StructureReader` looks at

@@ -37,8 +37,8 @@ _late_places = threading.BoundedSemaphore(CONVERSIONS)
 class Conversion:
     """Makes Parquet, in the empty file `target`, of the CSV that is written to `body`.
 
-    `types`: Keen's type by property; `earlier_types`: Arrow's word for the type that a column has in earlier files of the collection,
-    the widest where they differ.
+    `types`: Keen's type by property; `earlier_types`: Arrow's word for a column's type in earlier files of the collection, the
+    widest if they differ.
     """
 
     def __init__(self, target: BinaryIO, types: Mapping[str, str], earlier_types: Mapping[str, str] | None = None) -> None:
@@ -57,7 +57,7 @@ class Conversion:
         return cast("BinaryIO", self._csv)
 
     def finish(self, facts: Facts) -> tuple[str, ...]:
-        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each of the CSV's columns, in Arrow's
+        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column of the CSV, in Arrow's
         words.
 
         Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is

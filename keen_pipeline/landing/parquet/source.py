@@ -1,5 +1,5 @@
-"""The CSV of a Parquet landing, on its way: written at its end by the download, read from its beginning by the conversion, in blocks
-of whole records that are cut at the same places however the bytes came."""
+"""The CSV of a Parquet landing, on its way: written at its end by the download, read from its beginning by the conversion, in
+blocks of whole records that are cut at the same places however the bytes came."""
 
 from __future__ import annotations
 

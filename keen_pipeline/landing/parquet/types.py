@@ -4,13 +4,13 @@ Keen's type of the property gives the narrow type, and a cell that it can't hold
 
 | Keen's type | narrow | cells that it holds |
 |---|---|---|
-| `num` | `double` | JSON numbers whose value a double has, whole ones up to 2^53 (not 9007199254740993, 1e400, 0.12345678901234567890) |
+| `num` | `double` | JSON numbers that a double has, whole ones up to 2^53: not 9007199254740993, 1e400, 0.12345678901234567890 |
 | `bool` | `bool` | `true`, `false` |
-| `datetime` | `timestamp[us, tz=UTC]` | Keen's instants, `2026-01-31T08:00:00.000Z`, of the years 1 to 9999, which every reader can show |
+| `datetime` | `timestamp[us, tz=UTC]` | instants as Keen writes them, of the years 1 to 9999, which every reader can show |
 | any other, several, unknown | `string` | UTF-8 |
 
-The next wider type is always `string`, each cell as it stands in the CSV, and then `binary`, where one is no UTF-8. Numbers are never
-`int64` or decimal: an amount of 5 today and 5.5 tomorrow would make two types of it, and no decimal holds what a double does.
+The next wider type is always `string`, each cell as it stands in the CSV, and then `binary`, where one is no UTF-8. Numbers are
+never `int64` or decimal: an amount of 5 today and 5.5 tomorrow would make two types of it, and no decimal holds what a double does.
 
 A column never gets narrower: what an earlier file of the collection had (`earlier_types`) is the least that a later one has, also
 where Keen's type has changed in between. So a property changes its type at most twice in its life. A folder from before and after
