@@ -32,7 +32,7 @@ Spark, for one, doesn't read them at its usual speed, or at all.)"""
 ZSTD_LEVEL = 1
 WORKERS = 1
 """Threads of one conversion that read and convert, beside the one that writes. With two cores a second one gains nothing."""
-BLOCKS_AHEAD = 3
+BLOCKS_AHEAD = 2
 """Given to the workers before their batches are asked for: what they do while a row group is written."""
 
 
