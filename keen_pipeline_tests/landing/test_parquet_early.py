@@ -115,12 +115,33 @@ def test_transfer_that_is_given_up_leaves_the_older_file(early: Lander) -> None:
     assert not at_work()
 
 
-def test_disk_that_is_full_ends_the_landing(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_destination_that_is_full_is_the_one_named(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = local.StagedFile.write
+
+    def full(self: local.StagedFile, data: object) -> int:
+        if isinstance(self, parquet_source.CsvBody):
+            return whole(self, data)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local.StagedFile, "write", full)
+    with pytest.raises(ConfigurationError, match=r"the destination \S+ can't be written \(No space left on device\)"):
+        early.land([faults.whole()], Encoding.PARQUET)
+    assert not at_work()
+
+
+def test_missing_temporary_folder_is_named(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(ConfigurationError, match=r"temporary folder can't be written \(No such file or directory\)"):
+        early.land([faults.whole()], Encoding.PARQUET)
+
+
+def test_temporary_folder_that_is_full_ends_the_landing(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: local.StagedFile, data: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(local.StagedFile, "write", full)
-    with pytest.raises(ConfigurationError, match="No space left on device"):
+    with pytest.raises(ConfigurationError, match=r"temporary folder can't be written \(No space left on device\)") as raised:
         early.land([faults.whole()], Encoding.PARQUET)
+    assert "destination" not in str(raised.value)
     assert not target(early).exists()
     assert not at_work()

@@ -29,7 +29,7 @@ LONGEST_RECORD_BYTES = 16 * 1024 * 1024
 """Held at once by what needs whole records. Keen takes events of 900 kB at most."""
 SNIFFED_BYTES = 1024
 """So many bytes of a file have come before anything is made of it, or it has ended."""
-_MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
+MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
 _COMMA, _LF, _CR = b",\n\r"
 
 _INSIDE = rb'[^"]*+(?:""[^"]*+)*+'  # of quotes
@@ -252,7 +252,7 @@ class RecordReader:
         self._sniffed = True
         if self._data.startswith(BOM):
             self.bom, self._at = BOM, len(BOM)
-        if _MARKUP.match(self._data, self._at):
+        if MARKUP.match(self._data, self._at):
             raise VerificationError("a web page or an XML document came instead of a CSV")
         return True
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader, column_names
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
@@ -40,6 +41,13 @@ class Facts:
     sha256: str
 
 
+def _not_written(error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the temporary folder can't be written ({error.strerror or type(error).__name__}): a Parquet landing keeps its CSV there "
+        "until it is proven; make room, or set TMPDIR to a folder that has it"
+    )
+
+
 class CsvBody(StagedFile):
     """The staged CSV, a file of this machine's temporary folder that a crash takes with it.
 
@@ -47,15 +55,21 @@ class CsvBody(StagedFile):
     """
 
     def __init__(self, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
-        with tempfile.TemporaryFile(buffering=0) as file:
-            super().__init__(os.dup(file.fileno()), "r+")
+        try:
+            with tempfile.TemporaryFile(buffering=0) as file:
+                super().__init__(os.dup(file.fileno()), "r+")
+        except OSError as error:
+            raise _not_written(error) from error
         self.reader = DirectReader(self.fileno())
         self._grown = grown
         self._begun_anew = begun_anew
 
     def write(self, data: Any) -> int:
-        """As a file does."""
-        written = super().write(data)
+        """As a file does. Raises ConfigurationError naming the temporary folder, which is not the destination."""
+        try:
+            written = super().write(data)
+        except OSError as error:
+            raise _not_written(error) from error
         self._grown(self.tell())
         return written
 
