@@ -80,8 +80,12 @@ class ResultsExpiredError(RetryableError):
     """The results URL is no longer valid; a fresh status request gives a new one."""
 
 
-class LeaseLostError(RetryableError):
-    """Another process holds or took over the claim on an entry; nothing was changed."""
+class UnreadableAnswerError(RetryableError):
+    """The service answered something that is not its documented form, which says nothing about any extraction."""
+
+
+class ClaimLostError(RetryableError):
+    """Another process holds or took over the claim on an entry, or the entry has moved on; nothing was changed."""
 
 
 class PermanentError(KeenPipelineError):

@@ -1,198 +1,91 @@
-"""What is asked of Keen and what comes of it: collections, requests, remote extractions, landings."""
+"""What is asked of Keen and what comes of it: requests, remote extractions, landings."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
 from keen_pipeline.filters import Filter
+from keen_pipeline.scope import Scope
 from keen_pipeline.timeframe import Timeframe
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\- ]{0,255}")
+# Says what it is for, so that the digest of a key says nothing about its hashes.
+_KEY_DIGEST = b"keen_pipeline: which key masks a file"
 
 
-def check_collection_name(name: object) -> str:
-    """Return `name` where it is a legal event collection, else raise InvalidInputError.
+class Kind(str, Enum):
+    """What a request is: a partition of an asset, somebody's `ad_hoc` extraction, or a `slice` of one that is too large."""
 
-    Legal: 1 to 256 characters of letters, digits, `_ . -` and blanks, not starting with `_`, `.`, `-`, blank or `keen`,
-    and without `..`, so that a name can never leave its folder.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name or name.lower().startswith("keen"):
-        raise InvalidInputError(
-            f"collection: {name!r} is not a legal name (1 to 256 letters, digits, '_', '.', '-', blanks; "
-            "it may not start with '_', '.', '-', a blank or 'keen', nor hold '..')",
-            field="collection",
-        )
-    return name
-
-
-class Granularity(str, Enum):
-    """The length of one partition of a collection. Weeks start on Sunday, as Keen's do."""
-
-    HOURLY = "hourly"
-    DAILY = "daily"
-    WEEKLY = "weekly"
-    MONTHLY = "monthly"
-
-
-class Encoding(str, Enum):
-    """How a landed file is written; the value is its suffix after the partition key."""
-
-    CSV = "csv"
-    CSV_GZ = "csv.gz"
-    CSV_ZST = "csv.zst"
-    PARQUET = "parquet"
-
-
-class CountPolicy(str, Enum):
-    """What happens where a landed file does not hold the events that the service counts for it.
-
-    `fail`: it is extracted again at once, as often as attempts are left, and then its check and its run fail. `warn`: its check
-    warns. `off`: nothing is counted, before or after, so that nothing is split in advance or found to be late either.
-    """
-
-    FAIL = "fail"
-    WARN = "warn"
-    OFF = "off"
-
-
-class CheckPolicy(str, Enum):
-    """What it means where a landed partition differs from those before it.
-
-    `fail`: its check fails as an error and holds downstream assets. `warn`: its check warns. `off`: there is no such check.
-    """
-
-    FAIL = "fail"
-    WARN = "warn"
-    OFF = "off"
-
-
-class MaskMethod(str, Enum):
-    """What happens to a column of personal data before anything of it is written.
-
-    `hash`: equal values become equal hashes under the key `KEEN_PIPELINE_MASK_KEY`, so that they still join. `mask`: every value
-    becomes `***`. `drop`: the column is left out.
-    """
-
-    HASH = "hash"
-    DROP = "drop"
-    MASK = "mask"
-
-
-@dataclass(frozen=True)
-class Collection:
-    """One event collection that the pipeline extracts.
-
-    `name`: Keen's event collection. `start_date`: the first partition, `YYYY-MM-DD` in `timezone`.
-    `granularity`: hourly, daily (default), weekly or monthly. `timezone`: an IANA name, UTC by default; partitions start
-    at its midnights. `filters`: all must hold. `encoding`: of the landed file. `lookback_days`: how many days back the
-    nightly job looks for partitions that are not landed yet or that grew since (1 to 366). `count_check`: what happens where a
-    file lacks events that the service counts: fail (default), warn or off. `email`: Keen also mails its own notice there.
-    `mask`: by column, as `body:user:email`, what happens to it before anything of it is written: hash, mask or drop.
-    `schema_check`: of columns that came, went or changed their type since the partition before; `size_check`: of a number of events
-    far from that of the weeks before. `fresh_within_hours`: a partition shall have landed so long after its end (1 to 8784), None
-    for no such check. `run_tags`: of the runs and steps that land it, by which run launchers and executors know its memory, CPU or
-    queue; a mapping or list as a value becomes its JSON. Collections with other tags are landed by other runs.
-
-    >>> Collection(name="purchases", start_date="2026-01-01").asset_key
-    ('keen', 'purchases')
-
-    Raises InvalidInputError naming the field.
-    """
-
-    name: str
-    start_date: str | date
-    granularity: Granularity = Granularity.DAILY
-    timezone: str = "UTC"
-    filters: tuple[Filter, ...] = ()
-    encoding: Encoding = Encoding.CSV
-    lookback_days: int = 3
-    count_check: CountPolicy = CountPolicy.FAIL
-    email: str | None = None
-    description: str | None = None
-    owners: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
-    mask: Mapping[str, MaskMethod] = field(default_factory=dict, hash=False)
-    schema_check: CheckPolicy = CheckPolicy.WARN
-    size_check: CheckPolicy = CheckPolicy.WARN
-    fresh_within_hours: float | None = None
-    run_tags: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        check_collection_name(self.name)
-        put = object.__setattr__
-        put(self, "start_date", _date(self.start_date, f"collection {self.name}: start_date"))
-        put(self, "granularity", _member(Granularity, self.granularity, f"collection {self.name}: granularity"))
-        put(self, "encoding", _member(Encoding, self.encoding, f"collection {self.name}: encoding"))
-        put(self, "count_check", _member(CountPolicy, self.count_check, f"collection {self.name}: count_check"))
-        try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
-            raise InvalidInputError(f"collection {self.name}: unknown timezone {self.timezone!r}", field="timezone") from None
-        put(self, "filters", tuple(f if isinstance(f, Filter) else Filter.from_wire(f) for f in self.filters))
-        put(self, "owners", tuple(self.owners))
-        put(self, "tags", dict(self.tags))
-        for name in ("schema_check", "size_check"):
-            put(self, name, _member(CheckPolicy, getattr(self, name), f"collection {self.name}: {name}"))
-        hours = self.fresh_within_hours
-        if hours is not None and (isinstance(hours, bool) or not isinstance(hours, (int, float)) or not 1 <= hours <= 8784):
-            what = f"collection {self.name}: fresh_within_hours must be 1 to 8784"
-            raise InvalidInputError(f"{what}, not {hours!r}", field="fresh_within_hours")
-        put(self, "mask", _mask(self.mask, f"collection {self.name}: mask"))
-        put(self, "run_tags", _run_tags(self.run_tags, f"collection {self.name}: run_tags"))
-        days = self.lookback_days
-        if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= 366:
-            raise InvalidInputError(f"collection {self.name}: lookback_days must be 1 to 366, not {days!r}", field="lookback_days")
-
-    @property
-    def asset_key(self) -> tuple[str, str]:
-        """The path of the Dagster asset key."""
-        return ("keen", self.name)
-
-    @property
-    def start(self) -> date:
-        """`start_date` as a date."""
-        assert isinstance(self.start_date, date)
-        return self.start_date
+    PARTITION = "partition"
+    AD_HOC = "ad_hoc"
+    SLICE = "slice"
 
 
 @dataclass(frozen=True)
 class ExtractionRequest:
-    """What is asked: the events of one collection in one timeframe that pass the filters, and where they shall land.
+    """What is asked: the events of one collection in one timeframe that pass the filters, and how they land.
 
-    `partition_key` is Dagster's key, or `{start}_{end}` for an ad hoc extraction. `target` is the URI of the file.
-    `count_check` says what a wrong number of events means, `mask` what is done to which columns of the file.
+    `partition_key`: Dagster's key, or `{start}_{end}` for an ad hoc extraction.
+    `path`: of the file, below the destination's root.
+    `encoding`: how the file is written.
+    `mask`: what is done to which columns of the file; `mask_key`: a digest of the key of its hashes, None if nothing is hashed.
+    `count_check`: what a wrong number of events means.
+    `email`: Keen also mails its own notice there.
     """
 
     collection: str
     timeframe: Timeframe
     partition_key: str
-    target: str
+    path: str
+    kind: Kind = Kind.PARTITION
     filters: tuple[Filter, ...] = ()
-    email: str | None = None
-    count_check: CountPolicy = CountPolicy.FAIL
+    encoding: Encoding = Encoding.CSV
     mask: Mapping[str, MaskMethod] = field(default_factory=dict, hash=False)
+    mask_key: str | None = None
+    count_check: CountPolicy = CountPolicy.FAIL
+    email: str | None = None
 
     @property
-    def fingerprint(self) -> str:
-        """Identity of what is asked (collection, timeframe, filters in any order, mask), 32 hexadecimal digits."""
-        filters = sorted(json.dumps(f.to_wire(), sort_keys=True) for f in self.filters)
-        asked: list[object] = [self.collection, self.timeframe.to_wire(), filters]
-        if self.mask:  # another mask makes another file, which is asked for again
-            asked.append({name: method.value for name, method in self.mask.items()})
-        text = json.dumps(asked, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+    def place(self) -> tuple[str, str]:
+        """Collection and partition key: at most one request of a scope is open for each."""
+        return self.collection, self.partition_key
+
+    def fingerprint(self, scope: Scope) -> str:
+        """A hash of all that decides the file's bytes and place, 32 hexadecimal digits; filters count in any order."""
+        asked = {
+            "source": scope.source,
+            "destination": scope.destination,
+            "collection": self.collection,
+            "timeframe": self.timeframe.to_wire(),
+            "filters": filters_identity(self.filters),
+            "path": self.path,
+            "encoding": self.encoding.value,
+            "mask": {name: method.value for name, method in self.mask.items()},
+            "mask_key": self.mask_key,
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
     def __str__(self) -> str:
         return f"{self.collection}[{self.partition_key}]"
+
+
+def filters_identity(filters: tuple[Filter, ...]) -> str:
+    """Equal for filters that let the same events through, whatever their order."""
+    return json.dumps(sorted(json.dumps(f.to_wire(), sort_keys=True) for f in filters))
+
+
+def mask_key_digest(key: bytes | None, mask: Mapping[str, MaskMethod]) -> str | None:
+    """What tells one key of hashes from another without giving it away; None if nothing is hashed or there is no key."""
+    if key is None or MaskMethod.HASH not in mask.values():
+        return None
+    return hmac.new(key, _KEY_DIGEST, hashlib.sha256).hexdigest()[:16]
 
 
 class Status(str, Enum):
@@ -279,9 +172,7 @@ class RemoteExtraction:
         """Whether the service says that this is what a POST of `request` at `posted_at` made; clocks may differ by `slack`."""
         if self.created_at is None or self.timeframe is None or self.filters is None:
             return False
-        same = {json.dumps(f.to_wire(), sort_keys=True) for f in self.filters} == {
-            json.dumps(f.to_wire(), sort_keys=True) for f in request.filters
-        }
+        same = filters_identity(self.filters) == filters_identity(request.filters)
         return same and self.timeframe == request.timeframe and self.created_at >= posted_at - slack
 
 
@@ -306,46 +197,3 @@ class Landing:
     column_types: tuple[str, ...] = ()
     property_types: tuple[str, ...] = ()
     masked: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-
-def _mask(value: object, what: str) -> dict[str, MaskMethod]:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} must be a mapping of columns to hash, mask or drop, not {value!r}", field="mask")
-    for name in value:
-        if not isinstance(name, str) or not name:
-            raise InvalidInputError(f"{what}: {name!r} is not the name of a column, as body:user:email", field="mask")
-    return {name: _member(MaskMethod, method, f"{what} of {name}:") for name, method in value.items()}
-
-
-def _run_tags(value: object, what: str) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{what} must be a mapping of tags to texts or mappings, not {value!r}", field="run_tags")
-    tags: dict[str, str] = {}
-    for name, tag in value.items():
-        if not isinstance(name, str) or not name or not isinstance(tag, (str, Mapping, list)):
-            raise InvalidInputError(f"{what}: {name!r}: {tag!r} is no tag with a text or a mapping", field="run_tags")
-        try:
-            tags[name] = tag if isinstance(tag, str) else json.dumps(tag, sort_keys=True)
-        except (TypeError, ValueError):
-            raise InvalidInputError(f"{what}: the value of {name} is not JSON", field="run_tags") from None
-    return tags
-
-
-def _date(value: object, what: str) -> date:
-    if isinstance(value, datetime):
-        return value.date()
-    if isinstance(value, date):
-        return value
-    try:
-        return date.fromisoformat(str(value))
-    except ValueError:
-        raise InvalidInputError(f"{what} must be YYYY-MM-DD, not {value!r}", field="start_date") from None
-
-
-def _member(kind: Any, value: object, what: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidInputError(
-            f"{what} must be one of {', '.join(m.value for m in kind)}, not {value!r}", field=what.rsplit(" ", 1)[-1]
-        ) from None

@@ -27,6 +27,8 @@ from typing import Any
 
 from keen_pipeline.errors import InvalidInputError
 
+_KEYS = frozenset({"property_name", "operator", "property_value", "value"})
+
 
 class Operator(str, Enum):
     """The comparison of one filter. The first eight are API v2.0, the rest v3.0."""
@@ -45,7 +47,7 @@ class Operator(str, Enum):
     WITHIN = "within"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Filter:
     """One condition on one property of an event; several of them must all hold.
 
@@ -83,9 +85,15 @@ class Filter:
         object.__setattr__(self, "operator", known)
         object.__setattr__(self, "property_value", json.loads(json.dumps(property_value)))
 
+    def __eq__(self, other: object) -> bool:
+        # By the wire's text: Python calls True and 1 equal, the service does not.
+        return isinstance(other, Filter) and self._text() == other._text()
+
     def __hash__(self) -> int:
-        # The value may be a list or an object, which have no hash of their own.
-        return hash(json.dumps(self.to_wire(), sort_keys=True))
+        return hash(self._text())
+
+    def _text(self) -> str:
+        return json.dumps(self.to_wire(), sort_keys=True)
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of Keen's `filters` array."""
@@ -96,6 +104,11 @@ class Filter:
         """Read one object of a `filters` array; the value's key may be `property_value` or `value`."""
         if not isinstance(wire, Mapping):
             raise InvalidInputError(f"filters: {wire!r} is not an object", field="filters")
+        if wire.get("operator") == "or":
+            raise InvalidInputError("filters: an `or` group can't be used here, all filters must hold", field="operator")
+        unknown = sorted(str(key) for key in wire if key not in _KEYS)
+        if unknown:
+            raise InvalidInputError(f"filters: unknown {', '.join(unknown)} in {dict(wire)!r}", field=unknown[0])
         missing = [key for key in ("property_name", "operator") if key not in wire]
         if "property_value" not in wire and "value" not in wire:
             missing.append("property_value")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, Granularity
 from keen_pipeline.timeframe import UTC, Timeframe, format_instant
 
 _HOUR = timedelta(hours=1)

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.scope import DEFAULT_NAME
 
 API_VERSIONS = ("2.0", "3.0")
+KEEN_URL = "https://api.keen.io"
+"""Keen's own service: the default once a project or a key is set."""
 SHARED_VARIABLES = ("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "KEEN_PIPELINE_SERVICE_STORAGE")
 """They make a process of the service one of several, on one catalogue and one storage."""
+# Read by the embedded service and by storages; named here so that a misspelt one can be told.
+_READ_ELSEWHERE = ("KEEN_PIPELINE_SERVICE_", "KEEN_PIPELINE_SFTP_")
 
 _SHORTEST_MASK_KEY_BYTES = 16
 MOST_PARTITIONS_PER_RUN = 100_000
+_PREFIX = "KEEN_PIPELINE_"
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,10 @@ class SftpSecrets:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says.
+    """What the environment says; `VARIABLES` tells which variable is which field, with its meaning, unit and bounds.
 
-    `base_url`: Keen's API root, None means the embedded service. `requests_per_minute`: budget of one ledger, over all
-    processes (1 to 100000). `poll_seconds`: between status requests inside a run or a command (0.05 to 3600).
-    `max_attempts`: of one extraction (1 to 100). `retry_seconds`: first back-off after a failed extraction (0 to 600),
-    doubling, at most 600. `lease_seconds`: how long the work of a process that died is left alone (2 to 86400).
-    `partitions_per_run`: of each collection in one run of a backfill (1 to 100000); None: a whole range is one run.
-    `max_extraction_events`: a request of more events is split (1 to 1000000000). `mask_key`: of the hashes of masked columns, at
-    least 16 bytes. `digest_to`: addresses of the nightly digest, which is sent at `digest_at` (HH:MM in the schedule's zone) with
-    files of at most `digest_attachment_bytes` together (0 to 20000000) and links below `ui_url`. `slack_webhook`: the same for
-    Slack. `service_data`: folder of the embedded service. `service_catalogue_url`, `service_storage`: the PostgreSQL database and
-    the root URI that several processes of it share.
-    `allow_private_results`: whether a results URL may lead to a private address; None: where the service's own is one.
-    `destination_options`: transport options of the destination, as its scheme takes them.
+    `base_url`: Keen's API root, None means the embedded service.
+    `unknown`: variables that begin with KEEN_PIPELINE_ and that nothing reads.
     """
 
     base_url: str | None = None
@@ -69,16 +67,19 @@ class Settings:
     write_key: str | None = field(default=None, repr=False)
     master_key: str | None = field(default=None, repr=False)
     api_version: str = "2.0"
+    name: str = DEFAULT_NAME
+    running: bool = False
     allow_private_results: bool | None = None
     destination: str = "./data/landing"
     destination_options: Mapping[str, object] = field(default_factory=dict)
     ledger_url: str = field(default="sqlite:///./data/ledger.db", repr=False)
     collections_file: Path | None = None
     requests_per_minute: int = 200
+    budget: str | None = None
     poll_seconds: float = 5.0
     max_attempts: int = 3
     retry_seconds: float = 30.0
-    lease_seconds: float = 300.0
+    lease_seconds: float = 60.0
     partitions_per_run: int | None = None
     max_extraction_events: int = 10_000_000
     mask_key: bytes | None = field(default=None, repr=False)
@@ -91,6 +92,7 @@ class Settings:
     service_data: Path = Path("./data/keen")
     service_catalogue_url: str | None = field(default=None, repr=False)
     service_storage: str | None = None
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -98,69 +100,217 @@ class Settings:
 
         Raises ConfigurationError naming the variable.
         """
-        env = {k: v for k, v in (os.environ if environ is None else environ).items() if v.strip()}
-        base_url = env.get("KEEN_BASE_URL")
-        if base_url is not None and not base_url.startswith(("http://", "https://")):
-            raise ConfigurationError("KEEN_BASE_URL must start with http:// or https://")
-        version = env.get("KEEN_API_VERSION", "2.0")
-        if version not in API_VERSIONS:
-            raise ConfigurationError(f"KEEN_API_VERSION must be one of {', '.join(API_VERSIONS)}, not {version!r}")
-        collections = env.get("KEEN_PIPELINE_COLLECTIONS")
-        return cls(
-            base_url=base_url.rstrip("/") if base_url else None,
-            project_id=env.get("KEEN_PROJECT_ID"),
-            read_key=env.get("KEEN_READ_KEY"),
-            write_key=env.get("KEEN_WRITE_KEY"),
-            master_key=env.get("KEEN_MASTER_KEY"),
-            api_version=version,
-            allow_private_results=_switch(env, "KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS"),
-            destination=env.get("KEEN_PIPELINE_DESTINATION", cls.destination),
-            destination_options=_options(env),
-            ledger_url=env.get("KEEN_PIPELINE_LEDGER_URL", "sqlite:///./data/ledger.db"),
-            collections_file=Path(collections) if collections else None,
-            requests_per_minute=int(_number(env, "KEEN_PIPELINE_REQUESTS_PER_MINUTE", 200, 1, 100_000, whole=True)),
-            poll_seconds=_number(env, "KEEN_PIPELINE_POLL_SECONDS", 5.0, 0.05, 3600),
-            max_attempts=int(_number(env, "KEEN_PIPELINE_MAX_ATTEMPTS", 3, 1, 100, whole=True)),
-            retry_seconds=_number(env, "KEEN_PIPELINE_RETRY_SECONDS", 30.0, 0, 600),
-            lease_seconds=_number(env, "KEEN_PIPELINE_LEASE_SECONDS", 300.0, 2, 86_400),
-            # Unset is none, and 0 is refused.
-            partitions_per_run=int(_number(env, "KEEN_PIPELINE_PARTITIONS_PER_RUN", 0, 1, MOST_PARTITIONS_PER_RUN, whole=True))
-            or None,
-            max_extraction_events=int(
-                _number(env, "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", 10_000_000, 1, 1_000_000_000, whole=True)
-            ),
-            mask_key=_mask_key(env),
-            digest_to=tuple(a for a in re.split(r"[,;\s]+", env.get("KEEN_PIPELINE_DIGEST_TO", "")) if a),
-            digest_at=env.get("KEEN_PIPELINE_DIGEST_AT", cls.digest_at),
-            digest_attachment_bytes=int(
-                _number(env, "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", 2_000_000, 0, 20_000_000, whole=True)
-            ),
-            slack_webhook=env.get("KEEN_PIPELINE_SLACK_WEBHOOK"),
-            ui_url=env.get("KEEN_PIPELINE_UI_URL"),
-            smtp=_smtp(env),
-            service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
-            service_catalogue_url=env.get("KEEN_PIPELINE_SERVICE_CATALOGUE_URL"),
-            service_storage=env.get("KEEN_PIPELINE_SERVICE_STORAGE"),
-        )
+        env = {k: v.strip() for k, v in (os.environ if environ is None else environ).items() if v.strip()}
+        values = {one.field: one.parse(one.name, env[one.name]) for one in VARIABLES if one.name in env}
+        account = ("project_id", "read_key", "write_key", "master_key")
+        if "base_url" not in values and any(name in values for name in account):
+            values["base_url"] = KEEN_URL
+        known = {one.name for one in VARIABLES}
+        unknown = sorted(n for n in env if n.startswith(_PREFIX) and n not in known and not n.startswith(_READ_ELSEWHERE))
+        return cls(**values, smtp=_smtp(env), unknown=tuple(unknown))
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether no Keen account is configured, so that the embedded service stands in."""
+        return self.base_url is None
 
 
-def _options(env: Mapping[str, str]) -> Mapping[str, object]:
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: the field it sets, how its text is read, and what it means."""
+
+    name: str
+    field: str
+    parse: Callable[[str, str], Any]
+    meaning: str
+
+
+def _text(name: str, text: str) -> str:
+    return text
+
+
+def _key(name: str, text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{name} holds characters that no key has (blanks, line ends or others beyond ASCII)")
+    return text
+
+
+def _url(name: str, text: str) -> str:
     try:
-        options = json.loads(env.get("KEEN_PIPELINE_DESTINATION_OPTIONS", "{}"))
+        parts = urlsplit(text)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise ConfigurationError(f"{name} must be a URL that starts with http:// or https:// and names a host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigurationError(f"{name} must be a plain address, without a user, a query or a fragment")
+    return text.rstrip("/")
+
+
+def _base_url(name: str, text: str) -> str:
+    url = _url(name, text)
+    version = re.search(r"/(2\.0|3\.0)(/.*)?$", url)
+    if version is not None:
+        raise ConfigurationError(
+            f"{name} must be the address alone: leave out {version[0]} and set KEEN_API_VERSION={version[1]}"
+            + (" and KEEN_PROJECT_ID" if "projects" in version[0] else "")
+        )
+    return url
+
+
+def _choice(*choices: str) -> Callable[[str, str], str]:
+    def parse(name: str, text: str) -> str:
+        if text not in choices:
+            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {text!r}")
+        return text
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str, str], float]:
+    def parse(name: str, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ConfigurationError(f"{name} must be a number, not {text!r}") from None
+        return _between(name, text, value, low, high)
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str, str], int]:
+    def parse(name: str, text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ConfigurationError(f"{name} must be a whole number, not {text!r}") from None
+        return int(_between(name, text, value, low, high))
+
+    return parse
+
+
+def _between(name: str, text: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text}")
+    return value
+
+
+def _switch(name: str, text: str) -> bool:
+    word = text.lower()
+    if word not in ("1", "0", "true", "false", "yes", "no"):
+        raise ConfigurationError(f"{name} must be true or false, not {word!r}")
+    return word in ("1", "true", "yes")
+
+
+def _options(name: str, text: str) -> Mapping[str, object]:
+    try:
+        options = json.loads(text)
     except ValueError:
         options = None
     if not isinstance(options, dict):
-        raise ConfigurationError('KEEN_PIPELINE_DESTINATION_OPTIONS must be a JSON object such as {"endpoint": "https://..."}')
+        raise ConfigurationError(f'{name} must be a JSON object such as {{"endpoint": "https://..."}}')
     return options
 
 
-def _mask_key(env: Mapping[str, str]) -> bytes | None:
-    key = env.get("KEEN_PIPELINE_MASK_KEY")
-    if key is not None and len(key.encode()) < _SHORTEST_MASK_KEY_BYTES:
-        raise ConfigurationError(
-            f"KEEN_PIPELINE_MASK_KEY must have at least {_SHORTEST_MASK_KEY_BYTES} characters; a random one can't be guessed"
-        )
-    return key.encode() if key is not None else None
+def _mask_key(name: str, text: str) -> bytes:
+    if len(text.encode()) < _SHORTEST_MASK_KEY_BYTES:
+        raise ConfigurationError(f"{name} must have at least {_SHORTEST_MASK_KEY_BYTES} characters; a random one can't be guessed")
+    return text.encode()
+
+
+def _addresses(name: str, text: str) -> tuple[str, ...]:
+    found = tuple(one for one in re.split(r"[,;\s]+", text) if one)
+    wrong = [one for one in found if not re.fullmatch(r"[^@]+@[^@]+", one)]
+    if wrong:
+        raise ConfigurationError(f"{name} must hold addresses separated by commas; {wrong[0]!r} is none")
+    return found
+
+
+def _time_of_day(name: str, text: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        raise ConfigurationError(f"{name} must be a time of day as HH:MM, not {text!r}")
+    return text
+
+
+def _name(name: str, text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", text):
+        raise ConfigurationError(f"{name} must be letters, digits and underscores, beginning with a letter, not {text!r}")
+    return text
+
+
+def _path(name: str, text: str) -> Path:
+    return Path(text).expanduser()
+
+
+VARIABLES = (
+    Variable("KEEN_BASE_URL", "base_url", _base_url, f"the service; unset: the embedded one, or {KEEN_URL} with a project or key"),
+    Variable("KEEN_PROJECT_ID", "project_id", _key, "the project at the service"),
+    Variable("KEEN_READ_KEY", "read_key", _key, "reads events; a secret"),
+    Variable("KEEN_WRITE_KEY", "write_key", _key, "writes events (`load`); a secret"),
+    Variable("KEEN_MASTER_KEY", "master_key", _key, "deletes events; a secret"),
+    Variable("KEEN_API_VERSION", "api_version", _choice(*API_VERSIONS), "2.0 (default) extracts asynchronously, 3.0 at once"),
+    Variable("KEEN_PIPELINE_NAME", "name", _name, "of the definitions that commands speak of (default keen)"),
+    Variable(
+        "KEEN_PIPELINE_RUNNING",
+        "running",
+        _switch,
+        "whether schedules and sensors of keen_pipeline.definitions start by themselves (default false; `keen-pipeline dev`: true)",
+    ),
+    Variable("KEEN_PIPELINE_DESTINATION", "destination", _text, "where files land: a folder or a URI (default ./data/landing)"),
+    Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", "destination_options", _options, "JSON object of the storage's options"),
+    Variable("KEEN_PIPELINE_LEDGER_URL", "ledger_url", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
+    Variable("KEEN_PIPELINE_COLLECTIONS", "collections_file", _path, "YAML file of the collections"),
+    Variable("KEEN_PIPELINE_REQUESTS_PER_MINUTE", "requests_per_minute", _whole(1, 100_000), "API requests a minute (default 200)"),
+    Variable("KEEN_PIPELINE_BUDGET", "budget", _text, "projects with this in common share their requests a minute"),
+    Variable("KEEN_PIPELINE_POLL_SECONDS", "poll_seconds", _number(0.05, 3600), "between polls of a run or command (default 5)"),
+    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", "max_attempts", _whole(1, 100), "of one extraction (default 3)"),
+    Variable(
+        "KEEN_PIPELINE_RETRY_SECONDS",
+        "retry_seconds",
+        _number(0, 600),
+        "first back-off after a failed extraction (default 30), doubling, at most 600",
+    ),
+    Variable(
+        "KEEN_PIPELINE_LEASE_SECONDS",
+        "lease_seconds",
+        _number(2, 86_400),
+        "after how long without a heartbeat others take over a process's work (default 60)",
+    ),
+    Variable(
+        "KEEN_PIPELINE_PARTITIONS_PER_RUN",
+        "partitions_per_run",
+        _whole(1, MOST_PARTITIONS_PER_RUN),
+        "of each collection in one run of a backfill; unset: a whole range is one run",
+    ),
+    Variable(
+        "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS",
+        "max_extraction_events",
+        _whole(1, 1_000_000_000),
+        "a request of more events is split (default 10000000)",
+    ),
+    Variable(
+        "KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS",
+        "allow_private_results",
+        _switch,
+        "whether a results URL may lead to a private address; unset: if the service's own is one",
+    ),
+    Variable("KEEN_PIPELINE_MASK_KEY", "mask_key", _mask_key, "of the hashes of masked columns, at least 16 bytes; a secret"),
+    Variable("KEEN_PIPELINE_DIGEST_TO", "digest_to", _addresses, "addresses of the nightly digest"),
+    Variable("KEEN_PIPELINE_DIGEST_AT", "digest_at", _time_of_day, "HH:MM in the schedule's zone (default 06:00)"),
+    Variable(
+        "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES",
+        "digest_attachment_bytes",
+        _whole(0, 20_000_000),
+        "of all files in one mail (default 2000000)",
+    ),
+    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", "slack_webhook", _url, "the same for Slack; a secret"),
+    Variable("KEEN_PIPELINE_UI_URL", "ui_url", _url, "root of Dagster's UI, for links"),
+    Variable("KEEN_PIPELINE_SERVICE_DATA", "service_data", _path, "folder of the embedded service (default ./data/keen)"),
+    Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "service_catalogue_url", _text, "PostgreSQL that several services share"),
+    Variable("KEEN_PIPELINE_SERVICE_STORAGE", "service_storage", _text, "root URI that several services share"),
+)
+"""Every variable of the pipeline, in the order in which they are documented. `SMTP_*` name the mail server."""
 
 
 def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
@@ -169,33 +319,9 @@ def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
         return None
     return SmtpSettings(
         host=host,
-        port=int(_number(env, "SMTP_PORT", 25, 1, 65535, whole=True)),
+        port=_whole(1, 65535)("SMTP_PORT", env.get("SMTP_PORT", "25")),
         user=env.get("SMTP_USER"),
         password=env.get("SMTP_PASSWORD"),
-        starttls=_switch(env, "SMTP_STARTTLS") or False,
+        starttls=_switch("SMTP_STARTTLS", env.get("SMTP_STARTTLS", "false")),
         sender=env.get("SMTP_FROM", "keen-pipeline@localhost"),
     )
-
-
-def _switch(env: Mapping[str, str], name: str) -> bool | None:
-    """None where it is unset."""
-    text = env.get(name)
-    if text is None:
-        return None
-    word = text.strip().lower()
-    if word not in ("1", "0", "true", "false", "yes", "no"):
-        raise ConfigurationError(f"{name} must be true or false, not {word!r}")
-    return word in ("1", "true", "yes")
-
-
-def _number(env: Mapping[str, str], name: str, default: float, low: float, high: float, *, whole: bool = False) -> float:
-    text = env.get(name)
-    if text is None:
-        return default
-    try:
-        value = float(int(text)) if whole else float(text)
-    except ValueError:
-        raise ConfigurationError(f"{name} must be a {'whole ' if whole else ''}number, not {text!r}") from None
-    if not low <= value <= high:
-        raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text}")
-    return value

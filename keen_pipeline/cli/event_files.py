@@ -1,7 +1,7 @@
 """Reads events from files: NDJSON, CSV and Parquet, each also compressed (`.gz`, `.zst`), in batches, with the line in every error.
 
 - `.ndjson`, `.jsonl`, `-` (standard input): one JSON object a line, the event as v3.0 takes it. Empty lines are passed over.
-- `.csv`: by the grammar of landed files, so separated by commas. The first record holds property names: of v2.0 where one starts
+- `.csv`: by the grammar of landed files, so separated by commas. The first record holds property names: of v2.0 if all start
   with `header:` or `body:`, else v3.0. Fields are read as `cells` describes: what was extracted by this service comes back with
   its types. In other CSV files a field without quotes is a number, true, false or null if it reads as one, else a string; a field
   in quotes is a string; an empty one without quotes is no property at all. Records of empty fields alone are events without
@@ -209,7 +209,7 @@ def _check_separator(header: Sequence[bytes], name: str) -> None:
 
 
 def _paths(names: Sequence[str], source: str) -> list[str]:
-    second = any(name.startswith(("header:", "body:")) for name in names)
+    second = all(name.startswith(("header:", "body:")) for name in names)
     paths = [path_of_name(name) if second else name for name in names]
     if not all(names) or len(set(paths)) < len(paths):
         _refuse(f"{source}: the header has an empty or a repeated name")
@@ -285,7 +285,9 @@ def _landed(value: Any, is_digits: bool) -> Any:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")  # what is no UTF-8 is refused with its event by the service
     if isinstance(value, str):
-        return decode_field(value, quoted=not is_digits or value in ("", "null"))
+        # Without its quotes a list or an object is the JSON it reads as.
+        quoted = value in ("", "null") or not (is_digits or value[0] in "[{")
+        return decode_field(value, quoted=quoted)
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds" if value.microsecond % 1000 else "milliseconds") + "Z"
     if isinstance(value, float) and value.is_integer() and abs(value) <= _WHOLE_IN_DOUBLES:

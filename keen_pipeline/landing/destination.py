@@ -10,9 +10,17 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
 
+from keen_pipeline.collection import Encoding, Layout, MaskMethod
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
-from keen_pipeline.extraction import Encoding, Landing, MaskMethod
-from keen_pipeline.landing import layout
+from keen_pipeline.extraction import Landing
+from keen_pipeline.landing.layout import (
+    REASON_SUFFIX,
+    encoding_of,
+    file_path,
+    list_path,
+    path_below,
+    quarantine_path,
+)
 from keen_pipeline.landing.storages.storage import Storage, normal_root, open_storage
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ports import ResultsSource
@@ -57,9 +65,15 @@ class FileDestination:
     def __repr__(self) -> str:
         return f"FileDestination({self._root}, {self._encoding.value})"
 
-    def target_uri(self, collection: str, partition_key: str, encoding: Encoding | None = None) -> str:
+    def uri_of(self, path: str) -> str:
+        """The URI of a path below the root."""
+        return f"{self._root}/{path}"
+
+    def target_uri(
+        self, collection: str, partition_key: str, encoding: Encoding | None = None, layout: Layout = Layout.PLAIN
+    ) -> str:
         """The URI of one partition's file here."""
-        return layout.target_uri(self._root, collection, partition_key, encoding or self._encoding)
+        return self.uri_of(file_path(collection, partition_key, encoding or self._encoding, layout))
 
     def land(
         self,
@@ -67,53 +81,66 @@ class FileDestination:
         target: str,
         *,
         extraction_id: str,
+        label: str | None = None,
+        encoding: Encoding | None = None,
         types: Mapping[str, str] | None = None,
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
+        fence: Callable[[], None] | None = None,
         earlier_types: Mapping[str, str] | None = None,
     ) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
-        The suffix of `target` says the encoding; `types` is Keen's inferred type by property, which parquet needs for any column
-        but text, and `earlier_types` the types of columns in earlier Parquet files of the collection, in Arrow's words: none gets
-        narrower. `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven
-        are the bytes as they came. Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside
-        it), RetryableError where the transfer can't finish now, ConfigurationError where the place can't be written. In all
-        these cases the file at `target` is as it was.
+        `label`: what errors call it, its path by default.
+        `encoding`: of the file, by its suffix unless it is given.
+        `types`: Keen's inferred type by property, which parquet needs for any column but text.
+        `earlier_types`: the types of columns in earlier Parquet files of the collection, in Arrow's words; none gets narrower.
+        `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven are the
+        bytes as they came.
+        `fence`: called immediately before the file is switched into place; if it raises, nothing is.
+
+        Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside it), RetryableError if the
+        transfer can't finish now, ConfigurationError if the place can't be written. In all these cases the file at `target` is as
+        it was.
         """
         from keen_pipeline.landing.transfer.download import (
             Download,  # brings NumPy, which a code location that lands nothing can spare
         )
 
-        place = layout.parse_target(self._root, target)
-        check_encoding(place.encoding)
+        path = path_below(self._root, target)
+        encoding = encoding or encoding_of(path)
+        what = f"{label or path}, extraction {extraction_id}"
+        check_encoding(encoding)
         begun = time.monotonic()
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
             conversion = (
                 stack.enter_context(_conversion(stage, *_of_what_is_written(mask or {}, types or {}, earlier_types or {})))
-                if place.encoding is Encoding.PARQUET
+                if encoding is Encoding.PARQUET
                 else None
             )
-            body, encoding = (stage, place.encoding) if conversion is None else (conversion.body, Encoding.CSV)
-            download = Download(source, body, encoding, time.sleep, _masker_of(mask or {}, mask_key))
+            body, transfer = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
+            download = Download(source, body, transfer, time.sleep, _masker_of(mask or {}, mask_key))
             try:
                 intake = download.run()
                 column_types = () if conversion is None else _finished(conversion, intake)
                 stored = stage.seek(0, 2)
+                if fence is not None:
+                    fence()
                 self._storage.publish(stage, target)
             except VerificationError as error:
                 if conversion is not None:
                     conversion.stop()
+                    body.seek(0)
                     _copy(body, stage)
-                raise self._keep_aside(error, download, stage, target, extraction_id) from None
+                raise self._keep_aside(error, download, stage, path, encoding, what, extraction_id) from None
             except KeenPipelineError as error:
-                raise _about(error, place, extraction_id) from None
+                raise _about(error, what) from None
             except OSError as error:
                 raise ConfigurationError(
-                    f"{place.collection}[{place.partition_key}]: the destination {self._root} can't be written "
-                    f"({error.strerror or type(error).__name__}); nothing was landed"
+                    f"{what}: the destination {self._root} can't be written ({error.strerror or type(error).__name__}); "
+                    "nothing was landed"
                 ) from error
             finally:
                 download.close()
@@ -140,25 +167,36 @@ class FileDestination:
 
     def remove(self, target: str) -> None:
         """Remove the file at `target`; nothing where there is none."""
-        layout.parse_target(self._root, target)
+        path_below(self._root, target)
         self._storage.remove(target)
 
-    def for_slices(self) -> FileDestination:
-        """Where the slices of split extractions rest until they are put together: `_slices/` beside the landed files."""
-        return FileDestination(f"{self._root}/{layout.SLICES}", transport=self._transport)
+    def set_aside(self, target: str, extraction_id: str, reason: str) -> str:
+        """Move a landed file to the quarantine with the reason beside it; answers its URI there."""
+        path = path_below(self._root, target)
+        aside = self.uri_of(quarantine_path(path, extraction_id))
+        with self._storage.open(target) as file, self._storage.stage(aside) as stage:
+            _copy(file, stage)
+            self._storage.publish(stage, aside)
+        self._write_reason(aside, reason)
+        self._storage.remove(target)
+        return aside
+
+    def write(self, path: str, data: bytes) -> None:
+        """A small file at a path below the root, in one step. Raises ConfigurationError."""
+        try:
+            self._storage.write(self.uri_of(path), data)
+        except OSError as error:
+            raise ConfigurationError(f"{self.uri_of(path)} can't be written ({error.strerror or type(error).__name__})") from error
 
     def write_list(self, collection: str, property_name: str, partition_key: str, values: Sequence[object]) -> str:
         """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError."""
-        uri = layout.list_uri(self._root, collection, property_name, partition_key)
-        try:
-            self._storage.write(uri, json.dumps(values, ensure_ascii=False).encode())
-        except OSError as error:
-            raise ConfigurationError(f"{uri} can't be written ({error.strerror or type(error).__name__})") from error
-        return uri
+        path = list_path(collection, property_name, partition_key)
+        self.write(path, json.dumps(values, ensure_ascii=False).encode())
+        return self.uri_of(path)
 
     def read_list(self, collection: str, property_name: str, partition_key: str) -> list[object]:
         """What `write_list` wrote. Raises FileNotFoundError."""
-        with self._storage.open(layout.list_uri(self._root, collection, property_name, partition_key)) as file:
+        with self._storage.open(self.uri_of(list_path(collection, property_name, partition_key))) as file:
             values: list[object] = json.loads(file.read())
         return values
 
@@ -181,30 +219,34 @@ class FileDestination:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
     def _keep_aside(
-        self, error: VerificationError, download: Download, stage: BinaryIO, target: str, extraction_id: str
+        self,
+        error: VerificationError,
+        download: Download,
+        stage: BinaryIO,
+        path: str,
+        encoding: Encoding,
+        what: str,
+        extraction_id: str,
     ) -> VerificationError:
-        place = layout.parse_target(self._root, target)
-        typed = place.encoding is Encoding.PARQUET
-        kept = layout.target_uri(self._root, place.collection, place.partition_key) if typed else target
-        aside = layout.quarantine_uri(self._root, kept, extraction_id)
-        what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}: {error}"
+        kept = f"{path.removesuffix(encoding.value)}{Encoding.CSV.value}" if encoding is Encoding.PARQUET else path
+        aside = self.uri_of(quarantine_path(kept, extraction_id))
         assert download.intake is not None
         self._storage.publish(stage, aside, elsewhere=True)
-        moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
         received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
         if download.intake.masked:
             received += ", and are kept masked, up to where it is wrong"
-        reason = f"{moment}\n{what}\n{received}; nothing was landed at {target}\n"
-        self._storage.write(aside + layout.REASON_SUFFIX, reason.encode())
-        return VerificationError(f"{what}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
+        self._write_reason(aside, f"{what}: {error}\n{received}; nothing was landed at {self.uri_of(path)}")
+        return VerificationError(f"{what}: {error}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
+
+    def _write_reason(self, aside: str, reason: str) -> None:
+        moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
+        self._storage.write(aside + REASON_SUFFIX, f"{moment}\n{reason}\n".encode())
 
 
-def _about(error: KeenPipelineError, place: layout.Place, extraction_id: str) -> KeenPipelineError:
+def _about(error: KeenPipelineError, what: str) -> KeenPipelineError:
     """The same error, saying of which extraction it speaks."""
-    what = f"{place.collection}[{place.partition_key}], extraction {extraction_id}"
-    if isinstance(error, InvalidInputError) or what in str(error):
-        return error
-    error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
+    if not isinstance(error, InvalidInputError) and what not in str(error):
+        error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
     return error
 
 
@@ -239,8 +281,7 @@ def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
 def _copy(body: BinaryIO, stage: BinaryIO) -> None:
     from keen_pipeline.landing.transfer.packed import write_all
 
-    for file in (body, stage):
-        file.seek(0)
+    stage.seek(0)
     stage.truncate()
     while piece := body.read(256 * 1024):
         write_all(stage, piece)

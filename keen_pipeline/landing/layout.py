@@ -1,44 +1,45 @@
-"""Where a file lies: partition <-> URI. Pure.
+"""Where a file lies below a destination's root. Pure; nothing here is ever read back out of a path.
 
-`{root}/{collection}/{partition_key}.{csv|csv.gz|csv.zst|parquet}`. What is kept aside lies under `{root}/_quarantine/`,
-slices that wait to be put together under `{root}/_slices/`, lists of unique values under `{root}/_unique/`; a collection's name
-can't begin with `_`, so they never meet.
+`{collection}/{partition_key}.{csv|csv.gz|csv.zst|parquet}`, or `{collection}/date={date}/events.{...}` with the layout hive
+(hourly: `date={date}/hour={hour}/`). A collection's name is percent-encoded but for letters, digits, `_ . -` and blanks. Beside the
+collections lie `_quarantine/` (what was kept aside), `_slices/` (parts that wait to be put together), `_unique/` (lists of unique
+values) and `_manifests/`; a collection's name can't begin with `_`, so they never meet.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from urllib.parse import quote
 
+from keen_pipeline.collection import Encoding, Layout, check_collection_name
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Encoding, check_collection_name
 from keen_pipeline.timeframe import Timeframe, format_instant
 
 QUARANTINE = "_quarantine"
 SLICES = "_slices"
 UNIQUE = "_unique"
+MANIFESTS = "_manifests"
 LATEST = "latest"
 """What stands for the partition key of a list of all events."""
 REASON_SUFFIX = ".reason.txt"
 
 # Dagster's keys (2026-01-31, 2026-01-31-08:00) and ad hoc ones; no separator, no leading dot, nothing a shell or URL splits at.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,199}")
-_LONGEST_PROPERTY = 200
-_INSTANT = re.compile(r"(\d{8}T\d{6})(?:\.(\d{3}|\d{6}))?Z")
-# The longest first, so that `.csv.gz` is not read as a partition key that ends in `.csv`.
-_ENCODINGS = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
+_HOUR = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{2}):00([+-]\d{4})?")
+_LONGEST_NAME = 120
+# The longest first, so that `.csv.gz` is not read as a name that ends in `.csv`.
+_SUFFIXES = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
 
 
-@dataclass(frozen=True)
-class Place:
-    """One file of the layout."""
+def collection_folder(collection: str) -> str:
+    """The folder of a collection's files. Raises InvalidInputError for a name that is none.
 
-    root: str
-    collection: str
-    partition_key: str
-    encoding: Encoding
+    >>> collection_folder("Sign Ups"), collection_folder("user:signup"), collection_folder("..")
+    ('Sign Ups', 'user%3Asignup', '%2E.')
+    """
+    name = quote(check_collection_name(collection), safe=" ")
+    return f"%2E{name[1:]}" if name.startswith(".") else name.replace("~", "%7E")
 
 
 def ad_hoc_key(timeframe: Timeframe) -> str:
@@ -52,62 +53,76 @@ def ad_hoc_key(timeframe: Timeframe) -> str:
     return "_".join(re.sub(r"[-:]", "", format_instant(moment)) for moment in (timeframe.start, timeframe.end))
 
 
-def parse_ad_hoc_key(key: str) -> Timeframe:
-    """The timeframe of `ad_hoc_key`. Raises InvalidInputError where `key` is none."""
-    start, separator, end = key.partition("_")
-    if not separator:
-        raise InvalidInputError(f"{key!r} is not {{start}}_{{end}}", field="partition_key")
-    return Timeframe(_instant(start, key), _instant(end, key))
+def file_path(collection: str, partition_key: str, encoding: Encoding = Encoding.CSV, layout: Layout = Layout.PLAIN) -> str:
+    """The path of one partition's file. Raises InvalidInputError for a name or key that could leave its folder.
 
-
-def target_uri(root: str, collection: str, partition_key: str, encoding: Encoding = Encoding.CSV) -> str:
-    """The URI of the file of one partition. Raises InvalidInputError for a name or key that could leave its folder."""
-    check_collection_name(collection)
+    >>> file_path("purchases", "2026-01-01", Encoding.PARQUET, Layout.HIVE)
+    'purchases/date=2026-01-01/events.parquet'
+    >>> file_path("purchases", "2026-10-25-01:00+0100", layout=Layout.HIVE)
+    'purchases/date=2026-10-25/hour=01/events+0100.csv'
+    """
+    folder = collection_folder(collection)
     if not _KEY.fullmatch(partition_key) or ".." in partition_key:
         raise InvalidInputError(f"partition key {partition_key!r} can't be a file name", field="partition_key")
-    return f"{root.rstrip('/')}/{collection}/{partition_key}.{encoding.value}"
+    if layout is Layout.PLAIN:
+        return f"{folder}/{partition_key}.{encoding.value}"
+    hour = _HOUR.fullmatch(partition_key)
+    if hour is None:
+        return f"{folder}/date={partition_key}/events.{encoding.value}"
+    # The second of two equal local hours has its offset in the name, and the same folder.
+    return f"{folder}/date={hour[1]}/hour={hour[2]}/events{hour[3] or ''}.{encoding.value}"
 
 
-def list_uri(root: str, collection: str, property_name: str, partition_key: str) -> str:
-    """The URI of the list of a property's unique values. Raises InvalidInputError as `target_uri` does.
+def slice_path(collection: str, partition_key: str) -> str:
+    """The path of a part that waits to be put together with others; always CSV."""
+    return f"{SLICES}/{file_path(collection, partition_key)}"
 
-    >>> list_uri("/data", "purchases", "body:user:id", "2026-01-01")
-    '/data/_unique/purchases/2026-01-01.body%3Auser%3Aid.json'
+
+def list_path(collection: str, property_name: str, partition_key: str) -> str:
+    """The path of the list of a property's unique values. Raises InvalidInputError as `file_path` does.
+
+    >>> list_path("purchases", "body:user:id", "2026-01-01")
+    '_unique/purchases/2026-01-01.body%3Auser%3Aid.json'
     """
-    place = target_uri(f"{root.rstrip('/')}/{UNIQUE}", collection, partition_key).removesuffix(f".{Encoding.CSV.value}")
-    return f"{place}.{quote(property_name, safe='')[:_LONGEST_PROPERTY]}.json"
+    place = file_path(collection, partition_key).removesuffix(f".{Encoding.CSV.value}")
+    return f"{UNIQUE}/{place}.{short_name(quote(property_name, safe=''))}.json"
 
 
-def parse_target(root: str, uri: str) -> Place:
-    """The reverse of `target_uri`. Raises InvalidInputError where `uri` is not a file of the layout under `root`."""
-    root = root.rstrip("/")
-    collection, separator, name = uri.removeprefix(root + "/").partition("/")
-    encoding = next((one for one in _ENCODINGS if name.endswith("." + one.value)), None)
-    if not uri.startswith(root + "/") or not separator or encoding is None:
-        raise InvalidInputError(f"{uri} is not a file of the layout under {root}", field="uri")
-    place = Place(root, collection, name.removesuffix("." + encoding.value), encoding)
-    if target_uri(root, place.collection, place.partition_key, encoding) != uri:
-        raise InvalidInputError(f"{uri} is not a file of the layout under {root}", field="uri")
-    return place
+def short_name(name: str) -> str:
+    """A name that every file system takes: a long one is cut, and a digest keeps it apart from others cut alike."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
-def quarantine_uri(root: str, target: str, extraction_id: str) -> str:
-    """Where what was received for `target` is kept aside, one place for each extraction."""
-    root = root.rstrip("/")
-    if not target.startswith(root + "/"):
-        raise InvalidInputError(f"{target} is not under {root}", field="target")
+def manifest_path(path: str) -> str:
+    """The path of the manifest of the file at `path`."""
+    return f"{MANIFESTS}/{path}.json"
+
+
+def quarantine_path(path: str, extraction_id: str) -> str:
+    """Where what was received for `path` is kept aside, one place for each extraction.
+
+    >>> quarantine_path("purchases/2026-01-01.csv.gz", "a/b")
+    '_quarantine/purchases/2026-01-01.a-b.csv.gz'
+    """
     identity = re.sub(r"[^A-Za-z0-9_-]", "-", extraction_id)[:80] or "unknown"
-    folder, _, name = target.removeprefix(root + "/").rpartition("/")
-    stem, dot, suffix = name.partition(".csv")
-    return "/".join(part for part in (root, QUARANTINE, folder, f"{stem}.{identity}{dot}{suffix}") if part)
+    suffix = encoding_of(path).value
+    return f"{QUARANTINE}/{path.removesuffix(f'.{suffix}')}.{identity}.{suffix}"
 
 
-def _instant(text: str, key: str) -> datetime:
-    match = _INSTANT.fullmatch(text)
-    if match is None:
-        raise InvalidInputError(f"{key!r} is not {{start}}_{{end}}", field="partition_key")
-    try:
-        moment = datetime.strptime(match[1], "%Y%m%dT%H%M%S")  # noqa: DTZ007 - the Z is checked by the pattern, set below
-    except ValueError as error:
-        raise InvalidInputError(f"{key!r}: {error}", field="partition_key") from None
-    return moment.replace(microsecond=int((match[2] or "0").ljust(6, "0")), tzinfo=timezone.utc)
+def encoding_of(path: str) -> Encoding:
+    """How a file of this name is written. Raises InvalidInputError if its suffix is none of ours."""
+    for encoding in _SUFFIXES:
+        if path.endswith(f".{encoding.value}"):
+            return encoding
+    names = ", ".join(f".{one.value}" for one in _SUFFIXES)
+    raise InvalidInputError(f"{path} ends in none of {names}", field="path")
+
+
+def path_below(root: str, uri: str) -> str:
+    """The path of a file of a destination below its root. Raises InvalidInputError if `uri` lies elsewhere."""
+    path = uri.removeprefix(f"{root.rstrip('/')}/")
+    if path == uri or not path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise InvalidInputError(f"{uri} is not a file below {root}", field="uri")
+    return path

@@ -128,7 +128,7 @@ def clock_of(engine: sa.Engine) -> Clock:
     return _clocks.get(engine) or SystemClock()
 
 
-def instant(clock: Clock) -> sa.ColumnElement[datetime]:
+def now_expression(clock: Clock) -> sa.ColumnElement[datetime]:
     """Now as a statement's own term: exact where the database tells it, even after the statement had to wait."""
     if isinstance(clock, DatabaseClock):
         return sa.func.clock_timestamp(type_=UtcDateTime)

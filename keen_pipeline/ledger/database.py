@@ -53,7 +53,7 @@ def open_engine(
     except LedgerVersionError:
         engine.dispose()
         raise
-    except sa.exc.OperationalError as error:
+    except sa.exc.DBAPIError as error:
         engine.dispose()
         raise ConfigurationError(f"the ledger {shown} can't be opened: {reason_of(error)}") from None
     return engine
@@ -69,6 +69,9 @@ def _options(url: sa.URL) -> dict[str, Any]:
             return {**options, **one, "connect_args": {"check_same_thread": False}}
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         return {**options, "connect_args": {"timeout": _BUSY_SECONDS}}
+    if url.get_backend_name() == "postgresql":
+        # What the ledger is written for, whatever the server's default is.
+        options["isolation_level"] = "READ COMMITTED"
     options |= {"pool_pre_ping": True, "pool_size": 5, "max_overflow": 5, "pool_timeout": 30}
     if url.get_driver_name() in ("psycopg", "psycopg2"):
         options["connect_args"] = {name: value for name, value in _NOTICE_A_DEAD_HOST.items() if name not in url.query}

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.ledger.tables import compatibility
-from keen_pipeline.ledger.transactions import looking
+from keen_pipeline.ledger.transactions import read_only
 
 if TYPE_CHECKING:
     from alembic.script import Script
@@ -87,7 +87,7 @@ def migrate(engine: sa.Engine, *, contract: bool = False, migrations: Migrations
     what stands behind a contract migration.
     """
     migrations = migrations or OURS
-    with looking(engine) as connection:
+    with read_only(engine) as connection:
         if _is_settled(connection, migrations):
             return
     with engine.begin() as connection:

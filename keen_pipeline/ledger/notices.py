@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.tables import is_waiting_notice, notices
-from keen_pipeline.ledger.transactions import changing, reading
+from keen_pipeline.ledger.transactions import read_transaction, transaction
 from keen_pipeline.ports import Clock
 
 
@@ -43,7 +43,7 @@ class SqlNotices:
         except sa.exc.IntegrityError:
             return False  # another process was quicker
 
-    @changing
+    @transaction
     def _plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None) -> bool:
         now = self._clock.now()
         values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
@@ -53,7 +53,7 @@ class SqlNotices:
         connection.execute(sa.insert(notices).values(body=json.dumps(body) if body is not None else None, **values))
         return True
 
-    @changing
+    @transaction
     def claim(self, connection: sa.Connection, channels: set[str], hold_seconds: float) -> Notice | None:
         """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
         now = self._clock.now()
@@ -76,18 +76,23 @@ class SqlNotices:
         """It is never tried again."""
         self._end(notice_id, error=error)
 
-    @changing
+    @transaction
     def failed(self, connection: sa.Connection, notice_id: int, error: str, due_at: datetime) -> None:
         """It is tried again, not before `due_at`."""
         connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(error=error, due_at=due_at))
 
-    @reading
+    @read_transaction
     def waiting(self, connection: sa.Connection) -> list[tuple[str, str, int, str | None]]:
         """(name, channel, attempts, last error) of what is not out yet, oldest first."""
         query = sa.select(notices).where(is_waiting_notice).order_by(notices.c.id)
         return [(row.name, row.channel, row.attempts, row.error) for row in connection.execute(query)]
 
-    @changing
+    @transaction
+    def prune(self, connection: sa.Connection, before: datetime) -> int:
+        """Forget what ended before that; answers how many."""
+        return connection.execute(sa.delete(notices).where(notices.c.ended_at < before)).rowcount
+
+    @transaction
     def _end(self, connection: sa.Connection, notice_id: int, *, error: str | None) -> None:
         ended = {"ended_at": self._clock.now(), "error": error}
         connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))

@@ -1,27 +1,30 @@
-"""What the ledger answers without a change."""
+"""What the ledger answers without a change. Every query is about one scope."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.rows import to_entry
-from keen_pipeline.ledger.tables import entries, in_outbox, is_landed, is_open, is_uncounted, listings
-from keen_pipeline.ledger.transactions import reading
+from keen_pipeline.ledger.scopes import Scopes, ScopeSummary
+from keen_pipeline.ledger.tables import collections, entries, in_outbox, is_landed, is_open, is_stale, is_uncounted, scopes
+from keen_pipeline.ledger.transactions import read_transaction
+from keen_pipeline.ledger.workers import Workers
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.ports import Clock, LedgerSummary
+from keen_pipeline.ports import Clock
+from keen_pipeline.scope import Scope
 
 _T = TypeVar("_T")
 # Bound of one IN list: well under every database's limit of parameters.
 _CHUNK = 500
-_SHOWN_FAILURES = 50
 
 
 def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -30,127 +33,238 @@ def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + _CHUNK]
 
 
+@dataclass(frozen=True)
+class CollectionState:
+    """What is known of a collection at its service.
+
+    `tick`: seconds for which list calls were answered, ever.
+    `problem`: why nothing of it goes on, None if something does; since `since`, not tried again before `until` if that is known.
+    """
+
+    tick: float = 0.0
+    listed_at: datetime | None = None
+    pending: frozenset[str] = frozenset()
+    problem: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PartitionState:
+    """The state of one partition in few words: of the open attempt, else of the newest one that landed or ended for good.
+
+    `landed`: whether a valid file lies there, be it of an earlier question; `landed_fingerprint`: of that file, empty if none.
+    """
+
+    key: str
+    start: datetime
+    end: datetime
+    status: Status
+    fingerprint: str
+    landed: bool
+    landed_fingerprint: str
+    unproven: bool
+    error: str | None
+
+
 class LedgerReader:
-    """The reading half of `SqlLedger`. `clock`: the time of all its instants, by default that of its database."""
+    """The reading half of `SqlLedger`.
 
-    def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
+    `scope`: whose entries it reads. `clock`: the time of all instants, by default that of the database.
+    """
+
+    def __init__(self, engine: sa.Engine, scope: Scope, *, clock: Clock | None = None) -> None:
         self.engine = engine
+        self.scope = scope
         self.clock: Clock = clock or clock_of(engine)
+        self.workers = Workers(engine, self.clock)
+        self._scopes = Scopes(engine, self.clock)
+        self.scope_id = self._scopes.open(scope)
+        self._mine = entries.c.scope_id == self.scope_id
+        here = sa.select(scopes.c.id).where(scopes.c.destination == scope.destination)
+        self._at_destination = entries.c.scope_id.in_(here)
 
-    @reading
-    def entries(self, connection: sa.Connection, entry_ids: Sequence[int]) -> list[Entry]:
-        found: list[Entry] = []
-        for chunk in chunks(sorted(entry_ids)):
-            found += [
-                to_entry(row)
-                for row in connection.execute(sa.select(entries).where(entries.c.id.in_(chunk)).order_by(entries.c.id))
-            ]
-        return found
+    def scopes(self) -> list[ScopeSummary]:
+        """Every scope of this ledger, ours among them."""
+        return self._scopes.all()
 
-    @reading
-    def latest(self, connection: sa.Connection, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
-        known = self._newest(connection, [r.target for r in requests])
-        found = [known.get(request.target) for request in requests]
+    @read_transaction
+    def entries(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:
+        """Entries by id, ascending; unknown ids are left out."""
+        return [self._entry(row) for chunk in chunks(sorted(entry_ids)) for row in self._rows(connection, entries.c.id.in_(chunk))]
+
+    @read_transaction
+    def current(self, connection: sa.Connection, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
+        """For each request's partition the open attempt, else the valid landing, else the newest attempt; None if there is none."""
+        known = self._newest(connection, [request.place for request in requests])
+        return [known.get(request.place) for request in requests]
+
+    @read_transaction
+    def open_entries(self, connection: sa.Connection, *, status: Status | None = None) -> list[Entry]:
+        """All open attempts, or those in one status; oldest first."""
+        # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
+        wanted = is_open if status is None else sa.and_(is_open, entries.c.status == status.value)
+        found = [self._entry(row) for row in connection.execute(sa.select(entries).where(self._mine, wanted))]
+        return sorted(found, key=lambda entry: entry.entry_id)
+
+    @read_transaction
+    def outbox(self, connection: sa.Connection, *, limit: int = 100) -> list[Entry]:
+        """Partitions that landed or were abandoned, which Dagster has not heard of and nobody has claimed; oldest first."""
+        free = sa.and_(in_outbox, entries.c.claimed_by.is_(None))
+        query = sa.select(entries).where(self._mine, free).order_by(entries.c.id).limit(limit)
+        return [self._entry(row) for row in connection.execute(query)]
+
+    @read_transaction
+    def uncounted(self, connection: sa.Connection) -> list[Entry]:
+        """Landed, not yet held against the service's count, and nobody's claim; oldest first."""
+        return self._found(connection, sa.and_(is_uncounted, entries.c.claimed_by.is_(None)))
+
+    @read_transaction
+    def landed_entries(self, connection: sa.Connection, collection: str) -> list[Entry]:
+        """The valid landings of a collection in the order of time, without slices."""
+        return self._landed(connection, entries.c.collection == collection)
+
+    @read_transaction
+    def landed_between(self, connection: sa.Connection, collection: str, start: datetime, end: datetime) -> list[Entry]:
+        """The valid landings of a collection whose timeframe begins in [start, end), in the order of time, without slices."""
+        begins = entries.c.window_start
+        return self._landed(connection, sa.and_(entries.c.collection == collection, begins >= start, begins < end))
+
+    @read_transaction
+    def partitions(self, connection: sa.Connection, collection: str) -> list[PartitionState]:
+        """The state of every partition that was ever asked for, in the order of time; ad hoc extractions aside."""
+        c = entries.c
+        words = [status.value for status in (Status.LANDED, Status.ABANDONED, Status.CANCELLED)]
+        rank = sa.case((is_open, 0), (c.status.in_(words), 1), else_=2)
+        columns = (c.partition_key, c.window_start, c.window_end, c.status, c.fingerprint, c.error)
+        order = sa.func.row_number().over(partition_by=c.partition_key, order_by=(rank, c.id.desc())).label("place")
+        mine = sa.and_(self._mine, c.collection == collection, c.kind == Kind.PARTITION.value)
+        ranked = sa.select(*columns, order).where(mine).subquery()
+        first = sa.select(ranked).where(ranked.c.place == 1).order_by(ranked.c.window_start)
+        landed = sa.select(c.partition_key, c.fingerprint, c.unproven).where(mine, is_landed)
+        files = {row.partition_key: row for row in connection.execute(landed)}
         return [
-            e if e is not None and e.request.fingerprint == r.fingerprint else None for e, r in zip(found, requests, strict=True)
+            PartitionState(
+                row.partition_key,
+                row.window_start,
+                row.window_end,
+                Status(row.status),
+                row.fingerprint,
+                row.partition_key in files,
+                files[row.partition_key].fingerprint if row.partition_key in files else "",
+                bool(row.partition_key in files and files[row.partition_key].unproven),
+                row.error,
+            )
+            for row in connection.execute(first)
         ]
 
-    @reading
-    def open_entries(self, connection: sa.Connection, *, status: Status | None = None) -> list[Entry]:
-        # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
-        query = sa.select(entries).where(is_open)
-        if status is not None:
-            query = query.where(entries.c.status == status.value)
-        return sorted((to_entry(row) for row in connection.execute(query)), key=lambda entry: entry.entry_id)
-
-    @reading
-    def unreported(self, connection: sa.Connection) -> list[Entry]:
-        query = sa.select(entries).where(in_outbox, self._is_free()).order_by(entries.c.id)
-        return [to_entry(row) for row in connection.execute(query)]
-
-    @reading
-    def uncounted(self, connection: sa.Connection) -> list[Entry]:
-        # Slices are told apart here: asked for parent_id IS NULL, SQLite reads all that aren't by the index on it.
-        found = [to_entry(row) for row in connection.execute(sa.select(entries).where(is_uncounted, self._is_free()))]
-        return [entry for entry in found if entry.parent_id is None]
-
-    def landed_entries(self, collection: str) -> list[Entry]:
-        return self._landed(entries.c.collection == collection)
-
-    def landed_between(self, collection: str, start: datetime, end: datetime) -> list[Entry]:
-        begins = entries.c.window_start
-        return self._landed(sa.and_(entries.c.collection == collection, begins >= start, begins < end))
-
-    @reading
-    def _landed(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
-        query = sa.select(entries).where(is_landed, condition).order_by(entries.c.window_start)
-        return [to_entry(row) for row in connection.execute(query)]
-
-    @reading
-    def slices(self, connection: sa.Connection, parent_ids: Sequence[int]) -> Mapping[int, list[Entry]]:
+    @read_transaction
+    def slices(self, connection: sa.Connection, parent_ids: Iterable[int]) -> Mapping[int, list[Entry]]:
+        """For each split entry its slices in the order of time, without failed attempts."""
         found: dict[int, list[Entry]] = defaultdict(list)
-        for chunk in chunks(parent_ids):
+        for chunk in chunks(sorted(parent_ids)):
             alive = sa.and_(entries.c.parent_id.in_(chunk), entries.c.status != Status.FAILED.value)
-            for row in connection.execute(sa.select(entries).where(alive).order_by(entries.c.window_start)):
-                found[row.parent_id].append(to_entry(row))
+            for row in connection.execute(sa.select(entries).where(self._mine, alive).order_by(entries.c.window_start)):
+                found[row.parent_id].append(self._entry(row))
         return found
 
-    @reading
+    @read_transaction
     def stale_slices(self, connection: sa.Connection) -> list[Entry]:
+        """Landed slices of entries that need them no more."""
         parents = entries.alias("parents")
         landed = sa.and_(entries.c.parent_id.is_not(None), entries.c.status == Status.LANDED.value)
         is_over = parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])
-        query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(landed, is_over)
-        return [to_entry(row) for row in connection.execute(query)]
+        query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(self._mine, landed, is_over)
+        return [self._entry(row) for row in connection.execute(query)]
 
-    @reading
-    def known(self, connection: sa.Connection, collection: str, extraction_ids: Sequence[str]) -> set[str]:
+    @read_transaction
+    def stale_files(self, connection: sa.Connection) -> list[Entry]:
+        """Superseded landings whose file may still lie at a path of its own, and that nobody has claimed."""
+        return self._found(connection, sa.and_(is_stale, entries.c.claimed_by.is_(None)))
+
+    @read_transaction
+    def known(self, connection: sa.Connection, collection: str, extraction_ids: Iterable[str]) -> set[str]:
+        """Those of the service's extractions that an attempt of this scope asked for."""
         found: set[str] = set()
-        for chunk in chunks(extraction_ids):
-            query = sa.select(entries.c.extraction_id).where(entries.c.collection == collection, entries.c.extraction_id.in_(chunk))
-            found.update(connection.execute(query).scalars())
+        for chunk in chunks(sorted(extraction_ids)):
+            mine = sa.and_(self._mine, entries.c.collection == collection, entries.c.extraction_id.in_(chunk))
+            found.update(connection.execute(sa.select(entries.c.extraction_id).where(mine)).scalars())
         return found
 
-    @reading
-    def pending(self, connection: sa.Connection, collections: Sequence[str], seconds: float) -> Mapping[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
-        recent = listings.c.listed_at > self.clock.now() - timedelta(seconds=seconds)
-        for chunk in chunks(collections):
-            query = sa.select(listings).where(listings.c.collection.in_(chunk), recent)
-            found.update((row.collection, frozenset(json.loads(row.pending))) for row in connection.execute(query))
-        return found
-
-    @reading
-    def summary(self, connection: sa.Connection) -> LedgerSummary:
-        now = self.clock.now()
-        counts = {
-            Status(s): n for s, n in connection.execute(sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status))
+    @read_transaction
+    def collections(self, connection: sa.Connection) -> Mapping[str, CollectionState]:
+        """What is known of every collection at its service, by name."""
+        query = sa.select(collections).where(collections.c.scope_id == self.scope_id)
+        return {
+            row.collection: CollectionState(
+                row.answered_seconds,
+                row.listed_at,
+                frozenset(json.loads(row.pending)),
+                row.problem,
+                row.problem_since,
+                row.problem_until,
+            )
+            for row in connection.execute(query)
         }
-        open_ = tuple(to_entry(row) for row in connection.execute(sa.select(entries).where(is_open).order_by(entries.c.id)))
-        newest = sa.select(sa.func.max(entries.c.id)).group_by(entries.c.target)
-        bad = sa.and_(entries.c.status == Status.ABANDONED.value, entries.c.id.in_(newest))
-        failures = sa.select(entries).where(bad).order_by(entries.c.id.desc()).limit(_SHOWN_FAILURES)
-        failed = tuple(to_entry(row) for row in connection.execute(failures))
-        unreported = connection.execute(sa.select(sa.func.count()).where(in_outbox)).scalar_one()
-        orphans = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0))).scalar_one()
-        oldest = max(((now - e.requested_at).total_seconds() for e in open_), default=None)
-        return LedgerSummary(counts, oldest, open_, failed, unreported, int(orphans))
+
+    def listed_within(self, seconds: float) -> Mapping[str, CollectionState]:
+        """The collections whose extractions anybody has listed within the last `seconds`."""
+        since = self.clock.now() - timedelta(seconds=seconds)
+        return {
+            name: state for name, state in self.collections().items() if state.listed_at is not None and state.listed_at > since
+        }
+
+    @read_transaction
+    def others_at(self, connection: sa.Connection, paths: Sequence[str]) -> set[str]:
+        """The names of other definitions whose files, landed or asked for, lie at one of these paths of our destination."""
+        here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.name != self.scope.name)
+        names = {row.id: row.name for row in connection.execute(sa.select(scopes.c.id, scopes.c.name).where(here))}
+        if not names:  # as nearly always: nothing of the history is read
+            return set()
+        found: set[str] = set()
+        alive = sa.or_(is_open, sa.and_(entries.c.status == Status.LANDED.value, sa.not_(entries.c.unproven)))
+        for chunk in chunks(sorted(paths)):
+            theirs = sa.and_(entries.c.scope_id.in_(sorted(names)), entries.c.path.in_(chunk), alive)
+            found.update(names[i] for i in connection.execute(sa.select(entries.c.scope_id).distinct().where(theirs)).scalars())
+        return found
+
+    @read_transaction
+    def orphans(self, connection: sa.Connection) -> int:
+        """POSTs whose answer was lost and that were sent again: as many extractions at most are nobody's."""
+        total = sa.select(sa.func.coalesce(sa.func.sum(entries.c.orphans), 0)).where(self._mine)
+        return int(connection.execute(total).scalar_one())
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
 
-    def _is_free(self) -> sa.ColumnElement[bool]:
-        return sa.or_(entries.c.lease_until.is_(None), entries.c.lease_until <= self.clock.now())
+    def _entry(self, row: sa.Row[Any]) -> Entry:
+        return to_entry(row, self.scope)
 
-    def _newest(self, connection: sa.Connection, targets: Sequence[str]) -> dict[str, Entry]:
-        """Per target the open attempt, else the landing that is valid, else the newest attempt."""
-        found: dict[str, Entry] = {}
-        for chunk in chunks(targets):
-            rank = sa.case((is_open, 0), (entries.c.status == Status.LANDED.value, 1), else_=2)
-            first = sa.func.row_number().over(partition_by=entries.c.target, order_by=(rank, entries.c.id.desc()))
-            ranked = sa.select(entries.c.id, first.label("rank")).where(entries.c.target.in_(chunk)).subquery()
-            query = sa.select(entries).join(ranked, ranked.c.id == entries.c.id).where(ranked.c.rank == 1)
-            found.update((row.target, to_entry(row)) for row in connection.execute(query))
+    def _rows(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[sa.Row[Any]]:
+        return list(connection.execute(sa.select(entries).where(self._mine, condition).order_by(entries.c.id)).all())
+
+    def _found(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
+        found = [self._entry(row) for row in connection.execute(sa.select(entries).where(self._mine, condition))]
+        return sorted(found, key=lambda entry: entry.entry_id)
+
+    def _landed(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
+        query = sa.select(entries).where(self._mine, is_landed, condition).order_by(entries.c.window_start)
+        return [self._entry(row) for row in connection.execute(query)]
+
+    def _newest(self, connection: sa.Connection, places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Entry]:
+        """Per place the open attempt, else the landing that is valid, else the newest attempt."""
+        by_collection: dict[str, set[str]] = defaultdict(set)
+        for collection, key in places:
+            by_collection[collection].add(key)
+        c, found = entries.c, {}
+        for collection, keys in by_collection.items():
+            for chunk in chunks(sorted(keys)):
+                rank = sa.case((is_open, 0), (c.status == Status.LANDED.value, 1), else_=2)
+                first = sa.func.row_number().over(partition_by=c.partition_key, order_by=(rank, c.id.desc()))
+                mine = sa.and_(self._mine, c.collection == collection, c.partition_key.in_(chunk))
+                ranked = sa.select(c.id, first.label("place")).where(mine).subquery()
+                query = sa.select(entries).join(ranked, ranked.c.id == c.id).where(ranked.c.place == 1)
+                found.update({(collection, row.partition_key): self._entry(row) for row in connection.execute(query)})
         return found
 
     def _row(self, connection: sa.Connection, entry_id: int) -> sa.Row[Any]:
-        return connection.execute(sa.select(entries).where(entries.c.id == entry_id)).one()
+        return connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).one()

@@ -3,126 +3,116 @@
 from __future__ import annotations
 
 import json
+import secrets
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Landing, MaskMethod, Status
+from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
+from keen_pipeline.ledger.tables import MOST_CHARACTERS
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.scope import Scope
 from keen_pipeline.timeframe import Timeframe
 
+# Columns that are fields of an entry by the same name.
+_PLAIN = (
+    *("token", "fingerprint", "attempt", "requested_at", "due_at", "posted_at", "submitted_at", "submitted_tick", "completed_at"),
+    *("landed_at", "reported_at", "extraction_id", "post_tries", "landing_tries", "error", "claimed_by", "run_id", "planned_at"),
+    *("expected", "counted", "counted_at", "parent_id", "depth", "slices", "unproven"),
+)
+# Of a landing: columns that are fields of it by the same name, and those that are lists.
+_PROOF = ("bytes", "records", "sha256", "stored_bytes")
+_LISTS = ("columns", "column_types", "property_types")
+# What the next attempt has in common with this one.
+_REQUEST = (
+    *("scope_id", "kind", "collection", "partition_key", "window_start", "window_end", "filters", "email", "encoding", "mask"),
+    *("mask_key", "count_check", "fingerprint", "path", "run_id", "parent_id", "depth"),
+)
 
-def to_entry(row: sa.Row[Any]) -> Entry:
-    """One row as an entry."""
+
+def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
+    """One row as an entry of `scope`."""
     r = row._mapping
     request = ExtractionRequest(
         collection=r["collection"],
         timeframe=Timeframe(r["window_start"], r["window_end"]),
         partition_key=r["partition_key"],
-        target=r["target"],
+        path=r["path"],
+        kind=Kind(r["kind"]),
         filters=tuple(Filter.from_wire(f) for f in json.loads(r["filters"])),
-        email=r["email"],
-        count_check=CountPolicy(r["count_check"]),
+        encoding=Encoding(r["encoding"]),
         mask={name: MaskMethod(method) for name, method in json.loads(r["mask"] or "{}").items()},
+        mask_key=r["mask_key"],
+        count_check=CountPolicy(r["count_check"]),
+        email=r["email"],
     )
     landing = None
     if r["landed_at"] is not None:
-        landing = Landing(
-            uri=r["target"],
-            bytes=r["bytes"],
-            records=r["records"],
-            sha256=r["sha256"],
-            columns=tuple(json.loads(r["columns"])),
-            column_types=tuple(json.loads(r["column_types"] or "[]")),
-            property_types=tuple(json.loads(r["property_types"] or "[]")),
-            masked=json.loads(r["masked"] or "{}"),
-            stored_bytes=r["stored_bytes"],
-            seconds=r["landing_seconds"],
-        )
-    plain: tuple[str, ...] = (
-        "attempt",
-        "requested_at",
-        "due_at",
-        "posted_at",
-        "submitted_at",
-        "completed_at",
-        "landed_at",
-        "reported_at",
-    )
-    plain += ("extraction_id", "landing_tries", "error", "lease_owner", "lease_until", "run_id")
-    plain += ("planned_at", "expected", "counted", "counted_at", "parent_id", "depth", "slices")
-    return Entry(
-        entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **{name: r[name] for name in plain}
-    )
+        proof: dict[str, Any] = {name: r[name] for name in _PROOF}
+        proof |= {name: tuple(json.loads(r[name] or "[]")) for name in _LISTS}
+        masked = json.loads(r["masked"] or "{}")
+        landing = Landing(uri=f"{scope.destination}/{r['path']}", seconds=r["landing_seconds"], masked=masked, **proof)
+    fields = {name: r[name] for name in _PLAIN}
+    return Entry(entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **fields)
 
 
-def new_row(request: ExtractionRequest, now: datetime, *, run_id: str | None) -> dict[str, Any]:
+def new_row(request: ExtractionRequest, scope_id: int, scope: Scope, now: datetime, *, run_id: str | None) -> dict[str, Any]:
     """The values of a first attempt."""
     return {
-        "attempt": 1,
-        "status": Status.REQUESTED.value,
+        **_fresh(now),
+        "scope_id": scope_id,
+        "kind": request.kind.value,
         "collection": request.collection,
         "partition_key": request.partition_key,
         "window_start": request.timeframe.start,
         "window_end": request.timeframe.end,
         "filters": json.dumps([f.to_wire() for f in request.filters]),
         "email": request.email,
-        "count_check": request.count_check.value,
+        "encoding": request.encoding.value,
         "mask": json.dumps({name: method.value for name, method in request.mask.items()}) if request.mask else None,
-        "fingerprint": request.fingerprint,
-        "target": request.target,
+        "mask_key": request.mask_key,
+        "count_check": request.count_check.value,
+        "fingerprint": request.fingerprint(scope),
+        "path": request.path,
         "run_id": run_id,
-        "requested_at": now,
-        "due_at": now,
-        "landing_tries": 0,
-        "orphans": 0,
     }
 
 
-_REQUEST_COLUMNS = (
-    "collection",
-    "partition_key",
-    "window_start",
-    "window_end",
-    "filters",
-    "email",
-    "count_check",
-    "mask",
-    "fingerprint",
-    "target",
-    "run_id",
-    "parent_id",
-    "depth",
-)
-
-
 def next_attempt_row(row: sa.Row[Any], now: datetime, due_at: datetime) -> dict[str, Any]:
-    """The values of the attempt that follows a failed one."""
+    """The values of the attempt that follows `row`'s."""
     r = row._mapping
-    values = {name: r[name] for name in _REQUEST_COLUMNS}
-    return values | {
-        "series_id": r["series_id"] or r["id"],
-        "attempt": r["attempt"] + 1,
+    series = {"series_id": r["series_id"] or r["id"], "attempt": r["attempt"] + 1, "due_at": due_at}
+    return {**_fresh(now), **{name: r[name] for name in _REQUEST}, **series}
+
+
+def _fresh(now: datetime) -> dict[str, Any]:
+    return {
+        "token": secrets.token_hex(8),
+        "attempt": 1,
         "status": Status.REQUESTED.value,
         "requested_at": now,
-        "due_at": due_at,
+        "due_at": now,
         "landing_tries": 0,
+        "post_tries": 0,
         "orphans": 0,
     }
 
 
 def landing_values(landing: Landing) -> dict[str, Any]:
     """The proof of a landing as columns."""
+    lists = {name: list(getattr(landing, name)) for name in _LISTS}
     return {
-        "bytes": landing.bytes,
-        "records": landing.records,
-        "sha256": landing.sha256,
-        "columns": json.dumps(list(landing.columns)),
-        "column_types": json.dumps(list(landing.column_types)) if landing.column_types else None,
-        "property_types": json.dumps(list(landing.property_types)) if landing.property_types else None,
+        **{name: getattr(landing, name) for name in _PROOF},
+        **{name: json.dumps(values) if values or name == "columns" else None for name, values in lists.items()},
         "masked": json.dumps(dict(landing.masked)) if landing.masked else None,
-        "stored_bytes": landing.stored_bytes,
         "landing_seconds": landing.seconds,
     }
+
+
+def bounded(text: str) -> str:
+    """A reason as the ledger keeps it: of bounded length, and nothing in it that a database refuses."""
+    clean = text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+    return clean if len(clean) <= MOST_CHARACTERS else clean[: MOST_CHARACTERS - 1] + "…"

@@ -19,13 +19,11 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Status
-from keen_pipeline.ledger.clock import clock_of
-from keen_pipeline.ledger.limiter import API, WINDOW
-from keen_pipeline.ledger.reader import chunks
+from keen_pipeline.ledger.limiter import WINDOW
+from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.tables import api_pauses, api_requests, entries, in_outbox, is_open
 from keen_pipeline.ledger.totals import Totals, is_partition, totals_of
 from keen_pipeline.ledger.transactions import reason_of
-from keen_pipeline.ports import Clock
 
 # Ids are given out before their rows are committed: a lower one may appear after a higher one. Rows are taken for settled once
 # they were asked for so long ago; no transaction of a ledger lasts a hundredth of it.
@@ -74,12 +72,14 @@ class LedgerStatistics:
 class StatisticsReader:
     """Reads a ledger's statistics; the first time all of its history, from then on what is new. For one thread.
 
-    `clock`: the time of the ledger's instants, by default that of its database.
+    `budget`: whose API requests are told, by default its scope's own.
     """
 
-    def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
-        self._engine = engine
-        self._clock: Clock = clock or clock_of(engine)
+    def __init__(self, ledger: LedgerReader, *, budget: str | None = None) -> None:
+        self._engine = ledger.engine
+        self._clock = ledger.clock
+        self._mine = entries.c.scope_id == ledger.scope_id
+        self._budget = budget or ledger.scope.source
         # The totals of entries that have ended, up to the id `_until`, but for `_unended`, which were open when they were read.
         self._settled: dict[str, Totals] = {}
         self._until = 0
@@ -100,13 +100,13 @@ class StatisticsReader:
     def _settle(self) -> bool:
         """Take up the next batch of entries that are old enough; whether there may be more."""
         with self._snapshot() as connection:
-            batch = sa.select(entries.c.id, entries.c.requested_at).where(entries.c.id > self._until)
+            batch = sa.select(entries.c.id, entries.c.requested_at).where(self._mine, entries.c.id > self._until)
             rows = batch.order_by(entries.c.id).limit(_BATCH).subquery()
             settled = rows.c.requested_at <= self._clock.now() - _SETTLED_AFTER
             last, until = connection.execute(sa.select(sa.func.max(rows.c.id), sa.func.max(sa.case((settled, rows.c.id))))).one()
             if until is None:
                 return False
-            mine = sa.and_(entries.c.id > self._until, entries.c.id <= until)
+            mine = sa.and_(self._mine, entries.c.id > self._until, entries.c.id <= until)
             totals = totals_of(connection, sa.and_(mine, sa.not_(is_open)))
             unended = set(connection.execute(sa.select(entries.c.id).where(mine, is_open)).scalars())
             abandoned = _abandoned_of(connection, mine)
@@ -118,10 +118,11 @@ class StatisticsReader:
 
     def _read(self, connection: sa.Connection) -> LedgerStatistics:
         self._take_up_ended(connection)
-        newest = sa.and_(entries.c.id > self._until, sa.not_(is_open))
-        totals = _added(_added(self._settled, totals_of(connection, newest)), totals_of(connection, is_open))
-        open_, oldest = _open(connection)
-        unreported = _unreported(connection)
+        newest = sa.and_(self._mine, entries.c.id > self._until, sa.not_(is_open))
+        is_live = sa.and_(self._mine, is_open)
+        totals = _added(_added(self._settled, totals_of(connection, newest)), totals_of(connection, is_live))
+        open_, oldest = _open(connection, is_live)
+        unreported = _unreported(connection, sa.and_(self._mine, in_outbox))
         abandoned = self._unresolved(connection, _abandoned_of(connection, newest))
         return LedgerStatistics(
             self._clock.now(),
@@ -133,12 +134,12 @@ class StatisticsReader:
                     for name, sums in totals.items()
                 }
             ),
-            *_api(connection, self._clock.now()),
+            *_api(connection, self._clock.now(), self._budget),
         )
 
     def _take_up_ended(self, connection: sa.Connection) -> None:
         """Entries that were open when their neighbours were settled, and have ended since."""
-        ended = sorted(self._unended.difference(connection.execute(sa.select(entries.c.id).where(is_open)).scalars()))
+        ended = sorted(self._unended.difference(connection.execute(sa.select(entries.c.id).where(self._mine, is_open)).scalars()))
         settled, abandoned = self._settled, set(self._abandoned)
         for chunk in chunks(ended):
             these = entries.c.id.in_(chunk)
@@ -150,7 +151,12 @@ class StatisticsReader:
     def _unresolved(self, connection: sa.Connection, newest: set[int]) -> Counter[str]:
         """By collection the partitions whose newest attempt is an abandoned one; those that were asked for again are forgotten."""
         later = entries.alias("later")
-        asked_again = sa.exists().where(later.c.target == entries.c.target, later.c.id > entries.c.id)
+        asked_again = sa.exists().where(
+            later.c.scope_id == entries.c.scope_id,
+            later.c.collection == entries.c.collection,
+            later.c.partition_key == entries.c.partition_key,
+            later.c.id > entries.c.id,
+        )
         found: dict[int, str] = {}
         for chunk in chunks(sorted(self._abandoned | newest)):
             query = sa.select(entries.c.id, entries.c.collection).where(entries.c.id.in_(chunk), sa.not_(asked_again))
@@ -178,28 +184,28 @@ def _abandoned_of(connection: sa.Connection, condition: sa.ColumnElement[bool]) 
     return set(connection.execute(sa.select(entries.c.id).where(abandoned)).scalars())
 
 
-def _open(connection: sa.Connection) -> tuple[dict[str, dict[Status, int]], dict[str, datetime]]:
+def _open(connection: sa.Connection, which: sa.ColumnElement[bool]) -> tuple[dict[str, dict[Status, int]], dict[str, datetime]]:
     """By collection the open extractions by status, and when the oldest was asked for."""
     c = entries.c
     query = sa.select(c.collection, c.status, sa.func.count().label("number"), sa.func.min(c.requested_at).label("oldest"))
     found: dict[str, dict[Status, int]] = {}
     oldest: dict[str, datetime] = {}
-    for row in connection.execute(query.where(is_open).group_by(c.collection, c.status)):
+    for row in connection.execute(query.where(which).group_by(c.collection, c.status)):
         found.setdefault(row.collection, {})[Status(row.status)] = row.number
         oldest[row.collection] = min(oldest.get(row.collection, row.oldest), row.oldest)
     return found, oldest
 
 
-def _unreported(connection: sa.Connection) -> dict[str, int]:
+def _unreported(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[str, int]:
     """By collection the ends that Dagster has not heard of, MOST_UNREPORTED of them at most."""
-    some = sa.select(entries.c.collection).where(in_outbox).limit(MOST_UNREPORTED).subquery()
+    some = sa.select(entries.c.collection).where(which).limit(MOST_UNREPORTED).subquery()
     counts = sa.select(some.c.collection, sa.func.count().label("number")).group_by(some.c.collection)
     return {row.collection: row.number for row in connection.execute(counts)}
 
 
-def _api(connection: sa.Connection, now: datetime) -> tuple[int, int, datetime | None]:
-    sent = sa.select(sa.func.count()).where(api_requests.c.sent_at > now - WINDOW)
-    pause = connection.execute(sa.select(api_pauses).where(api_pauses.c.name == API)).first()
+def _api(connection: sa.Connection, now: datetime, budget: str) -> tuple[int, int, datetime | None]:
+    sent = sa.select(sa.func.count()).where(api_requests.c.budget == budget, api_requests.c.sent_at > now - WINDOW)
+    pause = connection.execute(sa.select(api_pauses).where(api_pauses.c.name == budget)).first()
     number = connection.execute(sent).scalar_one()
     return (number, 0, None) if pause is None else (number, pause.refusals, pause.until)
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger.tables import entries
 
 # Upper bounds of the histograms' buckets, in seconds.
@@ -102,8 +102,7 @@ class Totals:
 
 _SUMS = tuple(name for name, kind in Totals.__annotations__.items() if kind == "int")
 _INSTANTS = ("last_landed_at", "newest_start", "newest_end")
-# Neither a slice nor an ad hoc extraction, whose key has a `_`, a partition's never.
-is_partition = sa.and_(entries.c.parent_id.is_(None), entries.c.partition_key.not_like(r"%\_%", escape="\\"))
+is_partition = entries.c.kind == Kind.PARTITION.value
 _DURATIONS = {"submitting": SUBMITTING_SECONDS, "waiting": WAITING_SECONDS, "landing": LANDING_SECONDS}
 
 

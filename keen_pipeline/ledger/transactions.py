@@ -85,7 +85,7 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
     _outages[engine] = _Outage(seconds)
 
 
-def changing(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
+def transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
     """A method as one transaction on `self.engine`, whose connection it is given.
 
     It is done anew where PostgreSQL ended it in favour of another (_MOST_CONFLICTS times at most), and where the database went away
@@ -99,8 +99,8 @@ def changing(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Calla
     return run
 
 
-def reading(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
-    """As `changing`, of a method that only reads."""
+def read_transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
+    """As `transaction`, of a method that only reads."""
 
     @wraps(body)
     def run(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -120,6 +120,8 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
                 conflicts += 1
             elif _is_away(error):
                 outage.goes_on(reason_of(error))
+            elif isinstance(error.orig, sqlite3.OperationalError):
+                raise LedgerUnavailableError(_sqlite_problem(engine, error.orig)) from None
             else:
                 raise
         else:
@@ -128,15 +130,26 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
         time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
 
 
+def _sqlite_problem(engine: sa.Engine, error: sqlite3.OperationalError) -> str:
+    """A file that is locked, full or read-only, in a line that says what mends it."""
+    said = str(error)
+    mend = "see that its folder is there and can be written"
+    if "locked" in said or "busy" in said:
+        mend = "another process has held it for too long; end that one, or use PostgreSQL for many processes"
+    elif "full" in said:
+        mend = "make room on its disk"
+    return f"the ledger {engine.url.database} can't be used: {said}; {mend}. What is open stays open"
+
+
 @contextmanager
-def looking(engine: sa.Engine) -> Iterator[sa.Connection]:
+def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that only reads, tried once; on SQLite it doesn't wait for a writer."""
     with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
         yield connection
 
 
 def _look(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
-    with looking(engine) as connection:
+    with read_only(engine) as connection:
         return body(connection)
 
 
@@ -161,7 +174,7 @@ def _was_committed(engine: sa.Engine, number: str) -> bool:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with looking(engine) as connection:
+            with read_only(engine) as connection:
                 found = connection.execute(status).scalar_one()
         except sa.exc.DBAPIError as error:
             if _sqlstate(error) == _NUMBER_OF_THE_FUTURE:
@@ -193,7 +206,7 @@ def reason_of(error: sa.exc.SQLAlchemyError) -> str:
     return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def take_in_order(connection: sa.Connection, column: sa.Column[int], rows: sa.ColumnElement[bool]) -> None:
+def lock_rows(connection: sa.Connection, column: sa.Column[int], rows: sa.ColumnElement[bool]) -> None:
     """Hold `rows`, by ascending `column`, until the transaction ends.
 
     Of two transactions that change some of the same rows, one then waits for the other, and never both.

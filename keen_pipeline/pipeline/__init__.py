@@ -1,26 +1,36 @@
-"""The use cases: submit, poll, land, record. No Dagster in them; Dagster and the command line are two callers."""
+"""The use cases: submit, poll, land, count. No Dagster in them; Dagster and the command line are two callers."""
 
 from keen_pipeline.pipeline.context import Pipeline
-from keen_pipeline.pipeline.counts import Counted, recount
+from keen_pipeline.pipeline.counts import Counted, count_landed, verdict
 from keen_pipeline.pipeline.land import Landed, NotLanded, land
-from keen_pipeline.pipeline.poll import PollOutcome, poll
+from keen_pipeline.pipeline.poll import Polled, poll
+from keen_pipeline.pipeline.post import Posted, post_due
 from keen_pipeline.pipeline.requests import ad_hoc_request, partition_request
-from keen_pipeline.pipeline.submit import Submission, post_due, submit
-from keen_pipeline.pipeline.wait import extract
+from keen_pipeline.pipeline.submit import Submission, gaps, requests_of_a_night, submit
+from keen_pipeline.pipeline.wait import Ended, Hindered, Progress, Retrying, Stopped, extract
 
 __all__ = [
     "Counted",
+    "Ended",
+    "Hindered",
     "Landed",
     "NotLanded",
     "Pipeline",
-    "PollOutcome",
+    "Polled",
+    "Posted",
+    "Progress",
+    "Retrying",
+    "Stopped",
     "Submission",
     "ad_hoc_request",
+    "count_landed",
     "extract",
+    "gaps",
     "land",
     "partition_request",
     "poll",
     "post_due",
-    "recount",
+    "requests_of_a_night",
     "submit",
+    "verdict",
 ]

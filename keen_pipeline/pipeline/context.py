@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import random
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from threading import Event, Thread
+from typing import Any, TypeVar
 
-from keen_pipeline.extraction import Status
-from keen_pipeline.lifecycle import Limits
-from keen_pipeline.ports import Clock, Destination, ExtractionApi, Ledger
+from keen_pipeline.errors import KeenPipelineError, LedgerUnavailableError
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.ledger.workers import Worker
+from keen_pipeline.lifecycle import Entry, Limits
+from keen_pipeline.ports import Clock, ExtractionApi
+from keen_pipeline.scope import Scope
 
-_log = logging.getLogger(__name__)
-
-
-def new_owner() -> str:
-    """A token for claims that nobody else has."""
-    return uuid.uuid4().hex
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The four adapters and the bounds. `poll_seconds`: between two polls of a wait. `landing_threads`: files at once.
+    """The adapters and the bounds of one scope.
 
+    `poll_seconds`: between two polls of a wait. `landing_threads`, `posting_threads`: files and POSTs at once.
     `mask_key`: of the hashes of masked columns.
     """
 
     api: ExtractionApi
-    ledger: Ledger
-    destination: Destination
+    ledger: SqlLedger
+    destination: FileDestination
     limits: Limits = field(default_factory=Limits)
     poll_seconds: float = 5.0
     landing_threads: int = 4
@@ -43,33 +43,46 @@ class Pipeline:
         """The ledger's time, whatever this machine's clock says."""
         return self.ledger.clock
 
+    @property
+    def scope(self) -> Scope:
+        """Whose entries these are."""
+        return self.ledger.scope
+
+    def working(self, doing: str) -> AbstractContextManager[Worker]:
+        """A worker for the block's time; see `SqlLedger.working`."""
+        return self.ledger.working(doing, self.limits)
+
     def jitter(self) -> float:
         """Uniform in [0, 1], for back-offs."""
         return random.random()  # noqa: S311 - spreads retries, guards nothing
 
-    @contextmanager
-    def keeping(self, entry_ids: Sequence[int], owner: str) -> Iterator[None]:
-        """Renew the claim on entries (a list that may grow meanwhile) every third of the lease until the block ends.
 
-        Where the ledger can't be reached it is tried again the next time. A claim that ran out meanwhile may be another's by then:
-        the ledger refuses what the block does without it.
-        """
-        stop = Event()
+def by_collection(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each collection, in their order."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.request.collection, []).append(entry)
+    return groups
 
-        def renew() -> None:
-            while not stop.wait(self.limits.lease_seconds / 3):
-                try:
-                    for status in (Status.REQUESTED, Status.SUBMITTED, Status.SPLIT, Status.COMPLETE, Status.LANDED):
-                        self.ledger.claim(list(entry_ids), status, owner, self.limits.lease_seconds)
-                except Exception as error:  # noqa: BLE001 - this thread has no caller, and must not end before the block
-                    # A database driver's first line says it; the others hold the statement.
-                    reason = (str(error).splitlines() or [""])[0]
-                    _log.warning("claims on %d extractions are not renewed: %s: %s", len(entry_ids), type(error).__name__, reason)
 
-        thread = Thread(target=renew, name="keen-claims", daemon=True)
-        thread.start()
+def each(
+    groups: Iterable[tuple[_Key, _Item]], call: Callable[[_Item], _Answer]
+) -> Iterator[tuple[_Key, _Item, _Answer | KeenPipelineError]]:
+    """`call` for each group, with its answer or its error: what is wrong with one group is charged to it alone.
+
+    A ledger that is away is everybody's problem, and is raised.
+    """
+    for key, item in groups:
+        answer: _Answer | KeenPipelineError
         try:
-            yield
-        finally:
-            stop.set()
-            thread.join(timeout=30)
+            answer = call(item)
+        except LedgerUnavailableError:
+            raise
+        except KeenPipelineError as error:
+            answer = error
+        yield key, item, answer
+
+
+def first_line(error: BaseException | Any) -> str:
+    """An error's words on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,42 +1,46 @@
 """Counts: what the service holds for many requests, at the price of one request for all that are as expected.
 
-Partitions that follow each other are counted together; only where the sum says that something is different the range is halved.
+Partitions that follow each other are counted together; only if the sum says that something is different the range is halved.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import pairwise
+from typing import TypeVar
 
-from keen_pipeline.errors import PermanentError, RateLimitedError, RetryableError
-from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Status
-from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.collection import CountPolicy
+from keen_pipeline.errors import KeenPipelineError, RateLimitedError, RetryableError
+from keen_pipeline.extraction import ExtractionRequest, Status, filters_identity
+from keen_pipeline.lifecycle import Count, Entry, GiveUp, Retry, Seen, decide
+from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.timeframe import Timeframe
 
+_Item = TypeVar("_Item")
 # A longer range is counted in pieces: one count over years of events may take a service longer than it allows itself.
 MOST_COUNTED_TOGETHER = 400
+# One sleep while the requests a minute are used up.
+_LONGEST_REST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Counted:
-    """The service's count of a landed entry is known: `entry.counted`, and `entry.is_whole` compares it with the file.
+    """A landed entry was held against the service's count: `entry.counted`, and `entry.is_whole` compares it with the file.
 
-    `follower`: the next attempt where the file is not whole and one is left. `problem`: why there is no count.
+    `follower`: the next attempt if the file is not whole and one is left. `problem`: why there is no count; it is counted later.
     """
 
     entry: Entry
     follower: Entry | None = None
-    problem: str | None = None
+    problem: KeenPipelineError | None = None
 
     @property
     def is_final_failure(self) -> bool:
-        """Whether the file lacks events, its policy is `fail`, and nothing more is tried by itself."""
-        return self.entry.is_whole is False and self.follower is None and self.entry.request.count_check is CountPolicy.FAIL
+        """Whether the file contradicts its count, its policy is `fail`, and nothing more is tried by itself."""
+        wrong = self.problem is None and self.entry.is_whole is False
+        return wrong and self.follower is None and self.entry.request.count_check is CountPolicy.FAIL
 
 
 def verdict(counted: Counted) -> str:
@@ -44,8 +48,8 @@ def verdict(counted: Counted) -> str:
     entry = counted.entry
     records = entry.landing.records if entry.landing is not None else 0
     what = f"{entry.request}: {records} events landed"
-    if entry.counted is None:
-        return f"{what}; the service's count can't be had: {counted.problem or 'unknown reason'}"
+    if counted.problem is not None:
+        return f"{what}; the service's count can't be had now: {counted.problem}"
     what += f", the service counts {entry.counted}"
     if records == entry.counted:
         return what
@@ -55,31 +59,37 @@ def verdict(counted: Counted) -> str:
         )
     if counted.follower is not None:
         return f"{what}: late events or a cut result; attempt {counted.follower.attempt} follows, the file stays until it lands"
-    return f"{what}; the file is kept. The nightly job takes it up again within its lookback, a run with `force` at once"
+    return (
+        f"{what}; the file is kept. The nightly job takes it up again within its lookback, `keen-pipeline backfill --force` at once"
+    )
 
 
 def ask_count(pipeline: Pipeline, request: ExtractionRequest, timeframe: Timeframe, *, patient: bool) -> int:
-    """One count. Where `patient`, waits while the requests a minute are used up, at most `stuck_seconds`."""
-    give_up = pipeline.clock.now() + timedelta(seconds=pipeline.limits.stuck_seconds)
+    """One count. If `patient`, waits as long as it takes while the requests a minute are used up."""
     while True:
         try:
             return pipeline.api.count(request.collection, timeframe, request.filters)
         except RateLimitedError as error:
-            if not patient or pipeline.clock.now() >= give_up:
+            if not patient:
                 raise
-            pipeline.clock.sleep(min(max(error.retry_after or 0.0, 1.0), 60.0))
+            pipeline.clock.sleep(min(max(error.retry_after or 0.0, 1.0), _LONGEST_REST_SECONDS))
+
+
+def groups_of(items: Sequence[_Item], request_of: Callable[[_Item], ExtractionRequest]) -> dict[tuple[str, str], list[_Item]]:
+    """The items that ask for the same events, by collection and filters: what a call about them says is about them alone."""
+    groups: dict[tuple[str, str], list[_Item]] = defaultdict(list)
+    for item in items:
+        request = request_of(item)
+        groups[request.collection, filters_identity(request.filters)].append(item)
+    return groups
 
 
 def count_together(
-    pipeline: Pipeline,
-    requests: Sequence[ExtractionRequest],
-    settled: Callable[[Sequence[int], int], bool],
-    *,
-    patient: bool,
+    pipeline: Pipeline, requests: Sequence[ExtractionRequest], settled: Callable[[Sequence[int], int], bool], *, patient: bool
 ) -> Iterator[tuple[Sequence[int], int]]:
-    """Yields (positions in `requests`, their count in sum), each position once.
+    """Of requests for the same events: yields (positions in `requests`, their count in sum), each position once.
 
-    A group of several is yielded where `settled(positions, sum)`; other groups are halved down to single requests.
+    A group of several is yielded if `settled(positions, sum)`; other groups are halved down to single requests.
     Raises what `count` raises; a group too large for the service to count in time is halved too.
     """
     for group in _neighbours(requests):
@@ -110,51 +120,26 @@ def count_together(
 
 
 def _neighbours(requests: Sequence[ExtractionRequest]) -> Iterator[Sequence[int]]:
-    """Positions of requests of the same events whose timeframes touch, in the order of time."""
-    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for position, request in enumerate(requests):
-        filters = json.dumps(sorted(json.dumps(f.to_wire(), sort_keys=True) for f in request.filters))
-        alike[request.collection, filters].append(position)
-    for positions in alike.values():
-        positions.sort(key=lambda position: requests[position].timeframe.start)
-        group = positions[:1]
-        for before, position in pairwise(positions):
-            if requests[before].timeframe.end != requests[position].timeframe.start or len(group) >= MOST_COUNTED_TOGETHER:
-                yield group
-                group = []
-            group.append(position)
+    """Positions of requests whose timeframes touch, in the order of time."""
+    positions = sorted(range(len(requests)), key=lambda position: requests[position].timeframe.start)
+    group = positions[:1]
+    for before, position in pairwise(positions):
+        if requests[before].timeframe.end != requests[position].timeframe.start or len(group) >= MOST_COUNTED_TOGETHER:
+            yield group
+            group = []
+        group.append(position)
+    if group:
         yield group
 
 
-def grown(pipeline: Pipeline, landed: Sequence[Entry]) -> set[int]:
-    """Ids of landed entries whose file no longer holds what the service counts; all their counts are noted."""
-    return {e.entry_id for e in recount(pipeline, landed) if e.landing is not None and e.counted != e.landing.records}
+def count_landed(pipeline: Pipeline, landed: Sequence[Entry]) -> Iterator[tuple[list[Entry], list[Entry] | KeenPipelineError]]:
+    """Hold landed entries against the service's counts of now, each collection for itself.
 
-
-def recount(pipeline: Pipeline, landed: Sequence[Entry]) -> list[Entry]:
-    """Landed entries with their counts of now. Raises what `count` raises."""
-    return pipeline.ledger.counted(dict(_counts_of(pipeline, landed)))
-
-
-def reconcile(pipeline: Pipeline, landed: Sequence[Entry]) -> Iterator[Counted]:
-    """Hold landed files against the service's count; one that is not whole is asked for again where its policy is `fail`.
-
-    An entry whose count can't be had now is left out and stays uncounted; the next landing run counts it.
+    Yields the entries of a group, and them with their counts or why these can't be had. Nobody's policy is asked.
     """
-    due = [e for e in landed if e.status is Status.LANDED and e.request.count_check is not CountPolicy.OFF]
-    try:
-        counts: dict[int, int | None] = dict(_counts_of(pipeline, due))
-    except RetryableError:
-        return
-    except PermanentError as error:
-        for entry in pipeline.ledger.counted({e.entry_id: None for e in due}):
-            yield Counted(entry, problem=str(error))
-        return
-    for entry in pipeline.ledger.counted(counts):
-        follower = None
-        if entry.is_whole is False and entry.request.count_check is CountPolicy.FAIL:
-            follower = pipeline.ledger.again(entry.entry_id, limits=pipeline.limits, jitter=pipeline.jitter())
-        yield Counted(entry, follower)
+    groups = groups_of([e for e in landed if e.status is Status.LANDED], lambda entry: entry.request)
+    for _, entries, answer in each(groups.items(), lambda group: pipeline.ledger.counted(_counts_of(pipeline, group))):
+        yield entries, answer
 
 
 def _counts_of(pipeline: Pipeline, landed: Sequence[Entry]) -> dict[int, int]:
@@ -166,6 +151,35 @@ def _counts_of(pipeline: Pipeline, landed: Sequence[Entry]) -> dict[int, int]:
     found: dict[int, int] = {}
     for positions, total in count_together(pipeline, [e.request for e in landed], as_landed, patient=True):
         for position in positions:
-            # Late events only add, and a cut file only lacks: where the sums agree, each of them does.
+            # Late events only add, and a cut file only lacks: if the sums agree, each of them does.
             found[landed[position].entry_id] = total if len(positions) == 1 else records[position]
     return found
+
+
+def reconcile(pipeline: Pipeline, landed: Sequence[Entry], *, worker: str | None = None) -> Iterator[Counted]:
+    """Count what has landed and is not counted yet; a file that is not whole is asked for again if its policy is `fail`.
+
+    An entry whose count can't be had now stays uncounted, for the next who looks; only its own collection is held up.
+    """
+    now = pipeline.clock.now()
+    due = [e for e in landed if isinstance(decide(e, Seen(), now, pipeline.limits), Count)]
+    for entries, answer in count_landed(pipeline, due):
+        if isinstance(answer, KeenPipelineError):
+            for entry in entries:
+                yield Counted(entry, problem=answer)
+            continue
+        for entry in answer:
+            yield _judged(pipeline, entry, worker)
+
+
+def _judged(pipeline: Pipeline, entry: Entry, worker: str | None) -> Counted:
+    match decide(entry, Seen(), pipeline.clock.now(), pipeline.limits):
+        case Retry(reason):
+            return Counted(entry, pipeline.ledger.ask_again(entry.entry_id, reason, limits=pipeline.limits, worker=worker))
+        case GiveUp() | _:
+            return Counted(entry)
+
+
+def is_late(entry: Entry) -> bool:
+    """Whether the service counts other than what the file holds: events that came later, or a file that was cut."""
+    return entry.landing is not None and entry.counted is not None and entry.counted != entry.landing.records

@@ -1,50 +1,105 @@
-"""Whether the partitions of a collection have landed in time, and what keeps those that haven't."""
+"""Whether the partitions of a collection have landed in time and are of today's configuration, and what keeps those that aren't."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from keen_pipeline.extraction import Collection
-from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import Partition, due_partitions
+from keen_pipeline.collection import Collection
+from keen_pipeline.ledger import PartitionState, SqlLedger
+from keen_pipeline.partitions import Partition, due_partitions, partitions_between
 from keen_pipeline.pipeline.requests import partition_request
-from keen_pipeline.ports import Ledger
+from keen_pipeline.pipeline.submit import gaps
 from keen_pipeline.timeframe import format_instant
+
+# Partitions that one sentence names; --json and metadata have all.
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What there is of a collection's partitions. All lists are oldest first.
+
+    `due`: how many have ended since its start date. `landed`: how many of those have a file. `gaps`: those after the first that
+    landed without a file, which nobody works on or has given up. `outdated`: their file was made by another configuration than
+    today's, or may be another's. `given_up`: the newest attempt was abandoned or cancelled. `newest`: the last that landed.
+    """
+
+    due: int
+    landed: int
+    newest: str | None
+    gaps: tuple[str, ...]
+    outdated: tuple[str, ...]
+    given_up: tuple[PartitionState, ...]
+
+
+def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_key: bytes | None = None) -> Coverage:
+    """Every partition of a collection since its start date, held against the ledger."""
+    states = {state.key: state for state in ledger.partitions(collection.name)}
+    start = datetime(collection.start.year, collection.start.month, collection.start.day, tzinfo=now.tzinfo)
+    due = list(partitions_between(collection, start - timedelta(days=1), now))
+    landed = [p for p in due if p.key in states and states[p.key].landed]
+    outdated = [p.key for p in landed if _is_outdated(ledger, collection, p, states[p.key], mask_key)]
+    given_up = tuple(s for s in states.values() if s.status.is_terminal and s.status.value in ("abandoned", "cancelled"))
+    missing = tuple(p.key for p in gaps(collection, states, now))
+    return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, tuple(outdated), given_up)
+
+
+def _is_outdated(
+    ledger: SqlLedger, collection: Collection, partition: Partition, state: PartitionState, mask_key: bytes | None
+) -> bool:
+    wanted = partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
+    return state.unproven or state.landed_fingerprint != wanted
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """`newest`: the last partition whose time is over, None where none is. `late`: those that have not landed, and why."""
+    """`newest`: the last partition whose time is over, None if none is. `late`: those that have not landed, and why.
+
+    `outdated`: partitions whose file another configuration made; beyond the lookback nothing asks for them by itself.
+    """
 
     newest: Partition | None
     late: tuple[tuple[Partition, str], ...]
+    outdated: tuple[str, ...] = ()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether everything has landed in time, by today's configuration."""
+        return not self.late and not self.outdated
 
     def __str__(self) -> str:
         if self.newest is None:
             return "no partition is due yet"
-        if not self.late:
-            return f"landed up to {self.newest.key}"
-        return "; ".join(f"{partition.key} {why}" for partition, why in self.late)
+        told = [f"{partition.key} {why}" for partition, why in self.late[:_MOST_NAMED]]
+        if len(self.late) > _MOST_NAMED:
+            told.append(f"and {len(self.late) - _MOST_NAMED} more")
+        if self.outdated:
+            names = ", ".join(self.outdated[:_MOST_NAMED]) + (", ..." if len(self.outdated) > _MOST_NAMED else "")
+            told.append(f"{len(self.outdated)} were made by another configuration than today's: {names}")
+        return "; ".join(told) or f"landed up to {self.newest.key}"
 
 
-def freshness(ledger: Ledger, collection: Collection, destination: str, now: datetime) -> Freshness:
-    """The partitions that a night `fresh_within_hours` before `now` would want landed; `destination` is the root URI."""
+def freshness(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_key: bytes | None = None) -> Freshness:
+    """The partitions that a night `fresh_within_hours` before `now` would want landed, gaps before them included."""
     assert collection.fresh_within_hours is not None
     allowed = timedelta(hours=collection.fresh_within_hours)
-    due = due_partitions(collection, now - allowed)
-    if not due:
+    states = {state.key: state for state in ledger.partitions(collection.name)}
+    recent = due_partitions(collection, now - allowed)
+    if not recent:
         return Freshness(None, ())
-    start, newest = min(p.timeframe.start for p in due), max(due, key=lambda p: p.timeframe.end)
-    # A file that is being extracted again is there all the same.
-    landed = {e.request.target for e in ledger.landed_between(collection.name, start, newest.timeframe.end)}
-    asked = [(p, partition_request(collection, p, destination)) for p in due]
-    missing = [(p, request) for p, request in asked if request.target not in landed]
-    known = ledger.latest([request for _, request in missing])
-    late = tuple((p, _why(entry, p.timeframe.end + allowed)) for (p, _), entry in zip(missing, known, strict=True))
-    return Freshness(newest, late)
+    wanted = {p.key: p for p in (*gaps(collection, states, now - allowed), *recent)}
+    due = sorted(wanted.values(), key=lambda p: p.timeframe.start)
+    late = [(p, _why(states.get(p.key), p.timeframe.end + allowed)) for p in due if not _has_landed(states, p.key)]
+    outdated = coverage(ledger, collection, now - allowed, mask_key=mask_key).outdated
+    return Freshness(due[-1], tuple(late), outdated)
 
 
-def _why(entry: Entry | None, deadline: datetime) -> str:
-    state = "was never asked for" if entry is None else f"is {entry.status.value}" + (f": {entry.error}" if entry.error else "")
-    return f"should have landed by {format_instant(deadline)} and {state}"
+def _has_landed(states: Mapping[str, PartitionState], key: str) -> bool:
+    return key in states and states[key].landed
+
+
+def _why(state: PartitionState | None, deadline: datetime) -> str:
+    stands = "was never asked for" if state is None else f"is {state.status.value}" + (f": {state.error}" if state.error else "")
+    return f"should have landed by {format_instant(deadline)} and {stands}"

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import dropwhile
 from statistics import median
 from zoneinfo import ZoneInfo
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, Granularity, Landing
-from keen_pipeline.landing.layout import parse_ad_hoc_key
+from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
 
 # How many partitions of the same kind (weekday, or weekday and hour) make what is usual, and how few are too few to tell.
@@ -28,17 +28,6 @@ _EVENTS = 10.0
 def history_span(collection: Collection) -> timedelta:
     """How far before a partition those lie that it is compared with."""
     return timedelta(days=280 if collection.granularity is Granularity.MONTHLY else 64)
-
-
-def is_partition(entry: Entry) -> bool:
-    """Whether the entry is a partition of an asset, not a slice of one or somebody's ad hoc extraction."""
-    if entry.parent_id is not None:
-        return False
-    try:
-        parse_ad_hoc_key(entry.request.partition_key)
-    except InvalidInputError:
-        return True
-    return False
 
 
 @dataclass(frozen=True)
@@ -100,8 +89,10 @@ def usual_events(entry: Entry, history: Sequence[Entry], collection: Collection)
     (hourly: weekday and hour; weekly and monthly: any); None where fewer than four are known."""
     zone, kind = ZoneInfo(collection.timezone), collection.granularity
     slot = _slot(entry.request.timeframe.start, zone, kind)
-    same = [e for e in history if _comparable(e, entry) and _slot(e.request.timeframe.start, zone, kind) == slot]
-    same.sort(key=lambda e: e.request.timeframe.start)
+    earlier = sorted((e for e in history if _comparable(e, entry)), key=lambda e: e.request.timeframe.start)
+    # What lies before the first event says nothing about what is usual.
+    known = dropwhile(lambda e: e.landing is None or e.landing.records == 0, earlier)
+    same = [e for e in known if _slot(e.request.timeframe.start, zone, kind) == slot]
     numbers = [e.landing.records for e in same[-MOST_COMPARED:] if e.landing is not None]
     if len(numbers) < FEWEST_COMPARED:
         return None
@@ -113,7 +104,7 @@ def usual_events(entry: Entry, history: Sequence[Entry], collection: Collection)
 
 
 def _comparable(earlier: Entry, entry: Entry) -> bool:
-    return is_partition(earlier) and earlier.request.timeframe.end <= entry.request.timeframe.start
+    return earlier.is_partition and earlier.request.timeframe.end <= entry.request.timeframe.start
 
 
 def _slot(start: datetime, zone: ZoneInfo, granularity: Granularity) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -10,20 +10,21 @@ from threading import Event
 from typing import Any, cast
 
 from keen_pipeline.errors import (
+    ClaimLostError,
     ConfigurationError,
     ExtractionTooLargeError,
     KeenPipelineError,
-    LeaseLostError,
     PermanentError,
     RetryableError,
 )
-from keen_pipeline.extraction import SecretUrl, Status
+from keen_pipeline.extraction import Landing, SecretUrl, Status
 from keen_pipeline.landing.csv.joined import JoinedResults
+from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, backoff_seconds
-from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
 from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
-from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split, sweep_slices
+from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split, sweep
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 # Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
@@ -34,7 +35,7 @@ CLOSE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Landed:
-    """The file of `entry` is whole at the destination and recorded. `adopted`: it lay there before."""
+    """The file of `entry` is whole at the destination and recorded. `adopted`: not landed by this run or command."""
 
     entry: Entry
     adopted: bool = False
@@ -42,17 +43,15 @@ class Landed:
 
 @dataclass(frozen=True)
 class NotLanded:
-    """The landing of `entry` did not happen. `follower`: the next attempt, the abandoned entry, the same entry where it is
-    tried again, None where somebody else has it."""
+    """The landing of `entry` did not happen, because of `error`.
+
+    `entry` is as the ledger has it afterwards: the same attempt to be landed later, the next one, or the abandoned one. `is_lost`:
+    somebody else goes on with it, or whoever wanted it wants it no more.
+    """
 
     entry: Entry
     error: KeenPipelineError
-    follower: Entry | None
-
-    @property
-    def again(self) -> bool:
-        """Whether the same attempt is landed once more."""
-        return self.follower is not None and self.follower.entry_id == self.entry.entry_id and not self.follower.status.is_terminal
+    is_lost: bool = False
 
 
 class StoppedError(KeenPipelineError):
@@ -62,17 +61,13 @@ class StoppedError(KeenPipelineError):
 class _Stoppable:
     """A ResultsSource, and its streams, that end with StoppedError once `stop` is set."""
 
-    def __init__(self, source: ResultsSource, stop: Event) -> None:
-        self._source, self._stop = source, stop
+    def __init__(self, source: ResultsSource, check: Callable[[], None]) -> None:
+        self._source, self._check = source, check
 
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         self._check()
         stream = self._source.open(offset=offset, validator=validator)
         return cast("ResultsStream", _StoppableStream(stream, self._check))
-
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise StoppedError("the run or command that waited for it was stopped")
 
 
 class _StoppableStream:
@@ -95,11 +90,10 @@ class _StoppableStream:
 
 
 class LandingPool:
-    """Landings in threads, at most `pipeline.landing_threads` at once; the entries are claimed by `owner` already."""
+    """Landings in threads, at most `pipeline.landing_threads` at once; the entries are claimed by `worker` already."""
 
-    def __init__(self, pipeline: Pipeline, owner: str) -> None:
-        self._pipeline = pipeline
-        self._owner = owner
+    def __init__(self, pipeline: Pipeline, worker: Worker) -> None:
+        self._pipeline, self._worker = pipeline, worker
         self._pool = ThreadPoolExecutor(pipeline.landing_threads, thread_name_prefix="keen-land")
         self._futures: dict[Future[Landed | NotLanded], int] = {}
         self._stop = Event()
@@ -107,10 +101,8 @@ class LandingPool:
 
     def add(self, entry: Entry, url: SecretUrl | None) -> None:
         """Queue one complete entry."""
-        self._futures[self._pool.submit(self._land, entry, url)] = entry.entry_id
-
-    def _land(self, entry: Entry, url: SecretUrl | None) -> Landed | NotLanded:
-        return land_one(self._pipeline, entry, self._owner, url, self._stop, self._types)
+        landing = _OneLanding(self._pipeline, entry, self._worker.id, self._stop, self._types)
+        self._futures[self._pool.submit(landing.run, url)] = entry.entry_id
 
     @property
     def entry_ids(self) -> set[int]:
@@ -135,103 +127,134 @@ class LandingPool:
         wait([f for f in self._futures if not f.cancelled()], timeout=CLOSE_SECONDS)
 
 
-def land(pipeline: Pipeline, entries: Sequence[Entry], owner: str) -> Iterator[Landed | NotLanded | Counted]:
+class _OneLanding:
+    """One landing, and what the ledger says of it."""
+
+    def __init__(self, pipeline: Pipeline, entry: Entry, worker: str, stop: Event, types: PropertyTypes) -> None:
+        self._pipeline, self._entry, self._worker, self._types = pipeline, entry, worker, types
+        self._stop = stop
+        self._is_publishing = False
+
+    def run(self, url: SecretUrl | None) -> Landed | NotLanded:
+        """Answers what happened; raises LedgerUnavailableError, and what nobody expects."""
+        ledger, entry = self._pipeline.ledger, self._entry
+        try:
+            landing = self._land(url)
+            return Landed(ledger.landed(entry.entry_id, self._worker, landing))
+        except StoppedError as error:
+            return NotLanded(entry, error, is_lost=True)
+        except ClaimLostError as error:
+            if self._is_publishing:  # the file may have been switched over somebody else's
+                ledger.mark_unproven(entry)
+            return NotLanded(entry, error, is_lost=True)
+        except (ConfigurationError, RetryableError) as error:
+            return self._try_again(error)
+        except ExtractionTooLargeError as error:  # v3.0 says so only now
+            return self._split(error)
+        except PermanentError as error:
+            return self._failed(error, str(error))
+
+    def _land(self, url: SecretUrl | None) -> Landing:
+        pipeline, entry = self._pipeline, self._entry
+        request = entry.request
+        parts = landed_slices(pipeline, entry) if entry.slices else []
+        if parts:
+            extraction_id = f"joined-{entry.entry_id}"
+            source: ResultsSource = JoinedResults(pipeline.destination, [part.uri for part in parts])
+        else:
+            extraction_id = entry.extraction_id or ""
+            source = pipeline.api.results_of(request, extraction_id, url)
+        landing = pipeline.destination.land(
+            _Stoppable(source, self._check),
+            pipeline.destination.uri_of(request.path),
+            extraction_id=extraction_id,
+            label=str(request),
+            encoding=request.encoding,
+            # What a mask leaves of a value has another type.
+            types={name: kind for name, kind in self._types.of(entry).items() if name not in request.mask},
+            # Slices were masked when they landed: hashing a hash would join with nothing.
+            mask={} if parts else request.mask,
+            mask_key=pipeline.mask_key,
+            fence=self._fence,
+        )
+        return replace(landing, masked=masked_in_slices(parts)) if parts else landing
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError("the run or command that waited for it was stopped")
+
+    def _fence(self) -> None:
+        """Immediately before the switch: the claim is proven once more, and the ledger knows that the file may be either one."""
+        self._check()
+        self._pipeline.ledger.publishing(self._entry.entry_id, self._worker)
+        self._is_publishing = True
+
+    def _try_again(self, error: ConfigurationError | RetryableError) -> NotLanded:
+        pipeline, entry = self._pipeline, self._entry
+        tries = entry.landing_tries + 1
+        # A destination that refuses is mended by a person: the finished extraction waits for that, it doesn't fail.
+        if isinstance(error, RetryableError) and tries >= MAX_LANDING_TRIES:
+            return self._failed(error, f"its result could not be transferred in {MAX_LANDING_TRIES} tries: {first_line(error)}")
+        due_at = pipeline.clock.now() + timedelta(seconds=backoff_seconds(tries, pipeline.limits, pipeline.jitter()))
+        try:
+            return NotLanded(pipeline.ledger.landing_failed(entry.entry_id, self._worker, first_line(error), due_at), error)
+        except ClaimLostError as lost:
+            return NotLanded(entry, lost, is_lost=True)
+
+    def _split(self, error: ExtractionTooLargeError) -> NotLanded:
+        pipeline, entry = self._pipeline, self._entry
+        try:
+            ended = split(pipeline, entry, str(error), worker=self._worker)
+        except RetryableError as refused:
+            return self._try_again(refused)
+        except PermanentError as refused:
+            return self._failed(error, f"{error}; it can't be cut, as its events can't be counted: {refused}")
+        return NotLanded(ended or pipeline.ledger.entries([entry.entry_id])[0], error)
+
+    def _failed(self, error: KeenPipelineError, reason: str) -> NotLanded:
+        pipeline, entry = self._pipeline, self._entry
+        after = pipeline.ledger.fail(entry.entry_id, reason, worker=self._worker, limits=pipeline.limits, jitter=pipeline.jitter())
+        return NotLanded(after or entry, error, is_lost=after is None)
+
+
+def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterator[Landed | NotLanded | Counted]:
     """Land complete entries, one list call a collection for their URLs; yields each as it ends, at last the counts of all.
 
-    Landed entries among them, which a dead run has left uncounted, are counted only. Slices are landed, not yielded.
-
-    Entries that another process claimed or moved on are left out. The caller reports each landing before it asks for the
-    next; at the end, or where the caller stops early, all claims are given back.
+    Landed entries among them, which a dead run has left uncounted, are counted only. Slices are landed, not yielded. What others
+    have claimed, or moved on, is left out. The caller reports each landing before it asks for the next.
     """
-    ids = [e.entry_id for e in entries]
-    lease = pipeline.limits.lease_seconds
-    claimed = pipeline.ledger.claim(ids, Status.COMPLETE, owner, lease)
-    landed = pipeline.ledger.claim([e.entry_id for e in entries if e.status is Status.LANDED], Status.LANDED, owner, lease)
-    urls = _urls(pipeline, [e for e in claimed if not e.slices])
-    pool = LandingPool(pipeline, owner)
+    claimed = pipeline.ledger.claim(entry_ids, worker.id)
+    complete = [e for e in claimed if e.status is Status.COMPLETE]
+    landed = [e for e in claimed if e.status is Status.LANDED]
+    urls = _urls(pipeline, [e for e in complete if not e.slices])
+    pool = LandingPool(pipeline, worker)
     try:
-        with pipeline.keeping(ids, owner):
-            for entry in claimed:
-                pool.add(entry, urls.get(entry.entry_id))
-            while pool.entry_ids:
-                for outcome in pool.finished(None):
-                    if isinstance(outcome, NotLanded) and outcome.follower is not None:
-                        pipeline.ledger.release([outcome.follower.entry_id], owner)
-                    if isinstance(outcome, Landed):
-                        if outcome.entry.parent_id is not None:
-                            continue
-                        landed.append(outcome.entry)
-                    yield outcome
-            for counted in reconcile(pipeline, landed):
-                landed.remove(next(e for e in landed if e.entry_id == counted.entry.entry_id))
-                yield counted
-        # What can't be counted now stays claimed, so that not every tick tries.
-        ids = [i for i in ids if i not in {e.entry_id for e in landed}]
-        sweep_slices(pipeline)
+        for entry in complete:
+            pool.add(entry, urls.get(entry.entry_id))
+        while pool.entry_ids:
+            for outcome in pool.finished(None):
+                if isinstance(outcome, NotLanded):
+                    pipeline.ledger.release([outcome.entry.entry_id], worker.id)
+                elif outcome.entry.parent_id is not None:
+                    continue
+                else:
+                    landed.append(outcome.entry)
+                yield outcome
+        yield from reconcile(pipeline, landed)
+        sweep(pipeline, worker)
     finally:
         pool.close()
-        # Whatever ended this early, the next tick goes on at once: with what has not landed, and with what was not reported.
-        slices = [part.entry_id for parts in pipeline.ledger.slices(ids).values() for part in parts]
-        pipeline.ledger.release([*ids, *slices], owner)
 
 
 def _urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Mapping[int, SecretUrl]:
+    """Results URLs by entry id. Not needed: a landing without one asks for its own, and hears itself what is wrong."""
     urls: dict[int, SecretUrl] = {}
-    for collection in {e.request.collection for e in entries}:
-        try:
-            listed = pipeline.api.list_extractions(collection)
-        except (RetryableError, PermanentError):
-            # Not needed: a landing without a URL asks for its own, and reports what is wrong for its own extraction.
+    groups = by_collection(entries)
+    for _, members, listed in each(groups.items(), lambda group: pipeline.api.list_extractions(group[0].request.collection)):
+        if isinstance(listed, KeenPipelineError):
             continue
-        for entry in entries:
-            remote = listed.get(entry.extraction_id or "") if entry.request.collection == collection else None
+        for entry in members:
+            remote = listed.get(entry.extraction_id or "")
             if remote is not None and remote.results_url is not None:
                 urls[entry.entry_id] = remote.results_url
     return urls
-
-
-def land_one(
-    pipeline: Pipeline, entry: Entry, owner: str, url: SecretUrl | None, stop: Event, types: PropertyTypes
-) -> Landed | NotLanded:
-    """One landing, and what the ledger says of it."""
-    ledger, request = pipeline.ledger, entry.request
-    place = pipeline.destination if entry.parent_id is None else pipeline.destination.for_slices()
-    try:
-        source, extraction_id = _source(pipeline, entry, url)
-        source = _Stoppable(source, stop)
-        # Slices were masked when they landed: hashing a hash would join with nothing.
-        mask = {} if entry.slices else request.mask
-        # What a mask leaves of a value has another type.
-        known = {name: kind for name, kind in types.of(entry, place).items() if name not in request.mask}
-        landing = place.land(
-            source, request.target, extraction_id=extraction_id, types=known, mask=mask, mask_key=pipeline.mask_key
-        )
-        if entry.slices:
-            landing = replace(landing, masked=masked_in_slices(pipeline, entry))
-        return Landed(ledger.landed(entry.entry_id, owner, landing))
-    except (LeaseLostError, StoppedError) as error:
-        return NotLanded(entry, error, None)
-    except (ConfigurationError, RetryableError) as error:
-        tries = entry.landing_tries + 1
-        # A destination that refuses is mended by a person: the finished extraction waits for that, it doesn't fail.
-        if isinstance(error, ConfigurationError) or tries < MAX_LANDING_TRIES:
-            pause = timedelta(seconds=backoff_seconds(tries, pipeline.limits, pipeline.jitter()))
-            return NotLanded(entry, error, ledger.landing_failed(entry.entry_id, owner, str(error), pipeline.clock.now() + pause))
-        reason = f"its result could not be transferred in {MAX_LANDING_TRIES} tries: {error}"
-        follower = ledger.fail(entry.entry_id, reason, owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
-        return NotLanded(entry, error, follower)
-    except ExtractionTooLargeError as error:  # v3.0 says so only now
-        refused = split(pipeline, entry, str(error), None, owner=owner)
-        return NotLanded(entry, error, refused[0][1] if refused else ledger.entries([entry.entry_id])[0])
-    except PermanentError as error:
-        follower = ledger.fail(entry.entry_id, str(error), owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
-        return NotLanded(entry, error, follower)
-
-
-def _source(pipeline: Pipeline, entry: Entry, url: SecretUrl | None) -> tuple[ResultsSource, str]:
-    """Where the bytes come from: the service, or the slices that have landed; and a name for it."""
-    if entry.slices:
-        uris = [landing.uri for landing in landed_slices(pipeline, entry)]
-        return JoinedResults(pipeline.destination.for_slices(), uris), f"joined-{entry.entry_id}"
-    extraction_id = entry.extraction_id or ""
-    return pipeline.api.results_of(entry.request, extraction_id, url), extraction_id

@@ -4,106 +4,116 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keen_pipeline.errors import PermanentError, RetryableError
+from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl, Status
-from keen_pipeline.lifecycle import Complete, Entry, Fail, Wait, after_poll
-from keen_pipeline.pipeline.context import Pipeline
-from keen_pipeline.pipeline.slices import join_slices, split
+from keen_pipeline.ledger import CollectionState
+from keen_pipeline.lifecycle import Entry, GiveUp, Land, Poll, Retry, Seen, Split, decide
+from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
+from keen_pipeline.pipeline.slices import split
 
 
 @dataclass
-class PollOutcome:
+class Polled:
     """What one round of list calls changed.
 
-    `completed`: entries whose result waits. `failed`: (attempt, what follows it). `waiting`: how many the service still
-    works on. `urls`: results URLs by entry id, never stored. `errors`: collections whose list call failed for now.
+    `completed`: entries whose result waits. `ended`: attempts that are over, as they were before. `urls`: results URLs by entry id,
+    never stored. `problems`: by collection why its extractions could not be listed; nothing of it was changed.
     """
 
     completed: list[Entry] = field(default_factory=list)
-    failed: list[tuple[Entry, Entry | None]] = field(default_factory=list)
-    waiting: int = 0
+    ended: list[Entry] = field(default_factory=list)
     urls: dict[int, SecretUrl] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, KeenPipelineError] = field(default_factory=dict)
 
 
 def poll(
     pipeline: Pipeline,
     entries: Sequence[Entry],
     *,
-    owner: str | None = None,
+    worker: str | None = None,
     seconds: float = math.inf,
     shared_seconds: float = 0.0,
-) -> PollOutcome:
+) -> Polled:
     """Ask the service for the entries that are submitted, and record what it says; split ones are complete with their slices.
 
-    No list call begins after `seconds`; which collections come first is left to chance, so that a slow service starves none of
-    them over several polls. Nor is a collection listed whose extractions all were unfinished when somebody else listed it within
-    `shared_seconds`: many runs that wait at once ask hardly more often than one. Another caller's claims are left alone. A
-    ConfigurationError (a wrong key) is raised; a collection that can't be listed now is tried again at the next poll.
+    What others have claimed is left alone. No list call begins after `seconds`; which collections come first is left to chance, so
+    that a slow service starves none of them over several polls. Nor is a collection listed whose extractions all were unfinished
+    when somebody else listed it within `shared_seconds`: many runs that wait at once ask hardly more often than one.
+
+    An answer that can't be read, or an error, says nothing about any extraction: it ends none.
     """
-    now = pipeline.clock.now()
-    by_collection: Mapping[str, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.status is Status.SUBMITTED and (not entry.leased(now) or entry.lease_owner == owner):
-            by_collection[entry.request.collection].append(entry)
-    outcome = PollOutcome()
-    joined, ended = join_slices(
-        pipeline, [e for e in entries if e.status is Status.SPLIT and (not e.leased(now) or e.lease_owner == owner)]
-    )
-    outcome.completed += joined
-    outcome.failed += ended
-    seen = pipeline.ledger.pending(sorted(by_collection), shared_seconds) if shared_seconds else {}
-    for collection, waiting in random.sample(sorted(by_collection.items()), len(by_collection)):
-        if (pipeline.clock.now() - now).total_seconds() > seconds:
-            outcome.waiting += len(waiting)
+    outcome = Polled()
+    mine = [e for e in entries if e.is_free_for(worker)]
+    _join(pipeline, [e for e in mine if e.status is Status.SPLIT], worker, outcome)
+    groups = by_collection(e for e in mine if e.status is Status.SUBMITTED)
+    known = pipeline.ledger.listed_within(shared_seconds) if shared_seconds and groups else {}
+    waiting = []
+    for collection, members in random.sample(sorted(groups.items()), len(groups)):
+        if not _all_pending(members, known.get(collection)):
+            waiting.append((collection, members))
+    begun = pipeline.clock.now()
+    in_time = (group for group in waiting if (pipeline.clock.now() - begun).total_seconds() <= seconds)
+    for collection, members, answer in each(in_time, lambda group: pipeline.api.list_extractions(group[0].request.collection)):
+        if isinstance(answer, KeenPipelineError):
+            outcome.problems[collection] = answer
+            pipeline.ledger.hindered(collection, f"its extractions can't be listed: {first_line(answer)}")
             continue
-        unfinished = {e.extraction_id or "": RemoteExtraction(e.extraction_id or "", RemoteStatus.PENDING) for e in waiting}
-        if seen.get(collection, frozenset()).issuperset(unfinished):
-            _apply(pipeline, waiting, unfinished, owner, outcome)
-            continue
-        try:
-            listed = pipeline.api.list_extractions(collection)
-        except RetryableError as error:
-            outcome.errors[collection] = str(error)
-            outcome.waiting += len(waiting)
-        except PermanentError as error:
-            for entry in waiting:
-                _fail(pipeline, entry, f"its status can't be had: {error}", owner, outcome)
-        else:
-            if shared_seconds:
-                pipeline.ledger.listed(collection, [i for i, remote in listed.items() if remote.status is RemoteStatus.PENDING])
-            _apply(pipeline, waiting, listed, owner, outcome)
+        pipeline.ledger.listed(collection, [i for i, remote in answer.items() if remote.status is RemoteStatus.PENDING])
+        _apply(pipeline, members, answer, worker, outcome)
     return outcome
 
 
+def _all_pending(members: Sequence[Entry], state: CollectionState | None) -> bool:
+    return state is not None and all(entry.extraction_id in state.pending for entry in members)
+
+
 def _apply(
-    pipeline: Pipeline, waiting: list[Entry], listed: Mapping[str, RemoteExtraction], owner: str | None, outcome: PollOutcome
+    pipeline: Pipeline, members: Sequence[Entry], listed: Mapping[str, RemoteExtraction], worker: str | None, outcome: Polled
 ) -> None:
     """Record what one list call says of the entries of its collection."""
-    ready: list[Entry] = []
-    for entry in waiting:
+    ready: list[int] = []
+    now, state = pipeline.clock.now(), pipeline.ledger.collections().get(members[0].request.collection)
+    tick = state.tick if state is not None else 0.0
+    for entry in members:
         remote = listed.get(entry.extraction_id or "")
-        match after_poll(entry, remote, pipeline.clock.now(), pipeline.limits):
-            case Wait():
-                outcome.waiting += 1
-            case Fail(reason, too_much):
-                if too_much:
-                    outcome.failed += split(pipeline, entry, reason, None, owner=owner)
-                    outcome.waiting += 1
-                else:
-                    _fail(pipeline, entry, reason, owner, outcome)
-            case Complete():
-                ready.append(entry)
-                if remote is not None and remote.results_url is not None:
-                    outcome.urls[entry.entry_id] = remote.results_url
-    outcome.completed += pipeline.ledger.complete([e.entry_id for e in ready])
+        action = decide(entry, Seen(listed=True, remote=remote, tick=tick), now, pipeline.limits)
+        assert not isinstance(action, Poll)
+        if isinstance(action, Land):
+            ready.append(entry.entry_id)
+            if remote is not None and remote.results_url is not None:
+                outcome.urls[entry.entry_id] = remote.results_url
+        else:
+            _end(pipeline, entry, action, worker, outcome)
+    outcome.completed += pipeline.ledger.complete(ready, worker)
 
 
-def _fail(pipeline: Pipeline, entry: Entry, reason: str, owner: str | None, outcome: PollOutcome) -> None:
-    follower = pipeline.ledger.fail(entry.entry_id, reason, owner=owner, limits=pipeline.limits, jitter=pipeline.jitter())
-    if follower is not None:
-        outcome.failed.append((entry, follower))
+def _join(pipeline: Pipeline, entries: Sequence[Entry], worker: str | None, outcome: Polled) -> None:
+    """Split entries whose slices have all landed are complete; one with a slice that is given up is given up too."""
+    parts = pipeline.ledger.slices([e.entry_id for e in entries]) if entries else {}
+    for entry in entries:
+        slices = parts.get(entry.entry_id, [])
+        action = decide(entry, Seen(slices=[part.status for part in slices]), pipeline.clock.now(), pipeline.limits)
+        if isinstance(action, Land):
+            joined = pipeline.ledger.joined(entry.entry_id, len(slices), worker)
+            outcome.completed += [joined] if joined is not None else []
+        elif isinstance(action, GiveUp):
+            why = next((part.error for part in slices if part.status.is_terminal and part.error), None)
+            _end(pipeline, entry, GiveUp(f"{action.reason}{f': {why}' if why else ''}"), worker, outcome)
+
+
+def _end(pipeline: Pipeline, entry: Entry, action: object, worker: str | None, outcome: Polled) -> None:
+    """Carry out a decision that ends an attempt; others leave it as it is."""
+    match action:
+        case Split(reason):
+            try:
+                split(pipeline, entry, reason, worker=worker)
+            except KeenPipelineError as error:  # the counts for it can't be had: the next poll tries again
+                outcome.problems[entry.request.collection] = error
+        case Retry(reason) | GiveUp(reason):
+            final = isinstance(action, GiveUp)
+            jitter = pipeline.jitter()
+            pipeline.ledger.fail(entry.entry_id, reason, worker=worker, limits=pipeline.limits, jitter=jitter, final=final)
+            outcome.ended.append(entry)

@@ -11,12 +11,10 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
-from keen_pipeline.extraction import Encoding
-from keen_pipeline.landing.layout import parse_target
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline.context import Pipeline
-from keen_pipeline.ports import Destination
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ class PropertyTypes:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[datetime, Mapping[str, str]]] = {}
 
-    def of(self, entry: Entry, place: Destination) -> Mapping[str, str]:
+    def of(self, entry: Entry) -> Mapping[str, str]:
         """The type by property, of a parquet file as it was when the extraction was complete or later.
 
         For a parquet file it raises RetryableError, and ConfigurationError where the service does not tell; for a CSV the answer is
@@ -38,7 +36,7 @@ class PropertyTypes:
         collection = entry.request.collection
         with self._lock:
             asked_at, types = self._known.get(collection, (None, {}))
-            if parse_target(place.uri, entry.request.target).encoding is not Encoding.PARQUET:
+            if entry.request.encoding is not Encoding.PARQUET:
                 if asked_at is None:
                     asked_at, types = self._pipeline.clock.now(), self._ask_for_csv(collection)
                     self._known[collection] = asked_at, types

@@ -5,38 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Collection, CountPolicy, Encoding, ExtractionRequest, MaskMethod, check_collection_name
+from keen_pipeline.collection import Collection, Encoding, Layout, MaskMethod, check_collection_name
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.extraction import ExtractionRequest, Kind, mask_key_digest
 from keen_pipeline.filters import Filter
-from keen_pipeline.landing.layout import ad_hoc_key, target_uri
+from keen_pipeline.landing.layout import ad_hoc_key, file_path
 from keen_pipeline.partitions import Partition
 from keen_pipeline.timeframe import Timeframe, format_instant
 
 
-def partition_request(collection: Collection, partition: Partition, destination: str) -> ExtractionRequest:
-    """The request for one partition; `destination` is the root URI."""
+def partition_request(collection: Collection, partition: Partition, *, mask_key: bytes | None = None) -> ExtractionRequest:
+    """The request for one partition. `mask_key`: of the hashes of masked columns."""
     return ExtractionRequest(
         collection=collection.name,
         timeframe=partition.timeframe,
         partition_key=partition.key,
-        target=target_uri(destination, collection.name, partition.key, collection.encoding),
+        path=file_path(collection.name, partition.key, collection.encoding, collection.layout),
         filters=collection.filters,
-        email=collection.email,
-        count_check=collection.count_check,
+        encoding=collection.encoding,
         mask=collection.mask,
+        mask_key=mask_key_digest(mask_key, collection.mask),
+        count_check=collection.count_check,
+        email=collection.email,
     )
 
 
 def ad_hoc_request(
     collection: str,
     timeframe: Timeframe,
-    destination: str,
     *,
     now: datetime,
     filters: Sequence[Filter] = (),
     email: str | None = None,
     encoding: Encoding = Encoding.CSV,
     mask: Mapping[str, MaskMethod] | None = None,
+    mask_key: bytes | None = None,
 ) -> ExtractionRequest:
     """The request of a person; the file's partition key is `{start}_{end}`.
 
@@ -50,8 +53,25 @@ def ad_hoc_request(
     if timeframe.start > now:
         raise InvalidInputError(f"timeframe: it starts in the future, at {format_instant(timeframe.start)}", field="timeframe")
     key = ad_hoc_key(timeframe)
-    target = target_uri(destination, collection, key, encoding)
-    # A person's window may still be growing: more events afterwards are told, and not waited for.
     return ExtractionRequest(
-        collection, timeframe, key, target, tuple(filters), email, count_check=CountPolicy.WARN, mask=mask or {}
+        collection=collection,
+        timeframe=timeframe,
+        partition_key=key,
+        path=file_path(collection, key, encoding, Layout.PLAIN),
+        kind=Kind.AD_HOC,
+        filters=tuple(filters),
+        encoding=encoding,
+        mask=mask or {},
+        mask_key=mask_key_digest(mask_key, mask or {}),
+        email=email,
     )
+
+
+def check_mask_key(requests: Sequence[ExtractionRequest], mask_key: bytes | None) -> None:
+    """Raises ConfigurationError if a column is to be hashed and there is no key, before anything is journalled."""
+    hashing = sorted({r.collection for r in requests if MaskMethod.HASH in r.mask.values()})
+    if hashing and mask_key is None:
+        raise ConfigurationError(
+            f"{', '.join(hashing)}: a column is to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a secret "
+            "of your own; nothing was asked for"
+        )

@@ -6,8 +6,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ProtocolError
-from keen_pipeline.extraction import Collection
 from keen_pipeline.service.sample_events import SAMPLE_COLLECTIONS, SAMPLE_START_DATE, sample_days, sample_events
 
 if TYPE_CHECKING:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from keen_pipeline.errors import ConfigurationError, ExtractionTooLargeError, PermanentError, RateLimitedError, RetryableError
-from keen_pipeline.extraction import CountPolicy, ExtractionRequest, Landing, Status
-from keen_pipeline.landing.layout import ad_hoc_key, target_uri
+from keen_pipeline.collection import CountPolicy, Encoding
+from keen_pipeline.errors import (
+    ConfigurationError,
+    ExtractionTooLargeError,
+    KeenPipelineError,
+    RateLimitedError,
+    RetryableError,
+)
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
+from keen_pipeline.landing.layout import ad_hoc_key, slice_path
+from keen_pipeline.ledger import Slice
+from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline.context import Pipeline
-from keen_pipeline.pipeline.counts import ask_count, count_together
-from keen_pipeline.ports import Slice
+from keen_pipeline.pipeline.context import Pipeline, each
+from keen_pipeline.pipeline.counts import ask_count, count_together, groups_of
 from keen_pipeline.timeframe import Timeframe
 
 # A day halved so often is shorter than Keen's resolution of a millisecond.
@@ -19,135 +27,138 @@ MAX_DEPTH = 40
 _ABSENT = "absent"
 
 
-def plan(pipeline: Pipeline, intents: Sequence[Entry], *, owner: str) -> list[tuple[Entry, Entry | None]]:
+@dataclass(frozen=True)
+class Planned:
+    """What became of some intents before their POST.
+
+    `split`: slices are asked for instead. `ended`: given up, as they can't be cut far enough. `problems`: by collection that the
+    requests a minute are used up; `held`: the intents that have to wait for that.
+    """
+
+    split: tuple[Entry, ...] = ()
+    ended: tuple[Entry, ...] = ()
+    problems: tuple[tuple[str, KeenPipelineError], ...] = ()
+    held: frozenset[int] = frozenset()
+
+
+def plan(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> Planned:
     """Count what the intents would hold; those beyond `max_events` are split, with an intent for each slice.
 
-    Intents whose count can't be had are posted as they are: the service says itself what is too large. Answers those
-    that can't be split far enough, with what follows them. Raises RateLimitedError, ConfigurationError.
+    Intents of a collection whose count can't be had are posted as they are: the service says itself what is too large. If the
+    requests a minute are used up, they wait.
     """
     due = [e for e in intents if e.planned_at is None and e.request.count_check is not CountPolicy.OFF]
+    split_: list[Entry] = []
+    ended: list[Entry] = []
+    problems: list[tuple[str, KeenPipelineError]] = []
+    held: set[int] = set()
+    groups = groups_of(due, lambda entry: entry.request)
+    for (collection, _), entries, answer in each(groups.items(), lambda group: _plan_group(pipeline, group, worker)):
+        if not isinstance(answer, KeenPipelineError):
+            split_ += answer[0]
+            ended += answer[1]
+        elif isinstance(answer, RateLimitedError):
+            problems.append((collection, answer))
+            held.update(entry.entry_id for entry in entries)
+    return Planned(tuple(split_), tuple(ended), tuple(problems), frozenset(held))
+
+
+def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> tuple[list[Entry], list[Entry]]:
     limit = pipeline.limits.max_events
-    failed: list[tuple[Entry, Entry | None]] = []
-    try:
-        for positions, total in count_together(pipeline, [e.request for e in due], lambda _, total: total <= limit, patient=False):
-            entries = [due[position] for position in positions]
-            if total <= limit:
-                known = total if len(entries) == 1 or total == 0 else None
-                pipeline.ledger.planned([e.entry_id for e in entries], known)
-            else:
-                failed += split(pipeline, entries[0], f"{total} events, more than {limit}", total, owner=owner)
-    except RateLimitedError:
-        raise
-    except (PermanentError, RetryableError):
-        pass
-    return failed
+    split_: list[Entry] = []
+    ended: list[Entry] = []
+    for positions, total in count_together(pipeline, [e.request for e in intents], lambda _, total: total <= limit, patient=False):
+        entries = [intents[position] for position in positions]
+        if total <= limit:
+            known = total if len(entries) == 1 or total == 0 else None
+            pipeline.ledger.planned([e.entry_id for e in entries], known)
+            continue
+        given_up = split(pipeline, entries[0], f"{total} events, more than {limit}", total=total, worker=worker)
+        if given_up is None:
+            split_.append(entries[0])
+        else:
+            ended.append(given_up)
+    return split_, ended
 
 
-def split(
-    pipeline: Pipeline, entry: Entry, reason: str, total: int | None, *, owner: str | None = None
-) -> list[tuple[Entry, Entry | None]]:
-    """Ask for slices of `entry` instead; `total`: its count, where known. Answers (entry, what follows) where it can't be cut.
+def split(pipeline: Pipeline, entry: Entry, reason: str, *, total: int | None = None, worker: str | None = None) -> Entry | None:
+    """Ask for slices of `entry` instead; `total`: its count, if it is known already.
 
-    Raises RateLimitedError where the counts for it are refused for now; nothing is changed then.
+    Answers the given up entry if it can't be cut, None if all is well or if it had moved on. Raises what the counts for it raise;
+    nothing is changed then.
     """
-    ledger = pipeline.ledger
+    ledger, request = pipeline.ledger, entry.request
     try:
-        windows = _halve(pipeline, entry.request, entry.request.timeframe, total, entry.depth, 1)
+        if total is None:
+            total = ask_count(pipeline, request, request.timeframe, patient=False)
+        windows = _halve(pipeline, request, request.timeframe, total, entry.depth, 1)
     except ExtractionTooLargeError as error:
-        return [(entry, ledger.fail(entry.entry_id, str(error), owner=owner, limits=pipeline.limits, final=True))]
+        told = f"{reason}; the service counts {total} events in it, which can't be cut: {error}"
+        return ledger.fail(entry.entry_id, told, worker=worker, limits=pipeline.limits, final=True)
     parent = entry.parent_id or entry.entry_id
-    slices = [Slice(_slice_request(pipeline, entry.request, parent, window), depth, n) for window, n, depth in windows]
-    ledger.split(entry.entry_id, slices, reason, owner=owner, expected=total)
-    return []
+    slices = [Slice(_slice_request(request, parent, window), depth, count) for window, count, depth in windows]
+    ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
+    return None
 
 
 def _halve(
-    pipeline: Pipeline, request: ExtractionRequest, window: Timeframe, total: int | None, above: int, depth: int
-) -> list[tuple[Timeframe, int | None, int]]:
-    """(window, events, depth) of the slices; without counts just the two halves."""
+    pipeline: Pipeline, request: ExtractionRequest, window: Timeframe, total: int, above: int, depth: int
+) -> list[tuple[Timeframe, int, int]]:
+    """(window, events, depth) of the slices; those without events are left out."""
     halves = window.halves()
-    if halves is None or above + depth > MAX_DEPTH:
+    if halves is None or total <= 1 or above + depth > MAX_DEPTH:
         raise ExtractionTooLargeError(
             f"{request}: too large for one extraction, and {window.start.isoformat()} to {window.end.isoformat()} can't be halved"
         )
-    if total is None:
-        return [(half, None, depth) for half in halves]
     limit = pipeline.limits.max_events
     left = ask_count(pipeline, request, halves[0], patient=False)
-    found: list[tuple[Timeframe, int | None, int]] = []
+    found: list[tuple[Timeframe, int, int]] = []
     for half, number in zip(halves, (left, max(0, total - left)), strict=True):
         if number > limit:
             found += _halve(pipeline, request, half, number, above, depth + 1)
         elif number:
             found.append((half, number, depth))
-    # A service that refused what it now counts as fewer events than `max_events` has a limit of its own.
-    return found if len(found) > 1 or not found or found[0][0] != window else [(half, None, depth) for half in halves]
+    return found
 
 
-def _slice_request(pipeline: Pipeline, request: ExtractionRequest, parent_id: int, window: Timeframe) -> ExtractionRequest:
-    key = f"{_parent_key(request, parent_id)}.{parent_id}.{ad_hoc_key(window)}"
-    root = pipeline.destination.for_slices().uri
+def _slice_request(request: ExtractionRequest, parent_id: int, window: Timeframe) -> ExtractionRequest:
+    key = f"{parent_id}.{ad_hoc_key(window)}"
     return replace(
         request,
         timeframe=window,
         partition_key=key,
-        target=target_uri(root, request.collection, key),
+        path=slice_path(request.collection, key),
+        kind=Kind.SLICE,
+        encoding=Encoding.CSV,
         email=None,
         count_check=CountPolicy.OFF,
     )
 
 
-def _parent_key(request: ExtractionRequest, parent_id: int) -> str:
-    """The partition's key, also where `request` is a slice itself."""
-    return request.partition_key.split(f".{parent_id}.")[0]
-
-
-def join_slices(pipeline: Pipeline, split_entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[Entry, Entry | None]]]:
-    """Entries whose slices have all landed are complete; one with a slice that is given up is given up too.
-
-    Answers (complete entries, (entry, what follows it) of the others that ended).
-    """
-    complete: list[Entry] = []
-    ended: list[tuple[Entry, Entry | None]] = []
-    if not split_entries:
-        return complete, ended
-    slices = pipeline.ledger.slices([e.entry_id for e in split_entries])
-    for entry in split_entries:
-        parts = slices.get(entry.entry_id, [])
-        bad = next((part for part in parts if part.status in (Status.ABANDONED, Status.CANCELLED)), None)
-        if bad is not None:
-            reason = f"its slice {bad.request.timeframe.to_wire()} ended: {bad.error}"
-            ended.append((entry, pipeline.ledger.fail(entry.entry_id, reason, limits=pipeline.limits, final=True)))
-        elif parts and all(part.status is Status.LANDED for part in parts):
-            joined = pipeline.ledger.joined(entry.entry_id, len(parts))
-            if joined is not None:
-                complete.append(joined)
-    return complete, ended
-
-
 def landed_slices(pipeline: Pipeline, entry: Entry) -> list[Landing]:
     """The files of a complete entry's slices, in the order of time."""
     parts = pipeline.ledger.slices([entry.entry_id]).get(entry.entry_id, [])
-    return [part.landing for part in parts if part.landing is not None]
+    return [part.landing for part in parts if part.status is Status.LANDED and part.landing is not None]
 
 
-def masked_in_slices(pipeline: Pipeline, entry: Entry) -> dict[str, str]:
-    """What was done to which columns of a complete entry's slices; `absent` where none of them has the column."""
+def masked_in_slices(parts: Sequence[Landing]) -> dict[str, str]:
+    """What was done to which columns of the slices; `absent` if none of them has the column."""
     found: dict[str, str] = {}
-    for part in landed_slices(pipeline, entry):
+    for part in parts:
         found.update({name: what for name, what in part.masked.items() if found.get(name, _ABSENT) == _ABSENT})
     return found
 
 
-def sweep_slices(pipeline: Pipeline) -> None:
-    """Remove the slices that were put together, and those of requests that ended otherwise."""
-    stale = pipeline.ledger.stale_slices()
-    if not stale:
-        return
-    place = pipeline.destination.for_slices()
-    for entry in stale:
+def sweep(pipeline: Pipeline, worker: Worker) -> None:
+    """Remove files that nobody needs any more: slices of what has landed or ended, and files that another encoding replaced."""
+    ledger = pipeline.ledger
+    for entry in (*ledger.stale_slices(), *ledger.stale_files()):
+        stale = ledger.claim_stale(entry.entry_id, worker.id)
+        if stale is None or stale.landing is None:
+            continue
         try:
-            place.remove(entry.request.target)
+            pipeline.destination.remove(stale.landing.uri)
         except (RetryableError, ConfigurationError, OSError):
-            continue  # the next sweep tries again
-        pipeline.ledger.supersede([entry.entry_id])
+            ledger.release([stale.entry_id], worker.id)  # the next sweep tries again
+            continue
+        ledger.removed(stale, worker.id)

@@ -1,26 +1,38 @@
-"""The wait: submit, poll by list calls, land as each finishes; for backfills and ad hoc extractions."""
+"""The wait: submit, poll by list calls, land as each finishes; for backfills and ad hoc extractions.
+
+Each round reads the ledger, decides, acts and reads again. What is told to the caller is the difference between two readings; the
+one that is remembered is the last one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
-from keen_pipeline.errors import ConfigurationError, LedgerUnavailableError
-from keen_pipeline.extraction import ExtractionRequest, SecretUrl, Status
-from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline.context import Pipeline, new_owner
-from keen_pipeline.pipeline.counts import Counted, reconcile
-from keen_pipeline.pipeline.land import Landed, LandingPool
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError
+from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
+from keen_pipeline.ledger.workers import Worker
+from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
+from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.pipeline.counts import Counted, reconcile, verdict
+from keen_pipeline.pipeline.explain import explain_all, in_few_lines
+from keen_pipeline.pipeline.land import Landed, LandingPool, NotLanded
 from keen_pipeline.pipeline.poll import poll
-from keen_pipeline.pipeline.slices import sweep_slices
-from keen_pipeline.pipeline.submit import post_due, submit
+from keen_pipeline.pipeline.post import post_due
+from keen_pipeline.pipeline.slices import sweep
+from keen_pipeline.pipeline.submit import Submission, submit
 
 # Between two looks at entries that another process works on, and the longest pause between two events.
 _LONGEST_NAP_SECONDS = 1.0
-# Of the time between two polls, how long others go by a list call; less than all of it, so that nobody waits for his own.
+# Of the time between two polls, for how long a list call of another process is as good as one's own; shorter than a full interval,
+# so a process rarely has to make its own call.
 _SHARED_SHARE = 0.8
+
+_Place: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,25 +40,27 @@ class Progress:
     """How far a wait has come: numbers of requests; `kept` of the landed ones had landed before.
 
     `seconds_left`: an estimate by the pace of the landings so far, None before the first.
+    `reasons`: asks the ledger what the others wait for, in a few lines.
     """
 
     total: int
     landed: int
     kept: int
-    abandoned: int
+    failed: int
     to_submit: int
     waiting: int
     landing: int
     seconds_left: float | None = None
+    reasons: Callable[[], list[str]] = field(default=list, compare=False, repr=False)
 
     @property
     def is_last(self) -> bool:
         """Whether nothing is left."""
-        return self.landed + self.abandoned >= self.total
+        return self.landed + self.failed >= self.total
 
     def __str__(self) -> str:
-        kept = f" ({self.kept} of them before)" if self.kept else ""
-        return f"{self.landed} of {self.total} landed{kept}, {self.abandoned} failed; {self.outlook}"
+        kept = f" ({self.kept} before)" if self.kept else ""
+        return f"{self.landed} of {self.total} landed{kept}, {self.failed} failed; {self.outlook}"
 
     @property
     def outlook(self) -> str:
@@ -76,247 +90,269 @@ class Retrying:
 
 
 @dataclass(frozen=True)
-class Abandoned:
-    """No attempt of this request is left; `entry.error` tells the whole story."""
+class Ended:
+    """No attempt of this request is left, or somebody cancelled it; `entry.error` says why."""
 
     entry: Entry
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """This wait does not wait for `entry` any more, because of `error`, which a person has to mend. The entry stays open."""
+
+    entry: Entry
+    error: KeenPipelineError
+
+
+@dataclass(frozen=True)
+class Hindered:
+    """What had landed of a collection could not be held against the service's count, because of `error`; it was left alone."""
+
+    collection: str
+    error: KeenPipelineError
+
+
+Event: TypeAlias = Landed | Retrying | Ended | Stopped | Hindered | Counted | Progress
 
 
 def extract(
     pipeline: Pipeline,
     requests: Sequence[ExtractionRequest],
     *,
-    force: bool = False,
+    doing: str,
+    keep: Callable[[Entry], bool] = lambda _: True,
     run_id: str | None = None,
     resumable: bool = False,
-) -> Generator[Landed | Retrying | Abandoned | Counted | Progress, None, None]:
+) -> Generator[Event, None, None]:
     """Bring every request to its end and yield what happens; a `Progress` follows each change and each poll.
 
-    When all have landed, they are held against the service's counts (`Counted`); what is not whole is extracted again.
+    `keep`: see `submit`. When all have landed, they are held against the service's counts (`Counted`); what is not whole is
+    extracted again. An error of one collection, or of one file, ends the wait for that alone (`Stopped`).
 
-    Whatever ends the generator early (an interrupt, a cancelled run, an error) cancels what is still open and was asked
-    here, so that nobody goes on with it; what has landed stays landed. Where `resumable`, Ctrl-C and closing the generator
-    leave it open instead: the next call with the same requests, or the sensor, goes on with it. So it does where the ledger
-    is lost (LedgerUnavailableError), which says nothing against the extractions.
+    Whatever ends the generator early gives back what it had claimed: the sensor, or the next call with the same requests, goes on
+    with it. Intents made here that were not posted yet are forgotten, unless `resumable`.
     """
-    left_open = False
-    wait = _Wait(pipeline, requests, force, run_id)
-    try:
-        with pipeline.keeping(wait.claimed, wait.owner):
+    with pipeline.working(doing) as worker:
+        submission = submit(pipeline, requests, keep=keep, run_id=run_id)
+        wait = _Wait(pipeline, requests, submission, worker)
+        is_over = False
+        try:
             yield from wait.events()
-    except (KeyboardInterrupt, GeneratorExit):
-        left_open = resumable
-        raise
-    except LedgerUnavailableError:
-        left_open = True
-        raise
-    finally:
-        wait.pool.close()
-        # What the caller has not reported to Dagster by now, the sensor does.
-        pipeline.ledger.release(wait.landed_ids, wait.owner)
-        if wait.open:
-            mine = [e.entry_id for e in pipeline.ledger.entries(list(wait.open)) if e.lease_owner == wait.owner]
-            if left_open:
-                pipeline.ledger.release(mine, wait.owner)
-            else:
-                pipeline.ledger.cancel(mine, "the run or command that waited for it was stopped")
-        sweep_slices(pipeline)
+            is_over = True
+            sweep(pipeline, worker)
+        finally:
+            wait.pool.close()
+            if not is_over and not resumable:
+                with suppress(LedgerUnavailableError):
+                    pipeline.ledger.withdraw(entry.entry_id for entry in submission.created)
 
 
 class _Wait:
-    """The state of one wait: which entries are open, and which of them are claimed here."""
+    """One wait: the last reading of what it still waits for, and what it has to say."""
 
-    def __init__(self, pipeline: Pipeline, requests: Sequence[ExtractionRequest], force: bool, run_id: str | None) -> None:
-        self.pipeline = pipeline
-        self.owner = new_owner()
-        self.submission = submit(pipeline, requests, force=force, recount=True, run_id=run_id)
-        self.open: dict[int, Entry] = {
-            r.entry.entry_id: r.entry for r in self.submission.requested if not r.entry.status.is_terminal
+    def __init__(self, pipeline: Pipeline, requests: Sequence[ExtractionRequest], submission: Submission, worker: Worker) -> None:
+        self.pipeline, self.submission, self.worker = pipeline, submission, worker
+        self.pool = LandingPool(pipeline, worker)
+        self.requests: dict[_Place, ExtractionRequest] = {request.place: request for request in requests}
+        self.pending: dict[_Place, Entry] = {
+            r.entry.request.place: r.entry for r in submission.requested if not r.entry.status.is_terminal
         }
-        self.claimed: list[int] = []
+        self.to_count: list[Entry] = []
         self.urls: dict[int, SecretUrl] = {}
-        self.pool = LandingPool(pipeline, self.owner)
-        self.total = len(requests)
-        self.landed = self.kept = 0
+        self.landed = self.kept = self.failed = 0
         self.begun = pipeline.clock.now()
-        self.landed_ids: list[int] = []
-        self.to_count: dict[int, Entry] = {}
-        self.abandoned = 0
 
-    def events(self) -> Iterator[Landed | Retrying | Abandoned | Counted | Progress]:
-        """Everything that happens until nothing is open and all is counted."""
+    def events(self) -> Iterator[Event]:
+        """Everything that happens until nothing is waited for and all is counted."""
+        for collection, error in self.submission.problems.items():
+            yield Hindered(collection, error)
         for entry in self.submission.landed:
             yield from self._landed(entry, adopted=True)
-        yield self._progress()
-        while self.open or self.to_count:
-            yield from self._bring_to_an_end()
-            yield from self._count()
+        yield self._progress([])
+        next_poll = self.pipeline.clock.now()
+        while self.pending or self.to_count:
+            if not self.pending:
+                yield from self._count()
+                continue
+            yield from self._read()
+            entries = self._claimed()
+            yield from self._post(entries)
+            if self.pipeline.clock.now() >= next_poll:
+                yield from self._poll(self._claimed())
+                next_poll = self.pipeline.clock.now() + timedelta(seconds=self.pipeline.poll_seconds)
+            entries = self._claimed()
+            self._queue(entries)
+            yield self._progress(entries)
+            yield from self._land_until(self._next_round(entries, next_poll))
 
-    def _landed(self, entry: Entry, *, adopted: bool) -> Iterator[Landed]:
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> Iterator[Event]:
+        """Read again what is waited for, and tell what has become of it."""
+        ledger = self.pipeline.ledger
+        rows = {entry.entry_id: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
+        moved: dict[_Place, Entry] = {}
+        for place, before in self.pending.items():
+            entry = rows.get(before.entry_id, before)
+            if entry.status.is_terminal or before.entry_id not in rows:
+                moved[place] = entry
+            else:
+                self.pending[place] = entry
+        current = dict(zip(moved, ledger.current([self.requests[place] for place in moved]), strict=True))
+        for place, entry in moved.items():
+            yield from self._moved(place, entry, current[place])
+
+    def _moved(self, place: _Place, entry: Entry, current: Entry | None) -> Iterator[Event]:
+        """`entry`, the attempt that was waited for, has ended; `current` is what there is of its partition now."""
+        del self.pending[place]
+        wanted = self.requests[place].fingerprint(self.pipeline.scope)
+        if current is not None and current.fingerprint == wanted and not current.status.is_terminal:
+            self.pending[place] = current
+            yield Retrying(entry, current, entry.error or "unknown reason")
+        elif entry.status is Status.LANDED:
+            yield from self._landed(entry, adopted=True)
+        elif entry.status is Status.SUPERSEDED and current is not None and current.fingerprint == wanted:
+            yield from self._landed(current, adopted=True)
+        else:
+            self.failed += 1
+            yield Ended(entry)
+
+    def _landed(self, entry: Entry, *, adopted: bool) -> Iterator[Event]:
         self.landed += 1
         self.kept += adopted
-        self.to_count[entry.entry_id] = entry
+        self.to_count.append(entry)
         yield Landed(entry, adopted)
 
-    def _count(self) -> Iterator[Counted]:
-        due, self.to_count = list(self.to_count.values()), {}
-        for counted in reconcile(self.pipeline, due):
+    def _claimed(self) -> list[Entry]:
+        """What is waited for, its slices included, that is this wait's to work on; claimed now if nobody has."""
+        ledger, me = self.pipeline.ledger, self.worker.id
+        entries = ledger.entries(e.entry_id for e in self.pending.values())
+        split = [e.entry_id for e in entries if e.status is Status.SPLIT]
+        if split:
+            entries += [part for parts in ledger.slices(split).values() for part in parts if not part.status.is_terminal]
+        free = [e.entry_id for e in entries if e.claimed_by is None]
+        if not free:
+            others = {e.claimed_by for e in entries} - {me}
+            if others and ledger.workers.prune(self.pipeline.limits.lease_seconds):
+                free = [e.entry_id for e in entries if e.claimed_by != me]
+        if free:
+            claimed = {e.entry_id: e for e in ledger.claim(free, me)}
+            entries = [claimed.get(e.entry_id, e) for e in entries]
+        return entries
+
+    # -- acting -------------------------------------------------------------------------------------------------------
+
+    def _post(self, entries: Sequence[Entry]) -> Iterator[Event]:
+        now = self.pipeline.clock.now()
+        if any(e.is_free_for(self.worker.id) and isinstance(self._decide(e, now), Post) for e in entries):
+            posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
+            yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
+
+    def _poll(self, entries: Sequence[Entry]) -> Iterator[Event]:
+        shared = _SHARED_SHARE * self.pipeline.poll_seconds
+        polled = poll(self.pipeline, entries, worker=self.worker.id, shared_seconds=shared)
+        self.urls.update(polled.urls)
+        yield from self._stopped(polled.problems, {Status.SUBMITTED, Status.SPLIT})
+
+    def _stopped(self, problems: dict[str, KeenPipelineError], stuck: set[Status]) -> Iterator[Event]:
+        """A collection whose service has to be mended by a person is waited for no more; what has finished still lands."""
+        for collection, error in problems.items():
+            if not isinstance(error, (ConfigurationError, PermanentError)):
+                continue
+            for place, entry in list(self.pending.items()):
+                if entry.request.collection == collection and entry.status in stuck:
+                    yield self._stop(place, entry, error)
+
+    def _stop(self, place: _Place, entry: Entry, error: KeenPipelineError) -> Stopped:
+        self.pending.pop(place, None)
+        self.failed += 1
+        self.pipeline.ledger.release([entry.entry_id], self.worker.id)
+        return Stopped(entry, error)
+
+    def _queue(self, entries: Sequence[Entry]) -> None:
+        queued, now = self.pool.entry_ids, self.pipeline.clock.now()
+        for entry in entries:
+            mine = entry.claimed_by == self.worker.id and entry.status is Status.COMPLETE
+            if mine and entry.entry_id not in queued and isinstance(self._decide(entry, now), Land):
+                self.pool.add(entry, self.urls.pop(entry.entry_id, None))
+
+    def _land_until(self, until: datetime) -> Iterator[Event]:
+        """What the landing threads finish before the next round is due."""
+        while self.pending:
+            left = (until - self.pipeline.clock.now()).total_seconds()
+            if left <= 0:
+                return
+            if not self.pool.entry_ids:
+                self.pipeline.clock.sleep(min(left, _LONGEST_NAP_SECONDS))
+                continue
+            for outcome in self.pool.finished(min(left, _LONGEST_NAP_SECONDS)):
+                yield from self._finished(outcome)
+                yield self._progress(list(self.pending.values()))
+
+    def _finished(self, outcome: Landed | NotLanded) -> Iterator[Event]:
+        entry = outcome.entry
+        place = entry.request.place
+        if isinstance(outcome, Landed):
+            if entry.parent_id is None and self.pending.pop(place, None) is not None:
+                yield from self._landed(entry, adopted=False)
+        elif isinstance(outcome.error, ConfigurationError) and place in self.pending:
+            yield self._stop(place, entry, outcome.error)
+        elif isinstance(outcome.error, ConfigurationError):
+            # A slice's file: the partition it is part of is waited for no more.
+            parent = next((p for p, e in self.pending.items() if e.entry_id == entry.parent_id), None)
+            if parent is not None:
+                yield self._stop(parent, self.pending[parent], outcome.error)
+
+    def _count(self) -> Iterator[Event]:
+        due, self.to_count = self.to_count, []
+        for counted in reconcile(self.pipeline, due, worker=self.worker.id):
+            entry = counted.entry
             if counted.follower is not None:
                 self.landed -= 1
-                self.open[counted.follower.entry_id] = counted.follower
+                self.pending[entry.request.place] = counted.follower
             yield counted
+            if counted.is_final_failure and entry.request.kind is Kind.AD_HOC:
+                yield from self._kept_aside(counted)
 
-    def _bring_to_an_end(self) -> Iterator[Landed | Retrying | Abandoned | Progress]:
-        while self.open:
-            self._claim()
-            yield from self._follow(self._post())
-            yield from self._follow(self._poll())
-            next_poll = self.pipeline.clock.now() + timedelta(seconds=self.pipeline.poll_seconds)
-            yield self._progress()
-            while self.open:
-                yield from self._collect()
-                left = (self._next_due(next_poll) - self.pipeline.clock.now()).total_seconds()
-                if left <= 0:
-                    break
-                if not self.pool.entry_ids:
-                    self.pipeline.clock.sleep(min(left, _LONGEST_NAP_SECONDS))
+    def _kept_aside(self, counted: Counted) -> Iterator[Event]:
+        """An ad hoc file that its count contradicts is no file that anybody should find where whole ones lie."""
+        entry = counted.entry
+        assert entry.landing is not None
+        reason = f"{verdict(counted).partition('; the file is kept')[0]} after {entry.attempt} attempts"
+        aside = self.pipeline.destination.set_aside(entry.landing.uri, entry.extraction_id or "unknown", reason)
+        rejected = self.pipeline.ledger.reject(entry.entry_id, f"{reason}; the file is kept as {aside}")
+        if rejected is not None:
+            self.landed -= 1
+            self.failed += 1
+            yield Ended(rejected)
 
-    def _claim(self) -> None:
-        """Take what nobody holds, and learn what others did to the rest."""
-        ledger, seconds = self.pipeline.ledger, self.pipeline.limits.lease_seconds
-        mine = set(self.claimed)
-        self._look_at_slices()
-        for status in (Status.REQUESTED, Status.SUBMITTED, Status.SPLIT, Status.COMPLETE):
-            free = [i for i, e in self.open.items() if e.status is status and i not in mine]
-            for entry in ledger.claim(free, status, self.owner, seconds) if free else []:
-                self.open[entry.entry_id] = entry
-                self.claimed.append(entry.entry_id)
+    # -- deciding -----------------------------------------------------------------------------------------------------
 
-    def _look_at_slices(self) -> bool:
-        """Take up the slices of what was split, drop those that ended (which is their parent's business); whether any is new."""
-        for entry in self.pipeline.ledger.entries(list(self.open)):
-            if entry.parent_id is not None and entry.status.is_terminal:
-                del self.open[entry.entry_id]
-            else:
-                self.open[entry.entry_id] = entry
-        split = [e.entry_id for e in self.open.values() if e.status is Status.SPLIT]
-        new = [
-            part
-            for parts in (self.pipeline.ledger.slices(split).values() if split else ())
-            for part in parts
-            if part.entry_id not in self.open and not part.status.is_terminal
-        ]
-        self.open.update({part.entry_id: part for part in new})
-        self.claimed += [part.entry_id for part in new if part.lease_owner == self.owner]
-        return bool(new)
+    def _decide(self, entry: Entry, now: datetime) -> object:
+        return decide(entry, Seen(), now, self.pipeline.limits)
 
-    def _mine(self, status: Status) -> list[Entry]:
-        return [e for e in self.open.values() if e.status is status and e.lease_owner == self.owner]
+    def _next_round(self, entries: Sequence[Entry], next_poll: datetime) -> datetime:
+        """When to read again: at the next poll, when a back-off is over, or soon if another process works on some of it."""
+        now = self.pipeline.clock.now()
+        due = [e.due_at for e in entries if e.status in (Status.REQUESTED, Status.COMPLETE) and e.due_at > now]
+        if any(e.claimed_by != self.worker.id for e in entries):
+            due.append(now + timedelta(seconds=_LONGEST_NAP_SECONDS))
+        return min([next_poll, *due])
 
-    def _post(self) -> list[tuple[Entry, Entry | None]]:
-        failed: list[tuple[Entry, Entry | None]] = []
-        while True:
-            now = self.pipeline.clock.now()
-            due = [e.entry_id for e in self._mine(Status.REQUESTED) if e.due_at <= now]
-            if not due:
-                return failed
-            failed += post_due(self.pipeline, due, owner=self.owner, seconds=self.pipeline.poll_seconds).failed
-            if not self._look_at_slices():
-                return failed
-
-    def _poll(self) -> list[tuple[Entry, Entry | None]]:
-        waiting = self._mine(Status.SUBMITTED) + self._mine(Status.SPLIT)
-        if waiting:
-            shared = _SHARED_SHARE * self.pipeline.poll_seconds
-            outcome = poll(self.pipeline, waiting, owner=self.owner, shared_seconds=shared)
-            self.urls.update(outcome.urls)
-            for entry in outcome.completed:
-                self.open[entry.entry_id] = entry
-            failed = outcome.failed
-            self._look_at_slices()
-        else:
-            failed = []
-        queued, now = self.pool.entry_ids, self.pipeline.clock.now()
-        for entry in self._mine(Status.COMPLETE):
-            if entry.entry_id not in queued and (entry.due_at <= now or not entry.landing_tries):
-                self.pool.add(entry, self.urls.pop(entry.entry_id, None))
-        return failed
-
-    def _follow(self, failed: list[tuple[Entry, Entry | None]]) -> Iterator[Retrying | Abandoned]:
-        for entry, follower in failed:
-            yield from self._replace(entry, follower)
-
-    def _replace(self, entry: Entry, follower: Entry | None) -> Iterator[Retrying | Abandoned]:
-        """Watch the attempt that follows instead of the one that failed."""
-        if follower is None:
-            return  # somebody else moved it on; the next look tells how
-        self.open.pop(entry.entry_id, None)
-        if follower.status.is_terminal:
-            if follower.parent_id is not None:
-                return  # its parent ends with it, at the next poll
-            self.abandoned += 1
-            yield Abandoned(follower)
-            return
-        self.open[follower.entry_id] = follower
-        self.claimed.append(follower.entry_id)
-        reason = next((e.error for e in self.pipeline.ledger.entries([entry.entry_id])), None) or "unknown reason"
-        yield Retrying(entry, follower, reason)
-
-    def _collect(self) -> Iterator[Landed | Retrying | Abandoned | Progress]:
-        """What the landing threads finished, and what other processes brought to an end."""
-        if self.pool.entry_ids:
-            for outcome in self.pool.finished(_LONGEST_NAP_SECONDS):
-                if isinstance(outcome, Landed):
-                    self.open.pop(outcome.entry.entry_id, None)  # a slice may be seen to have ended already
-                    if outcome.entry.parent_id is None:
-                        self.landed_ids.append(outcome.entry.entry_id)
-                        yield from self._landed(outcome.entry, adopted=False)
-                    yield self._progress()
-                elif isinstance(outcome.error, ConfigurationError):
-                    raise outcome.error
-                elif outcome.again:
-                    self.open[outcome.entry.entry_id] = outcome.follower or outcome.entry  # the next round queues it again
-                else:
-                    yield from self._replace(outcome.entry, outcome.follower)
-        elif any(e.lease_owner != self.owner for e in self.open.values()):
-            yield from self._watch_others()
-
-    def _watch_others(self) -> Iterator[Landed | Abandoned | Retrying]:
-        for entry in self.pipeline.ledger.entries([i for i, e in self.open.items() if e.lease_owner != self.owner]):
-            self.open[entry.entry_id] = entry
-            if not entry.status.is_terminal:
-                continue
-            del self.open[entry.entry_id]
-            newest = self.pipeline.ledger.latest([entry.request])[0] or entry
-            if entry.parent_id is not None:
-                continue
-            if newest.status is Status.LANDED:
-                yield from self._landed(newest, adopted=True)
-            elif newest.status.is_terminal:
-                self.abandoned += 1
-                yield Abandoned(newest)
-            else:
-                self.open[newest.entry_id] = newest
-
-    def _next_due(self, limit: datetime) -> datetime:
-        """When the next postponed intent may be posted or landing tried again, at most `limit`."""
-        due = [
-            e.due_at
-            for e in self.open.values()
-            if e.lease_owner == self.owner and (e.status is Status.REQUESTED or e.landing_tries)
-        ]
-        return min([limit, *due])
-
-    def _progress(self) -> Progress:
-        here, left = self.landed - self.kept, self.total - self.landed - self.abandoned
+    def _progress(self, entries: Sequence[Entry]) -> Progress:
+        total = len(self.requests)
+        here, left = self.landed - self.kept, total - self.landed - self.failed
         spent = (self.pipeline.clock.now() - self.begun).total_seconds()
+        count = [e.status for e in self.pending.values()]
+        ledger, limits, me = self.pipeline.ledger, self.pipeline.limits, self.worker.id
         return Progress(
-            total=self.total,
+            total=total,
             landed=self.landed,
             kept=self.kept,
-            abandoned=self.abandoned,
-            to_submit=sum(e.status is Status.REQUESTED for e in self.open.values()),
-            waiting=sum(e.status is Status.SUBMITTED for e in self.open.values()),
-            landing=sum(e.status is Status.COMPLETE for e in self.open.values()),
+            failed=self.failed,
+            to_submit=count.count(Status.REQUESTED),
+            waiting=count.count(Status.SUBMITTED) + count.count(Status.SPLIT),
+            landing=count.count(Status.COMPLETE),
             seconds_left=spent / here * left if here > 0 else None,
+            reasons=lambda: in_few_lines(entries, explain_all(ledger, ledger.entries(e.entry_id for e in entries), limits, me=me)),
         )

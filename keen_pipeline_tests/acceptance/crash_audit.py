@@ -16,7 +16,8 @@ import urllib3
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Collection, Granularity, Status
+from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline.timeframe import format_instant

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range

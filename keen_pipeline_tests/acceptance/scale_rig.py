@@ -21,7 +21,7 @@ import yaml
 
 from keen_pipeline.cli.deployment import PROFILES
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Collection
+from keen_pipeline.collection import Collection
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.acceptance.crash_rig import START, die_with_parent, end_all, load_events

@@ -31,7 +31,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.extraction import Collection, Granularity
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.landing.layout import QUARANTINE, REASON_SUFFIX
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.acceptance.crash import settle

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.cli.common import follow
+from keen_pipeline.collection import Collection
 from keen_pipeline.errors import RequestRejectedError
-from keen_pipeline.extraction import Collection, Status
+from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from keen_pipeline_tests.memory import peak_mib
 
 if TYPE_CHECKING:
-    from keen_pipeline.extraction import Encoding
+    from keen_pipeline.collection import Encoding
 
 THREADS = 4
 """Files at once, as the pipeline lands them."""
@@ -50,7 +50,8 @@ Run = Callable[[], object]
 def ours(task: Task, encoding: str, root: str, transport: dict[str, Any] | None = None) -> Run:
     """The package's own landing, everything verified; several files in as many threads as the pipeline has."""
     from keen_pipeline.client import KeenClient, RenewingResults
-    from keen_pipeline.extraction import Encoding, Landing, SecretUrl
+    from keen_pipeline.collection import Encoding
+    from keen_pipeline.extraction import Landing, SecretUrl
     from keen_pipeline.landing import FileDestination
 
     destination = FileDestination(root, encoding=Encoding(encoding), transport=transport or {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.extraction import Encoding
+from keen_pipeline.collection import Encoding
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
-from keen_pipeline.extraction import MaskMethod, Status
+from keen_pipeline.collection import MaskMethod
+from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock

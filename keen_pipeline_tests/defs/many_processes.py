@@ -17,11 +17,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
+
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import RetryableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.pipeline import Landed, Pipeline, land
-from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
 from keen_pipeline.pipeline.context import new_owner
 from keen_pipeline.settings import Settings
 from keen_pipeline_tests.skewed import set_this_hosts_clock
@@ -40,7 +41,7 @@ def sensor(folder: Path) -> None:
     defs = build_keen_definitions(read_collections_file(path))
     definition = defs.resolve_sensor_def("extraction_status")
     assert defs.resources is not None
-    resources = {name: defs.resources[name] for name in ("keen", "ledger", "destination")}
+    resources = {name: defs.resources[name] for name in ("keen", "keen_ledger", "keen_destination")}
     with dg.DagsterInstance.ephemeral() as instance:
         while not (folder / "stop").exists():
             with dg.build_sensor_context(instance=instance, resources=resources) as context:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.client import KeenClient, RenewingResults
-from keen_pipeline.extraction import Encoding, Landing, SecretUrl
+from keen_pipeline.collection import Encoding
+from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.ports import ResultsStream

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from keen_pipeline.client import KeenClient, RenewingResults
-from keen_pipeline.extraction import Encoding, SecretUrl
+from keen_pipeline.collection import Encoding
+from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline_tests import faults

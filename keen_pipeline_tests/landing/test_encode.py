@@ -9,7 +9,7 @@ import sys
 import pytest
 from backports import zstd
 
-from keen_pipeline.extraction import Encoding
+from keen_pipeline.collection import Encoding
 from keen_pipeline.landing.transfer.encode import new_encoder
 
 CSV = b"a,b\n" + b"".join(b"%d,%d\n" % (n, n * 7919 % 10_007) for n in range(350_000))

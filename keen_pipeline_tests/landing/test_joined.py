@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import TransferError, VerificationError
-from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv import grammar
 from keen_pipeline.landing.csv.grammar import RecordReader, value_of

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.layout import ad_hoc_key, parse_ad_hoc_key, parse_target, quarantine_uri, target_uri
 from keen_pipeline.timeframe import Timeframe
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
-from keen_pipeline.extraction import Encoding, MaskMethod
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline_tests.landing.conftest import BytesSource
@@ -108,6 +108,11 @@ def test_what_is_no_value_for_parquet_is_none_for_a_mask() -> None:
 
 def test_the_last_cell_of_a_record_is_never_an_empty_line() -> None:
     assert run(b"a,b\n1,\n2,x\n", {"a": DROP})[0] == b'b\n""\nx\n'
+
+
+def test_columns_that_are_dropped_take_no_other_with_them() -> None:
+    out, masker = run(b"a,b,c,a\n1,2,3,4\n", {"a": DROP, "b": DROP})
+    assert (out, masker.columns) == (b"c\n3\n", ("c",))
 
 
 def test_equal_values_join_under_one_key_and_not_under_another() -> None:

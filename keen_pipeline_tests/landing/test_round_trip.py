@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from keen_pipeline.extraction import Encoding, MaskMethod
+from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.grammar import column_names, is_null
 from keen_pipeline.landing.csv.joined import JoinedResults, numbered

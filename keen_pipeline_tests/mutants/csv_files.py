@@ -29,6 +29,7 @@ TEST_FILES = "keen_pipeline_tests/service/test_event_files.py"
 TEST_PREVIEW = "keen_pipeline_tests/defs/test_preview.py"
 MIXTURE = f"{TEST_VERIFY}::test_any_mixture_of_special_bytes_is_judged_as_pythons_csv_does"
 WRONG = f"{TEST_VERIFY}::test_what_is_wrong_is_said_with_its_place"
+DOCUMENTS = f"{TEST_VERIFY}::test_documents_are_judged_as_pythons_csv_does"
 KEPT_BACK = f"{TEST_MASKING}::test_what_belongs_to_no_column_is_kept_back"
 SPLIT_DAY = f"{TEST_JOINED}::test_a_split_day_joined_equals_the_day"
 NARROWER = f"{TEST_PARQUET}::test_column_never_gets_narrower_from_file_to_file"
@@ -37,8 +38,8 @@ NO_EVENTS = f"{TEST_PARQUET}::test_file_without_events_has_the_collections_colum
 LINE = f"{TEST_FILES}::test_errors_name_the_file_and_the_line"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
-    (GRAMMAR, "at += data[at] == _LF", "at += 0", MIXTURE),
-    (GRAMMAR, "self.after_cr = at == end and data[at - 1] == _CR", "self.after_cr = False", MIXTURE),
+    (GRAMMAR, "at += data[at] == _LF", "at += 0", DOCUMENTS),
+    (GRAMMAR, "self.after_cr = at == end and data[at - 1] == _CR", "self.after_cr = False", DOCUMENTS),
     (GRAMMAR, "nothing = self.state == RECORD_START and ends == at", "nothing = False", MIXTURE),
     (GRAMMAR, 'found[2] == b"\\r" and not self._last', 'found[2] == b"\\r" and self._last', MIXTURE),
     (GRAMMAR, "if self._data.startswith(BOM):", "if not self._data:", TEST_PREVIEW),
@@ -69,7 +70,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (JOINED, "except OSError as error:", "except ZeroDivisionError as error:", f"{TEST_JOINED} -k breaks_while_it_is_read"),
     (MASKING, "if not is_null(cells[place]):", "if cells[place]:", TEST_MASKING),
     (MASKING, "elif len(cells) == self._width:", "elif len(cells) >= self._width:", KEPT_BACK),
-    (MASKING, "self._dropped.insert(0, place)", "self._dropped.append(place)", f"{TEST_MASKING}::test_any_csv_in_any_pieces"),
+    (
+        MASKING,
+        "self._dropped.insert(0, place)",
+        "self._dropped.append(place)",
+        f"{TEST_MASKING}::test_columns_that_are_dropped_take_no_other_with_them",
+    ),
     (MASKING, """cells[0] or b'""'""", "cells[0]", TEST_MASKING),
     (STORED, "except self._errors as error:", "except ZeroDivisionError as error:", LINE),
     (TYPES, "return kind if kind == before else STRING", "return kind", NARROWER),
@@ -125,7 +131,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (FILES, """if len(header) == 1 and not header[0].startswith(b'"'):""", "if not header:", LINE),
     (FILES, "if first and not found:", "if not first and not found:", LINE),
     (FILES, 'line += 1 + sum(cell.count(b"\\n") for cell in cells)', "line += 1", LINE),
-    (FILES, 'quoted=not is_digits or value in ("", "null")', "quoted=True", f"{TEST_FILES} -k without_loss"),
+    (FILES, 'not (is_digits or value[0] in "[{")', "True", f"{TEST_FILES} -k without_loss"),
     (FILES, "            if header:\n", "            if not header:\n", f"{TEST_FILES} -k without_loss"),
     (LOAD, "empty.append(name)", "pass", f"{TEST_FILES}::test_a_file_without_events_never_ends_well_and_stops_no_other"),
     (PREVIEW, '"" if is_null(cell) else ', "", TEST_PREVIEW),

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Collection, Encoding, Status
+from keen_pipeline.collection import Collection, Encoding
+from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.joined import JoinedResults
 from keen_pipeline.ledger import SqlLedger

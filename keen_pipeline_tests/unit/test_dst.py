@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Collection, Granularity
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.partitions import Partition, partitions_between
 from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request

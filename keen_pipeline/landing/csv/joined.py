@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing.csv.grammar import RecordReader, value_of
-from keen_pipeline.ports import Destination, ResultsStream
+from keen_pipeline.ports import LandedFiles, ResultsStream
 
 _PIECE = 1 << 18
 Column = tuple[bytes, int]
@@ -27,7 +27,7 @@ class Header(NamedTuple):
 class JoinedResults:
     """A ResultsSource over slices that lie at `place`, in the order of `uris`. Memory: some records."""
 
-    def __init__(self, place: Destination, uris: Sequence[str]) -> None:
+    def __init__(self, place: LandedFiles, uris: Sequence[str]) -> None:
         self._place = place
         self._uris = uris
 

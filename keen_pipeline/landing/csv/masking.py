@@ -14,8 +14,8 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
+from keen_pipeline.collection import MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
-from keen_pipeline.extraction import MaskMethod
 from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES, RecordReader, column_names, is_null, value_of
 
 __all__ = ["HASH_DIGITS", "LONGEST_RECORD_BYTES", "MASKED", "Masker"]

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import BinaryIO
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import RetryableError, TransferError
-from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.transfer.decode import DamagedContentError
 from keen_pipeline.landing.transfer.intake import Intake

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable
 from typing import BinaryIO
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import VerificationError
-from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.csv.masking import LONGEST_RECORD_BYTES, Masker
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.decode import GzipDecoder

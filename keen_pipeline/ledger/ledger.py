@@ -1,0 +1,257 @@
+"""The whole ledger: what `LedgerSubmissions` has, and landings, counts, slices and files that nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from keen_pipeline.collection import CountPolicy
+from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Kind, Landing, Status
+from keen_pipeline.ledger.reader import chunks
+from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
+from keen_pipeline.ledger.submissions import LedgerSubmissions
+from keen_pipeline.ledger.tables import entries, is_landed, is_stale
+from keen_pipeline.ledger.transactions import transaction
+from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, sources_of
+
+_OPEN = sorted(status.value for status in OPEN_STATUSES)
+_SPLITTABLE = [status.value for status in sources_of(Status.SPLIT)]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a request's timeframe. `depth`: how often it was halved; `expected`: its count, None if it is not known."""
+
+    request: ExtractionRequest
+    depth: int
+    expected: int | None
+
+
+class SqlLedger(LedgerSubmissions):
+    """The durable history of one scope's extractions, on an engine of `open_engine`. Every method is one transaction."""
+
+    # -- landing ------------------------------------------------------------------------------------------------------
+
+    @transaction
+    def dispatch(self, connection: sa.Connection, entry_ids: Iterable[int], until: datetime) -> list[Entry]:
+        """A run has been asked to land these complete entries: nobody asks for another before `until`.
+
+        Answers those that nobody has claimed.
+        """
+        told: list[Entry] = []
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.COMPLETE.value, self._free_for(None))
+            change = sa.update(entries).where(mine).values(due_at=until).returning(entries)
+            told += [self._entry(row) for row in connection.execute(change)]
+        return sorted(told, key=lambda entry: entry.entry_id)
+
+    @transaction
+    def landing_failed(self, connection: sa.Connection, entry_id: int, worker: str, reason: str, due_at: datetime) -> Entry:
+        """Count a landing of a claimed entry that can be tried again, not before `due_at`. Raises ClaimLostError."""
+        values = {"landing_tries": entries.c.landing_tries + 1, "error": bounded(reason), "due_at": due_at}
+        self._change(connection, entry_id, worker, {Status.COMPLETE}, **values)
+        return self._entry(self._row(connection, entry_id))
+
+    @transaction
+    def publishing(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
+        """The file of a claimed entry is about to be switched into place.
+
+        From here to `landed` the file that lies there may be either one: an earlier landing at its path is unproven, be it that of
+        another project that landed at the same destination. Raises ClaimLostError: then nothing may be switched.
+        """
+        self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=sa.false())
+        row = self._row(connection, entry_id)
+        before = sa.and_(self._at_destination, is_landed, self._at_path_of(row), entries.c.id != entry_id)
+        connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
+
+    @transaction
+    def landed(self, connection: sa.Connection, entry_id: int, worker: str, landing: Landing) -> Entry:
+        """complete ▶ landed, with the proof; earlier landings of the partition ▶ superseded. Raises ClaimLostError.
+
+        The claim stays until Dagster has heard of it and its count is known.
+        """
+        row = self._row(connection, entry_id)
+        now = self.clock.now()
+        is_slice = row.kind == Kind.SLICE.value
+        values = {**landing_values(landing), "landed_at": now, "error": None, "reported_at": now if is_slice else None}
+        self._move(connection, entry_id, worker, Status.LANDED, **values)
+        if is_slice:  # nobody's asset: its claim has done its work
+            connection.execute(sa.update(entries).where(entries.c.id == entry_id).values(claimed_by=None))
+        self._supersede_earlier(connection, row, now)
+        return self._entry(self._row(connection, entry_id))
+
+    def _supersede_earlier(self, connection: sa.Connection, row: sa.Row[Any], now: datetime) -> None:
+        same_place = sa.and_(entries.c.collection == row.collection, entries.c.partition_key == row.partition_key)
+        others = sa.and_(self._mine, same_place, entries.c.id != row.id)
+        superseded = {"status": Status.SUPERSEDED.value, "claimed_by": None, "unproven": sa.false()}
+        connection.execute(sa.update(entries).where(others, entries.c.status == Status.LANDED.value).values(superseded))
+        # A file at the same path was replaced; one at another path is still there.
+        replaced = sa.and_(others, is_stale, self._at_path_of(row))
+        connection.execute(sa.update(entries).where(replaced).values(removed_at=now))
+
+    @transaction
+    def mark_unproven(self, connection: sa.Connection, entry: Entry) -> None:
+        """Who published for `entry` lost the claim meanwhile: what lies at its path may be that file or another's."""
+        same_path = sa.and_(self._mine, entries.c.path == entry.request.path, entries.c.collection == entry.request.collection)
+        at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])
+        connection.execute(sa.update(entries).where(same_path, at_work).values(unproven=sa.true()))
+
+    @transaction
+    def reject(self, connection: sa.Connection, entry_id: int, reason: str) -> Entry | None:
+        """An ad hoc landing ▶ abandoned: its count contradicts it, and the file was kept aside. None if it had moved on."""
+        mine = sa.and_(self._mine, entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
+        values = {"status": Status.ABANDONED.value, "error": bounded(reason), "claimed_by": None}
+        if connection.execute(sa.update(entries).where(mine).values(values)).rowcount != 1:
+            return None
+        return self._entry(self._row(connection, entry_id))
+
+    @transaction
+    def reported(self, connection: sa.Connection, entry_ids: Iterable[int]) -> None:
+        """Dagster has heard of these landings or ends."""
+        now = self.clock.now()
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            ended = sa.and_(self._mine, entries.c.id.in_(chunk), sa.not_(entries.c.status.in_(_OPEN)))
+            connection.execute(sa.update(entries).where(ended, entries.c.reported_at.is_(None)).values(reported_at=now))
+
+    # -- counts -------------------------------------------------------------------------------------------------------
+
+    @transaction
+    def counted(self, connection: sa.Connection, counts: Mapping[int, int]) -> list[Entry]:
+        """Note the service's count of landed entries; answers those that are landed still."""
+        answers: list[Entry] = []
+        now = self.clock.now()
+        for entry_id in self._lock(connection, counts):
+            landed = sa.and_(self._mine, entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
+            values = {"counted": counts[entry_id], "counted_at": now}
+            change = sa.update(entries).where(landed).values(values).returning(entries)
+            answers += [self._entry(row) for row in connection.execute(change)]
+        return answers
+
+    def ask_again(self, entry_id: int, reason: str, *, limits: Limits, worker: str | None = None) -> Entry | None:
+        """Journal the next attempt of a landed entry that is not whole; its file stays until the new one supersedes it.
+
+        The new attempt is `worker`'s claim. None if no attempt is left, or if the partition is asked for already.
+        """
+        try:
+            return self._ask_again(entry_id, reason, limits, worker)
+        except sa.exc.IntegrityError:
+            return None
+
+    @transaction
+    def _ask_again(self, connection: sa.Connection, entry_id: int, reason: str, limits: Limits, worker: str | None) -> Entry | None:
+        now, row = self.clock.now(), self._row(connection, entry_id)
+        if row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
+            return None
+        due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
+        values = next_attempt_row(row, now, due_at) | {"claimed_by": worker, "error": bounded(reason)}
+        return self._insert(connection, values)
+
+    # -- slices -------------------------------------------------------------------------------------------------------
+
+    @transaction
+    def planned(self, connection: sa.Connection, entry_ids: Iterable[int], expected: int | None) -> None:
+        """The service's count lets these intents be posted whole; `expected`: that count of each, None if it is not known."""
+        now = self.clock.now()
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            waiting = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.status == Status.REQUESTED.value)
+            connection.execute(sa.update(entries).where(waiting).values(planned_at=now, expected=expected))
+
+    @transaction
+    def split(
+        self,
+        connection: sa.Connection,
+        entry_id: int,
+        slices: Sequence[Slice],
+        reason: str,
+        *,
+        worker: str | None = None,
+        expected: int | None = None,
+    ) -> list[Entry]:
+        """An entry that nobody else has claimed ▶ split, with an intent for each slice.
+
+        A slice that is split again ▶ failed, and the new slices are its parent's. Answers the new entries, claimed as the entry
+        was; none if it had moved on.
+        """
+        row = self._row(connection, entry_id)
+        # Held first: whoever cancels the parent at this moment does it before the new slices are there, or with them.
+        self._lock(connection, [entry_id] if row.parent_id is None else [row.parent_id, entry_id])
+        row, now = self._row(connection, entry_id), self.clock.now()
+        values: dict[str, Any] = {"status": Status.SPLIT.value, "planned_at": now, "expected": expected, "due_at": now}
+        if row.parent_id is not None:
+            values = {"status": Status.FAILED.value, "error": bounded(reason), "claimed_by": None}
+        guard = sa.and_(entries.c.id == entry_id, entries.c.status.in_(_SPLITTABLE), self._free_for(worker))
+        if connection.execute(sa.update(entries).where(guard).values(values)).rowcount != 1:
+            return []
+        parent_id = row.parent_id or entry_id
+        made = [self._insert(connection, self._slice_row(row, parent_id, part, now)) for part in slices]
+        deepest = max(entry.depth for entry in made)
+        shallower = sa.and_(entries.c.id == parent_id, entries.c.depth < deepest)
+        connection.execute(sa.update(entries).where(shallower).values(depth=deepest))
+        return made
+
+    def _slice_row(self, row: sa.Row[Any], parent_id: int, part: Slice, now: datetime) -> dict[str, Any]:
+        values = new_row(part.request, self.scope_id, self.scope, now, run_id=row.run_id)
+        values |= {"parent_id": parent_id, "depth": row.depth + part.depth, "expected": part.expected}
+        planned_at = now if part.expected is not None else None
+        return values | {"planned_at": planned_at, "count_check": CountPolicy.OFF.value, "claimed_by": row.claimed_by}
+
+    @transaction
+    def joined(self, connection: sa.Connection, entry_id: int, slices: int, worker: str | None = None) -> Entry | None:
+        """split ▶ complete: all its slices have landed. None if it had moved on, or somebody else has claimed it."""
+        now = self.clock.now()
+        split = sa.and_(entries.c.id == entry_id, entries.c.status == Status.SPLIT.value, self._free_for(worker))
+        values = {"status": Status.COMPLETE.value, "completed_at": now, "due_at": now, "slices": slices}
+        if connection.execute(sa.update(entries).where(split).values(values)).rowcount != 1:
+            return None
+        return self._entry(self._row(connection, entry_id))
+
+    # -- files that nobody needs any more -----------------------------------------------------------------------------
+
+    @transaction
+    def claim_stale(self, connection: sa.Connection, entry_id: int, worker: str) -> Entry | None:
+        """Take a superseded landing or a slice whose file may be removed; None unless nothing else is or will be at its path."""
+        row = connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).first()
+        if row is None:
+            return None
+        at_path = sa.and_(self._mine, self._at_path_of(row), entries.c.id != entry_id)
+        in_use = sa.select(entries.c.id).where(at_path, entries.c.status.in_([*_OPEN, Status.LANDED.value])).limit(1)
+        if connection.execute(in_use).first() is not None:
+            return None
+        over = [Status.SUPERSEDED.value, Status.LANDED.value] if row.kind == Kind.SLICE.value else [Status.SUPERSEDED.value]
+        mine = sa.and_(entries.c.id == entry_id, entries.c.status.in_(over), self._free_for(None))
+        change = sa.update(entries).where(mine).values(claimed_by=worker, status=Status.SUPERSEDED.value)
+        if connection.execute(change).rowcount != 1:
+            return None
+        return self._entry(self._row(connection, entry_id))
+
+    @transaction
+    def removed(self, connection: sa.Connection, entry: Entry, worker: str) -> bool:
+        """The file of a stale entry is gone. False if the claim was lost meanwhile: whatever landed at its path is unproven."""
+        mine = sa.and_(self._mine, entries.c.id == entry.entry_id, entries.c.claimed_by == worker)
+        change = sa.update(entries).where(mine).values(removed_at=self.clock.now(), claimed_by=None)
+        if connection.execute(change).rowcount == 1:
+            return True
+        landed = sa.and_(self._mine, is_landed, entries.c.path == entry.request.path)
+        connection.execute(sa.update(entries).where(landed).values(unproven=sa.true()))
+        return False
+
+    @transaction
+    def prune(self, connection: sa.Connection, before: datetime) -> int:
+        """Forget attempts that ended before that and mean nothing any more; answers how many.
+
+        Kept: what is open or landed, what still has a file, and the newest attempt of a partition.
+        """
+        later = entries.alias("later")
+        newer = sa.exists().where(
+            *(later.c[name] == entries.c[name] for name in ("scope_id", "collection", "partition_key")), later.c.id > entries.c.id
+        )
+        over = [Status.FAILED.value, Status.SUPERSEDED.value, Status.ABANDONED.value, Status.CANCELLED.value]
+        ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), newer)
+        return connection.execute(sa.delete(entries).where(ended)).rowcount
+
+    def _at_path_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:
+        return sa.and_(entries.c.collection == row.collection, entries.c.path == row.path)

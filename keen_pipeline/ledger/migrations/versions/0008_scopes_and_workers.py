@@ -1,0 +1,158 @@
+"""Whose an entry is, who works on it, and what it is, in columns of their own.
+
+Code before this revision neither knows scopes nor respects workers' claims: it refuses the ledger from here on. Its processes have
+to end before; what they had under way is taken up by the first that opens the ledger.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+phase = "expand"
+
+_OPEN = "status IN ('complete', 'requested', 'split', 'submitted')"
+
+
+def upgrade() -> None:
+    """Add, rename and drop columns; entries from before wait in scope 1 for the pipeline that opens the ledger first."""
+    _make_tables()
+    for index in (
+        *("ix_keen_entries_open", "ix_keen_entries_outbox", "ix_keen_entries_uncounted", "ix_keen_entries_landed"),
+        *("ix_keen_entries_target_id", "uq_keen_entries_open_target"),
+    ):
+        op.drop_index(index, "keen_entries")
+    with op.batch_alter_table("keen_entries") as table:
+        for column in _new_columns():
+            table.add_column(column)
+        table.alter_column("target", new_column_name="path", existing_type=sa.String(length=2048), server_default="")
+        table.drop_column("lease_owner")
+        table.drop_column("lease_until")
+    op.execute("UPDATE keen_entries SET token = 'entry-' || id")
+    op.execute("UPDATE keen_entries SET removed_at = landed_at WHERE status = 'superseded'")
+    op.execute("UPDATE keen_entries SET kind = 'slice' WHERE parent_id IS NOT NULL")
+    op.execute("UPDATE keen_ledger_compatibility SET oldest_code = '0008'")
+    _make_indexes()
+
+
+def _new_columns() -> list[sa.Column[object]]:
+    return [
+        sa.Column("scope_id", sa.Integer(), server_default="1", nullable=False),
+        sa.Column(
+            "token", sa.String(length=32), server_default="", nullable=False, comment="names the attempt outside of this ledger"
+        ),
+        sa.Column("kind", sa.String(length=16), server_default="partition", nullable=False, comment="partition, ad_hoc or slice"),
+        sa.Column("encoding", sa.String(length=16), server_default="csv", nullable=False),
+        sa.Column("mask_key", sa.String(length=32), nullable=True, comment="digest of the key of its hashes"),
+        sa.Column(
+            "post_tries", sa.Integer(), server_default="0", nullable=False, comment="POSTs that made nothing as far as is known"
+        ),
+        sa.Column(
+            "submitted_tick", sa.Float(), server_default="0", nullable=False, comment="keen_collections.answered_seconds by then"
+        ),
+        sa.Column(
+            "removed_at", sa.DateTime(timezone=True), nullable=True, comment="of a superseded landing: its file is gone or replaced"
+        ),
+        sa.Column("unproven", sa.Boolean(), server_default=sa.false(), nullable=False, comment="the file may be another's"),
+        sa.Column("claimed_by", sa.String(length=32), nullable=True, comment="the worker that is at it"),
+    ]
+
+
+def _make_tables() -> None:
+    table = op.create_table(
+        "keen_scopes",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("source", sa.String(length=512), nullable=False, comment="service and project"),
+        sa.Column("destination", sa.String(length=1024), nullable=False, comment="root URI of the files"),
+        sa.Column("name", sa.String(length=128), nullable=False, comment="of the definitions"),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_keen_scopes")),
+        sa.UniqueConstraint("source", "destination", "name", name="uq_keen_scopes"),
+        comment="whose entries there are; an empty source waits for the first pipeline that opens the ledger",
+    )
+    made = sa.insert(table).values(source="", destination="", name="", created_at=sa.func.now())
+    op.execute(made)
+    op.create_table(
+        "keen_workers",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("host", sa.String(length=256), nullable=False, comment="name, boot and process namespace of the machine"),
+        sa.Column("pid", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "process_started",
+            sa.String(length=64),
+            nullable=True,
+            comment="tells it from a later process with the same id; null where unknown",
+        ),
+        sa.Column("doing", sa.String(length=256), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_keen_workers")),
+        comment="the processes that have claimed entries",
+    )
+    op.drop_table("keen_listings")
+    op.create_table(
+        "keen_collections",
+        sa.Column("scope_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("collection", sa.String(length=256), nullable=False),
+        sa.Column("listed_at", sa.DateTime(timezone=True), nullable=True, comment="the last list call that was answered"),
+        sa.Column(
+            "answered_seconds", sa.Float(), server_default="0", nullable=False, comment="how long list calls were answered, ever"
+        ),
+        sa.Column("pending", sa.Text(), server_default="[]", nullable=False, comment="JSON array; extractions it found unfinished"),
+        sa.Column("problem", sa.Text(), nullable=True, comment="why nothing of the collection goes on; null once it does"),
+        sa.Column("problem_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("problem_until", sa.DateTime(timezone=True), nullable=True, comment="not tried before, where that is known"),
+        sa.PrimaryKeyConstraint("scope_id", "collection", name=op.f("pk_keen_collections")),
+        comment="what is known of a collection at its service",
+    )
+    # What they hold is a minute old at most.
+    op.drop_table("keen_api_requests")
+    op.create_table(
+        "keen_api_requests",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("budget", sa.String(length=512), server_default="", nullable=False, comment="whose limit they count for"),
+        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_keen_api_requests")),
+        comment="the last minute's requests, for the requests-per-minute limits",
+    )
+    op.create_index("ix_keen_api_requests_budget", "keen_api_requests", ["budget", "sent_at"])
+    op.drop_table("keen_api_pauses")
+    op.create_table(
+        "keen_api_pauses",
+        sa.Column("name", sa.String(length=512), nullable=False, comment="the budget"),
+        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("refusals", sa.BigInteger(), server_default="0", nullable=False, comment="how often the service refused, ever"),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_keen_api_pauses")),
+        comment="nobody sends before this instant: the service refused a request",
+    )
+
+
+def _make_indexes() -> None:
+    _partial("uq_keen_entries_open", _OPEN, ["scope_id", "collection", "partition_key"], unique=True)
+    _partial("ix_keen_entries_live", _OPEN, ["scope_id", "status"])
+    _partial(
+        "ix_keen_entries_outbox",
+        "kind = 'partition' AND status IN ('abandoned', 'landed') AND reported_at IS NULL",
+        ["scope_id", "id"],
+    )
+    _partial(
+        "ix_keen_entries_uncounted",
+        "status = 'landed' AND counted_at IS NULL AND kind != 'slice' AND count_check != 'off'",
+        ["scope_id", "id"],
+    )
+    _partial("ix_keen_entries_stale", "status = 'superseded' AND removed_at IS NULL", ["scope_id", "id"])
+    _partial("ix_keen_entries_claimed", "claimed_by IS NOT NULL", ["claimed_by"])
+    _partial("ix_keen_entries_landed", "status = 'landed' AND kind != 'slice'", ["scope_id", "collection", "window_start"])
+    op.create_index("ix_keen_entries_place", "keen_entries", ["scope_id", "collection", "partition_key", "id"])
+
+
+def _partial(name: str, condition: str, columns: list[str], *, unique: bool = False) -> None:
+    where = sa.text(condition)
+    op.create_index(name, "keen_entries", columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+def downgrade() -> None:
+    """A ledger never goes back."""
+    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

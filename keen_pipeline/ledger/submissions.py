@@ -1,0 +1,325 @@
+"""The first half of the ledger: intents, claims, submissions, and the service's word. One public method is one transaction.
+
+What may follow what stands in `lifecycle.TRANSITIONS` alone: a change is made to an entry in a status from which its target may be
+reached, that nobody else has claimed. Otherwise nothing is changed, and the method raises ClaimLostError or leaves the entry out of
+its answer, as it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from keen_pipeline.errors import ClaimLostError
+from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.ledger.reader import LedgerReader, chunks
+from keen_pipeline.ledger.rows import bounded, new_row, next_attempt_row
+from keen_pipeline.ledger.tables import collections, entries, is_open, workers
+from keen_pipeline.ledger.transactions import lock_rows, transaction
+from keen_pipeline.ledger.workers import Worker, working
+from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, history, sources_of
+
+# Two submitters that insert the same partition at once: the second looks again and adopts.
+_REQUEST_TRIES = 3
+# A list call that comes later than this after the one before says nothing about the time between them.
+_LONGEST_TICK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What became of one intent: the entry, and whether it was `created` now or adopted."""
+
+    entry: Entry
+    created: bool
+
+
+class LedgerSubmissions(LedgerReader):
+    """What happens to an entry up to its result; `SqlLedger` is the whole.
+
+    `worker`: the id of a registered worker, which is what a claim is. A method that takes one acts on what that worker has claimed,
+    or on what nobody has where it says so.
+    """
+
+    def working(self, doing: str, limits: Limits) -> AbstractContextManager[Worker]:
+        """A worker for the block's time, whose claims are given back at its end; those that are gone are taken over first."""
+        self.workers.prune(limits.lease_seconds)
+        return working(self.workers, doing, limits.lease_seconds)
+
+    # -- intents ------------------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        requests: Sequence[ExtractionRequest],
+        *,
+        keep: Callable[[Entry], bool] = lambda _: True,
+        run_id: str | None = None,
+    ) -> list[Requested]:
+        """Journal intents, in order. An open attempt of the same request is adopted instead of repeated.
+
+        So is a valid landing with `keep(entry)` true. An open attempt of another question for the same partition is cancelled.
+        """
+        for last in range(_REQUEST_TRIES):
+            try:
+                return self._request(requests, keep, run_id)
+            except sa.exc.IntegrityError:
+                if last == _REQUEST_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    @transaction
+    def _request(
+        self, connection: sa.Connection, requests: Sequence[ExtractionRequest], keep: Callable[[Entry], bool], run_id: str | None
+    ) -> list[Requested]:
+        now = self.clock.now()
+        known = self._newest(connection, [r.place for r in requests])
+        answers: list[Requested] = []
+        for request in requests:
+            entry = known.get(request.place)
+            if entry is not None and entry.fingerprint == request.fingerprint(self.scope):
+                valid = entry.status is Status.LANDED and not entry.unproven
+                if not entry.status.is_terminal or (valid and keep(entry)):
+                    answers.append(Requested(self._with_policy(connection, entry, request), created=False))
+                    continue
+            if entry is not None and not entry.status.is_terminal:
+                self._cancel(connection, entries.c.id == entry.entry_id, "another extraction was asked for the same partition")
+            values = new_row(request, self.scope_id, self.scope, now, run_id=run_id)
+            created = self._insert(connection, values)
+            known[request.place] = created
+            answers.append(Requested(created, created=True))
+        return answers
+
+    def _with_policy(self, connection: sa.Connection, entry: Entry, request: ExtractionRequest) -> Entry:
+        """Today's policy decides what a wrong count means, also of what was asked for under another one."""
+        if entry.request.count_check is request.count_check:
+            return entry
+        change = sa.update(entries).where(entries.c.id == entry.entry_id).values(count_check=request.count_check.value)
+        connection.execute(change)
+        return self._entry(self._row(connection, entry.entry_id))
+
+    @transaction
+    def withdraw(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[int]:
+        """Forget those intents that were never posted, as if nobody had asked; answers them. For a run that was stopped."""
+        gone: list[int] = []
+        never = sa.and_(
+            entries.c.status == Status.REQUESTED.value, entries.c.posted_at.is_(None), entries.c.attempt == 1, self._mine
+        )
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            query = sa.delete(entries).where(never, entries.c.id.in_(chunk)).returning(entries.c.id)
+            gone += connection.execute(query).scalars()
+        return gone
+
+    # -- claims -------------------------------------------------------------------------------------------------------
+
+    @transaction
+    def claim(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> list[Entry]:
+        """Take what nobody has claimed, whatever its status; answers those that are the worker's now. None for one that is gone."""
+        alive = sa.select(workers.c.id).where(workers.c.id == worker).with_for_update(read=True)
+        if connection.execute(alive).first() is None:
+            return []
+        free = sa.or_(entries.c.claimed_by.is_(None), entries.c.claimed_by == worker)
+        claimed: list[Entry] = []
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            change = sa.update(entries).where(self._mine, entries.c.id.in_(chunk), free).values(claimed_by=worker)
+            claimed += [self._entry(row) for row in connection.execute(change.returning(entries))]
+        return sorted(claimed, key=lambda entry: entry.entry_id)
+
+    @transaction
+    def release(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> None:
+        """Give claims back; those of others stay."""
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            mine = sa.and_(entries.c.id.in_(chunk), entries.c.claimed_by == worker)
+            connection.execute(sa.update(entries).where(mine).values(claimed_by=None))
+
+    # -- submission ---------------------------------------------------------------------------------------------------
+
+    @transaction
+    def posting(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
+        """The POST of a claimed intent is about to leave. Raises ClaimLostError."""
+        lost_answer = sa.case((entries.c.posted_at.is_not(None), 1), else_=0)
+        values = {"posted_at": self.clock.now(), "orphans": entries.c.orphans + lost_answer}
+        self._change(connection, entry_id, worker, {Status.REQUESTED}, **values)
+
+    @transaction
+    def postpone(
+        self, connection: sa.Connection, entry_id: int, worker: str, due_at: datetime, reason: str, *, ambiguous: bool = False
+    ) -> None:
+        """Post a claimed intent again, not before `due_at`: the POST had no effect or, if `ambiguous`, its answer was lost.
+
+        Raises ClaimLostError.
+        """
+        values: dict[str, Any] = {} if ambiguous else {"posted_at": None}
+        values |= {"due_at": due_at, "error": bounded(reason), "post_tries": entries.c.post_tries + 1}
+        self._change(connection, entry_id, worker, {Status.REQUESTED}, **values)
+
+    @transaction
+    def submitted(self, connection: sa.Connection, entry_id: int, worker: str, extraction_id: str) -> Entry:
+        """requested ▶ submitted, of a claimed intent. Raises ClaimLostError."""
+        row = self._row(connection, entry_id)
+        tick = sa.select(collections.c.answered_seconds).where(
+            collections.c.scope_id == self.scope_id, collections.c.collection == row.collection
+        )
+        values = {"extraction_id": extraction_id, "submitted_at": self.clock.now(), "error": None}
+        values |= {"submitted_tick": sa.func.coalesce(tick.scalar_subquery(), 0.0)}
+        return self._move(connection, entry_id, worker, Status.SUBMITTED, **values)
+
+    # -- the service's word -------------------------------------------------------------------------------------------
+
+    def listed(self, collection: str, pending: Iterable[str]) -> None:
+        """A list call was answered: these extractions of the collection are unfinished. Whatever kept the collection is over."""
+        with suppress(sa.exc.IntegrityError):  # another process has just listed it too
+            self._listed(collection, pending)
+
+    @transaction
+    def _listed(self, connection: sa.Connection, collection: str, pending: Iterable[str]) -> None:
+        now = self.clock.now()
+        mine = sa.and_(collections.c.scope_id == self.scope_id, collections.c.collection == collection)
+        row = connection.execute(sa.select(collections).where(mine)).first()
+        values: dict[str, Any] = {"listed_at": now, "pending": json.dumps(sorted(pending))}
+        values |= {"problem": None, "problem_since": None, "problem_until": None}
+        if row is None:
+            connection.execute(sa.insert(collections).values(scope_id=self.scope_id, collection=collection, **values))
+            return
+        if row.listed_at is not None:
+            passed = (now - row.listed_at).total_seconds()
+            values["answered_seconds"] = row.answered_seconds + min(max(passed, 0.0), _LONGEST_TICK_SECONDS)
+        connection.execute(sa.update(collections).where(mine).values(values))
+
+    def hindered(self, collection: str, problem: str | None, until: datetime | None = None) -> None:
+        """Why nothing of the collection goes on now, not tried before `until`; None: something does."""
+        with suppress(sa.exc.IntegrityError):  # another process has just said so too
+            self._hindered(collection, problem, until)
+
+    @transaction
+    def _hindered(self, connection: sa.Connection, collection: str, problem: str | None, until: datetime | None) -> None:
+        mine = sa.and_(collections.c.scope_id == self.scope_id, collections.c.collection == collection)
+        row = connection.execute(sa.select(collections.c.problem, collections.c.problem_since).where(mine)).first()
+        if problem is None and (row is None or row.problem is None):
+            return
+        since = self.clock.now() if row is None or row.problem_since is None else row.problem_since
+        values: dict[str, Any] = {"problem": None, "problem_since": None, "problem_until": None}
+        if problem is not None:
+            values = {"problem": bounded(problem), "problem_since": since, "problem_until": until}
+        if row is None:
+            connection.execute(sa.insert(collections).values(scope_id=self.scope_id, collection=collection, **values))
+        else:
+            connection.execute(sa.update(collections).where(mine).values(values))
+
+    @transaction
+    def complete(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str | None = None) -> list[Entry]:
+        """submitted ▶ complete, of what nobody else has claimed; answers those it moved."""
+        moved: list[Entry] = []
+        values = {"status": Status.COMPLETE.value, "completed_at": self.clock.now(), "due_at": self.clock.now(), "error": None}
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.SUBMITTED.value, self._free_for(worker))
+            query = sa.update(entries).where(mine).values(values).returning(entries)
+            moved += [self._entry(row) for row in connection.execute(query)]
+        return sorted(moved, key=lambda entry: entry.entry_id)
+
+    @transaction
+    def fail(
+        self,
+        connection: sa.Connection,
+        entry_id: int,
+        reason: str,
+        *,
+        limits: Limits,
+        worker: str | None = None,
+        jitter: float = 1.0,
+        final: bool = False,
+    ) -> Entry | None:
+        """An open attempt that nobody else has claimed ▶ failed with the next attempt journalled, or ▶ abandoned.
+
+        The answer is the next attempt, claimed as this one was, or the abandoned entry; None if it had moved on already. `final`
+        leaves no further attempt.
+        """
+        self._lock(connection, [entry_id])
+        row = self._row(connection, entry_id)
+        is_last = final or row.attempt >= limits.max_attempts
+        earlier = [*self._earlier(connection, row), self._entry(row)]
+        error = history(earlier, reason) if is_last else reason
+        status = Status.ABANDONED if is_last else Status.FAILED
+        guard = sa.and_(entries.c.id == entry_id, is_open, self._free_for(worker))
+        change = sa.update(entries).where(guard).values(status=status.value, error=bounded(error), claimed_by=None)
+        if connection.execute(change).rowcount != 1:
+            return None
+        self._cancel(connection, entries.c.parent_id == entry_id, "the extraction it is part of has failed")
+        if is_last:
+            return self._entry(self._row(connection, entry_id))
+        now = self.clock.now()
+        due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits, jitter))
+        return self._insert(
+            connection, next_attempt_row(row, now, due_at) | {"claimed_by": row.claimed_by, "error": bounded(reason)}
+        )
+
+    def _earlier(self, connection: sa.Connection, row: sa.Row[Any]) -> list[Entry]:
+        if row.series_id is None:
+            return []
+        series = sa.or_(entries.c.series_id == row.series_id, entries.c.id == row.series_id)
+        return [self._entry(earlier) for earlier in self._rows(connection, sa.and_(series, entries.c.id < row.id))]
+
+    @transaction
+    def cancel(self, connection: sa.Connection, entry_ids: Iterable[int], reason: str) -> list[Entry]:
+        """Open attempts ▶ cancelled with their slices, whoever has claimed them: a person's word. Answers those it moved."""
+        moved: list[Entry] = []
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            moved += self._cancel(connection, entries.c.id.in_(chunk), reason)
+            self._cancel(connection, entries.c.parent_id.in_(chunk), reason)
+        return moved
+
+    def _cancel(self, connection: sa.Connection, which: sa.ColumnElement[bool], reason: str) -> list[Entry]:
+        open_ = sa.and_(self._mine, which, is_open)
+        lock_rows(connection, entries.c.id, open_)
+        values = {"status": Status.CANCELLED.value, "error": bounded(reason), "claimed_by": None}
+        return [self._entry(row) for row in connection.execute(sa.update(entries).where(open_).values(values).returning(entries))]
+
+    @transaction
+    def due_now(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:
+        """Open attempts that wait for a back-off are due at once: a person's word. Answers those it moved."""
+        now, moved = self.clock.now(), []
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            waiting = sa.and_(self._mine, entries.c.id.in_(chunk), is_open, entries.c.due_at > now)
+            change = sa.update(entries).where(waiting).values(due_at=now).returning(entries)
+            moved += [self._entry(row) for row in connection.execute(change)]
+        return moved
+
+    # -- inside a transaction -----------------------------------------------------------------------------------------
+
+    def _lock(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[int]:
+        """Those ids, ascending; on PostgreSQL their rows are held until the transaction ends."""
+        ordered = sorted(set(entry_ids))
+        for chunk in chunks(ordered):
+            lock_rows(connection, entries.c.id, entries.c.id.in_(chunk))
+        return ordered
+
+    def _insert(self, connection: sa.Connection, values: Mapping[str, Any]) -> Entry:
+        new_id = connection.execute(sa.insert(entries).values(values).returning(entries.c.id)).scalar_one()
+        return self._entry(self._row(connection, new_id))
+
+    def _free_for(self, worker: str | None) -> sa.ColumnElement[bool]:
+        free = sa.and_(self._mine, entries.c.claimed_by.is_(None))
+        return free if worker is None else sa.and_(self._mine, sa.or_(free, entries.c.claimed_by == worker))
+
+    def _move(self, connection: sa.Connection, entry_id: int, worker: str, target: Status, **values: Any) -> Entry:
+        """A claimed entry into a status that may follow its own; raises ClaimLostError."""
+        self._change(connection, entry_id, worker, sources_of(target), status=target.value, **values)
+        return self._entry(self._row(connection, entry_id))
+
+    def _change(self, connection: sa.Connection, entry_id: int, worker: str, expected: Iterable[Status], **values: Any) -> None:
+        """Change one claimed entry that is in an expected status, or raise ClaimLostError without a change."""
+        status = entries.c.status.in_([s.value for s in expected])
+        guard = sa.and_(self._mine, entries.c.id == entry_id, status, entries.c.claimed_by == worker)
+        if connection.execute(sa.update(entries).where(guard).values(values)).rowcount == 1:
+            return
+        row = connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).first()
+        if row is None:
+            raise ClaimLostError(f"entry {entry_id} is no more; nothing was changed")
+        holder = "claimed by another process" if row.claimed_by not in (None, worker) else "no longer claimed"
+        raise ClaimLostError(
+            f"{self._entry(row)} is {row.status} and {holder}; nothing was changed, whoever holds it goes on with it"
+        )

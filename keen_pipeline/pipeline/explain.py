@@ -1,0 +1,92 @@
+"""What is waited for, since when and until when: of one entry, and of many in a few lines. Told by the ledger alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from keen_pipeline.extraction import Status
+from keen_pipeline.ledger import CollectionState, SqlLedger
+from keen_pipeline.ledger.workers import WorkerRow
+from keen_pipeline.lifecycle import Entry, Limits
+from keen_pipeline.timeframe import format_instant
+
+_STANDS = {
+    Status.REQUESTED: "it waits to be submitted",
+    Status.SUBMITTED: "the service is working on it",
+    Status.SPLIT: "it is extracted in slices",
+    Status.COMPLETE: "its file is about to be fetched",
+}
+_MOST_LINES = 5
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why an entry has not ended. `since`: how long that has been so. `until`: when something happens next, None if not known."""
+
+    why: str
+    since: datetime
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        until = f", until {_moment(self.until)}" if self.until is not None else ""
+        return f"{self.why} (since {_moment(self.since)}{until})"
+
+
+def explain(
+    entry: Entry,
+    now: datetime,
+    limits: Limits,
+    *,
+    state: CollectionState | None = None,
+    workers: Mapping[str, WorkerRow] | None = None,
+    me: str | None = None,
+) -> Waiting:
+    """What an open entry waits for. `state`: of its collection; `workers`: by id; `me`: the worker that asks."""
+    since = {
+        Status.SUBMITTED: entry.submitted_at,
+        Status.COMPLETE: entry.completed_at,
+    }.get(entry.status) or entry.requested_at
+    holder = (workers or {}).get(entry.claimed_by or "")
+    if holder is not None and holder.worker_id != me:
+        lease_over = holder.heartbeat_at + timedelta(seconds=limits.lease_seconds)
+        return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it", since, lease_over)
+    if entry.due_at > now and entry.status in (Status.REQUESTED, Status.COMPLETE):
+        return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {entry.error or 'not due yet'}", since, entry.due_at)
+    if state is not None and state.problem is not None and entry.status is not Status.COMPLETE:
+        return Waiting(state.problem, state.since or since, state.until)
+    if entry.error:
+        return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {entry.error}", since)
+    return Waiting(_STANDS[entry.status], since)
+
+
+def explain_all(ledger: SqlLedger, entries: Iterable[Entry], limits: Limits, *, me: str | None = None) -> dict[int, Waiting]:
+    """What each of some open entries waits for, by id."""
+    states, workers = ledger.collections(), {row.worker_id: row for row in ledger.workers.all()}
+    now = ledger.clock.now()
+    return {
+        entry.entry_id: explain(entry, now, limits, state=states.get(entry.request.collection), workers=workers, me=me)
+        for entry in entries
+        if not entry.status.is_terminal
+    }
+
+
+def in_few_lines(entries: Sequence[Entry], waiting: Mapping[int, Waiting]) -> list[str]:
+    """Equal reasons once, with how many partitions they keep; the most frequent first."""
+    groups: dict[str, list[Waiting]] = defaultdict(list)
+    for entry in entries:
+        if entry.entry_id in waiting:
+            groups[waiting[entry.entry_id].why].append(waiting[entry.entry_id])
+    lines = []
+    for why, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        untils = [one.until for one in members if one.until is not None]
+        told = Waiting(why, min(one.since for one in members), min(untils, default=None))
+        lines.append(f"{len(members)} of them: {told}" if len(members) > 1 else str(told))
+    more = [f"and {len(lines) - _MOST_LINES} other reasons"] if len(lines) > _MOST_LINES else []
+    return [*lines[:_MOST_LINES], *more]
+
+
+def _moment(moment: datetime) -> str:
+    return format_instant(moment.replace(microsecond=0))

@@ -1,0 +1,163 @@
+"""POST what is due: the intent is in the ledger before the request leaves, the extraction's id after it. A crash loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Lock
+
+from keen_pipeline.errors import (
+    ClaimLostError,
+    ConfigurationError,
+    ExtractionTooLargeError,
+    KeenPipelineError,
+    PermanentError,
+    ProtocolError,
+    RateLimitedError,
+    RetryableError,
+    UnreachableError,
+)
+from keen_pipeline.extraction import Status
+from keen_pipeline.lifecycle import Entry, Post, Seen, backoff_seconds, decide
+from keen_pipeline.pipeline.context import Pipeline, first_line
+from keen_pipeline.pipeline.orphans import Orphans
+from keen_pipeline.pipeline.slices import plan, split
+
+# A refused request says by itself how long to wait; this is for one that does not.
+_REST_SECONDS = 60.0
+
+
+@dataclass
+class Posted:
+    """One round of POSTs.
+
+    `submitted`: taken by the service.
+    `split`: asked for in slices.
+    `ended`: refused for good.
+    `problems`: by collection why some of its intents are still to be posted.
+    """
+
+    submitted: list[Entry] = field(default_factory=list)
+    split: list[Entry] = field(default_factory=list)
+    ended: list[Entry] = field(default_factory=list)
+    problems: dict[str, KeenPipelineError] = field(default_factory=dict)
+
+
+def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, seconds: float = 20.0) -> Posted:
+    """POST every due intent among `entries` that nobody else has claimed, until done or `seconds` are over.
+
+    An intent of too many events is split first. What the service refuses for now is postponed, what it refuses for good is given
+    up. A refused key, or a collection that can't be counted, keeps its own collection's intents alone.
+    """
+    now = pipeline.clock.now()
+    due = [e.entry_id for e in entries if isinstance(decide(e, Seen(), now, pipeline.limits), Post) and e.is_free_for(worker)]
+    claimed = [e for e in pipeline.ledger.claim(due, worker) if e.status is Status.REQUESTED] if due else []
+    outcome = _Round(pipeline, worker, now + timedelta(seconds=seconds)).run(claimed)
+    for collection, problem in outcome.problems.items():
+        wished = problem.retry_after if isinstance(problem, RetryableError) else None
+        until = None if wished is None else pipeline.clock.now() + timedelta(seconds=wished)
+        pipeline.ledger.hindered(collection, f"its extractions can't be submitted: {first_line(problem)}", until)
+    for collection in {e.request.collection for e in outcome.submitted} - set(outcome.problems):
+        pipeline.ledger.hindered(collection, None)
+    return outcome
+
+
+class _Round:
+    """One round of POSTs by several threads, which stops at its deadline and when the service wants a rest."""
+
+    def __init__(self, pipeline: Pipeline, worker: str, deadline: datetime) -> None:
+        self._pipeline, self._worker, self._deadline = pipeline, worker, deadline
+        self._orphans = Orphans(pipeline)
+        self._outcome = Posted()
+        self._refused: KeenPipelineError | None = None
+        self._lock = Lock()
+
+    def run(self, claimed: Sequence[Entry]) -> Posted:
+        """What became of them."""
+        if not claimed:
+            return self._outcome
+        planned = plan(self._pipeline, claimed, self._worker)
+        self._outcome.split += planned.split
+        self._outcome.ended += planned.ended
+        self._outcome.problems.update(planned.problems)
+        if planned.problems:
+            return self._outcome  # nobody sends anything for now
+        over = {e.entry_id for e in (*planned.split, *planned.ended)} | planned.held
+        with ThreadPoolExecutor(self._pipeline.posting_threads, thread_name_prefix="keen-post") as pool:
+            list(pool.map(self._one, [e for e in claimed if e.entry_id not in over]))
+        return self._outcome
+
+    def _one(self, entry: Entry) -> None:
+        """Never raises but for a ledger that is away: what is wrong is noted for this intent or its collection."""
+        collection = entry.request.collection
+        with self._lock:
+            problem = self._outcome.problems.get(collection)
+            if self._refused is not None:
+                self._outcome.problems.setdefault(collection, self._refused)
+                return
+            if isinstance(problem, (ConfigurationError, UnreachableError)):
+                return  # the next one would hear the same
+        if self._pipeline.clock.now() >= self._deadline:
+            return
+        try:
+            self._post(entry)
+        except ClaimLostError:
+            return  # somebody else goes on with it
+        except RateLimitedError as error:
+            with self._lock:
+                self._refused = error
+                self._outcome.problems[collection] = error
+        except (ConfigurationError, RetryableError) as error:
+            with self._lock:
+                self._outcome.problems[collection] = error
+
+    def _post(self, entry: Entry) -> None:
+        pipeline, ledger = self._pipeline, self._pipeline.ledger
+        # A POST whose answer was lost, or whose process died, may have made an extraction.
+        maybe_posted = entry.posted_at is not None
+        try:
+            extraction_id = self._orphans.find(entry) if maybe_posted else None
+            if extraction_id is None:
+                ledger.posting(entry.entry_id, self._worker)
+                extraction_id = pipeline.api.submit(entry.request).extraction_id
+        except ClaimLostError:
+            raise
+        except (RetryableError, ProtocolError, ConfigurationError) as error:
+            # If a connection came up, the service may have the extraction: at worst one orphan, which the ledger counts.
+            told = isinstance(error, (UnreachableError, RateLimitedError, ConfigurationError))
+            self._postpone(entry, error, ambiguous=maybe_posted or not told)
+            raise
+        except ExtractionTooLargeError as error:
+            self._split(entry, error)
+        except PermanentError as error:
+            ended = ledger.fail(entry.entry_id, str(error), worker=self._worker, limits=pipeline.limits, final=True)
+            if ended is not None:
+                self._note(self._outcome.ended, ended)
+        else:
+            self._note(self._outcome.submitted, ledger.submitted(entry.entry_id, self._worker, extraction_id))
+
+    def _postpone(self, entry: Entry, error: KeenPipelineError, *, ambiguous: bool) -> None:
+        pipeline = self._pipeline
+        wished = error.retry_after if isinstance(error, RetryableError) else None
+        if isinstance(error, RateLimitedError):
+            wait = _REST_SECONDS if wished is None else wished
+        else:
+            wait = max(wished or 0.0, backoff_seconds(entry.post_tries + 1, pipeline.limits, pipeline.jitter()))
+        due_at = pipeline.clock.now() + timedelta(seconds=wait)
+        pipeline.ledger.postpone(entry.entry_id, self._worker, due_at, str(error), ambiguous=ambiguous)
+
+    def _split(self, entry: Entry, error: ExtractionTooLargeError) -> None:
+        try:
+            ended = split(self._pipeline, entry, str(error), worker=self._worker)
+        except PermanentError as refused:
+            reason = f"{error}; it can't be cut, as its events can't be counted: {refused}"
+            ended = self._pipeline.ledger.fail(
+                entry.entry_id, reason, worker=self._worker, limits=self._pipeline.limits, final=True
+            )
+        self._note(self._outcome.split if ended is None else self._outcome.ended, ended or entry)
+
+    def _note(self, where: list[Entry], entry: Entry) -> None:
+        with self._lock:
+            where.append(entry)
