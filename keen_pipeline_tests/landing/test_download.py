@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import (
     ExtractionTooLargeError,
     KeenPipelineError,
@@ -18,7 +19,6 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
     TransferError,
 )
-from keen_pipeline.extraction import Encoding
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.landing.transfer.download import Download
 from keen_pipeline.landing.transfer.intake import Intake
