@@ -117,7 +117,7 @@ def keen_resources(
 ) -> dict[str, object]:
     """The resources by the keys that our assets, ops and sensors know them by; what is not given is the environment's."""
     keen, ledger, destination = keen or KeenResource(), ledger or ExtractionLedger(), destination or CsvDestination()
-    reader = KeenReader(keen=keen, ledger=ledger, destination=destination)
+    reader = KeenReader(ledger=ledger, destination=destination)
     return {
         "keen": keen,
         "ledger": ledger,

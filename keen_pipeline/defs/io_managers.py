@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.readers import LandedReader, Missing
@@ -19,18 +19,16 @@ UNIQUE_METADATA = "keen/unique_property"
 class KeenReader(dg.ConfigurableResource[LandedReader]):
     """Landed partitions for code of your own: `reader.load("purchases", ["2026-01-01"], pd.DataFrame)`.
 
-    `missing`: what happens where a partition is not landed, `error` or `empty`.
+    `missing`: what happens if a partition is not landed, `error` or `empty`. Keen itself is asked for nothing.
     """
 
-    keen: dg.ResourceDependency[KeenResource]
     ledger: dg.ResourceDependency[ExtractionLedger]
     destination: dg.ResourceDependency[CsvDestination]
-    missing: Missing = Field(default=Missing.ERROR, description="where a partition is not landed: error, or empty")
+    missing: Missing = Field(default=Missing.ERROR, description="if a partition is not landed: error, or empty")
 
     def open(self) -> LandedReader:
-        """The reader itself. It asks the service for nothing but the types of columns."""
-        book = self.ledger.open()
-        return LandedReader(book, self.destination.open(), lambda: self.keen.client(book))
+        """The reader itself."""
+        return LandedReader(self.ledger.open(), self.destination.open())
 
     def load(self, collection: str, partition_keys: str | Sequence[str], kind: Any = None, **options: Any) -> Any:
         """As `LandedReader.load`, with this resource's `missing` unless told otherwise."""
