@@ -38,7 +38,7 @@ class Scan:
         self._files = [file for file in files if file.records]
         for file in self._files:
             _check_header(file)
-        self._words = words
+        self.words = words
         self._copies = LocalCopies(destination, self._files, words)
         pa = pyarrow()
         self.numbers: Mapping[str, Numbers] = {}
@@ -75,13 +75,13 @@ class Scan:
 
     def _types(self) -> dict[str, Any]:
         """Arrow's type of each column. `numbers` tells afterwards what holds for all cells of those that are Keen's numbers."""
-        self.numbers = self._looked_at([name for name, word in self._words.items() if word == KEENS_NUMBER])
+        self.numbers = self._looked_at([name for name, word in self.words.items() if word == KEENS_NUMBER])
         unclear = [name for name, found in self.numbers.items() if not found.whole and not found.exact]
-        decimals = [name for name, word in self._words.items() if word == "decimal"]
+        decimals = [name for name, word in self.words.items() if word == "decimal"]
         counted = self._looked_at([*unclear, *decimals], digits=True)
         types = {name: found.arrow_type for name, found in {**self.numbers, **counted}.items()}
         types |= {name: counted[name].decimal_type for name in decimals}
-        return {name: types[name] if name in types else arrow_type(word) for name, word in self._words.items()}
+        return {name: types[name] if name in types else arrow_type(word) for name, word in self.words.items()}
 
     def _looked_at(self, names: Sequence[str], *, digits: bool = False) -> dict[str, Numbers]:
         """The numbers of some columns over all files. Raises ConfigurationError for a cell that is none."""
@@ -102,7 +102,7 @@ class Scan:
             if not Path(path).is_file():
                 return gone(file)
             alone = _dataset([(file, path)], self.schema)
-            for name, word in self._words.items():
+            for name, word in self.words.items():
                 reason = _misfit(alone, name)
                 if reason is not None:
                     return misfit(file, name, word, reason)

@@ -25,8 +25,8 @@ TEXTS = ["plain", "", 'a "quoted", one', "two\nlines", "null", "12", " padded ",
 
 
 def event(day: int, number: int) -> dict[str, Any]:
-    """`member` holds texts that look like numbers, `score` a null now and then, `coupon` comes with the 20th day; `id` is more than a
-    double holds from the second day on, `hash` always more than 64 bits do, and `userId` and `userid` are two properties."""
+    """`member` holds texts that look like numbers, `score` a null now and then, `coupon` comes with the 20th day; `id` is more than
+    a double holds from the second day on, `hash` always more than 64 bits do, and `userId` and `userid` are two properties."""
     made: dict[str, Any] = {
         "keen": {"timestamp": f"{KEYS[day]}T{number:02d}:00:00.{day:03d}Z"},
         "id": number if day == 0 else 2**53 + day * 100 + number,

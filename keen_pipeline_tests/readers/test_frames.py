@@ -56,8 +56,8 @@ def read(landing: KeenLanding, kind: Any, keys: Any = KEYS, **options: Any) -> p
 
 
 def schema_of(table: pa.Table) -> pa.Schema:
-    """Its types; libraries have several layouts of the same text, no type for a column of nulls only, pandas' decimals are Python's,
-    and DuckDB shows instants in the session's zone."""
+    """Its types; libraries have several layouts of the same text, no type for a column of nulls only, pandas' decimals are
+    Python's, and DuckDB shows instants in the session's zone."""
     layouts = {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.null(): pa.string()}
     layouts[pa.timestamp("us", "Etc/UTC")] = pa.timestamp("us", "UTC")
     kinds = [pa.decimal128(38, one.scale) if pa.types.is_decimal(one) else layouts.get(one, one) for one in table.schema.types]
