@@ -50,6 +50,11 @@ class Scan:
             self._placed.append((file, self._copies.paths[number]))
         self.dataset: Any = _dataset(self._placed, self.schema)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is any event in the files."""
+        return bool(self._files)
+
     def close(self) -> None:
         """Remove the copies; the dataset can't be read any more."""
         self._copies.close()

@@ -69,7 +69,7 @@ class TableLoader:
         names = column_names(self._collection, file.columns)
         with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
             pipeline = _pipeline(self._place, folder)
-            with pipeline.destination_client() as client, self._place.locked(client):
+            with self._place.locked(pipeline), pipeline.destination_client() as client:
                 words, replaced, added, widened = self._prepare(client, file, names)
                 # A column that is wider than this partition is filled with the cells as they stand.
                 scan = self._reader.scan(self._collection, [file], types={name: words[names[name]] for name in file.columns})
@@ -132,7 +132,9 @@ class TableLoader:
                 "destination_scope": _braced(self._scope(partition_key)),
             },
         )
-        pipeline.run(resource(), loader_file_format=self._place.file_format)
+        # dlt hands no empty Parquet to PostgreSQL.
+        form = self._place.file_format if scan.has_rows or self._place.file_format is None else "insert_values"
+        pipeline.run(resource(), loader_file_format=form)
         return rows
 
     def _scope(self, partition_key: str) -> str:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from keen_pipeline.errors import ConfigurationError
 
 WAIT_SECONDS = 600
 """How long a load waits for others into the same database."""
+BUSY_SECONDS = 60
+"""How long a statement waits for another program that writes to a SQLite database."""
 # dlt keeps its pipeline and its configuration for the whole process.
 _one_at_a_time = threading.Lock()
 _STAGING_LAYOUT = "%s_keen_staging"
@@ -40,14 +42,14 @@ class TablePlace:
     own choice; `file`: of SQLite and DuckDB, the database's file.
     """
 
-    destination: Any
+    destination: Any = field(repr=False)  # its own shows passwords
     dataset: str
     file_format: str | None = None
     file: Path | None = None
 
     @contextmanager
-    def locked(self, client: Any) -> Iterator[None]:
-        """Only one load at a time into the dataset, on this machine and, on PostgreSQL, on any. `client`: dlt's, open.
+    def locked(self, pipeline: Any) -> Iterator[None]:
+        """Only one load at a time into the dataset, on this machine and, on PostgreSQL, on any. `pipeline`: dlt's.
 
         dlt's loads into one table share their staging table, so two at once would lose the events of one. Elsewhere than on SQLite,
         DuckDB and PostgreSQL only the loads of one process wait for each other.
@@ -56,16 +58,16 @@ class TablePlace:
         if not _one_at_a_time.acquire(timeout=WAIT_SECONDS):
             raise _too_long()
         try:
-            with self._held(client):
+            with self._held(pipeline):
                 yield
         finally:
             _one_at_a_time.release()
 
-    def _held(self, client: Any) -> contextlib.AbstractContextManager[None]:
+    def _held(self, pipeline: Any) -> contextlib.AbstractContextManager[None]:
         if self.file is not None:
             return _held_file(self.file)
-        if "postgres" in client.config.destination_type:
-            return _held_in_postgres(client.sql_client, self.dataset)
+        if "postgres" in pipeline.destination.destination_type:
+            return _held_in_postgres(pipeline, self.dataset)
         return contextlib.nullcontext()
 
 
@@ -92,9 +94,7 @@ def place_of_url(url: str, dataset: str | None = None) -> TablePlace:
         raise ConfigurationError(f"no driver for {parsed.render_as_string(hide_password=True)}: {error}") from None
     except sa.exc.ArgumentError:
         raise ConfigurationError(f"the URL of a table's database is no SQLAlchemy URL, {_EXAMPLE}") from None
-    made = destinations.sqlalchemy(
-        credentials=parsed.render_as_string(hide_password=False), staging_dataset_name_layout=_STAGING_LAYOUT
-    )
+    made = destinations.sqlalchemy(credentials=_engine(parsed), staging_dataset_name_layout=_STAGING_LAYOUT)
     if backend == "sqlite":
         return TablePlace(made, dataset or "main", file=_file(parsed))
     return TablePlace(made, dataset or parsed.database or "keen")
@@ -111,6 +111,22 @@ def place_of_destination(destination: Any, dataset: str | None = None) -> TableP
             raise ConfigurationError(f"dlt has no destination {destination!r}, for example duckdb or snowflake") from None
     is_postgres = getattr(made, "destination_name", "") == "postgres"
     return TablePlace(made, dataset or "keen", file_format=_postgres_format() if is_postgres else None)
+
+
+class _Everything(frozenset[str]):
+    """Words that need quotes: SQLAlchemy's lists lack some, such as SQLite's `nothing`."""
+
+    def __contains__(self, word: object) -> bool:
+        return True
+
+
+def _engine(url: Any) -> Any:
+    import sqlalchemy as sa
+
+    patience = {"timeout": BUSY_SECONDS} if url.get_backend_name() == "sqlite" else {}
+    engine = sa.create_engine(url, connect_args=patience)
+    engine.dialect.identifier_preparer.reserved_words = _Everything()
+    return engine
 
 
 def _of_postgres(url: Any) -> dict[str, Any]:
@@ -154,15 +170,13 @@ def _held_file(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held_in_postgres(sql: Any, dataset: str) -> Iterator[None]:
+def _held_in_postgres(pipeline: Any, dataset: str) -> Iterator[None]:
     """A lock that ends with its connection."""
     number = int.from_bytes(hashlib.sha256(f"keen tables {dataset}".encode()).digest()[:8], "big", signed=True)
-    sql.execute_sql(f"SET lock_timeout = '{WAIT_SECONDS}s'")
-    sql.execute_sql(f"SELECT pg_advisory_lock({number})")
-    try:
+    with pipeline.destination_client() as client:
+        client.sql_client.execute_sql(f"SET lock_timeout = '{WAIT_SECONDS}s'")
+        client.sql_client.execute_sql(f"SELECT pg_advisory_lock({number})")
         yield
-    finally:
-        sql.execute_sql(f"SELECT pg_advisory_unlock({number})")
 
 
 def _too_long() -> ConfigurationError:
