@@ -113,7 +113,7 @@ def place_of_destination(destination: Any, dataset: str | None = None) -> TableP
     return TablePlace(made, dataset or "keen", file_format=_postgres_format() if is_postgres else None)
 
 
-class _Everything(frozenset[str]):
+class _Everything(set[str]):
     """Words that need quotes: SQLAlchemy's lists lack some, such as SQLite's `nothing`."""
 
     def __contains__(self, word: object) -> bool:

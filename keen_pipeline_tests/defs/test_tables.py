@@ -6,7 +6,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +67,27 @@ COLUMNS = {
 }
 
 
-def plain(name: str, value: Any) -> Any:
-    """A cell as it is in a table, where SQLite has no zones and no booleans, and what 64 bits can't hold is text."""
-    if name == "body:hash":
-        return str(value)
-    return value.isoformat()[:23].replace("T", " ") if isinstance(value, datetime) else value
+def plain(value: Any) -> Any:
+    """A cell as it is in any of the databases: SQLite has no zones, and what 64 bits can't hold is text."""
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat(" ", "milliseconds")[:23]
+    return str(value) if isinstance(value, int) and value >= 2**63 else value
 
 
 def test_thirty_days_are_in_the_table_as_they_are_in_the_files(url: str, query: Query, keen_landing: KeenLanding) -> None:
     land_all(keen_landing)
     asset = table_asset(Collection("visits", KEYS[0]))
     database = {"keen_database": TableDatabase(url=url)}
-    for last in (KEYS[-1], KEYS[2]):  # some of them once more
+    for last in (KEYS[-1], KEYS[1]):  # some of them once more
         assert keen_landing.materialize(asset, partition_keys=[KEYS[0], last], resources=database).success
     expected = expected_rows()
-    columns = [COLUMNS.get(name, name.removeprefix("body:")) for name in expected[0]]
+    columns = [f'"{COLUMNS.get(name, name.removeprefix("body:"))}"' for name in expected[0]]
     rows = query(f"SELECT {', '.join(columns)} FROM visits ORDER BY keen_timestamp")
     assert len(rows) == len(expected)
     for row, wanted in zip(rows, expected, strict=True):
-        found = [str(cell)[:23] if index == 0 else cell for index, cell in enumerate(row)]
-        assert found == [
-            plain(name, value)[:23] if index == 0 else plain(name, value) for index, (name, value) in enumerate(wanted.items())
-        ]
+        instant, *cells = row
+        shown = plain(instant) if isinstance(instant, datetime) else str(instant)[:23]
+        assert [shown, *cells] == [plain(value) for value in wanted.values()]
     counted = dict(query("SELECT keen_partition, count(*) FROM visits GROUP BY keen_partition"))
     assert counted == {key: len(events(day)) for day, key in enumerate(KEYS) if day != EMPTY}
     assert query("SELECT DISTINCT keen_source FROM visits") == [("keen/visits",)]
@@ -193,11 +192,12 @@ def test_many_loads_at_once_leave_each_partition_once(url: str, keen_landing: Ke
         TableLoader(place, keen_landing.reader, "visits", "visits", source="keen/visits").load(KEYS[number % 3])
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(one, range(9)))
+        list(pool.map(one, range(6)))
     counted = "SELECT keen_partition, count(*) FROM visits GROUP BY keen_partition ORDER BY 1"
     assert query(counted) == [(key, len(made)) for key, made in days.items()]
 
 
+@pytest.mark.slow
 def test_processes_that_load_at_once_leave_each_partition_once(
     url: str, tmp_path: Path, keen_landing: KeenLanding, query: Query
 ) -> None:
@@ -217,7 +217,7 @@ def test_processes_that_load_at_once_leave_each_partition_once(
 
 def load_in_a_process(url: str, root: str, key: str) -> None:
     landing = KeenLanding(Path(root))
-    for _ in range(3):
+    for _ in range(2):
         TableLoader(place_of_url(url), landing.reader, "visits", "visits", source="keen/visits").load(key)
 
 
