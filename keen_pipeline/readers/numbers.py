@@ -69,13 +69,12 @@ def numbers_of(cells: Any, *, digits: bool = False) -> Numbers:
         return Numbers()
     kind = cells.type
     if pa.types.is_integer(kind):
-        found = Numbers(True, True, _within(cells))
+        found = Numbers(True, True, _within(cells) or _all_exact(cells.cast(pa.string())))
         return found | _counted(cells.unique().to_pylist()) if digits else found
     if pa.types.is_floating(kind):
         return _of_doubles(cells, digits)
     if pa.types.is_decimal(kind):
-        cells = cells.cast(pa.string())
-        return _of_texts(pa.array([f"{Decimal(text.as_py()).normalize():f}" for text in cells], pa.string()), digits)
+        return _of_texts(pa.array([_plain(cell) for cell in cells.to_pylist()], pa.string()), digits)
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise NotANumberError(str(kind))
     return _of_texts(cells, digits)
@@ -99,9 +98,9 @@ def _of_texts(cells: Any, digits: bool) -> Numbers:
         try:
             numbers = cells.cast(pa.int64())
         except pa.ArrowInvalid:  # longer
-            found = Numbers(True, False, False)
+            found = Numbers(True, False, _all_exact(cells))
         else:
-            found = Numbers(True, True, _within(numbers))
+            found = Numbers(True, True, _within(numbers) or _all_exact(cells))
     else:
         if not compute.all(compute.match_substring_regex(cells, _NUMBER)).as_py():
             raise NotANumberError
@@ -130,6 +129,12 @@ def _all_exact(cells: Any) -> bool:
     return all(_is_exact(text) for text in cells.filter(compute.invert(same)).unique().to_pylist())
 
 
+def _plain(number: Decimal) -> str:
+    """The text of a decimal without the zeros that only its column's scale adds."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _is_exact(text: str) -> bool:
     return Decimal(repr(float(text))) == Decimal(text)
 
@@ -137,7 +142,8 @@ def _is_exact(text: str) -> bool:
 def _counted(numbers: Iterable[str | int]) -> Numbers:
     found = Numbers()
     for number in numbers:
-        _, digits, exponent = Decimal(number).normalize().as_tuple()
+        _, digits, exponent = Decimal(number).as_tuple()
         assert isinstance(exponent, int)  # no JSON number is infinite
-        found |= Numbers(digits=max(0, len(digits) + exponent), scale=max(0, -exponent))
+        zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
+        found |= Numbers(digits=max(0, len(digits) + exponent), scale=max(0, -exponent - zeros))
     return found

@@ -166,6 +166,8 @@ def converted(array: Any, kind: Any) -> Any:
         return array.cast(pa.string()).cast(kind)  # by its shortest text, which is the number that Keen had
     if pa.types.is_timestamp(array.type) and pa.types.is_string(kind):
         return compute.strftime(array.cast(pa.timestamp("ms", "UTC"), safe=False), format="%Y-%m-%dT%H:%M:%SZ")
+    if pa.types.is_integer(array.type) and pa.types.is_floating(kind):
+        return array.cast(kind, safe=False)  # Arrow refuses those beyond 2^53, also if a double holds them
     return array.cast(kind)
 
 
@@ -190,6 +192,8 @@ def _must_be_converted(path: str, schema: Any) -> bool:
             if pa.types.is_floating(have) and pa.types.is_decimal(want):
                 return True
             if pa.types.is_timestamp(have) and pa.types.is_string(want):
+                return True
+            if pa.types.is_integer(have) and pa.types.is_floating(want):
                 return True
     return False
 

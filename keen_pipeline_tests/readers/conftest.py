@@ -107,3 +107,8 @@ def expected_rows() -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+@pytest.fixture
+def keen_landing(tmp_path: Path) -> KeenLanding:
+    return KeenLanding(tmp_path / "keen")
