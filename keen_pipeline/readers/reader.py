@@ -114,7 +114,11 @@ class LandedReader:
             )
         asked = types or {}
         check_types(collection, asked)
-        words = _words(collection, columns, asked, known_words(landed.values()))
+        # Before the first event nobody knows the columns, and any may be asked for.
+        known = known_words(landed.values())
+        if columns is not None and not any(file.records for file in landed.values()):
+            known = {**dict.fromkeys(columns, "string"), **known}
+        words = _words(collection, columns, asked, known)
         scan = Scan(self._destination, list(files.values()), words)
         try:
             if each is None:
