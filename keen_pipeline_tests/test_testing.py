@@ -113,3 +113,13 @@ def test_what_keen_would_not_extract_is_refused(tmp_path: Path, key: str, event:
     with pytest.raises(InvalidInputError, match=reason):
         landing.land("visits", {key: [event]})
     assert landing.ledger.landed_entries("visits") == []
+
+
+def test_a_partition_that_is_missing_is_an_empty_frame(tmp_path: Path) -> None:
+    landing = KeenLanding(tmp_path)
+    landing.land("visits", {"2026-01-01": [{"n": 1}]})
+    frames = landing.reader.load("visits", ["2026-01-01", "2026-01-02"], dict[str, pd.DataFrame], missing="empty")
+    assert {key: (len(frame), str(frame["body:n"].dtype)) for key, frame in frames.items()} == {
+        "2026-01-01": (1, "Int64"),
+        "2026-01-02": (0, "Int64"),
+    }

@@ -4,6 +4,7 @@ service runs."""
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from keen_pipeline import Collection, TableDatabase, table_asset
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.tables import TableLoader, place_of_url
+from keen_pipeline.tables.names import column_name, column_names
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.readers.conftest import EMPTY, KEYS, event, events, expected_rows, land_all
 
@@ -342,3 +344,42 @@ def test_collections_of_other_names_have_tables_of_their_own() -> None:
     assert max(len(table) for table in tables) <= 63
     with pytest.raises(InvalidInputError, match="can't be decimal, only num"):
         table_asset(Collection("visits", "2026-01-01"), types={"body:n": "decimal"})
+
+
+def test_each_property_has_a_column_of_its_own() -> None:
+    names = [
+        "user:id",
+        "user_id",
+        "user__id",
+        "userId",
+        "UserId",
+        "user-id",
+        "user id",
+        "user:Id",
+        "user_id_2bf6c21a",
+        "keen_source",
+        "_dlt_id",
+    ]
+    names += [
+        "keen_source",
+        "_dlt_id",
+        "naïve",
+        "naïvé",
+        "",
+        "1st",
+        "x" * 63,
+        "x" * 64,
+        "x" * 65,
+        "order",
+        "keen_timestamp",
+        r"user\:id",
+    ]
+    columns = column_names("visits", ["header:timestamp", "header:id", *(f"body:{name}" for name in names)])
+    assert len({column.lower() for column in columns.values()}) == len(names) + 2
+    assert all(re.fullmatch("[a-z][a-z0-9_]{0,62}", column) for column in columns.values())
+    assert (columns["header:timestamp"], columns["body:user:id"], columns["body:order"]) == ("keen_timestamp", "user__id", "order")
+    # As v3.0 calls them.
+    assert column_name("keen.timestamp") == "keen_timestamp"
+    assert column_name("user.id") == "user__id"
+    with pytest.raises(ConfigurationError, match="another property has the column user__id already"):
+        column_names("visits", ["body:user:id", "user.id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from keen_pipeline.extraction import Collection, Encoding
+from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.numbers import NotANumberError, Numbers, numbers_of
 from keen_pipeline.readers.scan import converted
-from keen_pipeline.readers.types import known_words
+from keen_pipeline.readers.types import KEENS_NUMBER, known_words
 from keen_pipeline.testing import KeenLanding
 
 INT, DOUBLE, TEXT = pa.int64(), pa.float64(), pa.string()
@@ -130,3 +132,15 @@ def test_instants_read_as_text_are_as_keen_wrote_them() -> None:
 def test_nothing_is_known_of_no_files() -> None:
     assert known_words([]) == {}
     assert Numbers().arrow_type == DOUBLE
+
+
+def test_a_long_fraction_is_looked_at() -> None:
+    assert numbers_of(pa.array(["0.1234567890123456"], pa.string())).arrow_type == DOUBLE
+    assert not numbers_of(pa.array(["12345678901.234567"], pa.string())).exact
+
+
+def test_a_masked_column_is_text() -> None:
+    file = LandedFile("visits", "2026-01-01", "x", Encoding.CSV, ("body:n",), 1, "", ("num",), frozenset({"body:n"}))
+    assert known_words([file]) == {"body:n": "string"}
+    assert known_words([replace(file, masked=frozenset())]) == {"body:n": KEENS_NUMBER}
+    assert known_words([replace(file, masked=frozenset(), words=())]) == {"body:n": "string"}
