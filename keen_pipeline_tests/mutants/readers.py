@@ -35,7 +35,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/readers/types.py",
         'frozenset({"", "null"})',
         'frozenset({""})',
-        f"{_NUMBERS}::test_a_type_that_keen_changed_is_text_on_every_day",
+        f"{_NUMBERS}::test_one_word_for_all_landings_of_a_column",
     ),
     ("keen_pipeline/readers/numbers.py", "_SAFE = 2**53\n", "_SAFE = 2**54\n", f"{_NUMBERS}::test_a_long_number_is_looked_at"),
     (
