@@ -21,7 +21,10 @@ MOST_PARTITIONS_PER_RUN = 100_000
 
 @dataclass(frozen=True)
 class SmtpSettings:
-    """Where mail goes out. `port` 1 to 65535; `starttls` upgrades the connection before the password is sent."""
+    """Where mail goes out. `port` 1 to 65535; `starttls` upgrades the connection before the password is sent.
+
+    `insecure_login`: send the password without TLS, which is refused otherwise.
+    """
 
     host: str
     port: int = 25
@@ -29,6 +32,7 @@ class SmtpSettings:
     password: str | None = field(default=None, repr=False)
     starttls: bool = False
     sender: str = "keen-pipeline@localhost"
+    insecure_login: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Settings:
     least 16 bytes. `digest_to`: addresses of the nightly digest, which is sent at `digest_at` (HH:MM in the schedule's zone) with
     files of at most `digest_attachment_bytes` together (0 to 20000000) and links below `ui_url`. `slack_webhook`: the same for
     Slack. `service_data`: folder of the embedded service. `service_catalogue_url`, `service_storage`: the PostgreSQL database and
-    the root URI that several processes of it share.
+    the root URI that several processes of it share. `service_redirect_hosts`: hosts that its image beacon may redirect to.
+    `service_mail_to`: addresses and domains that its mail may go to; empty: any.
     `allow_private_results`: whether a results URL may lead to a private address; None: where the service's own is one.
     `destination_options`: transport options of the destination, as its scheme takes them.
     """
@@ -91,6 +96,8 @@ class Settings:
     service_data: Path = Path("./data/keen")
     service_catalogue_url: str | None = field(default=None, repr=False)
     service_storage: str | None = None
+    service_redirect_hosts: tuple[str, ...] = ()
+    service_mail_to: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -130,7 +137,7 @@ class Settings:
                 _number(env, "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", 10_000_000, 1, 1_000_000_000, whole=True)
             ),
             mask_key=_mask_key(env),
-            digest_to=tuple(a for a in re.split(r"[,;\s]+", env.get("KEEN_PIPELINE_DIGEST_TO", "")) if a),
+            digest_to=_words(env, "KEEN_PIPELINE_DIGEST_TO"),
             digest_at=env.get("KEEN_PIPELINE_DIGEST_AT", cls.digest_at),
             digest_attachment_bytes=int(
                 _number(env, "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", 2_000_000, 0, 20_000_000, whole=True)
@@ -141,6 +148,8 @@ class Settings:
             service_data=Path(env.get("KEEN_PIPELINE_SERVICE_DATA", "./data/keen")),
             service_catalogue_url=env.get("KEEN_PIPELINE_SERVICE_CATALOGUE_URL"),
             service_storage=env.get("KEEN_PIPELINE_SERVICE_STORAGE"),
+            service_redirect_hosts=_words(env, "KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS"),
+            service_mail_to=_words(env, "KEEN_PIPELINE_SERVICE_MAIL_TO"),
         )
 
 
@@ -152,6 +161,10 @@ def _options(env: Mapping[str, str]) -> Mapping[str, object]:
     if not isinstance(options, dict):
         raise ConfigurationError('KEEN_PIPELINE_DESTINATION_OPTIONS must be a JSON object such as {"endpoint": "https://..."}')
     return options
+
+
+def _words(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[,;\s]+", env.get(name, "")) if word)
 
 
 def _mask_key(env: Mapping[str, str]) -> bytes | None:
@@ -174,6 +187,7 @@ def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
         password=env.get("SMTP_PASSWORD"),
         starttls=_switch(env, "SMTP_STARTTLS") or False,
         sender=env.get("SMTP_FROM", "keen-pipeline@localhost"),
+        insecure_login=_switch(env, "SMTP_INSECURE_LOGIN") or False,
     )
 
 
