@@ -66,7 +66,12 @@ def mail_server(port: int, password: str) -> Iterator[Mailbox]:
 
 def smtp_environment(port: int) -> dict[str, str]:
     return clean_environment(
-        SMTP_HOST="127.0.0.1", SMTP_PORT=str(port), SMTP_USER="reports", SMTP_PASSWORD="s3cret-word", SMTP_FROM="keen@example.com"
+        SMTP_HOST="127.0.0.1",
+        SMTP_PORT=str(port),
+        SMTP_USER="reports",
+        SMTP_PASSWORD="s3cret-word",
+        SMTP_FROM="keen@example.com",
+        SMTP_INSECURE_LOGIN="true",
     )
 
 

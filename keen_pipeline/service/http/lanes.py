@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE = "health", "records", "ingest", "query", "events", "delete"
 # Few for whole events at once: their answers are put together in memory.
-_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 16, EVENTS: 2, DELETE: 2}
+_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2}
 MAX_WAITING = 256
 
 
