@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,10 +33,10 @@ from keen_pipeline.service.http.parameters import (
     property_names,
     whole_number,
 )
+from keen_pipeline.service.http.sizes import check_events, unique_values
 from keen_pipeline.service.limits import EXTRACTIONS, QUERIES
 from keen_pipeline.service.names import check_event_collection
 
-Analysis = Callable[[duckdb.DuckDBPyConnection, Selection, Mapping[str, Any]], Any]
 KINDS = ("count", "count_unique", "select_unique", *analyses.FIGURES, "extraction")
 
 
@@ -63,16 +62,13 @@ def _percentile(value: object) -> float:
     return share
 
 
-def _unique(cursor: duckdb.DuckDBPyConnection, selection: Selection, parameters: Mapping[str, Any]) -> list[Any]:
-    return analyses.unique_values(cursor, selection, _target(parameters))
-
-
-ANALYSES: dict[str, Analysis] = {
-    "count": lambda cursor, selection, _: count(cursor, selection),
-    "count_unique": lambda cursor, selection, parameters: len(_unique(cursor, selection, parameters)),
-    "select_unique": _unique,
-    **{kind: partial(_figure, kind) for kind in analyses.FIGURES},
-}
+def _analyse(kind: str, call: Call, cursor: duckdb.DuckDBPyConnection, selection: Selection) -> Any:
+    if kind == "count":
+        return count(cursor, selection)
+    if kind in ("count_unique", "select_unique"):
+        values = unique_values(cursor, selection, _target(call.parameters), call.service.config.max_answer_bytes)
+        return values if kind == "select_unique" else len(values)
+    return _figure(kind, cursor, selection, call.parameters)
 
 
 async def analysis(call: Call) -> Response:
@@ -86,7 +82,7 @@ async def analysis(call: Call) -> Response:
             service.select(name, service.filters(parameters), service.window(parameters)) as selection,
             service.engine.query() as cursor,
         ):
-            return dump_json({"result": ANALYSES[kind](cursor, selection, parameters)})
+            return dump_json({"result": _analyse(kind, call, cursor, selection)})
 
     return Response(await call.query(run), media_type="application/json")
 
@@ -152,27 +148,9 @@ def _extract(
                 " shorten the timeframe or give an email"
             )
         paths = analyses.paths_of(selection, names) if names is not None else None
-        # Measured before anything is read: an answer is put together in memory.
         if wanted * config.max_event_bytes > config.max_answer_bytes:
-            size = _bytes(cursor, selection, latest, paths)
-            if size > config.max_answer_bytes:
-                raise ExtractionTooLargeError(
-                    f"the extraction is too large: {size} bytes, at most {config.max_answer_bytes} at once;"
-                    " shorten the timeframe or give an email"
-                )
+            check_events(cursor, selection, latest, paths, config.max_answer_bytes)
         return write(cursor, selection, latest, paths)
-
-
-def _bytes(cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int | None, paths: list[str] | None) -> int:
-    """Of the values and the names of the events that were asked for."""
-    chosen = {p: c for p, c in selection.snapshot.columns.items() if paths is None or p in paths}
-    sizes = " + ".join(f"coalesce(strlen({column}) + {len(path) + 6}, 0)" for path, column in chosen.items()) or "0"
-    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
-    condition = selection.where
-    rows = f"SELECT {sizes} AS size FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}"  # noqa: S608 - ours
-    row = cursor.execute(f"SELECT coalesce(sum(size), 0) FROM ({rows})", condition.parameters).fetchone()  # noqa: S608 - ours
-    assert row is not None
-    return int(row[0])
 
 
 def _csv(cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int | None, paths: list[str] | None) -> bytes:

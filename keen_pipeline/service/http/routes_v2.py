@@ -18,6 +18,7 @@ from keen_pipeline.service.http.openapi_schemas import LATE, LIMITED, NOTHING_FO
 from keen_pipeline.service.http.operation import READ, WRITE, Call, Operation
 from keen_pipeline.service.http.outcomes import store_one
 from keen_pipeline.service.http.parameters import DISTINCT, EMAILS, LIMIT, SELECTING, UNIQUE, property_name, whole_number
+from keen_pipeline.service.http.sizes import unique_values
 from keen_pipeline.service.limits import EXTRACTIONS, QUERIES
 from keen_pipeline.timeframe import UTC, format_instant
 
@@ -164,7 +165,7 @@ async def _unique(call: Call, field: str) -> list[Any]:
             service.select(call.collection, service.filters(parameters), service.window(parameters)) as selection,
             service.engine.query() as cursor,
         ):
-            return analyses.unique_values(cursor, selection, target)
+            return unique_values(cursor, selection, target, service.config.max_answer_bytes)
 
     return await call.query(run)
 
