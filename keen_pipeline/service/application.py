@@ -23,6 +23,7 @@ from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extractions.worker import ExtractionWorker
 from keen_pipeline.service.http.metrics import Metrics
 from keen_pipeline.service.limits import MAILS, ByteBudget, RequestsPerMinute
+from keen_pipeline.service.names import literal_filters
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
@@ -137,7 +138,8 @@ class Service:
     ) -> Iterator[Selection]:
         """The events asked for, of all acknowledged so far. Raises NotFoundError, InvalidInputError."""
         with self.store.snapshot(collection) as snapshot:
-            yield Selection(snapshot, filters, timeframe, names)
+            meant = literal_filters(filters, snapshot.columns) if names == "v3" else filters
+            yield Selection(snapshot, meant, timeframe, names)
 
     def create_extraction(
         self,

@@ -272,6 +272,29 @@ def test_a_parameter_given_twice_in_an_address_is_refused(http: Http, collection
     assert http.query("count", collection) == 1
 
 
+def test_properties_whose_names_look_like_those_of_the_other_version(http: Http, collection: str) -> None:
+    http.add(
+        collection,
+        {"header:x": 1, "body:y": {"z": 1}, "y": 5},
+        {"header:x": 2, "body:y": {"z": 2}, "y": 6},
+        {"header:timestamp": 9},
+    )
+    assert http.query("sum", collection, target_property="header:x") == 3
+    assert http.query("sum", collection, target_property="body:y.z") == 3
+    two = [{"property_name": "header:x", "operator": "eq", "property_value": 2}]
+    either = [{"operator": "or", "operands": [*two, {"property_name": "body:y.z", "operator": "eq", "property_value": 1}]}]
+    there = [{"property_name": "body:y", "operator": "exists", "property_value": True}]
+    assert [http.query("count", collection, filters=filters) for filters in (two, either, there)] == [1, 2, 2]
+    assert http.query("extraction", collection, property_names=["header:x"], filters=two) == [{"header:x": 2}]
+    # v2.0's names still mean what they mean in v2.0, in either version.
+    assert http.query("sum", collection, target_property="body:q") == 0
+    answer = http.json("GET", f"{http.v2}/{collection}/_select_unique", params={"distinct_property": "body:y"})
+    assert sorted(answer["results"]) == [5, 6]
+    nine = [{"property_name": "header:timestamp", "operator": "eq", "property_value": 9}]
+    assert http.request("DELETE", f"{http.v3}/events/{collection}", body={"filters": nine}).status == 204
+    assert http.query("count", collection) == 2
+
+
 def test_discovery_leads_from_the_root_to_the_collections(http: Http, collection: str) -> None:
     http.add(collection, {"a": 1})
     for version in http.json("GET", "/", key=None):

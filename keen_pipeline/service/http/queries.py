@@ -35,18 +35,18 @@ from keen_pipeline.service.http.parameters import (
 )
 from keen_pipeline.service.http.sizes import check_events, unique_values
 from keen_pipeline.service.limits import EXTRACTIONS, QUERIES
-from keen_pipeline.service.names import check_event_collection
+from keen_pipeline.service.names import check_event_collection, literal_name
 
 KINDS = ("count", "count_unique", "select_unique", *analyses.FIGURES, "extraction")
 
 
-def _target(parameters: Mapping[str, Any]) -> str:
-    return property_name(parameters.get("target_property"), "target_property")
+def _target(selection: Selection, parameters: Mapping[str, Any]) -> str:
+    return literal_name(property_name(parameters.get("target_property"), "target_property"), selection.snapshot.columns)
 
 
 def _figure(kind: str, cursor: duckdb.DuckDBPyConnection, selection: Selection, parameters: Mapping[str, Any]) -> Any:
     share = _percentile(parameters.get("percentile")) if kind == "percentile" else 50
-    found = analyses.figure(cursor, selection, kind, _target(parameters), share)
+    found = analyses.figure(cursor, selection, kind, _target(selection, parameters), share)
     if isinstance(found, float) and not math.isfinite(found):
         raise InvalidInputError("target_property: the result is outside the range of a double", field="target_property")
     return found
@@ -66,7 +66,7 @@ def _analyse(kind: str, call: Call, cursor: duckdb.DuckDBPyConnection, selection
     if kind == "count":
         return count(cursor, selection)
     if kind in ("count_unique", "select_unique"):
-        values = unique_values(cursor, selection, _target(call.parameters), call.service.config.max_answer_bytes)
+        values = unique_values(cursor, selection, _target(selection, call.parameters), call.service.config.max_answer_bytes)
         return values if kind == "select_unique" else len(values)
     return _figure(kind, cursor, selection, call.parameters)
 
@@ -147,7 +147,8 @@ def _extract(
                 f"the extraction is too large: {wanted} events, at most {config.max_sync_events} at once;"
                 " shorten the timeframe or give an email"
             )
-        paths = analyses.paths_of(selection, names) if names is not None else None
+        known = selection.snapshot.columns
+        paths = analyses.paths_of(selection, [literal_name(one, known) for one in names]) if names is not None else None
         if wanted * config.max_event_bytes > config.max_answer_bytes:
             check_events(cursor, selection, latest, paths, config.max_answer_bytes)
         return write(cursor, selection, latest, paths)

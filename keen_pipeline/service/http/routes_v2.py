@@ -138,7 +138,7 @@ async def count_events(call: Call) -> Response:
 
     def run() -> int:
         with (
-            service.select(call.collection, service.filters(parameters), service.window(parameters)) as selection,
+            service.select(call.collection, service.filters(parameters), service.window(parameters), "v2") as selection,
             service.engine.query() as cursor,
         ):
             return count(cursor, selection)
@@ -162,7 +162,7 @@ async def _unique(call: Call, field: str) -> list[Any]:
 
     def run() -> list[Any]:
         with (
-            service.select(call.collection, service.filters(parameters), service.window(parameters)) as selection,
+            service.select(call.collection, service.filters(parameters), service.window(parameters), "v2") as selection,
             service.engine.query() as cursor,
         ):
             return unique_values(cursor, selection, target, service.config.max_answer_bytes)

@@ -104,11 +104,13 @@ async def delete_events(call: Call) -> Response:
     def delete() -> None:
         filters, timeframe = service.filters(parameters), service.window(parameters)
 
-        def condition(snapshot: Snapshot) -> Where:
-            return where(snapshot.columns, filters, timeframe)
-
         with service.select(call.collection, filters, timeframe) as selection:
+            meant = selection.filters
             _ = selection.where  # refused here, before anything is deleted
+
+        def condition(snapshot: Snapshot) -> Where:
+            return where(snapshot.columns, meant, timeframe)
+
         service.store.delete(call.collection, condition)
 
     await call.delete(delete)
