@@ -21,8 +21,8 @@ from keen_pipeline.errors import (
     RequestRejectedError,
     ServiceUnavailableError,
 )
-from keen_pipeline.extraction import check_collection_name
 from keen_pipeline.service import embedded
+from keen_pipeline.service.names import check_event_collection
 from keen_pipeline.service.storage.event_files import STANDARD_INPUT, read_event_batches
 from keen_pipeline.settings import Settings
 
@@ -43,7 +43,7 @@ def command(collection: str, files: tuple[str, ...]) -> None:
 
     Example: keen-pipeline load purchases january.csv february.ndjson
     """
-    check_collection_name(collection)
+    check_event_collection(collection)
     refused = 0
     with _poster(Settings.from_environment()) as poster, _progress() as bar:
         for name in files:

@@ -95,6 +95,14 @@ class ServiceConfig:
     mails_per_minute: int | None = 60
 
     @property
+    def listed(self) -> int:
+        """Extractions in one list: `max_list`, or as many as may be open, since whoever waits for one must find it there.
+
+        100,000 at most, whose statuses are some 45 MB.
+        """
+        return min(100_000, max(self.max_list, self.max_queue))
+
+    @property
     def max_properties(self) -> int:
         """Of one collection: 160 with 128 MiB, 1,120 with 512 MiB, at most 5,000; an event that brings more is refused.
 

@@ -82,7 +82,7 @@ async def list_extractions(call: Call) -> Response:
     """The extractions of the collection with their statuses, oldest first: all of them up to the limit."""
     config, name = call.service.config, call.collection
     most = whole_number(call.parameters.get("limit"), "limit", 100_000)
-    most = config.max_list if most is None else min(most, config.max_list)
+    most = config.listed if most is None else min(most, config.listed)
 
     def read() -> list[dict[str, Any]]:
         found = call.service.records.of_collection(name, most, config.max_answer_bytes // 8)
