@@ -30,6 +30,7 @@ _MAIL_THREAD = _test("mail", "the_mail_thread_outlives_any_mail")
 _MAIL_TEXT = _test("mail", "a_mail_says_that_a_machine_wrote_it_and_its_subject_is_ours")
 _ALLOWED = _test("mail", "mail_goes_to_the_addresses_and_domains_of_the_configuration_alone")
 _PLACES = _test("connections", "who_gives_way_to_whom")
+_JUST_COME = _test("connections", "one_that_has_just_come_is_not_taken_for_a_silent_one")
 _HEAD = _test("connections", "a_head_that_does_not_come_ends_the_connection_with_an_answer")
 _BODY = _test("connections", "a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_nothing")
 
@@ -220,7 +221,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # Connections.
     (f"{_HTTP}/connections.py", "            victim.abort()", "            pass", _PLACES),
     (f"{_HTTP}/connections.py", "if len(place) >= self._most_per_address:", "if False:", _PLACES),
-    (f"{_HTTP}/connections.py", "next(iter(self.silent or self.idle))", "next(iter(self.idle or self.silent))", _PLACES),
+    (f"{_HTTP}/connections.py", "since <= silent_before or not self.idle", "not self.idle", _JUST_COME),
+    (f"{_HTTP}/connections.py", "since <= silent_before or not self.idle", "True", _JUST_COME),
     (f"{_HTTP}/connections.py", "        elif self._count >= self._most:", "        elif False:", _PLACES),
     (f"{_HTTP}/protocol.py", "            self._refuse(408)", "            pass", _HEAD),
     (f"{_HTTP}/protocol.py", "            self._look_at_body(now)", "            pass", _BODY),

@@ -178,6 +178,7 @@ def test_a_beacon_redirects_to_a_host_of_the_configuration(redirecting: Http, ta
         "//shop.example",
         "javascript:alert(1)",
         "https://shop.example@evil.example/",
+        "https://user:secret@shop.example/",
         "https://evil.example\\@shop.example/",
         "https://shop.example.evil.example/",
         "https://[::1",

@@ -114,7 +114,7 @@ def test_a_reader_that_reads_nothing_is_let_go(hasty: Http) -> None:
         connection.connect((url.hostname, url.port))
         connection.sendall(head)
         connection.settimeout(20)
-        time.sleep(4)  # the service waits one second for a reader
+        time.sleep(3)  # the service waits one second for a reader
         assert len(rest(connection)) < 8_000_000
 
 
@@ -125,7 +125,11 @@ def test_at_the_bound_a_working_client_takes_the_place_of_one_that_asks_nothing(
         http.add("purchases", {"a": 1})
         idle = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
         sent = {"silent": b"", "half a head": HALF_HEAD, "half a body": half_body(http), "idle": idle}[kind]
-        opened = [stack.enter_context(connect(http, sent)) for _ in range(60)]
+        opened = []
+        for _ in range(60):
+            opened.append(stack.enter_context(connect(http, sent)))
+            if kind == "idle":
+                assert opened[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
         assert Http(service.endpoint).query("count", "purchases") == 1
         assert len(list(Path(f"/proc/{service.pid}/fd").iterdir())) < 60
         # The first ones went; the newest still have a place.
@@ -173,6 +177,18 @@ def test_who_gives_way_to_whom() -> None:
     places.leave(asking)
     places.leave(asking)
     assert (len(places), places.admit(fifth), len(places)) == (3, True, 4)
+
+
+@pytest.mark.parametrize(("grace", "goes"), [(0.0, "silent"), (60.0, "idle")])
+def test_one_that_has_just_come_is_not_taken_for_a_silent_one(grace: float, goes: str) -> None:
+    places = Connections(most=2, most_per_address=2, grace=grace)
+    idle, silent = Fake("a"), Fake("a")
+    assert places.admit(idle)
+    places.asks(idle)
+    places.answered(idle)
+    assert places.admit(silent)
+    assert places.admit(Fake("a"))
+    assert {"silent": silent.aborted, "idle": idle.aborted} == {"silent": goes == "silent", "idle": goes == "idle"}
 
 
 def test_the_private_names_of_uvicorn_that_the_protocol_stands_on_are_there() -> None:

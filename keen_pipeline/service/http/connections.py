@@ -1,7 +1,8 @@
 """Which connections may stay open: a bound on them in total and from one address, and time limits for those that stand still.
 
-At a bound a new connection takes the place of one that asks nothing: a silent one first, then one that is idle between two
-requests, then one whose body does not come. Only when all others are being answered is the new one turned away.
+At a bound a new connection takes the place of one that asks nothing: one that has been silent for a while first, then one that is
+idle between two requests, then one that has just come, then one whose body does not come. Only when all others are being answered
+is the new one turned away.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Connection(Protocol):
 
 class _Address:
     def __init__(self) -> None:
-        # In order of age; a dictionary serves as an ordered set.
-        self.silent: dict[Connection, None] = {}
-        self.idle: dict[Connection, None] = {}
-        self.asking: dict[Connection, None] = {}
+        # In order of age, each with the time since which it is there.
+        self.silent: dict[Connection, float] = {}
+        self.idle: dict[Connection, float] = {}
+        self.asking: dict[Connection, float] = {}
 
     def __len__(self) -> int:
         return len(self.silent) + len(self.idle) + len(self.asking)
@@ -43,17 +44,23 @@ class _Address:
         for group in (self.silent, self.idle, self.asking):
             group.pop(connection, None)
 
-    def least_useful(self) -> Connection | None:
-        if self.silent or self.idle:
-            return next(iter(self.silent or self.idle))
+    def least_useful(self, silent_before: float) -> Connection | None:
+        oldest, since = next(iter(self.silent.items()), (None, 0.0))
+        if oldest is not None and (since <= silent_before or not self.idle):
+            return oldest
+        if self.idle:
+            return next(iter(self.idle))
         return next((connection for connection in self.asking if connection.still_sends()), None)
 
 
 class Connections:
-    """The open connections of one server; used on its event loop alone."""
+    """The open connections of one server; used on its event loop alone.
 
-    def __init__(self, most: int, most_per_address: int) -> None:
-        self._most, self._most_per_address = most, most_per_address
+    `grace`: seconds that a new connection has for its first request before it counts as a silent one.
+    """
+
+    def __init__(self, most: int, most_per_address: int, grace: float = 1.0) -> None:
+        self._most, self._most_per_address, self._grace = most, most_per_address, grace
         self._addresses: dict[str, _Address] = {}
         self._count = 0
 
@@ -70,13 +77,13 @@ class Connections:
         else:
             crowded = None
         if crowded is not None:
-            victim = crowded.least_useful()
+            victim = crowded.least_useful(time.monotonic() - self._grace)
             if victim is None:
                 return False
             self.leave(victim)
             victim.abort()
         place = self._addresses.setdefault(connection.address, place)
-        place.silent[connection] = None
+        place.silent[connection] = time.monotonic()
         self._count += 1
         return True
 
@@ -92,7 +99,7 @@ class Connections:
         place = self._addresses.get(connection.address)
         if place is not None and any(connection in each for each in (place.silent, place.idle, place.asking)):
             place.discard(connection)
-            getattr(place, group)[connection] = None
+            getattr(place, group)[connection] = time.monotonic()
 
     def leave(self, connection: Connection) -> None:
         """It is closed, or about to be. Safe to repeat."""
