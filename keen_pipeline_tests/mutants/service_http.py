@@ -235,7 +235,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (
         f"{_HTTP}/protocol.py",
         "SLOWEST_BODY = 1024",
-        "SLOWEST_BODY = 10_240",
+        "SLOWEST_BODY = 102_400",
         _test("connections", "a_slow_but_steady_body_is_taken"),
     ),
     (

@@ -82,7 +82,8 @@ def test_no_link_with_a_key_is_printed_for_other_machines(data: Path) -> None:
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=20)
+    rest = process.stdout.read()
+    assert process.wait(20) == 0
     assert "keys in" in lines[2]
     assert "r1" not in "".join([*lines, rest])
 
