@@ -17,8 +17,8 @@ _LISTED = 10
 class LandedFile:
     """One landed partition.
 
-    `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty tuple
-    if Keen did not tell.
+    `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty
+    tuple if Keen did not tell.
     `records`: its events. `masked`: its columns with other values than Keen's.
     `fingerprint`: of what was asked, empty if the file is unproven.
     """
