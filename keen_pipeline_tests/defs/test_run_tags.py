@@ -24,16 +24,13 @@ COLLECTIONS = [
 
 
 def test_collections_with_other_tags_are_steps_of_their_own_with_these_tags() -> None:
-    defs = build_keen_definitions(COLLECTIONS, executor=dg.multiprocess_executor)
-    job = defs.resolve_implicit_global_asset_job_def()
-    assert job.executor_def is dg.multiprocess_executor
+    job = build_keen_definitions(COLLECTIONS).resolve_implicit_global_asset_job_def()
     found = {node.name: node.tags for node in job.graph.nodes}
     assert len(found) == 2
     [(large, tags)] = [(name, tags) for name, tags in found.items() if "dagster-celery/queue" in tags]
     assert tags["dagster-celery/queue"] == "large"
     assert json.loads(tags["dagster-k8s/config"]) == LARGE["dagster-k8s/config"]
-    # The one without keeps the name that it had before there were tags.
-    assert set(found) - {large} == {"keen_daily_20260101_UTC"}
+    assert large == "keen_purchases"
 
 
 def test_what_a_night_has_extracted_is_landed_by_runs_with_the_collections_tags(make_place: MakePlace) -> None:

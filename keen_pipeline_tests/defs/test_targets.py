@@ -11,14 +11,15 @@ from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.timeframe import Timeframe
 
+KEYS = {name: dg.AssetKey(["keen", name]) for name in ("logins", "purchases")}
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 DAYS = [START + timedelta(days=n) for n in range(7)]
 
 
 def entry(collection: str, day: datetime) -> Entry:
     window = Timeframe(day, day + timedelta(days=1))
-    request = ExtractionRequest(collection, window, f"{day:%Y-%m-%d}", f"/landing/{collection}/{day:%Y-%m-%d}.csv")
-    return Entry(entry_id=1, request=request, attempt=1, status=Status.LANDED, requested_at=START, due_at=START)
+    request = ExtractionRequest(collection, window, f"{day:%Y-%m-%d}", f"{collection}/{day:%Y-%m-%d}.csv")
+    return Entry(1, "token", request, "fingerprint", 1, Status.LANDED, START, START)
 
 
 def told(instance: dg.DagsterInstance, of: Entry) -> int:
@@ -45,15 +46,15 @@ def test_each_partition_has_its_newest_also_past_one_page(instance: dg.DagsterIn
     newest = {}
     for round_ in range(4):
         for one in entries[round_:]:  # the first partitions have the fewest, and are the oldest
-            newest[one.request.target] = told(instance, one)
-    targets = checks.Targets(instance, entries)
-    assert [found(targets, one) for one in entries] == [newest[one.request.target] for one in entries]
+            newest[one.request.path] = told(instance, one)
+    targets = checks.Targets(instance, KEYS, entries)
+    assert [found(targets, one) for one in entries] == [newest[one.request.path] for one in entries]
 
 
 def test_a_partition_that_lands_again_is_read_again_and_an_unknown_one_has_none(instance: dg.DagsterInstance) -> None:
     first, second = (entry("purchases", day) for day in DAYS[:2])
     before = told(instance, first)
-    targets = checks.Targets(instance, [first])
+    targets = checks.Targets(instance, KEYS, [first])
     assert found(targets, first) == before
     assert found(targets, second) is None
     after = told(instance, first)
