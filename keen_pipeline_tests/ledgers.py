@@ -21,6 +21,7 @@ from keen_pipeline.timeframe import Timeframe
 
 SCOPE = Scope("projects/p1", "/x")
 OTHER_SCOPE = Scope("projects/p2", "/x")
+ELSEWHERE = Scope("projects/p1", "/y")
 LIMITS = Limits(max_attempts=2, retry_seconds=10, lease_seconds=60)
 Rows = dict[str, list[dict[str, Any]]]
 

@@ -68,7 +68,7 @@ class SqlLedger(LedgerSubmissions):
         before = sa.and_(self._at_destination, is_landed, self._at_path_of(row), entries.c.id != entry_id)
         connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
         # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`.
-        stale = sa.and_(self._mine, is_stale, self._at_path_of(row))
+        stale = sa.and_(self._at_destination, is_stale, self._at_path_of(row))
         connection.execute(sa.update(entries).where(stale).values(claimed_by=None))
 
     @transaction
@@ -220,7 +220,8 @@ class SqlLedger(LedgerSubmissions):
         row = self._known(connection, entry_id)
         if row is None:
             return None
-        at_path = sa.and_(self._mine, self._at_path_of(row), entries.c.id != entry_id)
+        # Another project's file at the same destination is nobody's to remove either.
+        at_path = sa.and_(self._at_destination, self._at_path_of(row), entries.c.id != entry_id)
         in_use = sa.select(entries.c.id).where(at_path, entries.c.status.in_([*_OPEN, Status.LANDED.value])).limit(1)
         if connection.execute(in_use).first() is not None:
             return None
@@ -244,9 +245,9 @@ class SqlLedger(LedgerSubmissions):
 
     def _doubt(self, connection: sa.Connection, entry: Entry) -> None:
         """What lies at an entry's path, or is about to, may be another's file."""
-        same_path = sa.and_(self._mine, entries.c.path == entry.request.path, entries.c.collection == entry.request.collection)
+        same_path = sa.and_(entries.c.path == entry.request.path, entries.c.collection == entry.request.collection)
         at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])
-        connection.execute(sa.update(entries).where(same_path, at_work).values(unproven=sa.true()))
+        connection.execute(sa.update(entries).where(self._at_destination, same_path, at_work).values(unproven=sa.true()))
 
     @transaction
     def prune(self, connection: sa.Connection, before: datetime) -> int:

@@ -76,11 +76,29 @@ def next_attempt(case: Case, reason: str, claimed_by: str | None) -> list[Values
     row = case.row
     return [
         {
-            "attempt": 3, "status": "requested", "series_id": row["series_id"], "partition_key": row["partition_key"],
-            "fingerprint": row["fingerprint"], "path": row["path"], "run_id": row["run_id"], "kind": row["kind"],
-            "due_at": case.now + timedelta(seconds=20), "requested_at": case.now, "error": reason, "claimed_by": claimed_by,
-            "posted_at": None, "extraction_id": None, "orphans": 0, "post_tries": 0, "landing_tries": 0, "landed_at": None,
-            "submitted_at": None, "completed_at": None, "unproven": False, "expected": None, "planned_at": None,
+            "attempt": 3,
+            "status": "requested",
+            "series_id": row["series_id"],
+            "partition_key": row["partition_key"],
+            "fingerprint": row["fingerprint"],
+            "path": row["path"],
+            "run_id": row["run_id"],
+            "kind": row["kind"],
+            "due_at": case.now + timedelta(seconds=20),
+            "requested_at": case.now,
+            "error": reason,
+            "claimed_by": claimed_by,
+            "posted_at": None,
+            "extraction_id": None,
+            "orphans": 0,
+            "post_tries": 0,
+            "landing_tries": 0,
+            "landed_at": None,
+            "submitted_at": None,
+            "completed_at": None,
+            "unproven": False,
+            "expected": None,
+            "planned_at": None,
         }
     ]
 

@@ -21,7 +21,7 @@ from keen_pipeline.ledger.tables import collections, entries, workers
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.contract.rules import CLAIMS, FREE, GONE, MINE, OTHERS, RAISES, RULES, Case, Rule
-from keen_pipeline_tests.ledgers import OTHER_SCOPE, SCOPE, at_rest, day, entry_rows, everything, landing
+from keen_pipeline_tests.ledgers import ELSEWHERE, SCOPE, at_rest, day, entry_rows, everything, landing
 
 ME, OTHER, DEAD = "a" * 32, "b" * 32, "c" * 32
 HOLDER = {MINE: ME, OTHERS: OTHER, FREE: None, GONE: DEAD}
@@ -114,7 +114,7 @@ def stage_of(url: str) -> Iterator[Stage]:
             connection.execute("SET synchronous_commit = off")
             connection.commit()
 
-    yield Stage(SqlLedger(engine, SCOPE, clock=clock), SqlLedger(engine, OTHER_SCOPE, clock=clock), clock)
+    yield Stage(SqlLedger(engine, SCOPE, clock=clock), SqlLedger(engine, ELSEWHERE, clock=clock), clock)
     engine.dispose()
 
 
@@ -187,7 +187,7 @@ def test_a_rule_holds_for_every_status_and_claim(stage: Stage, rule: Rule, earli
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_nothing_touches_another_scope(stage: Stage, rule: Rule) -> None:
-    """Its entries are claimed by this very worker, and lie at the same paths."""
+    """Its entries are claimed by this very worker, and lie at the same paths of another destination."""
     twins = [entry_id + 4000 for _, _, entry_id in stage.prepare(earlier=True, twins=True)]
     before = everything(stage.ledger.engine)
     for entry_id in twins:

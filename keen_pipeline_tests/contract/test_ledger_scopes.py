@@ -23,7 +23,7 @@ from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.contract.releases import release
-from keen_pipeline_tests.ledgers import OTHER_SCOPE, SCOPE, asked, clock, day, everything, land, ledger, one, submit, url
+from keen_pipeline_tests.ledgers import OTHER_SCOPE, SCOPE, asked, clock, complete, day, everything, land, ledger, one, submit, url
 
 __all__ = ["clock", "ledger", "url"]
 
@@ -62,12 +62,50 @@ def test_the_same_partition_of_two_projects_is_two_entries(ledger: SqlLedger, cl
     assert ledger.scopes() == [unclaimed, ScopeSummary(SCOPE, 1, 0), ScopeSummary(OTHER_SCOPE, 0, 1)]
 
 
-def test_a_landing_of_one_scope_leaves_the_others_valid(ledger: SqlLedger, clock: FakeClock) -> None:
-    other = SqlLedger(ledger.engine, OTHER_SCOPE, clock=clock)
+def test_a_landing_of_one_scope_leaves_those_of_other_places_valid(ledger: SqlLedger, clock: FakeClock) -> None:
+    other = SqlLedger(ledger.engine, replace(OTHER_SCOPE, destination="/y"), clock=clock)
     [theirs] = asked(other, day(0))
     before = land(other, theirs)
     land(ledger, asked(ledger, day(0))[0])
     assert one(other, theirs) == before
+
+
+def publish(ledger: SqlLedger, entry_id: int) -> None:
+    worker = ledger.workers.register("landing")
+    complete(ledger, entry_id, worker)
+    ledger.publishing(entry_id, worker)
+
+
+def test_what_another_project_publishes_at_the_same_path_is_doubted(ledger: SqlLedger, clock: FakeClock) -> None:
+    """The last one's file lies there, and both ledgers' shares say so."""
+    other = SqlLedger(ledger.engine, OTHER_SCOPE, clock=clock)
+    away = SqlLedger(ledger.engine, replace(SCOPE, destination="/y"), clock=clock)
+    first, theirs, elsewhere = asked(ledger, day(0))[0], asked(other, day(0))[0], asked(away, day(0))[0]
+    land(ledger, first)
+    land(away, elsewhere)
+    publish(other, theirs)
+    assert (one(ledger, first).unproven, one(ledger, first).status) == (True, Status.LANDED)
+    assert not one(away, elsewhere).unproven
+    assert ledger.request([day(0)])[0].created
+
+
+def test_a_sweep_leaves_the_file_of_another_project_at_the_same_path(ledger: SqlLedger, clock: FakeClock) -> None:
+    other = SqlLedger(ledger.engine, OTHER_SCOPE, clock=clock)
+    first = asked(ledger, day(0))[0]
+    land(ledger, first)
+    theirs = asked(other, day(0))[0]
+    land(other, theirs)  # over the first one's file
+    land(ledger, asked(ledger, wanted(0, "csv.gz"))[0])
+    assert [e.entry_id for e in ledger.stale_files()] == [first]
+    worker = ledger.workers.register("sweep")
+    assert ledger.claim_stale(first, worker) is None
+    land(other, asked(other, wanted(0, "csv.gz"))[0])
+    stale = ledger.claim_stale(first, worker)
+    assert stale is not None
+    again = asked(other, day(0))[0]
+    publish(other, again)  # while the first one's sweep is about to remove
+    assert not ledger.removed(stale, worker)
+    assert one(other, again).unproven
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,9 @@ def landed(records: int, *, expected: int | None = None, counted: int | None = N
 
 
 LONG_AGO = NOW - UNLISTED_GRACE - timedelta(seconds=1)
-GONE = "the service no longer knows extraction e7"
-BROKEN = "the service reports extraction e7 as failed"
-STUCK = "extraction e7 has not finished in 60 minutes"
+GONE = "the service no longer knows the extraction"
+BROKEN = "the service reports the extraction as failed"
+STUCK = "the service has not finished the extraction in 60 minutes"
 L, R, A, C = Status.LANDED, Status.REQUESTED, Status.ABANDONED, Status.CANCELLED
 
 TABLE = [
