@@ -17,8 +17,8 @@ import pytest
 from backports import zstd
 
 from keen_pipeline.client import KeenClient, RenewingResults
-from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
 from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages.s3_upload import PART_BYTES

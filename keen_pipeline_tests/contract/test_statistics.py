@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine, statistics
+from keen_pipeline.ledger.ledger import Slice
 from keen_pipeline.ledger.rows import new_row
 from keen_pipeline.ledger.statistics import OTHERS, StatisticsReader
 from keen_pipeline.ledger.tables import entries
-from keen_pipeline.ledger.ledger import Slice
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, reads_everything, statements

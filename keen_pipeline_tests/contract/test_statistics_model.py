@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from keen_pipeline.extraction import Kind, Status
+from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger.ledger import Slice
 from keen_pipeline.ledger.statistics import StatisticsReader
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline.lifecycle import Entry, Limits
-from keen_pipeline.ledger.ledger import Slice
-from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.ledgers import SCOPE, day, landing
 
