@@ -26,8 +26,7 @@ def wait_of(one: LedgerRateLimiter) -> float:
     try:
         one.acquire(timeout=0)
     except RateLimitedError as error:
-        assert error.retry_after is not None
-        return error.retry_after
+        return error.retry_after or -1.0
     return 0.0
 
 

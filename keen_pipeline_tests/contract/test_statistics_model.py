@@ -161,7 +161,10 @@ class StatisticsMachine(RuleBasedStateMachine):
         elif step == "split" and not entry.slices:
             halves = entry.request.timeframe.halves() or ()
             whole = replace(entry.request, kind=Kind.SLICE)
-            parts = [replace(whole, timeframe=h, partition_key=f"{chosen}.{n}", path=f"_slices/{chosen}/{n}") for n, h in enumerate(halves)]
+            parts = [
+                replace(whole, timeframe=half, partition_key=f"{chosen}.{n}", path=f"_slices/{chosen}/{n}")
+                for n, half in enumerate(halves)
+            ]
             self.ledger.split(chosen, [Slice(part, 1, None) for part in parts], "too large", worker=self.me)
         elif step == "join":
             self.ledger.joined(chosen, 2, self.me)

@@ -1,4 +1,4 @@
-"""The one decision, without a clock or a database: a table of every status and everything seen, and what must hold for all of them."""
+"""The one decision, without a clock or a database: a table of every status and what is seen, and what must hold for all of them."""
 
 from __future__ import annotations
 
