@@ -153,6 +153,10 @@ def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) ->
     assert memory.request([day(0)])[0].created
 
 
+def test_what_is_due_already_is_not_moved(memory: SqlLedger) -> None:
+    assert memory.due_now(asked(memory, day(0))) == []
+
+
 def test_a_lost_answer_is_counted_as_an_orphan_and_a_refusal_is_none(memory: SqlLedger, clock: FakeClock) -> None:
     worker = memory.workers.register("a run")
     lost, refused = asked(memory, day(0), day(1))

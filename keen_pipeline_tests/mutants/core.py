@@ -117,7 +117,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/ledger/submissions.py",
         "        if connection.execute(alive).first() is None:\n            return []\n",
         "",
-        f"{_WORKERS} -k taken_for_gone",
+        f"{_WORKERS} -k older_than",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
@@ -221,7 +221,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         '"error": bounded(reason)}',
         f"{_RULE} -k fail",
     ),
-    ("keen_pipeline/ledger/submissions.py", "is_open, entries.c.due_at > now)", "is_open)", f"{_RULE} -k due_now"),
+    ("keen_pipeline/ledger/submissions.py", "is_open, entries.c.due_at > now)", "is_open)", f"{_LEDGER} -k due_already"),
     (
         "keen_pipeline/ledger/submissions.py",
         "min(max(passed, 0.0), _LONGEST_TICK_SECONDS)",
