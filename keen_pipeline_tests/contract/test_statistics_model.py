@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -191,5 +192,5 @@ class StatisticsMachine(RuleBasedStateMachine):
         self.ledger.engine.dispose()
 
 
-StatisticsMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=12, derandomize=True)
-TestStatistics = StatisticsMachine.TestCase
+StatisticsMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=12, derandomize=True, phases=[Phase.generate])
+TestStatistics = pytest.mark.slow(StatisticsMachine.TestCase)
