@@ -1,10 +1,12 @@
-"""DuckDB inside the service: one in-memory database whose cursors read the segments, bounded in memory and in time.
+"""DuckDB inside the service: one in-memory database whose cursors read the events, bounded in memory and in time.
 
-The macros read cells (see `cells`): what kind of value a cell holds, its number, its string, its list.
+The macros read the texts of values (see `values`): what kind of value one is, its number, its string, its list, its CSV field,
+and for finding unique values one text for 1 and 1.0.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,22 +19,28 @@ from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.config import MIB
 
 _MACROS = """
-CREATE MACRO cell_text(c) AS CASE WHEN starts_with(c, '"') THEN replace(substring(c, 2, length(c) - 2), '""', '"') ELSE c END;
-CREATE MACRO is_number(c) AS (c >= '-' AND c < '.') OR (c >= '0' AND c < ':');
-CREATE MACRO cell_number(c) AS CASE WHEN is_number(c) THEN TRY_CAST(c AS DOUBLE) END;
-CREATE MACRO text_is_json(x) AS (starts_with(x, '[') OR starts_with(x, '{') OR starts_with(x, '"')) AND json_valid(x);
-CREATE MACRO cell_list(c) AS CASE WHEN starts_with(cell_text(c), '[') AND json_valid(cell_text(c)) THEN cell_text(c) END;
-CREATE MACRO cell_string(c) AS CASE
-    WHEN is_number(c) OR c IN ('null', 'true', 'false') THEN NULL
-    WHEN text_is_json(cell_text(c)) THEN CASE WHEN starts_with(cell_text(c), '"') THEN json_extract_string(cell_text(c), '$') END
-    ELSE cell_text(c) END;
-CREATE MACRO cell_kind(c) AS CASE
-    WHEN c IS NULL THEN NULL WHEN is_number(c) THEN 'num' WHEN c IN ('true', 'false') THEN 'bool' WHEN c = 'null' THEN 'null'
-    WHEN c > '.' AND c < '[' THEN 'string' WHEN c > '^' AND c < '{' THEN 'string'
-    WHEN text_is_json(cell_text(c)) THEN
-        CASE WHEN starts_with(cell_text(c), '[') THEN 'array' WHEN starts_with(cell_text(c), '{') THEN 'object' ELSE 'string' END
-    ELSE 'string' END;
+CREATE MACRO is_number(v) AS (v >= '-' AND v < '.') OR (v >= '0' AND v < ':');
+CREATE MACRO is_integer(v) AS NOT contains(v, '.') AND NOT contains(v, 'e');
+CREATE MACRO value_number(v) AS CASE WHEN is_number(v) THEN TRY_CAST(v AS DOUBLE) END;
+CREATE MACRO value_string(v) AS CASE WHEN starts_with(v, '"') THEN
+    CASE WHEN contains(v, '\\') THEN json_extract_string(v, '$') ELSE substring(v, 2, length(v) - 2) END END;
+CREATE MACRO value_list(v) AS CASE WHEN starts_with(v, '[') THEN v END;
+CREATE MACRO value_kind(v) AS CASE
+    WHEN v IS NULL THEN NULL WHEN starts_with(v, '"') THEN 'string' WHEN is_number(v) THEN 'num'
+    WHEN v IN ('true', 'false') THEN 'bool' WHEN v = 'null' THEN 'null' WHEN starts_with(v, '[') THEN 'array' ELSE 'object' END;
+CREATE MACRO is_csv_field(v) AS NOT contains(v, '\\')
+    AND (v < '[' OR starts_with(v, '"') OR (NOT contains(v, ',') AND NOT contains(v, '"')));
+CREATE MACRO csv_field(v) AS CASE WHEN is_csv_field(v) THEN v
+    WHEN starts_with(v, '"') THEN '"' || replace(json_extract_string(v, '$'), '"', '""') || '"'
+    WHEN contains(v, ',') OR contains(v, '"') THEN '"' || replace(v, '"', '""') || '"' ELSE v END;
+CREATE MACRO unique_text(v) AS CASE
+    WHEN NOT is_number(v) OR is_integer(v) THEN v WHEN ends_with(v, '.0') THEN CASE WHEN v = '-0.0' THEN '0' ELSE v[:-3] END
+    WHEN contains(v, 'e+') THEN coalesce(TRY_CAST(TRY_CAST(v AS DOUBLE) AS HUGEINT)::VARCHAR, v) ELSE v END;
 """
+
+
+RETRY_SECONDS = 30.0
+"""After a shortage."""
 
 
 class QueryTimeoutError(RetryableError):
@@ -41,6 +49,39 @@ class QueryTimeoutError(RetryableError):
 
 class MemoryShortageError(RetryableError):
     """A query needs more memory than the service has, or than the others leave it now."""
+
+
+class DiskFullError(RetryableError):
+    """There is no room on the disk for what was to be written; what is stored can be read."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of the system or of DuckDB says that the disk, or a quota or a limit of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, duckdb.IOException) and any(words in str(error) for words in ("No space left", "File too large", "quota"))
+
+
+@contextmanager
+def own_errors(what: str) -> Iterator[None]:
+    """Turn shortages of memory and of disk into errors of ours. `what`: begins their message, such as `the query`.
+
+    Raises MemoryShortageError, DiskFullError.
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise MemoryShortageError(
+            f"{what} needs more memory than is free; ask again later or for a shorter timeframe, or give the service more"
+            " (--memory-mib)",
+            retry_after=RETRY_SECONDS,
+        ) from error
+    except (OSError, duckdb.IOException) as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFullError(
+            f"{what} finds no room on the disk of the data folder; free some, then ask again", retry_after=RETRY_SECONDS
+        ) from error
 
 
 class Engine:
@@ -103,15 +144,9 @@ class Engine:
 
     @contextmanager
     def query(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor bounded by the configured query time. Raises QueryTimeoutError, MemoryShortageError."""
-        with self.cursor(seconds=self._query_seconds) as cursor:
-            try:
-                yield cursor
-            except duckdb.OutOfMemoryException as error:
-                raise MemoryShortageError(
-                    "the query needs more memory than is free; ask again later or for a shorter timeframe, or give the service more"
-                    " (--memory-mib)"
-                ) from error
+        """A cursor bounded by the configured query time. Raises QueryTimeoutError, MemoryShortageError, DiskFullError."""
+        with self.cursor(seconds=self._query_seconds) as cursor, own_errors("the query"):
+            yield cursor
 
     def close(self) -> None:
         """Cancel what runs and close the database."""
