@@ -30,9 +30,7 @@ class Where:
     parameters: tuple[Any, ...] = ()
 
 
-def where(
-    columns: Mapping[str, str], filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3"
-) -> Where:
+def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3") -> Where:
     """The events in the timeframe that pass all filters. `columns`: names by path. `names`: `v2` or `v3`, as the filters have them.
 
     Raises InvalidInputError naming `filters[i]`.

@@ -59,7 +59,9 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an error of the system or of DuckDB says that the disk, or a quota or a limit of it, is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, duckdb.IOException) and any(words in str(error) for words in ("No space left", "File too large", "quota"))
+    return isinstance(error, duckdb.IOException) and any(
+        words in str(error) for words in ("No space left", "File too large", "quota")
+    )
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Reads events from files: NDJSON, CSV and Parquet, in batches, with the file and the line in every error.
 
 - `.ndjson`, `.jsonl`, `-` (standard input): one JSON object a line, the event as v3.0 takes it. Empty lines are passed over.
-- `.csv`: the first record holds property names: of v2.0 where one starts with `header:` or `body:`, else of v3.0. Fields are
-  read as `cells` describes: what was extracted by this service comes back with its types. In other CSV files a field
-  without quotes is a number, true, false or null where it reads as one, else a string; a field in quotes is a string; an
-  empty one without quotes is no property at all.
+- `.csv`: the first record holds property names: of v2.0 where all start with `header:` or `body:`, else of v3.0. Fields are
+  read as `cells` describes: what was extracted by this service comes back with its types, save that a string that reads as a
+  list or an object is taken for one. In other CSV files a field without quotes is a number, true, false or null where it reads
+  as one, else a string; a field in quotes is a string; an empty one without quotes is no property at all.
 - `.parquet`: one event a row. Columns are properties under the same names as in CSV; structs nest, NULL is no property,
   times become ISO-8601 texts (UTC), decimals become numbers, binary values become hexadecimal texts.
 """
@@ -165,7 +165,7 @@ def _value(field: str) -> Any:
 
 
 def _paths(names: Sequence[str], source: str | Path) -> list[str]:
-    second = any(name.startswith(("header:", "body:")) for name in names)
+    second = all(name.startswith(("header:", "body:")) for name in names)
     paths = [path_of_name(name) if second else name for name in names]
     if not all(names) or len(set(paths)) < len(paths):
         raise InvalidInputError(f"{source}: the header has an empty or a repeated name", field="file")
