@@ -16,8 +16,8 @@ from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.messages import error_answer
-from keen_pipeline.service.storage.catalog import SqliteDatabase
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
+from keen_pipeline.service.storage.state import SqliteDatabase
 
 
 def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter
 from keen_pipeline.service import embedded
 from keen_pipeline.service.extractions import mail
 from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, ExtractionRecords
-from keen_pipeline.service.storage.catalog import SqliteDatabase
+from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http

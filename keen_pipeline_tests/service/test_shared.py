@@ -13,6 +13,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from keen_pipeline.service.storage.shared.catalogue import OvertakenError, SharedCatalogue
+from keen_pipeline.service.storage.shared.leases import Leases
+from keen_pipeline.service.storage.shared.segment_cache import SegmentCache, SegmentGoneError
+from keen_pipeline.service.storage.shared.store import SharedEventStore
+from keen_pipeline.service.storage.shared.writer import SegmentWriter, SharedCollection
 
 from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
@@ -22,13 +27,8 @@ from keen_pipeline.service.extractions.csv_export import Selection, count, write
 from keen_pipeline.service.extractions.queue import Turn
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
 from keen_pipeline.service.storage.shared.backend import SharedStorage
-from keen_pipeline.service.storage.shared.catalogue import OvertakenError, SharedCatalogue
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
-from keen_pipeline.service.storage.shared.leases import Leases
 from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
-from keen_pipeline.service.storage.shared.segment_cache import SegmentCache, SegmentGoneError
-from keen_pipeline.service.storage.shared.store import SharedEventStore
-from keen_pipeline.service.storage.shared.writer import SegmentWriter, SharedCollection
 
 WAIT_SECONDS = 20.0
 

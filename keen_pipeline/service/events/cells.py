@@ -9,7 +9,7 @@ r"""One property value as a field of the CSV files that the service writes, and 
 
 Every CSV reader sees the natural text. A reader that also looks at the quotes (`event_files`) gets the types back: without quotes
 stands a JSON value, in quotes a string. One thing is lost: a list with a comma or a quote and a string of the same text are one
-field. Such a field is read as the list; NDJSON and Parquet keep the two apart.
+field. Such a field is read as the list; NDJSON keeps the two apart.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def decode_field(text: str, *, quoted: bool, nested: str = "[{") -> Any:
             return _WORDS[text]
         if _NUMBER.fullmatch(text):
             return json.loads(text)
-    if text and text[0] in nested and _reads_as_json(text):
+    # In quotes stands a list only where it needs them.
+    if text and text[0] in nested and (not quoted or _NEEDS_QUOTES.search(text)) and _reads_as_json(text):
         return json.loads(text)
     return text
 

@@ -2,9 +2,10 @@
 
 - `.ndjson`, `.jsonl`, `-` (standard input): one JSON object a line, the event as v3.0 takes it. Empty lines are passed over.
 - `.csv`: the first record holds property names: of v2.0 where all start with `header:` or `body:`, else of v3.0. Fields are
-  read as `cells` describes: what was extracted by this service comes back with its types, save that a string that reads as a
-  list or an object is taken for one. In other CSV files a field without quotes is a number, true, false or null where it reads
-  as one, else a string; a field in quotes is a string; an empty one without quotes is no property at all.
+  read as `cells` describes: what was extracted by this service comes back with its types, save that a string that reads as a list
+  or an object, and has a comma or a quote in it, is taken for one. In other CSV files a field without quotes is a number, true,
+  false or null where it reads as one, else a string; a field in quotes is a string; an empty one without quotes is no property
+  at all.
 - `.parquet`: one event a row. Columns are properties under the same names as in CSV; structs nest, NULL is no property,
   times become ISO-8601 texts (UTC), decimals become numbers, binary values become hexadecimal texts.
 """

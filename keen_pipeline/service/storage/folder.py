@@ -11,7 +11,7 @@ from deltalake.exceptions import DeltaError
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.event_log import log_numbers, sync_file, sync_folder
-from keen_pipeline.service.storage.parts import DataFile, disk_name, name_on_disk
+from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk
 from keen_pipeline.service.storage.tables import TableState, read_state
 
 _log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class FolderTables:
 
     def __init__(self, root: Path, logs: Path, work: Path) -> None:
         self._root, self._logs, self.work = root, logs, work
+        check_root(str(root.absolute()))
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from keen_pipeline.errors import ConfigurationError
+
 Kinds = dict[str, dict[str, int]]
 """Per column name the number of values of each kind: string, num, bool, null, array, object, datetime."""
 
@@ -69,6 +71,13 @@ def disk_name(name: str) -> str:
     A percent sign itself is decoded by some who read a table by its URI, and not by others.
     """
     return "".join(c if _SAFE.match(c) else "".join(f"~{byte:02X}" for byte in c.encode()) for c in name)
+
+
+def check_root(root: str) -> str:
+    """The root of tables. Raises ConfigurationError for one that deltalake would decode, and then look for elsewhere."""
+    if re.search("%[0-9A-Fa-f]{2}", root):
+        raise ConfigurationError(f"service: {root} can't hold tables: it has a percent sign before two hexadecimal digits")
+    return root
 
 
 def name_on_disk(folder: str) -> str | None:

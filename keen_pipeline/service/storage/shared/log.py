@@ -191,7 +191,8 @@ class SharedLogs:
         with self._database.transaction() as connection:
             connection.execute("INSERT INTO collections (name) VALUES (?) ON CONFLICT DO NOTHING", [name])
             # Where the database was restored from an older copy, new appends must not take numbers that are in the table.
-            sql = "UPDATE collections SET next_number = greatest(next_number, ?), folded = greatest(folded, ?) WHERE name = ? RETURNING id"
+            newer = "next_number = greatest(next_number, ?), folded = greatest(folded, ?)"
+            sql = f"UPDATE collections SET {newer} WHERE name = ? RETURNING id"
             row = connection.execute(sql, [watermark + 1, watermark, name]).fetchone()
             assert row is not None
             number: int = row["id"]

@@ -55,6 +55,6 @@ def bring_up(connection: psycopg.Connection[Any]) -> None:
     if row != {"number": _VERSION}:
         found = row["number"] if row else "none"
         raise ConfigurationError(
-            f"service: the catalogue has schema {found}, this version reads {_VERSION}; use the version that made it, or extract its"
-            " events there and load them here"
+            f"service: the catalogue has schema {found}, this version reads {_VERSION}; use the version that made it, or"
+            " extract its events there and load them here"
         )

@@ -13,7 +13,7 @@ from deltalake.schema import PrimitiveType
 from deltalake.transaction import CommitProperties, Transaction, create_table_with_add_actions
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.service.storage.parts import DataFile, disk_name
+from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name
 from keen_pipeline.service.storage.shared.cache import FileCache
 from keen_pipeline.service.storage.shared.objects import ObjectStore
 
@@ -83,12 +83,12 @@ def table_root(uri: str) -> str:
     """The root of the tables as deltalake takes it. Raises ConfigurationError for a storage without conditional writes."""
     scheme, mark, rest = uri.rstrip("/").partition("://")
     if not mark:
-        return str(Path(uri).absolute())
+        return check_root(str(Path(uri).absolute()))
     if scheme == "file":
-        return rest
+        return check_root(rest)
     if scheme not in _SCHEMES:
         raise ConfigurationError("service: --storage must be a folder, s3:// or gs://; others have no conditional writes")
-    return f"{scheme}://{rest}"
+    return check_root(f"{scheme}://{rest}")
 
 
 def storage_options(root: str) -> dict[str, str]:
