@@ -76,8 +76,9 @@ for n in range(600, 700):
     except KeenPipelineError as error:
         errors.append(type(error).__name__)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+rule = {"property_name": "n", "operator": "eq", "property_value": 1}
 for action in (lambda: service.add_events("shop", [{"n": 0}]), lambda: service.add_events("new", [{"n": 0}]),
-               lambda: fold(service, "shop"), lambda: delete(service, "shop", {"property_name": "n", "operator": "eq", "property_value": 1})):
+               lambda: fold(service, "shop"), lambda: delete(service, "shop", rule)):
     try:
         action()
         errors.append("none")

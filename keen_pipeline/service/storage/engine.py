@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ CREATE MACRO unique_text(v) AS CASE
 """
 
 
+RESERVE_SECONDS = 20.0
+_SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
 RETRY_SECONDS = 30.0
 """After a shortage."""
 
@@ -86,6 +89,39 @@ def own_errors(what: str) -> Iterator[None]:
         ) from error
 
 
+class MemoryBudget:
+    """Lets those begin who need much memory at once, in order of arrival, as far as there is so much. `mib`: of DuckDB."""
+
+    def __init__(self, mib: float) -> None:
+        self._mib = mib * _SHARE
+        self._used = 0.0
+        self._condition = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @contextmanager
+    def reserved(self, mib: float) -> Iterator[None]:
+        """Have so much while the block runs; who needs more than there is has all. Raises MemoryShortageError after a while."""
+        amount, ticket = min(mib, self._mib), object()
+        with self._condition:
+            self._waiting.append(ticket)
+            try:
+                free = self._condition.wait_for(
+                    lambda: self._waiting[0] is ticket and self._used + amount <= self._mib, RESERVE_SECONDS
+                )
+            finally:
+                self._waiting.remove(ticket)
+                self._condition.notify_all()
+            if not free:
+                raise MemoryShortageError("other queries have the memory; ask again later", retry_after=RETRY_SECONDS)
+            self._used += amount
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._used -= amount
+                self._condition.notify_all()
+
+
 class Engine:
     """The shared DuckDB database. `memory_mib`: its memory limit; `query_seconds`: after which a query is cancelled."""
 
@@ -96,6 +132,7 @@ class Engine:
         self._lock = threading.Lock()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._closed = False
+        self.memory = MemoryBudget(memory_mib)
         self._root = duckdb.connect(":memory:")
         settings = {
             "memory_limit": f"{memory_mib * MIB // 1000}kB",

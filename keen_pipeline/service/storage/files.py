@@ -33,6 +33,8 @@ _MIN_LINE_BYTES = MIB
 _ROW_GROUP_BYTES = 16 * MIB
 _ROW_GROUP_EVENTS = 122_880
 _CELL_BYTES = 16
+# What DuckDB needs to read JSON, measured: buffers, and vectors for each column.
+_LOG_MIB, _LOG_COLUMN_MIB = 40, 0.27
 _FOOTER = "keen_pipeline"
 _REMEMBERED = 1000
 
@@ -97,6 +99,7 @@ class EventFiles:
 
     def __init__(self, engine: Engine, work: Path) -> None:
         self._engine, self._work = engine, work
+        self.memory = engine.memory
         self._lock = threading.Lock()
         self._facts: OrderedDict[object, Facts] = OrderedDict()
 
@@ -104,7 +107,8 @@ class EventFiles:
         """One file of the events in some logs."""
         columns = column_order({column for log in logs for column in log.columns})
         source = event_source([], logs, columns, {})
-        made = self._write(source, columns, logs[0].number, sum(log.events for log in logs))
+        with self.memory.reserved(reading_mib(logs)):
+            made = self._write(source, columns, logs[0].number, sum(log.events for log in logs))
         assert made is not None
         return made
 
@@ -189,7 +193,8 @@ class EventFiles:
                     if isinstance(part, DataFile):
                         known = _footer(cursor, path) or _look_file(cursor, path)
                     else:
-                        known = _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
+                        with self.memory.reserved(reading_mib([part])):
+                            known = _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
                     self._remember(key, known)
                 found[part] = known
         return found
@@ -230,6 +235,11 @@ def _look(cursor: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]
         if not plain:
             escaped.add(name)
     return Facts(size, kinds, frozenset(escaped))
+
+
+def reading_mib(logs: Sequence[LogPart]) -> float:
+    """The memory that it takes to read logs."""
+    return _LOG_MIB + _LOG_COLUMN_MIB * max(len(log.columns) for log in logs)
 
 
 def event_source(files: Sequence[Path], logs: Sequence[LogPart], columns: Iterable[str], present: Iterable[str]) -> str:

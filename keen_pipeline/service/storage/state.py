@@ -32,7 +32,7 @@ CREATE INDEX extractions_by_status ON extractions (status, created);
 _MIGRATIONS = {
     1: "ALTER TABLE extractions ADD COLUMN options TEXT NOT NULL DEFAULT '{}';",
     2: "ALTER TABLE extractions ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;",
-    3: "DROP TABLE folded_logs; DROP TABLE segments; DROP TABLE properties; DROP TABLE collections;",
+    3: "".join(f"DROP TABLE IF EXISTS {name};" for name in ("folded_logs", "segments", "properties", "collections")),
 }
 _log = logging.getLogger(__name__)
 

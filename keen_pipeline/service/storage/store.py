@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import own_errors
-from keen_pipeline.service.storage.files import EventFiles, Facts, event_source, mergeable, together
+from keen_pipeline.service.storage.files import EventFiles, Facts, event_source, mergeable, reading_mib, together
 from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart, Part, column_order
 from keen_pipeline.service.storage.tables import OvertakenError, Table, TablePlace, TableState
 
@@ -140,6 +140,8 @@ class Snapshot:
         self.collection, self.segments, self.columns = collection, tuple(segments), columns
         self._files, self._tables = files, tables
         self._held: dict[DataFile, Path] = {}
+        self._reserved = False
+        self._until_left = ExitStack()
 
     @property
     def events(self) -> int:
@@ -168,10 +170,14 @@ class Snapshot:
         paths = {s: self._held[s] for s in segments if isinstance(s, DataFile)}
         present = together(self._files.facts(paths).values()).kinds if paths else {}
         logs = [s for s in segments if isinstance(s, LogPart)]
+        if logs and not self._reserved:
+            self._until_left.enter_context(self._files.memory.reserved(reading_mib(logs)))
+            self._reserved = True
         return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
 
     def leave(self) -> None:
         """Give back what was fetched."""
+        self._until_left.close()
         self._tables.release(self.collection, self._held)
         self._held = {}
 
