@@ -1,9 +1,8 @@
 """Analyses over a selection: counts, unique values, and figures of numbers.
 
 Numbers are read as doubles, save that the least and the greatest one keep their digits. Values of other types, and null, take no
-part; without any number the sum is 0 and the others are null. A percentile is a number that is there: the least one that so many
-percent of all are not above, so the median of an even number of values is the lower of the two in the middle, as Keen's live
-service has it ([10, 20]: 10).
+part; without any number the sum is 0 and the others are null. Percentiles interpolate linearly between neighbours. The median is a
+number that is there: of an even number of values the lower of the two in the middle, as in Keen's live service ([10, 20]: 10).
 A unique value is any value but a missing one, null included; 1 and 1.0 are one value.
 """
 
@@ -31,7 +30,7 @@ FIGURES: dict[str, str] = {
     "maximum": "max(v)",
     "average": "favg(v)",
     "median": "quantile_disc(v, 0.5)",
-    "percentile": "quantile_disc(v, {share})",
+    "percentile": "quantile_cont(v, {share})",
 }
 
 

@@ -19,8 +19,9 @@ from keen_pipeline.service.storage.event_log import FileLogs
 from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline.service.storage.folder import FolderTables
 from keen_pipeline.service.storage.layout import open_layout
+from keen_pipeline.service.storage.places import Logs, Tables
 from keen_pipeline.service.storage.state import SqliteDatabase
-from keen_pipeline.service.storage.store import Events, EventStore, Logs, Tables
+from keen_pipeline.service.storage.store import Events, EventStore
 from keen_pipeline.service.storage.upkeep import Upkeep
 
 

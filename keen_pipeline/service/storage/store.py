@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
+from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import own_errors
 from keen_pipeline.service.storage.files import EventFiles, Facts, event_source, mergeable, reading_mib, together
 from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart, Part, column_order
-from keen_pipeline.service.storage.tables import OvertakenError, Table, TablePlace, TableState
+from keen_pipeline.service.storage.places import Log, Logs, Tables
+from keen_pipeline.service.storage.tables import OvertakenError, Table, TableState
 
 FOLD_BYTES = 16 * MIB
 """Of the logs in one file, as far as one log is not larger."""
@@ -35,79 +36,6 @@ WRITER_WAIT_SECONDS = 30.0
 RETRY_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
-
-
-class Log(Protocol):
-    """The logs of one collection. Every method may be called from any thread."""
-
-    columns: dict[str, str]
-
-    def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
-        """Store the lines that `encode` makes, which may be called again; they are durable then. Returns their number."""
-        ...
-
-    def parts(self, watermark: int) -> list[LogPart]:
-        """Every append above a watermark that was acknowledged until now, in order."""
-        ...
-
-    def folded(self, watermark: int) -> None:
-        """The logs up to a watermark are in the table."""
-        ...
-
-    def sweep(self, watermark: int, seconds: float) -> None:
-        """Remove logs that have been in the table for so many seconds."""
-        ...
-
-
-class Logs(Protocol):
-    """Where the logs lie."""
-
-    def names(self) -> list[str]:
-        """The collections that have logs."""
-        ...
-
-    def open(self, name: str, columns: Mapping[str, str], watermark: int) -> Log:
-        """The logs of a collection, made where there are none. `columns`, `watermark`: what its table has."""
-        ...
-
-    def backlogs(self) -> list[Backlog]:
-        """The collections of which some appends are in no table yet."""
-        ...
-
-    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
-        """Whether this process alone does some work on a collection while the block runs. `wait`: for others, in seconds."""
-        ...
-
-
-class Tables(Protocol):
-    """Where the tables lie. `work`: the folder in which files are written. `shared`: whether other processes change them."""
-
-    shared: bool
-    work: Path
-
-    def names(self) -> list[str]:
-        """The collections that have a table, as far as the place can tell."""
-        ...
-
-    def place(self, name: str) -> TablePlace:
-        """Where one lies."""
-        ...
-
-    def publish(self, name: str, files: Sequence[DataFile]) -> None:
-        """Put files from the folder `work` where the table will look for them."""
-        ...
-
-    def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
-        """Have files on this machine until they are released."""
-        ...
-
-    def release(self, name: str, files: Iterable[DataFile]) -> None:
-        """They are no longer needed by one who held them."""
-        ...
-
-    def close(self) -> None:
-        """Nothing is held any more."""
-        ...
 
 
 @dataclass
@@ -407,7 +335,9 @@ class EventStore:
         collection.log.sweep(collection.table.state().watermark, seconds)
 
     def unfolded_bytes(self) -> int:
-        """Of the events that are in no file yet, as lines."""
+        """Of the events that are in no file yet, as lines; a moment ago while the logs can't be asked."""
+        with suppress(RetryableError):
+            self.backlogs()
         return sum(self._backlog.values())
 
     def close(self) -> None:

@@ -9,7 +9,8 @@ import time
 from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.storage.parts import Backlog
-from keen_pipeline.service.storage.store import Collection, EventStore, Logs
+from keen_pipeline.service.storage.places import Logs
+from keen_pipeline.service.storage.store import Collection, EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
 
 DUE_BYTES = 8 * MIB
