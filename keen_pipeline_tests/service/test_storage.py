@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,11 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, RetryableError, ServiceUnavailableError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import count
 from keen_pipeline.service.storage import event_log, store, upkeep
+from keen_pipeline.service.storage.engine import DiskFullError
 from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from keen_pipeline_tests.service import naive
@@ -571,11 +573,11 @@ def test_an_append_that_failed_leaves_nothing_behind(folder: Place, monkeypatch:
     service.add_events("shop", [{"n": 1}])
     usual = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(RetryableError, match="no room on the disk") as raised:
+    with pytest.raises(DiskFullError, match="no room on the disk") as raised:
         service.add_events("shop", [{"n": 2, "new": 1}])
-    assert raised.value.retry_after
+    assert raised.value.errno == errno.ENOSPC
     assert n_of(service, "shop") == [1]
-    with pytest.raises(RetryableError):
+    with pytest.raises(DiskFullError):
         service.add_events("new", [{"n": 2}])
     monkeypatch.setattr(os, "fdatasync", usual)
     service.add_events("shop", [{"n": 3, "new": 2}])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import duckdb
 
-from keen_pipeline.errors import RetryableError
+from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service.config import MIB
 
 _MACROS = """
@@ -54,8 +54,12 @@ class MemoryShortageError(RetryableError):
     """A query needs more memory than the service has, or than the others leave it now."""
 
 
-class DiskFullError(RetryableError):
-    """There is no room on the disk for what was to be written; what is stored can be read."""
+class DiskFullError(KeenPipelineError, OSError):
+    """There is no room on the disk for what was to be written; what is stored can be read. HTTP 507."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -82,11 +86,9 @@ def own_errors(what: str) -> Iterator[None]:
             retry_after=RETRY_SECONDS,
         ) from error
     except (OSError, duckdb.IOException) as error:
-        if not is_disk_full(error):
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
             raise
-        raise DiskFullError(
-            f"{what} finds no room on the disk of the data folder; free some, then ask again", retry_after=RETRY_SECONDS
-        ) from error
+        raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error
 
 
 class MemoryBudget:

@@ -239,7 +239,8 @@ def _look(cursor: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]
 
 def reading_mib(logs: Sequence[LogPart]) -> float:
     """The memory that it takes to read logs."""
-    return _LOG_MIB + _LOG_COLUMN_MIB * max(len(log.columns) for log in logs)
+    lines = 4 * max(log.longest for log in logs) / MIB
+    return _LOG_MIB + lines + _LOG_COLUMN_MIB * max(len(log.columns) for log in logs)
 
 
 def event_source(files: Sequence[Path], logs: Sequence[LogPart], columns: Iterable[str], present: Iterable[str]) -> str:

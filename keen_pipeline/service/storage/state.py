@@ -111,9 +111,7 @@ def _own_errors() -> Iterator[None]:
     except sqlite3.OperationalError as error:
         code = error.sqlite_errorcode & 0xFF
         if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
-            raise DiskFullError(
-                "the records of extractions find no room on the disk; free some", retry_after=RETRY_SECONDS
-            ) from error
+            raise DiskFullError("the records of extractions find no room on the disk; free some") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise ServiceUnavailableError(
                 "the records of extractions are locked by another process; ask again later", retry_after=RETRY_SECONDS

@@ -202,7 +202,7 @@ def _storage_errors() -> Iterator[None]:
     except (DeltaError, OSError) as error:
         text = str(error)
         if "No space left" in text or "os error 28" in text or "File too large" in text:
-            raise DiskFullError("there is no room for the table of the events; free some", retry_after=RETRY_SECONDS) from error
+            raise DiskFullError("there is no room for the table of the events; free some") from error
         raise ServiceUnavailableError(
             f"the table of the events can't be used now ({type(error).__name__}); ask again later", retry_after=RETRY_SECONDS
         ) from error

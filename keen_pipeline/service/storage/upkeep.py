@@ -112,12 +112,15 @@ class Upkeep:
             return
         self._swept = time.monotonic()
         for name in self._store.names():
-            collection = self._store.known(name)
-            if collection is None or self._stop.is_set():
-                continue
-            with self._logs.exclusive(name, "sweep", 0) as ours:
-                if ours:
-                    self._store.sweep(collection, self._keep_seconds)
+            if self._stop.is_set():
+                return
+            try:
+                collection = self._store.known(name)
+                with self._logs.exclusive(name, "sweep", 0) as ours:
+                    if ours and collection is not None:
+                        self._store.sweep(collection, self._keep_seconds)
+            except Exception:  # noqa: BLE001 - it is tried again; the others are swept
+                _log.exception("a collection can't be swept", extra={"collection": name})
 
     def close(self) -> None:
         """Stop after the fold that is being made; the engine is closed already."""
