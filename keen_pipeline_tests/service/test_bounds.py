@@ -127,7 +127,7 @@ place.close()
 
 @pytest.mark.parametrize("size", [20_000, 880_000])
 def test_large_events_are_stored_read_and_deleted_in_bounded_memory(tmp_path: Path, size: int) -> None:
-    folder = tmp_path / "mib-100"
+    folder = tmp_path / "mib-40"
     folder.mkdir()
     facts = run(folder, size, MEMORY)
     assert facts.pop("grown") < 1024

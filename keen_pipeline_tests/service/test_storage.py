@@ -417,6 +417,22 @@ def test_nothing_that_is_lost_beside_them_loses_events_and_nothing_unknown_is_re
     assert list(data.glob("state.db.set-aside-*")) != []
 
 
+def test_a_log_stays_for_a_while_after_its_fold_however_old_it_is(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    (log,) = (tmp_path / "one" / "log" / "shop").glob("*.ndjson")
+    store_of(service).sweep(collection_of(service, "shop"), 0)
+    assert log.exists()  # it is in no table yet
+    os.utime(log, (1, 1))
+    fold(service, "shop")
+    store_of(service).sweep(collection_of(service, "shop"), 3600)
+    assert log.exists()
+    os.utime(log, (1, 1))
+    store_of(service).sweep(collection_of(service, "shop"), 3600)
+    assert not log.exists()
+    assert n_of(service, "shop") == [1]
+
+
 def test_a_damaged_log_loses_only_what_is_damaged_and_that_is_set_aside(folder: Place, tmp_path: Path) -> None:
     service = folder.open()
     for n in range(3):
