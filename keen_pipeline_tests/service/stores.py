@@ -116,3 +116,11 @@ def until(condition: Callable[[], Any], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
+
+
+def n_of(service: Service, name: str, *filters: dict[str, Any]) -> list[Any]:
+    return [event["n"] for event in events(service, name, *filters)]
+
+
+def rule(name: str, operator: str, value: Any) -> dict[str, Any]:
+    return {"property_name": name, "operator": operator, "property_value": value}

@@ -20,7 +20,7 @@ from keen_pipeline.service.extractions.queue import ExtractionQueue, Turn
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
 from keen_pipeline.service.extractions.results import Results
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.store import Events
+from keen_pipeline.service.storage.store import EventStore
 
 SWEEP_SECONDS = 60.0
 # Turns of an extraction that finds no memory or no storage, and the rest before each.
@@ -44,7 +44,7 @@ class ExtractionWorker:
 
     def __init__(
         self,
-        store: Events,
+        store: EventStore,
         engine: Engine,
         records: ExtractionRecords,
         queue: ExtractionQueue,

@@ -21,7 +21,7 @@ from keen_pipeline.service.storage.folder import FolderTables
 from keen_pipeline.service.storage.layout import open_layout
 from keen_pipeline.service.storage.places import Logs, Tables
 from keen_pipeline.service.storage.state import SqliteDatabase
-from keen_pipeline.service.storage.store import Events, EventStore
+from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.upkeep import Upkeep
 
 
@@ -30,7 +30,7 @@ class Backend:
     """The parts of a service that differ between one process and several."""
 
     database: Database
-    store: Events
+    store: EventStore
     records: ExtractionRecords
     queue: ExtractionQueue
     limits: RequestLimit

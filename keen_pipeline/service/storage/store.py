@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.config import MIB
@@ -110,39 +109,11 @@ class Snapshot:
         self._held = {}
 
 
-class Events(Protocol):
-    """All collections of the project. Every method may be called from any thread."""
-
-    def names(self) -> list[str]:
-        """The names of the collections, sorted."""
-        ...
-
-    def append(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
-        """Store the lines that `encode` makes, which may be called again, and return their number; they are durable then.
-
-        The collection is made with its first event. Raises InvalidInputError, and then nothing is changed.
-        """
-        ...
-
-    def snapshot(self, name: str) -> AbstractContextManager[Snapshot]:
-        """Every event acknowledged so far. Raises NotFoundError where there is no such collection."""
-        ...
-
-    def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
-        """Delete the events that pass; returns how many. Events that arrive meanwhile stay. Raises NotFoundError."""
-        ...
-
-    def unfolded_bytes(self) -> int:
-        """Of the events that are in no file yet, as lines."""
-        ...
-
-    def close(self) -> None:
-        """Stop what runs beside the requests."""
-        ...
-
-
 class EventStore:
-    """The events of a project. `tables`, `logs`: where they lie. `max_properties`: of one collection."""
+    """The events of a project. `tables`, `logs`: where they lie. `max_properties`: of one collection.
+
+    Every method may be called from any thread.
+    """
 
     def __init__(self, tables: Tables, logs: Logs, files: EventFiles, max_properties: int) -> None:
         self._tables, self._logs, self._files = tables, logs, files
