@@ -38,6 +38,7 @@ from keen_pipeline_tests.service.stores import (
     rule,
     selected,
     store_of,
+    until,
 )
 
 
