@@ -42,7 +42,7 @@ for n in range(0, number_of, 7):
     assert events(service, f"shop-{n}")[0]["n"] == n
     service.add_events(f"shop-{n}", [{"n": n}])
 place.close()
-service = place.open(memory_mib=256, fold_seconds=0.1)
+service = place.open(memory_mib=256, fold_seconds=0.1 if number_of < 1000 else 30)
 counted = [number(service, f"shop-{n}") for n in range(number_of)]
 tell(right=counted == [2 if n % 7 == 0 else 1 for n in range(number_of)], names=len(service.store.names()))
 place.close()

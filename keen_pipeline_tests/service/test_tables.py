@@ -12,9 +12,9 @@ import duckdb
 import pytest
 from deltalake import DeltaTable
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.storage.parts import DataFile, disk_name, name_on_disk
-from keen_pipeline.service.storage.shared.tables import prove_one_winner, table_root
+from keen_pipeline.service.storage.shared.tables import SharedPlace, prove_one_winner, storage_options, table_root
 from keen_pipeline.service.storage.tables import EMPTY, OvertakenError, Table
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
@@ -121,6 +121,18 @@ def test_a_table_is_readable_by_others(place: Place) -> None:
         ("p0", {"keen.path": "keen.timestamp"}),
         ("p1", {"keen.path": "n"}),
     ]
+
+
+def test_a_storage_that_is_away_is_an_error_to_retry_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
+    for name, value in {**keys, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    options = storage_options("s3://bucket/root")
+    assert {options[name] for name in ("timeout", "retry_timeout", "AWS_ALLOW_HTTP")} == {"30s", "20s", "true"}
+    table = Table(SharedPlace("s3://bucket/root/events/shop", {**options, "max_retries": "1"}), shared=True)
+    with pytest.raises(ServiceUnavailableError, match="can't be used now") as raised:
+        table.state()
+    assert raised.value.retry_after
 
 
 def test_a_storage_that_lets_two_win_is_refused(tmp_path: Path, bucket: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

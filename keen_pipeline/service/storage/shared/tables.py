@@ -19,6 +19,8 @@ from keen_pipeline.service.storage.shared.objects import ObjectStore
 
 FOLDER = "events"
 _SCHEMES = ("s3", "s3a", "gs")
+# deltalake's own would hold up a reader for three minutes.
+_PATIENCE = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "5", "retry_timeout": "20s"}
 
 
 class SharedPlace:
@@ -92,10 +94,12 @@ def table_root(uri: str) -> str:
 
 
 def storage_options(root: str) -> dict[str, str]:
-    """What deltalake does not find in the environment under the names that the other clients of S3 use."""
-    if not root.startswith("s3"):
+    """Bounds in time, and what deltalake does not find in the environment under the names that the other clients of S3 use."""
+    if "://" not in root:
         return {}
-    options = {}
+    options = dict(_PATIENCE)
+    if not root.startswith("s3"):
+        return options
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
         options["AWS_ENDPOINT_URL"] = endpoint
