@@ -1,0 +1,536 @@
+"""Random histories of what changes around a pipeline: days, events, configurations, neighbours, processes, clocks.
+
+    python -m keen_pipeline_tests.acceptance.change --rounds 200 [--seed S] [--replay FILE]
+
+Each round is one history on an empty ledger: definitions `one` and `two` share it (two has another destination), against two live
+services behind a proxy of many faults. After the steps of a round all faults end, what is paused goes on, and two nights and their
+landings settle it. Then every file that today's configuration wants equals a direct extraction of now, files and entries of scopes
+that nobody uses any more are untouched, each landing was told once, the ledger's word of every file is true, a third night asks for
+nothing, and nothing waits. A history that fails is shrunk by dropping steps and printed as a script for `--replay`.
+Exit status 0 only if every round holds. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import secrets
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sqlalchemy as sa
+import urllib3
+
+from keen_pipeline.client import KeenClient
+from keen_pipeline.collection import Collection, CountPolicy, Encoding, Layout, MaskMethod
+from keen_pipeline.extraction import ExtractionRequest
+from keen_pipeline.filters import Filter
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger.tables import entries
+from keen_pipeline.pipeline import requests_of_a_night
+from keen_pipeline.pipeline.explain import explain_all
+from keen_pipeline.service.embedded import Endpoint
+from keen_pipeline.testing import live_service
+from keen_pipeline_tests.acceptance.change_process import LIMITS, Service, Setting, open_ledger, opened, run
+from keen_pipeline_tests.acceptance.fault_proxy import PAGE, FaultProxy, _send
+from keen_pipeline_tests.acceptance.report import report
+
+UTC = timezone.utc
+START = datetime(2026, 1, 8, 1, tzinfo=UTC)
+NAMES = ("a", "b", "c")
+FAULTS = {"503": 0.02, "500": 0.01, "429": 0.01, "reset": 0.01, "answer lost": 0.03, "login page": 0.02, "cut": 0.01}
+RESULT_FAULTS = {"503": 0.05, "cut": 0.1, "reset": 0.03}
+REFUSALS = {"403": (403, b"{}"), "404": (404, b"{}"), "503": (503, b"{}"), "page": (200, PAGE), "null": (200, b"null"), "empty": (200, b"{}")}
+FILTERED = (Filter("body:n", "gt", 2),)
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "filters": ((), FILTERED),
+    "encoding": (Encoding.CSV, Encoding.CSV_GZ, Encoding.CSV_ZST),
+    "layout": (Layout.PLAIN, Layout.HIVE),
+    "timezone": ("UTC", "Asia/Kathmandu"),
+    "mask": ({}, {"body:who": MaskMethod.HASH}, {"body:who": MaskMethod.DROP}),
+    "count_check": (CountPolicy.FAIL, CountPolicy.WARN, CountPolicy.OFF),
+}
+Step = dict[str, Any]
+_context = multiprocessing.get_context("forkserver")
+
+
+class Neighbourhood(FaultProxy):
+    """A fault proxy that also refuses some collections wholly; `refused`: by name one of REFUSALS."""
+
+    refused: dict[str, str]
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        for name, how in list(self.refused.items()):
+            if f"/{name}/" in handler.path or f"={name}&" in handler.path or handler.path.endswith(f"={name}"):
+                handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+                status, body = REFUSALS[how]
+                _send(handler, status, body, {"Content-Type": "application/json"})
+                return
+        super()._answer(handler)
+
+
+@dataclass
+class Site:
+    """Two projects, each behind a proxy of its own."""
+
+    endpoints: tuple[Endpoint, Endpoint]
+    proxies: tuple[Neighbourhood, Neighbourhood]
+    odds: dict[str, float]
+    result_odds: dict[str, float]
+
+    def service(self, project: int) -> Service:
+        end = self.endpoints[project]
+        return Service(self.proxies[project].url, end.project_id, end.read_key)
+
+    def misbehave(self, really: bool) -> None:
+        self.odds.clear()
+        self.result_odds.clear()
+        if really:
+            self.odds.update(FAULTS)
+            self.result_odds.update(RESULT_FAULTS)
+            return
+        for proxy in self.proxies:
+            proxy.refused.clear()
+
+
+@contextmanager
+def site(seed: int) -> Iterator[Site]:
+    """The live services, each slow enough that something is under way when it is killed."""
+    odds: dict[str, float] = {}
+    results: dict[str, float] = {}
+    options = ["--extraction-delay", "0.3"]
+    with live_service(options=options) as one, live_service(options=options) as two:
+        first, second = (Neighbourhood(end.base_url, random.Random(seed), odds, results) for end in (one, two))
+        first.refused, second.refused = {}, {}
+        with first, second:
+            yield Site((one, two), (first, second), odds, results)
+
+
+@dataclass
+class Process:
+    """A child, and whether it is paused."""
+
+    child: Any
+    doing: str
+    is_paused: bool = False
+
+    def send(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.child.pid, number)
+
+
+@dataclass
+class History:
+    """One round: what there is now, and what has to hold at its end."""
+
+    site: Site
+    folder: Path
+    prefix: str
+    as_of: datetime = START
+    settings: dict[str, Setting] = field(default_factory=dict)
+    gone: dict[str, set[str]] = field(default_factory=lambda: {"one": set(), "two": set()})
+    processes: list[Process] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    serial: int = 0
+    nights: int = 0
+
+    def begin(self) -> None:
+        """Two definitions on one ledger, a week of events, somebody else's file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "ahead").write_text("0")
+        for name in ("one", "two"):
+            destination = str(self.folder / f"landing-{name}")
+            collections = tuple(Collection(f"{self.prefix}{letter}", "2026-01-01") for letter in NAMES)
+            self.settings[name] = Setting(self.folder, self.site.service(0), destination, collections, self.as_of, name)
+            Path(destination, "theirs").mkdir(parents=True)
+            Path(destination, "theirs", "2026-01-01.csv").write_text("somebody else's")
+        for day in range(1, 8):
+            self.events(day, 2 + day % 3)
+
+    def events(self, day: int, number: int, letters: str = "abc") -> None:
+        """Events of a day of both projects, which differ."""
+        for project, end in enumerate(self.site.endpoints):
+            batch: dict[str, list[dict[str, Any]]] = {}
+            for letter in letters:
+                for _ in range(number):
+                    self.serial += 1
+                    moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day - 1, seconds=(self.serial * 7919) % 86400)
+                    event = {"keen": {"timestamp": moment.isoformat()}, "n": self.serial % 7, "who": f"p{project}-{self.serial}"}
+                    batch.setdefault(f"{self.prefix}{letter}", []).append(event)
+            with KeenClient(end.base_url, end.project_id, read_key=end.read_key, write_key=end.write_key) as client:
+                client.add_events(batch)
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def take(self, step: Step) -> None:
+        """One step of the history."""
+        doing = dict(step)
+        getattr(self, f"do_{doing.pop('do')}")(**doing)
+
+    def _now(self, name: str, **options: Any) -> Setting:
+        setting = self.settings[name]
+        there = tuple(c for c in setting.collections if c.name.removeprefix(self.prefix) not in self.gone[name])
+        return replace(setting, collections=there, as_of=self.as_of, **options)
+
+    def _start(self, doing: str, setting: Setting) -> Process:
+        child = _context.Process(target=run, args=(doing, setting, self.folder / "log.txt"))
+        child.start()
+        process = Process(child, doing)
+        self.processes.append(process)
+        return process
+
+    def do_day(self) -> None:
+        self.events((self.as_of - datetime(2026, 1, 1, tzinfo=UTC)).days + 1, 3)
+        self.as_of += timedelta(days=1)
+
+    def do_asleep(self, days: int) -> None:
+        for _ in range(days):
+            self.do_day()
+
+    def do_late(self, ago: int, letter: str, number: int) -> None:
+        self.events(max(1, (self.as_of - datetime(2026, 1, 1, tzinfo=UTC)).days - ago), number, letter)
+
+    def do_night(self, name: str) -> None:
+        self.nights += 1
+        self._start("night", self._now(name))
+
+    def do_daemon(self, name: str, ticks: int) -> None:
+        self._start("daemon", self._now(name, options={"ticks": ticks}))
+
+    def do_backfill(self, name: str, first: int, days: int, resumable: bool) -> None:
+        options = {"resumable": resumable}
+        self._start("backfill", self._now(name, days=(first, first + days), options=options))
+
+    def do_rest(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def do_signal(self, which: int, how: str) -> None:
+        living = [process for process in self.processes if process.child.is_alive()]
+        if not living:
+            return
+        process = living[which % len(living)]
+        process.is_paused = {"STOP": True, "CONT": False}.get(how, process.is_paused)
+        process.send(getattr(signal, f"SIG{how}"))
+
+    def do_change(self, name: str, what: str, choice: int, letter: str) -> None:
+        """A setting of a collection; no process but those started later knows it."""
+        setting, values = self.settings[name], CHOICES[what]
+        changed = tuple(
+            replace(c, **{what: values[choice % len(values)]}) if c.name.endswith(letter) else c for c in setting.collections
+        )
+        self.settings[name] = replace(setting, collections=changed)
+
+    def do_key(self, name: str, choice: int) -> None:
+        self.settings[name] = replace(self.settings[name], mask_key=f"k{choice % 3}".encode())
+
+    def do_move(self, name: str, what: str, choice: int) -> None:
+        """Another project or destination, once nobody works under the old one."""
+        self._end_all()
+        old = self.settings[name]
+        if what == "project":
+            self.settings[name] = replace(old, service=self.site.service(choice % 2))
+        else:
+            self.settings[name] = replace(old, destination=str(self.folder / f"landing-{name}-{choice % 2}"))
+        new = self.settings[name]
+        if new.scope != old.scope:
+            self.left[str(old.scope)] = self._state_of(old)
+            self.left.pop(str(new.scope), None)
+
+    def do_collection(self, name: str, letter: str, there: bool) -> None:
+        (self.gone[name].discard if there else self.gone[name].add)(letter)
+
+    def do_refuse(self, project: int, letter: str, how: str) -> None:
+        self.site.proxies[project % 2].refused[f"{self.prefix}{letter}"] = how
+
+    def do_allow(self) -> None:
+        for proxy in self.site.proxies:
+            proxy.refused.clear()
+
+    def do_clock(self, hours: float) -> None:
+        (self.folder / "ahead").write_text(str(hours * 3600))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _end_all(self) -> None:
+        for process in self.processes:
+            process.send(signal.SIGKILL)
+        for process in self.processes:
+            process.child.join(20)
+        self.processes.clear()
+
+    def _wait_all(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        for process in self.processes:
+            if process.is_paused:
+                process.send(signal.SIGCONT)
+        for process in self.processes:
+            process.child.join(max(0.1, deadline - time.monotonic()))
+            if process.child.is_alive():
+                self.wrong.append(f"{process.doing} does not end: {self._reasons()}")
+        self._end_all()
+
+    def _reasons(self) -> list[str]:
+        found = []
+        for name in self.settings:
+            ledger = open_ledger(self._now(name))
+            open_ = ledger.open_entries()
+            found += [f"{entry}: {why}" for entry, why in zip(open_, explain_all(ledger, open_, LIMITS).values(), strict=True)]
+            ledger.engine.dispose()
+        return found
+
+    def settle(self) -> None:
+        """Faults end, what was paused goes on, two nights land; then everything has to hold."""
+        self._check_reasons()
+        self.site.misbehave(False)
+        self._wait_all()
+        for _ in range(2):
+            for name in self.settings:
+                self._start("night", self._now(name)).child.join(60)
+                self._start("daemon", self._now(name, options={"settle": True}))
+            self._wait_all(90)
+        for name in self.settings:
+            self._check(name, self._now(name))
+        self._check_told()
+        for scope, before in self.left.items():
+            for old in self._once():
+                if str(old.scope) == scope and self._state_of(old) != before:
+                    self.wrong.append(f"{scope} was touched after everybody had left it")
+        for theirs in self.folder.glob("landing-*/theirs/*"):
+            if theirs.read_text() != "somebody else's":
+                self.wrong.append(f"{theirs} was touched")
+        if "Traceback" in (log := (self.folder / "log.txt").read_text(errors="replace") if (self.folder / "log.txt").exists() else ""):
+            self.wrong.append(f"a process ended with a traceback: {log[log.index('Traceback') :][:3000]}")
+
+    def _check_reasons(self) -> None:
+        """What a refused collection waits for is told, once somebody has looked."""
+        told = self._reasons()
+        self.wrong += [f"it waits without a reason: {line}" for line in told if ": " not in line or "(since" not in line]
+
+    def _once(self) -> Iterator[Setting]:
+        """The settings of every scope there has been."""
+        for name, setting in self.settings.items():
+            for project in (0, 1):
+                for destination in (f"landing-{name}", f"landing-{name}-0", f"landing-{name}-1"):
+                    yield replace(setting, service=self.site.service(project), destination=str(self.folder / destination))
+
+    def _state_of(self, setting: Setting) -> str:
+        """Entries and files of a scope, claims aside: those of the dead are freed by anybody."""
+        ledger = open_ledger(setting)
+        with ledger.engine.connect() as connection:
+            columns = [column for column in entries.c if column.name != "claimed_by"]
+            rows = connection.execute(sa.select(*columns).where(entries.c.scope_id == ledger.scope_id).order_by(entries.c.id)).all()
+        ledger.engine.dispose()
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+    def _check(self, name: str, setting: Setting) -> None:
+        """Every file that today's configuration wants, the ledger's word of every other, and that nothing is left to do."""
+        with opened(setting) as pipeline:
+            ledger = pipeline.ledger
+            for entry in ledger.open_entries():
+                self.wrong.append(f"{name}: {entry} is still {entry.status.value}: {entry.error}")
+            wanted: dict[str, ExtractionRequest] = {}
+            for collection in setting.collections:
+                requests = requests_of_a_night(pipeline, collection, self.as_of)
+                wanted.update({pipeline.destination.uri_of(request.path): request for request in requests})
+            for target, request in wanted.items():
+                self._check_file(name, setting, request, Path(target))
+            for collection in setting.collections:
+                for entry in ledger.landed_entries(collection.name):
+                    landing = entry.landing
+                    assert landing is not None
+                    path = Path(landing.uri)
+                    if not path.exists() or path.stat().st_size != landing.stored_bytes:
+                        self.wrong.append(f"{name}: {entry} says {landing.stored_bytes} bytes at {path}")
+                    elif not entry.request.mask and hashlib.sha256(_plain(path)).hexdigest() != landing.sha256:
+                        self.wrong.append(f"{name}: {entry} says another sha256 than lies at {path}")
+            known = {e.landing.uri for c in setting.collections for e in ledger.landed_entries(c.name) if e.landing is not None}
+            if not self.gone[name] and not any(scope.startswith(f"{name}:") for scope in self.left):
+                self._check_files(name, setting, known)
+        engine = ledger.engine
+        engine.dispose()
+
+    def _check_files(self, name: str, setting: Setting, known: set[str]) -> None:
+        for path in Path(setting.destination).rglob("*"):
+            ours = path.is_file() and path.parts[-2] != "theirs" and "_quarantine" not in path.parts
+            if ours and str(path) not in known and not path.name.startswith("."):
+                self.wrong.append(f"{name}: {path} is nobody's file")
+
+    def _check_file(self, name: str, setting: Setting, request: ExtractionRequest, path: Path) -> None:
+        direct = self._direct(setting, request)
+        if not path.exists():
+            self.wrong.append(f"{name}: {request} has no file {path}")
+        elif request.count_check is not CountPolicy.OFF and _plain(path) != direct:
+            self.wrong.append(f"{name}: {request} holds other than a direct extraction: {_plain(path)!r} and not {direct!r}")
+
+    def _direct(self, setting: Setting, request: ExtractionRequest) -> bytes:
+        """The CSV that a direct extraction gives, by plain HTTP; a mask is laid over it by the destination alone."""
+        end = next(end for end in self.site.endpoints if end.project_id == setting.service.project)
+        url = f"{end.base_url}/2.0/projects/{end.project_id}/{request.collection}"
+        asked = {"timeframe": request.timeframe.to_wire(), "filters": [one.to_wire() for one in request.filters]}
+        with KeenClient(end.base_url, end.project_id, read_key=end.read_key) as client:
+            made = client.submit(request)
+            deadline = time.monotonic() + 30
+            while True:
+                remote = client.get_extraction(request.collection, made.extraction_id)
+                if remote.results_url is not None:
+                    break
+                assert time.monotonic() < deadline, f"{url} {asked}"
+                time.sleep(0.05)
+            plain = urllib3.request("GET", remote.results_url.reveal(), timeout=30).data
+            if not request.mask:
+                return plain
+            with TemporaryDirectory(prefix="keen-change-") as folder:
+                place = FileDestination(folder)
+                target = place.uri_of("masked.csv")
+                source = client.results_of(request, made.extraction_id)
+                place.land(source, target, extraction_id="x", mask=request.mask, mask_key=setting.mask_key)
+                return Path(target).read_bytes()
+
+    def _check_told(self) -> None:
+        """Each landing of a partition was told once, and no other."""
+        file = self.folder / "told.jsonl"
+        told = Counter(json.loads(line)["token"] for line in file.read_text().splitlines()) if file.exists() else Counter[str]()
+        self.wrong += [f"{token} was told {number} times" for token, number in told.items() if number != 1]
+        ledger = open_ledger(self._now("one"))
+        with ledger.engine.connect() as connection:
+            c = entries.c
+            landed = sa.select(c.token, c.collection, c.partition_key, c.scope_id, c.status, c.reported_at)
+            rows = connection.execute(landed.where(c.landed_at.is_not(None), c.kind == "partition")).all()
+        ledger.engine.dispose()
+        live = {open_ledger(self._now(name)).scope_id for name in self.settings}
+        for row in rows:
+            # A landing that was superseded before anybody told of it is nobody's news.
+            if row.status == "landed" and row.scope_id in live and row.token not in told:
+                self.wrong.append(f"{row.collection}[{row.partition_key}] landed and was not told ({row.status})")
+
+
+def _plain(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.name.endswith(".gz"):
+        return gzip.decompress(data)
+    if path.name.endswith(".zst"):
+        import zstandard
+
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return data
+
+
+def steps_of(rng: random.Random, number: int) -> list[Step]:
+    """A random history."""
+    name: Callable[[], str] = lambda: rng.choice(("one", "one", "two"))  # noqa: E731
+    letter: Callable[[], str] = lambda: rng.choice(NAMES)  # noqa: E731
+    makers: list[tuple[int, Callable[[], Step]]] = [
+        (6, lambda: {"do": "night", "name": name()}),
+        (8, lambda: {"do": "daemon", "name": name(), "ticks": rng.randint(3, 25)}),
+        (5, lambda: {"do": "backfill", "name": name(), "first": rng.randint(1, 4), "days": rng.randint(0, 2), "resumable": rng.random() < 0.5}),
+        (5, lambda: {"do": "rest", "seconds": round(rng.uniform(0.1, 2.0), 2)}),
+        (8, lambda: {"do": "signal", "which": rng.randint(0, 5), "how": rng.choice(("KILL", "KILL", "TERM", "STOP", "CONT"))}),
+        (4, lambda: {"do": "late", "ago": rng.randint(0, 3), "letter": letter(), "number": rng.randint(1, 9)}),
+        (2, lambda: {"do": "day"}),
+        (1, lambda: {"do": "asleep", "days": rng.randint(2, 6)}),
+        (8, lambda: {"do": "change", "name": name(), "what": rng.choice(list(CHOICES)), "choice": rng.randint(0, 5), "letter": letter()}),
+        (1, lambda: {"do": "key", "name": name(), "choice": rng.randint(0, 5)}),
+        (2, lambda: {"do": "move", "name": name(), "what": rng.choice(("project", "destination")), "choice": rng.randint(0, 5)}),
+        (1, lambda: {"do": "collection", "name": name(), "letter": letter(), "there": rng.random() < 0.5}),
+        (3, lambda: {"do": "refuse", "project": rng.randint(0, 1), "letter": letter(), "how": rng.choice(list(REFUSALS))}),
+        (2, lambda: {"do": "allow"}),
+        (2, lambda: {"do": "clock", "hours": rng.choice((-30.0, -3.0, 0.0, 0.0, 5.0, 200.0))}),
+    ]
+    weights = [weight for weight, _ in makers]
+    return [rng.choices(makers, weights)[0][1]() for _ in range(number)]
+
+
+def play(where: Site, folder: Path, steps: list[Step]) -> list[str]:
+    """One history from nothing; what is wrong at its end."""
+    history = History(where, folder, f"h{secrets.token_hex(4)}")
+    history.begin()
+    where.misbehave(True)
+    try:
+        for step in steps:
+            history.take(step)
+        history.settle()
+    finally:
+        history._end_all()
+        where.misbehave(False)
+    return history.wrong
+
+
+def shrink(where: Site, folder: Path, steps: list[Step], seconds: float) -> list[Step]:
+    """Fewer steps that fail as well, as far as the time goes."""
+    deadline, size = time.monotonic() + seconds, max(1, len(steps) // 2)
+    while size and time.monotonic() < deadline:
+        at = 0
+        while at < len(steps) and time.monotonic() < deadline:
+            fewer = steps[:at] + steps[at + size :]
+            if play(where, folder / secrets.token_hex(4), fewer):
+                steps = fewer
+            else:
+                at += size
+        size //= 2
+    return steps
+
+
+def change(folder: Path, rounds: int, seed: int, *, shrink_seconds: float = 0.0) -> tuple[dict[str, Any], list[str]]:
+    """Play the rounds; the figures, and what is wrong."""
+    begun, wrong, played = time.monotonic(), list[str](), Counter[str]()
+    _context.set_forkserver_preload(["keen_pipeline_tests.acceptance.change_process"])
+    done = 0
+    with site(seed) as where:
+        for number in range(rounds):
+            steps = steps_of(random.Random(f"{seed}.{number}"), 14)
+            found = play(where, folder / str(number), steps)
+            played.update(step["do"] for step in steps)
+            done += 1
+            sys.stderr.write(f"\rround {number + 1} of {rounds}, {len(wrong)} wrong ")
+            if found:
+                steps = shrink(where, folder / f"{number}-shrunk", steps, shrink_seconds)
+                script = json.dumps({"seed": seed, "round": number, "steps": steps}, indent=1)
+                wrong += [f"round {number}: {one}" for one in found]
+                wrong.append(f"to play it again, save as FILE for --replay FILE:\n{script}")
+        faults = sum((proxy.faults for proxy in where.proxies), Counter[str]())
+    sys.stderr.write("\n")
+    figures = {"rounds": done, "seed": seed, "steps": dict(played), "faults": dict(faults)}
+    return figures | {"seconds": round(time.monotonic() - begun)}, wrong
+
+
+def main() -> int:
+    """Print the figures and what is wrong; 0 where nothing is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None, help="of the histories; printed, so that a run can be repeated")
+    parser.add_argument("--replay", type=Path, help="a script that an earlier run printed")
+    parser.add_argument("--shrink-seconds", type=float, default=300.0, help="for making a failing history shorter")
+    parser.add_argument("--dir", type=Path, help="an empty or new folder to keep; default: a temporary one")
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    arguments = parser.parse_args()
+    with TemporaryDirectory(prefix="keen-change-") as temporary:
+        folder = arguments.dir or Path(temporary)
+        if arguments.replay is not None:
+            script = json.loads(arguments.replay.read_text())
+            _context.set_forkserver_preload(["keen_pipeline_tests.acceptance.change_process"])
+            with site(script["seed"]) as where:
+                wrong = play(where, folder / "replay", script["steps"])
+            return report({"steps": len(script["steps"])}, wrong, as_json=arguments.json)
+        seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
+        figures, wrong = change(folder, arguments.rounds, seed, shrink_seconds=arguments.shrink_seconds)
+    return report(figures, wrong, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
