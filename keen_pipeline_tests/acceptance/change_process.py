@@ -170,6 +170,8 @@ def run(doing: str, setting: Setting, log: Path) -> None:
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {os.getpid()} {doing} %(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(
+        level=logging.WARNING, format=f"%(asctime)s {os.getpid()} {doing} %(message)s", stream=sys.stderr, force=True
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     DOINGS[doing](setting)

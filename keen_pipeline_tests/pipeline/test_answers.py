@@ -254,7 +254,10 @@ def test_429_in_the_middle_of_a_round_ends_it_for_all(world: World) -> None:
     with pipeline.working("a test") as worker:
         posted = post_due(pipeline, entries, worker.id)
     assert (len(posted.submitted), sum(world.api.posts.values())) == (1, 2)
-    assert {name: type(problem) for name, problem in posted.problems.items()} == {"sick": RateLimitedError, "well": RateLimitedError}
+    assert {name: type(problem) for name, problem in posted.problems.items()} == {
+        "sick": RateLimitedError,
+        "well": RateLimitedError,
+    }
     refused = world.entry(requests[1])
     assert (refused.due_at - world.clock.now()).total_seconds() == 20
     assert refused.posted_at is None  # it made nothing

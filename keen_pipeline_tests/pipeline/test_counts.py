@@ -41,7 +41,8 @@ def test_a_file_that_the_count_contradicts_is_extracted_again(world: World, wron
     [request] = world.requests(WELL, 2)
     first, second = counted(world.extract([request]))
     assert (first.entry.is_whole, first.is_final_failure, second.entry.is_whole) == (False, False, True)
-    assert first.follower is not None and first.follower.attempt == 2
+    assert first.follower is not None
+    assert first.follower.attempt == 2
     assert "a cut result; attempt 2 follows" in verdict(first)
     assert world.is_right(request)
     assert world.api.posts[request.place] == 2
@@ -158,7 +159,8 @@ def test_an_ad_hoc_file_that_stays_wrong_is_kept_aside(world: World, wrong: Any)
     assert world.file(request) is None
     assert world.files() == []
     assert len(world.aside()) == 1
-    assert "after 3 attempts" in (last.entry.error or "") and "_quarantine/" in (last.entry.error or "")
+    assert "after 3 attempts" in (last.entry.error or "")
+    assert "_quarantine/" in (last.entry.error or "")
     [reason] = (world.root / "_quarantine").rglob("*.reason.txt")
     assert "the service counts 6" in reason.read_text()
     # The ledger knows no file of it any more; the next time it is asked for anew.

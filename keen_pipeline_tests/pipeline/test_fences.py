@@ -59,7 +59,8 @@ def says_what_lies_there(world: World, request: ExtractionRequest) -> bool:
     """Whether the ledger's proof is of the bytes at rest."""
     data = world.file(request)
     [entry] = [e for e in world.ledger.landed_entries("well") if e.request.partition_key == request.partition_key]
-    assert data is not None and entry.landing is not None
+    assert data is not None
+    assert entry.landing is not None
     return entry.landing.sha256 == hashlib.sha256(data).hexdigest()
 
 
@@ -84,9 +85,8 @@ def test_a_slow_landing_under_old_filters_publishes_nothing_over_the_new(world: 
     assert world.is_right(new)
     assert says_what_lies_there(world, new)
     assert world.entry(new).unproven is False
-    assert world.night(FILTERED) and world.ledger.open_entries() == [
-        e for e in world.ledger.open_entries() if e.request.partition_key != "2026-01-01"
-    ]
+    assert world.night(FILTERED)
+    assert world.ledger.open_entries() == [e for e in world.ledger.open_entries() if e.request.partition_key != "2026-01-01"]
 
 
 @pytest.mark.parametrize("with_filters", [False, True])
@@ -196,7 +196,8 @@ def test_a_wait_leaves_to_a_living_process_what_it_works_on(world: World) -> Non
                 assert world.api.posts[requests[0].place] == 0
                 world.ledger.release([entries[0].entry_id], other.id)
             assert number < 300
-    assert "the other (process" in told[0] and "has claimed it" in told[0]
+    assert "the other (process" in told[0]
+    assert "has claimed it" in told[0]
     assert all(world.is_right(request) for request in requests)
     assert [world.api.posts[request.place] for request in requests] == [1, 1]
 
@@ -214,7 +215,7 @@ def test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_po
     assert {e.claimed_by for e in left} == {None}
     assert world.ledger.workers.all() == []
     events = extract(world.pipeline, [*adopted, *own], doing="a test", resumable=resumable)
-    for event in events:
+    for _event in events:
         if world.api.posts:
             break
     events.close()

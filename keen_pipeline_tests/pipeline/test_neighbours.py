@@ -176,7 +176,8 @@ def test_one_denied_list_stops_no_poll_and_the_next_answer_ends_it(world: World)
         world.tick()
     assert sorted(world.told) == ["well[2026-01-01]", "well[2026-01-02]", "well[2026-01-03]"]
     state = world.ledger.collections()["sick"]
-    assert state.problem is not None and "HTTP 403" in state.problem
+    assert state.problem is not None
+    assert "HTTP 403" in state.problem
     assert world.ledger.collections()["well"].problem is None
     world.ticks()
     assert world.ledger.collections()["sick"].problem is None

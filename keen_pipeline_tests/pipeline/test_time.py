@@ -222,7 +222,7 @@ def test_catch_up_bounds_a_night_and_none_turns_it_off(world: World) -> None:
 
 def test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap(world: World) -> None:
     world.extract(world.requests(WELL, 1))
-    [cancelled, asked] = [request for request in world.requests(WELL, 2, 3)]
+    [cancelled, asked] = list(world.requests(WELL, 2, 3))
     [entry] = [r.entry for r in world.ledger.request([cancelled])]
     world.ledger.cancel([entry.entry_id], "cancelled by a person")
     world.ledger.request([asked])

@@ -82,7 +82,13 @@ class World:
 
     @classmethod
     def at(
-        cls, root: Path, *, clock: FakeClock | None = None, api: ScriptedKeen | None = None, scope: Scope | None = None, **limits: Any
+        cls,
+        root: Path,
+        *,
+        clock: FakeClock | None = None,
+        api: ScriptedKeen | None = None,
+        scope: Scope | None = None,
+        **limits: Any,
     ) -> World:
         """A world with an empty ledger in memory, the only one of a test, whose files lie below `root`."""
         clock = clock or FakeClock(NOW)
