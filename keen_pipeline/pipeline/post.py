@@ -107,7 +107,7 @@ class _Round:
             with self._lock:
                 self._refused = error
                 self._outcome.problems[collection] = error
-        except (ConfigurationError, RetryableError) as error:
+        except (ConfigurationError, RetryableError, ProtocolError) as error:
             with self._lock:
                 self._outcome.problems[collection] = error
 

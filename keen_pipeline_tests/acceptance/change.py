@@ -543,6 +543,7 @@ def change(folder: Path, rounds: int, seed: int, *, shrink_seconds: float = 0.0)
             done += 1
             sys.stderr.write(f"\rround {number + 1} of {rounds}, {len(wrong)} wrong ")
             if found:
+                sys.stderr.write("\n".join(["", f"round {number}:", *found, json.dumps(steps), ""]))
                 steps = shrink(where, folder / f"{number}-shrunk", steps, shrink_seconds)
                 script = json.dumps({"seed": seed, "round": number, "steps": steps}, indent=1)
                 wrong += [f"round {number}: {one}" for one in found]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, land, partition_request, poll, post_due, requests_of_a_night, submit
 from keen_pipeline.scope import Scope
 
+_log = logging.getLogger(__name__)
 LIMITS = Limits(max_attempts=3, retry_seconds=0.1, lease_seconds=1.5, stuck_seconds=60, max_events=6)
 QUIET_SECONDS = 60.0
 
@@ -111,18 +112,19 @@ def night(setting: Setting) -> None:
                 submission = submit(pipeline, requests_of_a_night(pipeline, collection, setting.as_of))
                 post_due(pipeline, submission.created, worker.id)
             except KeenPipelineError as error:
-                logging.warning("night: %s: %s", collection.name, error)
+                _log.warning("night: %s: %s", collection.name, error)
 
 
 def backfill(setting: Setting) -> None:
     """A backfill of some days of all collections; `resumable` as on the command line."""
     told = Told(setting)
     with opened(setting) as pipeline:
-        requests = []
-        for collection in setting.collections:
-            first, last = (datetime(2026, 1, day).date().isoformat() for day in setting.days)
-            for partition in partition_range(collection, first, last, setting.as_of):
-                requests.append(partition_request(collection, partition, mask_key=pipeline.mask_key))
+        first, last = (date(2026, 1, day).isoformat() for day in setting.days)
+        requests = [
+            partition_request(collection, partition, mask_key=pipeline.mask_key)
+            for collection in setting.collections
+            for partition in partition_range(collection, first, last, setting.as_of)
+        ]
         for event in extract(pipeline, requests, doing="a backfill", resumable=setting.options.get("resumable", False)):
             if isinstance(event, Landed) and not event.adopted:
                 told.tell(pipeline.ledger, event.entry)

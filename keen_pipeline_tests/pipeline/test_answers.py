@@ -19,6 +19,7 @@ from keen_pipeline.errors import (
     KeenPipelineError,
     NotFoundError,
     PaymentRequiredError,
+    ProtocolError,
     RateLimitedError,
     RequestRejectedError,
     ServiceUnavailableError,
@@ -38,6 +39,10 @@ CALLERS = ("night", "sensor", "backfill", "command line")
 
 def unreadable() -> KeenPipelineError:
     return UnreadableAnswerError("HTTP 200, <html>maintenance</html>")
+
+
+def foreign() -> KeenPipelineError:
+    return ProtocolError("HTTP 200, something else")
 
 
 def denied() -> KeenPipelineError:
@@ -123,6 +128,7 @@ ROWS = {
     # A POST that nobody knows the fate of: looked for, and found if it was made.
     "each POST's answer can't be read, it was made": Row("submit", unreadable, FOREVER, prepare=made_anyway),
     "each POST's answer is 500, it was made": Row("submit", away, FOREVER, prepare=made_anyway),
+    "each POST's answer is of another protocol, it was made": Row("submit", foreign, FOREVER, prepare=made_anyway),
     "each first POST's answer is 500, not made": Row("submit", away, 3, posts=2, orphans=1),
     "each first POST's answer can't be read, made, the list tells nothing": Row(
         "submit", unreadable, 3, posts=2, orphans=1, prepare=made_untold
