@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keen_pipeline.collection import Collection
-    from keen_pipeline.defs.assets import csv_assets
+    from keen_pipeline.defs.assets import keen_assets
     from keen_pipeline.defs.build import build_keen_definitions
     from keen_pipeline.defs.component import KeenExtractionComponent
     from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from keen_pipeline.defs.ops import materialize_csv, submit_extraction
     from keen_pipeline.defs.ops import materialize_csv as materialize_csvs
     from keen_pipeline.defs.ops import submit_extraction as submit_extractions
+    from keen_pipeline.defs.partitions import partitions_definition
     from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
     from keen_pipeline.defs.tables import TableDatabase, table_asset
-    from keen_pipeline.defs.translator import KeenTranslator
+    from keen_pipeline.defs.translator import KeenTranslator, KeenTranslatorData
     from keen_pipeline.filters import Filter
     from keen_pipeline.timeframe import Timeframe
 
@@ -38,10 +39,12 @@ _HOMES = {
     "KeenNotifications": "keen_pipeline.defs.notifications:KeenNotifications",
     "KeenResource": "keen_pipeline.defs.resources:KeenResource",
     "KeenTranslator": "keen_pipeline.defs.translator:KeenTranslator",
+    "KeenTranslatorData": "keen_pipeline.defs.translator:KeenTranslatorData",
     "TableDatabase": "keen_pipeline.defs.tables:TableDatabase",
     "Timeframe": "keen_pipeline.timeframe:Timeframe",
     "build_keen_definitions": "keen_pipeline.defs.build:build_keen_definitions",
-    "csv_assets": "keen_pipeline.defs.assets:csv_assets",
+    "keen_assets": "keen_pipeline.defs.assets:keen_assets",
+    "partitions_definition": "keen_pipeline.defs.partitions:partitions_definition",
     # The ops, under the singular name Dagster shows and under the plural of the jobs made of them.
     "materialize_csv": "keen_pipeline.defs.ops:materialize_csv",
     "materialize_csvs": "keen_pipeline.defs.ops:materialize_csv",
@@ -62,12 +65,14 @@ __all__ = [
     "KeenReader",
     "KeenResource",
     "KeenTranslator",
+    "KeenTranslatorData",
     "TableDatabase",
     "Timeframe",
     "build_keen_definitions",
-    "csv_assets",
+    "keen_assets",
     "materialize_csv",
     "materialize_csvs",
+    "partitions_definition",
     "submit_extraction",
     "submit_extractions",
     "table_asset",

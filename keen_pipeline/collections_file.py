@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from datetime import date
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +52,11 @@ def parse_collections(items: list[Any]) -> list[Collection]:
             raise InvalidInputError(
                 f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(_ATTRIBUTES))}", field=where
             )
-        for required in ("name", "start_date"):
-            if required not in item:
-                raise InvalidInputError(f"{where}: {required} is missing", field=required)
-        values = dict(item)
+        if "name" not in item:
+            raise InvalidInputError(f"{where}: name is missing", field="name")
+        # What is left empty in YAML has its default.
+        values = {name: value for name, value in item.items() if value is not None}
         try:
-            if "filters" in values:
-                values["filters"] = tuple(Filter.from_wire(f) for f in values["filters"] or ())
             collections.append(Collection(**values))
         except InvalidInputError as error:
             raise InvalidInputError(f"{where}: {error}", field=error.field) from None
@@ -71,20 +71,19 @@ def parse_collections(items: list[Any]) -> list[Collection]:
 
 def collection_to_wire(collection: Collection) -> dict[str, Any]:
     """The mapping that `parse_collections` reads back, JSON only and without nulls, which Dagster's config can't hold."""
-    wire = {
-        "name": collection.name,
-        "start_date": collection.start.isoformat(),
-        "granularity": collection.granularity.value,
-        "timezone": collection.timezone,
-        "filters": [f.to_wire() for f in collection.filters],
-        "encoding": collection.encoding.value,
-        "lookback_days": collection.lookback_days,
-        "count_check": collection.count_check.value,
-        "email": collection.email,
-        "schema_check": collection.schema_check.value,
-        "size_check": collection.size_check.value,
-        "fresh_within_hours": collection.fresh_within_hours,
-        "mask": {name: method.value for name, method in collection.mask.items()} or None,
-        "run_tags": dict(collection.run_tags) or None,
-    }
-    return {name: value for name, value in wire.items() if value is not None}
+    return {f.name: _to_json(value) for f in fields(collection) if (value := getattr(collection, f.name)) not in (None, (), {})}
+
+
+def _to_json(value: Any) -> Any:
+    match value:
+        case Enum():
+            return value.value
+        case date():
+            return value.isoformat()
+        case tuple():
+            return [_to_json(one) for one in value]
+        case Mapping():
+            return {name: _to_json(one) for name, one in value.items()}
+        case Filter():
+            return value.to_wire()
+    return value

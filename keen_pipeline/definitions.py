@@ -1,4 +1,4 @@
-"""The code location of workspace.yaml: the collections file, or the sample where nothing is configured."""
+"""The code location of workspace.yaml: the collections file, or the sample if nothing is configured."""
 
 import dagster as dg
 
@@ -11,11 +11,13 @@ from keen_pipeline.settings import Settings
 def _definitions() -> dg.Definitions:
     settings = Settings.from_environment()
     if settings.collections_file is not None:
-        return build_keen_definitions(read_collections_file(settings.collections_file))
+        return build_keen_definitions(
+            read_collections_file(settings.collections_file), name=settings.name, running=settings.running
+        )
     if settings.base_url is not None:
         raise ConfigurationError(
-            "KEEN_BASE_URL is set but KEEN_PIPELINE_COLLECTIONS is not: write a YAML file that names the collections "
-            "(collections: [{name: ..., start_date: ...}]) and point the variable at it"
+            f"{settings.base_url} is configured but KEEN_PIPELINE_COLLECTIONS is not: write the file with `keen-pipeline init` "
+            "and point the variable at it"
         )
     from keen_pipeline.defs.sample import sample_definitions
 

@@ -233,17 +233,17 @@ def _submitted(entry: Entry, seen: Seen, now: datetime, limits: Limits) -> Actio
     if seen.remote is None:
         if now - (entry.submitted_at or entry.requested_at) <= UNLISTED_GRACE:
             return Wait(None, "the service does not list it yet")
-        return _over(entry, f"the service no longer knows extraction {entry.extraction_id}", limits)
+        return _over(entry, "the service no longer knows the extraction", limits)
     if seen.remote.status is RemoteStatus.COMPLETE:
         return Land()
     if seen.remote.status is RemoteStatus.FAILED:
         said = f": {seen.remote.message}" if seen.remote.message else ""
-        reason = f"the service reports extraction {entry.extraction_id} as failed{said}"
+        reason = f"the service reports the extraction as failed{said}"
         return Split(reason) if says_too_large(seen.remote.message or "") else _over(entry, reason, limits)
     # By the time in which the service answered: its outages, ours and a clock that was set count for nothing.
     if seen.tick - entry.submitted_tick >= limits.stuck_seconds:
         minutes = limits.stuck_seconds / 60
-        return _over(entry, f"extraction {entry.extraction_id} has not finished in {minutes:.0f} minutes", limits)
+        return _over(entry, f"the service has not finished the extraction in {minutes:.0f} minutes", limits)
     return Wait(None, "the service is working on it")
 
 

@@ -68,6 +68,7 @@ class Settings:
     master_key: str | None = field(default=None, repr=False)
     api_version: str = "2.0"
     name: str = DEFAULT_NAME
+    running: bool = False
     allow_private_results: bool | None = None
     destination: str = "./data/landing"
     destination_options: Mapping[str, object] = field(default_factory=dict)
@@ -250,6 +251,12 @@ VARIABLES = (
     Variable("KEEN_MASTER_KEY", "master_key", _key, "deletes events; a secret"),
     Variable("KEEN_API_VERSION", "api_version", _choice(*API_VERSIONS), "2.0 (default) extracts asynchronously, 3.0 at once"),
     Variable("KEEN_PIPELINE_NAME", "name", _name, "of the definitions that commands speak of (default keen)"),
+    Variable(
+        "KEEN_PIPELINE_RUNNING",
+        "running",
+        _switch,
+        "whether schedules and sensors of keen_pipeline.definitions start by themselves (default false; `keen-pipeline dev`: true)",
+    ),
     Variable("KEEN_PIPELINE_DESTINATION", "destination", _text, "where files land: a folder or a URI (default ./data/landing)"),
     Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", "destination_options", _options, "JSON object of the storage's options"),
     Variable("KEEN_PIPELINE_LEDGER_URL", "ledger_url", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),

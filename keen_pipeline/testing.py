@@ -1,8 +1,8 @@
 """Test doubles for your own pipelines: a clock that you own, a ledger without a file, a live service on a free port.
 
 >>> from keen_pipeline.testing import memory_ledger
->>> memory_ledger().summary().open
-()
+>>> memory_ledger().open_entries()
+[]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ports import Clock
+from keen_pipeline.scope import Scope
 
 if TYPE_CHECKING:
     from keen_pipeline.service.embedded import Endpoint
@@ -40,9 +41,9 @@ class FakeClock:
         self._now += timedelta(seconds=seconds)
 
 
-def memory_ledger(*, clock: Clock | None = None) -> SqlLedger:
-    """A real ledger on a SQLite database in memory, gone with the object."""
-    return SqlLedger(open_engine("sqlite://"), clock=clock)
+def memory_ledger(*, clock: Clock | None = None, scope: Scope | None = None) -> SqlLedger:
+    """A real ledger on a SQLite database in memory, gone with the object. `scope`: whose entries, by default a test's."""
+    return SqlLedger(open_engine("sqlite://"), scope or Scope("projects/test", "/landing"), clock=clock)
 
 
 @contextmanager

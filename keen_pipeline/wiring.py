@@ -98,7 +98,9 @@ def open_destination(uri: str, options: Mapping[str, object]) -> FileDestination
 def scope_of(settings: Settings, destination: str | None = None) -> Scope:
     """Whose entries the settings speak of; `destination`: a root instead of the configured one.
 
-    Of the embedded service it is its project; one that never ran is started, as it makes its project then. Raises ConfigurationError.
+    Of the embedded service it is its project; one that never ran is started, as it makes its project then.
+
+    Raises ConfigurationError.
     """
     root = open_destination(settings.destination, settings.destination_options).uri if destination is None else destination
     if settings.base_url is not None:

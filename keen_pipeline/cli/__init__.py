@@ -20,8 +20,10 @@ _COMMANDS = {
     "extract": ("extract", "Extract one timeframe of a collection now."),
     "list": ("unique", "The unique values of a property."),
     "backfill": ("backfill", "Land a range of partitions of a configured collection."),
-    "status": ("status", "What the ledger holds: open, failed, landed."),
-    "ledger": ("ledger", "Take away what only older releases need, after a rolling deploy."),
+    "status": ("status", "What has landed, what is missing, what is waited for and why."),
+    "retry": ("word:retry", "Ask again for partitions that were given up."),
+    "cancel": ("word:cancel", "Cancel open extractions."),
+    "ledger": ("ledger", "The ledger: forget old history, finish an upgrade."),
     "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
     "deployment": ("deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
@@ -35,8 +37,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"keen_pipeline.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = module.command
+        name, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        module = importlib.import_module(f"keen_pipeline.cli.{name}")
+        command: click.Command = getattr(module, attribute or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

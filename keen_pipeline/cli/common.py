@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -14,16 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
-from keen_pipeline.collection import Collection
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import Counted, Landed
-from keen_pipeline.pipeline.counts import verdict
+from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
+from keen_pipeline.pipeline import Progress as Waiting
 from keen_pipeline.pipeline.sample import sample_collections
-from keen_pipeline.pipeline.wait import Abandoned, Retrying
-from keen_pipeline.pipeline.wait import Progress as Waiting
+from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
@@ -32,6 +32,8 @@ from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, re
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 # Progress and remarks; stdout stays free for results.
 console = Console(stderr=True, **_PLAIN)
+QUIET_SECONDS = 5.0
+"""Without a change for so long, it is said what is waited for."""
 # Where stdout is a file or a pipe, a table is as wide as its URIs.
 _WIDE = 200
 
@@ -47,8 +49,8 @@ def show(*tables: Table | str) -> None:
 
 @contextmanager
 def service_for_command(settings: Settings) -> Iterator[None]:
-    """Where no Keen account is configured: the embedded service, started for the block's time where none runs."""
-    if settings.base_url is not None or embedded.find(settings.service_data) is not None:
+    """Without a Keen account: the embedded service, started for the block's time if none runs."""
+    if not settings.is_embedded or embedded.find(settings.service_data) is not None:
         yield
         return
     with embedded.start(settings.service_data):
@@ -59,7 +61,19 @@ def configured_collections(settings: Settings) -> list[Collection]:
     """Of the collections file, or the sample's where nothing is configured."""
     if settings.collections_file is not None:
         return read_collections_file(settings.collections_file)
-    return [] if settings.base_url is not None else sample_collections()
+    return sample_collections() if settings.is_embedded else []
+
+
+def configured(settings: Settings, names: Sequence[str]) -> list[Collection]:
+    """The configured collections of those names, each once. Raises InvalidInputError with those that there are."""
+    known = {c.name: c for c in configured_collections(settings)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        there = ", ".join(sorted(known)) or "none"
+        raise InvalidInputError(
+            f"{', '.join(map(repr, unknown))} is not configured (KEEN_PIPELINE_COLLECTIONS); configured are: {there}"
+        )
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def complete_collections(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -81,21 +95,25 @@ def parse_timeframe(relative: str | None, start: str | None, end: str | None, no
         raise click.UsageError("--from and --to belong together")
     if start is None or end is None:
         return None
-    return Timeframe(parse_instant(start, field="--from"), parse_instant(end, field="--to"))
+    first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
+    if last < first:
+        raise click.UsageError(f"--to {end} is before --from {start}")
+    return Timeframe(first, last)
 
 
 def parse_filter(text: str) -> Filter:
     """`NAME OP JSON`, for example `body:amount gt 3.5`."""
     parts = text.split(None, 2)
     if len(parts) != 3:
-        raise InvalidInputError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'", field="--filter")
+        raise click.UsageError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'")
     try:
         value = json.loads(parts[2])
     except json.JSONDecodeError as error:
-        raise InvalidInputError(
-            f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'", field="--filter"
-        ) from None
-    return Filter(parts[0], parts[1], value)
+        raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
+    try:
+        return Filter(parts[0], parts[1], value)
+    except InvalidInputError as error:
+        raise click.UsageError(f"--filter {text!r}: {error}") from None
 
 
 def landing_json(entry: Entry) -> dict[str, Any]:
@@ -136,12 +154,12 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     return table
 
 
-def follow(
-    events: Generator[Landed | Retrying | Abandoned | Counted | Waiting, None, None], total: int, what: str
-) -> tuple[list[Entry], list[tuple[Entry, str]]]:
-    """Show a wait as a progress bar; answers what landed, and what was given up or is not whole, with the reason."""
-    landed: dict[str, Entry] = {}
-    failed: list[tuple[Entry, str]] = []
+def follow(events: Generator[Event, None, None], total: int, what: str) -> tuple[list[Entry], list[tuple[Entry, str]]]:
+    """Show a wait as a progress bar; answers what landed, and what was given up or is not whole, with the reason.
+
+    What is waited for is said once nothing has changed for a while, on a terminal and off it.
+    """
+    view = _View(what)
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -155,21 +173,67 @@ def follow(
     with bar, closing(events):
         task = bar.add_task(what, total=total)
         for event in events:
-            match event:
-                case Landed(entry, _):
-                    landed[entry.request.target] = entry
-                    bar.update(task, completed=len(landed))
-                case Retrying(entry, follower, reason):
-                    bar.console.print(f"{entry.request}: {reason}; attempt {follower.attempt} follows", style="yellow")
-                case Abandoned(entry):
-                    story = entry.error or str(entry)
-                    failed.append((entry, story))
-                    bar.console.print(story, style="red")
-                case Counted(entry) as counted:
-                    if entry.is_whole is not True:
-                        bar.console.print(verdict(counted), style="yellow")
-                    if counted.is_final_failure:
-                        failed.append((entry, verdict(counted)))
-                case Waiting() as now:
-                    bar.update(task, description=f"{what}: {now.outlook}")
-    return list(landed.values()), failed
+            for text, style in view.told(event):
+                bar.console.print(text, style=style)
+            bar.update(task, completed=len(view.landed), description=f"{what}: {view.outlook}")
+    return list(view.landed.values()), view.failed
+
+
+class _View:
+    """What a wait has told so far."""
+
+    def __init__(self, what: str) -> None:
+        self.landed: dict[str, Entry] = {}
+        self.failed: list[tuple[Entry, str]] = []
+        self.outlook = what
+        self._changed_at = time.monotonic()
+        self._last: Waiting | None = None
+        self._reasons: list[str] = []
+
+    def told(self, event: Event) -> Iterator[tuple[str, str]]:
+        """Lines for a person, with their style."""
+        match event:
+            case Landed(entry, _):
+                self.landed[entry.request.path] = entry
+            case Retrying(entry, follower, reason):
+                yield f"{entry.request}: {reason}; attempt {follower.attempt} follows", "yellow"
+            case Ended(entry):
+                self.landed.pop(entry.request.path, None)
+                self.failed.append((entry, entry.error or "unknown reason"))
+            case Stopped(entry, error):
+                self.failed.append((entry, f"{error} (it stays open)"))
+            case Hindered(collection, error):
+                yield f"{collection}: what had landed can't be counted now: {error}", "yellow"
+            case Counted(entry) as counted:
+                if entry.is_whole is not True:
+                    yield verdict(counted), "yellow"
+                if counted.is_final_failure:
+                    self.failed.append((entry, verdict(counted)))
+            case Waiting() as progress:
+                self.outlook = progress.outlook
+                yield from self._waiting(progress)
+
+    def _waiting(self, progress: Waiting) -> Iterator[tuple[str, str]]:
+        now = time.monotonic()
+        if self._last is None or (progress.landed, progress.failed) != (self._last.landed, self._last.failed):
+            self._changed_at, self._last = now, progress
+        elif now - self._changed_at >= QUIET_SECONDS:
+            reasons = progress.reasons()
+            self._changed_at = now
+            if reasons != self._reasons:
+                self._reasons = reasons
+                for reason in reasons:
+                    yield f"waiting: {reason}", "dim"
+
+
+def failures(failed: Sequence[tuple[Entry, str]]) -> list[str]:
+    """What failed and why, equal reasons once, and the command that mends it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry, reason in failed:
+        key = (entry.request.collection, reason.replace(str(entry.request), entry.request.collection))
+        groups.setdefault(key, []).append(entry.request.partition_key)
+    lines = []
+    for (collection, reason), keys in groups.items():
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        lines.append(f"{collection} {' '.join(keys[:5])}{more}: {reason}")
+    return lines

@@ -22,11 +22,11 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import due_partitions
 from keen_pipeline.pipeline import partition_request
-from keen_pipeline.pipeline.adapters import open_client, open_ledger
 from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client, open_ledger, scope_of
 
 # The whole takes about a minute on two cores; past this something is wrong, and the logs say what.
 LIMIT_SECONDS = 300.0
@@ -121,14 +121,16 @@ class _Demo:
             ]
             status.update("nightly job: submitting")
             self._launch_nightly_job()
-            console.print("nightly job submit_extractions is launched; its run ends without waiting for the extractions")
+            console.print("nightly job keen_submit_extractions is launched; its run ends without waiting for the extractions")
             requests = self._requests()
-            ledger = open_ledger(self.settings.ledger_url)
+            ledger = open_ledger(self.settings.ledger_url, scope_of(self.settings))
             landed: list[Entry] = []
             while len(landed) < len(requests):
                 self._look(children)
                 landed = self._landed(ledger, requests)
-                status.update(f"the sensor extraction_status polls and lands: {len(landed)} of {len(requests)} partitions landed")
+                status.update(
+                    f"the sensor keen_extraction_status polls and lands: {len(landed)} of {len(requests)} partitions landed"
+                )
             console.print(f"{len(landed)} partitions landed; automation wakes {_DOWNSTREAM}")
             wanted = {e.request.partition_key for e in landed if e.request.collection == "purchases"}
             done: set[str] = set()
@@ -140,7 +142,7 @@ class _Demo:
             return landed, sorted(done)
 
     def _launch_nightly_job(self) -> None:
-        launch = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", "submit_extractions"]
+        launch = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", "keen_submit_extractions"]
         with running(launch, env=self.env, cwd=self.folder, log=self.folder / "logs" / "launch.log") as child:
             while child.poll() is None:
                 self._look([])
@@ -150,10 +152,10 @@ class _Demo:
     def _requests(self) -> list[ExtractionRequest]:
         """What the night asks for, as its op computes it."""
         now = SystemClock().now()
-        return [partition_request(c, p, self.settings.destination) for c in sample_collections() for p in due_partitions(c, now)]
+        return [partition_request(c, p) for c in sample_collections() for p in due_partitions(c, now)]
 
     def _landed(self, ledger: SqlLedger, requests: list[ExtractionRequest]) -> list[Entry]:
-        latest = ledger.latest(requests)
+        latest = ledger.current(requests)
         for entry in latest:
             if entry is not None and entry.status is Status.ABANDONED:
                 raise KeenPipelineError(f"{entry.error} (logs: {self.folder / 'logs'})")

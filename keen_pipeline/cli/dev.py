@@ -16,11 +16,11 @@ from keen_pipeline.cli.common import configured_collections, console
 from keen_pipeline.cli.dagster_home import make_dagster_home
 from keen_pipeline.cli.processes import running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
-from keen_pipeline.pipeline.adapters import open_client
 from keen_pipeline.pipeline.sample import load_sample_events
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client
 
 
 @click.command("dev")
@@ -60,7 +60,7 @@ def _service(settings: Settings, stack: ExitStack) -> None:
 
 def _environment() -> dict[str, str]:
     """Ours as it is; where neither DAGSTER_HOME nor a dagster.yaml is there, a home below data/, so that history lasts."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    env = {"KEEN_PIPELINE_RUNNING": "true", **os.environ, "PYTHONUNBUFFERED": "1"}
     if not env.get("DAGSTER_HOME") and not Path("dagster.yaml").exists():
         env["DAGSTER_HOME"] = str(make_dagster_home(Path("data/dagster")))
     return env

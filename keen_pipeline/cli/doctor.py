@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.collection import Collection, MaskMethod
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
-from keen_pipeline.pipeline.adapters import open_client, open_destination, open_ledger
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
 _MAIL_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 300
@@ -89,7 +89,7 @@ def _service(settings: Settings) -> str:
     client = open_client(settings, None)
     client.ping()
     return f"{client.base_url}, API {client.api_version}" + (
-        "" if settings.base_url else " (embedded, as KEEN_BASE_URL is not set)"
+        "" if not settings.is_embedded else " (embedded, as KEEN_BASE_URL is not set)"
     )
 
 
@@ -133,10 +133,12 @@ def _destination(settings: Settings) -> str:
 
 
 def _ledger(settings: Settings) -> str:
-    ledger = open_ledger(settings.ledger_url)
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
     waiting = ledger_version(ledger.engine).waiting
     left = f"; once no older release runs: {CONTRACT_COMMAND}" if waiting else ""
-    return f"{sum(ledger.summary().counts.values())} entries{left}"
+    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
+    also = "".join(f"; it also holds {one.landed} landed and {one.open} open of {one.scope}" for one in others)
+    return f"{ledger.scope}{also}{left}"
 
 
 def _mail(settings: Settings) -> str:

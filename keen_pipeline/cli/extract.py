@@ -21,14 +21,14 @@ from keen_pipeline.cli.common import (
     service_for_command,
     show,
 )
-from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
 from keen_pipeline.collection import check_collection_name
+from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
 from keen_pipeline.filters import Filter
 from keen_pipeline.pipeline import ad_hoc_request, extract
-from keen_pipeline.pipeline.adapters import check_collection_exists, open_pipeline
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, parse_instant
+from keen_pipeline.wiring import check_collections_exist, open_pipeline
 
 # The start where no timeframe is given: before any event.
 _BEGINNING = "1970-01-01T00:00:00Z"
@@ -103,14 +103,13 @@ def _run(
 ) -> None:
     # What is masked in the collection's own files is masked in a person's too.
     mask = next((c.mask for c in configured_collections(settings) if c.name == collection), {})
-    ad_hoc_request(collection, window, settings.destination, now=now, filters=filters)  # refuses before a service is started
+    ad_hoc_request(collection, window, now=now, filters=filters)  # refuses before a service is started
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
-        request = ad_hoc_request(collection, window, pipeline.destination.uri, now=now, filters=filters, email=email, mask=mask)
-        check_collection_exists(pipeline, collection)
-        landed, failed = follow(extract(pipeline, [request], force=force), 1, collection)
-        # No asset waits for an ad hoc extraction.
-        pipeline.ledger.reported([e.entry_id for e in (*landed, *(entry for entry, _ in failed))])
+        request = ad_hoc_request(collection, window, now=now, filters=filters, email=email, mask=mask, mask_key=pipeline.mask_key)
+        check_collections_exist(pipeline, [collection])
+        events = extract(pipeline, [request], doing="keen-pipeline extract", keep=lambda _: not force)
+        landed, failed = follow(events, 1, collection)
     if failed:
         raise ExtractionFailedError(failed[0][1])
     if as_json:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
 from keen_pipeline.cli.common import show
 from keen_pipeline.ledger import open_engine
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_ledger, scope_of
 
 
 @click.group("ledger")
@@ -16,6 +19,20 @@ def command() -> None:
 
     Example: keen-pipeline ledger upgrade --contract
     """
+
+
+@command.command("prune")
+@click.option(
+    "--older-than", "days", type=click.IntRange(1, 36_500), required=True, metavar="DAYS", help="Since they were asked for."
+)
+def prune(days: int) -> None:
+    """Forget attempts that mean nothing any more; what is open, landed or the last word on a partition stays.
+
+    Example: keen-pipeline ledger prune --older-than 90
+    """
+    settings = Settings.from_environment()
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    show(f"{ledger.prune(ledger.clock.now() - timedelta(days=days))} old attempts forgotten")
 
 
 @command.command("upgrade")

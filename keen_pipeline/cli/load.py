@@ -14,6 +14,7 @@ import urllib3
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keen_pipeline.cli.common import console
+from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -21,7 +22,6 @@ from keen_pipeline.errors import (
     RequestRejectedError,
     ServiceUnavailableError,
 )
-from keen_pipeline.collection import check_collection_name
 from keen_pipeline.service import embedded
 from keen_pipeline.service.storage.event_files import STANDARD_INPUT, read_event_batches
 from keen_pipeline.settings import Settings

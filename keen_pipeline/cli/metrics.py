@@ -11,8 +11,8 @@ from keen_pipeline.ledger.statistics import StatisticsReader
 from keen_pipeline.observability.exporter import PipelineMetrics
 from keen_pipeline.observability.files import write_files
 from keen_pipeline.observability.server import serve
-from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_ledger, scope_of
 
 
 @click.command("metrics")
@@ -39,6 +39,7 @@ def command(host: str, port: int, folder: Path | None) -> None:
         return
     settings = Settings.from_environment()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    reader = StatisticsReader(open_ledger(settings.ledger_url).engine)
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    reader = StatisticsReader(ledger, budget=settings.budget)
     reader.read()
     serve(PipelineMetrics(reader.read, settings.requests_per_minute), host, port)

@@ -1,67 +1,111 @@
-"""`keen-pipeline status`: the ledger at a glance."""
+"""`keen-pipeline status`: one row a collection, what is waited for and why, and the command that mends it."""
 
 from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
 
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import print_json, show
-from keen_pipeline.extraction import Status
-from keen_pipeline.pipeline.adapters import open_ledger
+from keen_pipeline.cli.common import complete_collections, configured, configured_collections, print_json, show
+from keen_pipeline.collection import Collection
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
+from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
+from keen_pipeline.wiring import limits_of, open_ledger, scope_of
 
-# Rows of a table for a person; --json has all.
-_SHOWN = 20
+# Partitions that a line names; --json has all.
+_SHOWN = 5
 
 
 @click.command("status")
+@click.argument("collection", required=False, shell_complete=complete_collections)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(as_json: bool) -> None:
-    """Show what the ledger holds: open extractions, failed ones, landed files, the oldest wait.
+def command(collection: str | None, as_json: bool) -> None:
+    """Show for each collection what has landed, what is missing, what is waited for and why.
 
-    Example: keen-pipeline status --json
+    Example: keen-pipeline status purchases --json
     """
-    summary = open_ledger(Settings.from_environment().ledger_url).summary()
+    settings = Settings.from_environment()
+    chosen = configured_collections(settings) if collection is None else configured(settings, [collection])
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    now = ledger.clock.now()
+    open_ = ledger.open_entries()
+    waiting = explain_all(ledger, open_, limits_of(settings))
+    rows = [(c, coverage(ledger, c, now, mask_key=settings.mask_key)) for c in chosen]
+    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
     if as_json:
-        rows = [
-            {
-                "collection": e.request.collection,
-                "partition": e.request.partition_key,
-                "status": e.status.value,
-                "attempt": e.attempt,
-                "extraction_id": e.extraction_id,
-                "requested_at": format_instant(e.requested_at),
-                "error": e.error,
-            }
-            for e in (*summary.open, *summary.failed)
-        ]
-        print_json(
-            {
-                "counts": {status.value: summary.counts.get(status, 0) for status in Status},
-                "open": [row for row in rows if row["status"] != Status.ABANDONED.value],
-                "failed": [row for row in rows if row["status"] == Status.ABANDONED.value],
-                "landed": summary.counts.get(Status.LANDED, 0),
-                "oldest_wait_seconds": summary.oldest_wait_seconds,
-                "unreported": summary.unreported,
-                "orphans": summary.orphans,
-            }
-        )
+        document = {
+            "collections": [_row_json(c, found, open_, waiting) for c, found in rows],
+            "scope": str(ledger.scope),
+            "other_scopes": [{"scope": str(one.scope), "landed": one.landed, "open": one.open} for one in others],
+            "orphans": ledger.orphans(),
+        }
+        print_json(document)
         return
-    counts = (
-        ", ".join(f"{n} {status.value}" for status, n in sorted(summary.counts.items(), key=lambda item: item[0].value))
-        or "nothing yet"
-    )
-    show(f"ledger: {counts}")
-    if summary.oldest_wait_seconds is not None:
-        show(f"oldest wait: {summary.oldest_wait_seconds / 60:.1f} minutes")
-    if summary.unreported:
-        show(f"{summary.unreported} ends are not reported to Dagster yet (the sensor extraction_status does)")
-    for title, entries in (("Open", summary.open), ("Failed", summary.failed)):
-        if entries:
-            table = Table("collection", "partition", "status", "attempt", "error", title=title, title_justify="left")
-            for e in entries[:_SHOWN]:
-                table.add_row(e.request.collection, e.request.partition_key, e.status.value, str(e.attempt), e.error or "")
-            show(table)
-            if len(entries) > _SHOWN:
-                show(f"and {len(entries) - _SHOWN} more (--json lists all)")
+    table = Table("collection", "landed", "newest", "missing", "open", "given up", title=f"{ledger.scope}", title_justify="left")
+    for one, found in rows:
+        mine = [e for e in open_ if e.request.collection == one.name]
+        missing = len(found.gaps) + len(found.outdated)
+        table.add_row(
+            one.name, f"{found.landed} of {found.due}", found.newest or "-", str(missing), str(len(mine)), str(len(found.given_up))
+        )
+    show(table)
+    for one, found in rows:
+        _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
+    for other in others:
+        show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
+
+
+def _row_json(collection: Collection, found: Coverage, open_: Sequence[Entry], waiting: dict[int, Waiting]) -> dict[str, Any]:
+    return {
+        "collection": collection.name,
+        "landed": found.landed,
+        "due": found.due,
+        "newest": found.newest,
+        "gaps": list(found.gaps),
+        "outdated": list(found.outdated),
+        "open": [_open_json(e, waiting) for e in open_ if e.request.collection == collection.name],
+        "given_up": [{"partition": s.key, "status": s.status.value, "error": s.error} for s in found.given_up],
+    }
+
+
+def _open_json(entry: Entry, waiting: dict[int, Waiting]) -> dict[str, Any]:
+    why = waiting[entry.entry_id]
+    return {
+        "partition": entry.request.partition_key,
+        "kind": entry.request.kind.value,
+        "status": entry.status.value,
+        "attempt": entry.attempt,
+        "extraction_id": entry.extraction_id,
+        "waiting": why.why,
+        "since": format_instant(why.since),
+        "until": format_instant(why.until) if why.until is not None else None,
+    }
+
+
+def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], waiting: dict[int, Waiting]) -> None:
+    name = shlex.quote(collection.name)
+    for line in in_few_lines(open_, waiting):
+        show(f"{collection.name} waits: {line}")
+    if found.gaps:
+        first, last = found.gaps[0], found.gaps[-1]
+        show(f"{collection.name} lacks {_named(found.gaps)}: keen-pipeline backfill {name} --from {first} --to {last}")
+    if found.outdated:
+        first, last = found.outdated[0], found.outdated[-1]
+        show(
+            f"{collection.name} has files that another configuration made, {_named(found.outdated)}: "
+            f"keen-pipeline backfill {name} --from {first} --to {last}"
+        )
+    for state in found.given_up[-_SHOWN:]:
+        show(f"{collection.name} {state.key} is {state.status.value}: {state.error}\n  keen-pipeline retry {name} {state.key}")
+    if len(found.given_up) > _SHOWN:
+        show(f"and {len(found.given_up) - _SHOWN} more (--json lists all)")
+
+
+def _named(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")

@@ -8,9 +8,9 @@ import click
 
 from keen_pipeline.cli.common import complete_collections, parse_filter, parse_timeframe, service_for_command
 from keen_pipeline.collection import check_collection_name
-from keen_pipeline.pipeline.adapters import open_client
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client
 
 
 @click.command("list")

@@ -1,213 +1,126 @@
-"""CSV assets: one per collection; a range of partitions is one run that submits, waits by list calls and lands."""
+"""CSV assets: a step for each collection; a range of partitions is one run that submits, waits by list calls and lands."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
-from dagster._core.storage.tags import BACKFILL_ID_TAG
-from pydantic import Field
 
-from keen_pipeline.defs.checks import Targets, audit, check_specs, evaluation, freshness_evaluation, landing_checks
-from keen_pipeline.defs.metadata import asset_key, materialization, materializing_runs
-from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
-from keen_pipeline.defs.run_tags import tags_identity
-from keen_pipeline.defs.translator import KeenTranslator, translated
+from keen_pipeline.collection import Collection
+from keen_pipeline.defs.checks import check_specs
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.run import CsvAssetConfig, run_assets
+from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.collection import Collection, Granularity
-from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import partition_for_key
-from keen_pipeline.pipeline import Counted, Landed, Pipeline, extract, partition_request
-from keen_pipeline.pipeline.counts import verdict
-from keen_pipeline.pipeline.freshness import freshness
-from keen_pipeline.pipeline.wait import Abandoned, Progress, Retrying
+from keen_pipeline.scope import DEFAULT_NAME
 
-# Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
-PROGRESS_SECONDS = 10.0
-# Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
-# key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
-NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+_Body = Callable[..., Iterator[Any]]
 
 
-class CsvAssetConfig(dg.Config):
-    """How a run of CSV assets treats what has landed."""
+def keen_assets(
+    *,
+    collections: Sequence[Collection],
+    name: str = DEFAULT_NAME,
+    step_name: str | None = None,
+    translator: KeenTranslator | None = None,
+    partitions_per_run: int | None = None,
+    pool: str | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    hooks: set[dg.HookDefinition] | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    together_with: Sequence[Collection] = (),
+) -> Callable[[_Body], dg.AssetsDefinition]:
+    """Make a function over `yield from keen.run(context)` the assets of some collections, landed by one step.
 
-    force: bool = Field(
-        default=False, description="extract again what is landed; the new file replaces the old one when it is whole"
-    )
+    `name`: of the definitions, whose resources `{name}`, `{name}_ledger` and `{name}_destination` the step needs.
+    `step_name`: of the step, by default made of the collections' names.
+    `translator`: makes their specs.
+    `partitions_per_run`: a backfill of a longer range is cut into runs of so many, None: it is one run.
+    `pool`, `retry_policy`, `hooks`, `op_tags`: of the step, as Dagster's own decorators take them.
+    `together_with`: collections of other steps that shall be backfilled together with these; see `partitions_definition`.
 
+    Collections of one step need the same granularity and time zone. Raises InvalidInputError if they differ, or if two of them
+    would be one asset.
 
-def csv_assets(
-    collections: Sequence[Collection], *, translator: KeenTranslator | None = None, partitions_per_run: int | None = None
-) -> list[dg.AssetsDefinition]:
-    """The assets `["keen", <collection>]`, one definition for all collections with the same partitions and `run_tags`.
-
-    `translator` makes their specs. `partitions_per_run`: a backfill of a longer range is cut into runs of so many, None: it is
-    one run. They need the resources `keen`, `ledger`, `destination` and `keen_io_manager`, which loads them downstream.
-    Raises ConfigurationError where the translator gives an asset another key, InvalidInputError where two collections would
-    have one key (`a b` and `a_b`).
+    >>> import dagster as dg
+    >>> from keen_pipeline import Collection, KeenResource, keen_assets
+    >>> @keen_assets(collections=[Collection(name="purchases", start_date="2026-01-01")])
+    ... def purchases(context: dg.AssetExecutionContext, keen: KeenResource):
+    ...     yield from keen.run(context)
+    >>> purchases.key.to_user_string()
+    'keen/purchases'
     """
-    names: dict[dg.AssetKey, str] = {}
-    for collection in collections:
-        other = names.setdefault(asset_key(collection.name), collection.name)
-        if other != collection.name:
-            raise InvalidInputError(
-                f"collections {other!r} and {collection.name!r} would be one asset, as blanks are `_` in its key; "
-                "put one of them into another code location",
-                field="collections",
-            )
-    translator = translator or KeenTranslator()
-    alike: Mapping[tuple[dg.TimeWindowPartitionsDefinition, str], list[Collection]] = defaultdict(list)
-    for collection in collections:
-        alike[partitions_definition(collection), tags_identity(collection)].append(collection)
-    policy = dg.BackfillPolicy.single_run() if partitions_per_run is None else dg.BackfillPolicy.multi_run(partitions_per_run)
-    return [_csv_assets_of(definition, members, translator, policy) for (definition, _), members in alike.items()]
-
-
-def _csv_assets_of(
-    definition: dg.TimeWindowPartitionsDefinition,
-    collections: list[Collection],
-    translator: KeenTranslator,
-    policy: dg.BackfillPolicy,
-) -> dg.AssetsDefinition:
-    by_key = {asset_key(c.name): c for c in collections}
-    first = collections[0]
-    name = (
-        f"keen_{first.granularity.value}_{first.start:%Y%m%d}_{first.timezone}".replace("/", "_")
-        .replace("-", "_")
-        .replace("+", "_")
-    )
-    if first.run_tags:
-        name += f"_{tags_identity(first)}"
-    grain = "" if first.granularity is Granularity.DAILY else f" ({first.granularity.value})"
-
-    @dg.multi_asset(
-        name=name,
-        specs=[translated(translator, c) for c in collections],
-        check_specs=check_specs(collections),
-        partitions_def=definition,
-        can_subset=True,
-        backfill_policy=policy,
-        op_tags=dict(first.run_tags),
-        description=f"Extracts the selected collections over a range of partitions{grain} in one run.",
-    )
-    def extract_csvs(
-        context: dg.AssetExecutionContext,
-        config: CsvAssetConfig,
-        keen: KeenResource,
-        ledger: ExtractionLedger,
-        destination: CsvDestination,
-    ) -> Iterator[Any]:
-        selected = [by_key[key] for key in sorted(context.selected_asset_keys)]
-        pipeline = build_pipeline(keen, ledger, destination)
-        if not selected:  # the checks alone
-            yield from _audit(context, pipeline, by_key)
-            return
-        yield from _land_range(context, pipeline, selected, list(context.partition_keys), config.force)
-
-    return extract_csvs
-
-
-def _audit(context: dg.AssetExecutionContext, pipeline: Pipeline, by_key: Mapping[dg.AssetKey, Collection]) -> Iterator[Any]:
-    """The selected checks, of the partitions the run is for; of all that have landed where it is for none."""
-    names: Mapping[dg.AssetKey, list[str]] = defaultdict(list)
-    for check in sorted(context.selected_asset_check_keys):
-        names[check.asset_key].append(check.name)
-    for_some = context.has_partition_key or context.has_partition_key_range
-    keys = list(context.partition_keys) if for_some else None
-    for key, wanted in names.items():
-        yield from audit(context.instance, pipeline, by_key[key], wanted, keys)
-
-
-def _land_range(
-    context: dg.AssetExecutionContext, pipeline: Pipeline, collections: list[Collection], keys: list[str], force: bool
-) -> Iterator[Any]:
-    """Submit, wait and land; each partition's event goes out as it lands, also where others fail."""
-    now = pipeline.clock.now()
-    requests = [
-        partition_request(collection, partition_for_key(collection, key, now), pipeline.destination.uri)
-        for key in keys
-        for collection in collections
-    ]
-    failed: list[str] = []
-    files: dict[str, Entry] = {}
-    targets = Targets(context.instance)
-    tell = _progress_log(context, pipeline)
-    for event in extract(pipeline, requests, force=force, run_id=context.run.run_id):
-        match event:
-            case Landed(entry, adopted):
-                if not (adopted and _told_before(context, entry)):
-                    yield materialization(entry, pipeline.destination)
-                files[entry.request.target] = entry
-                targets.landed(entry)
-                pipeline.ledger.reported([entry.entry_id])
-            case Retrying(entry, follower, reason):
-                context.log.warning("%s failed, attempt %d follows: %s", entry, follower.attempt, reason)
-            case Abandoned(entry):
-                failed.append(entry.error or str(entry))
-                pipeline.ledger.reported([entry.entry_id])
-                context.log.error("%s", failed[-1])
-            case Counted(entry) as counted:
-                yield evaluation(targets, counted)
-                if entry.is_whole is not True:
-                    context.log.warning("%s", verdict(counted))
-                if counted.is_final_failure:
-                    failed.append(verdict(counted))
-            case Progress() as progress:
-                tell(progress)
-    yield from _check(targets, pipeline, collections, list(files.values()))
-    if failed:
-        raise dg.Failure(
-            description=f"{len(requests) - len(failed)} of {len(requests)} partitions landed, {len(failed)} failed: "
-            + " | ".join(failed),
-            metadata={"landed": len(requests) - len(failed), "failed": len(failed)},
-            allow_retries=False,
+    names = Names(name)
+    if not collections:
+        raise InvalidInputError("keen_assets: name at least one collection", field="collections")
+    if len({(c.granularity, c.timezone) for c in collections}) > 1:
+        raise InvalidInputError(
+            "keen_assets: collections of one step need the same granularity and time zone; make another step for the others",
+            field="collections",
         )
-    for collection in collections:
-        yield dg.MaterializeResult(asset_key=asset_key(collection.name), metadata=NO_SECOND_MATERIALIZATION)
+    others = {c.name: c for c in (*together_with, *collections)}
+    specs = specs_of(translator or KeenTranslator(), list(others.values()), name)
+    policy = dg.BackfillPolicy.single_run() if partitions_per_run is None else dg.BackfillPolicy.multi_run(partitions_per_run)
+    tags = {key: value for collection in collections for key, value in collection.run_tags.items()} | dict(op_tags or {})
+
+    def decorate(body: _Body) -> dg.AssetsDefinition:
+        return dg.multi_asset(
+            name=step_name or "__".join(names.step(c.name) for c in collections),
+            specs=[specs[c.name] for c in collections],
+            check_specs=[check for c in collections for check in check_specs(c, specs[c.name])],
+            can_subset=True,
+            backfill_policy=policy,
+            op_tags=tags,
+            hooks=hooks,
+            pool=pool,
+            retry_policy=retry_policy,
+            required_resource_keys=names.resources - _parameters(body),
+            description=f"Extracts {', '.join(c.name for c in collections)} over a range of partitions in one run.",
+        )(body)
+
+    return decorate
 
 
-def _check(
-    targets: Targets, pipeline: Pipeline, collections: list[Collection], landed: list[Entry]
-) -> Iterator[dg.AssetCheckEvaluation]:
-    """The checks against what had landed before, and the freshness."""
-    yield from landing_checks(targets, pipeline.ledger, {c.name: c for c in collections}, landed)
-    for collection in collections:
-        if collection.fresh_within_hours is not None:
-            found = freshness(pipeline.ledger, collection, pipeline.destination.uri, pipeline.clock.now())
-            yield freshness_evaluation(collection, found)
+def _parameters(body: _Body) -> set[str]:
+    """What the function asks for itself; Dagster refuses a resource that is asked for twice."""
+    import inspect
+
+    return set(inspect.signature(body).parameters)
 
 
-def _progress_log(context: dg.AssetExecutionContext, pipeline: Pipeline) -> Callable[[Progress], None]:
-    """Logs the first and the last progress, and those between at most every PROGRESS_SECONDS."""
-    logged_at: datetime | None = None
+def collection_assets(
+    collections: Sequence[Collection],
+    *,
+    name: str = DEFAULT_NAME,
+    translator: KeenTranslator | None = None,
+    partitions_per_run: int | None = None,
+    pool: str | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    hooks: set[dg.HookDefinition] | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] | None = None,
+) -> list[dg.AssetsDefinition]:
+    """The assets of all collections, a step for each; those of one granularity and zone are backfilled together.
 
-    def tell(progress: Progress) -> None:
-        nonlocal logged_at
-        now = pipeline.clock.now()
-        if logged_at is None or progress.is_last or (now - logged_at).total_seconds() >= PROGRESS_SECONDS:
-            context.log.info("%s", progress)
-            logged_at = now
-
-    return tell
-
-
-def _told_before(context: dg.AssetExecutionContext, entry: Entry) -> bool:
-    """Whether this landing was materialized by an earlier try of this run, or by another run of the same backfill.
-
-    A backfill counts only events of its own runs, so one over partitions that others landed tells them once more.
+    `execute`: what a step does, by default `keen.run(context)`. The others are as those of `keen_assets`.
     """
-    mine = context.run
-    backfill = mine.tags.get(BACKFILL_ID_TAG)
-    for run_id in materializing_runs(context.instance, entry):
-        run = context.instance.get_run_by_id(run_id)
-        if run is None:
-            continue  # reported by the sensor, without a run
-        if (run.root_run_id or run.run_id) == (mine.root_run_id or mine.run_id):
-            return True
-        if backfill is not None and run.tags.get(BACKFILL_ID_TAG) == backfill:
-            return True
-    return False
+    run = execute or (lambda context: run_assets(context, getattr(context.resources, name)))
+    made = []
+    for collection in collections:
+
+        def land(context: dg.AssetExecutionContext, config: CsvAssetConfig) -> Iterator[Any]:
+            yield from run(context)
+
+        decorate = keen_assets(
+            collections=[collection],
+            name=name,
+            step_name=Names(name).step(collection.name),
+            translator=translator,
+            partitions_per_run=partitions_per_run,
+            pool=pool,
+            retry_policy=retry_policy,
+            hooks=hooks,
+            op_tags=op_tags,
+            together_with=collections,
+        )
+        made.append(decorate(land))
+    return made

@@ -8,7 +8,7 @@ attributes:
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -21,18 +21,20 @@ from dagster.components.component_scaffolding import scaffold_component
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.defs.run import run_assets
 from keen_pipeline.defs.sensors import INTERVAL_SECONDS
-from keen_pipeline.defs.translator import KeenTranslator
+from keen_pipeline.defs.translator import KeenTranslator, KeenTranslatorData
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.collection import Collection
+from keen_pipeline.scope import DEFAULT_NAME
 
 _HINTS = get_type_hints(Collection)
 # The attributes of the collections file, from the one place that knows them; a template may stand for each.
 _ATTRIBUTES: dict[str, Any] = {f.name: (_HINTS[f.name] | str | None, None) for f in fields(Collection)}
-_REQUIRED: dict[str, Any] = {"name": (str, ...), "start_date": (_HINTS["start_date"], ...)}
+_REQUIRED: dict[str, Any] = {"name": (str, ...)}
 _STRICT = ConfigDict(extra="forbid")
 CollectionModel: type[BaseModel] = create_model("CollectionModel", __config__=_STRICT, **(_ATTRIBUTES | _REQUIRED))
 
@@ -87,7 +89,10 @@ class ServiceModel(dg.Model, dg.Resolvable):
 
     base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or the embedded service")
     project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
-    read_key_variable: str | None = Field(default=None, description="name of the variable with the read key; unset: KEEN_READ_KEY")
+    read_key: str | None = Field(default=None, description='"{{ env.X }}": the read key; unset: KEEN_READ_KEY')
+    read_key_variable: str | None = Field(
+        default=None, description="name of the variable with the read key, read when a run starts"
+    )
     api_version: str | None = Field(default=None, description="2.0 or 3.0; unset: KEEN_API_VERSION")
     requests_per_minute: int | None = Field(default=None, description="unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
     max_attempts: int | None = Field(default=None, description="unset: KEEN_PIPELINE_MAX_ATTEMPTS")
@@ -137,15 +142,14 @@ class KeenExtractionScaffolder(dg.Scaffolder[ExtractionScaffoldParams]):
 
 
 class _Translated(KeenTranslator):
-    """The component's `translation` as a translator."""
+    """The component's `get_asset_spec` as a translator."""
 
-    def __init__(self, group_name: str, translation: TranslationFn[Collection] | None) -> None:
-        super().__init__(group_name)
-        self._translation = translation
+    def __init__(self, component: "KeenExtractionComponent") -> None:
+        super().__init__(component.group_name)
+        self._component = component
 
-    def asset_spec(self, collection: Collection) -> dg.AssetSpec:
-        spec = super().asset_spec(collection)
-        return spec if self._translation is None else self._translation(spec, collection)
+    def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+        return self._component.get_asset_spec(data)
 
 
 @dg.scaffold_with(KeenExtractionScaffolder)
@@ -173,16 +177,20 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     destination: DestinationModel | None = None
     ledger_url_variable: str | None = None
     """Name of the variable with the ledger's URL, which may hold a password; unset: KEEN_PIPELINE_LEDGER_URL."""
-    group_name: str = "keen"
+    name: str = DEFAULT_NAME
+    """What every name in Dagster derives from; a second component needs another one."""
+    group_name: str | None = None
     translation: (
         Annotated[TranslationFn[Collection], TranslationFnResolver[Collection](lambda collection: {"collection": collection})]
         | None
     ) = None
-    nightly_cron: str = "0 1 * * *"
-    nightly_timezone: str = "UTC"
+    nightly_cron: str | None = None
+    nightly_timezone: str | None = None
     sensor_interval_seconds: int = INTERVAL_SECONDS
-    downstream_sensor: bool = True
-    running: bool = True
+    downstream: str | None = None
+    """A selection of assets whose automation conditions a sensor of ours evaluates, for example `group:reports`; unset: none."""
+    running: bool = False
+    pool: str | None = None
     partitions_per_run: int | None = None
     """A longer backfill is several runs of so many partitions; unset: KEEN_PIPELINE_PARTITIONS_PER_RUN, else one run."""
     defs_state: ResolvedDefsStateConfig = field(default_factory=DefsStateConfigArgs.local_filesystem)
@@ -201,7 +209,16 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     @property
     def defs_state_config(self) -> DefsStateConfig:
         project = self.keen.project_id if self.keen is not None and self.keen.project_id else "environment"
-        return DefsStateConfig.from_args(self.defs_state, default_key=f"{type(self).__name__}[{project}]")
+        return DefsStateConfig.from_args(self.defs_state, default_key=f"{type(self).__name__}[{self.name}][{project}]")
+
+    def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+        """The spec of a collection's files; override it to have your own."""
+        spec = KeenTranslator(self.group_name).get_asset_spec(data)
+        return spec if self.translation is None else self.translation(spec, data.collection)
+
+    def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
+        """What the step of an asset does; override it to do something before or after."""
+        yield from run_assets(context, getattr(context.resources, self.name))
 
     def _keen(self) -> KeenResource:
         return self.keen.resource() if self.keen is not None else KeenResource()
@@ -233,11 +250,14 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
             keen=self._keen(),
             ledger=ExtractionLedger(url=dg.EnvVar(self.ledger_url_variable)) if self.ledger_url_variable else None,
             destination=CsvDestination(uri=place.uri, options=place.options) if place is not None else None,
-            translator=_Translated(self.group_name, self.translation),
+            name=self.name,
+            translator=_Translated(self),
             nightly_cron=self.nightly_cron,
             nightly_timezone=self.nightly_timezone,
             sensor_interval_seconds=self.sensor_interval_seconds,
-            downstream_sensor=self.downstream_sensor,
+            downstream=self.downstream,
+            pool=self.pool,
+            execute=self.execute,
             running=self.running,
             partitions_per_run=self.partitions_per_run,
         )

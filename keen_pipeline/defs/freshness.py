@@ -1,39 +1,41 @@
-"""The sensor `freshness`: looks whether partitions have landed in time; no run is needed for it."""
+"""The sensor `{name}_freshness`: looks whether partitions have landed in time; no run is needed for it."""
 
 import json
 from collections.abc import Sequence
 
 import dagster as dg
 
-from keen_pipeline.defs.checks import freshness_evaluation
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.checks import Keys, freshness_evaluation
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.resources import ledger_of
 from keen_pipeline.pipeline.freshness import freshness
+from keen_pipeline.settings import Settings
 
-FRESHNESS_SENSOR = "freshness"
 INTERVAL_SECONDS = 60
 
 
-def freshness_sensor(collections: Sequence[Collection], *, running: bool = True) -> dg.SensorDefinition:
-    """Every minute: the check `fresh` of each collection that has one, told to Dagster where its result is another than before."""
+def freshness_sensor(names: Names, collections: Sequence[Collection], keys: Keys, *, running: bool = False) -> dg.SensorDefinition:
+    """Every minute: the check `fresh` of each collection that has one, told to Dagster if its result is another than before."""
     watched = [collection for collection in collections if collection.fresh_within_hours is not None]
 
     @dg.sensor(
-        name=FRESHNESS_SENSOR,
+        name=names.freshness_sensor,
         minimum_interval_seconds=INTERVAL_SECONDS,
+        required_resource_keys=names.resources,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
         description="Evaluates the check `fresh`: whether each partition has landed in time after its end.",
     )
-    def fresh(context: dg.SensorEvaluationContext, ledger: ExtractionLedger, destination: CsvDestination) -> dg.SensorResult:
+    def fresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         told: dict[str, str] = json.loads(context.cursor or "{}")
-        book, root = ledger.open(), destination.open().uri
-        now = book.clock.now()
+        ledger, mask_key = ledger_of(context.resources, names.name), Settings.from_environment().mask_key
+        now = ledger.clock.now()
         events = []
         for collection in watched:
-            found = freshness(book, collection, root, now)
+            found = freshness(ledger, collection, now, mask_key=mask_key)
             # What it says changes with each newly due partition, with what keeps it, and when it has landed.
             if told.get(collection.name) != str(found):
-                events.append(freshness_evaluation(collection, found))
+                events.append(freshness_evaluation(keys[collection.name], found))
                 told[collection.name] = str(found)
         return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
 

@@ -6,10 +6,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, open_scope
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.readers import LandedReader, Missing
+from keen_pipeline.scope import DEFAULT_NAME
 
 IO_MANAGER_KEY = "keen_io_manager"
 COLLECTION_METADATA = "keen/collection"
@@ -25,11 +26,12 @@ class KeenReader(dg.ConfigurableResource[LandedReader]):
     keen: dg.ResourceDependency[KeenResource]
     ledger: dg.ResourceDependency[ExtractionLedger]
     destination: dg.ResourceDependency[CsvDestination]
+    name: str = Field(default=DEFAULT_NAME, description="of the definitions whose files these are")
     missing: Missing = Field(default=Missing.ERROR, description="where a partition is not landed: error, or empty")
 
     def open(self) -> LandedReader:
         """The reader itself. It asks the service for nothing but the types of columns."""
-        book = self.ledger.open()
+        book = open_scope(self.keen, self.ledger, self.destination, name=self.name)
         return LandedReader(book, self.destination.open(), lambda: self.keen.client(book))
 
     def load(self, collection: str, partition_keys: str | Sequence[str], kind: Any = None, **options: Any) -> Any:

@@ -1,65 +1,112 @@
-"""The two jobs of the nightly path, and its schedule."""
+"""The two jobs of the nightly path, and its schedules."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.ops import materialize_csv, submit_extraction
-from keen_pipeline.collection import Collection
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, identifier
+from keen_pipeline.defs.ops import materialize_csvs_op, submit_extractions_op
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.timeframe import format_instant
 
-SUBMIT_JOB = "submit_extractions"
-MATERIALIZE_JOB = "materialize_csvs"
-NIGHTLY_SCHEDULE = "nightly_extractions"
+# An hour after midnight, when most late events of the day before have come; an hour's partition five minutes after its end.
+DEFAULT_CRON = "0 1 * * *"
+HOURLY_CRON = "5 * * * *"
 
 
-def _submit_config(collections: Sequence[Collection], as_of: str | None = None) -> dict[str, Any]:
+def submit_extractions_job(names: Names, collections: Sequence[Collection]) -> dg.JobDefinition:
+    """`{name}_submit_extractions`: asks for what the last nights lack and ends in seconds."""
+    op = submit_extractions_op(names.name)
+
+    @dg.graph(
+        name=names.submit_job, description="Submits an extraction for every partition that the last nights lack; does not wait."
+    )
+    def graph() -> None:
+        op()
+
+    return graph.to_job(
+        config=_submit_config(op, collections), executor_def=dg.in_process_executor, tags={DEFINITIONS_TAG: names.name}
+    )
+
+
+def materialize_csvs_job(names: Names) -> dg.JobDefinition:
+    """`{name}_materialize_csvs`: lands what has finished, one run for any number of collections and partitions."""
+    op = materialize_csvs_op(names.name)
+
+    @dg.graph(
+        name=names.materialize_job,
+        description=f"Lands every finished extraction and reports it; asked for by the sensor {names.status_sensor}.",
+    )
+    def graph() -> None:
+        op()
+
+    return graph.to_job(executor_def=dg.in_process_executor, tags={DEFINITIONS_TAG: names.name})
+
+
+def _submit_config(op: dg.OpDefinition, collections: Sequence[Collection], as_of: str | None = None) -> dict[str, Any]:
     config: dict[str, Any] = {"collections": [collection_to_wire(c) for c in collections]}
     if as_of is not None:
         config["as_of"] = as_of
-    return {"ops": {submit_extraction.name: {"config": config}}}
+    return {"ops": {op.name: {"config": config}}}
 
 
-def submit_extractions_job(collections: Sequence[Collection]) -> dg.JobDefinition:
-    """`submit_extractions`: asks for what the last nights lack and ends in seconds."""
+def nightly_schedules(
+    names: Names,
+    job: dg.JobDefinition,
+    collections: Sequence[Collection],
+    *,
+    cron: str | None = None,
+    timezone: str | None = None,
+    running: bool = False,
+) -> list[dg.ScheduleDefinition]:
+    """One schedule for all collections that are asked for at the same time; the tick's own time says which partitions are due.
 
-    @dg.graph(name=SUBMIT_JOB, description="Submits an extraction for every partition that the last nights lack; does not wait.")
-    def graph() -> None:
-        submit_extraction()
-
-    return graph.to_job(config=_submit_config(collections), executor_def=dg.in_process_executor)
-
-
-def materialize_csvs_job() -> dg.JobDefinition:
-    """`materialize_csvs`: lands what has finished, one run for any number of collections and partitions."""
-
-    @dg.graph(
-        name=MATERIALIZE_JOB,
-        description="Lands every finished extraction and reports it; asked for by the sensor extraction_status.",
-    )
-    def graph() -> None:
-        materialize_csv()
-
-    return graph.to_job(executor_def=dg.in_process_executor)
+    `cron`: of those without a cron of their own that are not hourly (01:00 by default); `timezone`: in which every cron is read, by
+    default each collection's own, so that its day is over by then. Raises InvalidInputError naming a wrong cron or zone.
+    """
+    by_time: dict[tuple[str, str], list[Collection]] = {}
+    for collection in collections:
+        default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else cron or DEFAULT_CRON
+        by_time.setdefault((collection.cron or default, timezone or collection.timezone), []).append(collection)
+    taken = _schedule_names(names, by_time)
+    return [_schedule(taken[when], job, members, *when, running=running) for when, members in by_time.items()]
 
 
-def nightly_schedule(
-    job: dg.JobDefinition, collections: Sequence[Collection], *, cron: str, timezone: str, running: bool = True
+def _schedule_names(names: Names, by_time: Mapping[tuple[str, str], Sequence[Collection]]) -> dict[tuple[str, str], str]:
+    """The plain name for the time that most collections have, the others by their cron and zone."""
+    if not by_time:
+        return {}
+    most = max(by_time, key=lambda when: len(by_time[when]))
+    return {when: names.nightly if when == most else f"{names.nightly}_{identifier(' '.join(when))}" for when in by_time}
+
+
+def _schedule(
+    name: str, job: dg.JobDefinition, collections: Sequence[Collection], cron: str, timezone: str, *, running: bool
 ) -> dg.ScheduleDefinition:
-    """`nightly_extractions`: one submit run a tick; the tick's own time says which partitions are due."""
+    (op,) = job.graph.node_defs
 
     def run_config(context: dg.ScheduleEvaluationContext) -> dict[str, Any]:
-        return _submit_config(collections, format_instant(context.scheduled_execution_time))
+        assert isinstance(op, dg.OpDefinition)
+        return _submit_config(op, collections, format_instant(context.scheduled_execution_time))
 
-    return dg.ScheduleDefinition(
-        name=NIGHTLY_SCHEDULE,
-        job=job,
-        cron_schedule=cron,
-        execution_timezone=timezone,
-        run_config_fn=run_config,
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
-    )
+    try:
+        return dg.ScheduleDefinition(
+            name=name,
+            job=job,
+            cron_schedule=cron,
+            execution_timezone=timezone,
+            run_config_fn=run_config,
+            description=f"Asks for {', '.join(c.name for c in collections[:5])}{' and others' if len(collections) > 5 else ''}.",
+            default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+        )
+    except dg.DagsterInvalidDefinitionError:
+        which = collections[0].name
+        raise InvalidInputError(
+            f"collection {which}: {cron!r} in {timezone} is no schedule; expected a cron such as '0 1 * * *' and an IANA zone",
+            field="cron",
+        ) from None

@@ -1,20 +1,20 @@
 """Lists, the second kind of extraction: the unique values of a property as an asset, for each partition or of all events."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from keen_pipeline.defs.assets import NO_SECOND_MATERIALIZATION
-from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY, UNIQUE_METADATA
-from keen_pipeline.defs.metadata import asset_key
-from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
-from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.io_managers import COLLECTION_METADATA, UNIQUE_METADATA
+from keen_pipeline.defs.names import Names, identifier
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.resources import pipeline_of
+from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.scope import DEFAULT_NAME
 
 PREVIEWED = 20
 
@@ -24,15 +24,21 @@ def unique_values_asset(
     property_name: str,
     *,
     partitioned: bool = True,
-    group_name: str = "keen",
+    name: str = DEFAULT_NAME,
+    asset_key: dg.CoercibleToAssetKey | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    group_name: str | None = None,
     automation_condition: dg.AutomationCondition[Any] | None = None,
 ) -> dg.AssetsDefinition:
-    """The asset `["keen", <collection>, "unique", <property>]`: the unique values of a property as a JSON file at the destination.
+    """The asset `[name, <collection>, "unique", <property>]`: the unique values of a property as a JSON file at the destination.
 
     The service finds them (`_select_unique`), of the events that pass the collection's filters. `partitioned`: a list for each
     partition of the collection; else one list of all events, replaced by each run. A parameter of an asset downstream gets a
     `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is made anew when the
     partition's file has landed.
+
+    `name`: of the definitions whose collection it is. `asset_key`: of the collection's files, if a translator changed it.
+    `partitions_def`: of the list, by default the collection's own.
 
     Raises InvalidInputError where the collection masks the property: its values must not be written anywhere.
 
@@ -43,15 +49,17 @@ def unique_values_asset(
         raise InvalidInputError(
             f"{collection.name}: {property_name} is masked, so its values can't be listed", field="property_name"
         )
-    key = dg.AssetKey([*asset_key(collection.name).path, "unique", property_name])
+    names = Names(name)
+    files = dg.AssetKey.from_coercible(asset_key) if asset_key is not None else names.asset_key(collection.name)
+    key = dg.AssetKey([*files.path, "unique", property_name])
     condition = dg.AutomationCondition.eager()
     if partitioned:  # eager() alone wakes for the latest partition only
         condition = condition.without(dg.AutomationCondition.in_latest_time_window())
     values_of = dg.AssetOut(
         key=key,
         dagster_type=dg.Nothing,
-        io_manager_key=IO_MANAGER_KEY,
-        group_name=group_name,
+        io_manager_key=names.io_manager,
+        group_name=group_name or name,
         kinds={"json"},
         automation_condition=automation_condition or condition,
         metadata={COLLECTION_METADATA: collection.name, UNIQUE_METADATA: property_name},
@@ -59,22 +67,21 @@ def unique_values_asset(
     )
 
     @dg.multi_asset(
-        name=re.sub(r"\W", "_", f"list_{collection.name}_{property_name}"),
+        name=names.step(collection.name, prefix="list_") + f"_{identifier(property_name)}",
         outs={"values": values_of},
-        deps=[asset_key(collection.name)],
-        partitions_def=partitions_definition(collection) if partitioned else None,
+        deps=[files],
+        partitions_def=(partitions_def or partitions_definition(collection)) if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run(),
+        required_resource_keys=names.resources,
     )
-    def list_values(
-        context: dg.AssetExecutionContext, keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination
-    ) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-        pipeline = build_pipeline(keen, ledger, destination)
-        files, now = destination.open(), pipeline.clock.now()
-        for name in context.partition_keys if partitioned else [LATEST]:
-            window = partition_for_key(collection, name, now).timeframe if partitioned else None
+    def list_values(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
+        pipeline = pipeline_of(context.resources, name)
+        now = pipeline.clock.now()
+        for partition in context.partition_keys if partitioned else [LATEST]:
+            window = partition_for_key(collection, partition, now).timeframe if partitioned else None
             values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-            uri = files.write_list(collection.name, property_name, name, values)
-            yield dg.AssetMaterialization(key, partition=name if partitioned else None, metadata=_metadata(uri, values))
+            uri = pipeline.destination.write_list(collection.name, property_name, partition, values)
+            yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=_metadata(uri, values))
         yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
 
     return list_values

@@ -9,14 +9,15 @@ from typing import Any
 
 import dagster as dg
 
-from keen_pipeline.defs.preview import preview
 from keen_pipeline.collection import MaskMethod
+from keen_pipeline.defs.preview import preview
 from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.ports import Destination
+from keen_pipeline.ports import LandedFiles
 from keen_pipeline.timeframe import format_instant
 
-ENTRY_KEY = "keen/entry"
+LANDING_KEY = "keen/landing"
+"""Metadata of an event: the token of the landing it speaks of, by which it is known again, also by a new ledger."""
 
 
 def landing_metadata(entry: Entry, shown: str | None = None) -> Mapping[str, Any]:
@@ -39,13 +40,13 @@ def landing_metadata(entry: Entry, shown: str | None = None) -> Mapping[str, Any
         "keen/landing_seconds": round(landing.seconds, 3),
         "keen/timeframe_start": format_instant(entry.request.timeframe.start),
         "keen/timeframe_end": format_instant(entry.request.timeframe.end),
-        ENTRY_KEY: entry.entry_id,
+        LANDING_KEY: entry.token,
     }
     if entry.slices:
         metadata["keen/slices"] = entry.slices
         metadata["keen/split_depth"] = entry.depth
-    if entry.waiting_seconds is not None:
-        metadata["keen/waiting_seconds"] = round(entry.waiting_seconds, 3)
+    if entry.submitted_at is not None and entry.completed_at is not None:
+        metadata["keen/waiting_seconds"] = round(max(0.0, (entry.completed_at - entry.submitted_at).total_seconds()), 3)
     if entry.request.mask:
         metadata["keen/masked"] = dg.MetadataValue.json(dict(landing.masked))
     if shown is not None:
@@ -65,45 +66,37 @@ def _schema(landing: Landing) -> dg.TableSchema:
     )
 
 
-def materialization(entry: Entry, destination: Destination | None = None) -> dg.AssetMaterialization:
-    """The event for a landed partition, with a preview where the `destination` is given to read it from.
+def materialization(entry: Entry, key: dg.AssetKey, files: LandedFiles | None = None) -> dg.AssetMaterialization:
+    """The event for a landed partition of the asset `key`, with a preview if `files` are given to read it from.
 
-    Its data version is the sha256 of what Keen sent: the same bytes under the same mask leave downstream fresh.
+    Its data version is the sha256 of Keen's CSV: a downstream condition such as `AutomationCondition.data_version_changed()` can
+    tell that the bytes are the same as before. What a mask changed is part of it.
     """
     landing = entry.landing
     assert landing is not None
     return dg.AssetMaterialization(
-        asset_key=asset_key(entry.request.collection),
+        asset_key=key,
         partition=entry.request.partition_key,
-        description=f"{landing.records} events, {landing.bytes} bytes",
-        metadata=landing_metadata(entry, preview(destination, landing) if destination is not None else None),
-        tags={"dagster/data_version": _data_version(entry, landing)},
+        description=f"{entry.request}: {landing.records} events, {landing.bytes} bytes",
+        metadata=landing_metadata(entry, preview(files, landing) if files is not None else None),
+        tags={"dagster/data_version": _data_version(landing)},
     )
 
 
-def _data_version(entry: Entry, landing: Landing) -> str:
+def _data_version(landing: Landing) -> str:
     if not landing.masked:
         return landing.sha256
     done = json.dumps(dict(landing.masked), sort_keys=True).encode()
     return hashlib.sha256(landing.sha256.encode() + done).hexdigest()
 
 
-def materializing_runs(instance: dg.DagsterInstance, entry: Entry) -> list[str]:
-    """Run ids of the events that report this landing, newest first; empty where none does (a runless report's id is no run's)."""
-    wanted = dg.AssetRecordsFilter(asset_key=asset_key(entry.request.collection), asset_partitions=[entry.request.partition_key])
+def materializing_runs(instance: dg.DagsterInstance, entry: Entry, key: dg.AssetKey) -> list[str]:
+    """Run ids of the events that report this landing, newest first; empty if none does (a runless report's id is no run's)."""
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[entry.request.partition_key])
     found: list[str] = []
     for record in instance.fetch_materializations(wanted, limit=20).records:
         event = record.asset_materialization
-        value = event.metadata.get(ENTRY_KEY) if event is not None else None
-        if value is not None and value.value == entry.entry_id:
+        value = event.metadata.get(LANDING_KEY) if event is not None else None
+        if value is not None and value.value == entry.token:
             found.append(record.run_id)
     return found
-
-
-def asset_key(collection: str) -> dg.AssetKey:
-    """The key of a collection's files; blanks, which Dagster takes in no name, are `_` in it.
-
-    >>> asset_key("Sign Ups").path
-    ['keen', 'Sign_Ups']
-    """
-    return dg.AssetKey(["keen", collection.replace(" ", "_")])

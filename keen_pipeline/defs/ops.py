@@ -1,36 +1,51 @@
-"""The ops. They know their collections by config, so they work in any graph with the resources `keen`, `ledger`, `destination`."""
+"""The ops. They know their collections by config, and their resources by the definitions' name, so they work in any graph."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import Targets, evaluation, landing_checks
+from keen_pipeline.defs.checks import Targets, evaluation, given_up, landing_checks
 from keen_pipeline.defs.metadata import materialization
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, build_pipeline
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError
-from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.resources import pipeline_of
+from keen_pipeline.defs.told import failure, grouped
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
+from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import due_partitions, partition_for_key
-from keen_pipeline.pipeline import Counted, NotLanded, Pipeline, land, partition_request, post_due, submit
-from keen_pipeline.pipeline.context import new_owner
-from keen_pipeline.pipeline.counts import verdict
-from keen_pipeline.pipeline.history import is_partition
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import (
+    Counted,
+    Landed,
+    NotLanded,
+    Pipeline,
+    Posted,
+    land,
+    partition_request,
+    post_due,
+    requests_of_a_night,
+    submit,
+    verdict,
+)
+from keen_pipeline.pipeline.upkeep import tidy_up
+from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.timeframe import parse_instant
 
 # How long the op posts; what is left then, for example beyond the requests per minute, the sensor posts.
 POSTING_SECONDS = 30.0
+_Collections = list[dict[str, Any]]
 
 
 class SubmitExtractionConfig(dg.Config):
     """Which partitions of which collections to ask for."""
 
-    collections: list[dict[str, Any]] = Field(description="as in the collections file: name, start_date, granularity, filters, ...")
+    collections: _Collections = Field(description="as in the collections file: name, start_date, granularity, filters, ...")
     as_of: str | None = Field(default=None, description="ISO-8601 instant the night stands for; unset: now")
     partition_keys: list[str] = Field(
-        default=[], description="these partitions; empty: what ended in the last lookback_days and is not landed"
+        default=[], description="these partitions; empty: those of the lookback, and older ones that are missing"
     )
     force: bool = Field(
         default=False, description="extract again what is landed; the new file replaces the old one when it is whole"
@@ -41,162 +56,205 @@ class MaterializeCsvConfig(dg.Config):
     """Which finished extractions to land."""
 
     entry_ids: list[int] = Field(default=[], description="ledger entries; empty: every finished one that nobody is landing")
-    claim: str | None = Field(default=None, description="the claim under which the sensor dispatched them")
-    collections: list[dict[str, Any]] = Field(
+    collections: _Collections = Field(
         default=[], description="as in the collections file; those whose checks schema_drift and unexpected_size are evaluated"
     )
-
-
-@dg.op(
-    name="submit_extraction",
-    description="Journals and submits an asynchronous extraction for each due partition; ends without waiting.",
-)
-def submit_extraction(
-    context: dg.OpExecutionContext,
-    config: SubmitExtractionConfig,
-    keen: KeenResource,
-    ledger: ExtractionLedger,
-    destination: CsvDestination,
-) -> list[int]:
-    """Submit, do not wait. Answers the ledger entries that are open now; the sensor `extraction_status` follows them.
-
-    Raises InvalidInputError for an unknown partition before anything is asked, AuthenticationError where the key is refused
-    (the intents are cancelled then).
-    """
-    pipeline = build_pipeline(keen, ledger, destination)
-    requests = _requests(config, pipeline)
-    _remove_leftovers(context, pipeline)
-    submission = submit(pipeline, requests, force=config.force, recount=True, run_id=context.run_id)
-    ids = [entry.entry_id for entry in (*submission.created, *submission.adopted)]
-    try:
-        posted = post_due(pipeline, ids, seconds=POSTING_SECONDS)
-    except dg.DagsterExecutionInterruptedError:
-        raise
-    except Exception:
-        pipeline.ledger.cancel([e.entry_id for e in submission.created], "its submission was refused, see the run's error")
-        raise
-    for entry, follower in posted.failed:
-        context.log.error("%s: %s", entry, follower.error if follower else "moved on by another process")
-    context.log.info(
-        "%d partitions: %d landed before, %d open before, %d new; %d submitted now, %d left to the sensor",
-        *(
-            len(requests),
-            len(submission.landed),
-            len(submission.adopted),
-            len(submission.created),
-            len(posted.submitted),
-            len(posted.postponed),
-        ),
+    asset_keys: dict[str, list[str]] = Field(
+        default={}, description="the asset key of each collection; unset: the definitions' name and the collection's"
     )
-    context.add_output_metadata(
-        {
-            "partitions": len(requests),
-            "landed_before": len(submission.landed),
-            "adopted": len(submission.adopted),
-            "submitted": len(posted.submitted),
-        }
+
+
+def _submit_op(name: str, op_name: str) -> dg.OpDefinition:
+    @dg.op(
+        name=op_name,
+        ins={"after": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing, description="the intents are journalled, and most of them submitted"),
+        required_resource_keys=Names(name).resources,
+        description="Journals and submits an asynchronous extraction for each due partition; ends without waiting.",
     )
-    return ids
+    def op(context: dg.OpExecutionContext, config: SubmitExtractionConfig) -> None:
+        pipeline = pipeline_of(context.resources, name)
+        _Night(context, pipeline, config).run()
+
+    return op
 
 
-def _remove_leftovers(context: dg.OpExecutionContext, pipeline: Pipeline) -> None:
-    """Once a night, as it walks the whole destination; a landing's own failure removes its own leftovers at once."""
-    try:
-        removed = pipeline.destination.remove_leftovers()
-    except (KeenPipelineError, OSError) as error:
-        context.log.warning("leftovers of dead landings could not be looked for: %s", error)
-        return
-    if removed:
-        context.log.info("%d leftovers of dead landings removed", len(removed))
+def _materialize_op(name: str, op_name: str) -> dg.OpDefinition:
+    @dg.op(
+        name=op_name,
+        ins={"after": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing, is_required=False, description="what had finished is landed and reported"),
+        required_resource_keys=Names(name).resources,
+        description="Lands every finished extraction as a whole, verified file and records a materialization for each.",
+    )
+    def op(context: dg.OpExecutionContext, config: MaterializeCsvConfig) -> Iterator[Any]:
+        pipeline = pipeline_of(context.resources, name)
+        yield from _LandingRun(context, pipeline, config, Names(name)).events()
+        yield dg.Output(None)
+
+    return op
 
 
-def _requests(config: SubmitExtractionConfig, pipeline: Pipeline) -> list[ExtractionRequest]:
-    now = pipeline.clock.now()
-    as_of = min(parse_instant(config.as_of, field="as_of"), now) if config.as_of else now
-    requests: list[ExtractionRequest] = []
-    for collection in parse_collections(config.collections):
-        if config.partition_keys:
-            partitions = [partition_for_key(collection, key, now) for key in config.partition_keys]
+class _Night:
+    """One run of the submitting op: each collection for itself, so that what is wrong with one keeps no other."""
+
+    def __init__(self, context: dg.OpExecutionContext, pipeline: Pipeline, config: SubmitExtractionConfig) -> None:
+        self.context, self.pipeline, self.config = context, pipeline, config
+        self.problems: list[str] = []
+        self.counts = {"partitions": 0, "landed_before": 0, "adopted": 0, "submitted": 0}
+
+    def run(self) -> None:
+        """Raises Failure at the end, naming each collection that can't be asked for; InvalidInputError before anything is."""
+        collections = parse_collections(self.config.collections)
+        requests = {collection.name: self._requests(collection) for collection in collections}
+        self._tidy_up()
+        ids: list[int] = []
+        for collection in collections:
+            ids += self._submit(collection, requests[collection.name])
+        with self.pipeline.working(f"run {self.context.run.run_id[:8]}, submitting") as worker:
+            posted = post_due(self.pipeline, self.pipeline.ledger.entries(ids), worker.id, seconds=POSTING_SECONDS)
+        self._told(posted, len(ids))
+
+    def _requests(self, collection: Collection) -> list[ExtractionRequest]:
+        pipeline, now = self.pipeline, self.pipeline.clock.now()
+        if self.config.partition_keys:
+            partitions = [partition_for_key(collection, key, now) for key in self.config.partition_keys]
+            return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in partitions]
+        as_of = min(parse_instant(self.config.as_of, field="as_of"), now) if self.config.as_of else now
+        return requests_of_a_night(pipeline, collection, as_of)
+
+    def _submit(self, collection: Collection, requests: list[ExtractionRequest]) -> list[int]:
+        force = self.config.force
+        try:
+            submission = submit(self.pipeline, requests, keep=lambda _: not force, run_id=self.context.run.run_id)
+        except (ConfigurationError, PermanentError) as error:
+            self.problems.append(f"{collection.name}: {error}")
+            return []
+        for name, problem in submission.problems.items():
+            self.context.log.warning("%s: what had landed can't be counted: %s", name, problem)
+            if isinstance(problem, (ConfigurationError, PermanentError)):
+                self.problems.append(f"{name}: what had landed can't be counted: {problem}")
+        open_ = [*submission.created, *submission.adopted]
+        self.counts["partitions"] += len(requests)
+        self.counts["landed_before"] += len(submission.landed)
+        self.counts["adopted"] += len(submission.adopted)
+        return [entry.entry_id for entry in open_]
+
+    def _told(self, posted: Posted, asked: int) -> None:
+        context = self.context
+        for collection, problem in posted.problems.items():
+            context.log.warning("%s: not all is submitted, the sensor goes on with it: %s", collection, problem)
+            if isinstance(problem, (ConfigurationError, PermanentError)):
+                self.problems.append(f"{collection}: {problem}")
+        self.counts["submitted"] = len(posted.submitted)
+        left = asked - len(posted.submitted) - len(posted.ended)
+        context.log.info("%s; %d left to the sensor", ", ".join(f"{n} {name}" for name, n in self.counts.items()), left)
+        context.add_output_metadata(self.counts)
+        failed = [(entry, entry.error or "unknown reason") for entry in posted.ended]
+        if failed or self.problems:
+            raise failure(self.counts["partitions"] - len(failed), failed, self.problems)
+
+    def _tidy_up(self) -> None:
+        """Once a night, as it walks the whole destination; a landing's own failure removes its own leftovers at once."""
+        try:
+            for what in tidy_up(self.pipeline):
+                self.context.log.info("%s", what)
+        except (KeenPipelineError, OSError) as error:
+            self.context.log.warning("what dead landings left could not be looked for: %s", error)
+
+
+class _LandingRun:
+    """One run for any number of collections and partitions. What lands is kept and reported, also if others fail."""
+
+    def __init__(self, context: dg.OpExecutionContext, pipeline: Pipeline, config: MaterializeCsvConfig, names: Names) -> None:
+        self.context, self.pipeline, self.ledger = context, pipeline, pipeline.ledger
+        self.config = config
+        self.collections = {c.name: c for c in parse_collections(config.collections)}
+        self.keys: Mapping[str, dg.AssetKey] = _Keys(names, config.asset_keys)
+        self.failed: list[tuple[Entry, str]] = []
+        self.landed: list[Entry] = []
+
+    def events(self) -> Iterator[Any]:
+        """Materializations and checks; raises Failure at the end, naming each partition that has no attempt left and why."""
+        targets = Targets(self.context.instance, self.keys)
+        with self.pipeline.working(f"run {self.context.run.run_id[:8]}, landing") as worker:
+            wanted = self._wanted()
+            abandoned = [e for e in self.ledger.claim([e.entry_id for e in wanted], worker.id) if e.status is Status.ABANDONED]
+            yield from self._given_up(abandoned)
+            for outcome in land(self.pipeline, [e.entry_id for e in wanted if e.status is not Status.ABANDONED], worker):
+                match outcome:
+                    case NotLanded():
+                        yield from self._not_landed(outcome)
+                    case Counted(entry):
+                        if entry.is_partition:
+                            yield evaluation(targets, outcome)
+                        if entry.is_whole is not True:
+                            self.context.log.warning("%s", verdict(outcome))
+                        if outcome.is_final_failure:
+                            self.failed.append((entry, verdict(outcome)))
+                    case Landed(entry):
+                        self.landed.append(entry)
+                        if entry.is_partition:
+                            yield materialization(entry, self.keys[entry.request.collection], self.pipeline.destination)
+                            targets.landed(entry)
+                        self.ledger.reported([entry.entry_id])
+            yield from landing_checks(targets, self.ledger, self.collections, self.landed)
+        for line in grouped(self.failed):
+            self.context.log.error("%s", line)
+        if self.failed:
+            raise failure(len(self.landed), self.failed)
+        self.context.log.info("%d landed", len(self.landed))
+
+    def _wanted(self) -> list[Entry]:
+        if self.config.entry_ids:
+            known = self.ledger.entries(self.config.entry_ids)
         else:
-            partitions = due_partitions(collection, as_of)
-        requests += [partition_request(collection, partition, pipeline.destination.uri) for partition in partitions]
-    return requests
+            known = [*self.ledger.open_entries(status=Status.COMPLETE), *self.ledger.uncounted()]
+        ends = (Status.COMPLETE, Status.LANDED, Status.ABANDONED)
+        return [e for e in known if e.status in ends and not (e.status is Status.ABANDONED and e.reported_at is not None)]
+
+    def _given_up(self, abandoned: list[Entry]) -> Iterator[Any]:
+        for entry in abandoned:
+            self.failed.append((entry, entry.error or "unknown reason"))
+            if entry.is_partition:
+                yield given_up(entry, self.keys[entry.request.collection])
+        if abandoned:
+            self.ledger.reported([entry.entry_id for entry in abandoned])
+
+    def _not_landed(self, outcome: NotLanded) -> Iterator[Any]:
+        entry, error = outcome.entry, outcome.error
+        if outcome.is_lost:
+            self.context.log.info("%s is another process's: %s", entry.request, error)
+        elif entry.status is Status.ABANDONED and entry.request.kind is not Kind.SLICE:  # a slice's end is its partition's
+            yield from self._given_up([entry])
+        elif isinstance(error, ConfigurationError) and entry.landing_tries == 1:
+            # Told once: the same cause keeps it at every later try too, and `status` names it until it is mended.
+            self.failed.append((entry, f"{error} (it is tried again by itself)"))
+        else:
+            # The next attempt, or the next try of this one, is the sensor's.
+            self.context.log.warning("%s not landed, it is tried again: %s", entry.request, error)
 
 
-@dg.op(
-    name="materialize_csv",
-    out=dg.Out(list, is_required=False, description="URIs of the landed files"),
-    description="Lands every finished extraction as a whole, verified file and records a materialization for each.",
-)
-def materialize_csv(
-    context: dg.OpExecutionContext,
-    config: MaterializeCsvConfig,
-    keen: KeenResource,
-    ledger: ExtractionLedger,
-    destination: CsvDestination,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[list[str]]]:
-    """One run for any number of collections and partitions. What lands is kept and reported, also where others fail.
+class _Keys(dict[str, dg.AssetKey]):
+    """The asset key of each collection: the configured one, else that of the definitions' name."""
 
-    Each landed partition is held against the service's count, as the asset check `complete`.
+    def __init__(self, names: Names, given: Mapping[str, list[str]]) -> None:
+        super().__init__({collection: dg.AssetKey(path) for collection, path in given.items()})
+        self._names = names
 
-    Raises Failure at the end, naming each partition that has no attempt left and why.
-    """
-    collections = parse_collections(config.collections)
-    pipeline = build_pipeline(keen, ledger, destination)
-    book, owner = pipeline.ledger, config.claim or new_owner()
-    known = book.entries(config.entry_ids) if config.entry_ids else book.open_entries()
-    now = pipeline.clock.now()
-    wanted = [e for e in known if e.status is Status.COMPLETE and (not e.landing_tries or e.due_at <= now)]
-    wanted += [e for e in known if e.status is Status.LANDED and e.counted_at is None]
-    told = book.claim(
-        [e.entry_id for e in known if e.status is Status.ABANDONED], Status.ABANDONED, owner, pipeline.limits.lease_seconds
-    )
-    failures = {e.entry_id: e.error or str(e) for e in told}
-    uris: list[str] = []
-    landed: list[Entry] = []
-    targets = Targets(context.instance)
-    for outcome in land(pipeline, wanted, owner):
-        if isinstance(outcome, NotLanded):
-            _note(context, outcome, failures)
-            continue
-        if isinstance(outcome, Counted):
-            if is_partition(outcome.entry):
-                yield evaluation(targets, outcome)
-            if outcome.entry.is_whole is not True:
-                context.log.warning("%s", verdict(outcome))
-            if outcome.is_final_failure:
-                failures[outcome.entry.entry_id] = verdict(outcome)
-            continue
-        assert outcome.entry.landing is not None
-        if is_partition(outcome.entry):
-            yield materialization(outcome.entry, pipeline.destination)
-            landed.append(outcome.entry)
-            targets.landed(outcome.entry)
-        book.reported([outcome.entry.entry_id])
-        uris.append(outcome.entry.landing.uri)
-    yield from landing_checks(targets, book, {c.name: c for c in collections}, landed)
-    if failures:
-        book.reported(list(failures))
-        raise dg.Failure(
-            description=f"{len(uris)} landed, {len(failures)} failed: " + " | ".join(failures.values()),
-            metadata={"landed": len(uris), "failed": len(failures)},
-            allow_retries=False,
-        )
-    context.log.info("%d landed", len(uris))
-    yield dg.Output(uris)
+    def __missing__(self, collection: str) -> dg.AssetKey:
+        return self._names.asset_key(collection)
 
 
-def _note(context: dg.OpExecutionContext, outcome: NotLanded, failures: dict[int, str]) -> None:
-    follower = outcome.follower
-    if follower is None:
-        context.log.info("%s is another process's: %s", outcome.entry, outcome.error)
-    elif follower.status is Status.ABANDONED:
-        failures[follower.entry_id] = follower.error or str(outcome.error)
-    elif isinstance(outcome.error, ConfigurationError):
-        failures[follower.entry_id] = f"{outcome.entry}: {outcome.error} (it is tried again by itself)"
-    else:
-        # The next attempt, or the next try of this one, is the sensor's.
-        context.log.warning("%s not landed, it is tried again: %s", outcome.entry, outcome.error)
+def submit_extractions_op(name: str = DEFAULT_NAME) -> dg.OpDefinition:
+    """The op that submits, on the resources of the definitions called `name`."""
+    return _submit_op(name, f"{name}_submit_extraction" if name != DEFAULT_NAME else "submit_extraction")
 
 
-__all__ = ["MaterializeCsvConfig", "SubmitExtractionConfig", "materialize_csv", "submit_extraction"]
+def materialize_csvs_op(name: str = DEFAULT_NAME) -> dg.OpDefinition:
+    """The op that lands, on the resources of the definitions called `name`."""
+    return _materialize_op(name, f"{name}_materialize_csv" if name != DEFAULT_NAME else "materialize_csv")
+
+
+submit_extraction = submit_extractions_op()
+materialize_csv = materialize_csvs_op()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time
+from collections.abc import Sequence
+from datetime import date, datetime, time
 from typing import Any
 
 import dagster as dg
@@ -17,9 +18,21 @@ _DEFINITIONS: dict[Granularity, type[dg.TimeWindowPartitionsDefinition]] = {
 }
 
 
-def partitions_definition(collection: Collection) -> dg.TimeWindowPartitionsDefinition:
-    """Time windows from the collection's start date in its zone; weeks start on Sunday."""
-    start = datetime.combine(collection.start, time())
+def partitions_definition(collection: Collection, *, together_with: Sequence[Collection] = ()) -> dg.TimeWindowPartitionsDefinition:
+    """Time windows from the collection's start date in its zone; weeks start on Sunday.
+
+    `together_with`: collections that shall be selected and backfilled together with it. Dagster asks for one and the same
+    definition then, so it begins with the earliest start date among those of the same granularity and zone.
+
+    >>> partitions_definition(Collection(name="purchases", start_date="2026-01-01")).get_first_partition_key()
+    '2026-01-01'
+    """
+    alike = [one for one in (collection, *together_with) if _grain(one) == _grain(collection)]
+    start: date = min(one.start for one in alike)
     make: Any = _DEFINITIONS[collection.granularity]  # the subclasses take a start date, their common base doesn't
-    definition: dg.TimeWindowPartitionsDefinition = make(start_date=start, timezone=collection.timezone)
+    definition: dg.TimeWindowPartitionsDefinition = make(start_date=datetime.combine(start, time()), timezone=collection.timezone)
     return definition
+
+
+def _grain(collection: Collection) -> tuple[Granularity, str]:
+    return collection.granularity, collection.timezone

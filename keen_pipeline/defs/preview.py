@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO, cast
 
-from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.csv.joined import cells, records
-from keen_pipeline.landing.layout import parse_target
-from keen_pipeline.ports import Destination
+from keen_pipeline.landing.layout import encoding_of
+from keen_pipeline.ports import LandedFiles
 
 ROWS = 5
 COLUMNS = 12
@@ -22,13 +22,13 @@ HEAD_BYTES = 256 * 1024
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
-def preview(destination: Destination, landing: Landing) -> str | None:
+def preview(files: LandedFiles, landing: Landing) -> str | None:
     """What `landing` begins with, as it was written (masked columns are); None where there is nothing or it can't be read now."""
     if not landing.records:
         return None
     try:
-        encoding = parse_target(destination.uri, landing.uri).encoding
-        with destination.open(landing.uri) as file:
+        encoding = encoding_of(landing.uri)
+        with files.open(landing.uri) as file:
             read = _parquet_rows if encoding is Encoding.PARQUET else _csv_rows
             rows = [[_cell(value) for value in row[:COLUMNS]] for row in islice(read(file, encoding), ROWS)]
     except (KeenPipelineError, OSError, EOFError):

@@ -1,57 +1,78 @@
 """Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
+from keen_pipeline.defs.names import Names
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.pipeline import Pipeline
-from keen_pipeline.pipeline.adapters import CALL_SECONDS, limits_of, open_client, open_destination, open_ledger
-from keen_pipeline.settings import Settings
+from keen_pipeline.scope import Scope
+from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings
+from keen_pipeline.wiring import (
+    CALL_SECONDS,
+    limits_of,
+    open_client,
+    open_destination,
+    open_ledger,
+    scope_of,
+    warn_of_unknown,
+)
 
 if TYPE_CHECKING:
     # What they bring, urllib3 and SQLAlchemy, a code location needs once it opens them.
     from keen_pipeline.client import KeenClient
     from keen_pipeline.ledger import SqlLedger
+    from keen_pipeline.pipeline import Pipeline
 
-
-def _overridden(settings: Settings, **values: Any) -> Settings:
-    return replace(settings, **{name: value for name, value in values.items() if value is not None})
+_FIELDS = {variable.field: variable for variable in VARIABLES}
 
 
 class KeenResource(dg.ConfigurableResource["KeenClient"]):
     """Keen's Data Extraction API. Without any field: `KEEN_BASE_URL`, `KEEN_PROJECT_ID`, `KEEN_READ_KEY`, ... of the
-    environment, or the embedded service where `KEEN_BASE_URL` is unset. Give keys as `dg.EnvVar`, so that the UI shows names.
+    environment, or the embedded service if none of them is set. Give keys as `dg.EnvVar`, so that the UI shows names.
     """
 
-    base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or the embedded service")
+    base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or Keen's own with a project or key")
     project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
     read_key: str | None = Field(default=None, description="unset: KEEN_READ_KEY", repr=False)
     api_version: str | None = Field(default=None, description="2.0 or 3.0; unset: KEEN_API_VERSION")
-    requests_per_minute: int | None = Field(default=None, ge=1, le=100_000, description="unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
-    max_attempts: int | None = Field(default=None, ge=1, le=100, description="unset: KEEN_PIPELINE_MAX_ATTEMPTS")
-    retry_seconds: float | None = Field(default=None, ge=0, le=600, description="unset: KEEN_PIPELINE_RETRY_SECONDS")
-    poll_seconds: float | None = Field(default=None, ge=0.05, le=3600, description="unset: KEEN_PIPELINE_POLL_SECONDS")
+    requests_per_minute: int | None = Field(default=None, description="1 to 100000; unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
+    budget: str | None = Field(default=None, description="projects with this in common share their requests a minute")
+    max_attempts: int | None = Field(default=None, description="1 to 100; unset: KEEN_PIPELINE_MAX_ATTEMPTS")
+    retry_seconds: float | None = Field(default=None, description="0 to 600; unset: KEEN_PIPELINE_RETRY_SECONDS")
+    poll_seconds: float | None = Field(default=None, description="0.05 to 3600; unset: KEEN_PIPELINE_POLL_SECONDS")
+    lease_seconds: float | None = Field(default=None, description="2 to 86400; unset: KEEN_PIPELINE_LEASE_SECONDS")
 
     def settings(self) -> Settings:
-        """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong variable."""
-        names = (
-            "base_url",
-            "project_id",
-            "read_key",
-            "api_version",
-            "requests_per_minute",
-            "max_attempts",
-            "retry_seconds",
-            "poll_seconds",
-        )
-        return _overridden(Settings.from_environment(), **{name: getattr(self, name) for name in names})
+        """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
+        # Bounds are checked here, when a dg.EnvVar has become its value.
+        given = {name: getattr(self, name) for name in _OWN if getattr(self, name) is not None}
+        values = {name: _FIELDS[name].parse(f"resource field {name}", str(value).strip()) for name, value in given.items()}
+        settings = Settings.from_environment()
+        warn_of_unknown(settings)
+        if settings.base_url is None and ("project_id" in values or "read_key" in values):
+            values.setdefault("base_url", KEEN_URL)
+        return replace(settings, **values)
 
     def client(self, ledger: "SqlLedger | None" = None, *, total_timeout: float = CALL_SECONDS) -> "KeenClient":
-        """A client; its requests count against the budget of `ledger`, a call with its repetitions takes `total_timeout` s."""
+        """A client; its requests count for the budget in `ledger`, a call with its repetitions takes `total_timeout` s."""
         return open_client(self.settings(), ledger, total_timeout=total_timeout)
+
+    def run(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
+        """Submit, wait for and land the selected partitions of the assets of `@keen_assets`; yields Dagster's events.
+
+        Each partition's materialization goes out as it lands, its checks follow; at the end it raises Failure naming what failed.
+        """
+        from keen_pipeline.defs.run import run_assets
+
+        return run_assets(context, self)
+
+
+_OWN = tuple(name for name in KeenResource.model_fields if name in _FIELDS)
 
 
 class ExtractionLedger(dg.ConfigurableResource["SqlLedger"]):
@@ -59,9 +80,9 @@ class ExtractionLedger(dg.ConfigurableResource["SqlLedger"]):
 
     url: str | None = Field(default=None, description="SQLAlchemy URL; unset: KEEN_PIPELINE_LEDGER_URL", repr=False)
 
-    def open(self) -> "SqlLedger":
-        """The ledger, migrated; opened once a process."""
-        return open_ledger(self.url or Settings.from_environment().ledger_url)
+    def open(self, scope: Scope) -> "SqlLedger":
+        """The share of the ledger that belongs to a scope; migrated, and its database opened once a process."""
+        return open_ledger(self.url or Settings.from_environment().ledger_url, scope)
 
 
 class CsvDestination(dg.ConfigurableResource[FileDestination]):
@@ -87,15 +108,48 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
 
 
 def build_pipeline(
-    keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination, *, call_seconds: float = CALL_SECONDS
-) -> Pipeline:
-    """The use cases' context of the three resources; one API call takes at most `call_seconds`."""
-    settings, book = keen.settings(), ledger.open()
+    keen: KeenResource,
+    ledger: ExtractionLedger,
+    destination: CsvDestination,
+    *,
+    name: str,
+    call_seconds: float = CALL_SECONDS,
+) -> "Pipeline":
+    """The use cases' context of the three resources; one API call takes at most `call_seconds`. `name`: of the definitions."""
+    from keen_pipeline.pipeline import Pipeline
+
+    settings, place = replace(keen.settings(), name=name), destination.open()
+    book = ledger.open(scope_of(settings, place.uri))
     return Pipeline(
         api=keen.client(book, total_timeout=call_seconds),
         ledger=book,
-        destination=destination.open(),
+        destination=place,
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
         mask_key=settings.mask_key,
     )
+
+
+def open_scope(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination, *, name: str) -> "SqlLedger":
+    """The ledger's share of the three resources; nothing is asked of Keen. `name`: of the definitions."""
+    return ledger.open(scope_of(replace(keen.settings(), name=name), destination.open().uri))
+
+
+def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS) -> "Pipeline":
+    """The context of the resources that a step or sensor has under the definitions' names. Raises ConfigurationError."""
+    return build_pipeline(*_three(resources, name), name=name, call_seconds=call_seconds)
+
+
+def ledger_of(resources: Any, name: str) -> "SqlLedger":
+    """The ledger's share alone; nothing is asked of Keen. Raises ConfigurationError."""
+    return open_scope(*_three(resources, name), name=name)
+
+
+def _three(resources: Any, name: str) -> tuple[KeenResource, ExtractionLedger, CsvDestination]:
+    names = Names(name)
+    try:
+        return getattr(resources, name), getattr(resources, names.ledger), getattr(resources, names.destination)
+    except AttributeError as error:
+        raise ConfigurationError(
+            f"the resources {', '.join(sorted(names.resources))} are needed: build_keen_definitions(..., name={name!r}) has them"
+        ) from error

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from keen_pipeline.defs.build import build_keen_definitions
-from keen_pipeline.defs.metadata import asset_key
+from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import CsvDestination, KeenResource
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.pipeline.adapters import CALL_SECONDS
 from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
 from keen_pipeline.ports import SystemClock
+from keen_pipeline.wiring import CALL_SECONDS
 
 if TYPE_CHECKING:
     from keen_pipeline.client import KeenClient
     from keen_pipeline.ledger import SqlLedger
 
-PURCHASES = sample_collections()[0]
+NAMES = Names("keen")
+COLLECTIONS = sample_collections()
+PURCHASES = COLLECTIONS[0]
 
 
 class SampleKeenResource(KeenResource):
@@ -34,8 +36,8 @@ class SampleKeenResource(KeenResource):
 
 
 @dg.asset(
-    deps=[asset_key(PURCHASES.name)],
-    partitions_def=partitions_definition(PURCHASES),
+    deps=[NAMES.asset_key(PURCHASES.name)],
+    partitions_def=partitions_definition(PURCHASES, together_with=COLLECTIONS),
     backfill_policy=dg.BackfillPolicy.single_run(),
     # eager() alone wakes for the latest day only; a backfilled day is as good as yesterday.
     automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
@@ -44,9 +46,9 @@ class SampleKeenResource(KeenResource):
     kinds={"duckdb"},
     description="Orders and revenue of a day by currency, from the landed CSV of that day.",
 )
-def daily_revenue(context: dg.AssetExecutionContext, destination: CsvDestination) -> dg.MaterializeResult[None]:
+def daily_revenue(context: dg.AssetExecutionContext, keen_destination: CsvDestination) -> dg.MaterializeResult[None]:
     """Reads each partition's file; the numbers are in the partition's metadata."""
-    files = destination.open()
+    files = keen_destination.open()
     for key in context.partition_keys:
         revenue = _revenue(files, files.target_uri(PURCHASES.name, key))
         orders = sum(count for count, _ in revenue.values())
@@ -87,6 +89,13 @@ def sample_definitions() -> dg.Definitions:
     """What the code location holds where neither a Keen project nor a collections file is configured."""
     return dg.Definitions.merge(
         # A newcomer watches: ticks come three times as often as they need to.
-        build_keen_definitions(sample_collections(), keen=SampleKeenResource(), sensor_interval_seconds=5),
-        dg.Definitions(assets=[daily_revenue]),
+        build_keen_definitions(
+            COLLECTIONS,
+            keen=SampleKeenResource(),
+            sensor_interval_seconds=5,
+            running=True,
+            downstream=[daily_revenue.key.to_user_string()],
+        ),
+        # A project of its own: short runs need no process for each step.
+        dg.Definitions(assets=[daily_revenue], executor=dg.in_process_executor),
     )

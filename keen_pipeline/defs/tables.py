@@ -6,12 +6,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from keen_pipeline.defs.assets import NO_SECOND_MATERIALIZATION
-from keen_pipeline.defs.io_managers import KeenReader
-from keen_pipeline.defs.metadata import asset_key
-from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.io_managers import KeenReader
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.tables import LoadedPartition, TableLoader
 
 
@@ -49,7 +49,7 @@ def table_asset(
 
     @dg.asset(
         key=target,
-        deps=[asset_key(collection.name)],
+        deps=[Names("keen").asset_key(collection.name)],
         partitions_def=partitions_definition(collection),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=condition,

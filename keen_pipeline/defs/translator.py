@@ -1,53 +1,96 @@
-"""How a collection becomes an asset spec; subclass it to have your own groups, owners, tags, kinds or conditions.
+"""How a collection becomes an asset spec; subclass it to have your own keys, groups, owners, tags, kinds or conditions.
 
 >>> import dagster as dg
 >>> from keen_pipeline import Collection, KeenTranslator, build_keen_definitions
 >>> class Ours(KeenTranslator):
-...     def asset_spec(self, collection):
-...         return super().asset_spec(collection).replace_attributes(owners=["team:growth"])
+...     def get_asset_spec(self, data):
+...         return super().get_asset_spec(data).replace_attributes(owners=["team:growth"])
 >>> defs = build_keen_definitions([Collection(name="purchases", start_date="2026-01-01")], translator=Ours())
 >>> defs.resolve_all_asset_specs()[0].owners
 ['team:growth']
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
 import dagster as dg
 
-from keen_pipeline.defs.io_managers import COLLECTION_METADATA, IO_MANAGER_KEY
-from keen_pipeline.defs.metadata import asset_key
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.collection import Collection, Encoding
+from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, check_distinct
+from keen_pipeline.defs.partitions import partitions_definition
+
+COLLECTION_METADATA = "keen/collection"
+EXTRACTION_METADATA = "keen/extraction"
+"""How a collection is extracted, as in the collections file: what a step of ours goes by, and what the asset's page shows."""
+
+
+@dataclass(frozen=True)
+class KeenTranslatorData:
+    """What a spec is made of. `name`: of the definitions. `others`: collections that are backfilled together with it."""
+
+    collection: Collection
+    name: str = "keen"
+    others: Sequence[Collection] = field(default=(), repr=False)
+
+    @property
+    def partitions_def(self) -> dg.TimeWindowPartitionsDefinition:
+        """The partitions of the asset."""
+        return partitions_definition(self.collection, together_with=self.others)
 
 
 class KeenTranslator:
-    """Makes the asset spec of each collection. `group_name`: of all of them.
+    """Makes the asset spec of each collection. `group_name`: of all of them, by default the definitions' name."""
 
-    The key and the partitions are fixed (`["keen", <collection>]`): ledger, sensor and checks know the asset by them.
-    """
-
-    def __init__(self, group_name: str = "keen") -> None:
+    def __init__(self, group_name: str | None = None) -> None:
         self.group_name = group_name
 
-    def asset_spec(self, collection: Collection) -> dg.AssetSpec:
-        """The spec of a collection's files. Call it in your own and answer what `replace_attributes` or `merge_attributes` give."""
-        return dg.AssetSpec(
-            asset_key(collection.name),
-            description=collection.description
-            or f"Events of the Keen collection {collection.name}, one whole {collection.encoding.value} file a partition.",
-            group_name=self.group_name,
+    def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+        """The spec of a collection's files, complete with partitions and I/O manager key.
+
+        It serves another code location, or a unit test, as it stands. Call it in your own and answer what `replace_attributes` or
+        `merge_attributes` give; the key may be another one.
+        """
+        collection, names = data.collection, Names(data.name)
+        what = f"one whole {collection.encoding.value} file a partition"
+        spec = dg.AssetSpec(
+            names.asset_key(collection.name),
+            description=f"{collection.description or f'Events of the Keen collection {collection.name}.'}\n\n"
+            f"Extracted by the schedule {names.nightly}: {what}. Landed by {names.materialize_job}.",
+            group_name=self.group_name or data.name,
             kinds={"keen", "parquet" if collection.encoding is Encoding.PARQUET else "csv"},
             owners=list(collection.owners),
             tags=dict(collection.tags),
-            metadata={"keen/timezone": collection.timezone},
+            metadata=_metadata(data),
+            partitions_def=data.partitions_def,
+            skippable=True,
         )
+        return spec.with_io_manager_key(names.io_manager)
 
 
-def translated(translator: KeenTranslator, collection: Collection) -> dg.AssetSpec:
-    """The translator's spec with what the pipeline needs in it. Raises ConfigurationError where it changed the key."""
-    spec = translator.asset_spec(collection)
-    if spec.key != asset_key(collection.name):
-        raise ConfigurationError(
-            f"collection {collection.name}: its asset can't be called {spec.key.to_user_string()}; the key is "
-            f"{asset_key(collection.name).to_user_string()}, by which ledger, sensor and checks know it"
-        )
-    needed = spec.merge_attributes(metadata={COLLECTION_METADATA: collection.name})
-    return needed.replace_attributes(skippable=True).with_io_manager_key(IO_MANAGER_KEY)
+def _metadata(data: KeenTranslatorData) -> Mapping[str, Any]:
+    wire = collection_to_wire(data.collection)
+    return {
+        COLLECTION_METADATA: data.collection.name,
+        EXTRACTION_METADATA: dg.MetadataValue.json(wire),
+        DEFINITIONS_TAG: data.name,
+        "keen/timezone": data.collection.timezone,
+    }
+
+
+def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name: str) -> dict[str, dg.AssetSpec]:
+    """The spec of each collection, by name, with what the pipeline needs in it.
+
+    Raises InvalidInputError if two collections would be one asset.
+    """
+    specs = {}
+    for collection in collections:
+        data = KeenTranslatorData(collection, name, collections)
+        needed = _metadata(data)
+        spec = translator.get_asset_spec(data).merge_attributes(metadata=needed)
+        specs[collection.name] = spec.replace_attributes(skippable=True).with_io_manager_key(Names(name).io_manager)
+    check_distinct({collection: spec.key for collection, spec in specs.items()})
+    return specs

@@ -60,12 +60,12 @@ class SqlLedger(LedgerSubmissions):
     def publishing(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
         """The file of a claimed entry is about to be switched into place.
 
-        From here to `landed` the file that lies there may be either one: an earlier landing at its path is unproven. Raises
-        ClaimLostError: then nothing may be switched.
+        From here to `landed` the file that lies there may be either one: an earlier landing at its path is unproven, be it that of
+        another project that landed at the same destination. Raises ClaimLostError: then nothing may be switched.
         """
         self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=sa.false())
         row = self._row(connection, entry_id)
-        before = sa.and_(self._mine, is_landed, self._at_path_of(row), entries.c.id != entry_id)
+        before = sa.and_(self._at_destination, is_landed, self._at_path_of(row), entries.c.id != entry_id)
         connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
 
     @transaction

@@ -15,7 +15,7 @@ from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.rows import to_entry
 from keen_pipeline.ledger.scopes import Scopes, ScopeSummary
-from keen_pipeline.ledger.tables import collections, entries, in_outbox, is_landed, is_open, is_stale, is_uncounted
+from keen_pipeline.ledger.tables import collections, entries, in_outbox, is_landed, is_open, is_stale, is_uncounted, scopes
 from keen_pipeline.ledger.transactions import read_transaction
 from keen_pipeline.ledger.workers import Workers
 from keen_pipeline.lifecycle import Entry
@@ -81,6 +81,8 @@ class LedgerReader:
         self._scopes = Scopes(engine, self.clock)
         self.scope_id = self._scopes.open(scope)
         self._mine = entries.c.scope_id == self.scope_id
+        here = sa.select(scopes.c.id).where(scopes.c.destination == scope.destination)
+        self._at_destination = entries.c.scope_id.in_(here)
 
     def scopes(self) -> list[ScopeSummary]:
         """Every scope of this ledger, ours among them."""
@@ -211,6 +213,20 @@ class LedgerReader:
         return {
             name: state for name, state in self.collections().items() if state.listed_at is not None and state.listed_at > since
         }
+
+    @read_transaction
+    def others_at(self, connection: sa.Connection, paths: Sequence[str]) -> set[str]:
+        """The names of other definitions whose files, landed or asked for, lie at one of these paths of our destination."""
+        here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.name != self.scope.name)
+        names = {row.id: row.name for row in connection.execute(sa.select(scopes.c.id, scopes.c.name).where(here))}
+        if not names:  # as nearly always: nothing of the history is read
+            return set()
+        found: set[str] = set()
+        alive = sa.or_(is_open, sa.and_(entries.c.status == Status.LANDED.value, sa.not_(entries.c.unproven)))
+        for chunk in chunks(sorted(paths)):
+            theirs = sa.and_(entries.c.scope_id.in_(sorted(names)), entries.c.path.in_(chunk), alive)
+            found.update(names[i] for i in connection.execute(sa.select(entries.c.scope_id).distinct().where(theirs)).scalars())
+        return found
 
     @read_transaction
     def orphans(self, connection: sa.Connection) -> int:

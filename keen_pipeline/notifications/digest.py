@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.extraction import Landing, Status
-from keen_pipeline.lifecycle import Entry
+from keen_pipeline.extraction import Landing
+from keen_pipeline.ledger import PartitionState, SqlLedger
+from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import Partition, due_partitions, latest_partition, partitions_between
+from keen_pipeline.pipeline.explain import Waiting, explain_all
 from keen_pipeline.pipeline.history import history_span, usual_events
-from keen_pipeline.pipeline.requests import partition_request
-from keen_pipeline.ports import Ledger
+from keen_pipeline.pipeline.submit import gaps
 
 BARS = 28
 """Partitions in one chart: four weeks of days."""
@@ -77,30 +78,36 @@ class Digest:
         return sum(line.events or 0 for line in self.lines)
 
 
-def gather(ledger: Ledger, collections: Sequence[Collection], destination: str, night: str, now: datetime) -> Digest:
-    """The digest as of `now`; `destination` is the root URI. Collections without a partition yet are left out."""
+def gather(
+    ledger: SqlLedger, collections: Sequence[Collection], night: str, now: datetime, *, limits: Limits | None = None
+) -> Digest:
+    """The digest as of `now`. Collections without a partition yet are left out."""
     lines: list[Line] = []
     missing: list[Missing] = []
+    waiting = explain_all(ledger, ledger.open_entries(), limits or Limits())
+    open_ = {entry.request.place: waiting.get(entry.entry_id) for entry in ledger.open_entries()}
     for collection in collections:
         newest = latest_partition(collection, now)
         if newest is None:
             continue
-        due = due_partitions(collection, now)
-        start = min([newest.timeframe.start - history_span(collection), *(p.timeframe.start for p in due)])
+        states = {state.key: state for state in ledger.partitions(collection.name)}
+        due = {p.key: p for p in (*gaps(collection, states, now), *due_partitions(collection, now))}
+        start = min([newest.timeframe.start - history_span(collection), *(p.timeframe.start for p in due.values())])
         history = ledger.landed_between(collection.name, start, newest.timeframe.end)
-        landed = {e.request.target: e for e in history}
-        lines.append(_line(collection, newest, landed, destination, now))
-        missing += _missing(ledger, collection, due, landed, destination)
+        landed = {e.request.partition_key: e for e in history if e.is_partition}
+        lines.append(_line(collection, newest, landed, now))
+        missing += [
+            _why(collection.name, key, states.get(key), open_.get((collection.name, key))) for key in due if key not in landed
+        ]
     return Digest(night, tuple(lines), tuple(missing))
 
 
-def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], destination: str, now: datetime) -> Line:
-    def of(partition: Partition) -> Entry | None:
-        return landed.get(partition_request(collection, partition, destination).target)
-
-    entry = of(newest)
+def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], now: datetime) -> Line:
+    entry = landed.get(newest.key)
     span = partitions_between(collection, newest.timeframe.start - history_span(collection), newest.timeframe.end)
-    bars = [(p.key, e.landing.records if (e := of(p)) is not None and e.landing is not None else None) for p in list(span)[-BARS:]]
+    bars = [
+        (p.key, e.landing.records if (e := landed.get(p.key)) is not None and e.landing is not None else None) for p in list(span)
+    ]
     usual = usual_events(entry, list(landed.values()), collection) if entry is not None else None
     events = entry.landing.records if entry is not None and entry.landing is not None else 0
     lately = now - timedelta(days=1)
@@ -111,29 +118,14 @@ def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], d
         entry=entry,
         usual=usual.events if usual is not None else None,
         unusual=usual is not None and not usual.holds(events),
-        bars=tuple(bars),
+        bars=tuple(bars[-BARS:]),
         also_landed=tuple(sorted(also)),
     )
 
 
-def _missing(
-    ledger: Ledger, collection: Collection, due: Sequence[Partition], landed: dict[str, Entry], destination: str
-) -> list[Missing]:
-    asked = [(p, partition_request(collection, p, destination)) for p in due]
-    absent = [(p, request) for p, request in asked if request.target not in landed]
-    known = ledger.latest([request for _, request in absent])
-    return [_why(collection.name, p.key, entry) for (p, _), entry in zip(absent, known, strict=True)]
-
-
-def _why(collection: str, key: str, entry: Entry | None) -> Missing:
-    if entry is None:
-        return Missing(collection, key, False, "it was never asked for: is the schedule nightly_extractions running?")
-    if entry.status.is_terminal:
-        return Missing(collection, key, False, entry.error or f"it is {entry.status.value}")
-    stands = {
-        Status.REQUESTED: "it waits to be submitted",
-        Status.SUBMITTED: "Keen is working on it",
-        Status.SPLIT: "it is extracted in slices",
-        Status.COMPLETE: "it is about to land",
-    }[entry.status]
-    return Missing(collection, key, True, f"{stands} (attempt {entry.attempt})" + (f"; {entry.error}" if entry.error else ""))
+def _why(collection: str, key: str, state: PartitionState | None, waiting: Waiting | None) -> Missing:
+    if state is None:
+        return Missing(collection, key, False, "it was never asked for: are the nightly schedules running?")
+    if waiting is not None:
+        return Missing(collection, key, True, str(waiting))
+    return Missing(collection, key, False, state.error or f"it is {state.status.value}")

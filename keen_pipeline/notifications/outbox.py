@@ -7,13 +7,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Landing
+from keen_pipeline.landing import FileDestination as Destination
 from keen_pipeline.notifications.digest import Digest
 from keen_pipeline.notifications.render import attachment_name
 from keen_pipeline.notifications.send import Attachment, Channels, Message
-from keen_pipeline.ports import Clock, Destination
+from keen_pipeline.ports import Clock
 
 if TYPE_CHECKING:
     from keen_pipeline.ledger.notices import Notice, SqlNotices

@@ -6,7 +6,8 @@ cuts a mail off at 102 kB, so the number of lines with a chart is bounded, and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from urllib.parse import quote
 
@@ -27,15 +28,22 @@ _CELL = f"padding:8px 10px 8px 0;border-bottom:1px solid #e4e7eb;vertical-align:
 _HEAD = f"padding:4px 10px 4px 0;border-bottom:2px solid #cbd2d9;{_FONT};font-size:12px;color:{_GREY};text-align:left"
 
 
-def digest_message(digest: Digest, *, ui_url: str | None = None, attachments: Sequence[Attachment] = ()) -> Message:
-    """The nightly digest. `ui_url`: root of Dagster's UI, for links to the partitions."""
+def digest_message(
+    digest: Digest,
+    *,
+    ui_url: str | None = None,
+    assets: Mapping[str, str] | None = None,
+    attachments: Sequence[Attachment] = (),
+) -> Message:
+    """The nightly digest. `ui_url`: root of Dagster's UI, for links; `assets`: the path of each collection's asset."""
+    links = Links(ui_url, assets or {})
     lines = sorted(digest.lines, key=lambda line: (line.entry is not None, not line.unusual, line.collection))
     return Message(
         identity=f"digest/{digest.night}",
         subject=_subject(digest),
         text=_text(digest, lines, attachments),
-        html=_html(digest, lines, ui_url, attachments),
-        slack=_slack(digest, lines, ui_url),
+        html=_html(digest, lines, links, attachments),
+        slack=_slack(digest, lines, links),
         attachments=attachments,
     )
 
@@ -50,15 +58,24 @@ def failure_message(identity: str, title: str, story: str, link: str | None) -> 
     return Message(identity, title, f"{title}\n\n{story}\n" + (f"\n{link}\n" if link else ""), _page(html), blocks)
 
 
-def partition_link(ui_url: str, collection: str, partition_key: str) -> str:
-    """The asset's partition in Dagster's UI.
+@dataclass(frozen=True)
+class Links:
+    """Links to partitions in Dagster's UI. `ui_url`: its root, None: no links. `assets`: the path of each collection's asset."""
 
-    >>> partition_link("http://dagster.local/", "Sign Ups", "2026-01-31")
-    'http://dagster.local/assets/keen/Sign_Ups?view=partitions&partition=2026-01-31'
-    """
-    # Blanks are `_` in the keys of our assets.
-    asset, partition = (quote(text, safe="") for text in (collection.replace(" ", "_"), partition_key))
-    return f"{ui_url.rstrip('/')}/assets/keen/{asset}?view=partitions&partition={partition}"
+    ui_url: str | None = None
+    assets: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, collection: str, partition_key: str) -> str | None:
+        """The asset's partition; None without a root or for a collection that is no asset.
+
+        >>> Links("http://dagster.local/", {"Sign Ups": "keen/Sign_Ups"}).of("Sign Ups", "2026-01-31")
+        'http://dagster.local/assets/keen/Sign_Ups?view=partitions&partition=2026-01-31'
+        """
+        asset = self.assets.get(collection)
+        if self.ui_url is None or asset is None:
+            return None
+        path, partition = quote(asset), quote(partition_key, safe="")
+        return f"{self.ui_url.rstrip('/')}/assets/{path}?view=partitions&partition={partition}"
 
 
 def _subject(digest: Digest) -> str:
@@ -156,13 +173,13 @@ def _page(body: str) -> str:
     return f'{head}<body style="margin:0;padding:16px;background:#ffffff">{body}</body></html>'
 
 
-def _html(digest: Digest, lines: Sequence[Line], ui_url: str | None, attachments: Sequence[Attachment]) -> str:
+def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequence[Attachment]) -> str:
     title = f"<b>Keen extractions, {escape(digest.night)}</b>"
     parts = [f'<div style="{_FONT};font-size:18px;color:{_INK};margin:0 0 4px">{title}</div>']
     landed = f"{len(digest.landed)} of {len(digest.lines)} collections landed, {digest.events:,} events"
     parts.append(f'<div style="{_FONT};font-size:14px;color:{_GREY};margin:0 0 12px">{landed}</div>')
-    parts += [_missing_html(one, ui_url) for one in digest.missing[:MOST_MISSING]]
-    rows = [_row(line, ui_url, attachments, chart=number < MOST_CHARTS) for number, line in enumerate(lines[:MOST_LINES])]
+    parts += [_missing_html(one, links) for one in digest.missing[:MOST_MISSING]]
+    rows = [_row(line, links, attachments, chart=number < MOST_CHARTS) for number, line in enumerate(lines[:MOST_LINES])]
     heads = "".join(
         f'<th style="{_HEAD}{";text-align:right" if name == "events" else ""}">{name}</th>'
         for name in ("collection", "events", "", "last weeks", "file")
@@ -177,24 +194,24 @@ def _html(digest: Digest, lines: Sequence[Line], ui_url: str | None, attachments
     return _page("\n".join(parts))
 
 
-def _missing_html(one: Missing, ui_url: str | None) -> str:
+def _missing_html(one: Missing, links: Links) -> str:
     colour, word = (_AMBER, "still open") if one.is_open else (_RED, "failed")
-    name = _linked(f"{one.collection} {one.partition_key}", ui_url, one.collection, one.partition_key)
+    name = _linked(f"{one.collection} {one.partition_key}", links.of(one.collection, one.partition_key))
     return (
         f'<div style="{_FONT};font-size:14px;color:{_INK};border-left:4px solid {colour};padding:4px 0 4px 10px;margin:0 0 6px">'
         f'<b>{name}</b> <span style="color:{colour}">{word}</span><br>{escape(_short(one.why))}</div>'
     )
 
 
-def _linked(text: str, ui_url: str | None, collection: str, partition_key: str) -> str:
-    if ui_url is None:
+def _linked(text: str, link: str | None) -> str:
+    if link is None:
         return escape(text)
-    link = escape(partition_link(ui_url, collection, partition_key))
+    link = escape(link)
     return f'<a href="{link}" style="color:{_BLUE};white-space:nowrap">{escape(text)}</a>'
 
 
-def _row(line: Line, ui_url: str | None, attachments: Sequence[Attachment], *, chart: bool) -> str:
-    name = f"<b>{escape(line.collection)}</b><br>" + _linked(line.partition_key, ui_url, line.collection, line.partition_key)
+def _row(line: Line, links: Links, attachments: Sequence[Attachment], *, chart: bool) -> str:
+    name = f"<b>{escape(line.collection)}</b><br>" + _linked(line.partition_key, links.of(line.collection, line.partition_key))
     if line.landing is None:
         events, change, file = f'<span style="color:{_RED}">not landed</span>', "", ""
     else:
@@ -231,16 +248,16 @@ def _chart(bars: Sequence[tuple[str, int | None]]) -> str:
 # -- Slack ------------------------------------------------------------------------------------------------------------------------
 
 
-def _slack(digest: Digest, lines: Sequence[Line], ui_url: str | None) -> list[dict[str, object]]:
+def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str, object]]:
     blocks: list[dict[str, object]] = [{"type": "header", "text": {"type": "plain_text", "text": _subject(digest)[:150]}}]
     for one in digest.missing[: MOST_MISSING // 2]:
         sign = ":hourglass:" if one.is_open else ":red_circle:"
-        name = _slack_link(f"{one.collection} {one.partition_key}", ui_url, one.collection, one.partition_key)
+        name = _slack_link(f"{one.collection} {one.partition_key}", links.of(one.collection, one.partition_key))
         blocks.append(_section(f"{sign} *{name}* {_slack_text(_short(one.why))}"))
     said = []
     for line in lines[:_SLACK_LINES]:
         events = "not landed" if line.events is None else f"{line.events:,} events"
-        name = _slack_link(f"{line.collection} {line.partition_key}", ui_url, line.collection, line.partition_key)
+        name = _slack_link(f"{line.collection} {line.partition_key}", links.of(line.collection, line.partition_key))
         warning = ":warning: " if line.unusual else ""
         said.append(f"{warning}*{name}*  {events}  {_change(line)}\n`{sparkline(line.bars)}`")
     blocks += [_section("\n".join(said[at : at + 6])) for at in range(0, len(said), 6)]
@@ -257,5 +274,5 @@ def _slack_text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _slack_link(text: str, ui_url: str | None, collection: str, partition_key: str) -> str:
-    return f"<{partition_link(ui_url, collection, partition_key)}|{_slack_text(text)}>" if ui_url else _slack_text(text)
+def _slack_link(text: str, link: str | None) -> str:
+    return f"<{link}|{_slack_text(text)}>" if link else _slack_text(text)

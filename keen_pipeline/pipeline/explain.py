@@ -83,7 +83,7 @@ def in_few_lines(entries: Sequence[Entry], waiting: Mapping[int, Waiting]) -> li
     for why, members in sorted(groups.items(), key=lambda item: -len(item[1])):
         untils = [one.until for one in members if one.until is not None]
         told = Waiting(why, min(one.since for one in members), min(untils, default=None))
-        lines.append(f"{len(members)} × {told}" if len(members) > 1 else str(told))
+        lines.append(f"{len(members)} of them: {told}" if len(members) > 1 else str(told))
     more = [f"and {len(lines) - _MOST_LINES} other reasons"] if len(lines) > _MOST_LINES else []
     return [*lines[:_MOST_LINES], *more]
 

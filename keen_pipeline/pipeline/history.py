@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import dropwhile
 from statistics import median
 from zoneinfo import ZoneInfo
 
@@ -88,8 +89,10 @@ def usual_events(entry: Entry, history: Sequence[Entry], collection: Collection)
     (hourly: weekday and hour; weekly and monthly: any); None where fewer than four are known."""
     zone, kind = ZoneInfo(collection.timezone), collection.granularity
     slot = _slot(entry.request.timeframe.start, zone, kind)
-    same = [e for e in history if _comparable(e, entry) and _slot(e.request.timeframe.start, zone, kind) == slot]
-    same.sort(key=lambda e: e.request.timeframe.start)
+    earlier = sorted((e for e in history if _comparable(e, entry)), key=lambda e: e.request.timeframe.start)
+    # What lies before the first event says nothing about what is usual.
+    known = dropwhile(lambda e: e.landing is None or e.landing.records == 0, earlier)
+    same = [e for e in known if _slot(e.request.timeframe.start, zone, kind) == slot]
     numbers = [e.landing.records for e in same[-MOST_COMPARED:] if e.landing is not None]
     if len(numbers) < FEWEST_COMPARED:
         return None

@@ -40,8 +40,8 @@ def poll(
     """Ask the service for the entries that are submitted, and record what it says; split ones are complete with their slices.
 
     What others have claimed is left alone. No list call begins after `seconds`; which collections come first is left to chance, so
-    that a slow service starves none of them over several polls. Nor is a collection listed whose extractions all were unfinished when
-    somebody else listed it within `shared_seconds`: many runs that wait at once ask hardly more often than one.
+    that a slow service starves none of them over several polls. Nor is a collection listed whose extractions all were unfinished
+    when somebody else listed it within `shared_seconds`: many runs that wait at once ask hardly more often than one.
 
     An answer that can't be read, or an error, says nothing about any extraction: it ends none.
     """

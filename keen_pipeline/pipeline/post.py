@@ -33,8 +33,10 @@ _REST_SECONDS = 60.0
 class Posted:
     """One round of POSTs.
 
-    `submitted`: taken by the service. `split`: asked for in slices. `ended`: refused for good. `problems`: by collection why some of
-    its intents are still to be posted.
+    `submitted`: taken by the service.
+    `split`: asked for in slices.
+    `ended`: refused for good.
+    `problems`: by collection why some of its intents are still to be posted.
     """
 
     submitted: list[Entry] = field(default_factory=list)

@@ -91,11 +91,10 @@ def split(pipeline: Pipeline, entry: Entry, reason: str, *, total: int | None = 
     try:
         if total is None:
             total = ask_count(pipeline, request, request.timeframe, patient=False)
-        if total <= 1:
-            raise ExtractionTooLargeError(f"{reason}; the service counts {total} events in it, which can't be cut")
         windows = _halve(pipeline, request, request.timeframe, total, entry.depth, 1)
     except ExtractionTooLargeError as error:
-        return ledger.fail(entry.entry_id, str(error), worker=worker, limits=pipeline.limits, final=True)
+        told = f"{reason}; the service counts {total} events in it, which can't be cut: {error}"
+        return ledger.fail(entry.entry_id, told, worker=worker, limits=pipeline.limits, final=True)
     parent = entry.parent_id or entry.entry_id
     slices = [Slice(_slice_request(request, parent, window), depth, count) for window, count, depth in windows]
     ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
@@ -107,7 +106,7 @@ def _halve(
 ) -> list[tuple[Timeframe, int, int]]:
     """(window, events, depth) of the slices; those without events are left out."""
     halves = window.halves()
-    if halves is None or above + depth > MAX_DEPTH:
+    if halves is None or total <= 1 or above + depth > MAX_DEPTH:
         raise ExtractionTooLargeError(
             f"{request}: too large for one extraction, and {window.start.isoformat()} to {window.end.isoformat()} can't be halved"
         )

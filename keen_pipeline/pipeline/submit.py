@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from keen_pipeline.collection import Collection, CountPolicy
-from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger import PartitionState, Requested
 from keen_pipeline.lifecycle import Entry
@@ -59,9 +59,11 @@ def submit(
     An open attempt is adopted. A landed one of today's configuration is left alone if `keep(entry)`, its file still lies there with
     its length and, with `recount`, the service still counts as many events as it holds (late events outdate it).
 
-    Raises ConfigurationError, before anything is journalled, if a column is to be hashed and there is no key.
+    Raises ConfigurationError, before anything is journalled, if a column is to be hashed and there is no key, or if other
+    definitions land their files at the same paths.
     """
     check_mask_key(requests, pipeline.mask_key)
+    _check_destination(pipeline, requests)
     answers = pipeline.ledger.request(requests, keep=keep, run_id=run_id)
     landed = {i: a.entry for i, a in enumerate(answers) if not a.created and a.entry.status is Status.LANDED}
     gone = _gone(pipeline, landed)
@@ -71,6 +73,15 @@ def submit(
     for index, answer in zip(again, renewed, strict=True):
         answers[index] = answer
     return Submission(tuple(answers), problems)
+
+
+def _check_destination(pipeline: Pipeline, requests: Sequence[ExtractionRequest]) -> None:
+    others = sorted(pipeline.ledger.others_at([request.path for request in requests]))
+    if others:
+        raise ConfigurationError(
+            f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {pipeline.destination.uri}: "
+            "give one of them another destination; nothing was asked for"
+        )
 
 
 def _gone(pipeline: Pipeline, landed: Mapping[int, Entry]) -> set[int]:

@@ -39,8 +39,8 @@ _Place: TypeAlias = tuple[str, str]
 class Progress:
     """How far a wait has come: numbers of requests; `kept` of the landed ones had landed before.
 
-    `seconds_left`: an estimate by the pace of the landings so far, None before the first. `reasons`: asks the ledger what the others
-    wait for, in a few lines.
+    `seconds_left`: an estimate by the pace of the landings so far, None before the first.
+    `reasons`: asks the ledger what the others wait for, in a few lines.
     """
 
     total: int
@@ -126,8 +126,8 @@ def extract(
 ) -> Generator[Event, None, None]:
     """Bring every request to its end and yield what happens; a `Progress` follows each change and each poll.
 
-    `keep`: see `submit`. When all have landed, they are held against the service's counts (`Counted`); what is not whole is extracted
-    again. An error of one collection, or of one file, ends the wait for that alone (`Stopped`).
+    `keep`: see `submit`. When all have landed, they are held against the service's counts (`Counted`); what is not whole is
+    extracted again. An error of one collection, or of one file, ends the wait for that alone (`Stopped`).
 
     Whatever ends the generator early gives back what it had claimed: the sensor, or the next call with the same requests, goes on
     with it. Intents made here that were not posted yet are forgotten, unless `resumable`.

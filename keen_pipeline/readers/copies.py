@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.collection import Encoding
-from keen_pipeline.ports import Destination
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing import FileDestination as Destination
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import pyarrow
 

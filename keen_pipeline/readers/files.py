@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.collection import Encoding
-from keen_pipeline.landing.layout import parse_target
-from keen_pipeline.ports import Ledger
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.ledger import SqlLedger as Ledger
 
 _LISTED = 10
 _EVER = datetime.min.replace(tzinfo=timezone.utc)
@@ -33,10 +32,7 @@ def landed_files(ledger: Ledger, root: str, collection: str) -> Mapping[str, Lan
     found: dict[str, LandedFile] = {}
     for entry in sorted(ledger.landed_entries(collection), key=lambda e: e.landed_at or _EVER):
         assert entry.landing is not None
-        try:
-            place = parse_target(root, entry.landing.uri)
-        except InvalidInputError:
-            continue  # it lies at another destination
+        place = entry.request
         landing = entry.landing
         found[place.partition_key] = LandedFile(
             collection,

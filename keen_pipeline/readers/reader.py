@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, overload
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.ports import Destination, ExtractionApi, Ledger
+from keen_pipeline.landing import FileDestination as Destination
+from keen_pipeline.ledger import SqlLedger as Ledger
+from keen_pipeline.ports import ExtractionApi
 from keen_pipeline.readers.files import LandedFile, landed_files, require
 from keen_pipeline.readers.frames import KINDS, converter_of
 from keen_pipeline.readers.scan import Scan

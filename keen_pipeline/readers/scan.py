@@ -7,9 +7,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.collection import Encoding
-from keen_pipeline.ports import Destination
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.landing import FileDestination as Destination
 from keen_pipeline.readers.copies import LocalCopies, gone
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import arrow_type, pyarrow

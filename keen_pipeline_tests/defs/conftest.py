@@ -10,10 +10,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline import Collection, CsvDestination, ExtractionLedger, KeenResource, build_keen_definitions
 from keen_pipeline.client import KeenClient
+from keen_pipeline.defs.names import Names
 from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.ledger.tables import entries
+from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.testing import live_service
 
@@ -59,10 +63,16 @@ class Place:
         )
 
     def tick(self) -> dg.SensorExecutionData:
-        sensor = self.defs.resolve_sensor_def("extraction_status")
-        resources = {name: self.defs.resources[name] for name in ("keen", "ledger", "destination")} if self.defs.resources else None
+        sensor = self.defs.resolve_sensor_def("keen_extraction_status")
+        resources = {name: self.defs.resources[name] for name in Names("keen").resources} if self.defs.resources else None
         with dg.build_sensor_context(instance=self.instance, resources=resources) as context:
             return sensor.evaluate_tick(context)
+
+    def counts(self) -> dict[str, int]:
+        """How many attempts there are by status."""
+        query = sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status)
+        with self.ledger.engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def materialized(self, key: str) -> list[str]:
         """Partitions by the materializations in the event log, each as often as it was reported."""
@@ -77,7 +87,7 @@ class Place:
         return {name: value.value for name, value in record.asset_materialization.metadata.items()}
 
     def failure(self, result: dg.ExecuteInProcessResult) -> str:
-        [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
+        [event, *_] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
         failure = event.step_failure_data.user_failure_data
         assert failure is not None
         return failure.description or ""
@@ -119,7 +129,7 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make
             return Place(
                 defs,
                 stack.enter_context(dg.DagsterInstance.ephemeral()),
-                ExtractionLedger(url=url).open(),
+                ExtractionLedger(url=url).open(Scope(source_of(endpoint.base_url, endpoint.project_id), str(tmp_path / "landing"))),
                 tmp_path / "landing",
                 endpoint,
             )

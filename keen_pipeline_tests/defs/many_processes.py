@@ -40,7 +40,7 @@ def sensor(folder: Path) -> None:
     defs = build_keen_definitions(read_collections_file(path))
     definition = defs.resolve_sensor_def("extraction_status")
     assert defs.resources is not None
-    resources = {name: defs.resources[name] for name in ("keen", "ledger", "destination")}
+    resources = {name: defs.resources[name] for name in ("keen", "keen_ledger", "keen_destination")}
     with dg.DagsterInstance.ephemeral() as instance:
         while not (folder / "stop").exists():
             with dg.build_sensor_context(instance=instance, resources=resources) as context:

@@ -3,10 +3,10 @@
 import dagster as dg
 
 from keen_pipeline import Collection
-from keen_pipeline.extraction import Status
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
 
 BOTH = ["keen/purchases", "keen/logins"]
+SKIP_LANDED = {"ops": {name: {"config": {"skip_landed": True}} for name in ("keen_purchases", "keen_logins")}}
 
 
 def test_one_run_lands_a_range_of_two_collections_with_one_event_each(make_place: MakePlace) -> None:
@@ -14,8 +14,8 @@ def test_one_run_lands_a_range_of_two_collections_with_one_event_each(make_place
     assert place.backfill(BOTH, DAYS[0], DAYS[3]).success
     assert place.materialized("keen/purchases") == list(DAYS)
     assert place.materialized("keen/logins") == list(DAYS)
-    assert place.ledger.summary().counts == {Status.LANDED: 8}
-    assert place.ledger.unreported() == []
+    assert place.counts() == {"landed": 8}
+    assert place.ledger.outbox() == []
 
 
 def test_a_subset_of_the_collections_lands_alone(make_place: MakePlace) -> None:
@@ -30,21 +30,20 @@ def test_others_land_where_one_fails_and_the_next_run_redoes_only_the_missing_on
     result = place.backfill(BOTH, DAYS[0], DAYS[3])
     assert not result.success
     message = place.failure(result)
-    assert message.startswith("7 of 8 partitions landed, 1 failed: purchases[2026-01-02] abandoned after 3 attempts")
+    assert message.startswith("3 of 4 partitions landed, 1 failed\npurchases 2026-01-02: the service reports the extraction as failed")
     assert place.materialized("keen/purchases") == [d for d in DAYS if d != "2026-01-02"]
     before = {e.entry_id for e in place.ledger.entries(range(1, 100))}
-    assert place.backfill(BOTH, DAYS[0], DAYS[3]).success
+    assert place.backfill(BOTH, DAYS[0], DAYS[3], SKIP_LANDED).success
     new = [e for e in place.ledger.entries(range(1, 100)) if e.entry_id not in before]
     assert [e.request.partition_key for e in new] == ["2026-01-02"]
 
 
-def test_force_extracts_again_and_the_older_landing_is_superseded(make_place: MakePlace) -> None:
+def test_an_explicit_materialization_extracts_again_and_the_older_landing_is_superseded(make_place: MakePlace) -> None:
     place = make_place()
     place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
     before = (place.root / "purchases" / f"{DAYS[0]}.csv").read_bytes()
-    config = {"ops": {"keen_daily_20260101_UTC": {"config": {"force": True}}}}
-    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1], config).success
-    assert place.ledger.summary().counts == {Status.LANDED: 2, Status.SUPERSEDED: 2}
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
+    assert place.counts() == {"landed": 2, "superseded": 2}
     assert (place.root / "purchases" / f"{DAYS[0]}.csv").read_bytes() == before
 
 

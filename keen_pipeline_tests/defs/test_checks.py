@@ -50,7 +50,7 @@ def land_the_night(place: Place) -> bool:
     while waiting := place.ledger.open_entries(status=Status.SUBMITTED):
         poll(pipeline, waiting)
     [request] = place.tick().run_requests or []
-    return place.run("materialize_csvs", dict(request.run_config)).success
+    return place.run("keen_materialize_csvs", dict(request.run_config)).success
 
 
 def with_downstream(place: Place) -> list[str]:
@@ -88,7 +88,7 @@ def test_a_blocking_check_that_fails_holds_its_partition_s_downstream(make_place
             assert place.backfill(["keen/purchases"], DAYS[0], DAYS[3]).success is (policy == "warn")
         else:
             config = {"ops": {"submit_extraction": {"config": {"as_of": NIGHT, "collections": [collection_to_wire(collection)]}}}}
-            assert place.run("submit_extractions", config).success
+            assert place.run("keen_submit_extractions", config).success
             assert land_the_night(place) is (policy == "warn")
         after = dg.evaluate_automation_conditions(place.defs, place.instance, cursor=before.cursor)
         woken = after.get_requested_partitions(dg.AssetKey("downstream"))
@@ -173,7 +173,7 @@ def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: M
     days = [(yesterday - timedelta(days=ago)).isoformat() for ago in (3, 2)]
     place = make_place(collections=[Collection("purchases", days[0], fresh_within_hours=24, lookback_days=2)])
     sensor = place.defs.resolve_sensor_def("freshness")
-    resources = {name: (place.defs.resources or {})[name] for name in ("ledger", "destination")}
+    resources = {name: (place.defs.resources or {})[name] for name in ("keen_ledger", "keen_destination")}
 
     def tick(cursor: str | None) -> Any:
         with dg.build_sensor_context(instance=place.instance, resources=resources, cursor=cursor) as context:

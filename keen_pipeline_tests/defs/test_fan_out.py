@@ -68,8 +68,8 @@ def test_a_tick_cuts_what_has_finished_into_bounded_runs_of_neighbours(
         assert place.run(LAND, dict(request.run_config)).success
     assert place.materialized("keen/purchases") == list(DAYS)
     assert place.materialized("keen/logins") == list(DAYS)
-    assert place.ledger.summary().counts == {Status.LANDED: 8}
-    assert place.ledger.unreported() == []
+    assert place.counts() == {"landed": 8}
+    assert place.ledger.outbox() == []
 
 
 def test_no_more_landing_runs_are_asked_for_than_may_wait(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_a_failure_is_named_by_the_run_it_happened_in(make_place: MakePlace, mon
     place = make_place(options=["--fail-extraction", "purchases@2026-01-02=3"])
     assert place.run(SUBMIT, nightly_config(place)).success
     failures, deadline = [], time.monotonic() + 60
-    while place.ledger.open_entries() or place.ledger.unreported():
+    while place.ledger.open_entries() or place.ledger.outbox():
         assert time.monotonic() < deadline
         for request in place.tick().run_requests or []:
             result = place.run(LAND, dict(request.run_config))
@@ -162,4 +162,4 @@ def test_a_backfill_of_a_long_range_is_several_bounded_runs(
         assert backfill.status is BulkActionStatus.COMPLETED_FAILED
         assert place.materialized("keen/purchases") == [d for d in DAYS if d != "2026-01-03"]
         assert place.materialized("keen/logins") == list(DAYS)
-        assert place.ledger.summary().counts[Status.LANDED] == 7
+        assert place.counts()["landed"] == 7

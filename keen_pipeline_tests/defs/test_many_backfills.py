@@ -70,8 +70,8 @@ def materialized(place: Place) -> dict[str, set[str | None]]:
 
 def assert_all_landed_once(place: Place, days: int) -> None:
     number = days * len(NAMES)
-    assert place.ledger.summary().counts == {Status.LANDED: number}
-    assert place.ledger.unreported() == []
+    assert place.counts() == {"landed": number}
+    assert place.ledger.outbox() == []
     for name in NAMES:
         for day in range(days):
             text = Path(place.env["KEEN_PIPELINE_DESTINATION"], name, f"{key(day)}.csv").read_text()

@@ -100,4 +100,4 @@ def test_a_hash_without_a_key_is_refused_before_anything_is_asked(make_place: Ma
     result = place.backfill(["keen/purchases"], DAYS[0], DAYS[0])
     [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
     assert "KEEN_PIPELINE_MASK_KEY" in str(event.step_failure_data.error)
-    assert place.ledger.summary().counts == {}
+    assert place.counts() == {}

@@ -14,13 +14,13 @@ from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place, night
 
-SUBMIT = "submit_extractions"
-LAND = "materialize_csvs"
+SUBMIT = "keen_submit_extractions"
+LAND = "keen_materialize_csvs"
 
 
 def nightly_config(place: Place) -> dict[str, Any]:
     """What the schedule's tick of the night asks for."""
-    schedule = place.defs.resolve_schedule_def("nightly_extractions")
+    schedule = place.defs.resolve_schedule_def("keen_nightly")
     with dg.build_schedule_context(instance=place.instance, scheduled_execution_time=night()) as context:
         [request] = schedule.evaluate_tick(context).run_requests or []
     return dict(request.run_config)
@@ -56,7 +56,7 @@ def test_a_night_lands_every_partition_of_every_collection(make_place: MakePlace
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
         assert [float(row["body:amount"]) for row in rows] == list(range(3 + number))
         assert {row["body:text"] for row in rows} == {f'purchases, "{day}"\nline'}
-    assert place.ledger.unreported() == []
+    assert place.ledger.outbox() == []
     assert "no extraction is open" in (place.tick().skip_message or "")
 
 
@@ -88,9 +88,9 @@ def test_a_second_night_asks_only_for_what_is_missing(make_place: MakePlace) -> 
     place = make_place()
     place.run(SUBMIT, nightly_config(place))
     land_all(place)
-    again = place.run(SUBMIT, nightly_config(place))
-    assert again.output_for_node("submit_extraction") == []
-    assert place.ledger.summary().counts == {Status.LANDED: 8}
+    assert place.run(SUBMIT, nightly_config(place)).success
+    assert place.ledger.open_entries() == []
+    assert place.counts() == {"landed": 8}
 
 
 def test_a_tick_does_not_ask_twice_for_the_same_landing(make_place: MakePlace) -> None:
@@ -120,10 +120,10 @@ def test_a_landing_that_nobody_reported_is_reported_once_by_the_sensor(
         patch.setattr(SqlLedger, "reported", dies)
         assert not place.run(LAND, dict(request.run_config)).success
     assert len(calls) == 1
-    assert place.ledger.unreported() != []
+    assert place.ledger.outbox() != []
     land_all(place)
     place.tick()
-    assert place.ledger.unreported() == []
+    assert place.ledger.outbox() == []
     assert place.materialized("keen/purchases") == list(DAYS)
     assert place.materialized("keen/logins") == list(DAYS)
 
@@ -132,23 +132,24 @@ def test_an_abandoned_partition_fails_the_landing_run_with_its_story(make_place:
     place = make_place(options=["--fail-extraction", "purchases@2026-01-02=3"])
     place.run(SUBMIT, nightly_config(place))
     failures: list[str] = []
-    while place.ledger.open_entries() or place.ledger.unreported():
+    while place.ledger.open_entries() or place.ledger.outbox():
         result = place.run(LAND, dict(tick_until_runs(place).run_config))
         if not result.success:
             failures.append(place.failure(result))
     [message] = failures
-    assert "purchases[2026-01-02] abandoned after 3 attempts" in message
+    assert message.splitlines()[0] == "0 of 1 partitions landed, 1 failed"
+    assert "purchases 2026-01-02: the service reports the extraction as failed" in message
+    assert "keen-pipeline retry purchases 2026-01-02" in message
     assert place.materialized("keen/purchases") == [d for d in DAYS if d != "2026-01-02"]
     assert place.materialized("keen/logins") == list(DAYS)
 
 
-def test_a_wrong_key_fails_the_submit_run_in_words_and_leaves_nothing_open(make_place: MakePlace) -> None:
+def test_a_wrong_key_fails_the_submit_run_in_words_and_the_intents_wait(make_place: MakePlace) -> None:
     place = make_place(read_key="wrong")
     result = place.run(SUBMIT, nightly_config(place))
     assert not result.success
-    [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
-    assert "KEEN_READ_KEY" in str(event.step_failure_data.error)
-    assert place.ledger.open_entries() == []
+    assert "KEEN_READ_KEY" in place.failure(result)
+    assert place.counts() == {"requested": 8}
 
 
 def test_an_unknown_partition_is_refused_before_anything_is_asked(make_place: MakePlace) -> None:
@@ -156,4 +157,4 @@ def test_an_unknown_partition_is_refused_before_anything_is_asked(make_place: Ma
     config = nightly_config(place)
     config["ops"]["submit_extraction"]["config"]["partition_keys"] = ["2031-01-01"]
     assert not place.run(SUBMIT, config).success
-    assert place.ledger.summary().counts == {}
+    assert place.counts() == {}

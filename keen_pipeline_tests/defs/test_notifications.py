@@ -70,7 +70,7 @@ class Office:
         self.place, self.clock = place, FakeClock(now)
         self.notifications, self.failures = notification_sensors(COLLECTIONS, timezone="UTC", clock=self.clock)
         resources = place.defs.resources or {}
-        self.resources = {"notifications": notifications} | {name: resources[name] for name in ("ledger", "destination")}
+        self.resources = {"notifications": notifications} | {name: resources[name] for name in ("keen_ledger", "keen_destination")}
 
     def tick(self) -> str:
         with dg.build_sensor_context(instance=self.place.instance, resources=self.resources) as context:

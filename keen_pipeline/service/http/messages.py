@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import (
     AuthenticationError,
     ExtractionTooLargeError,
@@ -25,7 +26,6 @@ from keen_pipeline.errors import (
     ResultsExpiredError,
     RetryableError,
 )
-from keen_pipeline.collection import check_collection_name
 from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.storage.engine import QueryTimeoutError
 

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, NotFoundError
 from keen_pipeline.collection import check_collection_name
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, NotFoundError
 from keen_pipeline.service.application import Service, checked_email
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.events.query import Where, where

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from keen_pipeline.errors import NotFoundError
 from keen_pipeline.collection import check_collection_name
+from keen_pipeline.errors import NotFoundError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
 from keen_pipeline.collection import check_collection_name
+from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.catalog import Segment

@@ -1,0 +1,292 @@
+"""What a step of CSV assets does: submit, wait by list calls, land, and tell Dagster of each partition as it lands."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.storage.tags import BACKFILL_ID_TAG
+from pydantic import Field
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.checks import Targets, audit, evaluation, freshness_evaluation, given_up, landing_checks
+from keen_pipeline.defs.metadata import materialization, materializing_runs
+from keen_pipeline.defs.names import DEFINITIONS_TAG
+from keen_pipeline.defs.resources import KeenResource, pipeline_of
+from keen_pipeline.defs.told import failure
+from keen_pipeline.defs.translator import EXTRACTION_METADATA
+from keen_pipeline.errors import ConfigurationError, PermanentError
+from keen_pipeline.extraction import ExtractionRequest
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import (
+    Counted,
+    Ended,
+    Hindered,
+    Landed,
+    Pipeline,
+    Progress,
+    Retrying,
+    Stopped,
+    extract,
+    partition_request,
+    post_due,
+    submit,
+    verdict,
+)
+from keen_pipeline.pipeline.freshness import freshness
+
+# Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
+PROGRESS_SECONDS = 10.0
+# How long a step posts for the other collections of its run, so that they wait at the same time as its own.
+_POSTING_SECONDS = 30.0
+# Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
+# key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
+NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+
+
+class CsvAssetConfig(dg.Config):
+    """How a run of CSV assets treats what has landed."""
+
+    skip_landed: bool = Field(
+        default=False,
+        description="leave alone what has landed and is up to date; otherwise everything selected is extracted anew, but for what "
+        "landed since this run or backfill was launched",
+    )
+
+
+def run_assets(context: dg.AssetExecutionContext, keen: KeenResource) -> Iterator[Any]:
+    """The body of every step of ours; see `KeenResource.run`."""
+    step = _Step(context)
+    pipeline = pipeline_of(context.resources, step.name)
+    if not context.selected_asset_keys:  # the checks alone
+        yield from step.audit(pipeline)
+        return
+    yield from step.land(pipeline)
+
+
+class _Step:
+    """One step: which collections it is for, by the specs of its assets, and what it has to tell."""
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self.context = context
+        self.keys: dict[str, dg.AssetKey] = {}
+        self.collections: dict[str, Collection] = {}
+        self.name = ""
+        for spec in context.assets_def.specs:
+            collection = _collection_of(spec)
+            if collection is not None:
+                self.keys[collection.name], self.collections[collection.name] = spec.key, collection
+                self.name = str(spec.metadata[DEFINITIONS_TAG])
+        if not self.collections:
+            raise ConfigurationError(f"{context.assets_def.node_def.name}: keen.run(context) is for assets made by @keen_assets")
+        self.failed: list[tuple[Entry, str]] = []
+        self.problems: list[str] = []
+        self.files: dict[str, Entry] = {}
+
+    def audit(self, pipeline: Pipeline) -> Iterator[Any]:
+        """The selected checks, of the partitions the run is for; of all that have landed if it is for none."""
+        context = self.context
+        for_some = context.has_partition_key or context.has_partition_key_range
+        keys = list(context.partition_keys) if for_some else None
+        targets = Targets(context.instance, self.keys)
+        for collection in self.collections.values():
+            wanted = [c.name for c in context.selected_asset_check_keys if c.asset_key == self.keys[collection.name]]
+            if wanted:
+                yield from audit(targets, pipeline, collection, sorted(wanted), keys)
+
+    def land(self, pipeline: Pipeline) -> Iterator[Any]:
+        """Submit, wait and land; each partition's event goes out as it lands, also if others fail."""
+        context = self.context
+        selected = [c for name, c in sorted(self.collections.items()) if self.keys[name] in context.selected_asset_keys]
+        partition_keys = list(context.partition_keys)
+        launched_at, run_id = _launch(context)
+        keep = _keep(context, launched_at, run_id)
+        requests = []
+        for collection in selected:
+            asked, before = _requests(pipeline, collection, partition_keys)
+            requests += asked
+            for partition in before:
+                yield _before_start(self.keys[collection.name], collection, partition)
+        created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)
+        is_over = False
+        try:
+            yield from self._events(pipeline, requests, keep, run_id)
+            is_over = True
+        finally:
+            if not is_over:
+                # Nobody asked the sensor to go on with what this run never submitted.
+                pipeline.ledger.withdraw(created)
+        if self.failed or self.problems:
+            raise failure(len(requests) - len(self.failed), self.failed, self.problems)
+        for collection in selected:
+            yield dg.MaterializeResult(asset_key=self.keys[collection.name], metadata=NO_SECOND_MATERIALIZATION)
+
+    def _submit_for_the_run(
+        self, pipeline: Pipeline, partition_keys: list[str], keep: Callable[[Entry], bool], run_id: str
+    ) -> list[int]:
+        """Ask for the other collections of this run too, so that all of them wait at the same time; answers the new intents."""
+        created: list[int] = []
+        for collection in _others_of_the_run(self.context, self.name, self.keys):
+            requests, _ = _requests(pipeline, collection, partition_keys)
+            submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
+            created += [entry.entry_id for entry in submission.created]
+        if created:
+            with pipeline.working(f"run {self.context.run.run_id[:8]}, submitting") as worker:
+                post_due(pipeline, pipeline.ledger.entries(created), worker.id, seconds=_POSTING_SECONDS)
+        return created
+
+    def _events(
+        self, pipeline: Pipeline, requests: list[ExtractionRequest], keep: Callable[[Entry], bool], run_id: str
+    ) -> Iterator[Any]:
+        context = self.context
+        targets = Targets(context.instance, self.keys)
+        progress = _ProgressLog(context, pipeline)
+        doing = f"run {context.run.run_id[:8]}, {context.op_execution_context.op.name}"
+        for event in extract(pipeline, requests, doing=doing, keep=keep, run_id=run_id):
+            match event:
+                case Landed(entry, adopted):
+                    key = self.keys[entry.request.collection]
+                    if not (adopted and _told_before(context, entry, key)):
+                        yield materialization(entry, key, pipeline.destination)
+                    self.files[entry.request.path] = entry
+                    targets.landed(entry)
+                    pipeline.ledger.reported([entry.entry_id])
+                case Ended(entry):
+                    self._fail(entry, entry.error or "unknown reason")
+                    yield given_up(entry, self.keys[entry.request.collection])
+                    pipeline.ledger.reported([entry.entry_id])
+                case Counted() as counted:
+                    yield evaluation(targets, counted)
+                    self._counted(counted)
+                case Progress():
+                    progress.tell(event)
+                case _:
+                    self._told(event)
+        yield from landing_checks(targets, pipeline.ledger, self.collections, list(self.files.values()))
+        for watched in self.collections.values():
+            if watched.fresh_within_hours is not None:
+                found = freshness(pipeline.ledger, watched, pipeline.clock.now(), mask_key=pipeline.mask_key)
+                yield freshness_evaluation(self.keys[watched.name], found)
+
+    def _told(self, event: Retrying | Stopped | Hindered) -> None:
+        match event:
+            case Retrying(entry, follower, reason):
+                self.context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
+            case Stopped(entry, error):
+                self._fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
+            case Hindered(collection, error):
+                self.context.log.warning("%s: what had landed can't be counted: %s", collection, error)
+                if isinstance(error, (ConfigurationError, PermanentError)):
+                    self.problems.append(f"{collection}: what had landed can't be counted: {error}")
+
+    def _counted(self, counted: Counted) -> None:
+        if counted.entry.is_whole is not True:
+            self.context.log.warning("%s", verdict(counted))
+        if counted.is_final_failure:
+            self.failed.append((counted.entry, verdict(counted)))
+
+    def _fail(self, entry: Entry, reason: str) -> None:
+        self.failed.append((entry, reason))
+        self.context.log.error("%s failed: %s", entry.request, reason)
+
+
+def _collection_of(spec: dg.AssetSpec) -> Collection | None:
+    """The collection of an asset of ours, None if it is somebody else's."""
+    wire = spec.metadata.get(EXTRACTION_METADATA)
+    if wire is None:
+        return None
+    data = wire.value if isinstance(wire, dg.MetadataValue) else wire
+    return parse_collections([data])[0]
+
+
+def _requests(
+    pipeline: Pipeline, collection: Collection, partition_keys: Sequence[str]
+) -> tuple[list[ExtractionRequest], list[str]]:
+    """What to ask for, and the partitions from before the collection's start date, which another collection's range has."""
+    now = pipeline.clock.now()
+    start = collection.start.isoformat()
+    before = [key for key in partition_keys if key[: len(start)] < start]
+    wanted = [partition_for_key(collection, key, now) for key in partition_keys if key not in set(before)]
+    return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted], before
+
+
+def _before_start(key: dg.AssetKey, collection: Collection, partition: str) -> dg.AssetMaterialization:
+    text = (
+        f"{collection.name}[{partition}] lies before the start date {collection.start}: nothing is extracted, and there is no file"
+    )
+    return dg.AssetMaterialization(key, partition=partition, description=text, metadata={"keen/before_start_date": text})
+
+
+def _others_of_the_run(context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]) -> Iterator[Collection]:
+    """The collections of the same definitions that other steps of this run land over the same partitions."""
+    selection = context.run.asset_selection or frozenset()
+    graph = context.job_def.asset_layer.asset_graph if selection else None
+    for key in sorted(selection - set(own.values())):
+        node = graph.get(key) if graph is not None and graph.has(key) else None
+        spec = node.to_asset_spec() if node is not None else None
+        if spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
+            collection = _collection_of(spec)
+            if collection is not None:
+                yield collection
+
+
+def _launch(context: dg.AssetExecutionContext) -> tuple[datetime, str]:
+    """When what this run is part of was launched, and its id: of the backfill, else of the first run of its re-executions."""
+    run = context.run
+    backfill_id = run.tags.get(BACKFILL_ID_TAG)
+    if backfill_id is not None:
+        backfill = context.instance.get_backfill(backfill_id)
+        if backfill is not None:
+            return datetime.fromtimestamp(backfill.backfill_timestamp, timezone.utc), backfill_id
+    root = run.root_run_id or run.run_id
+    record = context.instance.get_run_record_by_id(root) or context.instance.get_run_record_by_id(run.run_id)
+    launched = record.create_timestamp if record is not None else datetime.now(timezone.utc)
+    return launched.replace(tzinfo=timezone.utc) if launched.tzinfo is None else launched, backfill_id or root
+
+
+def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:
+    """What a run leaves alone: what it or its backfill has landed already, and what landed since it was launched."""
+    config = context.op_execution_context.op_config or {}
+    if config.get("skip_landed"):
+        return lambda _: True
+    return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)
+
+
+class _ProgressLog:
+    """Logs the first and the last progress, others at most every PROGRESS_SECONDS, and what is waited for if nothing changes."""
+
+    def __init__(self, context: dg.AssetExecutionContext, pipeline: Pipeline) -> None:
+        self._log, self._clock = context.log, pipeline.clock
+        self._logged_at: datetime | None = None
+        self._logged = ""
+
+    def tell(self, progress: Progress) -> None:
+        """Maybe log it."""
+        now = self._clock.now()
+        early = self._logged_at is not None and now - self._logged_at < timedelta(seconds=PROGRESS_SECONDS)
+        if early and not progress.is_last:
+            return
+        stands_still = self._logged == str(progress)
+        self._log.info("%s%s", progress, "".join(f"\nwaiting: {why}" for why in progress.reasons()) if stands_still else "")
+        self._logged_at, self._logged = now, str(progress)
+
+
+def _told_before(context: dg.AssetExecutionContext, entry: Entry, key: dg.AssetKey) -> bool:
+    """Whether this landing was materialized by an earlier try of this run, or by another run of the same backfill.
+
+    A backfill counts only events of its own runs, so one over partitions that others landed tells them once more.
+    """
+    mine = context.run
+    backfill = mine.tags.get(BACKFILL_ID_TAG)
+    for run_id in materializing_runs(context.instance, entry, key):
+        run = context.instance.get_run_by_id(run_id)
+        if run is None:
+            continue  # reported by the sensor, without a run
+        if (run.root_run_id or run.run_id) == (mine.root_run_id or mine.run_id):
+            return True
+        if backfill is not None and run.tags.get(BACKFILL_ID_TAG) == backfill:
+            return True
+    return False
