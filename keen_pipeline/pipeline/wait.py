@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError, ProtocolError
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
@@ -257,7 +257,8 @@ class _Wait:
     def _stopped(self, problems: dict[str, KeenPipelineError], stuck: set[Status]) -> Iterator[Event]:
         """A collection whose service has to be mended by a person is waited for no more; what has finished still lands."""
         for collection, error in problems.items():
-            if not isinstance(error, (ConfigurationError, PermanentError)):
+            # What can't be read says nothing for good.
+            if not isinstance(error, (ConfigurationError, PermanentError)) or isinstance(error, ProtocolError):
                 continue
             for place, entry in list(self.pending.items()):
                 if entry.request.collection == collection and entry.status in stuck:

@@ -109,6 +109,7 @@ def made_untold(api: ScriptedKeen) -> None:
 ROWS = {
     # What says nothing about an extraction.
     "the list can't be read for a while": Row("list", unreadable, 5),
+    "the list is of another protocol for a while": Row("list", foreign, 5),
     "the list is away for a while": Row("list", away, 5),
     "the list is refused for a moment": Row("list", slow_down, 2),
     "the service can't be reached by a list": Row("list", unreachable, 5),

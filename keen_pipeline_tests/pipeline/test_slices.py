@@ -117,7 +117,7 @@ def test_a_slice_that_is_given_up_gives_up_the_whole_and_cancels_the_others(big:
     big.ticks(60)
     entry = big.entry(requests[0])
     assert entry.status is Status.ABANDONED
-    assert "1 of its 2 slices ended without a file: attempt 1: the service reports" in (entry.error or "")
+    assert "1 of its 2 slices ended without a file: the service reports" in (entry.error or "")
     assert "broken" in (entry.error or "")
     # What is told is the day, once; a slice is nobody's asset.
     assert [str(e.request) for e in big.ended] == ["big[2026-01-02]"]

@@ -78,7 +78,7 @@ def test_a_service_that_finishes_nothing_is_asked_max_attempts_times(world: Worl
             world.clock.advance(45 if world.ledger.open_entries() else 585)
         assert [entry.status for entry in world.ended] == [Status.ABANDONED] * 2
     assert [world.api.posts[request.place] for request in requests] == [3, 3]
-    assert "has not finished in 20 minutes" in (world.entry(requests[0]).error or "")
+    assert "not finished the extraction in 20 minutes" in (world.entry(requests[0]).error or "")
     assert timedelta(hours=1) <= world.clock.now() - begun
     assert len(world.api.made) == 6
 
