@@ -82,7 +82,6 @@ _PRELOAD = [
     "keen_pipeline.landing.csv.joined",
     "keen_pipeline.landing.storages.local",
     "alembic.command",
-    "zstandard",
 ]
 
 
@@ -445,9 +444,9 @@ def _plain(path: Path) -> bytes:
     if path.name.endswith(".gz"):
         return gzip.decompress(data)
     if path.name.endswith(".zst"):
-        import zstandard
+        from keen_pipeline.landing.transfer.encode import _zstd
 
-        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        return bytes(_zstd().decompress(data))
     return data
 
 

@@ -134,6 +134,27 @@ def test_a_count_that_can_t_be_had_is_made_up_for_once_it_can(world: World) -> N
     assert world.told == ["well[2026-01-02]"]
 
 
+def test_a_cut_file_among_neighbours_that_have_more_is_found(world: World) -> None:
+    """One lacks an event of its count: the sum of all is more than landed."""
+XX    requests = world.requests(WELL, 1, 5)
+    counts = counted(world.extract(requests))
+    assert [c.entry.request.partition_key for c in counts if c.entry.is_whole is False] == ["2026-01-02"]
+    world.api.body = more
+    again = counted(world.extract(requests[:1], keep=lambda _: False))
+    assert [c.entry.is_whole for c in again] == [False] * 3
+    assert all(world.is_right(request) for request in requests[1:])
+
+
+def test_a_landed_file_with_more_events_than_are_counted_now_is_asked_for_anew(world: World) -> None:
+    """Events were deleted at the service: the file holds what nobody should have any more."""
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests)
+    world.api.events["well"] = [row for row in world.api.events["well"] if row != (day(2, 11), 1)]
+    world.extract(requests)
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 2, 1]
+
+
 def ad_hoc(world: World) -> ExtractionRequest:
     return ad_hoc_request("well", Timeframe(day(1, 0), day(4, 0)), now=world.clock.now())
 

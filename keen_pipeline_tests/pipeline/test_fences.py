@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger.tables import workers
 from keen_pipeline.pipeline import NotLanded, Pipeline, extract, land, poll, post_due
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World
@@ -182,6 +186,24 @@ def test_a_wait_goes_on_with_what_a_dead_process_had_claimed(world: World) -> No
     world.extract(requests)
     assert all(world.is_right(request) for request in requests)
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
+
+
+def test_a_wait_takes_over_from_a_process_that_dies_while_it_waits(world: World) -> None:
+    requests = world.requests(WELL, 1, 2)
+    entries = [r.entry for r in world.ledger.request(requests)]
+    other = world.ledger.workers.register("the other")
+    world.ledger.claim([entries[0].entry_id], other)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number, event in enumerate(extract(world.pipeline, requests, doing="a test")):
+        assert number < 600, "it waits for ever"
+        if number == 5:
+            assert world.api.posts[requests[0].place] == 0
+            with world.ledger.engine.begin() as connection:  # it was this process all the time
+                connection.execute(sa.update(workers).where(workers.c.id == other).values(pid=ended.pid))
+        del event
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 1]
 
 
 def test_a_wait_leaves_to_a_living_process_what_it_works_on(world: World) -> None:

@@ -28,7 +28,7 @@ def backfill(folder: Path, end: Endpoint) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_the_same_backfill_again_goes_on_at_once(tmp_path: Path, how: signal.Signals) -> None:
     """Its lease is ten minutes; the test's own time limit is five."""
-    with live_service(options=["--extraction-delay", "1"]) as end:
+    with live_service(options=["--extraction-delay", "1"]) as end:  # noqa: SIM117 - the client's address is the service's
         with KeenClient(end.base_url, end.project_id, read_key=end.read_key, write_key=end.write_key) as keen:
             days = [f"2026-01-01T{n % 24:02}:00:00Z" for n in range(3)]
             keen.add_events({"purchases": [{"keen": {"timestamp": moment}, "n": n} for n, moment in enumerate(days)]})

@@ -128,3 +128,19 @@ def test_nothing_is_posted_again_before_anybody_could_look(world: World) -> None
     world.ticks()
     assert world.api.posts[requests[0].place] == 1
     assert world.ledger.orphans() == 0
+
+
+def test_one_extraction_answers_for_one_intent(world: World) -> None:
+    """Two days of two collections whose POSTs were lost; only one of each was made, with the same window."""
+    world.api.made_anyway = True
+    world.api.fault = lambda call, collection, number: ServiceUnavailableError("cut") if call == "submit" and number <= 2 else None
+    first, second = world.requests(WELL, 1, 2)
+    twin = replace(second, timeframe=first.timeframe)
+    world.ledger.request([first, twin])
+    world.tick()
+    assert len(world.api.made) == 2
+    del world.api.made["x2"]
+    world.ticks(12)
+    ids = {world.entry(request).extraction_id for request in (first, twin)}
+    assert len(ids) == 2
+    assert "x1" in ids

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keen_pipeline.collection import Collection, CountPolicy, Encoding
+from keen_pipeline.collection import Collection, CountPolicy, Encoding, MaskMethod
 from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
@@ -223,3 +223,26 @@ def test_a_list_of_many_days_is_planned_by_few_counts(world: World) -> None:
     assert {e.expected for e in world.ledger.open_entries()} == {None}
     with world.pipeline.working("a test") as worker:
         assert len(poll(world.pipeline, world.ledger.open_entries(), worker=worker.id).completed) == 0
+
+
+def test_slices_of_a_masked_day_are_hashed_once(big: World) -> None:
+    """A hash of a hash would join with nothing."""
+    masked = replace(BIG, mask={"body:n": MaskMethod.HASH})
+    requests = big.requests(masked, 1, 2)
+    big.extract(requests)
+    values = [{line.split(b",")[1] for line in (big.file(request) or b"").split(b"\r\n")[1:] if line} for request in requests]
+    assert big.entry(requests[1]).slices == 2
+    assert (len(values[0]), len(values[1])) == (4, 5)
+    assert values[0] < values[1]
+    landing = big.entry(requests[1]).landing
+    assert landing is not None
+    assert landing.masked == {"body:n": "hash"}
+
+
+def test_a_half_of_exactly_the_limit_is_not_cut_again(world: World) -> None:
+    for n in range(4):
+        world.api.add("big", day(1, 2 * n), n)
+    world.api.add("big", day(1, 20), 9)
+    world.with_limits(max_events=4)
+    parts = [e for e in posted(world, last=1) if e.request.kind is Kind.SLICE]
+    assert [(p.expected, p.depth) for p in parts] == [(4, 1), (1, 1)]
