@@ -14,7 +14,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter
-from keen_pipeline.pipeline import gaps
+from keen_pipeline.pipeline import extract, gaps
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -175,17 +175,27 @@ def test_times_that_are_lost_or_wrong_change_nothing(world: World, what: Callabl
 
 
 @pytest.mark.parametrize("seconds", [-5 * 3600, 5 * 3600, 4 * 86400])
-def test_a_clock_that_is_set_while_a_backfill_waits_changes_nothing(world: World, seconds: float) -> None:
-    def fault(call: str, collection: str, number: int) -> None:
-        if (call, number) == ("list", 2):
-            world.clock.advance(seconds)
-
-    world.api.fault = fault
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_clock_that_is_set_while_a_backfill_waits_changes_nothing(world: World, seconds: float, at: int) -> None:
+    begun = world.clock.now()
     world.api.answer = lambda made: COMPLETE if made.polls > 4 else PENDING
     requests = world.requests(WELL, 1, 3)
-    events = world.extract(requests)
-    assert Counter(type(e).__name__ for e in events) == {"Landed": 3, "Counted": 3}
+    heard = Counter[str]()
+    for number, event in enumerate(extract(world.pipeline, requests, doing="a test")):
+        heard[type(event).__name__] += 1
+        if number == at:
+            world.clock.advance(seconds)
+    assert (heard["Landed"], heard["Counted"], heard["Retrying"], heard["Ended"]) == (3, 3, 0, 0)
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
+    # Nor is anything waited for until the clock is where it was.
+    assert (world.clock.now() - begun).total_seconds() - seconds < 60
+
+
+def test_a_list_call_of_a_clock_that_was_ahead_is_no_news(world: World) -> None:
+    world.ledger.listed("well", ["x1"])
+    assert list(world.ledger.listed_within(4)) == ["well"]
+    world.clock.advance(-3600)
+    assert list(world.ledger.listed_within(4)) == []
 
 
 def test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole(world: World) -> None:
