@@ -20,7 +20,7 @@ from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.ports import ResultsStream
-from keen_pipeline_tests.unit.scripted_api import _Body
+from keen_pipeline_tests.pipeline.scripted import Body as _Body
 
 KEY = b"a key of the tests, 32 bytes long"
 HASH, DROP, MASK = MaskMethod.HASH, MaskMethod.DROP, MaskMethod.MASK

@@ -43,7 +43,9 @@ class Made:
     body: bytes | None = None
 
 
-class _Body:
+class Body:
+    """A result as one whole answer."""
+
     start = 0
     validator = None
     encoding = "identity"
@@ -196,7 +198,7 @@ class ScriptedKeen:
         made = self.made[url.reveal().rsplit("/", 1)[1].split("?")[0]]
         self._raise("open", made.request.collection)
         assert made.body is not None
-        return _Body(made.body[offset:])
+        return Body(made.body[offset:])
 
     def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
         return RenewingResults(self, request.collection, extraction_id, url)

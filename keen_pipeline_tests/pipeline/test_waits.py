@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.errors import AuthenticationError, ConfigurationError, NotFoundError
+from keen_pipeline.errors import AuthenticationError, ConfigurationError, LedgerUnavailableError, NotFoundError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Landed, NotLanded, Progress, extract, land, poll, post_due
@@ -155,6 +155,21 @@ def test_a_landing_run_gives_back_at_once_what_it_could_not_land(world: World) -
                 break
         else:
             pytest.fail("everything landed")
+
+
+def test_a_wait_that_lost_its_ledger_leaves_its_extractions_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> list[Entry]:
+        raise LedgerUnavailableError("it has not answered")
+
+    requests = world.requests(WELL, 1, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.ledger, "complete", lost)
+        with pytest.raises(LedgerUnavailableError):
+            world.extract(requests)
+    assert [(e.status, e.claimed_by) for e in world.ledger.open_entries()] == [(Status.SUBMITTED, None)] * 3
+    world.extract(requests)
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
 
 
 def test_types_are_asked_once_for_all_that_was_complete_by_then(world: World) -> None:
