@@ -72,7 +72,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_TIME}::test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole",
     ),
     # Post.
-    (f"{_CODE}/post.py", "and e.is_free_for(worker)]", "]", f"{_FENCES}::test_a_wait_leaves_to_a_living_process_what_it_works_on"),
     (
         f"{_CODE}/post.py",
         "self._orphans.find(entry) if maybe_posted else None",
