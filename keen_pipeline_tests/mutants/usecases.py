@@ -99,13 +99,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/post.py",
-        "min(timedelta(seconds=wait), MAX_WAIT)",
-        "timedelta(seconds=wait)",
-        f"{_TIME}::test_what_is_put_off_by_a_clock_that_was_ahead_is_due",
-    ),
-    (f"{_CODE}/post.py", "| planned.held", "", f"{_NEIGHBOURS}::test_counts_that_are_refused_for_now_are_told_to_their_collection"),
-    (
-        f"{_CODE}/post.py",
         "        except (ConfigurationError, RetryableError, ProtocolError) as error:\n            with",
         "        except (ConfigurationError, RetryableError) as error:\n            with",
         f"{_ANSWER}",
