@@ -201,8 +201,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/counts.py",
-        "total - left), (positions[:middle], left)",
-        "total - left), (positions[:middle], total)",
+        "(positions[:middle], left)]",
+        "(positions[:middle], total)]",
         f"{_COUNTS}::test_the_one_that_differs_is_found_by_halving",
     ),
     (
