@@ -210,10 +210,11 @@ class LedgerReader:
 
     def listed_within(self, seconds: float) -> Mapping[str, CollectionState]:
         """The collections whose extractions anybody has listed within the last `seconds`."""
-        since = self.clock.now() - timedelta(seconds=seconds)
-        return {
-            name: state for name, state in self.collections().items() if state.listed_at is not None and state.listed_at > since
-        }
+        now = self.clock.now()
+        since = now - timedelta(seconds=seconds)
+        # What lies ahead was written by a clock that was wrong.
+        known = self.collections().items()
+        return {name: state for name, state in known if state.listed_at is not None and since < state.listed_at <= now}
 
     @read_transaction
     def others_at(self, connection: sa.Connection, paths: Sequence[str]) -> set[str]:

@@ -177,7 +177,7 @@ class _Wait:
             yield from self._read()
             entries = self._claimed()
             yield from self._post(entries)
-            if self.pipeline.clock.now() >= next_poll:
+            if self._is_over(next_poll):
                 yield from self._poll(self._claimed())
                 next_poll = self.pipeline.clock.now() + timedelta(seconds=self.pipeline.poll_seconds)
             entries = self._claimed()
@@ -280,7 +280,7 @@ class _Wait:
         """What the landing threads finish before the next round is due."""
         while self.pending:
             left = (until - self.pipeline.clock.now()).total_seconds()
-            if left <= 0:
+            if self._is_over(until):
                 return
             if not self.pool.entry_ids:
                 self.pipeline.clock.sleep(min(left, _LONGEST_NAP_SECONDS))
@@ -338,6 +338,10 @@ class _Wait:
         if any(e.claimed_by != self.worker.id for e in entries):
             due.append(now + timedelta(seconds=_LONGEST_NAP_SECONDS))
         return min([next_poll, *due])
+
+    def _is_over(self, until: datetime) -> bool:
+        """Whether it is time; one that is further off than a poll was told by a clock that was ahead."""
+        return not 0 < (until - self.pipeline.clock.now()).total_seconds() <= self.pipeline.poll_seconds
 
     def _progress(self, entries: Sequence[Entry]) -> Progress:
         total = len(self.requests)
