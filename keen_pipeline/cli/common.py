@@ -85,17 +85,28 @@ def complete_collections(context: click.Context, parameter: click.Parameter, inc
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+@contextmanager
+def as_usage(what: str = "") -> Iterator[None]:
+    """An argument that does not have its form is bad usage, exit status 2."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise click.UsageError(f"{what}{error}") from None
+
+
 def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:
     """`--timeframe` or `--from` and `--to`; None where none of them is given."""
     if relative is not None:
         if start is not None or end is not None:
             raise click.UsageError("give either --timeframe or --from and --to")
-        return resolve_timeframe(relative, now=now)
+        with as_usage():
+            return resolve_timeframe(relative, now=now)
     if (start is None) != (end is None):
         raise click.UsageError("--from and --to belong together")
     if start is None or end is None:
         return None
-    first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
+    with as_usage():
+        first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
     if last < first:
         raise click.UsageError(f"--to {end} is before --from {start}")
     return Timeframe(first, last)
@@ -110,10 +121,9 @@ def parse_filter(text: str) -> Filter:
         value = json.loads(parts[2])
     except json.JSONDecodeError as error:
         raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
-    try:
+    with as_usage(f"--filter {text!r}: "):
         return Filter(parts[0], parts[1], value)
-    except InvalidInputError as error:
-        raise click.UsageError(f"--filter {text!r}: {error}") from None
+    raise AssertionError("unreachable")
 
 
 def landing_json(entry: Entry) -> dict[str, Any]:
@@ -224,16 +234,3 @@ class _View:
                 self._reasons = reasons
                 for reason in reasons:
                     yield f"waiting: {reason}", "dim"
-
-
-def failures(failed: Sequence[tuple[Entry, str]]) -> list[str]:
-    """What failed and why, equal reasons once, and the command that mends it."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for entry, reason in failed:
-        key = (entry.request.collection, reason.replace(str(entry.request), entry.request.collection))
-        groups.setdefault(key, []).append(entry.request.partition_key)
-    lines = []
-    for (collection, reason), keys in groups.items():
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        lines.append(f"{collection} {' '.join(keys[:5])}{more}: {reason}")
-    return lines
