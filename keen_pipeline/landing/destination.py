@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
 
 from keen_pipeline.collection import Encoding, Layout, MaskMethod
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, VerificationError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, VerificationError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.layout import (
     REASON_SUFFIX,
@@ -21,7 +21,8 @@ from keen_pipeline.landing.layout import (
     path_below,
     quarantine_path,
 )
-from keen_pipeline.landing.storages.storage import Storage, normal_root, open_storage
+from keen_pipeline.landing.storages.errors import of_temporary_folder
+from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence, normal_root, open_storage
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ports import ResultsSource
 from keen_pipeline.timeframe import format_instant
@@ -86,7 +87,7 @@ class FileDestination:
         types: Mapping[str, str] | None = None,
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
-        fence: Callable[[], None] | None = None,
+        fence: Fence = no_fence,
     ) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
 
@@ -117,25 +118,20 @@ class FileDestination:
             body, transfer = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
             download = Download(source, body, transfer, time.sleep, _masker_of(mask or {}, mask_key))
             try:
-                intake = download.run()
-                column_types = () if conversion is None else _finished(conversion, intake)
-                stored = stage.seek(0, 2)
-                if fence is not None:
-                    fence()
-                self._storage.publish(stage, target)
+                with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
+                    intake = download.run()
+                    column_types = () if conversion is None else _finished(conversion, intake)
+                    stored = stage.seek(0, 2)
+                self._storage.publish(stage, target, fence=fence)
             except VerificationError as error:
                 if conversion is not None:
                     conversion.stop()
-                    body.seek(0)
-                    _copy(body, stage)
+                    with of_temporary_folder():
+                        body.seek(0)
+                        _copy(body, stage)
                 raise self._keep_aside(error, download, stage, path, encoding, what, extraction_id) from None
             except KeenPipelineError as error:
                 raise _about(error, what) from None
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{what}: the destination {self._root} can't be written ({error.strerror or type(error).__name__}); "
-                    "nothing was landed"
-                ) from error
             finally:
                 download.close()
         return Landing(
@@ -207,8 +203,8 @@ class FileDestination:
             with self._storage.open(target) as file:
                 read = file.read()
             self._storage.remove(target)
-        except OSError as error:
-            raise ConfigurationError(f"destination {self._root}: {error.strerror or error}") from error
+        except FileNotFoundError:
+            read = b""
         if read != written:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
@@ -225,11 +221,14 @@ class FileDestination:
         kept = f"{path.removesuffix(encoding.value)}{Encoding.CSV.value}" if encoding is Encoding.PARQUET else path
         aside = self.uri_of(quarantine_path(kept, extraction_id))
         assert download.intake is not None
-        self._storage.publish(stage, aside, elsewhere=True)
         received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
         if download.intake.masked:
             received += ", and are kept masked, up to where it is wrong"
-        self._write_reason(aside, f"{what}: {error}\n{received}; nothing was landed at {self.uri_of(path)}")
+        try:
+            self._storage.publish(stage, aside, elsewhere=True)
+            self._write_reason(aside, f"{what}: {error}\n{received}; nothing was landed at {self.uri_of(path)}")
+        except (ConfigurationError, RetryableError) as unkept:
+            return VerificationError(f"{what}: {error}. Nothing was landed; what came could not be kept either: {unkept}")
         return VerificationError(f"{what}: {error}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
 
     def _write_reason(self, aside: str, reason: str) -> None:

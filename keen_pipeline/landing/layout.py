@@ -27,7 +27,8 @@ REASON_SUFFIX = ".reason.txt"
 # Dagster's keys (2026-01-31, 2026-01-31-08:00) and ad hoc ones; no separator, no leading dot, nothing a shell or URL splits at.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,199}")
 _HOUR = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{2}):00([+-]\d{4})?")
-_LONGEST_NAME = 120
+_LONGEST_PROPERTY = 200
+_LONGEST_FILE_NAME = 250  # bytes; common file systems take 255
 # The longest first, so that `.csv.gz` is not read as a name that ends in `.csv`.
 _SUFFIXES = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
 
@@ -85,14 +86,12 @@ def list_path(collection: str, property_name: str, partition_key: str) -> str:
     '_unique/purchases/2026-01-01.body%3Auser%3Aid.json'
     """
     place = file_path(collection, partition_key).removesuffix(f".{Encoding.CSV.value}")
-    return f"{UNIQUE}/{place}.{short_name(quote(property_name, safe=''))}.json"
-
-
-def short_name(name: str) -> str:
-    """A name that every file system takes: a long one is cut, and a digest keeps it apart from others cut alike."""
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    name = quote(property_name, safe="")
+    room = min(_LONGEST_PROPERTY, _LONGEST_FILE_NAME - len(partition_key) - len("..json"))
+    if len(name) > room:  # what is cut may be where two names differ
+        digest = hashlib.sha256(property_name.encode()).hexdigest()[:16]
+        name = f"{name[: room - len(digest) - 1]}-{digest}"
+    return f"{UNIQUE}/{place}.{name}.json"
 
 
 def manifest_path(path: str) -> str:
@@ -126,3 +125,21 @@ def path_below(root: str, uri: str) -> str:
     if path == uri or not path or any(part in ("", ".", "..") for part in path.split("/")):
         raise InvalidInputError(f"{uri} is not a file below {root}", field="uri")
     return path
+
+
+_TIME = r"\d{4}-\d{2}-\d{2}(?:-\d{2}:\d{2}(?:[+-]\d{4})?)?"
+_SPAN = r"\d{8}T\d{6}(?:\.\d+)?Z_\d{8}T\d{6}(?:\.\d+)?Z"
+_OURS = re.compile(
+    rf"(?:{SLICES}/|{QUARANTINE}/(?:{SLICES}/)?)?[^/_][^/]*/"
+    rf"(?:{_TIME}|(?:\d+\.)?{_SPAN}|date=\d{{4}}-\d{{2}}-\d{{2}}(?:/hour=\d{{2}})?/events(?:[+-]\d{{4}})?)(?:\.[A-Za-z0-9_-]+)?"
+    rf"\.(?:{'|'.join(re.escape(one.value) for one in _SUFFIXES)})(?:{re.escape(REASON_SUFFIX)})?"
+)
+
+
+def is_ours(root: str, uri: str) -> bool:
+    """Whether a landing under `root` can have begun to write this file: a landed one, a slice, or one kept aside.
+
+    >>> is_ours("s3://b", "s3://b/purchases/2026-01-01.csv"), is_ours("s3://b", "s3://b/backups/database.tar")
+    (True, False)
+    """
+    return uri.startswith(f"{root.rstrip('/')}/") and _OURS.fullmatch(path_below(root, uri)) is not None

@@ -21,17 +21,17 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from keen_pipeline.pipeline.adapters import open_ledger
 
 from keen_pipeline.cli.dagster_home import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
+from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs.metadata import asset_key
 from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.collection import Collection
 from keen_pipeline.landing.destination import LEFTOVER_AGE
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.pipeline.adapters import open_ledger
 from keen_pipeline.service import embedded
 from keen_pipeline_tests import backfills
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 from keen_pipeline_tests.contract.places import Place
 
@@ -84,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
         name, query = self._asked()
         if name is None:
             return None
+        if query.get("comp") == "list":
+            return self._list(query)
         if query.get("restype") == "container":
             return self._answer(200, {"ETag": '"0x1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"})
         data, version = self.server.blobs.get(name, (b"", 0))
@@ -99,6 +102,23 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(data):
             return self._refuse(416, "InvalidRange")
         return self._answer(206, {**facts, "Content-Range": f"bytes {start}-{end}/{len(data)}"}, data[start : end + 1])
+
+    def _list(self, query: dict[str, str]) -> None:
+        """Three blobs a page, so that a listing takes several."""
+        with self.server.lock:
+            named = sorted(name for name in self.server.blobs if name.startswith(query.get("prefix", "")))
+            sizes = {name: len(self.server.blobs[name][0]) for name in named}
+        rest = [name for name in named if name > query.get("marker", "")]
+        page, more = rest[:3], rest[3:]
+        blobs = "".join(
+            f"<Blob><Name>{escape(name)}</Name><Properties><Content-Length>{sizes[name]}</Content-Length>"
+            "<BlobType>BlockBlob</BlobType></Properties></Blob>"
+            for name in page
+        )
+        marker = f"<NextMarker>{escape(page[-1])}</NextMarker>" if more else "<NextMarker/>"
+        prefix = f"<Prefix>{escape(query.get('prefix', ''))}</Prefix>"  # the client asks for the next page by it
+        listed = f"<EnumerationResults>{prefix}<Blobs>{blobs}</Blobs>{marker}</EnumerationResults>"
+        self._answer(200, {"Content-Type": "application/xml"}, f'<?xml version="1.0" encoding="utf-8"?>{listed}'.encode())
 
     def do_HEAD(self) -> None:
         self.do_GET()

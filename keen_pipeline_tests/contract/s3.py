@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class S3Server:
         return f"s3://{self.bucket}"
 
     def client(self) -> Any:
-        return boto3.client("s3", **self.options)
+        """Made once: it takes a second of the processor."""
+        return _client(self)
 
     @property
     def transport(self) -> dict[str, Any]:
@@ -52,6 +54,11 @@ class S3Server:
         """What boto3 is told."""
         keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
         return {"endpoint_url": self.endpoint, "region_name": REGION, **keys}
+
+
+@cache
+def _client(server: S3Server) -> Any:
+    return boto3.client("s3", **server.options)
 
 
 def s3_place(server: S3Server, prefix: str) -> Place:

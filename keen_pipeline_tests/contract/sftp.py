@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import paramiko
 
@@ -44,6 +44,35 @@ class _Login(paramiko.ServerInterface):
         return "password"
 
 
+class _Silent(_Login):
+    """Says nothing more from one step of opening a channel on: `channel`, `subsystem` or `version`."""
+
+    def __init__(self, step: str, over: threading.Event) -> None:
+        self._step, self._over = step, over
+
+    def _wait(self, step: str) -> None:
+        if step == self._step:
+            self._over.wait(60)
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        self._wait("channel")
+        return super().check_channel_request(kind, chanid)
+
+    def check_channel_subsystem_request(self, channel: Any, name: str) -> bool:
+        self._wait("subsystem")
+        return self._step == "version" or super().check_channel_subsystem_request(channel, name)
+
+
+class CountingLogin(_Login):
+    """Notes what is asked about the connection as a whole, such as whether it lives."""
+
+    asked: ClassVar[list[str]] = []
+
+    def check_global_request(self, kind: str, msg: Any) -> bool:
+        self.asked.append(kind)
+        return False
+
+
 class _Files(paramiko.SFTPServerInterface):
     def __init__(self, server: paramiko.ServerInterface, folder: Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -58,7 +87,7 @@ class _Files(paramiko.SFTPServerInterface):
     lstat = stat
 
     def list_folder(self, path: str) -> Any:
-        return _answer(lambda: [paramiko.SFTPAttributes.from_stat(p.stat(), p.name) for p in self._real(path).iterdir()])
+        return _answer(lambda: [paramiko.SFTPAttributes.from_stat(p.lstat(), p.name) for p in self._real(path).iterdir()])
 
     def open(self, path: str, flags: int, attr: Any) -> Any:
         def opened() -> paramiko.SFTPHandle:
@@ -85,6 +114,18 @@ class _FilesWithoutRename(_Files):
         return int(paramiko.SFTP_OP_UNSUPPORTED)
 
 
+class _FilesThatLose(_Files):
+    """The last byte of what is staged."""
+
+    def stat(self, path: str) -> Any:
+        found = super().stat(path)
+        if path.endswith(".landing") and not isinstance(found, int):
+            found.st_size -= 1
+        return found
+
+    lstat = stat
+
+
 def _answer(call: Callable[[], Any]) -> Any:
     try:
         return call()
@@ -98,8 +139,10 @@ def _status(call: Callable[[], Any]) -> int:
 
 
 @contextmanager
-def running_sftp(folder: Path, *, replaces: bool = True) -> Iterator[SftpServer]:
-    """Serve `folder`; `replaces`: whether the server knows the rename that replaces a file."""
+def running_sftp(folder: Path, *, replaces: bool = True, loses: bool = False, silent_at: str = "") -> Iterator[SftpServer]:
+    """Serve `folder`; `replaces`: whether the server knows the rename that replaces a file. `loses`: bytes. `silent_at`: a step."""
+    over = threading.Event()
+    files = _FilesThatLose if loses else _Files if replaces else _FilesWithoutRename
     shown = folder / "shown"
     shown.mkdir(parents=True)
     key = paramiko.ECDSAKey.generate()
@@ -108,6 +151,12 @@ def running_sftp(folder: Path, *, replaces: bool = True) -> Iterator[SftpServer]
         known_hosts = folder / "known_hosts"
         known_hosts.write_text(f"[127.0.0.1]:{port} {key.get_name()} {key.get_base64()}\n")
         connections: list[paramiko.Transport] = []
+
+        def start(transport: paramiko.Transport) -> None:
+            try:
+                transport.start_server(server=_Silent(silent_at, over) if silent_at else CountingLogin())
+            except (paramiko.SSHException, EOFError, OSError):
+                transport.close()
 
         def serve() -> None:
             while True:
@@ -118,17 +167,15 @@ def running_sftp(folder: Path, *, replaces: bool = True) -> Iterator[SftpServer]
                 transport = paramiko.Transport(sock)
                 connections.append(transport)
                 transport.add_server_key(key)
-                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files if replaces else _FilesWithoutRename, shown)
-                try:
-                    transport.start_server(server=_Login())
-                except (paramiko.SSHException, EOFError):
-                    transport.close()
+                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, files, shown)
+                threading.Thread(target=start, args=(transport,), daemon=True).start()  # who is silent keeps nobody waiting
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield SftpServer(port, shown, known_hosts)
         finally:
+            over.set()
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(10)
             for connection in connections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +12,27 @@ import paramiko
 import pytest
 
 from keen_pipeline import CsvDestination
-from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError
+from keen_pipeline.client import KeenClient, RenewingResults
+from keen_pipeline.errors import ClaimLostError, ConfigurationError, InvalidInputError, ServiceUnavailableError, TransferError
+from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
+from keen_pipeline.landing.storages import remote, s3_upload
+from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages import sftp as sftp_storage
+from keen_pipeline.landing.storages.storage import Storage
+from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
-from keen_pipeline_tests.contract.places import Place
+from keen_pipeline_tests.contract.places import NOW, Place
+from keen_pipeline_tests.contract.proxy import http_proxy
+from keen_pipeline_tests.contract.s3 import S3Server
 from keen_pipeline_tests.contract.sftp import PASSWORD, USER, SftpServer, running_sftp
+from keen_pipeline_tests.faults import FaultServer
 
 PART = 256 * 1024
 LARGE = 5 * PART + 1
+OF_SEVERAL_PARTS = 2 * 5 * 1024 * 1024 + 1
 TARGET = "purchases/2026-01-01.csv"
 
 
@@ -30,8 +41,15 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a MiB takes several parts and several reads."""
     for module in (azure_storage, gcs_storage):
         monkeypatch.setattr(module, "PART_BYTES", PART)
-        monkeypatch.setattr(module, "_READ_BYTES", PART)
+    for module in (azure_storage, gcs_storage, s3_storage, remote):
+        monkeypatch.setattr(module, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
+
+
+@pytest.fixture
+def small_s3_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least that SeaweedFS, like S3, takes for all but the last of an upload's parts."""
+    monkeypatch.setattr(s3_upload, "PART_BYTES", 5 * 1024 * 1024)
 
 
 def publish(place: Place, data: bytes, together: threading.Barrier | None = None) -> str:
@@ -88,6 +106,145 @@ def test_every_length_comes_back(place: Place, size: int) -> None:
     assert place.files() == {}
 
 
+def storage_of(place: Place) -> Storage:
+    return place.destination()._storage
+
+
+@pytest.mark.parametrize("size", [0, 5, OF_SEVERAL_PARTS])
+def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(
+    place: Place, size: int, small_s3_parts: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "keen_pipeline")
+    publish(place, b"old")
+    storage, target = storage_of(place), f"{place.destination().uri}/{TARGET}"
+
+    def lost() -> None:
+        raise ClaimLostError("another process has it")
+
+    with pytest.raises(ClaimLostError), storage.stage(target) as stage:  # noqa: PT012 - one landing
+        stage.write(b"n" * size)
+        storage.publish(stage, target, fence=lost)
+    with pytest.raises(ClaimLostError):
+        storage.write(target, b"n" * size, fence=lost)
+    assert place.files() == {TARGET: b"old"}
+    assert place.unfinished() == 0
+    said = {"local": "was not published", "sftp": "is aborted", "s3": "was aborted" if size > 5 else ""}
+    kind = "local" if place.is_local else place.root.partition("://")[0]
+    assert said.get(kind, "") in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 5, OF_SEVERAL_PARTS])
+def test_fence_is_asked_once_and_before_the_file_shows(place: Place, size: int, small_s3_parts: None) -> None:
+    publish(place, b"old")
+    storage, target = storage_of(place), f"{place.destination().uri}/{TARGET}"
+    seen: list[bytes] = []
+    with storage.stage(target) as stage:
+        stage.write(b"n" * size)
+        storage.publish(stage, target, fence=lambda: seen.append(place.files()[TARGET]))
+    assert seen == [b"old"]
+    assert place.files() == {TARGET: b"n" * size}
+    storage.write(target, b"newest", fence=lambda: seen.append(place.files()[TARGET]))
+    assert seen == [b"old", b"n" * size]
+    assert place.files() == {TARGET: b"newest"}
+
+
+@pytest.mark.parametrize("size", [5, OF_SEVERAL_PARTS])
+@pytest.mark.parametrize("place", ["s3", "gcs", "azure"], indirect=True)
+def test_one_request_follows_the_fence(place: Place, size: int, small_s3_parts: None) -> None:
+    with http_proxy(place.transport["endpoint"]) as proxy:
+        destination = FileDestination(place.root, transport={**place.transport, "endpoint": proxy.endpoint})
+        storage, target = destination._storage, f"{destination.uri}/{TARGET}"
+        asked: list[int] = []
+        with storage.stage(target) as stage:
+            stage.write(b"n" * size)
+            storage.publish(stage, target, fence=lambda: asked.append(len(proxy.changes())))
+        assert [len(proxy.changes()) - number for number in asked] == [1], proxy.requests
+    assert place.files() == {TARGET: b"n" * size}
+
+
+def test_landing_proves_its_claim_before_its_file_shows(place: Place) -> None:
+    def lost() -> None:
+        raise ClaimLostError("another process has it")
+
+    destination = place.destination()
+    target = destination.target_uri("purchases", "2026-01-01")
+    with FaultServer(body=b"a,b\n1,2\n") as server:
+        server.results = [faults.whole()]
+        results = RenewingResults(KeenClient(server.url, "P", read_key="k"), "purchases", "e1", SecretUrl(server.results_url))
+        with pytest.raises(ClaimLostError, match=r"purchases\[2026-01-01\].*another process has it"):
+            destination.land(results, target, extraction_id="e1", fence=lost)
+    assert place.files() == {}
+    assert place.unfinished() == 0
+
+
+def test_files_below_a_folder_are_listed_with_their_bytes(place: Place) -> None:
+    storage, root = storage_of(place), place.destination().uri
+    names = {f"_manifests/purchases/2026-01-{day:02d}.csv.json": day for day in range(1, 8)}
+    names |= {"_manifests/a+b/2026-01-01-08:00 %25.json": 3, "_manifests.json": 1, "_manifests2/x.json": 1, "purchases/x.csv": 1}
+    for name, size in names.items():
+        storage.write(f"{root}/{name}", b"x" * size)
+    expected = {f"{root}/{name}": size for name, size in names.items() if name.startswith("_manifests/")}
+    assert dict(storage.files(f"{root}/_manifests")) == expected
+    for uri, size in expected.items():  # what is listed can be read
+        with storage.open(uri) as file:
+            assert len(file.read()) == size
+    assert list(storage.files(f"{root}/_nothing")) == []
+
+
+@pytest.mark.parametrize("foreign", ["{root}/../x.csv", "{root}-other/x.csv", "{root}"])
+def test_nothing_outside_the_root_is_listed_or_removed(place: Place, foreign: str) -> None:
+    storage = storage_of(place)
+    uri = foreign.format(root=place.destination().uri)
+    with pytest.raises(InvalidInputError, match="does not lie under"):
+        storage.remove(uri)
+    with pytest.raises(InvalidInputError, match="does not lie under"):
+        list(storage.files(uri))
+
+
+@pytest.mark.parametrize("place", ["local", "sftp"], indirect=True)
+def test_symbolic_links_are_not_followed(place: Place, tmp_path: Path) -> None:
+    publish(place, b"12345")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"x")
+    staged = outside / ".2026-01-01.csv.0123456789abcdef.landing"
+    staged.write_bytes(b"x")
+    [folder] = {path.parent for path in place.folder().rglob("*.csv")}
+    (folder / "folder").symlink_to(outside)
+    (folder / "file").symlink_to(outside / "secret")
+    root = place.destination().uri
+    assert list(storage_of(place).files(f"{root}/purchases")) == [(f"{root}/{TARGET}", 5)]
+    assert storage_of(place).remove_leftovers(NOW) == []
+    assert staged.exists()
+
+
+@pytest.mark.parametrize("place", ["local", "sftp"], indirect=True)
+def test_only_names_of_our_own_making_are_leftovers(place: Place) -> None:
+    publish(place, b"12345")
+    folder = place.folder() / "purchases"
+    others = (".x.landing", "x.0123456789abcdef.landing", ".x.0123456789ABCDEF.landing", ".x.0123456789abcdef.landing.csv", ".swp")
+    ours = (".x.csv.0123456789abcdef.landing", ".x.csv.01234567-0123456789abcdef.landing")
+    for name in (*others, *ours):
+        (folder / name).write_bytes(b"x")
+    removed = storage_of(place).remove_leftovers(NOW)
+    assert removed == sorted(f"{place.destination().uri}/purchases/{name}" for name in ours)
+    assert {path.name for path in folder.iterdir()} == {"2026-01-01.csv", *others}
+
+
+def test_clean_up_at_the_root_of_a_bucket_touches_only_keys_of_the_layout(s3: S3Server) -> None:
+    client, options = s3.client(), s3.transport
+    client.create_bucket(Bucket="shared-bucket")
+    ours = ("purchases/2026-01-01.csv", "_slices/purchases/20260101T000000Z_20260102T000000Z.csv.zst")
+    ours += ("_quarantine/purchases/2026-01-01.e1.csv",)
+    others = ("backups/database.tar", "2026-01-01.csv", "a/b/2026-01-01.csv", "purchases/", "_unknown/purchases/2026-01-01.csv")
+    for key in (*ours, *others):
+        client.create_multipart_upload(Bucket="shared-bucket", Key=key)
+    removed = FileDestination("s3://shared-bucket", transport=options).remove_leftovers(NOW)
+    assert removed == sorted(f"s3://shared-bucket/{key}" for key in ours)
+    left = client.list_multipart_uploads(Bucket="shared-bucket").get("Uploads", [])
+    assert {upload["Key"] for upload in left} == set(others)
+
+
 def refusal(root: str, **options: object) -> str:
     with pytest.raises(ConfigurationError) as raised:
         FileDestination(root, transport=options).probe()
@@ -102,7 +259,9 @@ def refusal(root: str, **options: object) -> str:
         ("sftp://host/x", {"timeout_seconds": 0}, "timeout_seconds must lie between 1 and 3600"),
         ("sftp://host/x", {"known_hosts": 5}, "known_hosts must be a text"),
         ("sftp://user:secret@host/x", {}, "no keys in the URI"),
-        ("sftp:///x", {}, "names no host"),
+        ("sftp:///x", {}, "names no bucket, container or host"),
+        ("sftp://user@/x", {}, "names no host"),
+        ("sftp://host:99999/x", {}, "its port is no number between 0 and 65535"),
         ("s3://bucket/x", {"endpoint": "127.0.0.1:9000"}, "endpoint must be an http:// or https:// address"),
         ("s3://bucket/x", {"endpoint": "https://key:secret@host"}, "address without keys in it"),
         (
@@ -167,7 +326,7 @@ def test_azure_key_that_is_wrong_is_said_so(azure: AzureServer, monkeypatch: pyt
 
 def test_azure_account_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT", raising=False)
-    assert "no storage account; set AZURE_STORAGE_CONNECTION_STRING" in refusal(f"azure://{CONTAINER}/x")
+    assert "no storage account\nSet AZURE_STORAGE_CONNECTION_STRING" in refusal(f"azure://{CONTAINER}/x")
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "nonsense")
     assert "does not have the form of a connection string" in refusal(f"azure://{CONTAINER}/x")
 
@@ -200,5 +359,5 @@ def test_missing_extra_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ("sftp://h/x", "sftp", "paramiko"),
     ):
         monkeypatch.setitem(__import__("sys").modules, package, None)
-        monkeypatch.delitem(__import__("sys").modules, f"keen_pipeline.landing.{extra}", raising=False)
+        monkeypatch.delitem(__import__("sys").modules, f"keen_pipeline.landing.storages.{extra}", raising=False)
         assert f"pip install 'keen_pipeline[{extra}]'" in refusal(root)

@@ -17,11 +17,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
+
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import RetryableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.pipeline import Landed, Pipeline, land
-from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
 from keen_pipeline.pipeline.context import new_owner
 from keen_pipeline.settings import Settings
 from keen_pipeline_tests.skewed import set_this_hosts_clock

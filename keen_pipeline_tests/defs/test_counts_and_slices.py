@@ -11,7 +11,6 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.client import KeenClient
-from keen_pipeline.extraction import Status
 from keen_pipeline_tests.defs.conftest import DAYS, NIGHT, MakePlace, Place
 
 

@@ -25,7 +25,6 @@ import yaml
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection
-from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import partition_request

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
 from keen_pipeline import Collection, build_keen_definitions

@@ -15,8 +15,8 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.landing.transfer.lane import CHUNK_BYTES

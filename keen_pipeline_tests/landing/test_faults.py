@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import (
     ConfigurationError,
     KeenPipelineError,
@@ -21,7 +22,6 @@ from keen_pipeline.errors import (
     TransferError,
     VerificationError,
 )
-from keen_pipeline.collection import Encoding
 from keen_pipeline.landing.transfer import download
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.faults import Behaviour, FaultServer

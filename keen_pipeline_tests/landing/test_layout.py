@@ -1,4 +1,4 @@
-"""Partition <-> URI, both ways, and nothing that leaves its folder."""
+"""Where a file lies: the layout's paths, and nothing that leaves its folder."""
 
 from __future__ import annotations
 
@@ -8,45 +8,63 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keen_pipeline.collection import Encoding, Layout
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.collection import Encoding
-from keen_pipeline.landing.layout import ad_hoc_key, parse_ad_hoc_key, parse_target, quarantine_uri, target_uri
+from keen_pipeline.landing.layout import (
+    ad_hoc_key,
+    collection_folder,
+    encoding_of,
+    file_path,
+    is_ours,
+    manifest_path,
+    path_below,
+    quarantine_path,
+    slice_path,
+)
 from keen_pipeline.timeframe import Timeframe
 
 UTC = timezone.utc
 INSTANTS = st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1), timezones=st.just(UTC))
-COLLECTIONS = st.from_regex(r"[a-j][A-Za-z0-9_.\- ]{0,20}", fullmatch=True).filter(lambda name: ".." not in name)
-KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,30}", fullmatch=True).filter(
-    lambda key: ".." not in key and not key.endswith((".csv", ".csv.gz"))
-)
+COLLECTIONS = st.from_regex(r"[!-#%-^`-~][ -#%-~]{0,20}", fullmatch=True).filter(lambda name: name == name.strip())
 
 
 @pytest.mark.parametrize(
-    ("root", "encoding", "uri"),
+    ("encoding", "layout", "path"),
     [
-        ("/data/landing", Encoding.CSV, "/data/landing/purchases/2026-01-31.csv"),
-        ("/data/landing/", Encoding.CSV_GZ, "/data/landing/purchases/2026-01-31.csv.gz"),
-        ("data", Encoding.CSV_ZST, "data/purchases/2026-01-31.csv.zst"),
-        ("s3://bucket/prefix", Encoding.PARQUET, "s3://bucket/prefix/purchases/2026-01-31.parquet"),
+        (Encoding.CSV, Layout.PLAIN, "purchases/2026-01-31.csv"),
+        (Encoding.CSV_GZ, Layout.PLAIN, "purchases/2026-01-31.csv.gz"),
+        (Encoding.CSV_ZST, Layout.HIVE, "purchases/date=2026-01-31/events.csv.zst"),
+        (Encoding.PARQUET, Layout.HIVE, "purchases/date=2026-01-31/events.parquet"),
     ],
 )
-def test_target_follows_the_layout(root: str, encoding: Encoding, uri: str) -> None:
-    assert target_uri(root, "purchases", "2026-01-31", encoding) == uri
+def test_a_partitions_path_follows_the_layout(encoding: Encoding, layout: Layout, path: str) -> None:
+    assert file_path("purchases", "2026-01-31", encoding, layout) == path
+    assert encoding_of(path) is encoding
+    assert is_ours("/r", f"/r/{path}")
 
 
-@given(collection=COLLECTIONS, key=KEYS, encoding=st.sampled_from(Encoding), root=st.sampled_from(["/a/b", "s3://b/x y", "rel"]))
-def test_target_is_read_back(collection: str, key: str, encoding: Encoding, root: str) -> None:
-    place = parse_target(root, target_uri(root, collection, key, encoding))
-    assert (place.root, place.collection, place.partition_key, place.encoding) == (root, collection, key, encoding)
+def test_an_hours_path_has_its_hour_and_tells_the_second_of_two_equal_hours_apart() -> None:
+    hours = [file_path("p", key, layout=Layout.HIVE) for key in ("2026-10-25-01:00", "2026-10-25-01:00+0000")]
+    assert hours == ["p/date=2026-10-25/hour=01/events.csv", "p/date=2026-10-25/hour=01/events+0000.csv"]
+
+
+@given(first=COLLECTIONS, second=COLLECTIONS)
+def test_two_collections_never_share_a_folder_and_none_leaves_its_own(first: str, second: str) -> None:
+    folders = [collection_folder(name) for name in (first, second)]
+    assert (folders[0] == folders[1]) == (first == second)
+    assert not any("/" in folder or folder in ("", ".", "..") or folder.startswith(("_", ".")) for folder in folders)
+
+
+def test_usual_names_stay_readable() -> None:
+    assert [collection_folder(name) for name in ("purchases", "Sign Ups", "a.b-c_d")] == ["purchases", "Sign Ups", "a.b-c_d"]
 
 
 @given(start=INSTANTS, length=st.timedeltas(timedelta(0), timedelta(days=400)))
-def test_ad_hoc_key_is_a_file_name_and_is_read_back(start: datetime, length: timedelta) -> None:
-    timeframe = Timeframe(start, start + length)
-    key = ad_hoc_key(timeframe)
-    assert parse_ad_hoc_key(key) == timeframe
+def test_an_ad_hoc_key_is_a_file_name_and_ours(start: datetime, length: timedelta) -> None:
+    key = ad_hoc_key(Timeframe(start, start + length))
     assert not set(key) & set('/\\:*?"<>| ')
-    assert parse_target("/r", target_uri("/r", "purchases", key)).partition_key == key
+    assert is_ours("/r", f"/r/{file_path('purchases', key)}")
+    assert is_ours("s3://b/x", f"s3://b/x/{slice_path('purchases', f'7.{key}')}")
 
 
 def test_ad_hoc_keys_sort_by_time() -> None:
@@ -56,40 +74,39 @@ def test_ad_hoc_keys_sort_by_time() -> None:
     assert keys[0] == "20260101T000000Z_20260102T000000Z"
 
 
-@pytest.mark.parametrize(
-    "key", ["", "2026-01-01", "20260101T000000Z", "20261301T000000Z_20260102T000000Z", "20260102T000000Z_20260101T000000Z"]
-)
-def test_other_keys_are_no_ad_hoc_keys(key: str) -> None:
+@pytest.mark.parametrize("collection", ["", "_quarantine", "a\n", " a", "a ", "a$b", "ü", "a" * 257])
+def test_what_is_no_collection_has_no_folder(collection: str) -> None:
     with pytest.raises(InvalidInputError):
-        parse_ad_hoc_key(key)
-
-
-@pytest.mark.parametrize("collection", ["", "..", "a/b", "../a", "_quarantine", ".hidden", "a\n", "keen", "a" * 257])
-def test_name_that_could_leave_its_folder_is_refused(collection: str) -> None:
-    with pytest.raises(InvalidInputError):
-        target_uri("/r", collection, "2026-01-01")
+        file_path(collection, "2026-01-01")
 
 
 @pytest.mark.parametrize("key", ["", "..", "a/b", "../x", ".x", "a\x00", "a b", "x" * 201, "a?b", "a#b", "a\\b"])
 def test_key_that_is_no_file_name_is_refused(key: str) -> None:
     with pytest.raises(InvalidInputError):
-        target_uri("/r", "purchases", key)
+        file_path("purchases", key)
 
 
 @pytest.mark.parametrize(
-    "uri",
+    "path",
     [
-        "/r/purchases/2026-01-01.txt",
-        "/r/2026-01-01.csv",
-        "/other/purchases/2026-01-01.csv",
-        "/r/a/b/c.csv",
-        "/r/_quarantine/a.csv",
-        "/r/../x/y.csv",
+        "purchases/2026-01-01.txt",
+        "2026-01-01.csv",
+        "a/b/c.csv",
+        "_unknown/2026-01-01.csv",
+        "purchases/backup.csv",
+        "purchases/date=yesterday/events.csv",
+        "purchases/date=2026-01-01/other.csv",
     ],
 )
-def test_other_files_are_no_targets(uri: str) -> None:
+def test_files_that_no_landing_makes_are_not_ours(path: str) -> None:
+    assert not is_ours("/r", f"/r/{path}")
+    assert not is_ours("/r", f"/other/{path}")
+
+
+@pytest.mark.parametrize("uri", ["/other/a.csv", "/r/", "/r", "/r/../a.csv", "/r/a/../b.csv", "/r//a.csv"])
+def test_a_file_elsewhere_has_no_path(uri: str) -> None:
     with pytest.raises(InvalidInputError):
-        parse_target("/r", uri)
+        path_below("/r", uri)
 
 
 @pytest.mark.parametrize(
@@ -97,5 +114,10 @@ def test_other_files_are_no_targets(uri: str) -> None:
     [("abc123", "2026-01-01.abc123.csv.gz"), ("../../x", "2026-01-01.------x.csv.gz"), ("", "2026-01-01.unknown.csv.gz")],
 )
 def test_quarantine_keeps_each_extraction_apart(extraction_id: str, name: str) -> None:
-    aside = quarantine_uri("/r/", "/r/purchases/2026-01-01.csv.gz", extraction_id)
-    assert aside == f"/r/_quarantine/purchases/{name}"
+    aside = quarantine_path("purchases/2026-01-01.csv.gz", extraction_id)
+    assert aside == f"_quarantine/purchases/{name}"
+    assert is_ours("/r", f"/r/{aside}")
+
+
+def test_a_manifest_lies_beside_the_collections() -> None:
+    assert manifest_path("purchases/2026-01-01.csv") == "_manifests/purchases/2026-01-01.csv.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.storages.local import StagedFile
 from keen_pipeline.landing.transfer.lane import BUFFERS, CHUNK_BYTES

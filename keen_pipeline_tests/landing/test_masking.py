@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.collection import Encoding, MaskMethod
+from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.ports import ResultsStream

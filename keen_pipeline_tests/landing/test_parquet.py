@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from keen_pipeline import build_keen_definitions
-from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.collection import Collection, Encoding
+from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.parquet import blocks as parquet_blocks

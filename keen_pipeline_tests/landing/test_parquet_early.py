@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
 from keen_pipeline.landing.parquet import blocks as parquet_blocks
 from keen_pipeline.landing.parquet import convert as ours
 from keen_pipeline.landing.storages import local

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import dataset
 
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.collection import Encoding
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline_tests.readers.conftest import KEYS, Landed, Source, expected_rows
 
 TO_ARROW: dict[Any, Callable[[Any], pa.Table]] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from keen_pipeline.collection import Collection, Encoding, Granularity
 from keen_pipeline.collections_file import collection_to_wire, parse_collections, read_collections_file
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.collection import Collection, Encoding, Granularity
 from keen_pipeline.filters import Filter
 
 WHOLE = """

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
 from keen_pipeline.collection import CountPolicy
+from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.pipeline import Counted, Landed, extract, land, poll, post_due, submit
 from keen_pipeline.pipeline.counts import count_together

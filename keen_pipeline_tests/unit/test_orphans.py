@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.collection import Collection
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.partitions import due_partitions, latest_partition, partition_for_key, partition_range, partitions_between
 
 UTC = timezone.utc

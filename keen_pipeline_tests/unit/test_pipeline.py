@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
+from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import (
     AuthenticationError,
     ExtractionTooLargeError,
@@ -23,7 +24,6 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
     UnreachableError,
 )
-from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.extraction import ExtractionRequest, SecretUrl, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine

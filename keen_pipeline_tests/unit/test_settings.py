@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from keen_pipeline.pipeline.adapters import open_client
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.pipeline.adapters import open_client
 from keen_pipeline.settings import Settings
 
 

@@ -5,106 +5,144 @@ An upload that ends early leaves nothing to see or to remove: Google forgets it 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import google.api_core.exceptions
 import google.auth.exceptions
 import requests
 from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
+from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import GcsOptions
-from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, local_stage, split
+from keen_pipeline.landing.storages.remote import (
+    READ_BYTES,
+    StagedReader,
+    check_inside,
+    check_size,
+    exactly,
+    local_stage,
+    reader_of,
+    split,
+)
+from keen_pipeline.landing.storages.storage import Fence, no_fence
 
 PART_BYTES = 8 * 1024 * 1024
 """Of an upload, held in memory; a multiple of 256 KiB, as the protocol asks."""
-_READ_BYTES = 4 * 1024 * 1024
-_FAILURES = (google.api_core.exceptions.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException)
+LARGEST_OBJECT = 5 * 1024**4
+"""In bytes: what Google allows."""
+RETRY_SECONDS = 60.0
+"""How long one request is tried again for."""
+_TIMEOUT = (20.0, 60.0)  # seconds: to connect, and of each wait for an answer
+_FAILURES = (
+    *(google.api_core.exceptions.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException),
+    *(ValueError, OSError),
+)
+_WRONG = (
+    google.api_core.exceptions.BadRequest,
+    google.api_core.exceptions.MethodNotAllowed,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+)
+_KEYS = "Check GOOGLE_APPLICATION_CREDENTIALS and the account's rights on the bucket."
 
 
 class GcsStorage:
-    """One bucket, or a prefix of it. Raises ConfigurationError where there are no credentials."""
+    """One bucket, or a prefix of it. Raises ConfigurationError when there are no credentials."""
 
     def __init__(self, root: str, options: GcsOptions) -> None:
         self._root = root
-        with _translated(root):
-            if options.endpoint is None:
-                self._client = storage.Client(project=options.project)
-            else:
-                self._client = storage.Client(
-                    project=options.project or "emulated",
-                    client_options={"api_endpoint": options.endpoint},
-                    use_auth_w_custom_endpoint=False,
-                )
+        try:
+            with _translated(root):
+                if options.endpoint is None:
+                    self._client = storage.Client(project=options.project)
+                else:
+                    self._client = storage.Client(
+                        project=options.project or "emulated",
+                        client_options={"api_endpoint": options.endpoint},
+                        use_auth_w_custom_endpoint=False,
+                    )
+        except OSError as error:  # the library's word for a project that it can't find
+            raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", "Set the option project.") from None
 
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         """An empty file without a name, in this machine's temporary folder."""
         return local_stage()
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the object at `target`, in one step; their check sum is compared."""
-        staged = StagedReader(stage)
-        with _translated(target), io.BufferedReader(staged, PART_BYTES) as reader:
-            self._blob(target).upload_from_file(reader, size=staged.size, checksum="crc32c")
+        size = stage.seek(0, 2)
+        check_size(target, size, LARGEST_OBJECT)
+        if size <= PART_BYTES:
+            self.write(target, exactly(stage.fileno(), 0, size), fence=fence)
+            return
+        # The request with the last byte makes the object appear.
+        with _translated(target), StagedReader(stage.fileno(), 0, size, at_end=fence) as reader:
+            self._blob(target).upload_from_file(reader, size=size, checksum="crc32c", **_bounds())
 
-    def write(self, target: str, data: bytes) -> None:
+    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         """A small object in one request."""
         with _translated(target):
-            self._blob(target).upload_from_string(data, content_type="application/octet-stream")
+            fence()
+            self._blob(target).upload_from_string(data, "application/octet-stream", checksum="crc32c", **_bounds())
 
     def size(self, target: str) -> int | None:
-        """In bytes; None where there is no object."""
-        blob = self._blob(target)
-        with _translated(target):
-            try:
-                blob.reload()
-            except google.api_core.exceptions.NotFound:
-                return None
-        return int(blob.size)
+        """In bytes; None if there is no object."""
+        found = self._found(target)
+        return None if found is None else int(found.size)
 
     def open(self, target: str) -> BinaryIO:
         """A binary reader of the present version. Raises FileNotFoundError."""
+        found = self._found(target)
+        if found is None:
+            raise FileNotFoundError(target)
         bucket, key = split(target)
+        # Named in each request, so that none is answered from a newer object.
+        pinned = self._client.bucket(bucket).blob(key, generation=found.generation)
         with _translated(target):
-            found = self._client.bucket(bucket).get_blob(key)
-            if found is None:
-                raise FileNotFoundError(target)
-            # Named in each request, so that none is answered from a newer object.
-            pinned = self._client.bucket(bucket).blob(key, generation=found.generation)
-        position = 0
-
-        def read(length: int) -> bytes:
-            nonlocal position
-            try:
-                data: bytes = pinned.download_as_bytes(start=position, end=position + length - 1, checksum=None)
-            except google.api_core.exceptions.RequestRangeNotSatisfiable:
-                return b""
-            position += len(data)
-            return data
-
-        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, read, _FAILURES), _READ_BYTES))
+            return reader_of(target, pinned.open("rb", chunk_size=READ_BYTES, **_bounds()), _FAILURES)
 
     def remove(self, target: str) -> None:
-        """Remove one object; nothing happens where there is none."""
+        """Remove one object; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        check_inside(self._root, target)
         with _translated(target):
             try:
-                self._blob(target).delete()
+                self._blob(target).delete(**_bounds())
             except google.api_core.exceptions.NotFound:
                 return
 
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """URI and bytes of each object below `folder`."""
+        check_inside(self._root, folder)
+        bucket, prefix = split(folder + "/")
+        with _translated(folder):
+            for found in self._client.list_blobs(bucket, prefix=prefix, **_bounds()):
+                if not found.name.endswith("/"):
+                    yield f"gs://{bucket}/{found.name}", int(found.size)
+
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Nothing is ever left that could be removed. Raises ConfigurationError where the bucket is missing."""
+        """Nothing is ever left that could be removed. Raises ConfigurationError when the bucket is missing."""
         with _translated(self._root):
-            self._client.get_bucket(split(self._root)[0])
+            self._client.get_bucket(split(self._root)[0], **_bounds())
         return []
+
+    def _found(self, target: str) -> Any:
+        bucket, key = split(target)
+        with _translated(target):
+            return self._client.bucket(bucket).get_blob(key, **_bounds())
 
     def _blob(self, target: str) -> Any:
         bucket, key = split(target)
         return self._client.bucket(bucket).blob(key, chunk_size=PART_BYTES)
+
+
+def _bounds() -> dict[str, Any]:
+    return {"timeout": _TIMEOUT, "retry": DEFAULT_RETRY.with_timeout(RETRY_SECONDS)}
 
 
 @contextmanager
@@ -115,16 +153,14 @@ def _translated(target: str) -> Iterator[None]:
     except (KeenPipelineError, FileNotFoundError):
         raise
     except google.auth.exceptions.GoogleAuthError as error:
-        raise ConfigurationError(
-            f"destination {target}: no credentials that work ({type(error).__name__}); set GOOGLE_APPLICATION_CREDENTIALS"
-        ) from None
+        if isinstance(error, google.auth.exceptions.TransportError) or error.retryable:
+            raise unavailable(target, error) from None
+        raise for_a_person(target, f"no credentials that work ({type(error).__name__})", _KEYS) from None
     except google.api_core.exceptions.NotFound:
-        raise ConfigurationError(f"destination {target}: there is no such bucket") from None
+        raise for_a_person(target, "there is no such bucket") from None
     except (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized) as error:
-        raise ConfigurationError(
-            f"destination {target}: access was refused ({error.code}); check the account's rights on the bucket"
-        ) from None
-    except (*_FAILURES, OSError) as error:
-        raise ServiceUnavailableError(
-            f"destination {target}: the storage failed ({type(error).__name__}); nothing was published"
-        ) from None
+        raise for_a_person(target, f"access was refused ({cleaned(error.code)})", _KEYS) from None
+    except _WRONG as error:
+        raise for_a_person(target, f"the service refuses what it was asked ({type(error).__name__})") from None
+    except _FAILURES as error:
+        raise unavailable(target, error) from None

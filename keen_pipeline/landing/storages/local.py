@@ -1,22 +1,45 @@
-"""Files of a local folder: written beside their place, synced, renamed, and the folder synced."""
+"""Files of a local folder: written beside their place, synced, renamed, and the folder synced.
+
+A staged file is locked by the process that writes it. The system gives the lock back however that process ends, so whoever lands
+into the folder next removes what a killed one left; on other machines, and if the file system has no locks, its age decides.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import logging
 import os
+import re
 import secrets
+import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable, unreadable
 from keen_pipeline.landing.storages.options import LocalOptions
+from keen_pipeline.landing.storages.remote import check_inside
+from keen_pipeline.landing.storages.storage import Fence, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 STAGE_SUFFIX = ".landing"
-"""A file that is being landed is `.{name}.{random}.landing` in the folder of its place."""
+"""A file that is being landed is `.{name}.{host}-{random}.landing` in the folder of its place."""
+_STAGED = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?[0-9a-f]{16}\.landing", re.DOTALL)  # earlier releases name no host
+_LONGEST_NAME = 180  # in characters, so that a staged file's name has at most 255 bytes wherever its place's has
+_NO_SUCH_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
+_log = logging.getLogger(__name__)
 
 
 class LocalStorage:
@@ -28,73 +51,230 @@ class LocalStorage:
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
-        """An empty, unbuffered file beside `target`; removed at the end where it was not published."""
+        """An empty, unbuffered file beside `target`; removed at the end unless it was published."""
         place = Path(target)
-        staged = place.with_name(f".{place.name}.{secrets.token_hex(8)}{STAGE_SUFFIX}")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = StagedFile(staged, "x+")
-        except OSError as error:
-            raise ConfigurationError(f"destination: {place.parent} can't be written ({error.strerror or error})") from error
+        with of_folder(str(place.parent)):
+            _make_folder(place.parent)
+            _remove_leftovers(place.parent, None)
+            file = _new_stage(place)
         try:
             yield cast("BinaryIO", file)
         finally:
-            file.close()
-            staged.unlink(missing_ok=True)
+            with of_folder(target):
+                file.close()
+                if _unlink(file.name):
+                    _log.info("%s was not published; its staged file is removed", target)
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
-        os.fsync(stage.fileno())
         place = Path(target)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(stage.name, place)  # noqa: PTH105 - replaces on Windows too, in one step
-        _sync_folder(place.parent)
+        with of_folder(target):
+            os.fsync(stage.fileno())
+            _make_folder(place.parent)
+            fence()
+            try:
+                os.replace(stage.name, place)  # noqa: PTH105 - replaces on Windows too, in one step
+            except FileNotFoundError as error:
+                raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
+            _sync_folder(place.parent)
 
-    def write(self, target: str, data: bytes) -> None:
+    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         """A small file, as whole as a landed one."""
         with self.stage(target) as stage:
             stage.write(data)
-            self.publish(stage, target)
+            self.publish(stage, target, fence=fence)
 
     def size(self, target: str) -> int | None:
-        """In bytes; None where there is no file."""
-        try:
-            return os.stat(target).st_size  # noqa: PTH116
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        """In bytes; None if there is no file."""
+        with of_folder(target):
+            try:
+                return os.stat(target).st_size  # noqa: PTH116
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def open(self, target: str) -> BinaryIO:
         """A binary reader. Raises FileNotFoundError."""
-        return open(target, "rb")  # noqa: PTH123
+        try:
+            return cast("BinaryIO", io.BufferedReader(_Reader(target), 128 * 1024))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise for_a_person(target, f"it can't be read ({error.strerror or type(error).__name__})") from error
 
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens where there is none."""
-        Path(target).unlink(missing_ok=True)
+        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        check_inside(self._root, target)
+        with of_folder(target):
+            _unlink(target)
+
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """URI and bytes of each file below `folder`, but of no staged one and nothing behind a symbolic link."""
+        check_inside(self._root, folder)
+        home = os.path.realpath(self._root)
+        if os.path.commonpath([home, os.path.realpath(folder)]) != home:
+            raise for_a_person(folder, "it is a symbolic link that leads out of the destination")
+        for path, _, names in os.walk(folder, onerror=_raise_other):
+            below = Path(path).relative_to(folder).as_posix()
+            for name in names:
+                with of_folder(path):
+                    found = _lstat(f"{path}/{name}")
+                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name):
+                    yield "/".join(part for part in (folder, below if below != "." else "", name) if part), found.st_size
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Remove staged files that nobody has written to for `older_than`; returns their paths."""
+        """Remove staged files whose process is gone, or that nobody has written to for `older_than`; returns their paths."""
         oldest = time.time() - older_than.total_seconds()
         removed = []
-        for folder, _, names in os.walk(self._root):
-            for name in names:
-                if not (name.startswith(".") and name.endswith(STAGE_SUFFIX)):
-                    continue
-                path = os.path.join(folder, name)  # noqa: PTH118 - os.walk gives strings
-                try:
-                    if os.stat(path).st_mtime < oldest:  # noqa: PTH116
-                        os.unlink(path)  # noqa: PTH108
-                        removed.append(path)
-                except FileNotFoundError:
-                    continue  # its landing ended, or another process was quicker
+        for folder, _, _ in os.walk(self._root):
+            with of_folder(folder):
+                removed += _remove_leftovers(Path(folder), oldest)
         return sorted(removed)
+
+
+class _Stage(StagedFile):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "x+")
+        self._path = str(path)
+
+    def write(self, data: Any) -> int:
+        with of_folder(self._path):
+            return super().write(data)
+
+
+class _Reader(io.FileIO):
+    """A file whose disk may fail while it is read; TransferError then."""
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise unreadable(str(self.name), error) from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise unreadable(str(self.name), error) from error
+
+
+def staged_name(name: str) -> str:
+    """A name of its own for the staged file of a file of this name."""
+    return f".{name[:_LONGEST_NAME]}.{_host()}-{secrets.token_hex(8)}{STAGE_SUFFIX}"
+
+
+def is_staged(name: str) -> bool:
+    """Whether only `staged_name`, of this release or an earlier one, gives a name like this."""
+    return _STAGED.fullmatch(name) is not None
+
+
+@cache
+def _host() -> str:
+    """Stands for this machine, or container, in names of staged files."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        machine = ""
+    return hashlib.sha256(f"{socket.gethostname()} {machine}".encode()).hexdigest()[:8]
+
+
+def _new_stage(place: Path) -> _Stage:
+    while True:
+        file = _Stage(place.with_name(staged_name(place.name)))
+        # Whoever removes leftovers may have found it between its making and its locking: then it has no name any more.
+        if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the lock was free, and is ours now; None if this file system has none."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_leftovers(folder: Path, oldest: float | None) -> list[str]:
+    """Of this folder alone: what no process on this machine holds, and what is older than `oldest`."""
+    removed = []
+    with os.scandir(folder) as entries:
+        staged = [entry for entry in entries if is_staged(entry.name) and entry.is_file(follow_symlinks=False)]
+    for entry in staged:
+        try:
+            if not _remove_abandoned(entry.path):
+                if oldest is None or entry.stat(follow_symlinks=False).st_mtime >= oldest:
+                    continue
+                os.unlink(entry.path)  # noqa: PTH108
+        except FileNotFoundError:
+            continue  # its landing ended, or another process was quicker
+        _log.info("removed %s, which a landing that died has left", entry.path)
+        removed.append(entry.path)
+    return removed
+
+
+def _remove_abandoned(path: str) -> bool:
+    """Remove a staged file of this machine that no process holds."""
+    match = _STAGED.fullmatch(Path(path).name)
+    if match is None or match["host"] != _host():
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except PermissionError:
+        return False  # another user's
+    try:
+        abandoned = _lock(descriptor) is True
+        if abandoned:
+            os.unlink(path)  # noqa: PTH108 - still locked, so that its maker can't begin to write meanwhile
+        return abandoned
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """With its parents; each new one is synced into the folder above it, up to the first that was there."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
     """A rename is only safe from a power cut once its folder is synced. Windows can't, and needn't."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_SYNC:  # some network file systems sync no folders; one that may not be read can't be
+            raise
+
+
+def _unlink(path: str) -> bool:
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None  # removed meanwhile
+
+
+def _raise_other(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise for_a_person(str(error.filename), f"it can't be listed ({error.strerror})") from error

@@ -6,8 +6,8 @@ what is kept aside elsewhere. An object appears with the completion of its uploa
 
 from __future__ import annotations
 
+import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -15,131 +15,199 @@ from typing import Any, BinaryIO, cast
 
 import boto3  # type: ignore[import-untyped]
 import botocore.client  # type: ignore[import-untyped]
-import botocore.exceptions  # type: ignore[import-untyped]
 import smart_open
-import smart_open.s3
+import urllib3
+from botocore import exceptions
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
+from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.landing.layout import is_ours
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable, unreadable
 from keen_pipeline.landing.storages.options import S3Options
-from keen_pipeline.landing.storages.remote import reader_of, split
+from keen_pipeline.landing.storages.remote import READ_BYTES, check_inside, reader_of, split, temporary_file
 from keen_pipeline.landing.storages.s3_upload import S3Upload, UploadingStage
+from keen_pipeline.landing.storages.storage import Fence, no_fence
 
+ATTEMPTS = 4
+"""Of each request."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_FORBIDDEN = frozenset({"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "401"})
+_FORBIDDEN = frozenset(
+    {
+        *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "UnauthorizedAccess"),
+    }
+)
+_ELSEWHERE = frozenset(
+    {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"}
+)
+_WRONG = frozenset({"400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"})
+_FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, urllib3.exceptions.HTTPError, ValueError, OSError)
+_MISCONFIGURED = (
+    *(exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.SSOError),
+    *(exceptions.NoRegionError, exceptions.InvalidRegionError, exceptions.ParamValidationError, exceptions.ConfigParseError),
+)
+_KEYS = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, this machine's clock and the bucket's policy."
+_REGION = "Check AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endpoint."
+_log = logging.getLogger(__name__)
 
 
 class S3Storage:
-    """One bucket, or a prefix of it."""
+    """One bucket, or a prefix of it. Raises ConfigurationError for a profile, region or endpoint that can't be used."""
 
     def __init__(self, root: str, options: S3Options) -> None:
         self._root = root
-        self._client = _new_client(options)
+        try:
+            self._client = _new_client(options)
+        except (exceptions.BotoCoreError, ValueError) as error:
+            raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _REGION) from None
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
         """An empty file without a name, in this machine's temporary folder; large ones are on their way to S3 as they grow."""
-        with tempfile.TemporaryFile(buffering=0) as file:
-            stage = UploadingStage(os.dup(file.fileno()), self._upload(target, file.fileno()))
+        with (
+            temporary_file() as descriptor,
+            UploadingStage(descriptor, self._upload(target, descriptor), lambda: _translated(target)) as stage,
+        ):
             try:
-                with stage, self._translated(target):
-                    yield cast("BinaryIO", stage)
+                yield cast("BinaryIO", stage)
             finally:
-                with self._translated(target):
-                    stage.abort()
+                stage.upload.abort()
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the object at `target`, in one step; `elsewhere`: it was staged for another target."""
-        with self._translated(target):
-            if isinstance(stage, UploadingStage) and not elsewhere:
-                stage.complete()
-            else:
-                self._upload(target, stage.fileno()).complete(stage.seek(0, os.SEEK_END))
+        with _translated(target):
+            own = isinstance(stage, UploadingStage) and not elsewhere
+            upload = cast("UploadingStage", stage).upload if own else self._upload(target, stage.fileno())
+            upload.complete(stage.seek(0, os.SEEK_END), fence)
 
-    def write(self, target: str, data: bytes) -> None:
+    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         """A small object in one request."""
-        bucket, key = split(target)
-        with self._translated(target):
-            self._client.put_object(Bucket=bucket, Key=key, Body=data)
+        parameters = {"client": self._client, "multipart_upload": False}
+        with _translated(target), smart_open.open(target, "wb", compression="disable", transport_params=parameters) as file:
+            file.write(data)
+            fence()
 
     def size(self, target: str) -> int | None:
-        """In bytes; None where there is no object."""
+        """In bytes; None if there is no object."""
+        found = self._head(target)
+        return None if found is None else int(found["ContentLength"])
+
+    def open(self, target: str) -> BinaryIO:
+        """A binary reader of the present version. Raises FileNotFoundError."""
+        found = self._head(target)
+        if found is None:
+            raise FileNotFoundError(target)
+        pinned = {"S3.Client.get_object": {"IfMatch": found["ETag"]}}
+        parameters = {"client": self._client, "client_kwargs": pinned, "buffer_size": READ_BYTES}
+        try:
+            file = smart_open.open(target, "rb", compression="disable", transport_params=parameters)
+        except _FAILURES as error:
+            if _code(error) in {"412", "PreconditionFailed", "NoSuchKey"}:
+                raise unreadable(target, _code(error)) from None
+            raise translated(error, target) from None
+        return reader_of(target, file, _FAILURES)
+
+    def remove(self, target: str) -> None:
+        """Remove one object; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        check_inside(self._root, target)
         bucket, key = split(target)
-        with self._translated(target):
+        with _translated(target):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """URI and bytes of each object below `folder`."""
+        check_inside(self._root, folder)
+        bucket, prefix = split(folder + "/")
+        with _translated(folder):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for found in page.get("Contents", ()):
+                    if not found["Key"].endswith("/"):
+                        yield f"s3://{bucket}/{found['Key']}", int(found["Size"])
+
+    def remove_leftovers(self, older_than: timedelta) -> list[str]:
+        """Abort the multipart uploads that began before `older_than`, of keys that a landing here has; returns their URIs."""
+        bucket, prefix = split(self._root + "/")
+        oldest = datetime.now(timezone.utc) - older_than
+        removed = []
+        with _translated(self._root):
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+                for upload in page.get("Uploads", ()):
+                    uri = f"s3://{bucket}/{upload['Key']}"
+                    if upload["Initiated"] < oldest and is_ours(self._root, uri):
+                        self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                        _log.info("aborted an upload of %s, which a landing that died has left", uri)
+                        removed.append(uri)
+        return sorted(removed)
+
+    def _head(self, target: str) -> Any:
+        bucket, key = split(target)
+        with _translated(target):
             try:
-                return int(self._client.head_object(Bucket=bucket, Key=key)["ContentLength"])
-            except botocore.exceptions.ClientError as error:
+                return self._client.head_object(Bucket=bucket, Key=key)
+            except exceptions.ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
 
-    def open(self, target: str) -> BinaryIO:
-        """A binary reader. Raises FileNotFoundError."""
-        if self.size(target) is None:
-            raise FileNotFoundError(target)
-        return smart_open.open(target, "rb", compression="disable", transport_params={"client": self._client})
-
-    def remove(self, target: str) -> None:
-        """Remove one object; nothing happens where there is none."""
-        bucket, key = split(target)
-        with self._translated(target):
-            self._client.delete_object(Bucket=bucket, Key=key)
-
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Abort the multipart uploads under the root that began before `older_than`; returns their URIs."""
-        bucket, prefix = split(self._root + "/")
-        oldest = datetime.now(timezone.utc) - older_than
-        removed = []
-        with self._translated(self._root):
-            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"] < oldest:
-                        self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                        removed.append(f"s3://{bucket}/{upload['Key']}")
-        return sorted(removed)
-
     def _upload(self, target: str, descriptor: int) -> S3Upload:
         bucket, key = split(target)
-        return S3Upload(self._client, bucket, key, reader_of(descriptor))
-
-    @contextmanager
-    def _translated(self, target: str) -> Iterator[None]:
-        """Errors of boto3 and smart_open as ours; their texts name buckets and keys of objects, never secrets."""
-        try:
-            yield
-        except KeenPipelineError:
-            raise
-        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError, ValueError, OSError) as error:
-            raise translated(error, target) from None
+        return S3Upload(
+            self._client,
+            target,
+            {"Bucket": bucket, "Key": key},
+            descriptor,
+            lambda data, fence: self.write(target, data, fence=fence),
+        )
 
 
-def translated(error: Exception, target: str) -> KeenPipelineError:
+@contextmanager
+def _translated(target: str) -> Iterator[None]:
+    """Errors of boto3 and smart_open as ours; their texts name buckets and keys of objects, never secrets."""
+    try:
+        yield
+    except KeenPipelineError:
+        raise
+    except _FAILURES as error:
+        raise translated(error, target) from None
+
+
+def translated(error: BaseException, target: str) -> KeenPipelineError:
     """What the caller does next: fix the configuration (no bucket, no right, no credentials) or try again."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, botocore.exceptions.ClientError):
-        if isinstance(cause, (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError)):
-            return ConfigurationError(f"destination {target}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    while cause is not None:
+        if isinstance(cause, _MISCONFIGURED):
+            why = "no credentials" if isinstance(cause, exceptions.NoCredentialsError) else "its settings can't be used"
+            return for_a_person(target, f"{why} ({type(cause).__name__})", f"{_KEYS} {_REGION}")
         cause = cause.__cause__ or cause.__context__
-    code = _code(cause) if isinstance(cause, botocore.exceptions.ClientError) else ""
+    code = _code(error)
     if code == "NoSuchBucket":
-        return ConfigurationError(f"destination {target}: there is no such bucket")
+        return for_a_person(target, "there is no such bucket")
     if code in _FORBIDDEN:
-        return ConfigurationError(
-            f"destination {target}: access was refused ({code}); check the AWS_* variables and the bucket's policy"
-        )
-    return ServiceUnavailableError(
-        f"destination {target}: the storage failed ({code or type(error).__name__}); nothing was published"
-    )
+        return for_a_person(target, f"access was refused ({code})", _KEYS)
+    if code in _ELSEWHERE:
+        return for_a_person(target, f"the bucket lies in another region ({code})", _REGION)
+    if code in _WRONG:
+        return for_a_person(target, f"the service refuses what it was asked ({code})", _REGION)
+    if isinstance(error, exceptions.EndpointConnectionError):
+        return unavailable(target, error, f"The service's address can't be reached. {_REGION}")
+    return unavailable(target, code or error)
 
 
-def _code(error: botocore.exceptions.ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _code(error: BaseException | None) -> str:
+    """The service's word for what is wrong, of boto3's error or one that smart_open made of it; else nothing."""
+    while error is not None:
+        if isinstance(error, exceptions.ClientError):
+            return cleaned(error.response.get("Error", {}).get("Code", ""))
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _new_client(options: S3Options) -> Any:
     settings: dict[str, Any] = {
         "max_pool_connections": 16,
         "tcp_keepalive": True,
-        "retries": {"max_attempts": 4, "mode": "standard"},
+        "connect_timeout": 20,  # seconds
+        "read_timeout": 60,  # seconds, of each wait for an answer
+        "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
     }
     endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if endpoint.startswith("http://"):

@@ -1,48 +1,73 @@
 """One object's way to S3: small ones in one request, large ones in parts that leave while the rest is still coming.
 
-smart_open's own writer sends one part at a time and holds up the caller meanwhile; here parts are read again from the staged file
-by two threads, so that a download goes on beside them, and nothing but `complete` makes the object appear.
+Parts are read again from the staged file by two threads, so that a download goes on beside them, and nothing but `complete` makes
+the object appear.
 """
 
 from __future__ import annotations
 
-import io
-import os
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
+from botocore import exceptions  # type: ignore[import-untyped]
+
+from keen_pipeline.landing.storages.remote import TemporaryStage, check_size, exactly, part_of
+from keen_pipeline.landing.storages.storage import Fence, no_fence
+
 PART_BYTES = 8 * 1024 * 1024
-"""Of a multipart upload, held in memory while it is sent; S3 allows 10,000 parts, so that a file may have 80 GB."""
+"""Of a part of an upload, until the object has 10 GB; from there on parts grow."""
+GROWTH = 1250
+"""A part is at least a so-many-th of what was sent before: S3 allows 10,000 parts, which then hold more than the largest object."""
+LARGEST_OBJECT = 5 * 1024**4
+"""In bytes: what S3 allows."""
 PARTS_AT_ONCE = 2
+_MIB = 1024 * 1024
+_log = logging.getLogger(__name__)
+
+
+def part_bytes(sent: int) -> int:
+    """The size of the part that follows the first `sent` bytes.
+
+    >>> part_bytes(0) // 2**20, part_bytes(100 * 2**30) // 2**20
+    (8, 82)
+    """
+    return max(PART_BYTES, -(-sent // GROWTH // _MIB) * _MIB)
 
 
 class S3Upload:
-    """The object `key` of `bucket`, from bytes that `read(offset, length)` gives. Used by one thread at a time."""
+    """The object at `target` from the staged file `descriptor`; `put` sends a small one. Used by one thread at a time."""
 
-    def __init__(self, client: Any, bucket: str, key: str, read: Callable[[int, int], bytes]) -> None:
-        self._client = client
-        self._place = {"Bucket": bucket, "Key": key}
-        self._read = read
+    def __init__(
+        self, client: Any, target: str, place: dict[str, str], descriptor: int, put: Callable[[bytes, Fence], None]
+    ) -> None:
+        self._client, self._target, self._place = client, target, place
+        self._descriptor, self._put = descriptor, put
         self._upload: dict[str, str] = {}
         self._parts: list[Future[dict[str, Any]]] = []
+        self._sent = 0
         self._threads: ThreadPoolExecutor | None = None
 
     def grow(self, size: int) -> None:
         """`size` bytes can be read by now: send every part that is whole and not the last. Raises what an earlier part raised."""
-        while size > (len(self._parts) + 1) * PART_BYTES:
+        check_size(self._target, size, LARGEST_OBJECT)
+        while size > self._sent + part_bytes(self._sent):
             _raise_failed(self._parts)
-            self._send(PART_BYTES)
+            self._send(part_bytes(self._sent))
 
-    def complete(self, size: int) -> None:
+    def complete(self, size: int, fence: Fence = no_fence) -> None:
         """The object has `size` bytes: send the rest and make it appear. After an exception it has not appeared."""
         try:
+            check_size(self._target, size, LARGEST_OBJECT)
             if size <= PART_BYTES:
-                self._client.put_object(**self._place, Body=self._exactly(0, size))
+                self._put(exactly(self._descriptor, 0, size), fence)
                 return
             self.grow(size)
-            self._send(size - len(self._parts) * PART_BYTES)
+            self._send(size - self._sent)
             parts = [part.result() for part in self._parts]
+            fence()
             self._client.complete_multipart_upload(**self._upload, MultipartUpload={"Parts": parts})
         except BaseException:
             self.abort()
@@ -50,63 +75,57 @@ class S3Upload:
         self._end()
 
     def abort(self) -> None:
-        """Forget what was sent; nothing where nothing was."""
+        """Forget what was sent; nothing happens when nothing was. It never hides why: if S3 refuses, `remove_leftovers` follows."""
         upload = self._upload
         self._end()
-        if upload:
+        if not upload:
+            return
+        try:
             self._client.abort_multipart_upload(**upload)
+        except (exceptions.ClientError, exceptions.BotoCoreError) as error:
+            _log.warning("an upload of %s could not be aborted (%s); it is when leftovers are", self._target, type(error).__name__)
+        else:
+            _log.info("an upload of %s was aborted", self._target)
 
     def _end(self) -> None:
         if self._threads is not None:
             # A part that arrives after the abort would stay for ever: wait for those under way.
             self._threads.shutdown(wait=True, cancel_futures=True)
-        self._threads, self._upload, self._parts = None, {}, []
+        self._threads, self._upload, self._parts, self._sent = None, {}, [], 0
 
     def _send(self, length: int) -> None:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part")
             self._upload = {**self._place, "UploadId": self._client.create_multipart_upload(**self._place)["UploadId"]}
-        number = len(self._parts)
-        self._parts.append(self._threads.submit(self._part, number, length))
+        self._parts.append(self._threads.submit(self._part, len(self._parts) + 1, self._sent, length))
+        self._sent += length
 
-    def _part(self, number: int, length: int) -> dict[str, Any]:
-        body = self._exactly(number * PART_BYTES, length)
-        answer = self._client.upload_part(**self._upload, PartNumber=number + 1, Body=body)
+    def _part(self, number: int, offset: int, length: int) -> dict[str, Any]:
+        body = part_of(self._descriptor, offset, length)
+        answer = self._client.upload_part(**self._upload, PartNumber=number, Body=body)
         checks = {name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"}
-        return {"PartNumber": number + 1, "ETag": answer["ETag"], **checks}
-
-    def _exactly(self, offset: int, length: int) -> bytes:
-        data = self._read(offset, length)
-        if len(data) != length:
-            raise OSError(5, f"the staged file has {len(data)} of {length} bytes at {offset}")
-        return data
+        return {"PartNumber": number, "ETag": answer["ETag"], **checks}
 
 
-class UploadingStage(io.FileIO):
+class UploadingStage(TemporaryStage):
     """A staged file whose parts are uploaded as it grows. Writing at its end and beginning anew are all it is used for."""
 
-    def __init__(self, descriptor: int, upload: S3Upload) -> None:
-        super().__init__(descriptor, "r+")
-        self._uploading = upload
+    def __init__(self, descriptor: int, upload: S3Upload, translated: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(descriptor)
+        self.upload, self._translated = upload, translated
 
     def write(self, data: Any) -> int:
         """As a file does; whole parts leave from here, and what one of them raised is raised here."""
         written = super().write(data)
-        self._uploading.grow(self.tell())
+        with self._translated():
+            self.upload.grow(self.tell())
         return written
 
     def truncate(self, size: int | None = None) -> int:
         """As a file does; what was uploaded is dropped."""
-        self._uploading.abort()
+        with self._translated():
+            self.upload.abort()
         return super().truncate(size)
-
-    def complete(self) -> None:
-        """Make the object appear."""
-        self._uploading.complete(self.seek(0, os.SEEK_END))
-
-    def abort(self) -> None:
-        """Drop what was uploaded."""
-        self._uploading.abort()
 
 
 def _raise_failed(parts: Iterable[Future[dict[str, Any]]]) -> None:

@@ -1,19 +1,19 @@
 """Files of an SFTP server: written beside their place, their size compared, renamed over the old one in one step.
 
-smart_open's own connection takes any host key it has not seen before, so that a stranger in between would get the password and the
-data. This one knows the host, or refuses.
+The server's host key is known, or the server is refused. Every wait ends after the option `timeout_seconds`.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import posixpath
-import secrets
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,42 +21,53 @@ from urllib.parse import unquote, urlsplit
 
 import paramiko
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError
-from keen_pipeline.landing.storages.local import STAGE_SUFFIX
+from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.landing.storages.errors import for_a_person, unavailable
+from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, local_stage
+from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, check_inside, local_stage
+from keen_pipeline.landing.storages.storage import Fence, no_fence
 from keen_pipeline.settings import SftpSecrets
 
+KEEPALIVE_SECONDS = 15
 _PIECE_BYTES = 256 * 1024
+# The last four: what paramiko makes of an answer that isn't SFTP.
+_FAILURES = (paramiko.SSHException, OSError, EOFError, paramiko.SFTPError, struct.error, ValueError, IndexError)
+_log = logging.getLogger(__name__)
 
 
 class SftpStorage:
-    """A folder of an SFTP server. One connection for all threads, made at the first use and again where it broke."""
+    """A folder of an SFTP server. One connection for all threads, made at the first use and again when it broke."""
 
     def __init__(self, root: str, options: SftpOptions) -> None:
         self._root = root
         self._options = options
         self._lock = threading.Lock()
         self._connection: paramiko.SSHClient | None = None
-        if not urlsplit(root).hostname:
-            raise ConfigurationError(f"destination {root}: names no host; write sftp://user@host/folder")
+        try:
+            host, _ = urlsplit(root).hostname, urlsplit(root).port
+        except ValueError:
+            raise for_a_person(root, "its port is no number between 0 and 65535") from None
+        if not host:
+            raise for_a_person(root, "it names no host", "Write sftp://user@host/folder.")
 
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         """An empty file without a name, in this machine's temporary folder."""
         return local_stage()
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
-        with StagedReader(stage) as reader, self._session(target) as files:
-            self._put(files, reader, reader.size, _path(target))
+        size = stage.seek(0, 2)
+        with StagedReader(stage.fileno(), 0, size) as reader, self._session(target) as files:
+            self._put(files, reader, size, _path(target), fence)
 
-    def write(self, target: str, data: bytes) -> None:
+    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         """A small file, as whole as a landed one."""
         with self._session(target) as files:
-            self._put(files, io.BytesIO(data), len(data), _path(target))
+            self._put(files, io.BytesIO(data), len(data), _path(target), fence)
 
     def size(self, target: str) -> int | None:
-        """In bytes; None where there is no file."""
+        """In bytes; None if there is no file."""
         with self._session(target) as files:
             try:
                 return int(files.stat(_path(target)).st_size or 0)
@@ -65,44 +76,60 @@ class SftpStorage:
 
     def open(self, target: str) -> BinaryIO:
         """A binary reader with a channel of its own. Raises FileNotFoundError."""
-        with self._translated(target):
-            files = self._connected().open_sftp()
+        with self._translated(target), ExitStack() as stack:
+            files = self._new_channel()
+            stack.callback(files.close)
             try:
-                reader = RemoteReader(
-                    target, files.open(_path(target), "rb").read, (paramiko.SSHException, OSError, EOFError), files.close
-                )
-                return cast("BinaryIO", io.BufferedReader(reader, _PIECE_BYTES))
-            except BaseException:
-                files.close()
-                raise
+                file = files.open(_path(target), "rb")
+            except FileNotFoundError:
+                file = None
+            else:
+                stack.pop_all()
+        if file is None:
+            raise FileNotFoundError(target)
+        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file.read, _FAILURES, files.close), _PIECE_BYTES))
 
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens where there is none."""
+        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        check_inside(self._root, target)
         with self._session(target) as files:
             try:
                 files.remove(_path(target))
             except FileNotFoundError:
                 return
 
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """URI and bytes of each file below `folder`, but of no staged one and nothing behind a symbolic link."""
+        check_inside(self._root, folder)
+        with self._session(folder) as files:
+            for path, found in _walk(files, _path(folder)):
+                if not is_staged(posixpath.basename(path)):
+                    yield self._uri(path), int(found.st_size or 0)
+
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove staged files that nobody has written to for `older_than`, by this machine's clock; returns their URIs."""
         oldest = time.time() - older_than.total_seconds()
-        root, removed = _path(self._root), []
+        removed = []
         with self._session(self._root) as files:
-            for path, modified in _staged(files, root):
-                if modified >= oldest:
+            for path, found in _walk(files, _path(self._root)):
+                if not is_staged(posixpath.basename(path)) or float(found.st_mtime or 0) >= oldest:
                     continue
                 try:
                     files.remove(path)
                 except FileNotFoundError:
                     continue  # its landing ended, or another process was quicker
-                removed.append(self._root + path.removeprefix(root))
+                _log.info("removed %s, which a landing that died has left", self._uri(path))
+                removed.append(self._uri(path))
         return sorted(removed)
 
-    def _put(self, files: paramiko.SFTPClient, source: Any, size: int, path: str) -> None:
+    def _uri(self, path: str) -> str:
+        """As `target_uri` and others make it, who quote nothing."""
+        return self._root + path.removeprefix(_path(self._root).rstrip("/")).replace("%", "%25")
+
+    def _put(self, files: paramiko.SFTPClient, source: Any, size: int, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
         _make_folders(files, folder)
-        staged = f"{folder}/.{name}.{secrets.token_hex(8)}{STAGE_SUFFIX}"
+        staged = f"{folder}/{staged_name(name)}"
         try:
             with files.open(staged, "wxb") as file:
                 file.set_pipelined(True)
@@ -114,27 +141,45 @@ class SftpStorage:
                 file.set_pipelined(False)
                 file.write(piece)
             _check_size(files, staged, size)
+            fence()
             files.posix_rename(staged, path)
         except BaseException:
+            _log.info("writing %s is aborted", path)
             _remove_quietly(files, staged)
             raise
 
     @contextmanager
     def _session(self, target: str) -> Iterator[paramiko.SFTPClient]:
-        with self._translated(target), self._connected().open_sftp() as files:
-            channel = files.get_channel()
-            if channel is not None:
-                channel.settimeout(self._options.timeout_seconds)
+        with self._translated(target), self._new_channel() as files:
             yield files
 
-    def _connected(self) -> paramiko.SSHClient:
+    def _new_channel(self) -> paramiko.SFTPClient:
+        """A channel for one call or reader, whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
+        seconds = self._options.timeout_seconds
+        channel = self._connected().open_session(timeout=seconds)
+        watchdog = threading.Timer(seconds, channel.close)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            channel.settimeout(seconds)
+            channel.invoke_subsystem("sftp")
+            return paramiko.SFTPClient(channel)
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            watchdog.cancel()
+
+    def _connected(self) -> paramiko.Transport:
         with self._lock:
             transport = self._connection.get_transport() if self._connection is not None else None
-            if self._connection is None or transport is None or not transport.is_active():
+            if transport is None or not transport.is_active():
                 if self._connection is not None:
                     self._connection.close()
                 self._connection = self._connect()
-            return self._connection
+                transport = cast("paramiko.Transport", self._connection.get_transport())
+                transport.set_keepalive(KEEPALIVE_SECONDS)
+            return transport
 
     def _connect(self) -> paramiko.SSHClient:
         place, options, opens = urlsplit(self._root), self._options, SftpSecrets.from_environment()
@@ -143,22 +188,31 @@ class SftpStorage:
         try:
             client.load_host_keys(str(known))
         except FileNotFoundError:
-            raise ConfigurationError(
-                f"destination {self._root}: there is no file of known hosts {known}; make one by "
-                f"`ssh-keyscan -p {place.port or 22} {place.hostname}`, and compare the key with the one the server's owner tells"
-            ) from None
+            scan = f"`ssh-keyscan -p {place.port or 22} {place.hostname}`"
+            mend = f"Make one by {scan}, and compare the key with the one that the server's owner tells."
+            raise for_a_person(self._root, f"there is no file of known hosts {known}", mend) from None
+        except (OSError, paramiko.SSHException, ValueError) as error:
+            raise for_a_person(self._root, f"the file of known hosts {known} can't be read ({type(error).__name__})") from None
+        key = Path(options.key_file).expanduser() if options.key_file else None
+        if key is not None and not key.is_file():
+            raise for_a_person(self._root, f"there is no file {key}, which the option key_file names")
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        client.connect(
-            cast("str", place.hostname),
-            place.port or 22,
-            username=unquote(place.username) if place.username else None,
-            password=opens.password,
-            passphrase=opens.key_passphrase,
-            key_filename=str(Path(options.key_file).expanduser()) if options.key_file else None,
-            timeout=options.timeout_seconds,
-            banner_timeout=options.timeout_seconds,
-            auth_timeout=options.timeout_seconds,
-        )
+        try:
+            client.connect(
+                cast("str", place.hostname),
+                place.port or 22,
+                username=unquote(place.username) if place.username else None,
+                password=opens.password,
+                passphrase=opens.key_passphrase,
+                key_filename=str(key) if key else None,
+                timeout=options.timeout_seconds,
+                banner_timeout=options.timeout_seconds,
+                auth_timeout=options.timeout_seconds,
+                channel_timeout=options.timeout_seconds,
+            )
+        except BaseException:
+            client.close()
+            raise
         return client
 
     @contextmanager
@@ -166,34 +220,28 @@ class SftpStorage:
         """Errors of paramiko and the server as ours: what the caller does next."""
         try:
             yield
-        except (KeenPipelineError, FileNotFoundError):
+        except KeenPipelineError:
             raise
         except paramiko.BadHostKeyException:
-            raise ConfigurationError(
-                f"destination {target}: the server shows another key than the file of known hosts has: a new server, or a stranger"
-            ) from None
+            why = "the server shows another key than the file of known hosts has"
+            raise for_a_person(target, why, "It is a new server, or a stranger.") from None
         except (paramiko.AuthenticationException, paramiko.PasswordRequiredException):
-            raise ConfigurationError(
-                f"destination {target}: the server refuses this user; check KEEN_PIPELINE_SFTP_PASSWORD or the option key_file"
-            ) from None
+            mend = "Check KEEN_PIPELINE_SFTP_PASSWORD or the option key_file."
+            raise for_a_person(target, "the server refuses this user", mend) from None
         except PermissionError:
-            raise ConfigurationError(f"destination {target}: this user may not write there") from None
+            raise for_a_person(target, "this user may not read or write there") from None
         except paramiko.SSHException as error:
             if "not found in known_hosts" in str(error):
-                raise ConfigurationError(
-                    f"destination {target}: the server is not in the file of known hosts; add its key, which its owner tells"
-                ) from None
-            raise _unavailable(target, error) from None
-        except (TimeoutError, OSError, EOFError) as error:
+                mend = "Add its key, which its owner tells."
+                raise for_a_person(target, "the server is not in the file of known hosts", mend) from None
+            raise unavailable(target, error) from None
+        except _FAILURES as error:
             if "unsupported" in str(error).lower():
-                raise ConfigurationError(
-                    f"destination {target}: the server can't replace a file in one step (posix-rename@openssh.com)"
-                ) from None
-            raise _unavailable(target, error) from None
-
-
-def _unavailable(target: str, error: BaseException) -> ServiceUnavailableError:
-    return ServiceUnavailableError(f"destination {target}: the storage failed ({type(error).__name__}); nothing was published")
+                why = "the server can't replace a file in one step (posix-rename@openssh.com)"
+                raise for_a_person(target, why) from None
+            if str(error) == "Failure":  # all that the protocol's third version can say
+                raise unavailable(target, "Failure", "Servers say this when a disk or quota is full, among others.") from None
+            raise unavailable(target, error) from None
 
 
 def _path(uri: str) -> str:
@@ -216,17 +264,20 @@ def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
             files.stat(one)  # another landing was quicker, or it can't be made
 
 
-def _staged(files: paramiko.SFTPClient, folder: str) -> Iterator[tuple[str, float]]:
+def _walk(files: paramiko.SFTPClient, folder: str) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
+    """Path and attributes of the plain files below a folder; no symbolic link is followed."""
     try:
         found = files.listdir_attr(folder)
     except FileNotFoundError:
         return
     for entry in found:
-        path = f"{folder}/{entry.filename}"
+        path = f"{folder.rstrip('/')}/{entry.filename}"
+        if entry.filename in (".", "..") or "/" in entry.filename:
+            continue
         if stat.S_ISDIR(entry.st_mode or 0):
-            yield from _staged(files, path)
-        elif entry.filename.startswith(".") and entry.filename.endswith(STAGE_SUFFIX):
-            yield path, float(entry.st_mtime or 0)
+            yield from _walk(files, path)
+        elif stat.S_ISREG(entry.st_mode or 0):
+            yield path, entry
 
 
 def _check_size(files: paramiko.SFTPClient, path: str, size: int) -> None:
@@ -237,5 +288,5 @@ def _check_size(files: paramiko.SFTPClient, path: str, size: int) -> None:
 def _remove_quietly(files: paramiko.SFTPClient, path: str) -> None:
     try:
         files.remove(path)
-    except (OSError, EOFError, paramiko.SSHException):
-        return  # not there yet, or the connection is gone: `remove_leftovers` finds it
+    except _FAILURES as error:  # not there yet, or the connection is gone: `remove_leftovers` finds it
+        _log.info("%s could not be removed (%s)", path, type(error).__name__)

@@ -1,17 +1,22 @@
-"""Which storage a root URI names, and which transport options it takes."""
+"""What a storage can do, which one a root URI names, and what such a URI means."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person
 from keen_pipeline.landing.storages.options import AzureOptions, GcsOptions, LocalOptions, S3Options, SftpOptions, read_options
+
+Fence = Callable[[], None]
+"""Called immediately before a new file becomes visible; if it raises a KeenPipelineError, nothing does."""
 
 
 class _Kind(NamedTuple):
@@ -28,25 +33,34 @@ _KINDS = {
     "azure": _Kind("azure", "AzureStorage", AzureOptions, "azure"),
     "sftp": _Kind("sftp", "SftpStorage", SftpOptions, "sftp"),
 }
+_DRIVE = re.compile(r"/?[A-Za-z]:([/\\]|$)")
+
+
+def no_fence() -> None:
+    """Nothing to prove."""
 
 
 class Storage(Protocol):
-    """Where files lie. A file appears whole, by `publish` or `write`, or not at all."""
+    """Where files lie. A file appears whole, by `publish` or `write`, or not at all.
+
+    Every method raises ConfigurationError when a person has to change something, and RetryableError when the same call may go
+    through later; the first line of each names the storage and the path.
+    """
 
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         """An empty, unbuffered, seekable file for the bytes that shall lie at `target`; gone at the end."""
         ...
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False) -> None:
+    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
         """Make the staged bytes the file at `target`, in one step; `elsewhere`: they were staged for another target."""
         ...
 
-    def write(self, target: str, data: bytes) -> None:
+    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         """A small file, in one step."""
         ...
 
     def size(self, target: str) -> int | None:
-        """In bytes; None where there is no file."""
+        """In bytes; None if there is no file."""
         ...
 
     def open(self, target: str) -> BinaryIO:
@@ -54,44 +68,87 @@ class Storage(Protocol):
         ...
 
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens where there is none."""
+        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        ...
+
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none.
+
+        Raises InvalidInputError for a folder outside the root. Nothing is found in a folder that isn't there.
+        """
         ...
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Remove what crashed landings left; returns its URIs or paths."""
+        """Remove what crashed landings left; returns its URIs or paths. Only what this package can have made is touched."""
         ...
 
 
 def normal_root(uri: str) -> str:
     """The root as every target begins with it: a path for a local folder (`file://` too), else the URI; no slash at its end.
 
-    Raises ConfigurationError for an empty root or one with a key or password in it; an SFTP user's name may stand there.
+    `~` at the beginning of a path is a home folder. Raises ConfigurationError for an empty root, one with a key or password in it
+    (an SFTP user's name may stand there), and one that could be read in two ways.
     """
-    if not uri.strip():
+    uri = uri.strip()
+    if not uri:
         raise ConfigurationError("destination: KEEN_PIPELINE_DESTINATION is empty")
+    if not uri.isprintable():
+        raise for_a_person(uri, "it holds a character that can't be printed")
+    if "://" not in uri or _DRIVE.match(uri):
+        if re.match(r"(?:[sS]3|gs|azure|sftp|file):", uri):
+            raise for_a_person(uri, "it is neither a path nor a URI", "Write scheme://..., or ./ before a folder of this name.")
+        return _home(uri).rstrip("/") or "/"
+    scheme, _, rest = uri.partition("://")
+    uri = f"{scheme.lower()}://{rest}"
     parts = urlsplit(uri)
-    if "://" not in uri:
-        return uri.rstrip("/") or "/"
     if "@" in parts.netloc and (parts.scheme != "sftp" or parts.password is not None):
         raise ConfigurationError(f"destination: no keys in the URI ({parts.scheme}://***@...); use the environment")
     if parts.scheme == "file":
-        return os.path.normpath(unquote(parts.path))
+        return _path_of(uri, parts.netloc, unquote(parts.path))
+    if "?" in rest or "#" in rest:
+        raise ConfigurationError(
+            f"destination {parts.scheme}://{parts.netloc}: a query (? or #) in the URI; keys and options go elsewhere"
+        )
+    if not parts.netloc:
+        raise for_a_person(uri, "it names no bucket, container or host")
+    if {".", "..", "~"} & set(rest.split("/")):
+        raise for_a_person(uri, "`.`, `..` and `~` mean nothing there", "Write the whole path.")
     return uri.rstrip("/")
+
+
+def _path_of(uri: str, host: str, path: str) -> str:
+    if host.startswith("~"):
+        return os.path.normpath(_home(host + path))
+    if host not in ("", "localhost"):
+        mend = f"Write file:///{host}{path} for the folder at the root, or ./{host}{path} for the one in the folder you are in."
+        raise for_a_person(uri, f"{host} stands where a host's name is expected", mend)
+    if os.name == "nt" and _DRIVE.match(path):
+        path = path.removeprefix("/")
+    return os.path.normpath(_home(path.removeprefix("/") if path.startswith("/~") else path))
+
+
+def _home(path: str) -> str:
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - a `~` that stands for nothing is told by its staying
+    if path.startswith("~") and expanded == path:
+        raise for_a_person(path, "there is no such user's home folder", "Write the whole path.")
+    return expanded
+
+
+def _scheme(root: str) -> str:
+    return urlsplit(root).scheme if "://" in root and not _DRIVE.match(root) else "file"
 
 
 def is_supported(uri: str) -> bool:
     """Whether a root URI names a storage of this package."""
-    return "://" not in uri or urlsplit(uri).scheme in _KINDS
+    return _scheme(uri) in _KINDS
 
 
 def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     """The storage of a normal root. Raises ConfigurationError for an unknown scheme, a missing extra or an unknown option."""
-    scheme = urlsplit(root).scheme if "://" in root else "file"
-    if not is_supported(root):
-        raise ConfigurationError(
-            f"destination {root}: {scheme}:// is not supported; use a local folder, or one of "
-            + ", ".join(f"{known}://" for known in _KINDS)
-        )
+    scheme = _scheme(root)
+    if scheme not in _KINDS:
+        known = ", ".join(f"{known}://" for known in _KINDS)
+        raise for_a_person(root, f"{cleaned(scheme)}:// is not supported", f"Use a local folder, or one of {known}.")
     kind = _KINDS[scheme]
     options = read_options(kind.options, transport, root)
     try:

@@ -1,0 +1,96 @@
+"""The boundary: what the system or a storage's client raises becomes one of our errors, by what the caller does next.
+
+A first line below 200 characters says what failed and why, the next one what mends it. Foreign text is a code, cleaned and cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError, TransferError
+
+_LONGEST_NAME = 100
+_LONGEST_CODE = 60
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FOR_A_PERSON = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EFBIG, errno.EINVAL, errno.ENODEV, errno.ENXIO),
+    }
+)
+
+
+def short(name: str) -> str:
+    """A path or URI for a message, its middle left out when it is long.
+
+    >>> short("s3://bucket/purchases/2026-01-01.csv")
+    's3://bucket/purchases/2026-01-01.csv'
+    >>> len(short("x" * 5000))
+    100
+    """
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    head = (_LONGEST_NAME - 3) // 2
+    return f"{name[:head]}...{name[head + 3 - _LONGEST_NAME :]}"
+
+
+def cleaned(code: object) -> str:
+    """A foreign error's code: letters, digits and a few signs, at most 60."""
+    return re.sub(r"[^A-Za-z0-9_. /-]", "?", str(code))[:_LONGEST_CODE]
+
+
+def for_a_person(target: str, why: str, mend: str = "") -> ConfigurationError:
+    """Something has to be changed before the storage can be used."""
+    return ConfigurationError(f"destination {short(target)}: {why}" + (f"\n{mend}" if mend else ""))
+
+
+def unavailable(target: str, why: object, mend: str = "") -> ServiceUnavailableError:
+    """The same call may go through later; `why` is a code or an exception, of which only the type is told."""
+    reason = type(why).__name__ if isinstance(why, BaseException) else cleaned(why)
+    text = f"destination {short(target)}: the storage failed ({reason}); nothing was published"
+    return ServiceUnavailableError(text + (f"\n{mend}" if mend else ""))
+
+
+def unreadable(target: str, why: object) -> TransferError:
+    """Reading ended before the end of the file; it may be read again from its beginning."""
+    reason = type(why).__name__ if isinstance(why, BaseException) else cleaned(why)
+    return TransferError(f"{short(target)}: reading it failed ({reason}), or it was replaced meanwhile")
+
+
+@contextmanager
+def of_folder(path: str) -> Iterator[None]:
+    """Translates the system's errors about a file or folder of a local destination."""
+    try:
+        yield
+    except KeenPipelineError:
+        raise
+    except OSError as error:
+        raise _of_system(f"destination {short(path)}", error, "Free some space there.") from error
+
+
+@contextmanager
+def of_temporary_folder() -> Iterator[None]:
+    """Translates the system's errors about this machine's temporary folder, so that no storage is blamed for them."""
+    try:
+        yield
+    except KeenPipelineError:
+        raise
+    except OSError as error:
+        folder = short(tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - a name for the message
+        mend = "Free some space there, or set TMPDIR to a folder that can hold the files that land at once."
+        raise _of_system(f"temporary folder {folder} (TMPDIR)", error, mend) from error
+
+
+def _of_system(where: str, error: OSError, mend: str) -> KeenPipelineError:
+    reason = cleaned(error.strerror or type(error).__name__)
+    if error.errno in _FULL:
+        return ConfigurationError(f"{where} is full ({reason}); nothing was published\n{mend}")
+    if error.errno in _FOR_A_PERSON:
+        return ConfigurationError(f"{where} can't be written ({reason}); nothing was published")
+    return ServiceUnavailableError(f"{where} failed ({reason}); nothing was published")

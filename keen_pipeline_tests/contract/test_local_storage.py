@@ -1,0 +1,209 @@
+"""A local folder: what is synced when, and what becomes of the staged files of processes that ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.storages import local
+from keen_pipeline.landing.storages.local import STAGE_SUFFIX, is_staged, staged_name
+
+TARGET = "purchases/2026-01-01.csv"
+HOUR = timedelta(hours=1)
+STAGING = """
+import signal, sys, time
+from keen_pipeline.landing import FileDestination
+if sys.argv[2] == "handled":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+destination = FileDestination(sys.argv[1])
+with destination._storage.stage(sys.argv[1] + "/purchases/2026-01-01.csv") as stage:
+    stage.write(b"half")
+    print("staged", flush=True)
+    time.sleep(60)
+"""
+
+
+def staged(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(f".*{STAGE_SUFFIX}") if is_staged(path.name)]
+
+
+def publish(root: Path, data: bytes, target: str = TARGET) -> None:
+    storage = FileDestination(str(root))._storage
+    with storage.stage(f"{root}/{target}") as stage:
+        stage.write(data)
+        storage.publish(stage, f"{root}/{target}")
+
+
+def staging(root: Path, how: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", STAGING, str(root), how], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "staged\n"
+    return process
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals) -> int:
+    process.send_signal(number)
+    code = process.wait(30)
+    assert process.stdout is not None
+    process.stdout.close()
+    return code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_staged_file_of_a_process_that_was_killed_goes_with_the_next_landing(
+    tmp_path: Path, number: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(tmp_path, b"old")
+    process = staging(tmp_path, "not handled")
+    assert end(process, number) == -number
+    [left] = staged(tmp_path)
+    with caplog.at_level(logging.INFO):
+        publish(tmp_path, b"next", "purchases/2026-01-02.csv")
+    assert sorted(path.name for path in (tmp_path / "purchases").iterdir()) == ["2026-01-01.csv", "2026-01-02.csv"]
+    assert (tmp_path / TARGET).read_bytes() == b"old"
+    assert f"removed {left}, which a landing that died has left" in caplog.text
+
+
+def test_process_that_handles_sigterm_removes_its_staged_file_itself(tmp_path: Path) -> None:
+    process = staging(tmp_path, "handled")
+    assert len(staged(tmp_path)) == 1
+    assert end(process, signal.SIGTERM) == 3
+    assert list((tmp_path / "purchases").iterdir()) == []
+
+
+def test_staged_file_of_a_living_process_or_thread_stays(tmp_path: Path) -> None:
+    process = staging(tmp_path, "not handled")
+    storage = FileDestination(str(tmp_path))._storage
+    try:
+        with storage.stage(f"{tmp_path}/{TARGET}"):
+            assert len(staged(tmp_path)) == 2
+            publish(tmp_path, b"next", "purchases/2026-01-02.csv")
+            assert storage.remove_leftovers(HOUR) == []
+            assert len(staged(tmp_path)) == 2
+    finally:
+        end(process, signal.SIGKILL)
+    assert len(storage.remove_leftovers(HOUR)) == 1
+
+
+@pytest.mark.parametrize(("age", "stays"), [(HOUR / 2, True), (HOUR * 2, False)])
+@pytest.mark.parametrize("name", [".2026-01-01.csv.00000000-0123456789abcdef.landing", ".2026-01-01.csv.0123456789abcdef.landing"])
+def test_staged_file_of_another_machine_or_release_goes_by_its_age(tmp_path: Path, name: str, age: timedelta, stays: bool) -> None:
+    publish(tmp_path, b"old")
+    other = tmp_path / "purchases" / name
+    other.write_bytes(b"half")
+    os.utime(other, times=(0, time.time() - age.total_seconds()))
+    publish(tmp_path, b"new")
+    assert other.exists()
+    assert FileDestination(str(tmp_path)).remove_leftovers(HOUR) == ([] if stays else [str(other)])
+    assert other.exists() is stays
+
+
+def test_stage_that_was_removed_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, left = local._lock, [True]
+
+    def too_late(descriptor: int) -> bool | None:
+        if left.pop() if left else False:
+            [path] = staged(tmp_path)
+            path.unlink()
+        return lock(descriptor)
+
+    monkeypatch.setattr(local, "_lock", too_late)
+    publish(tmp_path, b"new")
+    assert (tmp_path / TARGET).read_bytes() == b"new"
+
+
+def test_file_system_without_locks_lands_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(local.fcntl, "flock", none)
+    storage = FileDestination(str(tmp_path))._storage
+    with storage.stage(f"{tmp_path}/{TARGET}") as stage:
+        assert storage.remove_leftovers(HOUR) == []
+        storage.publish(stage, f"{tmp_path}/{TARGET}")
+    assert (tmp_path / TARGET).exists()
+
+
+def test_bytes_then_name_then_folder_are_synced_and_so_is_each_new_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, str]] = []
+    fsync, replace, mkdir = os.fsync, os.replace, Path.mkdir
+
+    def noting_fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        steps.append(("fsync", "stage" if is_staged(path.name) else path.name))
+        fsync(descriptor)
+
+    def noting_replace(source: str, target: Path) -> None:
+        steps.append(("replace", target.name))
+        replace(source, target)
+
+    def noting_mkdir(self: Path, **options: bool) -> None:
+        steps.append(("mkdir", self.name))
+        mkdir(self, **options)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    monkeypatch.setattr(Path, "mkdir", noting_mkdir)
+    root = tmp_path / "a" / "b"
+    storage = FileDestination(str(root))._storage
+    with storage.stage(f"{root}/{TARGET}") as stage:
+        stage.write(b"new")
+        storage.publish(stage, f"{root}/{TARGET}", fence=lambda: steps.append(("fence", "")))
+    parents = [("mkdir", "a"), ("fsync", tmp_path.name), ("mkdir", "b"), ("fsync", "a"), ("mkdir", "purchases"), ("fsync", "b")]
+    published = [("fsync", "stage"), ("fence", ""), ("replace", "2026-01-01.csv"), ("fsync", "purchases")]
+    assert steps == [*parents, *published]
+    steps.clear()
+    storage.write(f"{root}/{TARGET}", b"newer")
+    assert steps == [step for step in published if step[0] != "fence"]
+
+
+def test_folder_that_can_not_be_synced_by_its_file_system_lands_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir():
+            raise OSError(22, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    publish(tmp_path, b"new")
+    assert (tmp_path / TARGET).read_bytes() == b"new"
+
+
+def test_longest_names_can_be_staged(tmp_path: Path) -> None:
+    name = "x" * 251 + ".csv"
+    publish(tmp_path, b"new", name)
+    assert (tmp_path / name).read_bytes() == b"new"
+    assert is_staged(staged_name(name))
+
+
+def test_many_landings_into_new_folders_at_once_all_arrive(tmp_path: Path) -> None:
+    threads = [threading.Thread(target=publish, args=(tmp_path / "a" / "b", b"x", f"c/{number}.csv")) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(list((tmp_path / "a" / "b" / "c").iterdir())) == 8
+
+
+def test_manifests_folder_that_is_a_link_out_of_the_destination_is_refused(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    outside.mkdir()
+    (outside / "x.json").write_bytes(b"x")
+    root.mkdir()
+    (root / "_manifests").symlink_to(outside)
+    with pytest.raises(ConfigurationError, match="leads out of the destination"):
+        list(FileDestination(str(root))._storage.files(f"{root}/_manifests"))

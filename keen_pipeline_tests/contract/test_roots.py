@@ -1,0 +1,166 @@
+"""What a root URI means, what names are made of, and how large a file may be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing import FileDestination, layout
+from keen_pipeline.landing.storages import azure, gcs, s3_upload, storage
+from keen_pipeline.landing.storages.errors import cleaned, short
+from keen_pipeline.landing.storages.remote import StagedReader, part_of, temporary_file
+from keen_pipeline.landing.storages.s3_upload import LARGEST_OBJECT, PART_BYTES, S3Upload, part_bytes
+from keen_pipeline.landing.storages.storage import is_supported, normal_root
+
+
+@pytest.mark.parametrize(
+    ("uri", "root"),
+    [
+        ("data/landing", "data/landing"),
+        ("./data/landing/", "./data/landing"),
+        (" /data ", "/data"),
+        ("/", "/"),
+        ("~/landing", "/home/someone/landing"),
+        ("~", "/home/someone"),
+        ("data/~/x", "data/~/x"),
+        ("file:///data/landing", "/data/landing"),
+        ("FILE:///data/landing", "/data/landing"),
+        ("file:///data/with%20space/", "/data/with space"),
+        ("file://localhost/data", "/data"),
+        ("file://~/landing", "/home/someone/landing"),
+        ("file:///~/landing", "/home/someone/landing"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("S3://bucket", "s3://bucket"),
+        ("sftp://user@host:22/folder", "sftp://user@host:22/folder"),
+        ("C:\\data\\landing", "C:\\data\\landing"),
+        ("C:/data/landing/", "C:/data/landing"),
+        ("c:", "c:"),
+        ("C://data", "C://data"),
+    ],
+)
+def test_root_means_what_people_expect(uri: str, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert normal_root(uri) == root
+    assert is_supported(normal_root(uri))
+    assert normal_root(root) == root
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("", "is empty"),
+        ("file://data/landing", "data stands where a host's name is expected\nWrite file:///data/landing"),
+        ("file:data", "neither a path nor a URI"),
+        ("s3:/bucket/x", "neither a path nor a URI"),
+        ("~nobody-of-this-name/x", "no such user's home folder"),
+        ("s3://", "names no bucket"),
+        ("s3:///key", "names no bucket"),
+        ("s3://bucket/../other", "mean nothing there"),
+        ("sftp://host/~/landing", "mean nothing there"),
+        ("azure://container/x?sv=2026&sig=abcdefgh", "a query"),
+        ("s3://bucket/a\nb", "can't be printed"),
+        ("s3://key:secret@bucket/x", "no keys in the URI"),
+    ],
+)
+def test_root_that_could_mean_two_things_is_refused(uri: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        normal_root(uri)
+    assert said in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert "abcdefgh" not in str(raised.value)
+
+
+def test_drive_of_windows_leads_a_file_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert normal_root("file:///C:/data") == "/C:/data"
+    here = {name: getattr(os, name) for name in ("path",)}
+    monkeypatch.setattr(storage, "os", SimpleNamespace(name="nt", **here))
+    assert normal_root("file:///C:/data") == "C:/data"
+
+
+def test_home_folder_is_where_it_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    FileDestination("~/landing").write_list("purchases", "a", "2026-01-01", [1])
+    assert (tmp_path / "landing/_unique/purchases/2026-01-01.a.json").read_bytes() == b"[1]"
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(min_size=1, max_size=250), st.text(min_size=1, max_size=250), st.sampled_from(["2026-01-01", "k" * 35, "k" * 200]))
+def test_lists_of_two_properties_never_share_a_file(first: str, second: str, key: str) -> None:
+    uris = ["/r/" + layout.list_path("purchases", name.encode(errors="replace").decode(), key) for name in (first, second)]
+    assert (uris[0] == uris[1]) == (first.encode(errors="replace") == second.encode(errors="replace"))
+    assert all(len(uri.rpartition("/")[2].encode()) <= 250 for uri in uris)
+
+
+def test_list_of_a_long_name_has_a_name_of_its_own() -> None:
+    same = "a" * 300
+    uris = {"/r/" + layout.list_path("purchases", same + end, "2026-01-01") for end in ("", "b", "c")}
+    assert len(uris) == 3
+    assert layout.list_path("purchases", "a" * 200, "2026-01-01").endswith("a" * 200 + ".json")
+
+
+@given(st.integers(0, LARGEST_OBJECT))
+def test_parts_of_any_object_are_few_and_small_enough(size: int) -> None:
+    sent = parts = 0
+    while sent < size:
+        length = part_bytes(sent)
+        assert PART_BYTES <= length <= 5 * 1024**3
+        sent, parts = sent + length, parts + 1
+    assert parts <= 10_000
+
+
+def test_parts_stay_at_their_least_up_to_ten_gigabytes() -> None:
+    assert {part_bytes(sent) for sent in range(0, 10 * 10**9, PART_BYTES)} == {PART_BYTES}
+    assert part_bytes(100 * 10**9) < 128 * 1024**2
+
+
+@pytest.mark.parametrize("length", [0, 1, 1000])
+def test_long_part_is_read_as_it_leaves(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(256)) * 8
+    with temporary_file() as descriptor:
+        os.write(descriptor, data)
+        assert part_of(descriptor, 100, length) == data[100 : 100 + length]
+        monkeypatch.setattr("keen_pipeline.landing.storages.remote._WHOLE_PIECE_BYTES", -1)
+        part = part_of(descriptor, 100, length)
+        assert isinstance(part, StagedReader)
+        assert len(part) == length
+        assert part.read() == data[100 : 100 + length]
+        assert part.read(5) == b""
+        assert part.seek(-length, os.SEEK_END) == 0
+        assert b"".join(iter(lambda: part.read(7), b"")) == data[100 : 100 + length]
+
+
+class _NoClient:
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked of the service")
+
+
+def test_file_larger_than_the_service_takes_is_refused_before_it_is_sent() -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    upload = S3Upload(_NoClient(), "s3://b/purchases/x.csv", {}, -1, never)
+    for send in (upload.grow, upload.complete):
+        with pytest.raises(ConfigurationError, match="is larger than the 5,497,558,138,880 that the service takes"):
+            send(LARGEST_OBJECT + 1)
+    assert gcs.LARGEST_OBJECT == s3_upload.LARGEST_OBJECT
+    for kind in (gcs.GcsStorage, azure.AzureStorage):
+        place = kind.__new__(kind)
+        place._client = _NoClient()
+        huge = SimpleNamespace(fileno=lambda: -1, seek=lambda *_: azure.LARGEST_BLOB + 1)
+        with pytest.raises(ConfigurationError, match="that the service takes\nLand it compressed"):
+            place.publish(huge, "gs://b/purchases/x.csv")  # type: ignore[arg-type]
+
+
+@given(st.one_of(st.text(max_size=300), st.text(min_size=1, max_size=20).map(lambda text: text * 150)))
+def test_names_and_codes_in_messages_are_short_and_plain(text: str) -> None:
+    assert len(short(text)) <= 100
+    assert short(text).isprintable() or not text
+    assert len(cleaned(text)) <= 60
+    assert cleaned(text).isascii()

@@ -1,0 +1,71 @@
+"""SFTP servers that fall silent, lose bytes or can't be known: a named error in time, and the old file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.storages import sftp as sftp_storage
+from keen_pipeline_tests.contract.places import NOW, TARGET, outcome, publish
+from keen_pipeline_tests.contract.proxy import tcp_proxy
+from keen_pipeline_tests.contract.sftp import USER, CountingLogin, SftpServer, running_sftp
+
+OLD, NEW = b"old", b"n" * 10_000_000
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "cut"])
+@pytest.mark.parametrize("passed", [0, 30, 1200, 1900, 2100, 2600, 3000, 4000])
+def test_sftp_server_that_stops_anywhere_ends_in_a_named_error(sftp: SftpServer, tmp_path: Path, passed: int, silent: bool) -> None:
+    folder = sftp.folder / tmp_path.name
+    publish(FileDestination(f"{sftp.uri}/{tmp_path.name}", transport=sftp.transport), OLD)
+    with tcp_proxy(sftp.port, passed, silent=silent) as port:
+        known = tmp_path / "known"
+        known.write_text(sftp.known_hosts.read_text().replace(str(sftp.port), str(port)))
+        options = {"known_hosts": str(known), "timeout_seconds": 1}
+        destination = FileDestination(f"sftp://{USER}@127.0.0.1:{port}/{tmp_path.name}", transport=options)
+        error = outcome(destination, NEW)
+    assert isinstance(error, ServiceUnavailableError)
+    assert "destination sftp://" in str(error)
+    FileDestination(f"{sftp.uri}/{tmp_path.name}", transport=sftp.transport).remove_leftovers(NOW)
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == {"2026-01-01.csv": OLD}
+
+
+@pytest.mark.parametrize("step", ["channel", "subsystem", "version"])
+def test_sftp_server_that_opens_no_channel_subsystem_or_version_is_not_waited_for(tmp_path: Path, step: str) -> None:
+    with running_sftp(tmp_path, silent_at=step) as server:
+        destination = FileDestination(f"{server.uri}/x", transport={**server.transport, "timeout_seconds": 1})
+        for call in (lambda: publish(destination, NEW), lambda: destination.open(f"{destination.uri}/{TARGET}")):
+            with pytest.raises(ServiceUnavailableError, match="destination sftp://"):
+                call()
+
+
+def test_sftp_server_that_loses_bytes_is_found_out(tmp_path: Path) -> None:
+    with running_sftp(tmp_path, loses=True) as server:
+        folder = server.folder / "purchases"
+        folder.mkdir()
+        (folder / "2026-01-01.csv").write_bytes(OLD)
+        assert isinstance(outcome(FileDestination(server.uri, transport=server.transport), NEW), ServiceUnavailableError)
+        assert [path.read_bytes() for path in folder.iterdir()] == [OLD]
+
+
+def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sftp_storage, "KEEPALIVE_SECONDS", 0.1)
+    destination = FileDestination(f"{sftp.uri}/alive", transport=sftp.transport)
+    CountingLogin.asked.clear()
+    destination.probe()
+    deadline = time.monotonic() + 20
+    while "keepalive@lag.net" not in CountingLogin.asked:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", ["known_hosts", "key_file"])
+def test_sftp_file_that_can_not_be_used_is_named(sftp: SftpServer, tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / "missing", tmp_path):  # a folder is no file either
+        options = {**sftp.transport, name: str(path)}
+        with pytest.raises(ConfigurationError, match=rf"{path.name}"):
+            FileDestination(f"{sftp.uri}/x", transport=options).probe()
