@@ -30,10 +30,10 @@ from keen_pipeline.pipeline import (
     submit,
     verdict,
 )
+from keen_pipeline.pipeline.told import grouped
 from keen_pipeline.pipeline.upkeep import tidy_up
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.timeframe import parse_instant
-from keen_pipeline.pipeline.told import grouped
 
 # How long the op posts; what is left then, for example beyond the requests per minute, the sensor posts.
 POSTING_SECONDS = 30.0
