@@ -113,8 +113,8 @@ def test_what_landed_without_a_run_is_checked_too_and_wakes_downstream(make_plac
     before = dg.evaluate_automation_conditions(place.defs, place.instance)
     pipeline = pipeline_of(place)
     partitions = partition_range(collection, DAYS[0], DAYS[1], pipeline.clock.now())
-    for _ in extract(pipeline, [partition_request(collection, partition, str(place.root)) for partition in partitions]):
-        pass  # as the command line does
+    for _ in extract(pipeline, [partition_request(collection, partition) for partition in partitions], doing="a command"):
+        pass
     place.tick()
     assert place.materialized("keen/purchases") == list(DAYS[:2])
     assert {day: result.passed for day, result in results(place, "complete").items()} == {DAYS[0]: True, DAYS[1]: True}
@@ -172,8 +172,8 @@ def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: M
     yesterday = date.today() - timedelta(days=1)
     days = [(yesterday - timedelta(days=ago)).isoformat() for ago in (3, 2)]
     place = make_place(collections=[Collection("purchases", days[0], fresh_within_hours=24, lookback_days=2)])
-    sensor = place.defs.resolve_sensor_def("freshness")
-    resources = {name: (place.defs.resources or {})[name] for name in ("keen_ledger", "keen_destination")}
+    sensor = place.defs.resolve_sensor_def("keen_freshness")
+    resources = {name: (place.defs.resources or {})[name] for name in ("keen", "keen_ledger", "keen_destination")}
 
     def tick(cursor: str | None) -> Any:
         with dg.build_sensor_context(instance=place.instance, resources=resources, cursor=cursor) as context:

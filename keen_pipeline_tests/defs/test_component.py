@@ -15,9 +15,8 @@ import pytest
 import yaml
 from dagster.components.testing.utils import create_defs_folder_sandbox
 
-from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, build_keen_definitions
+from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, KeenTranslatorData, build_keen_definitions
 from keen_pipeline.client import KeenClient
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.testing import live_service
 
 PURCHASES: dict[str, Any] = {
@@ -63,7 +62,7 @@ def _told(defs: dg.Definitions) -> dict[str, Any]:
         "schedules": [(s.name, s.cron_schedule, s.execution_timezone) for s in repository.schedule_defs],
         "sensors": sorted((s.name, s.minimum_interval_seconds) for s in repository.sensor_defs),
         "resources": sorted(defs.resources or {}),
-        "destination": (defs.resources or {})["destination"],
+        "destination": (defs.resources or {})["keen_destination"],
         "keen": (defs.resources or {})["keen"],
     }
 
@@ -78,8 +77,8 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("LANDING_OF_TEST", "s3://bucket/events")
 
     class Web(KeenTranslator):
-        def asset_spec(self, collection: Collection) -> dg.AssetSpec:
-            return super().asset_spec(collection).merge_attributes(tags={"source": collection.name})
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            return super().get_asset_spec(data).merge_attributes(tags={"source": data.collection.name})
 
     attributes = {
         "collections": [PURCHASES, LOGINS],
@@ -109,14 +108,16 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("attributes", "says"),
     [
-        ({"collections": [{"name": "purchases"}]}, "start_date"),
+        ({"collections": [{"start_date": "2026-01-01"}]}, "name"),
         ({"collections": [{**LOGINS, "lookback": 3}]}, "lookback"),
         ({"collections": [{**LOGINS, "timezone": "Mars/Base"}]}, "unknown timezone 'Mars/Base'"),
         ({"collections": [LOGINS], "partitions_per_run": 0}, "partitions_per_run must lie between 1 and 100000"),
         ({"collections": [LOGINS, LOGINS]}, "logins stands there twice"),
-        ({"collections": [LOGINS], "translation": {"key": "other"}}, "its asset can't be called other"),
+        ({"collections": [PURCHASES, LOGINS], "translation": {"key": "other"}}, "would be one asset, other"),
+        ({"collections": [LOGINS], "name": "no name"}, "name must be letters, digits and underscores"),
+        ({"collections": [{**LOGINS, "cron": "at night"}]}, "'at night' in Europe/Berlin is no schedule"),
         ({}, "name `collections`, or let it `discover`"),
-        ({"discover": {"defaults": {"granularity": "daily"}}}, "start_date is missing"),
+        ({"discover": {"defaults": {"granularity": "yearly"}}}, "granularity must be one of"),
     ],
 )
 def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -> None:
@@ -129,13 +130,23 @@ def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -
     assert says in told
 
 
-def test_a_translator_cannot_rename_an_asset() -> None:
-    class Renaming(KeenTranslator):
-        def asset_spec(self, collection: Collection) -> dg.AssetSpec:
-            return super().asset_spec(collection).replace_attributes(key=["events", collection.name])
+def test_a_component_can_be_overridden() -> None:
+    done: list[str] = []
 
-    with pytest.raises(ConfigurationError, match="can't be called events/purchases; the key is keen/purchases"):
-        build_keen_definitions([Collection("purchases", "2026-01-01")], translator=Renaming())
+    class Ours(KeenExtractionComponent):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            return super().get_asset_spec(data).replace_attributes(key=["events", data.collection.name])
+
+        def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
+            done.append(context.partition_key)
+            yield dg.MaterializeResult(asset_key=["events", "purchases"])
+
+    defs = Ours(collections=[Collection(**PURCHASES)])._definitions(())
+    tags = {"dagster/partition": "2026-01-02"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=instance, partition_key="2026-01-02", tags=tags).success
+    assert done == ["2026-01-02"]
 
 
 def _environment(tmp_path: Path, **more: str) -> dict[str, str]:

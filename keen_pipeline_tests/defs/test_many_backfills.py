@@ -108,12 +108,12 @@ def test_what_a_killed_run_held_is_taken_over_by_the_next_one(place: Place) -> N
             time.sleep(0.02)
         dying.kill()
         dying.wait()
-    held = [e for e in place.ledger.open_entries() if e.lease_owner is not None]
+    held = [e for e in place.ledger.open_entries() if e.claimed_by is not None]
     assert held
     with backfills(place, [(0, DAYS - 1)]) as [heir]:
         assert heir.wait(PATIENCE) == 0, place.trouble("backfill")
     assert_all_landed_once(place, DAYS)
-    assert place.ledger.summary().orphans <= LANDING_THREADS
+    assert place.ledger.orphans() <= LANDING_THREADS
     fetched = downloads(place)
     assert len(fetched) == number
     assert sum(fetched.values()) <= number + LANDING_THREADS

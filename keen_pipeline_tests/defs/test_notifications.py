@@ -16,6 +16,7 @@ import dagster as dg
 import pytest
 
 from keen_pipeline import Collection
+from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.notifications import KeenNotifications, notification_sensors
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
@@ -68,9 +69,11 @@ class Office:
 
     def __init__(self, place: Place, notifications: KeenNotifications, now: datetime = MORNING) -> None:
         self.place, self.clock = place, FakeClock(now)
-        self.notifications, self.failures = notification_sensors(COLLECTIONS, timezone="UTC", clock=self.clock)
+        names = Names("keen")
+        keys = {c.name: names.asset_key(c.name) for c in COLLECTIONS}
+        self.notifications, self.failures = notification_sensors(names, COLLECTIONS, keys, timezone="UTC", clock=self.clock)
         resources = place.defs.resources or {}
-        self.resources = {"notifications": notifications} | {name: resources[name] for name in ("keen_ledger", "keen_destination")}
+        self.resources = {names.notifications: notifications} | {name: resources[name] for name in names.resources}
 
     def tick(self) -> str:
         with dg.build_sensor_context(instance=self.place.instance, resources=self.resources) as context:
@@ -104,7 +107,7 @@ def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: M
     place = landed(make_place)
     with mail_server(mail_port, "s3cret-word") as box, webhook() as (url, posted, _):
         office = Office(place, KeenNotifications(mail_to=["data@example.com"], slack_webhook=url, ui_url="http://dagster.test/"))
-        assert office.tick() == "sent digest/2026-01-05 by mail, digest/2026-01-05 by slack"
+        assert office.tick() == "sent keen/digest/2026-01-05 by mail, keen/digest/2026-01-05 by slack"
         office.clock.advance(60)
         assert office.tick() == "nothing to send"
         mail, [slack] = mail_of(box), posted
@@ -112,7 +115,7 @@ def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: M
     assert mail["To"] == "data@example.com"
     text, html = part(mail, "plain"), part(mail, "html")
     assert "purchases 2026-01-04  ▄▆▇█\n  6 events" in text
-    assert "FAILED  logins 2026-01-04: logins[2026-01-04] abandoned after 3 attempts" in text
+    assert "FAILED  logins 2026-01-04: the service reports the extraction as failed" in text
     assert 'href="http://dagster.test/assets/keen/purchases?view=partitions&amp;partition=2026-01-04"' in html
     assert [html.count(word) for word in ("<script", "<img", "src=", "url(")] == [0, 0, 0, 0]
     assert html.count('bgcolor="') == 8
@@ -145,7 +148,7 @@ def test_nothing_is_sent_before_its_hour_and_once_a_night_by_any_number_of_proce
         for tick in ticks:
             tick.join()
         assert len(box.mails) == 1
-        assert Office(place, to, MORNING.replace(day=6)).tick() == "sent digest/2026-01-06 by mail"
+        assert Office(place, to, MORNING.replace(day=6)).tick() == "sent keen/digest/2026-01-06 by mail"
         assert [mail["Subject"][:15] for _, _, mail in box.mails] == ["Keen 2026-01-05", "Keen 2026-01-06"]
         assert len({mail["Message-ID"] for _, _, mail in box.mails}) == 2
 
@@ -159,15 +162,15 @@ def test_a_dead_server_holds_up_nothing_and_gets_it_once_it_lives(make_place: Ma
             office.tick()
         assert "s3cret" not in str(failed.getrepr(chain=True, showlocals=False))
         assert [(name, channel, attempts) for name, channel, attempts, _ in office.waiting()] == [
-            ("digest/2026-01-05", "mail", 1),
-            ("digest/2026-01-05", "slack", 1),
+            ("keen/digest/2026-01-05", "mail", 1),
+            ("keen/digest/2026-01-05", "slack", 1),
         ]
         assert "s3cret" not in str(office.waiting())
         assert office.tick() == "nothing to send"  # not yet
         assert place.backfill(["keen/purchases"], DAYS[0], DAYS[3]).success
         office.clock.advance(61)
         with mail_server(mail_port, "s3cret-word") as box:
-            assert office.tick() == "sent digest/2026-01-05 by mail, digest/2026-01-05 by slack"
+            assert office.tick() == "sent keen/digest/2026-01-05 by mail, keen/digest/2026-01-05 by slack"
             assert len(box.mails) == len(posted) == 1
     assert office.waiting() == []
 
@@ -188,7 +191,7 @@ def test_a_process_that_dies_while_it_sends_is_followed_by_another(
     with mail_server(mail_port, "s3cret-word") as box:
         assert office.tick() == "nothing to send"
         office.clock.advance(301)
-        assert office.tick() == "sent digest/2026-01-05 by mail"
+        assert office.tick() == "sent keen/digest/2026-01-05 by mail"
         assert len(box.mails) == 1
 
 
@@ -203,7 +206,7 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         run = place.instance.get_run_by_id(result.run_id)
         assert run is not None
         context = dg.build_run_status_sensor_context(
-            sensor_name="extraction_failures",
+            sensor_name="keen_extraction_failures",
             dagster_event=event,
             dagster_instance=place.instance,
             dagster_run=run,
@@ -211,10 +214,11 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         ).for_run_failure()
         office.failures(context)
         office.failures(context)
-        assert office.tick() == f"sent run/{run.run_id} by mail"
+        assert office.tick().startswith("sent keen/failure/2026-01-05/")
         mail = mail_of(box)
-    assert mail["Subject"] == "Keen: an extraction of purchases failed"
-    assert "1 of 2 partitions landed, 1 failed: purchases[2026-01-02] abandoned after 3 attempts" in part(mail, "plain")
+    assert mail["Subject"] == "Keen: 1 of 2 partitions landed, 1 failed"
+    assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
+    assert "keen-pipeline retry purchases 2026-01-02" in part(mail, "plain")
     assert f"http://dagster.test/runs/{run.run_id}" in part(mail, "html")
 
 
@@ -224,7 +228,7 @@ def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Pat
     def sensors(**arguments: Any) -> set[str]:
         return {sensor.name for sensor in build_keen_definitions(COLLECTIONS, **arguments).sensors or ()}
 
-    both = {"notifications", "extraction_failures"}
+    both = {"keen_notifications", "keen_extraction_failures"}
     assert not both & sensors()
     assert both <= sensors(notifications=KeenNotifications(mail_to=["a@b.example"]))
     monkeypatch.setenv("KEEN_PIPELINE_SLACK_WEBHOOK", "http://127.0.0.1:9/s3cret-hook")
