@@ -108,7 +108,7 @@ def _verify(pipeline: Pipeline, names: Sequence[str], landed: Sequence[Any], wan
             bar.update(task, completed=len(found))
         if wanted.is_everything:
             bar.update(task, description="files too many")
-            found += strangers(pipeline, names, landed)
+            found += strangers(pipeline, names)
     return found
 
 

@@ -133,9 +133,13 @@ class LedgerReader:
     @read_transaction
     def known_tokens(self, connection: sa.Connection, tokens: Iterable[str]) -> set[str]:
         """Those of the tokens that any scope of this ledger has given out."""
+        return self._tokens(connection, tokens, sa.true())
+
+    def _tokens(self, connection: sa.Connection, tokens: Iterable[str], condition: sa.ColumnElement[bool]) -> set[str]:
         found: set[str] = set()
         for chunk in chunks(sorted(tokens)):
-            found.update(connection.execute(sa.select(entries.c.token).where(entries.c.token.in_(chunk))).scalars())
+            query = sa.select(entries.c.token).where(condition, entries.c.token.in_(chunk))
+            found.update(connection.execute(query).scalars())
         return found
 
     @read_transaction

@@ -1,7 +1,7 @@
 """Verify: read again what lies at the destination, and hold it against the ledger, its manifest and, if wanted, the service.
 
-What is proven of a file: its length; its SHA-256, of Keen's CSV where that is what lies there (compressed or not), of the stored file
-where it is masked or Parquet; and that ledger and manifest say the same of it. The number of events follows from the hash, since both
+What is proven of a file: its length; its SHA-256, of Keen's CSV if that is what lies there (compressed or not), of the stored file
+if it is masked or Parquet; and that ledger and manifest say the same of it. The number of events follows from the hash, since both
 were taken of the same bytes.
 """
 
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, TransferError
@@ -40,8 +39,8 @@ _REMOTE_READERS = 16
 class Verified:
     """One thing that was looked at. `problem`: what is wrong with it, None if nothing is.
 
-    `partition`: None for a file that nobody knows. `entry`: its landing, None for such a file. `is_file`: whether it is the file that
-    is wrong; else only its manifest is, which can be written anew.
+    `partition`: None for a file that nobody knows. `entry`: its landing, None for such a file. `is_file`: whether the file is
+    wrong; else only its manifest is, which can be written anew.
     """
 
     collection: str
@@ -171,7 +170,7 @@ def _content(
             return _compared(_sha256(_pieces(file)), stored)
         try:
             return _compared(_sha256(_unpacked(file, encoding)), landing.sha256)
-        except (zlib.error, EOFError, TransferError, OSError, ValueError) as error:
+        except (EOFError, TransferError) as error:
             return f"it can't be unpacked ({error})"
 
 
@@ -192,7 +191,7 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _unpacked(file: BinaryIO, encoding: Encoding) -> Iterator[bytes]:
-    """The CSV in the file. Raises EOFError, zlib.error, OSError or TransferError if it is damaged."""
+    """The CSV in the file. Raises EOFError or TransferError if it is damaged."""
     if encoding is Encoding.CSV:
         yield from _pieces(file)
     elif encoding is Encoding.CSV_GZ:
@@ -205,23 +204,27 @@ def _unpacked(file: BinaryIO, encoding: Encoding) -> Iterator[bytes]:
     else:
         from backports import zstd  # heavy, as the other's module is
 
-        with zstd.ZstdFile(file) as unpacked:
-            yield from _pieces(unpacked)
+        try:
+            with zstd.ZstdFile(file) as unpacked:
+                yield from _pieces(cast("BinaryIO", unpacked))
+        except zstd.ZstdError as error:
+            raise TransferError(str(error)) from None
 
 
-def strangers(pipeline: Pipeline, collections: Sequence[str], landed: Sequence[Entry]) -> Iterator[Verified]:
+def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verified]:
     """Files too many in the folders of some collections: those that no landing of this ledger has put there.
 
-    `landed`: all that is landed of these collections. What other definitions of the same ledger, or another ledger whose manifests
-    lie there, have landed is theirs. Nothing is removed because it is unknown.
+    What other definitions have landed, by the same ledger or by their manifests, is theirs. Nothing is removed for being unknown.
     """
     ledger, destination = pipeline.ledger, pipeline.destination
-    known = {e.request.path for e in (*landed, *ledger.stale_files(), *ledger.open_entries())}
     for name in collections:
-        folder = collection_folder(name)
-        paths = [path for path, _ in destination.files(folder) if path not in known]
-        theirs = ledger.others_paths(paths)
+        there = [path for path, _ in destination.files(collection_folder(name))]
         told = {f.manifest.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
+        # Read at last: what has landed meanwhile is known then.
+        mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))
+        known = {entry.request.path for entry in mine}
+        paths = [path for path in there if path not in known]
+        theirs = ledger.others_paths(paths)
         for path in sorted(set(paths) - theirs):
             manifest = told.get(path)
             if manifest is not None and not manifest.is_of(pipeline.scope):
@@ -229,7 +232,7 @@ def strangers(pipeline: Pipeline, collections: Sequence[str], landed: Sequence[E
             why = "another ledger has landed it" if manifest is not None else "no landing has put it there"
             partition = manifest.request.partition_key if manifest is not None else None
             yield Verified(name, partition, destination.uri_of(path), f"a file too many: {why}")
-        for path in sorted(set(told) - known - set(paths)):
+        for path in sorted(set(told) - known - set(there)):
             if told[path].is_of(pipeline.scope):
                 yield Verified(
                     name,

@@ -152,7 +152,7 @@ def test_doctor_says_what_to_fix(shell: Shell) -> None:
     ("words", "code", "says"),
     [
         (["extract", "nosuch", "--to", "files"], 1, "no collection 'nosuch'"),
-        (["extract", "../x", "--to", "files"], 2, "not a legal name"),
+        (["extract", "a$x", "--to", "files"], 2, "not a legal name"),
         (["extract", "purchases", "--from", "2026-01-02", "--to", "2026-01-01", "--to", "files"], 2, "before --from"),
         (["extract", "purchases", "--from", "soon", "--to", "2026-01-01", "--to", "files"], 2, "--from"),
         (["extract", "purchases", "--from", "2036-01-02", "--to", "2036-01-03", "--to", "files"], 2, "future"),
@@ -196,7 +196,8 @@ def test_a_wrong_setting_is_named_in_one_line(shell: Shell, name: str, value: st
     good = dict(shell.env)
     shell.env = {**good, name: value}
     done = shell.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01")
-    assert (done.returncode, says in done.stderr, done.stderr.strip().count("\n")) == (1, True, 0), done.stderr
+    first = done.stderr.splitlines()[0]
+    assert (done.returncode, says in first, len(first) < 220, "Traceback" in done.stderr) == (1, True, True, False), done.stderr
     if value != "wrong":
         return
     assert good["KEEN_PROJECT_ID"] in done.stderr
