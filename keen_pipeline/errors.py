@@ -64,6 +64,13 @@ class ServiceUnavailableError(RetryableError):
     """The service could not be reached, timed out or answered with a 5xx status."""
 
 
+class UnreadableAnswerError(RetryableError):
+    """What came is not the service's documented answer: a page of a proxy, a cut document. It says nothing about an extraction.
+
+    After a POST it is ambiguous: the service may have done what was asked.
+    """
+
+
 class UnreachableError(ServiceUnavailableError):
     """No connection came up, so the service can't have seen the request: safe to repeat, whatever it was."""
 
@@ -78,10 +85,6 @@ class TransferError(RetryableError):
 
 class ResultsExpiredError(RetryableError):
     """The results URL is no longer valid; a fresh status request gives a new one."""
-
-
-class UnreadableAnswerError(RetryableError):
-    """The service answered something that is not its documented form, which says nothing about any extraction."""
 
 
 class ClaimLostError(RetryableError):
@@ -111,10 +114,6 @@ class ExtractionTooLargeError(PermanentError):
 def says_too_large(text: str) -> bool:
     """Whether a service's words mean that an extraction holds too many events."""
     return _TOO_LARGE.search(text) is not None
-
-
-class ProtocolError(PermanentError):
-    """The service answered something that is not its documented form."""
 
 
 class ExtractionFailedError(PermanentError):

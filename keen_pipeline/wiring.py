@@ -82,6 +82,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None = None, *, total_ti
         limiter=limiter,
         total_timeout=total_timeout,
         allow_private_results=settings.allow_private_results,
+        use_proxies=not settings.is_embedded,  # the embedded service runs on this machine
     )
 
 

@@ -2,6 +2,7 @@
 
     with FaultServer(results=[cut(100), whole()], body=b"...") as server: ...
 
+With `tls` it speaks TLS; as a proxy it answers requests for any host. More behaviours are in `wire_faults`.
 Each request under `/results` takes the next behaviour of `results`, every other request the next of `api`; the last one of a
 list stays. What was asked is in `server.requests`.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
 import struct
 import threading
 import zlib
@@ -172,6 +174,9 @@ def undelimited(bytes_sent: int | None = None) -> Behaviour:
     def answer(to: Exchange) -> None:
         to.head("200 OK", Content_Type="text/csv")
         to.sock.sendall(to.body[:bytes_sent])
+        if isinstance(to.sock, ssl.SSLSocket) and bytes_sent is None:
+            to.sock.settimeout(1)
+            to.sock.unwrap()  # TLS tells an end from a cut by itself
 
     return answer
 
@@ -283,6 +288,7 @@ class FaultServer:
     results: Sequence[Behaviour] = ()
     api: Sequence[Behaviour] = ()
     body: bytes = b""
+    tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
 
@@ -302,7 +308,7 @@ class FaultServer:
         with self._lock:
             for sock in self._open:
                 try:
-                    sock.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
                 except OSError:
                     continue  # the client was quicker
         for thread in list(self._threads):
@@ -315,7 +321,7 @@ class FaultServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def results_url(self) -> str:
@@ -339,22 +345,33 @@ class FaultServer:
 
     def _serve(self, sock: socket.socket) -> None:
         try:
+            if self.tls is not None:
+                sock = self._wrapped(sock)
             request = _read(sock)
             if request is None:
                 return
-            kind = "results" if request.target.startswith("/results") else "api"
+            kind = "results" if "/results" in request.target.split("?")[0] else "api"
             with self._lock:
                 self.requests.append(request)
                 behaviours = self.results if kind == "results" else self.api
                 behaviour = behaviours[min(self._next[kind], len(behaviours) - 1)]
                 self._next[kind] += 1
             behaviour(Exchange(sock, request, self))
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError, TimeoutError):
             return  # the client has gone, as some behaviours make it
         finally:
             with self._lock:
                 self._open.discard(sock)
             sock.close()
+
+    def _wrapped(self, sock: socket.socket) -> socket.socket:
+        assert self.tls is not None
+        with self._lock:
+            self._open.discard(sock)
+            secure = self.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._open.add(secure)
+        secure.do_handshake()
+        return secure
 
 
 def _read(sock: socket.socket) -> Request | None:

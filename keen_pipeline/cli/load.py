@@ -14,6 +14,7 @@ import urllib3
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keen_pipeline.cli.common import console
+from keen_pipeline.cli.event_files import STANDARD_INPUT, NoEventsError, read_event_batches
 from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import (
     AuthenticationError,
@@ -23,7 +24,6 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
 )
 from keen_pipeline.service import embedded
-from keen_pipeline.service.storage.event_files import STANDARD_INPUT, read_event_batches
 from keen_pipeline.settings import Settings
 
 MAX_TRIES = 6
@@ -38,13 +38,14 @@ _TIMEOUT = urllib3.Timeout(connect=10, read=300)
 def command(collection: str, files: tuple[str, ...]) -> None:
     """Load events into COLLECTION of the service over HTTP, in batches.
 
-    FILE is .ndjson, .csv or .parquet, or - for NDJSON on standard input. A CSV file that this service extracted comes back
-    without loss.
+    FILE is .ndjson, .csv or .parquet, each also .gz and .zst, or - for NDJSON on standard input. What this package landed comes
+    back without loss. At a line that is no event the command stops: the events before it are stored, the line is named.
 
-    Example: keen-pipeline load purchases january.csv february.ndjson
+    Example: keen-pipeline load purchases january.csv.gz february.ndjson
     """
     check_collection_name(collection)
     refused = 0
+    empty: list[str] = []
     with _poster(Settings.from_environment()) as poster, _progress() as bar:
         for name in files:
             task = bar.add_task(name, total=None, events=0)
@@ -58,12 +59,16 @@ def command(collection: str, files: tuple[str, ...]) -> None:
                             bar.console.print(f"{name}: event {loaded + index + 1}: {problem}")
                     loaded += len(batch)
                     bar.update(task, events=loaded)
+            except NoEventsError:
+                empty.append(name)
             except KeenPipelineError:
                 # What went before is stored; the reader has to know where to go on.
-                click.echo(f"{name}: stopped after {loaded} events had been sent to {collection}", err=True)
+                click.echo(f"{name}: stopped; the {loaded} events before were sent to {collection}", err=True)
                 raise
             bar.update(task, total=loaded, completed=loaded)
             click.echo(f"{name}: {loaded} events sent to {collection}", err=name == STANDARD_INPUT)
+    if empty:
+        raise NoEventsError(f"no events, though not empty: {', '.join(empty)}; all other files were sent", field="file")
     if refused:
         raise RequestRejectedError(f"the service refused {refused} events of {collection}; all others are stored", status=200)
 

@@ -27,7 +27,7 @@ def waits() -> Iterator[float]:
 def parse_retry_after(text: str | None, now: datetime) -> float | None:
     """Seconds to wait from `now` (aware UTC), of a Retry-After header in either form (seconds, HTTP-date).
 
-    None where the header is missing or unreadable. Never negative, never above LONGEST_REFUSAL_SECONDS.
+    None when the header is missing or unreadable. Never negative, never above LONGEST_REFUSAL_SECONDS.
     """
     if text is None:
         return None
@@ -36,9 +36,9 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
-        # An HTTP-date is GMT by definition, also where `-0000` made the parser leave the zone out.
+        # An HTTP-date is GMT by definition, even if `-0000` made the parser leave the zone out.
         moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         seconds = (moment - now).total_seconds()
     return min(max(seconds, 0.0), LONGEST_REFUSAL_SECONDS) if math.isfinite(seconds) else None

@@ -8,11 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 from keen_pipeline.client import synchronous, wire
+from keen_pipeline.client.connection import Connector, TimeLimits
+from keen_pipeline.client.proxy import Proxies
 from keen_pipeline.client.refusals import Subject
 from keen_pipeline.client.renewal import RenewingResults
 from keen_pipeline.client.results import ResultsOpener
 from keen_pipeline.client.scrub import Credential, Scrubber
-from keen_pipeline.client.transport import Answer, ApiTransport
+from keen_pipeline.client.transport import Answer, ApiTransport, check_base_url
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, RateLimitedError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
@@ -29,12 +31,16 @@ class KeenClient:
     Time limits are seconds: `connect_timeout` for each connection, `read_timeout` for each wait for bytes, `total_timeout` for
     one call with its repetitions, `transfer_timeout` for one connection of a results transfer. `limiter`: every API request
     takes one from it first, a results transfer does not.
-    `allow_private_results`: whether a results URL may point to a private, loopback or link-local address; None allows it exactly
-    where the service's own address is such a one.
+    `allow_private_results`: whether a results URL may lead to a private or loopback address; None allows it exactly when
+    `base_url` itself names one (such an IP address, `localhost`, or a name no public one can be, as `keen-service`), whatever it
+    resolves to. Link-local and other addresses that hand out a machine's credentials are never followed.
+    `use_proxies`: whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY hold, for the API and for results. A proxy resolves the
+    names itself: of what it fetches only the address or name in the URL can be checked.
 
     Every method raises ConfigurationError (AuthenticationError names the variable of the key), RetryableError or
-    PermanentError of `keen_pipeline.errors`, and nothing else on purpose. GETs are repeated inside, with bounds; a POST is
-    repeated only where no connection came up.
+    PermanentError of `keen_pipeline.errors`, and nothing else. An answer that is not the documented one, whatever its status, is an
+    UnreadableAnswerError, which says nothing about an extraction. GETs are repeated inside, with bounds; a POST is repeated only
+    when no connection came up.
     """
 
     def __init__(
@@ -52,39 +58,30 @@ class KeenClient:
         transfer_timeout: float = 3600.0,
         limiter: RateLimiter | None = None,
         allow_private_results: bool | None = None,
+        use_proxies: bool = True,
         clock: Clock | None = None,
     ) -> None:
         if api_version not in ("2.0", "3.0"):
             raise InvalidInputError(f"KEEN_API_VERSION: {api_version!r} is neither 2.0 nor 3.0", field="KEEN_API_VERSION")
+        project_id = (project_id or "").strip()
         if not project_id:
             raise InvalidInputError("KEEN_PROJECT_ID is not set", field="KEEN_PROJECT_ID")
+        if not project_id.isprintable():
+            raise InvalidInputError("KEEN_PROJECT_ID holds a control character", field="KEEN_PROJECT_ID")
         self.project_id = project_id
         self.api_version = api_version
-        self._read = Credential("KEEN_READ_KEY", read_key)
-        self._write = Credential("KEEN_WRITE_KEY", write_key)
-        self._master = Credential("KEEN_MASTER_KEY", master_key)
-        scrub = Scrubber((read_key, write_key, master_key))
-        context = ssl.create_default_context()
-        self._transport = ApiTransport(
-            base_url,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            total_timeout=total_timeout,
-            limiter=limiter,
-            clock=clock or SystemClock(),
-            scrub=scrub,
-            context=context,
-        )
+        self._read = Credential.checked("KEEN_READ_KEY", read_key)
+        self._write = Credential.checked("KEEN_WRITE_KEY", write_key)
+        self._master = Credential.checked("KEEN_MASTER_KEY", master_key)
+        base_url, clock = check_base_url(base_url), clock or SystemClock()
+        read_timeout = read_timeout if api_version == "2.0" else max(read_timeout, synchronous.READ_SECONDS)
+        limits = TimeLimits(connect_timeout, read_timeout, total_timeout, transfer_timeout)
+        connector = Connector(limits, ssl.create_default_context(), Proxies(used=use_proxies))
+        keys = (self._read.key, self._write.key, self._master.key)
+        scrub = Scrubber((*keys, *connector.proxies.secrets))
+        self._transport = ApiTransport(base_url, connector, limiter=limiter, clock=clock, scrub=scrub)
         self._results = ResultsOpener(
-            self._transport.base_url,
-            self._read,
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout if api_version == "2.0" else max(read_timeout, synchronous.READ_SECONDS),
-            transfer_timeout=transfer_timeout,
-            allow_private=allow_private_results,
-            clock=clock or SystemClock(),
-            scrub=scrub,
-            context=context,
+            base_url, self._read, connector, allow_private=allow_private_results, clock=clock, scrub=scrub
         )
 
     @property
@@ -106,9 +103,9 @@ class KeenClient:
         self._transport.close()
 
     def submit(self, request: ExtractionRequest) -> RemoteExtraction:
-        """Create an extraction. Never repeated after an ambiguous failure (ServiceUnavailableError, ProtocolError).
+        """Create an extraction. Never repeated after an ambiguous failure (ServiceUnavailableError, UnreadableAnswerError).
 
-        The caller then asks `list_extractions` before it submits again. With v3.0 nothing is requested but a mail, where it
+        The caller then asks `list_extractions` before it submits again. With v3.0 nothing is requested but a mail, if one
         is wanted.
         """
         if self.api_version == "3.0":
@@ -133,7 +130,7 @@ class KeenClient:
             body = {**self._selection(request), "email": request.email}
             subject = self._subject(f"mail of {request}")
             self._transport.post(
-                self._v3("extraction"), body, lambda answer: None, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT
+                self._v3("extraction"), body, lambda answer, clean: None, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT
             )
         return RemoteExtraction(synchronous.new_extraction_id(), RemoteStatus.PENDING)
 
@@ -149,7 +146,7 @@ class KeenClient:
         )
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
-        """One extraction, with a fresh results URL where it is complete. Raises ConfigurationError with v3.0, which has none."""
+        """One extraction, with a fresh results URL if it is complete. Raises ConfigurationError with v3.0, which has none."""
         if self.api_version == "3.0":
             raise ConfigurationError("KEEN_API_VERSION is 3.0, which has no id to poll: the status of an extraction needs 2.0")
         return self._transport.get(
@@ -188,7 +185,7 @@ class KeenClient:
     def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
         """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
 
-        Returns for each collection and event, in order, None where it was stored, else the service's reason.
+        Returns for each collection and event, in order, None if it was stored, else the service's reason.
         Not repeated after an ambiguous failure: some of the batch may have been stored.
         """
         number = sum(len(batch) for batch in events.values())
@@ -197,28 +194,28 @@ class KeenClient:
         return self._transport.post(path, body, wire.read_outcomes, self._subject(f"load of {number} events"), self._write)
 
     def ping(self) -> None:
-        """Ask the service's root resource: raises ServiceUnavailableError or ProtocolError where no Keen service answers.
+        """Ask the service's root resource: raises ServiceUnavailableError or UnreadableAnswerError when no Keen service answers.
 
         The key need not be right for it, but must be set.
         """
-        self._transport.get("/", lambda answer: None, self._subject("reaching the service"), self._read)
+        self._transport.get("/", lambda answer, clean: None, self._subject("reaching the service"), self._read)
 
     def check_key(self) -> None:
-        """Ask for the project with the read key: raises AuthenticationError or NotFoundError where one is wrong."""
+        """Ask for the project with the read key: raises AuthenticationError or NotFoundError if one is wrong."""
         self.collections()
 
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Start the transfer of a result from byte `offset` (Range, with If-Range `validator`).
 
-        Raises ResultsExpiredError where the URL is no longer valid (401, 403, 404, 410), ConfigurationError where it points
+        Raises ResultsExpiredError when the URL is no longer valid (401, 403, 404, 410), ConfigurationError when it points
         to an address that is not allowed, TransferError, ServiceUnavailableError or RateLimitedError.
         """
         return self._results.open(url, offset=offset, validator=validator)
 
     def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
-        """The bytes of a complete extraction of `request`; `url` saves the first status request where it is known."""
+        """The bytes of a complete extraction of `request`; `url` saves the first status request when it is known."""
         if self.api_version == "3.0":
-            return synchronous.SynchronousResults(lambda: self._extract_now(request))
+            return synchronous.SynchronousResults(request, self._extract_now)
         return RenewingResults(self, request.collection, extraction_id, url)
 
     def _extract_now(self, request: ExtractionRequest) -> ResultsStream:
@@ -239,7 +236,7 @@ class KeenClient:
         self,
         collection: str,
         kind: str,
-        read: Callable[[Any], Answer],
+        read: Callable[[Any, Callable[[str], str]], Answer],
         timeframe: Timeframe | None,
         filters: Sequence[Filter],
         extra: Mapping[str, Any],
@@ -268,4 +265,7 @@ def _part(text: str) -> str:
     """One path segment: a name can never reach into another one."""
     if text in ("", ".", ".."):
         raise InvalidInputError(f"{text!r} can't be part of a URL's path", field="path")
-    return quote(text, safe="")
+    try:
+        return quote(text, safe="")
+    except UnicodeError:
+        raise InvalidInputError(f"{text!a} can't be part of a URL's path", field="path") from None

@@ -13,12 +13,15 @@ from keen_pipeline.errors import (
     KeenPipelineError,
     NotFoundError,
     PaymentRequiredError,
-    ProtocolError,
     RateLimitedError,
     RequestRejectedError,
     ServiceUnavailableError,
+    UnreadableAnswerError,
     says_too_large,
 )
+
+LARGEST_REFUSAL_BYTES = 64 * 1024
+"""How much of an error's body is read."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +40,28 @@ def missing_key(credential: Credential, subject: Subject) -> AuthenticationError
     return AuthenticationError(f"{subject}: {credential.variable} is not set; nothing was requested. Set it to the project's key")
 
 
-def service_words(body: bytes) -> tuple[str, str]:
-    """The service's `(message, error_code)` of an error body; the whole text and "" where it is not Keen's JSON."""
-    text = body[:65536].decode("utf-8", "replace")
+def service_words(body: bytes) -> tuple[str, str, bool]:
+    """The service's `(message, error_code)` of an error body, and whether it is Keen's JSON; else the whole text and ""."""
+    text = body[:LARGEST_REFUSAL_BYTES].decode("utf-8", "replace")
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
-        return text, ""
+        return text, "", False
     if not isinstance(answer, dict):
-        return text, ""
-    message = answer.get("message") or answer.get("error") or text
-    return str(message), str(answer.get("error_code") or "")
+        return text, "", False
+    message = answer.get("message") or answer.get("error")
+    code = answer.get("error_code")
+    known = isinstance(message, str) or isinstance(code, str)
+    return str(message or text), str(code or ""), known
 
 
 def refusal(
     status: int, body: bytes, subject: Subject, credential: Credential, scrub: Scrubber, retry_after: float | None
 ) -> KeenPipelineError:
     """Translate an HTTP answer with `status` >= 400 (or an unexpected 1xx or 3xx) into the error to raise."""
-    message, code = service_words(body)
+    message, code, known = service_words(body)
     said = f": {scrub(message)}" if message.strip() else ""
-    http = f"HTTP {status}{' ' + scrub(code) if code else ''}"
+    http = f"HTTP {status}{' ' + scrub(code)[:100] if code else ''}"
     if status in (401, 403):
         return AuthenticationError(
             f"{subject}: the service refused {credential.variable} ({http}){said}. Nothing was changed; set the key of this project"
@@ -68,13 +73,13 @@ def refusal(
     if status == 429:
         wait = f"; try again in {retry_after:.0f} s" if retry_after is not None else ""
         return RateLimitedError(f"{subject}: too many requests ({http}){said}{wait}", retry_after=retry_after)
-    if status == 413 or (400 <= status < 500 and (says_too_large(message) or says_too_large(_spaced(code)))):
-        return ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
     if status in (408, 425) or status >= 500:
         return ServiceUnavailableError(f"{subject}: the service failed ({http}){said}", retry_after=retry_after)
-    if 400 <= status < 500:
+    if status == 413 or (known and 400 <= status < 500 and (says_too_large(message) or says_too_large(_spaced(code)))):
+        return ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
+    if known and 400 <= status < 500:
         return RequestRejectedError(f"{subject}: refused ({http}){said}", status=status)
-    return ProtocolError(f"{subject}: unexpected answer ({http}){said}")
+    return UnreadableAnswerError(f"{subject}: not the service's documented answer ({http}){said}")
 
 
 def _spaced(code: str) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from keen_pipeline.errors import ExtractionFailedError, ResultsExpiredError, ServiceUnavailableError
 from keen_pipeline.extraction import RemoteStatus, SecretUrl
 from keen_pipeline.ports import ExtractionApi, ResultsStream
 
+log = logging.getLogger(__name__)
+
 MOST_RENEWALS = 2
 """How often one `open` asks for a fresh URL before it gives up."""
 
 
 class RenewingResults:
-    """The results of one extraction (a ResultsSource). `url` saves the first status request where it is known."""
+    """The results of one extraction (a ResultsSource). `url` saves the first status request when it is known."""
 
     def __init__(self, api: ExtractionApi, collection: str, extraction_id: str, url: SecretUrl | None = None) -> None:
         self._api = api
@@ -28,20 +31,21 @@ class RenewingResults:
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Request the results from byte `offset`; an expired URL is renewed up to MOST_RENEWALS times.
 
-        Raises ResultsExpiredError where fresh URLs are refused too, ServiceUnavailableError where the extraction is not
-        complete (any more), ExtractionFailedError where it failed, and what `open_results` raises.
+        Raises ResultsExpiredError when fresh URLs are refused too, ServiceUnavailableError when the extraction is not
+        complete (any more), ExtractionFailedError when it failed, and what `open_results` raises.
         """
         renewals = 0
         while True:
             url = self._current()
             try:
                 return self._api.open_results(url, offset=offset, validator=validator)
-            except ResultsExpiredError:
+            except ResultsExpiredError as error:
                 with self._lock:
                     self._url = None if self._url is url else self._url
                 if renewals == MOST_RENEWALS:
                     raise
                 renewals += 1
+                log.info("asking for a fresh results URL of extraction %s of %s: %s", self._extraction_id, self._collection, error)
 
     def _current(self) -> SecretUrl:
         with self._lock:

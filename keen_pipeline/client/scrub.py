@@ -1,16 +1,41 @@
-"""Keys and signed URLs are kept out of every message that leaves the client."""
+"""Text of others is cleaned once, here: no control characters, no secrets, no more than it takes to understand it."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-EXCERPT_CHARACTERS = 200
-"""How much of an answer's text an error message may quote."""
+from keen_pipeline.errors import InvalidInputError
 
-# A results URL opens the file to whoever reads it; JSON may have escaped its slashes.
-_URL = re.compile(r"https?:(?:\\?/){2}[^\s\"'<>]+", re.IGNORECASE)
+LONGEST_TEXT = 500
+"""Characters of the service's words in a message."""
+SHORTEST_SECRET = 8
+"""Characters. A shorter key is no secret, and masking it would take ordinary words out of messages."""
+_READ_CHARACTERS = 64 * 1024
+
+# What a terminal obeys, as a whole; a lone ESC is a control character like any other.
+_TERMINAL = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"|\x1b[ -/]*[0-~]"
+)
+# Control, format (bidi overrides too), surrogate and unassigned characters.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+# A results URL opens the file to whoever reads it. JSON may have escaped its slashes, a query its colon.
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,30}(?::|%3a)(?:(?:\\?/)|%2f){2}[^\s\"'<>]+", re.IGNORECASE)
+_NAMES = (
+    r"[\w-]*(?:api[_-]?key|(?:read|write|master|access|secret)[_-]?key(?:[_-]?id)?|signature|credential|security[_-]token|token"
+    r"|password|secret)|sig|authorization"
+)
+# `name=value` as in a query, whatever the value; after a colon only what can be a secret, since `token: expired` is none.
+_QUERY = re.compile(rf"(?<![\w-])({_NAMES})=[^\s&\"'<>,;]+", re.IGNORECASE)
+_FIELD = re.compile(
+    rf"(?<![\w-])({_NAMES})(\\?[\"']?\s*:\s*\\?[\"']?)(?:(?:basic|bearer|token)\s+[^\s\"'<>,;]+|[^\s\"'<>,;]{{{SHORTEST_SECRET},}})",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -20,21 +45,42 @@ class Credential:
     variable: str
     key: str | None = field(repr=False)
 
+    @classmethod
+    def checked(cls, variable: str, key: str | None) -> Credential:
+        """Without the white space around it; a blank one is none. Raises InvalidInputError for what no header can carry."""
+        key = (key or "").strip()
+        if not all("!" <= character <= "~" for character in key):
+            raise InvalidInputError(
+                f"{variable}: a key is letters, digits and signs of ASCII; this one holds a blank, a control or another character. "
+                "Copy it again from the project's page",
+                field=variable,
+            )
+        return cls(variable, key or None)
+
+
+def clean(text: str, longest: int = LONGEST_TEXT) -> str:
+    """`text` on one line of at most `longest` visible characters, and nothing that a terminal or a database chokes on."""
+    text = _TERMINAL.sub("", text[:_READ_CHARACTERS])
+    visible = (c if c.isspace() or unicodedata.category(c) not in _HIDDEN else "" for c in text)
+    text = " ".join("".join(visible).split())
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
 
 class Scrubber:
-    """Removes known keys and every URL from text written by somebody else."""
+    """Cleans text written by somebody else and takes out `secrets` (of SHORTEST_SECRET characters or more) and every URL."""
 
-    def __init__(self, keys: tuple[str | None, ...]) -> None:
+    def __init__(self, secrets: Iterable[str | None]) -> None:
+        long = [secret for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
         # The longest first, so that a key that begins with another one goes as a whole.
-        known = sorted({form for key in keys if key for form in (key, quote(key, safe=""))}, key=len, reverse=True)
-        self._known = tuple(known)
+        self._known = sorted({form for secret in long for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
 
     def __repr__(self) -> str:
         return f"Scrubber({len(self._known)} secrets)"
 
     def __call__(self, text: str) -> str:
-        """Return `text` on one line, without keys and URLs, cut to EXCERPT_CHARACTERS."""
+        """Return `text` cleaned, without secrets and URLs, cut to LONGEST_TEXT characters."""
+        text = clean(text, _READ_CHARACTERS)
         for secret in self._known:
             text = text.replace(secret, "***")
-        text = " ".join(_URL.sub("<url>", text).split())
-        return text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 3] + "..."
+        text = _FIELD.sub(r"\1\2***", _QUERY.sub(r"\1=***", _URL.sub("<url>", text)))
+        return clean(text)

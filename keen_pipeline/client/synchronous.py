@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 
-from keen_pipeline.extraction import RemoteExtraction, RemoteStatus
+from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus
 from keen_pipeline.ports import ResultsStream
 
 MAX_EVENTS = 100_000
@@ -43,11 +43,15 @@ class CompleteExtractions(Mapping[str, RemoteExtraction]):
 
 
 class SynchronousResults:
-    """The events of one request (a ResultsSource), by `ask`; each `open` is a new query, from its beginning."""
+    """The events of `request` (a ResultsSource), by `ask`; each `open` is a new query, from its beginning."""
 
-    def __init__(self, ask: Callable[[], ResultsStream]) -> None:
+    def __init__(self, request: ExtractionRequest, ask: Callable[[ExtractionRequest], ResultsStream]) -> None:
+        self._request = request
         self._ask = ask
+
+    def __repr__(self) -> str:
+        return f"SynchronousResults({self._request})"
 
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Ask for the events. Raises ExtractionTooLargeError, AuthenticationError, RetryableError, PermanentError."""
-        return self._ask()
+        return self._ask(self._request)

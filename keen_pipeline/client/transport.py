@@ -1,105 +1,116 @@
-"""One API call: send, wait, repeat where that is safe, decode. Nothing here knows what a call is about."""
+"""One API call: send, wait, repeat when that is safe, decode. Nothing here knows what a call is about."""
 
 from __future__ import annotations
 
+import collections
+import http.client
 import json
+import logging
 import math
-import ssl
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
-import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
-
 from keen_pipeline.client import backoff
-from keen_pipeline.client.refusals import Subject, missing_key, refusal
-from keen_pipeline.client.scrub import Credential, Scrubber
+from keen_pipeline.client.address import Address
+from keen_pipeline.client.connection import Connector, channel_of, refuse_proxy, translated
+from keen_pipeline.client.refusals import LARGEST_REFUSAL_BYTES, Subject, missing_key, refusal
+from keen_pipeline.client.scrub import Credential, Scrubber, clean
 from keen_pipeline.client.wire import WrongShape
 from keen_pipeline.errors import (
     ConfigurationError,
     InvalidInputError,
     KeenPipelineError,
-    ProtocolError,
     RetryableError,
     ServiceUnavailableError,
     UnreachableError,
+    UnreadableAnswerError,
 )
 from keen_pipeline.ports import Clock, RateLimiter
+
+log = logging.getLogger(__name__)
 
 MOST_TRIES = 4
 """How often one call is sent at most, the first time included."""
 MOST_REDIRECTS = 3
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
-"""An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions."""
+"""An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
 _READ_BYTES = 64 * 1024
+_MOST_IDLE = 8
+"""Kept connections."""
 
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One request as often as it is sent. `budget_wait`: seconds to wait for the requests a minute at most."""
+
+    method: str
+    url: str
+    data: bytes | None
+    subject: Subject
+    credential: Credential
+    budget_wait: float = math.inf
+
+
 def check_base_url(base_url: str) -> str:
-    """Return `base_url` without a trailing slash. Raises InvalidInputError where it is not a plain http(s) URL."""
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    """Return `base_url` without a trailing slash. Raises InvalidInputError when it is not a plain http(s) URL."""
+    base_url = base_url.strip()
+    try:
+        parts = urlsplit(base_url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and base_url.isprintable()
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        plain = False
+    if not plain or " " in base_url:
         raise InvalidInputError("KEEN_BASE_URL: expected http://HOST or https://HOST", field="KEEN_BASE_URL")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise InvalidInputError("KEEN_BASE_URL: no user, password, query or fragment belongs here", field="KEEN_BASE_URL")
     return base_url.rstrip("/")
 
 
 class ApiTransport:
-    """Sends the calls of one project to one service, over kept connections. Safe to share between threads.
+    """Sends the calls of one project to one service, over kept connections. Safe to share between threads."""
 
-    Time limits in seconds: `connect_timeout` for a connection, `read_timeout` for each wait for bytes, `total_timeout` for a
-    whole call with its repetitions.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        connect_timeout: float,
-        read_timeout: float,
-        total_timeout: float,
-        limiter: RateLimiter | None,
-        clock: Clock,
-        scrub: Scrubber,
-        context: ssl.SSLContext,
-    ) -> None:
-        self.base_url = check_base_url(base_url)
-        self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._read_timeout, self._total_timeout = read_timeout, total_timeout
+    def __init__(self, base_url: str, connector: Connector, *, limiter: RateLimiter | None, clock: Clock, scrub: Scrubber) -> None:
+        self.base_url = base_url
+        parts = urlsplit(base_url)
+        secure = parts.scheme == "https"
+        self._place = Address(secure=secure, host=parts.hostname or "", port=parts.port or (443 if secure else 80))
+        self._connector = connector
+        self._read_timeout, self._total_timeout = connector.limits.read, connector.limits.total
         self._limiter = limiter
         self._clock = clock
         self._scrub = scrub
-        self._context = context
-        self._pool = self._new_pool()
+        self._idle: collections.deque[http.client.HTTPConnection] = collections.deque()
 
     def __repr__(self) -> str:
         return f"ApiTransport({self.base_url})"
 
     def close(self) -> None:
         """Close the kept connections."""
-        self._pool.clear()
-
-    def _new_pool(self) -> urllib3.PoolManager:
-        return urllib3.PoolManager(num_pools=4, maxsize=8, ssl_context=self._context, retries=False)
+        while self._idle:
+            channel_of(self._idle.pop()).end()
 
     def get(
         self,
         path: str,
-        read: Callable[[Any], Answer],
+        read: Callable[[Any, Callable[[str], str]], Answer],
         subject: Subject,
         credential: Credential,
         params: Mapping[str, Any] | None = None,
     ) -> Answer:
         """GET `path`; every value of `params` but text goes out as JSON. Repeated with growing waits on failures that may pass."""
-        return self._decode(self._repeat("GET", self.url(path, params or {}), None, subject, credential), read, subject)
+        return self._decode(self._repeat(_Call("GET", self.url(path, params or {}), None, subject, credential)), read, subject)
 
     def url(self, path: str, params: Mapping[str, Any]) -> str:
         """The address of a GET."""
-        query = urlencode({name: value if isinstance(value, str) else json.dumps(value) for name, value in params.items()})
+        texts = {name: value if isinstance(value, str) else _json(value, name) for name, value in params.items()}
+        query = urlencode(texts, errors="replace")
         return self.base_url + path + ("?" + query if query else "")
 
     def take_one(self) -> None:
@@ -116,141 +127,168 @@ class ApiTransport:
         self,
         path: str,
         body: Any,
-        read: Callable[[Any], Answer],
+        read: Callable[[Any, Callable[[str], str]], Answer],
         subject: Subject,
         credential: Credential,
         *,
         budget_wait: float = math.inf,
     ) -> Answer:
-        """POST `body` as JSON. Sent once; again only where no connection came up, so that nothing is created twice.
+        """POST `body` as JSON. Sent once; again only when no connection came up, so that nothing is created twice.
 
-        `budget_wait`: seconds to wait for the requests a minute, where that is less than the time limit of a call.
+        `budget_wait`: seconds to wait for the requests a minute, if that is less than the time limit of a call.
         """
-        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-        return self._decode(self._repeat("POST", self.base_url + path, data, subject, credential, budget_wait), read, subject)
+        call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, credential, budget_wait)
+        return self._decode(self._repeat(call), read, subject)
 
-    def _repeat(
-        self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential, budget_wait: float = math.inf
-    ) -> bytes:
-        if not credential.key:
-            raise missing_key(credential, subject)
+    def _repeat(self, call: _Call) -> bytes:
+        if not call.credential.key:
+            raise missing_key(call.credential, call.subject)
         deadline = time.monotonic() + self._total_timeout
         waits = backoff.waits()
         tries_left = MOST_TRIES
         while True:
             tries_left -= 1
             try:
-                return self._once(method, url, data, subject, credential, deadline, budget_wait)
+                return self._once(call, deadline)
             except RetryableError as error:
-                repeatable = method == "GET" or isinstance(error, UnreachableError)
+                unread = isinstance(error, UnreadableAnswerError)
+                repeatable = isinstance(error, UnreachableError) or (call.method == "GET" and not unread)
                 wait = max(next(waits), error.retry_after or 0.0)
                 if not repeatable or not tries_left or time.monotonic() + wait >= deadline:
                     raise
+                log.info("waiting %.1f s before the next of %d tries left: %s", wait, tries_left, error)
                 self._clock.sleep(wait)
 
-    def _once(
-        self,
-        method: str,
-        url: str,
-        data: bytes | None,
-        subject: Subject,
-        credential: Credential,
-        deadline: float,
-        budget_wait: float,
-    ) -> bytes:
+    def _once(self, call: _Call, deadline: float) -> bytes:
         if self._limiter is not None:
             # What is sent has time to be answered: an answer that comes after the deadline would be one more orphan.
             answering = min(self._read_timeout, self._total_timeout / 2)
-            self._limiter.acquire(timeout=min(budget_wait, max(0.0, deadline - time.monotonic() - answering)))
+            self._limiter.acquire(timeout=min(call.budget_wait, max(0.0, deadline - time.monotonic() - answering)))
+        url = call.url
         for _ in range(MOST_REDIRECTS + 1):
-            status, headers, body = self._exchange(method, url, data, subject, credential, deadline)
+            status, headers, body = self._exchange(call, url, deadline)
             if 200 <= status < 300:
                 return body
-            if status in (301, 302, 303, 307, 308) and method == "GET" and "location" in headers:
-                url = self._redirected(url, headers["location"], subject)
+            if status in (301, 302, 303, 307, 308) and call.method == "GET" and "Location" in headers:
+                url = _redirected(url, str(headers["Location"]), call.subject)
                 continue
-            raise self._refused(status, headers, body, subject, credential)
-        raise ProtocolError(f"{subject}: more than {MOST_REDIRECTS} redirects in a row")
+            retry_after = backoff.parse_retry_after(headers.get("Retry-After"), self._clock.now())
+            if status == 429:
+                retry_after = backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after
+                self.rest(retry_after)
+            raise refusal(status, body, call.subject, call.credential, self._scrub, retry_after)
+        raise UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
 
-    def _redirected(self, url: str, location: str, subject: Subject) -> str:
-        target = urljoin(url, location)
-        # The key goes in a header of every request, so another origin may not have the request at all.
-        if origin(target) != origin(url):
-            raise ConfigurationError(
-                f"{subject}: the service redirects to another host, which must not see the key. "
-                "Set KEEN_BASE_URL to the service's own address"
-            )
-        return target
-
-    def _refused(
-        self, status: int, headers: Mapping[str, str], body: bytes, subject: Subject, credential: Credential
-    ) -> KeenPipelineError:
-        retry_after = backoff.parse_retry_after(headers.get("retry-after"), self._clock.now())
-        if status == 429:
-            retry_after = backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after
-            self.rest(retry_after)
-        return refusal(status, body, subject, credential, self._scrub, retry_after)
-
-    def _exchange(
-        self, method: str, url: str, data: bytes | None, subject: Subject, credential: Credential, deadline: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        headers = {"Authorization": str(credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
-        if data is not None:
+    def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+        headers = {"Authorization": str(call.credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
+        if call.data is not None:
             headers["Content-Type"] = "application/json"
-        # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a
-        # POST: it gets a connection of its own.
-        pool = self._pool if method == "GET" else self._new_pool()
+        host = urlsplit(self.base_url).netloc
+        connection = self._connection(call, deadline)
+        channel = channel_of(connection)
+        kept = False
         try:
-            response = pool.request(
-                method, url, body=data, headers=headers, timeout=self._timeout, redirect=False, retries=False, preload_content=False
-            )
-            try:
-                body = self._body(response, subject, deadline)
-            except BaseException:
-                response.close()  # half read: nobody may get this connection from the pool
-                raise
-            response.release_conn()
-        except HTTPError as error:
-            raise self._unreachable(error, subject) from None
+            channel.limit(self._total_timeout, deadline)
+            line, extra = self._connector.target(self._place, "/" + url.partition("://")[2].partition("/")[2])
+            with translated(host, lambda why: ServiceUnavailableError(f"{call.subject}: {host} gave no whole answer ({why})")):
+                connection.request(call.method, line, call.data, headers | extra)
+                response = connection.getresponse()
+                if not line.startswith("/"):
+                    refuse_proxy(response.status, self._connector.proxies.of(self._place))
+                body = _body(response, call.subject)
+            kept = call.method == "GET" and connection.sock is not None and response.isclosed()
         finally:
-            if pool is not self._pool:
-                pool.clear()
+            if kept and len(self._idle) < _MOST_IDLE:
+                self._idle.append(connection)
+            else:
+                channel.end()
         return response.status, response.headers, body
 
-    def _body(self, response: urllib3.BaseHTTPResponse, subject: Subject, deadline: float) -> bytes:
-        pieces = bytearray()
-        while piece := response.read1(_READ_BYTES, decode_content=True):
-            pieces += piece
-            if len(pieces) > LARGEST_ANSWER_BYTES:
-                raise ProtocolError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise ServiceUnavailableError(f"{subject}: the answer took longer than {self._total_timeout:g} s")
-        return bytes(pieces)
-
-    def _unreachable(self, error: HTTPError, subject: Subject) -> KeenPipelineError:
-        """Translate urllib3's error. `from None` above: its text holds the whole query, and its chain the request's headers."""
-        host = urlsplit(self.base_url).netloc
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return ConfigurationError(f"{subject}: the TLS certificate of {host} is not trusted ({cause.verify_message})")
-            cause = cause.__cause__ or cause.__context__ or next((a for a in cause.args if isinstance(a, BaseException)), None)
-        reason = self._scrub(type(error).__name__)
-        if isinstance(error, (NewConnectionError, ConnectTimeoutError)):
-            return UnreachableError(f"{subject}: no connection to {host} ({reason})")
-        return ServiceUnavailableError(
-            f"{subject}: the connection to {host} broke or timed out before the answer was whole ({reason})"
-        )
-
-    def _decode(self, body: bytes, read: Callable[[Any], Answer], subject: Subject) -> Answer:
+    # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a POST: it
+    # gets a connection of its own.
+    def _connection(self, call: _Call, deadline: float) -> http.client.HTTPConnection:
+        while call.method == "GET" and self._idle:
+            try:
+                kept = self._idle.pop()
+            except IndexError:
+                break  # another thread was quicker
+            if channel_of(kept).is_idle():
+                return kept
+            channel_of(kept).end()
         try:
-            return read(json.loads(body))
+            return self._connector.connect(self._place, deadline - time.monotonic())
+        except KeenPipelineError as error:
+            error.args = (f"{call.subject}: {error}",)
+            raise
+
+    def _decode(self, body: bytes, read: Callable[[Any, Callable[[str], str]], Answer], subject: Subject) -> Answer:
+        try:
+            return read(json.loads(body), self._scrub)
         except WrongShape as error:
-            reason = str(error)
-        except (ValueError, RecursionError):
+            reason = clean(str(error))
+        except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
             reason = "not JSON"
         excerpt = self._scrub(body[:1024].decode("utf-8", "replace"))
-        raise ProtocolError(f"{subject}: not the documented answer ({reason}): {excerpt!r}")
+        raise UnreadableAnswerError(f"{subject}: not the documented answer ({reason}): {excerpt!r}")
+
+
+def _json(value: Any, name: str) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidInputError(f"{name}: it can't be written as JSON (NaN, or an unknown kind of value)", field=name) from None
+
+
+def _body(response: http.client.HTTPResponse, subject: Subject) -> bytes:
+    """The whole body, unzipped; of a refusal what can be read of its beginning. Raises UnreadableAnswerError, IncompleteRead."""
+    if not 200 <= response.status < 300:
+        try:
+            data = response.read(LARGEST_REFUSAL_BYTES)
+            return zlib.decompressobj(31).decompress(data, LARGEST_REFUSAL_BYTES) if data.startswith(b"\x1f\x8b") else data
+        except (OSError, http.client.HTTPException, ValueError, zlib.error):
+            return b""  # its status says enough
+    pieces = bytearray()
+    while len(pieces) <= LARGEST_ANSWER_BYTES and (piece := response.read(_READ_BYTES)):
+        pieces += piece
+    if response.length and len(pieces) <= LARGEST_ANSWER_BYTES:
+        raise http.client.IncompleteRead(b"")
+    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
+    if encoding in ("gzip", "x-gzip"):
+        pieces = _unzipped(pieces)
+    elif encoding != "identity":
+        raise UnreadableAnswerError(f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(encoding, 50)}")
+    if len(pieces) > LARGEST_ANSWER_BYTES:
+        raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
+    return bytes(pieces)
+
+
+def _unzipped(data: bytearray) -> bytearray:
+    """Up to LARGEST_ANSWER_BYTES + 1 bytes. Raises IncompleteRead for what is no whole gzip."""
+    out = bytearray()
+    try:
+        while data and len(out) <= LARGEST_ANSWER_BYTES:
+            member = zlib.decompressobj(31)
+            out += member.decompress(data, LARGEST_ANSWER_BYTES + 1 - len(out))
+            data = bytearray(member.unused_data)
+            if not member.eof and len(out) <= LARGEST_ANSWER_BYTES:
+                raise http.client.IncompleteRead(b"")
+    except zlib.error:
+        raise http.client.IncompleteRead(b"") from None
+    return out
+
+
+def _redirected(url: str, location: str, subject: Subject) -> str:
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise UnreadableAnswerError(f"{subject}: the service redirects to what is no URL") from None
+    # The key goes in a header of every request, so another origin may not have the request at all.
+    if origin(target) != origin(url):
+        raise ConfigurationError(
+            f"{subject}: the service redirects to another host, which must not see the key. "
+            "Set KEEN_BASE_URL to the service's own address"
+        )
+    return target
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.client import scrub
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
+LONGEST_ID = 256
+"""Characters of an extraction's id."""
+LONGEST_NAME = 256
+"""Characters of a collection's or a property's name; what is longer is cut."""
+Clean = Callable[[str], str]
+"""What takes secrets, control characters and excess length out of the service's words."""
 
-class WrongShape(ValueError):  # noqa: N818 - never leaves the client: the transport turns it into ProtocolError
+
+class WrongShape(ValueError):  # noqa: N818 - never leaves the client: the transport turns it into UnreadableAnswerError
     """An answer that is JSON, yet not the documented form."""
 
 
-def read_extraction(answer: Any) -> RemoteExtraction:
+def read_extraction(answer: Any, clean: Clean) -> RemoteExtraction:
     """One extraction: `{"_id", "status", "results_url"?}`. A complete one must carry its results URL."""
-    fields = _mapping(answer)
-    identity = fields.get("_id", fields.get("id"))
-    if isinstance(identity, bool) or not isinstance(identity, (str, int)) or not str(identity).strip():
-        raise WrongShape("an extraction without `_id`")
+    found = _extraction(answer, clean)
+    if found.status is RemoteStatus.COMPLETE and found.results_url is None:
+        raise WrongShape("a complete extraction without `results_url`")
+    return found
+
+
+def _extraction(answer: Any, clean: Clean) -> RemoteExtraction:
+    identity, fields = _identity(answer), _mapping(answer)
     if "status" not in fields:
         raise WrongShape("an extraction without `status`")
-    status = RemoteStatus.from_wire(fields["status"])
-    url = fields.get("results_url")
-    if url is not None and not isinstance(url, str):
-        raise WrongShape("`results_url` is not a string")
-    if status is RemoteStatus.COMPLETE and not url:
-        raise WrongShape("a complete extraction without `results_url`")
     message = fields.get("message", fields.get("error"))
     return RemoteExtraction(
-        extraction_id=str(identity),
-        status=status,
-        results_url=SecretUrl(url) if url else None,
-        message=None if message is None else str(message),
+        extraction_id=identity,
+        status=RemoteStatus.from_wire(fields["status"]),
+        results_url=_results_url(fields.get("results_url")),
+        message=None if message is None else clean(str(message)),
         **_asked(fields),
     )
 
 
+def _identity(answer: Any) -> str:
+    fields = _mapping(answer)
+    identity = fields.get("_id", fields.get("id"))
+    if isinstance(identity, bool) or not isinstance(identity, (str, int)) or not str(identity).strip():
+        raise WrongShape("an extraction without `_id`")
+    if len(str(identity)) > LONGEST_ID or not str(identity).isprintable():
+        raise WrongShape(f"an extraction whose `_id` is longer than {LONGEST_ID} characters or holds a control character")
+    return str(identity)
+
+
+def _results_url(url: Any) -> SecretUrl | None:
+    if not url and not isinstance(url, bool):
+        return None
+    try:
+        right = isinstance(url, str) and urlsplit(url).scheme.lower() in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        right = False
+    if not right:
+        raise WrongShape("`results_url` is not http(s) with a host")
+    return SecretUrl(url)
+
+
 def _asked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked and when, of a service that says it; nothing where a part is missing or has another form."""
+    """What was asked and when, of a service that says it; nothing when a part is missing or has another form."""
     try:
         window, filters = fields["timeframe"], fields["filters"]
         return {
@@ -48,86 +76,99 @@ def _asked(fields: Mapping[str, Any]) -> dict[str, Any]:
             "timeframe": Timeframe(parse_instant(window["start"]), parse_instant(window["end"])),
             "filters": tuple(Filter.from_wire(one) for one in filters),
         }
-    except (KeyError, TypeError, AttributeError, InvalidInputError):
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
         return {}
 
 
-def read_extractions(answer: Any) -> dict[str, RemoteExtraction]:
-    """The list resource: an array, or an object whose `results` (or `result`, `extractions`) is one."""
+def read_extractions(answer: Any, clean: Clean) -> dict[str, RemoteExtraction]:
+    """The list resource: an array, or an object whose `results` (or `result`, `extractions`) is one.
+
+    An entry without a readable id makes the whole list unreadable, as nobody knows what it leaves out. One with an id whose rest is
+    not readable is not finished yet, and its `message` says why. A complete one may leave its results URL to the single answer.
+    """
     listed = answer
     if isinstance(answer, Mapping):
         listed = next((answer[key] for key in ("results", "result", "extractions") if key in answer), None)
     if not isinstance(listed, list):
         raise WrongShape("no list of extractions under `results`")
-    found = (read_extraction(one) for one in listed)
-    return {extraction.extraction_id: extraction for extraction in found}
+    found = {}
+    for one in listed:
+        identity = _identity(one)
+        try:
+            found[identity] = _extraction(one, clean)
+        except WrongShape as error:
+            found[identity] = RemoteExtraction(
+                identity, RemoteStatus.PENDING, message=f"the service's entry is unreadable: {error}"
+            )
+    return found
 
 
-def read_count(answer: Any) -> int:
-    """`{"result": n}` with a whole number n >= 0."""
+def read_count(answer: Any, _: Clean) -> int:
+    """`{"result": n}` with a whole number n >= 0 that a database can hold."""
     number = _result(answer)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or number < 0 or number != int(number):
+    # What isn't finite is not within the bounds either.
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**63 or number != int(number):
         raise WrongShape("`result` is not a count")
     return int(number)
 
 
-def read_values(answer: Any) -> list[object]:
+def read_values(answer: Any, _: Clean) -> list[object]:
     """`{"results": [...]}` (or `result`)."""
-    values = _result(answer)
-    if not isinstance(values, list):
-        raise WrongShape("`results` is not a list")
-    return values
+    return _list(_result(answer))
 
 
-def read_collections(answer: Any) -> list[str]:
+def read_collections(answer: Any, _: Clean) -> list[str]:
     """The names of a project resource's `collections` (v2.0), or of the schema list (v3.0), sorted."""
-    listed = answer.get("collections") if isinstance(answer, Mapping) else answer
-    if not isinstance(listed, list):
-        raise WrongShape("no list of collections")
+    listed = _list(answer.get("collections") if isinstance(answer, Mapping) else answer)
     names = [_mapping(one).get("name") for one in listed]
     if not all(isinstance(name, str) and name for name in names):
         raise WrongShape("a collection without `name`")
-    return sorted(str(name) for name in names)
+    return sorted(_name(name) for name in names)
 
 
-def read_property_types(answer: Any) -> dict[str, str]:
-    """The schema resource's `inferred_property_types`; `string`, which all are, where `type_appearances` name several types."""
+def read_property_types(answer: Any, _: Clean) -> dict[str, str]:
+    """The schema resource's `inferred_property_types`; `string`, which all are, when `type_appearances` name several types."""
     fields = _mapping(answer)
-    inferred = _mapping(fields.get("inferred_property_types"))
     details = fields.get("properties")
     types = {}
-    for name, kind in inferred.items():
-        if not isinstance(kind, str):
-            raise WrongShape(f"the type of {name} is not a word")
+    for name, kind in _types(fields.get("inferred_property_types")).items():
         known = details.get(name) if isinstance(details, Mapping) else None
         appearances = known.get("type_appearances") if isinstance(known, Mapping) else None
         seen = {one for one, times in appearances.items() if times} - {"null"} if isinstance(appearances, Mapping) else {kind}
-        types[str(name)] = kind if seen <= {kind} else "string"
+        types[_name(name)] = kind if seen <= {kind} else "string"
     return types
 
 
-def read_schema(answer: Any) -> dict[str, str]:
+def read_schema(answer: Any, _: Clean) -> dict[str, str]:
     """The type by property of v3.0's schema resource, `{"properties": {"a.b": "num"}}`."""
-    types = _mapping(_mapping(answer).get("properties"))
-    for name, kind in types.items():
-        if not isinstance(kind, str):
-            raise WrongShape(f"the type of {name} is not a word")
-    return {str(name): str(kind) for name, kind in types.items()}
+    return {_name(name): kind for name, kind in _types(_mapping(answer).get("properties")).items()}
 
 
-def read_outcomes(answer: Any) -> dict[str, list[str | None]]:
-    """The batch answer: for each collection and event None where it was stored, else the service's reason."""
-    return {name: [_outcome(one) for one in _list(outcomes)] for name, outcomes in _mapping(answer).items()}
+def read_outcomes(answer: Any, clean: Clean) -> dict[str, list[str | None]]:
+    """The batch answer: for each collection and event None if it was stored, else the service's reason."""
+    return {_name(name): [_outcome(one, clean) for one in _list(outcomes)] for name, outcomes in _mapping(answer).items()}
 
 
-def _outcome(answer: Any) -> str | None:
+def _outcome(answer: Any, clean: Clean) -> str | None:
     fields = _mapping(answer)
     if fields.get("success") is True:
         return None
     error = fields.get("error")
     if isinstance(error, Mapping):
-        return f"{error.get('name', 'error')}: {error.get('description', '')}".strip(": ")
-    return str(error or "refused without a reason")
+        return clean(f"{error.get('name', 'error')}: {error.get('description', '')}".strip(": "))
+    return clean(str(error or "refused without a reason"))
+
+
+def _types(answer: Any) -> dict[str, str]:
+    types = _mapping(answer)
+    for name, kind in types.items():
+        if not isinstance(kind, str):
+            raise WrongShape(f"the type of {name} is not a word")
+    return {name: _name(kind) for name, kind in types.items()}
+
+
+def _name(text: Any) -> str:
+    return scrub.clean(str(text), LONGEST_NAME)
 
 
 def _result(answer: Any) -> Any:

@@ -1,16 +1,15 @@
 """The first events of a landed file as a Markdown table, bounded in every direction."""
 
-import gzip
-import io
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import Landing
-from keen_pipeline.landing.csv.joined import cells, records
+from keen_pipeline.landing.csv.grammar import RecordReader, is_null, value_of
+from keen_pipeline.landing.csv.stored import decompressed
 from keen_pipeline.landing.layout import encoding_of
 from keen_pipeline.ports import LandedFiles
 
@@ -41,19 +40,15 @@ def preview(files: LandedFiles, landing: Landing) -> str | None:
 
 
 def _csv_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:
-    source = file
-    if encoding is Encoding.CSV_GZ:
-        source = cast("BinaryIO", gzip.GzipFile(fileobj=file))
-    elif encoding is Encoding.CSV_ZST:
-        from backports import zstd
-
-        source = cast("BinaryIO", zstd.ZstdFile(file))
-    head = source.read(HEAD_BYTES)
-    # The last record of a whole head is whole only where the file ends there too.
-    whole = len(head) < HEAD_BYTES
-    found = list(records(io.BufferedReader(io.BytesIO(head))))
-    for record in found[1:] if whole else found[1:-1]:
-        yield [_text(cell) for cell in cells(record)]
+    with decompressed(file, f".{encoding.value}") as source:
+        head = source.read(HEAD_BYTES)
+    reader = RecordReader()
+    reader.add(head)
+    if len(head) < HEAD_BYTES:
+        reader.end()  # else the last record may go on
+    reader.next()
+    for cells, _ in reader:
+        yield ["" if is_null(cell) else value_of(cell).decode("utf-8", "replace") for cell in cells]
 
 
 def _parquet_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:
@@ -63,11 +58,6 @@ def _parquet_rows(file: BinaryIO, encoding: Encoding) -> Iterator[list[str]]:
     for batch in source.iter_batches(batch_size=ROWS, columns=source.schema_arrow.names[:COLUMNS]):
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             yield ["" if value is None else str(value) for value in row]
-
-
-def _text(cell: bytes) -> str:
-    raw = cell[1:-1].replace(b'""', b'"') if cell.startswith(b'"') else cell
-    return raw.decode("utf-8", "replace")
 
 
 def _cell(text: str) -> str:

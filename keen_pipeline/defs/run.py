@@ -1,5 +1,6 @@
 """What a step of CSV assets does: submit, wait by list calls, land, and tell Dagster of each partition as it lands."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -102,7 +103,7 @@ class _Step:
         context = self.context
         selected = [c for name, c in sorted(self.collections.items()) if self.keys[name] in context.selected_asset_keys]
         partition_keys = list(context.partition_keys)
-        launched_at, run_id = _launch(context)
+        launched_at, run_id = _launch(context, pipeline)
         keep = _keep(context, launched_at, run_id)
         requests = []
         for collection in selected:
@@ -233,18 +234,24 @@ def _others_of_the_run(context: dg.AssetExecutionContext, name: str, own: Mappin
                 yield collection
 
 
-def _launch(context: dg.AssetExecutionContext) -> tuple[datetime, str]:
-    """When what this run is part of was launched, and its id: of the backfill, else of the first run of its re-executions."""
-    run = context.run
+def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[datetime, str]:
+    """When what this run is part of was launched, and its id: of the backfill, else of the first run of its re-executions.
+
+    In the ledger's time: how long ago it was by this host's clock counts, whatever that clock says now.
+    """
+    run, instance = context.run, context.instance
     backfill_id = run.tags.get(BACKFILL_ID_TAG)
-    if backfill_id is not None:
-        backfill = context.instance.get_backfill(backfill_id)
-        if backfill is not None:
-            return datetime.fromtimestamp(backfill.backfill_timestamp, timezone.utc), backfill_id
     root = run.root_run_id or run.run_id
-    record = context.instance.get_run_record_by_id(root) or context.instance.get_run_record_by_id(run.run_id)
-    launched = record.create_timestamp if record is not None else datetime.now(timezone.utc)
-    return launched.replace(tzinfo=timezone.utc) if launched.tzinfo is None else launched, backfill_id or root
+    backfill = instance.get_backfill(backfill_id) if backfill_id is not None else None
+    record = instance.get_run_record_by_id(root) or instance.get_run_record_by_id(run.run_id)
+    now = time.time()
+    launched = now
+    if backfill is not None:
+        launched = backfill.backfill_timestamp
+    elif record is not None:
+        created = record.create_timestamp
+        launched = (created.replace(tzinfo=timezone.utc) if created.tzinfo is None else created).timestamp()
+    return pipeline.clock.now() - timedelta(seconds=max(0.0, now - launched)), backfill_id or root
 
 
 def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:

@@ -90,6 +90,7 @@ class FileDestination:
         types: Mapping[str, str] | None = None,
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
+        earlier_types: Mapping[str, str] | None = None,
         fence: Fence = no_fence,
     ) -> Landing:
         """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
@@ -97,6 +98,7 @@ class FileDestination:
         `label`: what errors call it, its path by default.
         `encoding`: of the file, by its suffix unless it is given.
         `types`: Keen's inferred type by property, which parquet needs for any column but text.
+        `earlier_types`: the types of columns in earlier Parquet files of the collection, in Arrow's words; none gets narrower.
         `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven are the
         bytes as they came.
         `fence`: called immediately before the file is switched into place; if it raises, nothing is.
@@ -117,7 +119,11 @@ class FileDestination:
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
-            conversion = stack.enter_context(_conversion(stage, types or {})) if encoding is Encoding.PARQUET else None
+            conversion = (
+                stack.enter_context(_conversion(stage, *_of_what_is_written(mask or {}, types or {}, earlier_types or {})))
+                if encoding is Encoding.PARQUET
+                else None
+            )
             body, transfer = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
             download = Download(source, body, transfer, time.sleep, _masker_of(mask or {}, mask_key))
             try:
@@ -274,14 +280,22 @@ def _masker_of(mask: Mapping[str, MaskMethod], key: bytes | None) -> Callable[[]
     return lambda: Masker(mask, key)
 
 
-def _conversion(stage: BinaryIO, types: Mapping[str, str]) -> Conversion:
+def _of_what_is_written(
+    mask: Mapping[str, MaskMethod], types: Mapping[str, str], earlier: Mapping[str, str]
+) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The types of the columns as they are written: a masked one is text, a dropped one is none."""
+    kept = {name: "string" if name in mask else word for name, word in types.items() if mask.get(name) is not MaskMethod.DROP}
+    return kept, {name: word for name, word in earlier.items() if mask.get(name) is not MaskMethod.DROP}
+
+
+def _conversion(stage: BinaryIO, types: Mapping[str, str], earlier_types: Mapping[str, str]) -> Conversion:
     from keen_pipeline.landing.parquet.convert import Conversion  # brings Arrow
 
-    return Conversion(stage, types)
+    return Conversion(stage, types, earlier_types)
 
 
 def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
-    from keen_pipeline.landing.parquet.feed import Facts
+    from keen_pipeline.landing.parquet.source import Facts
 
     return conversion.finish(Facts(intake.columns, intake.records, intake.bytes, intake.sha256))
 

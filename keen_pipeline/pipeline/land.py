@@ -180,8 +180,10 @@ class _OneLanding:
             # Slices were masked when they landed: hashing a hash would join with nothing.
             mask={} if parts else request.mask,
             mask_key=pipeline.mask_key,
+            earlier_types=self._types.earlier(entry),
             fence=self._fence,
         )
+        self._types.landed(entry, landing)
         return replace(landing, masked=masked_in_slices(parts)) if parts else landing
 
     def _check(self) -> None:

@@ -14,7 +14,6 @@ from keen_pipeline.errors import (
     ExtractionTooLargeError,
     KeenPipelineError,
     PermanentError,
-    ProtocolError,
     RateLimitedError,
     RetryableError,
     UnreachableError,
@@ -124,7 +123,7 @@ class _Round:
                 extraction_id = pipeline.api.submit(entry.request).extraction_id
         except ClaimLostError:
             raise
-        except (RetryableError, ProtocolError, ConfigurationError) as error:
+        except (RetryableError, ConfigurationError) as error:
             # If a connection came up, the service may have the extraction: at worst one orphan, which the ledger counts.
             told = isinstance(error, (UnreachableError, RateLimitedError, ConfigurationError))
             self._postpone(entry, error, ambiguous=maybe_posted or not told)

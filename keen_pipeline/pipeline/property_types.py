@@ -13,6 +13,7 @@ from datetime import datetime
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
+from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline.context import Pipeline
 
@@ -26,6 +27,7 @@ class PropertyTypes:
         self._pipeline = pipeline
         self._lock = threading.Lock()
         self._known: dict[str, tuple[datetime, Mapping[str, str]]] = {}
+        self._earlier: dict[str, dict[str, str]] = {}
 
     def of(self, entry: Entry) -> Mapping[str, str]:
         """The type by property, of a parquet file as it was when the extraction was complete or later.
@@ -46,6 +48,32 @@ class PropertyTypes:
                 asked_at, types = self._pipeline.clock.now(), self._ask(collection)
                 self._known[collection] = asked_at, types
         return types
+
+    def earlier(self, entry: Entry) -> Mapping[str, str]:
+        """Of a parquet file: the types that its columns have in the collection's landed files, the widest of each."""
+        collection = entry.request.collection
+        if entry.request.encoding is not Encoding.PARQUET:
+            return {}
+        with self._lock:
+            if collection not in self._earlier:
+                self._earlier[collection] = {}
+                for landed in self._pipeline.ledger.landed_entries(collection):
+                    if landed.landing is not None:
+                        self._take_up(collection, landed.landing)
+            return dict(self._earlier[collection])
+
+    def landed(self, entry: Entry, landing: Landing) -> None:
+        """One more file of the collection: what lands after it has no narrower types."""
+        with self._lock:
+            if entry.request.collection in self._earlier:
+                self._take_up(entry.request.collection, landing)
+
+    def _take_up(self, collection: str, landing: Landing) -> None:
+        from keen_pipeline.landing.parquet.types import wider
+
+        known = self._earlier[collection]
+        for name, kind in zip(landing.columns, landing.column_types, strict=False):
+            known[name] = wider(known[name], kind) if name in known else kind
 
     def _ask_for_csv(self, collection: str) -> Mapping[str, str]:
         try:

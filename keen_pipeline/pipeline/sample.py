@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import ProtocolError
+from keen_pipeline.errors import UnreadableAnswerError
 from keen_pipeline.service.sample_events import SAMPLE_COLLECTIONS, SAMPLE_START_DATE, sample_days, sample_events
 
 if TYPE_CHECKING:
@@ -43,6 +43,6 @@ def load_sample_events(client: KeenClient, service_data: Path, today: date) -> i
         outcomes = client.add_events({name: events for name, events in batch.items() if events})
         refused = [reason for reasons in outcomes.values() for reason in reasons if reason is not None]
         if refused:
-            raise ProtocolError(f"the service refused {len(refused)} sample events of {day}: {refused[0]}")
+            raise UnreadableAnswerError(f"the service refused {len(refused)} sample events of {day}: {refused[0]}")
         loaded += sum(len(events) for events in batch.values())
     return loaded

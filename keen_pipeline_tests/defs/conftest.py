@@ -37,6 +37,13 @@ def events_of(name: str, day: str, number: int) -> list[dict[str, Any]]:
     ]
 
 
+def counts_of(ledger: SqlLedger) -> dict[str, int]:
+    """How many attempts a ledger holds by status."""
+    query = sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status)
+    with ledger.engine.connect() as connection:
+        return {row[0]: row[1] for row in connection.execute(query)}
+
+
 @dataclass
 class Place:
     """Definitions, their instance, and what they work on."""
@@ -70,9 +77,7 @@ class Place:
 
     def counts(self) -> dict[str, int]:
         """How many attempts there are by status."""
-        query = sa.select(entries.c.status, sa.func.count()).group_by(entries.c.status)
-        with self.ledger.engine.connect() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return counts_of(self.ledger)
 
     def materialized(self, key: str) -> list[str]:
         """Partitions by the materializations in the event log, each as often as it was reported."""

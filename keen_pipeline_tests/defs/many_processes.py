@@ -17,21 +17,19 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from keen_pipeline.pipeline.adapters import open_client, open_ledger, open_pipeline
-
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import RetryableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.pipeline import Landed, Pipeline, land
-from keen_pipeline.pipeline.context import new_owner
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client, open_ledger, open_pipeline, scope_of
 from keen_pipeline_tests.skewed import set_this_hosts_clock
 
 _REST_SECONDS = 0.2
 
 
 def sensor(folder: Path) -> None:
-    """Tick after tick of `extraction_status`; each landing run it asks for becomes a file that one process takes."""
+    """Tick after tick of `keen_extraction_status`; each landing run it asks for becomes a file that one process takes."""
     import dagster as dg
 
     from keen_pipeline import build_keen_definitions
@@ -39,7 +37,7 @@ def sensor(folder: Path) -> None:
     path = Settings.from_environment().collections_file
     assert path is not None
     defs = build_keen_definitions(read_collections_file(path))
-    definition = defs.resolve_sensor_def("extraction_status")
+    definition = defs.resolve_sensor_def("keen_extraction_status")
     assert defs.resources is not None
     resources = {name: defs.resources[name] for name in ("keen", "keen_ledger", "keen_destination")}
     with dg.DagsterInstance.ephemeral() as instance:
@@ -56,30 +54,33 @@ def landing(folder: Path) -> None:
     """Take what a sensor dispatched, or whatever is finished: all landing processes reach for the same."""
     pipeline = open_pipeline(Settings.from_environment())
     while not (folder / "stop").exists():
-        _land(pipeline, *_dispatched(folder), folder)
-        _land(pipeline, [e.entry_id for e in pipeline.ledger.open_entries()], new_owner(), folder)
+        _land(pipeline, _dispatched(folder), folder)
+        _land(pipeline, [e.entry_id for e in pipeline.ledger.open_entries()], folder)
         time.sleep(_REST_SECONDS)
 
 
-def _dispatched(folder: Path) -> tuple[list[int], str]:
+def _dispatched(folder: Path) -> list[int]:
     for path in (folder / "dispatched").glob("*.json"):
         mine = path.with_suffix(".taken")
         try:
             path.rename(mine)
         except FileNotFoundError:
             continue  # another process was quicker
-        config = json.loads(mine.read_text())
-        return config["entry_ids"], config["claim"]
-    return [], new_owner()
+        entry_ids: list[int] = json.loads(mine.read_text())["entry_ids"]
+        return entry_ids
+    return []
 
 
-def _land(pipeline: Pipeline, entry_ids: list[int], owner: str, folder: Path) -> None:
-    entries = [e for e in pipeline.ledger.entries(entry_ids) if e.status is Status.COMPLETE]
-    for outcome in land(pipeline, entries, owner) if entries else ():
-        if isinstance(outcome, Landed):
-            # A second landing of the same entry finds the file and ends this process.
-            (folder / "landed" / str(outcome.entry.entry_id)).touch(exist_ok=False)
-            pipeline.ledger.reported([outcome.entry.entry_id])
+def _land(pipeline: Pipeline, entry_ids: list[int], folder: Path) -> None:
+    complete = [e.entry_id for e in pipeline.ledger.entries(entry_ids) if e.status is Status.COMPLETE]
+    if not complete:
+        return
+    with pipeline.working("landing") as worker:
+        for outcome in land(pipeline, complete, worker):
+            if isinstance(outcome, Landed):
+                # A second landing of the same entry finds the file and ends this process.
+                (folder / "landed" / str(outcome.entry.entry_id)).touch(exist_ok=False)
+                pipeline.ledger.reported([outcome.entry.entry_id])
 
 
 def ask(folder: Path) -> None:
@@ -87,7 +88,7 @@ def ask(folder: Path) -> None:
     settings = Settings.from_environment()
     assert settings.collections_file is not None
     [name, *_] = [c.name for c in read_collections_file(settings.collections_file)]
-    with open_client(settings, open_ledger(settings.ledger_url), total_timeout=8.0) as client:
+    with open_client(settings, open_ledger(settings.ledger_url, scope_of(settings)), total_timeout=8.0) as client:
         while not (folder / "stop").exists():
             try:
                 client.list_extractions(name)

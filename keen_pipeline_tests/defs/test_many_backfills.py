@@ -13,7 +13,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from keen_pipeline.extraction import Status
 from keen_pipeline_tests.defs.test_many_processes import AHEAD_SECONDS, FIRST, NAMES, MakePlace, Place
 from keen_pipeline_tests.defs.test_many_processes import make_place as make_place
 from keen_pipeline_tests.postgres import deadlocks
@@ -56,7 +55,7 @@ def backfills(place: Place, ranges: Sequence[tuple[int, int]]) -> Iterator[list[
 
 
 def landed(place: Place) -> int:
-    return place.ledger.summary().counts.get(Status.LANDED, 0)
+    return place.counts().get("landed", 0)
 
 
 def materialized(place: Place) -> dict[str, set[str | None]]:

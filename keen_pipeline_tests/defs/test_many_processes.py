@@ -29,7 +29,9 @@ from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.ports import SystemClock
+from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.service import embedded
+from keen_pipeline_tests.defs.conftest import counts_of
 
 NAMES = ("purchases", "logins", "pageviews", "refunds", "visits")
 FIRST, DAYS = date(2026, 1, 1), 100
@@ -74,6 +76,10 @@ class Place:
                 *arguments,
             ]
             return subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+
+    def counts(self) -> dict[str, int]:
+        """How many attempts there are by status."""
+        return counts_of(self.ledger)
 
     def trouble(self, role: str) -> str:
         """What a role's processes logged from the first error on; all of the log's end where there is none."""
@@ -149,7 +155,8 @@ def make_place(tmp_path: Path, postgres_url: str) -> Iterator[MakePlace]:
                 "KEEN_PIPELINE_COLLECTIONS": str(tmp_path / "collections.yaml"),
                 "KEEN_PIPELINE_REQUESTS_PER_MINUTE": str(limit),
             }
-            return Place(tmp_path, env, endpoint, SqlLedger(engine), collections)
+            scope = Scope(source_of(endpoint.base_url, endpoint.project_id), str(tmp_path / "landing"))
+            return Place(tmp_path, env, endpoint, SqlLedger(engine, scope), collections)
 
         yield make
 
@@ -188,7 +195,7 @@ def test_five_hundred_extractions_land_once_each_by_two_sensors_and_four_landing
     place = make_place(limit)
     last = FIRST + timedelta(days=DAYS - 1)
     requests = [
-        partition_request(c, p, str(place.folder / "landing"))
+        partition_request(c, p)
         for c in place.collections
         for p in partition_range(c, FIRST.isoformat(), last.isoformat(), SystemClock().now())
     ]
@@ -196,12 +203,12 @@ def test_five_hundred_extractions_land_once_each_by_two_sensors_and_four_landing
     place.ledger.request(requests)
     with place.running(["sensor"] * 2 + ["land"] * 4) as check:
         deadline = time.monotonic() + 120
-        while place.ledger.open_entries() or place.ledger.summary().unreported:
+        while place.ledger.open_entries() or place.ledger.outbox():
             check()
-            assert time.monotonic() < deadline, place.ledger.summary().counts
+            assert time.monotonic() < deadline, place.counts()
             time.sleep(0.5)
     assert place.counts() == {"landed": 500}
-    assert place.ledger.summary().orphans == 0
+    assert place.ledger.orphans() == 0
     assert len(list((place.folder / "landed").iterdir())) == 500
     accesses = place.accesses()
     submitted = [a for a in accesses if a.method == "POST" and a.path.endswith("/_extract")]
@@ -211,8 +218,9 @@ def test_five_hundred_extractions_land_once_each_by_two_sensors_and_four_landing
     assert most_in_a_minute(accesses) <= limit
     assert {a.status for a in accesses} == {200}
     for request in requests:
-        assert Path(request.target).read_text().endswith(f'"{request.partition_key}",{request.collection}\n')
-        assert Path(request.target).read_text().count("\n") == 2
+        text = (place.folder / "landing" / request.path).read_text()
+        assert text.endswith(f'"{request.partition_key}",{request.collection}\n')
+        assert text.count("\n") == 2
 
 
 @pytest.mark.timeout(300)

@@ -13,7 +13,9 @@ from keen_pipeline.collection import Encoding
 from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.transfer import download
+from keen_pipeline.ports import ResultsStream
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
+from keen_pipeline_tests.unit.scripted_api import _Body
 
 KEY = "read-key-5f1d"
 
@@ -66,3 +68,13 @@ def example(records: int = 8000) -> bytes:
     """A CSV of `records` records with commas, quotes and line ends in fields, and a few bytes that are no ASCII."""
     lines = (f'{n},"Straße {n}, ""Köln""",{n * 7 % 100}.50,"two\r\nlines"\r\n' for n in range(records))
     return ("keen.id,user.address,amount,note\r\n" + "".join(lines)).encode()
+
+
+class BytesSource:
+    """A ResultsSource of bytes, for what has no transfer to test."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
+        return _Body(self._data)

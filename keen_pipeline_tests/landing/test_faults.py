@@ -14,16 +14,16 @@ from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import (
     ConfigurationError,
     KeenPipelineError,
-    ProtocolError,
     RateLimitedError,
     RequestRejectedError,
     ResultsExpiredError,
     ServiceUnavailableError,
     TransferError,
+    UnreadableAnswerError,
     VerificationError,
 )
 from keen_pipeline.landing.transfer import download
-from keen_pipeline_tests import faults
+from keen_pipeline_tests import faults, wire_faults
 from keen_pipeline_tests.faults import Behaviour, FaultServer
 from keen_pipeline_tests.landing.conftest import KEY, Lander, example
 
@@ -68,6 +68,9 @@ RECOVERED: dict[str, Sequence[Behaviour]] = {
     "gzip cut, then plain": [faults.gzipped(after=3000), WHOLE],
     "expired with 403": [faults.status(403), WHOLE],
     "expired with 410 in the middle": [faults.cut(100_000), faults.status(410), WHOLE],
+    "a web page once": [faults.page(), WHOLE],
+    "an error document in the middle": [faults.cut(100_000), faults.document({"message": "busy"}), WHOLE],
+    "cut, and the rest of a changed file": [faults.cut(100_000), wire_faults.rest_of_another(100_000), WHOLE],
     "redirected once": [faults.redirect("/results/other"), WHOLE],
 }
 
@@ -84,14 +87,27 @@ REFUSED: dict[str, tuple[Sequence[Behaviour], type[KeenPipelineError]]] = {
     "always damaged gzip": ([faults.gzipped(damage=5000)], TransferError),
     "always truncated gzip": ([faults.gzipped(lost=4)], TransferError),
     "always expired": ([faults.status(404)], ResultsExpiredError),
-    "a web page": ([faults.page()], VerificationError),
+    "a web page": ([faults.page()], UnreadableAnswerError),
     "undelimited, cut in a quoted field": ([faults.undelimited(example().index(b'"two') + 3)], VerificationError),
     "undelimited, cut in a record": ([faults.undelimited(example().index(b"\n7,") + 2)], VerificationError),
-    "a redirect loop": ([faults.redirect("/results/again")], ProtocolError),
-    "a redirect to a file": ([faults.redirect("file:///etc/passwd")], ProtocolError),
-    "400": ([faults.status(400, b"no")], RequestRejectedError),
-    "an encoding nobody asked for": ([faults.status(200, b"x", Content_Encoding="br")], ProtocolError),
+    "a redirect loop": ([faults.redirect("/results/again")], UnreadableAnswerError),
+    "a redirect to a file": ([faults.redirect("file:///etc/passwd")], UnreadableAnswerError),
+    "400": ([faults.document({"message": "no"}, 400)], RequestRejectedError),
+    "400 of nobody": ([faults.status(400, b"no")], UnreadableAnswerError),
+    "an encoding nobody asked for": ([faults.status(200, b"x", Content_Encoding="br")], UnreadableAnswerError),
     "a bomb": ([faults.gzip_bomb(30_000_000)], VerificationError),
+    "an error document": ([faults.document({"message": "the disk is full"})], UnreadableAnswerError),
+    "plain words": ([faults.status(200, b"the disk is full")], UnreadableAnswerError),
+    "a paragraph": ([faults.status(200, b"<p>the disk is full</p>")], UnreadableAnswerError),
+    "a redirect to what is no URL": ([faults.redirect("http://[::1")], UnreadableAnswerError),
+    "a redirect to credentials": ([faults.redirect("http://169.254.169.254/latest")], ConfigurationError),
+    "a head without an end": ([wire_faults.head_drip(0.05)], TransferError),
+    "100 Continue without an end": ([wire_faults.endless_continue()], TransferError),
+    "no HTTP": ([wire_faults.raw(b"SSH-2.0-OpenSSH\r\n")], TransferError),
+    "a chunk's length in letters": (
+        [wire_faults.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz")],
+        TransferError,
+    ),
 }
 
 
@@ -101,6 +117,7 @@ def quick(lander: Lander, monkeypatch: pytest.MonkeyPatch) -> Lander:
     lander.read_timeout = 0.3
     lander.transfer_timeout = 0.6
     monkeypatch.setattr(download, "MOST_CONNECTIONS", 6)
+    monkeypatch.setattr(download, "MOST_FAILURES", 3)
     (lander.root / "purchases").mkdir(parents=True)
     target(lander).write_bytes(OLD)
     return lander

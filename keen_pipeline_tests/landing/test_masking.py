@@ -19,8 +19,7 @@ from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.masking import Masker
-from keen_pipeline.ports import ResultsStream
-from keen_pipeline_tests.unit.scripted_api import _Body
+from keen_pipeline_tests.landing.conftest import BytesSource
 
 KEY = b"a key of the tests, 32 bytes long"
 HASH, DROP, MASK = MaskMethod.HASH, MaskMethod.DROP, MaskMethod.MASK
@@ -99,8 +98,21 @@ def test_without_a_mask_for_its_columns_a_file_is_as_it_came() -> None:
     assert (out, masker.absent, masker.masked) == (data, ("body:phone",), {})
 
 
+def test_what_is_no_value_for_parquet_is_none_for_a_mask() -> None:
+    data = b'a,b,c\nnull,null,null\n"null","null","null"\n,,\n"","",""\nNULL,null ,x\n'
+    out, _ = run(data, {"a": MASK, "b": HASH})
+    one, two, three = (hashed(text) for text in ("null", "", "null "))
+    rows = ["a,b,c", "null,null,null", f'***,{one},"null"', ",,", f'***,{two},""', f"***,{three},x"]
+    assert out.decode().splitlines() == rows
+
+
 def test_the_last_cell_of_a_record_is_never_an_empty_line() -> None:
     assert run(b"a,b\n1,\n2,x\n", {"a": DROP})[0] == b'b\n""\nx\n'
+
+
+def test_columns_that_are_dropped_take_no_other_with_them() -> None:
+    out, masker = run(b"a,b,c,a\n1,2,3,4\n", {"a": DROP, "b": DROP})
+    assert (out, masker.columns) == (b"c\n3\n", ("c",))
 
 
 def test_equal_values_join_under_one_key_and_not_under_another() -> None:
@@ -137,7 +149,7 @@ def test_a_landing_is_masked_and_proven_of_what_came_in_every_encoding(tmp_path:
     data = b"".join([b"id,body:email\n", *(b"%d,person%d@example.com\n" % (n, n) for n in range(60_000))])
     place = FileDestination(str(tmp_path))
     target = place.target_uri("purchases", "2026-01-01", encoding)
-    found = place.land(_Source(data), target, extraction_id="e1", types={"id": "num"}, mask={"body:email": HASH}, mask_key=KEY)
+    found = place.land(BytesSource(data), target, extraction_id="e1", types={"id": "num"}, mask={"body:email": HASH}, mask_key=KEY)
     assert (found.sha256, found.bytes, found.records) == (hashlib.sha256(data).hexdigest(), len(data), 60_000)
     assert (found.columns, found.masked, found.property_types) == (("id", "body:email"), {"body:email": "hash"}, ("num", ""))
     with place.open(target) as file:
@@ -149,7 +161,7 @@ def test_what_is_kept_aside_is_masked_too(tmp_path: Path) -> None:
     place = FileDestination(str(tmp_path))
     target = place.target_uri("purchases", "2026-01-01")
     with pytest.raises(VerificationError, match="record 2 has 1 columns"):
-        place.land(_Source(b"id,email\n1,a@b.c\na@b.c\n3,a@b.c\n"), target, extraction_id="e1", mask={"email": MASK})
+        place.land(BytesSource(b"id,email\n1,a@b.c\na@b.c\n3,a@b.c\n"), target, extraction_id="e1", mask={"email": MASK})
     [kept] = (tmp_path / "_quarantine").rglob("*.csv")
     assert kept.read_bytes() == b"id,email\n1,***\n"
     assert "a@b.c" not in kept.with_name(kept.name + ".reason.txt").read_text()
@@ -169,13 +181,3 @@ def _emails(stored: bytes, encoding: Encoding) -> list[str]:
 
         stored = zstd.decompress(stored)
     return [row["body:email"] for row in csv.DictReader(io.StringIO(stored.decode()))]
-
-
-class _Source:
-    """A ResultsSource of bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
-        return _Body(self._data)

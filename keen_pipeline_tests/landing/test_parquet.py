@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -19,14 +21,15 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from keen_pipeline import build_keen_definitions
-from keen_pipeline.collection import Collection, Encoding
+from keen_pipeline.collection import Collection, Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.verify import CsvVerifier
-from keen_pipeline.landing.parquet import blocks as parquet_blocks
-from keen_pipeline.landing.parquet import file as parquet_file
+from keen_pipeline.landing.parquet import source as parquet_source
+from keen_pipeline.landing.parquet import write as parquet_write
 from keen_pipeline.landing.parquet.convert import Conversion
-from keen_pipeline.landing.parquet.feed import Facts
+from keen_pipeline.landing.parquet.source import Facts
+from keen_pipeline.landing.parquet.types import wider
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
 
@@ -44,17 +47,23 @@ CELLS = st.one_of(
 )
 
 
-def converted(data: bytes, types: Mapping[str, str]) -> tuple[pa.Table, tuple[str, ...]]:
+def made(data: bytes, types: Mapping[str, str], earlier: Mapping[str, str] | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """The Parquet file of a CSV, and what its columns' types are said to be."""
     verifier = CsvVerifier()
     verifier.feed(data)
     verifier.finish()
     target = io.BytesIO()
     facts = Facts(verifier.columns, verifier.records, len(data), hashlib.sha256(data).hexdigest())
-    with Conversion(target, types) as conversion:
+    with Conversion(target, types, earlier) as conversion:
         conversion.body.write(data)
         column_types = conversion.finish(facts)
-    table = parquet.read_table(io.BytesIO(target.getvalue()))
-    assert column_types == tuple(str(field.type) for field in table.schema)
+    return target.getvalue(), column_types
+
+
+def converted(data: bytes, types: Mapping[str, str]) -> tuple[pa.Table, tuple[str, ...]]:
+    file, column_types = made(data, types)
+    table = parquet.read_table(io.BytesIO(file))
+    assert column_types == tuple(str(field.type) for field in table.schema)[: len(column_types)]
     return table, tuple(json.loads((table.schema.metadata or {})[b"keen_pipeline.text_columns"]))
 
 
@@ -112,7 +121,7 @@ def test_any_csv_has_the_values_that_python_reads(
     body = b"n,s\n" + b"".join(first + b"," + second + end for first, second, end in rows)
     body = body if ended else body.rstrip(b"\r\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet_blocks, "BLOCK_BYTES", block)
+        patch.setattr(parquet_source, "BLOCK_BYTES", block)
         table, _ = converted(b"\xef\xbb\xbf" + body if bom else body, {"n": "num"})
     # One character a byte, since a cell may be no text.
     expected = list(csv.reader(io.StringIO(body.decode("latin-1"), newline="")))[1:]
@@ -148,7 +157,23 @@ def test_null_of_json_is_null_and_leaves_its_column_typed() -> None:
     assert (table.to_pylist(), text) == ([{"n": 1.0, "s": None}, {"n": None, "s": "null"}], ())
 
 
-@pytest.mark.parametrize("cell", ["007", "9007199254740993", "nan", "1e999", '""', "one", "0x10", " 1"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "007",
+        "9007199254740993",
+        "9007199254740994",
+        "-18014398509481984",
+        "nan",
+        "1e400",
+        '""',
+        "one",
+        "0x10",
+        " 1",
+        "1.2.3",
+        "0.12345678901234567890",
+    ],
+)
 def test_number_that_a_double_does_not_keep_leaves_its_column_text(cell: str) -> None:
     table, text = converted(f"n,s\n1,a\n{cell},b\n".encode(), TYPES)
     assert text == ("n",)
@@ -160,13 +185,81 @@ def test_doubles_of_seventeen_digits_are_numbers() -> None:
     assert (table.column("n").to_pylist(), text) == ([0.1 + 0.2, 1e-7], ())
 
 
+def test_whole_numbers_up_to_2_to_53_are_numbers() -> None:
+    table, text = converted(b"n,s\n9007199254740992,a\n-9007199254740991,b\n1e300,c\n", TYPES)
+    assert (table.column("n").to_pylist(), text) == ([2.0**53, -(2.0**53 - 1), 1e300], ())
+
+
+@pytest.mark.parametrize(
+    "cell", ["0000-12-31T23:59:59.999Z", "10000-01-01T00:00:00.000Z", "2026-01-31T08:00:00+02:00", "2026-02-30T08:00:00Z"]
+)
+def test_instant_that_readers_cannot_show_leaves_its_column_text(cell: str) -> None:
+    first = "0001-01-01T00:00:00.000Z"
+    table, text = converted(f"t,s\n{first},a\n9999-12-31T23:59:59.999Z,b\n".encode(), TYPES)
+    assert (text, table.column("t").to_pylist()[0]) == ((), datetime(1, 1, 1, tzinfo=timezone.utc))
+    table, text = converted(f"t,s\n{first},a\n{cell},b\n".encode(), TYPES)
+    assert (text, table.column("t").to_pylist()) == (("t",), [first, cell])
+
+
+ROWS = {
+    "num": ["1", "9007199254740993"],
+    "bool": ["true", "yes"],
+    "datetime": ["2026-01-31T08:00:00.000Z", "0000-01-01T00:00:00.000Z"],
+}
+RANK = {"string": 1, "binary": 2}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["num", "bool", "datetime", "string", ""]), st.sampled_from([0, 1, 2])), min_size=1, max_size=5
+    )
+)
+def test_column_never_gets_narrower_from_file_to_file(days: list[tuple[str, int]]) -> None:
+    earlier: dict[str, str] = {}
+    seen: list[str] = []
+    for keens_type, which in days:
+        cell = b"\xff" if which == 2 else ROWS.get(keens_type, ["a", "b"])[which].encode()
+        file, (word, _) = made(b"n,s\n" + cell + b",x\n", {"n": keens_type}, earlier)
+        [value] = parquet.read_table(io.BytesIO(file)).column("n").to_pylist()
+        if word in RANK:
+            assert value == (cell if word == "binary" else cell.decode())
+        earlier["n"] = wider(earlier.get("n", word), word)
+        assert earlier["n"] == word  # the rule needs no look at what lies between
+        seen.append(word)
+    assert [RANK.get(word, 0) for word in seen] == sorted(RANK.get(word, 0) for word in seen)
+    assert len(set(seen)) <= 3
+
+
+def test_type_of_a_folder_is_one_after_it_has_widened(tmp_path: Path) -> None:
+    days = [b"n,s\n9007199254740993,a\n", b"n,s\n5,b\n", b"n,s\n1e400,c\n"]
+    earlier: dict[str, str] = {}
+    for number, data in enumerate(days):
+        file, words = made(data, TYPES, earlier)
+        (tmp_path / f"{number}.parquet").write_bytes(file)
+        earlier = dict(zip(["n", "s"], words, strict=True))
+    digits = ["9007199254740993", "5", "1e400"]
+    found = duckdb.sql(f"SELECT n FROM read_parquet('{tmp_path}/*.parquet', filename = true) ORDER BY filename").fetchall()
+    assert [row[0] for row in found] == digits
+    assert polars.read_parquet(tmp_path / "*.parquet")["n"].to_list() == digits
+
+
+def test_folder_from_before_and_after_has_every_digit_when_its_types_are_united(tmp_path: Path) -> None:
+    first, (narrow, _) = made(b"n,s\n5,b\n", TYPES)
+    second, (wide, _) = made(b"n,s\n9007199254740993,a\n", TYPES, {"n": narrow})
+    assert (narrow, wide, wider(narrow, wide), wider(wide, narrow)) == ("double", "string", "string", "string")
+    for name, file in (("1", first), ("2", second)):
+        (tmp_path / f"{name}.parquet").write_bytes(file)
+    found = duckdb.sql(f"SELECT n FROM read_parquet('{tmp_path}/*.parquet', union_by_name = true) ORDER BY s").fetchall()
+    assert [row[0] for row in found] == ["9007199254740993", "5.0"]
+
+
 def test_bytes_that_are_no_utf8_are_kept() -> None:
     table, text = converted(b"n,s\n1,\xff\xfe\n2,a\n", TYPES)
     assert (table.column("s").to_pylist(), table.column("n").to_pylist(), text) == ([b"\xff\xfe", b"a"], [1.0, 2.0], ("s",))
 
 
 def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 64)
     cells = ["x" * number + "\r\n\r\r\n" + "y" * (number * 7 % 11) for number in range(30)]
     data = "n,s\r\n" + "".join(f'1,"{cell}"\r\n' for cell in cells)
     table, _ = converted(data.encode(), TYPES)
@@ -176,7 +269,7 @@ def test_no_line_end_within_quotes_is_lost_between_two_blocks(monkeypatch: pytes
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("block", [700, 1 << 20])
 def test_a_few_odd_records_among_many_plain_ones(monkeypatch: pytest.MonkeyPatch, end: str, block: int) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", block)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", block)
     cells = ['5" pipe' if number % 97 == 0 else "\xff" if number == 1500 else f"plain {number}" for number in range(3000)]
     data = f"n,s{end}" + "".join(f"{number},{cell}{end}" for number, cell in enumerate(cells))
     table, text = converted(data.encode("latin-1"), TYPES)
@@ -186,15 +279,15 @@ def test_a_few_odd_records_among_many_plain_ones(monkeypatch: pytest.MonkeyPatch
 
 
 def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 16)
-    monkeypatch.setattr(parquet_blocks, "LONGEST_BLOCK_BYTES", 4096)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(parquet_source, "LONGEST_BLOCK_BYTES", 4096)
     with pytest.raises(ConfigurationError, match="use encoding csv for this collection"):
         converted(b"n,s\n1," + b"x" * 9000 + b"\n", TYPES)
 
 
 def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(parquet_file, "ROW_GROUP_RECORDS", 500)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 4102)  # the last line end in a block is one in quotes
+    monkeypatch.setattr(parquet_write, "ROW_GROUP_RECORDS", 500)
     data = b"n,s\n" + b'1,"x,\n"\n' * 5000 + b"x,y\n"
     table, text = converted(data, TYPES)
     assert text == ("n",)
@@ -202,10 +295,28 @@ def test_misfit_in_the_last_row_group_begins_the_file_anew(monkeypatch: pytest.M
     assert table.column("s").to_pylist() == ["x,\n"] * 5000 + ["y"]
 
 
-@pytest.mark.parametrize("data", [b"", b"a,a\n", b"a,b"])
-def test_no_events_are_no_rows(data: bytes) -> None:
-    table, text = converted(data, {})
-    assert (table.num_rows, text) == (0, ())
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (b"", ["header:timestamp", "n", "s"]),
+        (b"s,s\r\n", ["s", "s#2", "header:timestamp", "n"]),
+        (b'\xef\xbb\xbf"header:timestamp"', ["header:timestamp", "n", "s"]),
+    ],
+)
+def test_file_without_events_has_the_collections_columns(tmp_path: Path, data: bytes, names: list[str]) -> None:
+    types = {"s": "string", "n": "num", "header:timestamp": "datetime"}
+    file, words = made(data, types, {"n": "string"})
+    (tmp_path / "1.parquet").write_bytes(file)
+    table = parquet.read_table(tmp_path / "1.parquet")
+    kinds = {"n": "string", "header:timestamp": "timestamp[us, tz=UTC]"}
+    assert [(field.name, str(field.type)) for field in table.schema] == [(name, kinds.get(name, "string")) for name in names]
+    assert (table.num_rows, len(words)) == (0, data.count(b",") + 1 if data else 0)
+    assert duckdb.sql(f"SELECT * FROM read_parquet('{tmp_path}/1.parquet')").columns == names
+
+
+def test_file_of_a_collection_without_known_columns_is_readable(tmp_path: Path) -> None:
+    (tmp_path / "1.parquet").write_bytes(made(b"", {})[0])
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/1.parquet')").fetchall() == [(0,)]
 
 
 def test_two_columns_of_one_name_stay_two() -> None:
@@ -234,6 +345,34 @@ def test_types_reach_the_landed_file(lander: Lander) -> None:
     landing = destination.land(lander.source(), target, extraction_id="e1", types=types)
     assert landing.column_types == ("double", "string", "double", "string")
     assert [str(field.type) for field in parquet.read_schema(landing.uri)] == list(landing.column_types)
+
+
+def test_earlier_types_and_masks_reach_the_landed_file(lander: Lander) -> None:
+    lander.server.results = [faults.whole()]
+    destination = lander.destination(Encoding.PARQUET)
+    landing = destination.land(
+        lander.source(),
+        destination.target_uri("purchases", "2026-01-01"),
+        extraction_id="e1",
+        types={"keen.id": "num", "amount": "num"},
+        earlier_types={"amount": "string", "note": "binary"},
+        mask={"keen.id": MaskMethod.MASK},
+    )
+    assert landing.column_types == ("string", "string", "string", "binary")
+    assert json.loads(parquet.read_metadata(landing.uri).metadata[b"keen_pipeline.text_columns"]) == ["amount", "note"]
+
+
+def test_dropped_column_is_not_in_a_file_without_events(lander: Lander) -> None:
+    lander.server.body = b"keen.id,amount\r\n"
+    lander.server.results = [faults.whole()]
+    destination = lander.destination(Encoding.PARQUET)
+    target = destination.target_uri("purchases", "2026-01-01")
+    types, mask = {"amount": "num", "email": "string", "n": "num"}, {"amount": MaskMethod.DROP, "email": MaskMethod.DROP}
+    landing = destination.land(
+        lander.source(), target, extraction_id="e1", types=types, mask=mask, earlier_types={"email": "string"}
+    )
+    assert (landing.columns, landing.column_types) == (("keen.id",), ("string",))
+    assert parquet.read_schema(target).names == ["keen.id", "n"]
 
 
 def test_refused_file_is_kept_aside_as_the_csv_that_came(lander: Lander) -> None:

@@ -13,8 +13,8 @@ from pyarrow import parquet
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, TransferError, VerificationError
-from keen_pipeline.landing.parquet import blocks as parquet_blocks
 from keen_pipeline.landing.parquet import convert as ours
+from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.storages import local
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.faults import Behaviour
@@ -30,7 +30,7 @@ def early(lander: Lander, monkeypatch: pytest.MonkeyPatch) -> Lander:
     """Conversions begin when a few blocks have come."""
     assert len(BODY) > 8 * EARLY
     monkeypatch.setattr(ours, "EARLY_BYTES", EARLY)
-    monkeypatch.setattr(parquet_blocks, "BLOCK_BYTES", 32 * 1024)
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 32 * 1024)
     lander.server.body = BODY
     return lander
 
@@ -115,12 +115,33 @@ def test_transfer_that_is_given_up_leaves_the_older_file(early: Lander) -> None:
     assert not at_work()
 
 
-def test_disk_that_is_full_ends_the_landing(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_destination_that_is_full_is_the_one_named(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = local.StagedFile.write
+
+    def full(self: local.StagedFile, data: object) -> int:
+        if isinstance(self, parquet_source.CsvBody):
+            return whole(self, data)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(local.StagedFile, "write", full)
+    with pytest.raises(ConfigurationError, match=r"the destination \S+ can't be written \(No space left on device\)"):
+        early.land([faults.whole()], Encoding.PARQUET)
+    assert not at_work()
+
+
+def test_missing_temporary_folder_is_named(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(ConfigurationError, match=r"temporary folder can't be written \(No such file or directory\)"):
+        early.land([faults.whole()], Encoding.PARQUET)
+
+
+def test_temporary_folder_that_is_full_ends_the_landing(early: Lander, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: local.StagedFile, data: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(local.StagedFile, "write", full)
-    with pytest.raises(ConfigurationError, match="No space left on device"):
+    with pytest.raises(ConfigurationError, match=r"temporary folder can't be written \(No space left on device\)") as raised:
         early.land([faults.whole()], Encoding.PARQUET)
+    assert "destination" not in str(raised.value)
     assert not target(early).exists()
     assert not at_work()

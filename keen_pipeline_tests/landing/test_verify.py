@@ -1,4 +1,4 @@
-"""The streamed verifier says what Python's csv says of the whole, whatever the chunks, or both refuse."""
+"""The grammar is that of Python's csv, whatever the chunks: verifier and records say what it says of the whole, or all refuse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.errors import VerificationError
-from keen_pipeline.landing.csv import verify
-from keen_pipeline.landing.csv.records import raw_record
-from keen_pipeline.landing.csv.verify import CsvVerifier, parse_header
+from keen_pipeline.landing.csv import grammar
+from keen_pipeline.landing.csv.grammar import RecordReader, column_names, value_of
+from keen_pipeline.landing.csv.verify import CsvVerifier
 
 Answer = tuple[tuple[str, ...], int]
 BOM = b"\xef\xbb\xbf"
@@ -55,17 +55,23 @@ def documents(draw: st.DrawFn) -> bytes:
     return draw(st.sampled_from([b"", b"", BOM])) + body
 
 
-def reference(data: bytes) -> Answer | None:
-    """Python's csv, strict, over the whole; None where it or the rule of equal columns refuses."""
-    # NUL goes as another ordinary character: Python 3.10's csv refuses it, newer ones take it as it is taken here.
-    text = data.removeprefix(BOM).decode("latin-1").replace("\x00", "\u2400")
+def pythons(data: bytes) -> list[list[str]] | None:
+    """The rows of Python's csv, one character a byte; None where it refuses."""
+    text = data.removeprefix(BOM).decode("latin-1")
     before = csv.field_size_limit(2**31 - 1)
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        return list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error:
         return None
     finally:
         csv.field_size_limit(before)
+
+
+def reference(data: bytes) -> Answer | None:
+    """Python's csv, strict, over the whole; None where it or the rule of equal columns refuses."""
+    rows = pythons(data)
+    if rows is None:
+        return None
     if not rows:
         return (), 0
     if not rows[0] or any(len(row) != len(rows[0]) for row in rows):
@@ -76,10 +82,9 @@ def reference(data: bytes) -> Answer | None:
 def streamed(data: bytes, cuts: list[int], *, mutable: bool = False) -> Answer | None:
     """The verifier's answer over `data` fed in the pieces that `cuts` make."""
     verifier = CsvVerifier()
-    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     try:
-        for start, end in pairwise(bounds):
-            verifier.feed(bytearray(data[start:end]) if mutable else data[start:end])
+        for piece in in_pieces(data, cuts):
+            verifier.feed(bytearray(piece) if mutable else piece)
         verifier.finish()
     except VerificationError:
         return None
@@ -88,11 +93,37 @@ def streamed(data: bytes, cuts: list[int], *, mutable: bool = False) -> Answer |
 
 def readable(columns: tuple[str, ...]) -> tuple[str, ...]:
     """The reference's header in the verifier's spelling."""
-    originals = (column.replace("\u2400", "\x00").encode("latin-1") for column in columns)
+    originals = (column.encode("latin-1") for column in columns)
     return tuple(column.decode("utf-8", "backslashreplace").replace("\x00", "\\x00") for column in originals)
 
 
+def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    """`data` in the pieces that `cuts` make."""
+    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in pairwise(bounds)]
+
+
+def records_of(data: bytes, cuts: list[int]) -> list[list[str]] | None:
+    """The values of all records, one character a byte; None where the grammar refuses. Cells and line ends are the bytes."""
+    reader, rows, written = RecordReader(), [], b""
+    try:
+        for piece in [*in_pieces(data, cuts), None]:
+            reader.end() if piece is None else reader.add(piece)
+            for cells, ending in reader:
+                rows.append([value_of(cell).decode("latin-1") for cell in cells])
+                written += b",".join(cells) + ending
+                assert reader.offset == len(reader.bom + written)
+    except VerificationError:
+        return None
+    assert reader.bom + written == data
+    return rows
+
+
 def assert_equal(data: bytes, cuts: list[int], *, mutable: bool = False) -> None:
+    rows = pythons(data)
+    found = records_of(data, cuts)
+    # An empty first line is refused by the grammar, which knows a header.
+    assert found == (None if rows and not rows[0] else rows)
     expected = reference(data)
     answer = streamed(data, cuts, mutable=mutable)
     assert answer == (None if expected is None else (readable(expected[0]), expected[1]))
@@ -101,7 +132,7 @@ def assert_equal(data: bytes, cuts: list[int], *, mutable: bool = False) -> None
 @pytest.fixture(params=[3, 1024], ids=["header at once", "header held for 1 KiB"], autouse=True)
 def sniffed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 3 bytes to sniff (a byte order mark), small documents reach the fast way too, not only large ones."""
-    monkeypatch.setattr(verify, "_SNIFFED_BYTES", request.param)
+    monkeypatch.setattr(grammar, "SNIFFED_BYTES", request.param)
 
 
 @settings(max_examples=600, deadline=None)
@@ -132,18 +163,21 @@ def test_any_bytes_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int]) 
 @example(data=b"a,b\n,\r\n,c\r", cuts=[4, 6])
 def test_whole_records_end_where_one_after_the_other_is_seen_to(data: bytes, cuts: list[int]) -> None:
     data = data.removeprefix(BOM)
-    whole, width = 0, 0
-    while whole < len(data) and (found := raw_record(data, whole, last=False)) is not None:
-        width = width or len(found[0])
-        whole = found[2]
-    verifier = CsvVerifier(("column",) * max(width, 1))
-    bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    reader, whole, width = RecordReader(), 0, 0
+    reader.add(data)
     try:
-        for start, end in pairwise(bounds):
-            verifier.feed(data[start:end])
+        while (record := reader.next()) is not None:
+            width = width or len(record[0])
+            whole = reader.offset
+    except VerificationError:
+        pass
+    verifier = CsvVerifier(("column",) * max(width, 1))
+    try:
+        for piece in in_pieces(data, cuts):
+            verifier.feed(piece)
     except VerificationError:
         return
-    assert verifier.whole == whole
+    assert verifier.whole == (whole if len(data) >= grammar.SNIFFED_BYTES else verifier.whole)
 
 
 @pytest.mark.slow
@@ -175,16 +209,17 @@ def test_field_longer_than_csvs_limit_in_constant_memory() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"a,b\n1,2\n1\n", "record 2 has 1 columns, the header has 2"),
+        (b"a,b\n1,2\n1\n", r"record 2 has 1 columns, the header has 2 \(at byte 8\)"),
         (b"a,b\n1,2\n\n1,2\n", "record 2 has 0 columns, the header has 2"),
         (b'a,b\n1,"2\n', "record 1 begins a quoted field that never ends"),
         (b'a,"b\n', "the header begins a quoted field that never ends"),
-        (b'a,b\n1,"2"3\n', "record 1 has text after a closing quote"),
+        (b'a,b\n1,"2"3\n', r"record 1 has text after a closing quote \(at byte 4\)"),
+        (BOM + b'a,b\r\n"\n",""\r\n1,"2\r\n', r"record 2 begins a quoted field that never ends.* \(at byte 16\)"),
         (b"\n1\n", "the first line is empty"),
         (b"  <!DOCTYPE HTML><p>", "a web page"),
         (b"<html>", "a web page"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a web page"),
-        (b"x" * (verify.LONGEST_HEADER_BYTES + 1), "the header is longer than"),
+        (b"x" * (grammar.LONGEST_HEADER_BYTES + 1), "the header is longer than"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(data: bytes, message: str) -> None:
@@ -207,4 +242,9 @@ def test_what_is_wrong_is_said_with_its_place(data: bytes, message: str) -> None
 def test_header_is_read_as_written(columns: list[str]) -> None:
     line = io.StringIO()
     csv.writer(line, quoting=csv.QUOTE_ALL).writerow(columns)
-    assert parse_header(line.getvalue().encode()) == tuple(columns)
+    reader = RecordReader()
+    reader.add(line.getvalue().encode())
+    reader.end()
+    record = reader.next()
+    assert record is not None
+    assert column_names(record[0]) == tuple(columns)

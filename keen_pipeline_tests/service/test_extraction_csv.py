@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from keen_pipeline.service.storage.event_files import read_event_batches
+from keen_pipeline.cli.event_files import read_event_batches
 from keen_pipeline_tests.service import naive
 from keen_pipeline_tests.service.http_client import Http
 

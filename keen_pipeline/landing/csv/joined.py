@@ -1,20 +1,27 @@
-"""Several landed CSV files as one: the header is the union of theirs, the records follow in the files' order, cells unchanged."""
+"""Several landed CSV files as one, equal to the one that was not split: the columns of all, the records in the files' order, cells
+unchanged. A column is its name and the how-manyth of that name; a byte order mark and the quotes of a header are no part of it."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
 
 from keen_pipeline.errors import TransferError, VerificationError
+from keen_pipeline.landing.csv.grammar import RecordReader, value_of
 from keen_pipeline.ports import LandedFiles, ResultsStream
 
 _PIECE = 1 << 18
-# One raw cell and the comma or the end behind it; quotes stay as they are.
-_CELL = re.compile(rb'("(?:[^"]|"")*"|[^,]*)(,|$)', re.DOTALL)
-_LONGEST_RECORD = 64 << 20
+Column = tuple[bytes, int]
+
+
+class Header(NamedTuple):
+    """`columns`: name and number among equal names; `cells`: as they are written; `ending`: the line end."""
+
+    columns: list[Column]
+    cells: list[bytes]
+    ending: bytes
 
 
 class JoinedResults:
@@ -25,110 +32,122 @@ class JoinedResults:
         self._uris = uris
 
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
-        """The joined file, always from its beginning. Raises TransferError where a slice is gone."""
+        """The joined file, always from its beginning.
+
+        Raises TransferError naming the slice that is gone or can't be read, VerificationError naming the one that is no CSV; its
+        stream does so too.
+        """
+        headers = []
+        for uri in self._uris:
+            with self._slice(uri) as file:
+                headers.append(_header(file, RecordReader()))
+        return _Stream(self._bytes(headers))
+
+    @contextmanager
+    def _slice(self, uri: str) -> Iterator[BinaryIO]:
+        """The slice, for reading: what goes wrong with it is not said to be the destination's fault."""
         try:
-            firsts = [self._first_record(uri) for uri in self._uris]
-        except FileNotFoundError as error:
-            raise TransferError(f"a slice of it is gone: {error}") from None
-        return _Stream(self._bytes(firsts))
-
-    def _first_record(self, uri: str) -> bytes:
-        with self._place.open(uri) as file:
-            return next(records(_buffered(file)), b"")
-
-    def _bytes(self, firsts: Sequence[bytes]) -> Iterator[bytes]:
-        headers = [cells(first) if first else [] for first in firsts]
-        union = join_headers(headers)
-        ending = b"\r\n" if any(first.endswith(b"\r\n") for first in firsts) else b"\n"
-        if union:
-            yield b",".join(union) + ending
-        for uri, header in zip(self._uris, headers, strict=True):
             with self._place.open(uri) as file:
-                reader = _buffered(file)
-                next(records(reader), None)
-                yield from _as_they_are(reader, ending) if header == union else _rearranged(reader, header, union, ending)
+                yield file
+        except FileNotFoundError:
+            raise TransferError(f"the slice {uri} is gone") from None
+        except OSError as error:
+            raise TransferError(f"the slice {uri} can't be read ({error.strerror or type(error).__name__})") from error
+        except VerificationError as error:
+            raise VerificationError(f"the slice {uri}: {error}") from None
+
+    def _bytes(self, headers: Sequence[Header]) -> Iterator[bytes]:
+        union = join_headers([header.columns for header in headers])
+        written = {column: cell for header in reversed(headers) for column, cell in zip(header.columns, header.cells, strict=True)}
+        ending = next((header.ending for header in headers if header.ending), b"\n")
+        if union:
+            yield b",".join(written[column] for column in union) + ending
+        for uri, header in zip(self._uris, headers, strict=True):
+            with self._slice(uri) as file:
+                reader = RecordReader()
+                _header(file, reader)
+                if header.columns == union:
+                    yield from _as_they_are(file, reader, ending)
+                else:
+                    yield from _rearranged(file, reader, header, union, ending)
 
 
-def _buffered(file: BinaryIO) -> io.BufferedReader:
-    return file if isinstance(file, io.BufferedReader) else io.BufferedReader(file, _PIECE)  # type: ignore[arg-type]
+def _header(file: BinaryIO, reader: RecordReader) -> Header:
+    """Read the first record; the rest of what was read stays in `reader`."""
+    while (record := reader.next()) is None:
+        if piece := file.read(_PIECE):
+            reader.add(piece)
+        elif reader.ended:
+            return Header([], [], b"")
+        else:
+            reader.end()
+    cells, line_end = record
+    return Header(numbered(cells), cells, line_end)
 
 
-def _as_they_are(reader: io.BufferedReader, ending: bytes) -> Iterator[bytes]:
+def _as_they_are(file: BinaryIO, reader: RecordReader, ending: bytes) -> Iterator[bytes]:
     last = ending
-    while piece := reader.read(_PIECE):
+    if rest := reader.rest():
+        yield rest
+        last = rest
+    while piece := file.read(_PIECE):
         yield piece
         last = piece
-    if not last.endswith(b"\n"):
+    if not last.endswith((b"\n", b"\r")):
         yield ending
 
 
-def _rearranged(reader: io.BufferedReader, header: list[bytes], union: list[bytes], ending: bytes) -> Iterator[bytes]:
-    """The records in the columns of the union, several at a time."""
-    place = {name: position for position, name in enumerate(header)}
-    order = [place.get(name) for name in union]
-    batch: list[bytes] = []
-    size = 0
-    for record in records(reader):
-        values = cells(record)
-        if len(values) != len(header):
-            raise VerificationError(f"a record of a slice has {len(values)} fields, its header {len(header)}")
-        batch.append(b",".join(b"" if position is None else values[position] for position in order) + ending)
-        size += len(record)
-        if size >= _PIECE:
-            yield b"".join(batch)
-            batch, size = [], 0
-    yield b"".join(batch)
+def _rearranged(file: BinaryIO, reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes) -> Iterator[bytes]:
+    """The records in the columns of the union, a piece of the file at a time."""
+    place = {column: position for position, column in enumerate(header.columns)}
+    order = [place.get(column) for column in union]
+    more = True
+    while more:
+        batch = []
+        for cells, line_end in reader:
+            if len(cells) != len(order) - order.count(None):
+                raise VerificationError(
+                    f"record {reader.number - 1} has {len(cells)} columns, the header has {len(header.cells)} "
+                    f"(before byte {reader.offset})"
+                )
+            batch.append(b",".join([b"" if at is None else cells[at] for at in order]) + (line_end or ending))
+        yield b"".join(batch)
+        piece = file.read(_PIECE)
+        more = bool(piece) or not reader.ended
+        if piece:
+            reader.add(piece)
+        else:
+            reader.end()
 
 
-def join_headers(headers: Sequence[list[bytes]]) -> list[bytes]:
-    """The union of some headers: the first column first, and the others sorted where every header has them sorted, else in
-    the order in which they come up."""
-    names: dict[bytes, None] = {}
+def numbered(cells: Sequence[bytes]) -> list[Column]:
+    """The columns that the cells of a header name: the second of one name is another column than the first."""
+    seen: Counter[bytes] = Counter()
+    columns = []
+    for cell in cells:
+        name = value_of(cell)
+        seen[name] += 1
+        columns.append((name, seen[name]))
+    return columns
+
+
+def join_headers(headers: Sequence[Sequence[Column]]) -> list[Column]:
+    """The union of some headers: the first column first, and the others sorted where every header has them sorted, else each
+    where it stands in its own header: behind the column that it follows there."""
+    union: list[Column] = []
+    known: set[Column] = set()
     for header in headers:
-        names.update(dict.fromkeys(header))
-    union = list(names)
-    if all(header[1:] == sorted(header[1:], key=_text) for header in headers):
-        return union[:1] + sorted(union[1:], key=_text)
+        at = 0
+        for column in header:
+            if column not in known:
+                known.add(column)
+                union.insert(at, column)
+            elif union[at : at + 1] != [column]:
+                at = union.index(column)
+            at += 1
+    if all(list(header[1:]) == sorted(header[1:]) for header in headers):
+        return union[:1] + sorted(union[1:])
     return union
-
-
-def _text(cell: bytes) -> str:
-    """A raw cell as the text it stands for, so that quoting does not change the order."""
-    return next(csv.reader([cell.decode("utf-8", "surrogateescape")], strict=False), [""])[0] if cell else ""
-
-
-def records(reader: io.BufferedReader) -> Iterator[bytes]:
-    """The raw records of a CSV file with their line ends; a record ends where a line ends outside of quotes."""
-    pending: list[bytes] = []
-    quotes = size = 0
-    for line in reader:
-        quotes += line.count(b'"')
-        if not quotes % 2 and not pending:
-            yield line
-            quotes = 0
-            continue
-        pending.append(line)
-        size += len(line)
-        if size > _LONGEST_RECORD:
-            raise TransferError(f"a record of a slice is longer than {_LONGEST_RECORD >> 20} MiB")
-        if not quotes % 2:
-            yield b"".join(pending)
-            pending, quotes, size = [], 0, 0
-    if pending:
-        yield b"".join(pending)
-
-
-def cells(record: bytes) -> list[bytes]:
-    """The raw cells of a record, as they are quoted there."""
-    text = record[:-2] if record.endswith(b"\r\n") else record[:-1] if record.endswith(b"\n") else record
-    if b'"' not in text:
-        return text.split(b",")
-    found = []
-    for match in _CELL.finditer(text):
-        found.append(match[1])
-        if not match[2]:
-            break
-    return found
 
 
 class _Stream:

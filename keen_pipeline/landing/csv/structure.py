@@ -29,21 +29,20 @@ class Stretch(NamedTuple):
     whole: int
 
 
-class Marks(NamedTuple):
-    """Of a well-formed stretch: a bit for each comma and each LF that separates, each CR before such a LF (None: there is no CR),
-    each quote (None: there is none, and the stretch lies outside quotes); whether it ends inside quotes."""
+class _Marks(NamedTuple):
+    """Of a well-formed stretch: a bit for each comma and each LF that separates, each CR before such a LF (None: there is no CR);
+    whether it ends inside quotes."""
 
     commas: Words
     line_ends: Words
     returns: Words | None
-    quotes: Words | None
     quoted: bool
 
 
 class StructureReader:
     """Reads stretches, most of them of at most `usual` bytes, in a document of `columns` columns. Not shared between threads."""
 
-    def __init__(self, usual: int, columns: int = 0) -> None:
+    def __init__(self, usual: int, columns: int) -> None:
         self._commas_wanted = columns - 1
         self._flags = np.zeros(-(-usual // 64) * 64, np.bool_)
 
@@ -53,17 +52,16 @@ class StructureReader:
         `commas`: of the record that has begun before; `quoted`, `in_field`: whether it begins inside quotes, or within an
         unquoted field. It must not end with a quote or a CR, of which the next byte decides what they mean.
         """
-        marks = self.marks(data, start, end, quoted=quoted, in_field=in_field)
+        marks = self._marks(data, start, end, quoted=quoted, in_field=in_field)
         if marks is None or (self._commas_wanted == 0 and _may_have_empty_line(marks.line_ends, marks.returns)):
             return None
         return self._records(marks.commas, marks.line_ends, commas, marks.quoted)
 
-    def marks(self, data: bytes | bytearray, start: int, end: int, *, quoted: bool, in_field: bool) -> Marks | None:
+    def _marks(self, data: bytes | bytearray, start: int, end: int, *, quoted: bool, in_field: bool) -> _Marks | None:
         """The separators of `data[start:end]`, or None as `read`; records may have any number of columns."""
         stretch = np.frombuffer(data, np.uint8, end - start, start)
         line_ends, commas = self._bits(stretch, _LF), self._bits(stretch, _COMMA)
         returns = self._bits(stretch, _CR) if data.find(_CR, start, end) >= 0 else None
-        quotes = None
         if quoted or data.find(_QUOTE, start, end) >= 0:
             quotes = self._bits(stretch, _QUOTE)
             inside, quoted = _inside(quotes, quoted)
@@ -79,7 +77,7 @@ class StructureReader:
             returns = None if returns is None else returns & outside
         if returns is not None and (_shifted(returns) & ~line_ends).any():
             return None  # a lone CR ends a record too
-        return Marks(commas, line_ends, returns, quotes, quoted)
+        return _Marks(commas, line_ends, returns, quoted)
 
     def _records(self, separators: Words, line_ends: Words, commas: int, quoted: bool) -> Stretch | None:
         wanted = self._commas_wanted
@@ -93,7 +91,7 @@ class StructureReader:
         if not 0 <= rest <= wanted:
             return None
         places = np.flatnonzero(line_ends)
-        whole = end_of_last(line_ends, places)
+        whole = _end_of_last(line_ends, places)
         if wanted == 0:
             return Stretch(records, 0, quoted, whole)
         # In every word, how many commas shall stand before its first line end, given those in the words before it.
@@ -116,7 +114,7 @@ class StructureReader:
         return np.packbits(flags, bitorder="little").view("<u8")
 
 
-def end_of_last(marks: Words, places: Any) -> int:
+def _end_of_last(marks: Words, places: Any) -> int:
     """The place behind the last of some marked bytes, given the words that have any; 0 where none is marked."""
     if not len(places):
         return 0

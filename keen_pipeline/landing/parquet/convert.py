@@ -1,7 +1,7 @@
 """A verified CSV as Parquet, typed by what Keen says of its properties, with every value as it was.
 
-What column a type makes, and which cells fit it, stands in `parquet_cells`. An empty cell is null, and JSON's null too (`null`
-without quotes); in quotes both are text. One cell that does not fit, and its column stays text in this file. The file's
+What column a type makes, and which cells fit it, stands in `types`. An empty cell is null, and JSON's null too (`null` without
+quotes); in quotes both are text. One cell that does not fit, and its column is text in this file and all later ones. The file's
 key-value metadata say of what it was made: `keen_pipeline.sha256`, `.records` and `.bytes` of the CSV, `.columns` its header,
 `.text_columns` the columns that stayed text although Keen has another type for them.
 
@@ -18,11 +18,10 @@ from types import TracebackType
 from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
-from keen_pipeline.landing.parquet.blocks import LongRecordError, read_header
-from keen_pipeline.landing.parquet.cells import arrow_type, release_memory
-from keen_pipeline.landing.parquet.feed import CsvBody, Facts, Feed, StoppedError
-from keen_pipeline.landing.parquet.file import write_file
-from keen_pipeline.landing.parquet.rows import MisfitError
+from keen_pipeline.landing.parquet.cells import release_memory
+from keen_pipeline.landing.parquet.source import CsvBody, Facts, Feed, StoppedError, UnreadableError, read_header
+from keen_pipeline.landing.parquet.types import STRING, WORDS, kind_of
+from keen_pipeline.landing.parquet.write import Columns, MisfitError, write_file
 
 EARLY_BYTES = 8 * 1024 * 1024
 """Of CSV that have come before it is converted beside the download; a shorter one is converted at once when it is proven."""
@@ -30,16 +29,22 @@ CONVERSIONS = 2
 """Of long files beside their downloads, and as many of those that are proven, in one process, whatever the number of landings:
 each holds some 60 MiB and keeps two processors busy. They don't share their places, or a slow download would hold up a proven file.
 """
+_INSTANTS = ("header:timestamp", "keen.timestamp")
 _early_places = threading.BoundedSemaphore(CONVERSIONS)
 _late_places = threading.BoundedSemaphore(CONVERSIONS)
 
 
 class Conversion:
-    """Makes Parquet, in the empty file `target`, of the CSV that is written to `body`. `types`: Keen's type by property."""
+    """Makes Parquet, in the empty file `target`, of the CSV that is written to `body`.
 
-    def __init__(self, target: BinaryIO, types: Mapping[str, str]) -> None:
+    `types`: Keen's type by property; `earlier_types`: Arrow's word for a column's type in earlier files of the collection, the
+    widest if they differ.
+    """
+
+    def __init__(self, target: BinaryIO, types: Mapping[str, str], earlier_types: Mapping[str, str] | None = None) -> None:
         self._target = target
         self._types = types
+        self._earlier_types = earlier_types or {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
         self._early: Future[tuple[str, ...] | None] | None = None
         self._size = 0
@@ -52,7 +57,8 @@ class Conversion:
         return cast("BinaryIO", self._csv)
 
     def finish(self, facts: Facts) -> tuple[str, ...]:
-        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column, in Arrow's words.
+        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column of the CSV, in Arrow's
+        words.
 
         Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is
         too long for it, OSError of either file.
@@ -113,22 +119,33 @@ class Conversion:
     def _written(self, feed: Feed) -> tuple[str, ...]:
         try:
             columns, start = read_header(feed)
-            asked = [self._types.get(name, "string") for name in columns]
-            kinds = list(asked)
+            kinds = [self._kind(name) for name in columns]
+            others = {name: self._kind(name) for name in self._others(columns)}
             while True:
                 self._target.seek(0)
                 self._target.truncate()
                 # Text for want of a better type is not worth a word; text against Keen's own word is.
+                asked = [kind_of(self._types.get(name, STRING), None) for name in columns]
                 text = [name for name, kind, wish in zip(columns, kinds, asked, strict=True) if kind != wish]
                 try:
-                    write_file(feed, start, self._target, columns, kinds, text)
+                    write_file(feed, start, self._target, Columns(columns, kinds, text, others))
                 except MisfitError as misfit:
                     for number, kind in misfit.kinds.items():
                         kinds[number] = kind
                 else:
-                    return tuple(str(arrow_type(kind)) for kind in kinds)
-        except (VerificationError, LongRecordError) as error:
+                    return tuple(WORDS[kind] for kind in kinds)
+        except (VerificationError, UnreadableError) as error:
             feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
             if isinstance(error, VerificationError):
                 raise
             raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None
+
+    def _kind(self, name: str) -> str:
+        return kind_of(self._types.get(name, STRING), self._earlier_types.get(name))
+
+    def _others(self, columns: tuple[str, ...]) -> list[str]:
+        """The collection's columns that a CSV does not have, as far as they are known; the instant first, as in Keen's CSV."""
+        known = {*self._types, *self._earlier_types}.difference(columns)
+        if not columns and not known:
+            known = {_INSTANTS[0]}  # DuckDB and Spark read no Parquet without a column, and every event has this one
+        return sorted(known, key=lambda name: (name not in _INSTANTS, name))

@@ -27,7 +27,7 @@ class GzipDecoder:
         return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """The bytes that `data` unfolds to, in pieces. Raises TransferError where it is not gzip or a check fails."""
+        """The bytes that `data` unfolds to, in pieces. Raises TransferError when it is not gzip or a check fails."""
         try:
             while data:
                 self._begun = True
@@ -43,6 +43,6 @@ class GzipDecoder:
             raise DamagedContentError(f"the compressed results are damaged ({error})") from None
 
     def finish(self) -> None:
-        """The body is over. Raises TransferError where a member has no end."""
+        """The body is over. Raises TransferError when a member has no end."""
         if self._begun:
             raise DamagedContentError("the compressed results ended before their trailer")

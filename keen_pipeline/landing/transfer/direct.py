@@ -1,4 +1,4 @@
-"""Files whose long reads and writes go past the system's cache, where system and file allow it.
+"""Files whose long reads and writes go past the system's cache, if system and file system allow it.
 
 Without a copy in the cache a landing needs half the processor's time, and leaves the memory to others.
 """

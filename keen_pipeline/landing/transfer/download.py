@@ -1,7 +1,8 @@
-"""The whole body, over as many connections as it takes: resumed where the server can, begun again where it can't."""
+"""The whole body, over as many connections as it takes: resumed if the server can, begun again if it can't."""
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from typing import BinaryIO
@@ -10,8 +11,10 @@ from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import RetryableError, TransferError
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.transfer.decode import DamagedContentError
-from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.landing.transfer.intake import MAX_RESULT_BYTES, Intake, check_size
 from keen_pipeline.ports import ResultsSource, ResultsStream
+
+log = logging.getLogger(__name__)
 
 MOST_FAILURES = 5
 """Failures in a row without a new byte; the last one is raised."""
@@ -25,7 +28,8 @@ LONGEST_WAIT_SECONDS = 30.0
 class Download:
     """One file's transfer into `stage` (unbuffered, seekable). `run` returns the Intake with its facts.
 
-    `new_masker`: makes what the bytes go through before they are written, a fresh one where the transfer begins again.
+    `new_masker`: makes what the bytes go through before they are written, a fresh one when the transfer begins again.
+    `max_result_bytes`: a longer result is refused, as it is sent and as it is unzipped.
     """
 
     def __init__(
@@ -35,7 +39,10 @@ class Download:
         encoding: Encoding,
         sleep: Callable[[float], None],
         new_masker: Callable[[], Masker | None] = lambda: None,
+        *,
+        max_result_bytes: int = MAX_RESULT_BYTES,
     ) -> None:
+        self._most = max_result_bytes
         self._new_masker = new_masker
         self._source = source
         self._stage = stage
@@ -50,8 +57,8 @@ class Download:
     def run(self) -> Intake:
         """Transfer until the body is whole.
 
-        Raises VerificationError (the stage then holds all that came, `intake` its facts), TransferError or another
-        RetryableError where the tries are used up, and what the source raises.
+        Raises VerificationError (the stage then holds all that came, `intake` its facts), ExtractionTooLargeError, TransferError or
+        another RetryableError when the tries are used up, and what the source raises.
         """
         failures = connections = 0
         while True:
@@ -67,6 +74,7 @@ class Download:
                 wait = max(error.retry_after or 0.0, backoff)
                 if failures >= MOST_FAILURES or connections >= MOST_CONNECTIONS or wait > LONGEST_WAIT_SECONDS:
                     raise
+                log.info("%r: waiting %.1f s after failure %d at byte %d: %s", self._source, wait, failures, self._furthest, error)
                 self._sleep(wait)
 
     @property
@@ -95,18 +103,23 @@ class Download:
         return intake
 
     def _resume(self, stream: ResultsStream) -> Intake:
-        """The intake that goes on, where `stream` is the rest of the same file, else a fresh one on an empty stage."""
+        """The intake that goes on if `stream` is the rest of the same file, else a fresh one on an empty stage."""
         same = self._intake is not None and stream.encoding == self._content_encoding and self._total in (None, stream.total)
+        check_size(stream.total, self._most)
         if same and self._intake is not None and stream.start == self._intake.received and stream.start > 0:
             self._total = stream.total
+            log.info("%r: resuming at byte %d of %s", self._source, stream.start, stream.total or "an unknown number")
             return self._intake
         if stream.start != 0:
             self._validator = None
             raise TransferError("the rest of the results is of another form than their beginning")
+        if self._intake is not None:
+            why = "no part could be asked for" if self._validator is None else "another file or no part came"
+            log.info("%r: beginning again after %d bytes: %s", self._source, self._intake.received, why)
         self.close()
         self._stage.seek(0)
         self._stage.truncate()
-        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker())
+        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker(), self._most)
         self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
         return self._intake
 

@@ -11,7 +11,7 @@ from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
 
 GZIP_LEVEL = 1
-"""Measured on CSV: level 6 is four times slower for a quarter less size; a landing shall not wait for it."""
+"""Measured on CSV: level 6 is four times slower for a quarter less size; a landing must not wait for it."""
 ZSTD_LEVEL = 1
 """For the same reason."""
 ZSTD_WINDOW_LOG = 17
@@ -97,7 +97,7 @@ def _zstd_compressor(workers: int) -> Any:
 
 
 def check_encoding(encoding: Encoding) -> None:
-    """Raises ConfigurationError where files can't be written so here."""
+    """Raises ConfigurationError when files can't be written so here."""
     if encoding is Encoding.CSV_ZST:
         _zstd()
     if encoding is Encoding.PARQUET and importlib.util.find_spec("pyarrow") is None:  # imported where a file is written
@@ -112,7 +112,7 @@ def new_encoder(encoding: Encoding) -> Encoder:
 
 
 def _deflate() -> ModuleType:
-    """isal where it is installed, three times as fast, else Python's own zlib."""
+    """isal if it is installed, three times as fast, else Python's own zlib."""
     try:
         from isal import isal_zlib
     except ImportError:

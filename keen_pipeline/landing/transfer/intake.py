@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import VerificationError
+from keen_pipeline.errors import ExtractionTooLargeError, VerificationError
 from keen_pipeline.landing.csv.masking import LONGEST_RECORD_BYTES, Masker
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.decode import GzipDecoder
@@ -18,6 +18,8 @@ from keen_pipeline.landing.transfer.packed import PackedWriter, write_all
 from keen_pipeline.ports import ResultsStream
 
 READ_BYTES = 256 * 1024
+MAX_RESULT_BYTES = 100 * 10**9
+"""Of one result. A day of more events is better split, and a service that never ends must not fill a disk."""
 
 
 class Intake:
@@ -29,7 +31,15 @@ class Intake:
     release the interpreter's lock for most of their time, and are given a megabyte at once, so that they seldom wait for it.
     """
 
-    def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:
+    def __init__(
+        self,
+        stage: BinaryIO,
+        encoding: Encoding,
+        content_encoding: str,
+        masker: Masker | None = None,
+        max_result_bytes: int = MAX_RESULT_BYTES,
+    ) -> None:
+        self._most = max_result_bytes
         self.received = 0
         self.bytes = 0
         self._stage = stage
@@ -52,9 +62,10 @@ class Intake:
     def pull(self, stream: ResultsStream) -> bool:
         """Take the next bytes of `stream`, up to a buffer's length; False at its end.
 
-        Raises what the stream raises (what came before is taken), TransferError (a damaged content coding) or OSError.
+        Raises what the stream raises (what came before is taken), TransferError (a damaged content coding), ExtractionTooLargeError
+        or OSError.
         What the verifier refuses is raised by `finish`: a gzip's check sum may say that the transfer was at fault, and what is
-        kept aside shall be the whole file.
+        kept aside should be the whole file.
         """
         buffer = self._buffers.take()
         filled, got = 0, 1
@@ -65,10 +76,11 @@ class Intake:
         finally:
             self.received += filled
             self._hand_over(buffer, filled)
+        check_size(self.received, self._most)
         return got > 0
 
     def finish(self) -> None:
-        """The body is over. Raises as `feed`, and VerificationError where the CSV is not whole; the stage holds all that came."""
+        """The body is over. Raises as `feed`, and VerificationError when the CSV is not whole; the stage holds all that came."""
         if self._decoder is not None:
             self._decoder.finish()
         for lane in self._lanes:
@@ -123,6 +135,7 @@ class Intake:
 
     def _queue(self, memory: bytes | bytearray, start: int, end: int, free: Callable[[], None]) -> None:
         self.bytes += end - start
+        check_size(self.bytes, self._most)
         chunk = Chunk(memory, start, end, len(self._lanes), free)
         for lane in self._lanes:
             lane.put(chunk)
@@ -140,6 +153,12 @@ class Intake:
         else:
             data = chunk.data if self._masker is None else self._masker.feed(chunk.data)
             self._packed.write(self._encoder.encode(data))
+
+
+def check_size(size: int | None, most: int) -> None:
+    """Raises ExtractionTooLargeError for a result of more than `most` bytes."""
+    if size is not None and size > most:
+        raise ExtractionTooLargeError(f"the results are longer than {most:,} bytes (max_result_bytes). Ask for a shorter timeframe")
 
 
 def _lane(name: str, work: Callable[[Chunk], None]) -> Lane[Chunk]:

@@ -1,12 +1,10 @@
-"""KeenClient against a real web server on loopback: the wire forms, the answers in every reading, the errors."""
+"""KeenClient against a real web server on loopback: the wire forms, the keys, the address, what is repeated."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,95 +16,29 @@ from keen_pipeline.errors import (
     ConfigurationError,
     ExtractionTooLargeError,
     InvalidInputError,
-    KeenPipelineError,
-    NotFoundError,
-    PaymentRequiredError,
-    ProtocolError,
     RateLimitedError,
-    RequestRejectedError,
     ServiceUnavailableError,
 )
 from keen_pipeline.extraction import ExtractionRequest, RemoteStatus
-from keen_pipeline.filters import Filter
-from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests import faults
+from keen_pipeline_tests.client.calls import (
+    AMOUNT,
+    CALLS,
+    COMPLETE,
+    DAY,
+    GETS,
+    PENDING,
+    READ,
+    REQUEST,
+    WRITE,
+    Budget,
+    QuickClock,
+)
 from keen_pipeline_tests.faults import FaultServer, Request, document, status
-
-UTC = timezone.utc
-READ, WRITE = "read-key-77aa", "write-key-88bb"
-DAY = Timeframe(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
-AMOUNT = Filter("body:amount", "gt", 3.5)
-REQUEST = ExtractionRequest("purchases", DAY, "2026-01-01", "/x/purchases/2026-01-01.csv", (AMOUNT,), "alert@keen.io")
-PENDING = {"_id": "e1", "status": "not started"}
-COMPLETE = {"_id": "e2", "status": "complete", "results_url": "https://results.example/f.csv?signature=s3cr3t"}
-
-
-class QuickClock:
-    """Real time, but nobody sleeps: `slept` holds the seconds asked for."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-
-
-class Budget:
-    """A limiter that notes what the client asks and tells it."""
-
-    def __init__(self) -> None:
-        self.acquired = 0
-        self.refused: list[float] = []
-
-    def acquire(self, *, timeout: float) -> None:
-        assert timeout > 0
-        self.acquired += 1
-
-    def refuse_until(self, seconds: float) -> None:
-        self.refused.append(seconds)
-
-
-@pytest.fixture
-def server() -> Iterator[FaultServer]:
-    with FaultServer() as running:
-        yield running
-
-
-@pytest.fixture
-def clock() -> QuickClock:
-    return QuickClock()
-
-
-@pytest.fixture
-def budget() -> Budget:
-    return Budget()
-
-
-@pytest.fixture
-def client(server: FaultServer, clock: QuickClock, budget: Budget) -> Iterator[KeenClient]:
-    with KeenClient(server.url, "P1", read_key=READ, write_key=WRITE, read_timeout=1, clock=clock, limiter=budget) as made:
-        yield made
 
 
 def query(request: Request) -> dict[str, Any]:
     return {name: values[0] for name, values in parse_qs(urlsplit(request.target).query).items()}
-
-
-CALLS: dict[str, Callable[[KeenClient], object]] = {
-    "submit": lambda c: c.submit(REQUEST),
-    "list": lambda c: c.list_extractions("purchases"),
-    "get": lambda c: c.get_extraction("purchases", "e1"),
-    "count": lambda c: c.count("purchases", DAY),
-    "select_unique": lambda c: c.select_unique("purchases", "body:user", DAY),
-    "collections": lambda c: c.collections(),
-    "property_types": lambda c: c.property_types("purchases"),
-    "add_events": lambda c: c.add_events({"purchases": [{"a": 1}]}),
-    "check_key": lambda c: c.check_key(),
-}
-GETS = {name: call for name, call in CALLS.items() if name not in ("submit", "add_events")}
 
 
 def test_submit_sends_the_seeds_form(client: KeenClient, server: FaultServer) -> None:
@@ -259,96 +191,6 @@ def test_batch_of_events_goes_with_the_write_key(client: KeenClient, server: Fau
     assert json.loads(request.body) == {"purchases": [{"a": 1}, {"b.c": 2}]}
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_missing_key_is_named_and_nothing_is_sent(name: str, server: FaultServer) -> None:
-    variable = "KEEN_WRITE_KEY" if name == "add_events" else "KEEN_READ_KEY"
-    with pytest.raises(AuthenticationError, match=rf"P1.*{variable} is not set"):
-        CALLS[name](KeenClient(server.url, "P1", read_key=None))
-    assert server.requests == []
-
-
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("code", [401, 403])
-def test_wrong_key_is_named_on_one_line(name: str, code: int, client: KeenClient, server: FaultServer) -> None:
-    variable = "KEEN_WRITE_KEY" if name == "add_events" else "KEEN_READ_KEY"
-    server.api = [
-        document({"message": f"Specified API Key {READ}\n is {WRITE} invalid.", "error_code": "InvalidApiKeyError"}, code)
-    ]
-    with pytest.raises(AuthenticationError) as raised:
-        CALLS[name](client)
-    text = str(raised.value)
-    assert variable in text
-    assert "P1" in text
-    assert f"HTTP {code} InvalidApiKeyError" in text
-    assert "\n" not in text
-    assert READ not in text
-    assert WRITE not in text
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("code", "answer", "error"),
-    [
-        (402, {"message": "Upgrade", "error_code": "PaymentRequired"}, PaymentRequiredError),
-        (404, {"message": "No such collection", "error_code": "ResourceNotFoundError"}, NotFoundError),
-        (400, {"message": "Bad filter", "error_code": "InvalidFilter"}, RequestRejectedError),
-        (422, {"message": "Unprocessable"}, RequestRejectedError),
-        (413, {"message": "Payload"}, ExtractionTooLargeError),
-        (400, {"message": "The extraction is too large: 12,000,000 events", "error_code": "X"}, ExtractionTooLargeError),
-        (422, {"message": "no", "error_code": "ExtractionTooLargeError"}, ExtractionTooLargeError),
-        (400, {"message": "Extractions exceed the maximum number of events"}, ExtractionTooLargeError),
-    ],
-)
-def test_refusal_is_one_error_with_the_services_words(
-    code: int, answer: dict[str, str], error: type[KeenPipelineError], client: KeenClient, server: FaultServer
-) -> None:
-    server.api = [document(answer, code)]
-    with pytest.raises(error) as raised:
-        client.submit(REQUEST)
-    assert answer["message"] in str(raised.value)
-    assert "purchases[2026-01-01]" in str(raised.value)
-    assert len(server.requests) == 1
-    if isinstance(raised.value, RequestRejectedError):
-        assert raised.value.status == code
-
-
-def test_page_instead_of_an_error_document_is_quoted_in_short(client: KeenClient, server: FaultServer) -> None:
-    server.api = [status(400, b"<html>" + b"x" * 5000)]
-    with pytest.raises(RequestRejectedError) as raised:
-        client.submit(REQUEST)
-    assert len(str(raised.value)) < 400
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("7", 7.0),
-        ("0", 0.0),
-        ("99999999", 3600.0),
-        ("-5", 0.0),
-        ("soon", 60.0),
-        (None, 60.0),
-    ],
-)
-def test_429_tells_the_limiter(
-    header: str | None, expected: float, client: KeenClient, server: FaultServer, budget: Budget
-) -> None:
-    server.api = [status(429, b'{"message": "slow down"}', **({"Retry_After": header} if header is not None else {}))]
-    with pytest.raises(RateLimitedError) as raised:
-        client.submit(REQUEST)
-    assert raised.value.retry_after == expected
-    assert budget.refused == [expected]
-    assert len(server.requests) == 1
-
-
-def test_429_with_a_date(client: KeenClient, server: FaultServer, budget: Budget) -> None:
-    server.api = [status(429, Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))]
-    with pytest.raises(RateLimitedError) as raised:
-        client.submit(REQUEST)
-    assert raised.value.retry_after == pytest.approx(90, abs=5)
-    assert budget.refused == [raised.value.retry_after]
-
-
 @pytest.mark.parametrize("name", GETS)
 def test_get_is_repeated_with_growing_waits(
     name: str, client: KeenClient, server: FaultServer, clock: QuickClock, budget: Budget
@@ -409,102 +251,6 @@ def test_post_is_repeated_where_no_connection_came_up(clock: QuickClock) -> None
     assert len(clock.slept) == transport.MOST_TRIES - 1
 
 
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [
-        ("submit", b"Processing."),
-        ("submit", b"[]"),
-        ("submit", b'{"status": "not started"}'),
-        ("submit", b'{"_id": "e1"}'),
-        ("submit", b'{"_id": true, "status": "x"}'),
-        ("get", b'{"_id": "e1", "status": "complete"}'),
-        ("get", b'{"_id": "e1", "status": "complete", "results_url": 5}'),
-        ("list", b'{"nothing": []}'),
-        ("list", b'{"results": [5]}'),
-        ("count", b'{"result": "5"}'),
-        ("count", b'{"result": -1}'),
-        ("count", b'{"result": true}'),
-        ("count", b'{"result": 1.5}'),
-        ("count", b'{"result": NaN}'),
-        ("select_unique", b'{"result": {}}'),
-        ("collections", b'{"collections": [{"url": "x"}]}'),
-        ("collections", b"null"),
-        ("property_types", b'{"properties": {}}'),
-        ("property_types", b'{"inferred_property_types": {"body:a": 5}}'),
-        ("add_events", b'{"purchases": 5}'),
-        ("count", b"\xff\xfe"),
-        ("count", b"[" * 100_000),
-        ("count", b""),
-    ],
-)
-def test_undocumented_answer_is_a_protocol_error(name: str, answer: bytes, client: KeenClient, server: FaultServer) -> None:
-    server.api = [status(200, answer)]
-    with pytest.raises(ProtocolError, match="P1"):
-        CALLS[name](client)
-    assert len(server.requests) == 1
-
-
-def test_excerpt_of_an_answer_holds_no_key_and_no_url(client: KeenClient, server: FaultServer) -> None:
-    text = f"key {READ} url https://x.example/f?signature=s3cr3t and https:\\/\\/x.example\\/f?signature=s3cr3t"
-    server.api = [status(200, text.encode())]
-    with pytest.raises(ProtocolError) as raised:
-        client.count("purchases", DAY)
-    assert READ not in str(raised.value)
-    assert "s3cr3t" not in str(raised.value)
-    assert "key ***" in str(raised.value)
-
-
-def test_redirect_within_the_service_is_followed(client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect("/elsewhere", 307), document({"result": 3})]
-    assert client.count("purchases", DAY) == 3
-    assert server.requests[1].target == "/elsewhere"
-
-
-def test_redirects_have_a_bound(client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect("/again")]
-    with pytest.raises(ProtocolError, match="redirects"):
-        client.count("purchases", DAY)
-    assert len(server.requests) == transport.MOST_REDIRECTS + 1
-
-
-def test_key_never_goes_to_another_host(client: KeenClient, server: FaultServer) -> None:
-    with FaultServer(api=[document({"result": 3})]) as other:
-        server.api = [faults.redirect(other.url + "/stolen")]
-        with pytest.raises(ConfigurationError, match="KEEN_BASE_URL"):
-            client.count("purchases", DAY)
-        with pytest.raises(ProtocolError):
-            client.submit(REQUEST)
-        assert other.requests == []
-
-
-def test_drip_ends_at_the_total_time_limit(server: FaultServer) -> None:
-    server.body = json.dumps({"result": 5}).encode() + b" " * 10_000
-    server.api = [faults.drip(0.02)]
-    client = KeenClient(server.url, "P1", read_key=READ, total_timeout=0.5)
-    with pytest.raises(ServiceUnavailableError, match=r"longer than 0\.5 s"):
-        client.count("purchases", DAY)
-
-
-def test_answer_has_a_bound(client: KeenClient, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "LARGEST_ANSWER_BYTES", 100_000)
-    server.api = [status(200, b" " * 200_000)]
-    with pytest.raises(ProtocolError, match="longer than 100000 bytes"):
-        client.count("purchases", DAY)
-
-
-def test_cut_answer_of_a_get_is_repeated(client: KeenClient, server: FaultServer) -> None:
-    server.body = b'{"result": 5}'
-    server.api = [faults.cut(5), faults.whole()]
-    assert client.count("purchases", DAY) == 5
-
-
-def test_ping_and_check_key(client: KeenClient, server: FaultServer) -> None:
-    server.api = [document([{"url": "/2.0", "is_public": True, "version": "2.0"}]), document({"collections": []})]
-    client.ping()
-    client.check_key()
-    assert [request.target for request in server.requests] == ["/", "/2.0/projects/P1"]
-
-
 def test_repr_shows_no_key(client: KeenClient) -> None:
     shown = repr(client) + repr(vars(client)) + repr(vars(client._transport)) + repr(vars(client._results))
     assert READ not in shown
@@ -523,3 +269,36 @@ def test_unknown_version_and_missing_project_are_refused() -> None:
         KeenClient("http://x", "P1", read_key=READ, api_version="1.0")
     with pytest.raises(InvalidInputError, match="KEEN_PROJECT_ID"):
         KeenClient("http://x", "", read_key=READ)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://", "http://host:99999", "http://ho st", "http://a..b", "http://host\x00", "http://" + "x" * 64]
+)
+def test_base_url_is_checked_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="KEEN_BASE_URL"):
+        KeenClient(url, "P1", read_key=READ)
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "\t{}\r\n", "{}"])
+def test_key_is_stripped_at_the_door(around: str, server: FaultServer) -> None:
+    server.api = [document({"result": 1})]
+    KeenClient(server.url, "P1", read_key=around.format(READ)).count("purchases", DAY)
+    assert server.requests[0].headers["authorization"] == READ
+
+
+@pytest.mark.parametrize(
+    "key", ["secret\nkey-9", "secret\x00key-9", "secret kéy-9", "sécret-key-9", "secret\udc80-9", "secret\u2028-9"]
+)
+@pytest.mark.parametrize("variable", ["KEEN_READ_KEY", "KEEN_WRITE_KEY", "KEEN_MASTER_KEY"])
+def test_key_that_no_header_can_carry_is_refused_by_name(variable: str, key: str) -> None:
+    keys = {"read_key": READ, variable.removeprefix("KEEN_").lower(): key}
+    with pytest.raises(ConfigurationError, match=variable) as raised:
+        KeenClient("http://127.0.0.1:9", "P1", **keys)
+    assert "secret" not in ascii(str(raised.value))
+    assert "-9" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", [None, "", " \n"])
+def test_blank_key_is_none(key: str | None) -> None:
+    with pytest.raises(AuthenticationError, match="KEEN_READ_KEY is not set"):
+        KeenClient("http://127.0.0.1:9", "P1", read_key=key).ping()

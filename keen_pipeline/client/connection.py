@@ -1,0 +1,236 @@
+"""Connections to Keen and to its results: direct or by a proxy, and over at a moment that nothing can put off.
+
+Python's own http.client on a socket of ours, since no HTTP library has a time limit for a whole answer: each of them waits anew for
+every byte, so that a head that comes drop by drop, or an endless `100 Continue`, holds its caller for ever.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from keen_pipeline.client.address import Address, resolve
+from keen_pipeline.client.proxy import Proxies, Proxy
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, UnreachableError
+
+_BUFFER_BYTES = 64 * 1024
+
+
+class TimeLimitError(TimeoutError):
+    """The time for the whole answer is over, however its bytes came."""
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """Seconds: for a connection, for each wait for bytes, for one call or a results answer's head, for a whole results transfer."""
+
+    connect: float
+    read: float
+    total: float
+    transfer: float
+
+
+@contextmanager
+def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterator[None]:
+    """Whatever the libraries below raise becomes an error of this package: `broken(why)`, but for a certificate.
+
+    `from None`, as their texts and chains may hold the request's headers and the whole URL.
+    """
+    try:
+        yield
+    except KeenPipelineError:
+        raise
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigurationError(f"the TLS certificate of {host} is not trusted ({error.verify_message})") from None
+    except TimeLimitError as error:
+        raise broken(str(error)) from None
+    except TimeoutError:
+        raise broken("no byte within the read time-out") from None
+    except (OSError, http.client.HTTPException, ValueError, ArithmeticError, LookupError) as error:
+        raise broken(getattr(error, "strerror", None) or type(error).__name__) from None
+
+
+class Channel:
+    """A socket whose every wait ends in time. http.client takes it for a socket, though it can't close it: `end` does."""
+
+    def __init__(self, sock: Any, read_timeout: float) -> None:
+        self._sock = sock
+        self._read_timeout = read_timeout
+        self._seconds = self._deadline = math.inf
+        self._set: float | None = None
+
+    def limit(self, seconds: float, deadline: float | None = None) -> None:
+        """Everything ends so many seconds from now, or at `deadline` (of time.monotonic), and then names those `seconds`."""
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds if deadline is None else deadline
+
+    def wait_at_most(self, read_timeout: float) -> None:
+        """Each wait for bytes takes so many seconds at most."""
+        self._read_timeout = read_timeout
+
+    def sendall(self, data: Any) -> None:
+        """As a socket does. Raises TimeLimitError, OSError."""
+        view = memoryview(data).cast("B")
+        while view:
+            self._arm()
+            view = view[self._timed(self._sock.send, view) :]
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """As a socket does. Raises TimeLimitError, OSError."""
+        self._arm()
+        return self._timed(self._sock.recv_into, buffer)
+
+    def makefile(self, mode: str, *_: object) -> io.BufferedReader:
+        """What http.client reads an answer by."""
+        return io.BufferedReader(_Reader(self), _BUFFER_BYTES)
+
+    def close(self) -> None:
+        """Nothing: http.client closes before the body is read."""
+
+    def is_idle(self) -> bool:
+        """Whether the other side has neither closed nor said anything."""
+        from urllib3.util import wait_for_read
+
+        return not wait_for_read(self._sock, 0)
+
+    def end(self) -> None:
+        """End the connection. Can be called again."""
+        self._sock.close()
+
+    def _arm(self) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._over()
+        timeout = min(self._read_timeout, left)
+        if timeout != self._set:
+            self._sock.settimeout(timeout)
+            self._set = timeout
+
+    def _timed(self, call: Callable[[memoryview], int], view: memoryview) -> int:
+        try:
+            return call(view)
+        except TimeoutError:
+            if time.monotonic() >= self._deadline:
+                raise self._over() from None
+            raise
+
+    def _over(self) -> TimeLimitError:
+        return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._channel.recv_into(buffer)
+
+
+class Connector:
+    """Opens connections by the environment's proxies."""
+
+    def __init__(self, limits: TimeLimits, context: ssl.SSLContext, proxies: Proxies) -> None:
+        self.limits = limits
+        self.proxies = proxies
+        self._context = context
+
+    def connect(self, place: Address, seconds: float) -> http.client.HTTPConnection:
+        """A connection whose `sock` is a Channel, to `place.ips` or to what its name resolves to; `seconds` are left for it all.
+
+        Raises UnreachableError (no request was sent), ConfigurationError for a certificate that is not trusted or a proxy.
+        """
+        deadline = time.monotonic() + seconds
+        proxy = self.proxies.of(place)
+        with translated(place.host, lambda why: UnreachableError(f"no connection to {place.host} ({why})")):
+            sock: Any = self._reach(place if proxy is None else Address(proxy.secure, proxy.host, proxy.port), deadline)
+            try:
+                if proxy is not None and proxy.secure:
+                    with translated(proxy.host, lambda why: UnreachableError(f"no connection to the proxy {proxy.host} ({why})")):
+                        sock = self._context.wrap_socket(sock, server_hostname=proxy.host, suppress_ragged_eofs=False)
+                if proxy is not None and place.secure:
+                    self._tunnel(sock, place, proxy, deadline)
+                if place.secure:
+                    sock = self._secured(sock, place.host)
+            except BaseException:
+                sock.close()
+                raise
+        connection = http.client.HTTPConnection(place.host, place.port)
+        connection.default_port = 443 if place.secure else 80  # the Host header leaves a default port out
+        connection.sock = Channel(sock, self.limits.read)
+        return connection
+
+    def target(self, place: Address, path: str) -> tuple[str, dict[str, str]]:
+        """What the request line names and the headers it takes besides: a proxy gets a plain request with the whole address."""
+        proxy = None if place.secure else self.proxies.of(place)
+        if proxy is None:
+            return path, {}
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        port = "" if place.port == 80 else f":{place.port}"
+        return f"http://{host}{port}{path}", proxy.headers
+
+    def _reach(self, place: Address, deadline: float) -> socket.socket:
+        why = ""
+        for ip in place.ips or resolve(place.host, place.port, deadline - time.monotonic()):
+            timeout = min(self.limits.connect, deadline - time.monotonic())
+            if timeout <= 0:
+                why = "no time was left for it"
+                break
+            try:
+                sock = socket.create_connection((ip, place.port), timeout=timeout)
+            except OSError as error:
+                why = (
+                    f"no answer within {timeout:.3g} s"
+                    if isinstance(error, TimeoutError)
+                    else error.strerror or type(error).__name__
+                )
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        raise UnreachableError(f"no connection to {place.host} ({why})")
+
+    def _secured(self, sock: Any, host: str) -> Any:
+        # An end of TLS without its closing alert may be a cut, so it is an error and not the end of the file.
+        if not isinstance(sock, ssl.SSLSocket):
+            return self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
+        from urllib3.util.ssltransport import SSLTransport  # TLS within a proxy's TLS, which Python's ssl can't
+
+        return SSLTransport(sock, self._context, server_hostname=host, suppress_ragged_eofs=False)
+
+    def _tunnel(self, sock: Any, place: Address, proxy: Proxy, deadline: float) -> None:
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        channel = Channel(sock, self.limits.read)
+        channel.limit(min(self.limits.connect, deadline - time.monotonic()))
+        connection = http.client.HTTPConnection(proxy.host, proxy.port)
+        connection.sock = channel
+        connection.request("CONNECT", f"{host}:{place.port}", headers=proxy.headers | {"Host": f"{host}:{place.port}"})
+        status = connection.getresponse().status
+        refuse_proxy(status, proxy)
+        if status != 200:
+            raise UnreachableError(f"no connection to {place.host}: the proxy {proxy.host} refused it (HTTP {status})")
+        sock.settimeout(min(self.limits.connect, max(0.001, deadline - time.monotonic())))
+
+
+def channel_of(connection: http.client.HTTPConnection) -> Channel:
+    """What `Connector.connect` put into it."""
+    channel: Any = connection.sock
+    assert isinstance(channel, Channel)
+    return channel
+
+
+def refuse_proxy(status: int, proxy: Proxy | None) -> None:
+    """Raises ConfigurationError when a proxy wants other credentials."""
+    if status == 407 and proxy is not None:
+        raise ConfigurationError(
+            f"the proxy {proxy.host} refused its user and password (HTTP 407). Nothing was requested; set {proxy.variable}"
+        )

@@ -1,0 +1,50 @@
+"""Is it a CSV that came, or a page, a JSON document, a few words? By the Content-Type and the first bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+
+_DOCUMENTS = re.compile(r"(?:application|text)/(?:[\w.-]+\+)?(?:json|html|xml|xhtml|javascript|pdf)\b|(?:image|audio|video|font)/")
+_CSV = re.compile(r"(?:text|application)/(?:[\w.+-]*csv|comma-separated-values)\b")
+# gzip, Zstandard, ZIP, Parquet, PDF, UTF-16: a CSV is UTF-8, and zipped only by a Content-Encoding.
+_BINARY = re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|PK\x03\x04|PAR1|%PDF-|\xff\xfe|\xfe\xff")
+_MARKUP = re.compile(r"<[a-zA-Z!?/]")
+# A CSV's first column begins with none of these: a name that holds a quote is quoted.
+_JSON = re.compile(r"[{\[]\s*[\"{\[\]}]")
+# Each extraction has columns of the service's own: header:timestamp (v2.0), keen.timestamp (v3.0).
+_COLUMN_OF_KEEN = re.compile(r"(?:^|,)\"?(?:header:|body:|keen\.)")
+
+
+def why_not_csv(content_type: str, head: bytes, whole: bool) -> str | None:
+    """What the answer is instead of a CSV, in a few words; None when it may be one.
+
+    `head`: its first bytes, at most some thousand; `whole`: these are all. A zero-length answer is a CSV without events.
+    """
+    kind = content_type.strip().lower()
+    if _DOCUMENTS.match(kind):
+        return f"a document of type {kind.partition(';')[0].strip()}"
+    if _BINARY.match(head):
+        return "a packed or binary file"
+    text = head.decode("utf-8-sig", "replace").strip()
+    if _MARKUP.match(text):
+        return "a web page or an XML document"
+    if _JSON.match(text) or (whole and _is_json(text)):
+        return "a JSON document"
+    first, *others = text.splitlines() or [""]
+    if _COLUMN_OF_KEEN.search(first) or not first:
+        return None
+    columns = first.split(",")
+    blanks = any(re.search(r"\w\s+\w|^\s|[\w:]\s+$", column) for column in columns)
+    if whole and not others and (blanks or (len(columns) == 1 and not _CSV.match(kind) and re.search(r"\w", first))):
+        return "plain words"
+    return "plain words" if len(columns) == 1 and blanks and '"' not in first else None
+
+
+def _is_json(text: str) -> bool:
+    """A whole JSON value that is no CSV of one column: not a name or a number."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return value is None or isinstance(value, (dict, list, bool))

@@ -1,0 +1,86 @@
+"""The environment's proxies, as requests and boto3 read them: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, in lower case too."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined] # typeshed lacks it
+
+from keen_pipeline.client.address import Address, literal
+from keen_pipeline.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """One proxy, and the variable that names it. Its user and password never show."""
+
+    variable: str
+    secure: bool
+    host: str
+    port: int
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request to the proxy carries besides."""
+        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
+
+
+class Proxies:
+    """The environment's proxies at the moment this is made; `used=False` for none."""
+
+    def __init__(self, *, used: bool = True) -> None:
+        self._urls = getproxies_environment() if used else {}
+
+    def __repr__(self) -> str:
+        return f"Proxies({', '.join(sorted(self._urls))})"
+
+    @property
+    def secrets(self) -> list[str]:
+        """Passwords, in every form in which they travel."""
+        found = []
+        for scheme in ("http", "https", "all"):
+            url = self._urls.get(scheme, "")
+            user, _, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
+            found += [password, unquote(password), _basic(user, password).partition(" ")[2]] if password else []
+        return found
+
+    def of(self, place: Address) -> Proxy | None:
+        """The proxy by which `place` is reached, None for a direct connection. Raises ConfigurationError naming its variable."""
+        scheme = "https" if place.secure else "http"
+        name = scheme if self._urls.get(scheme) else "all"
+        url = self._urls.get(name)
+        return None if not url or self._bypassed(place) else _read(f"{name.upper()}_PROXY", url)
+
+    def _bypassed(self, place: Address) -> bool:
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        if proxy_bypass_environment(f"{host}:{place.port}", self._urls) or proxy_bypass_environment(place.host, self._urls):
+            return True
+        address = literal(place.host)
+        for entry in self._urls.get("no", "").split(",") if address is not None else ():
+            try:  # a network, which urllib doesn't know and requests does
+                if address in ipaddress.ip_network(entry.strip(), strict=False):
+                    return True
+            except ValueError:
+                continue
+        return False
+
+
+def _read(variable: str, url: str) -> Proxy:
+    wrong = f"{variable}: expected http://HOST:PORT or https://HOST:PORT (with USER:PASSWORD@ before the host if it wants them)"
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigurationError(wrong) from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigurationError(f"{wrong}; SOCKS is not supported" if parts.scheme.startswith("socks") else wrong)
+    secure = parts.scheme == "https"
+    authorization = _basic(parts.username, parts.password or "") if parts.username is not None else None
+    return Proxy(variable, secure, host, port or (443 if secure else 80), authorization)
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()

@@ -1,0 +1,276 @@
+"""The one grammar of CSV here: what verifies, masks, joins, previews, loads and converts a file reads it by these rules.
+
+They are RFC 4180's as Keen writes it, and those of Python's `csv.reader(..., strict=True)` over the text with its line ends kept:
+
+- A record ends at LF, CR LF or a lone CR outside of quotes. The last one may lack its line end. An empty line is a record of no
+  fields, which no header allows.
+- A quote opens a quoted field only as the field's first byte. Elsewhere in an unquoted field it is text: `5" pipe` is a value of
+  seven bytes. In a quoted field `""` is a quote; text behind the closing quote is an error, and so is a quote that never closes.
+- NUL and bytes that are no UTF-8 are ordinary bytes of a field.
+- A UTF-8 byte order mark at the very beginning belongs to no field.
+- A column is its name without quotes, and the how-manyth of that name: `"a"` and `a` are one column, the second `a` another.
+- An empty cell is no value, and so is an unquoted `null`, JSON's; in quotes both are text.
+
+`Scanner` goes through bytes as they come, in any pieces, and keeps none of them: fields may have any length. `RecordReader` gives
+whole records, of bounded length. Both use the expressions below; what is faster (`structure`, by NumPy, and Arrow's own reader)
+is tested to give the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from keen_pipeline.errors import VerificationError
+
+BOM = b"\xef\xbb\xbf"
+LONGEST_HEADER_BYTES = 1024 * 1024
+LONGEST_RECORD_BYTES = 16 * 1024 * 1024
+"""Held at once by what needs whole records. Keen takes events of 900 kB at most."""
+SNIFFED_BYTES = 1024
+"""So many bytes of a file have come before anything is made of it, or it has ended."""
+MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
+_COMMA, _LF, _CR = b",\n\r"
+
+_INSIDE = rb'[^"]*+(?:""[^"]*+)*+'  # of quotes
+_PLAIN = rb"[^,\r\n]*+"
+_ENDS = rb"(,|\r\n?|\n)"
+_FIELD = re.compile(rb'("' + _INSIDE + rb'"|[^",\r\n]' + _PLAIN + rb"|)" + _ENDS)
+
+# Where a scan stands between two bytes; CLOSED: behind a quote that closes a field, unless a second one follows.
+RECORD_START, FIELD_START, IN_PLAIN, IN_QUOTES, CLOSED = range(5)
+# By that: the rest of the field and what ends it, or the rest up to where the bytes end.
+_REST = (
+    _FIELD,
+    _FIELD,
+    re.compile(rb"(" + _PLAIN + rb")" + _ENDS),
+    re.compile(rb"(" + _INSIDE + rb'")' + _ENDS),
+    re.compile(rb'((?:"' + _INSIDE + rb'")?)' + _ENDS),
+)
+_OPEN_FIELD = re.compile(rb'(")' + _INSIDE + rb'("?)\Z|[^",\r\n]' + _PLAIN + rb"\Z")
+_OPEN = (
+    _OPEN_FIELD,
+    _OPEN_FIELD,
+    re.compile(_PLAIN + rb"\Z"),
+    re.compile(rb"()" + _INSIDE + rb'("?)\Z'),
+    re.compile(rb'(")' + _INSIDE + rb'("?)\Z'),
+)
+
+
+class BrokenQuotesError(VerificationError):
+    """What a scan says, which knows no records' numbers: whoever scans adds them."""
+
+
+def _open_state(state: int, data: bytes | bytearray, start: int, end: int) -> int | None:
+    """Where a scan stands behind bytes that end within a field; None: there is text behind a closing quote."""
+    if start == end:
+        return state
+    found = _OPEN[state].match(data, start, end)
+    if found is None:
+        return None
+    if state == IN_PLAIN or found[2] is None:
+        return IN_PLAIN
+    return CLOSED if found[2] else IN_QUOTES
+
+
+class Scanner:
+    """Where fields and records end, of bytes in any pieces. `state`, `commas` of the present record, and `after_cr` (a LF that
+    follows belongs to the line end that was counted) may be set by who has found out more quickly."""
+
+    def __init__(self) -> None:
+        self.state = RECORD_START
+        self.commas = 0
+        self.after_cr = False
+
+    def record_ends(self, data: bytes | bytearray, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Of each record that ends in `data[start:end]`: its number of fields, and the place behind it.
+
+        Raises BrokenQuotesError where a closing quote has text behind it.
+        """
+        at = start
+        if self.after_cr and at < end:
+            self.after_cr = False
+            at += data[at] == _LF
+        while at < end:
+            found = _REST[self.state].match(data, at, end)
+            if found is None:
+                state = _open_state(self.state, data, at, end)
+                if state is None:
+                    raise BrokenQuotesError("has text after a closing quote")
+                self.state = state
+                return
+            ends = found.start(2)
+            if data[ends] == _COMMA:
+                self.commas += 1
+                self.state = FIELD_START
+                at = ends + 1
+                continue
+            nothing = self.state == RECORD_START and ends == at
+            fields = 0 if nothing else self.commas + 1
+            self.state, self.commas = RECORD_START, 0
+            at = found.end()
+            self.after_cr = at == end and data[at - 1] == _CR
+            yield fields, at
+
+    def finish(self) -> int | None:
+        """The file is over: the number of fields of a last record without a line end, None where there is none.
+
+        Raises BrokenQuotesError where a quote is open.
+        """
+        if self.state == IN_QUOTES:
+            raise BrokenQuotesError("begins a quoted field that never ends: a cut file or broken quotes")
+        return None if self.state == RECORD_START else self.commas + 1
+
+
+Record = tuple[list[bytes], bytes]
+"""The cells of a record as they are written, quotes included, and its line end (empty: the file ended)."""
+
+
+class RecordReader:
+    """Whole records of a CSV that is added in pieces. Memory: a piece, and one record of at most LONGEST_RECORD_BYTES.
+
+    `add` bytes and ask for `next` until that is None, then add more; at last `end`. `number` counts what was given out, the
+    header too, `offset` is where the next one begins, `bom` what stood before the first.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.bom = b""
+        self._before = 0
+        self._data = b""
+        self._at = 0
+        self._last = False
+        self._sniffed = False
+
+    @property
+    def offset(self) -> int:
+        """Bytes before the next record, of all that were added."""
+        return self._before + self._at
+
+    def add(self, data: bytes | bytearray | memoryview) -> None:
+        """The next bytes."""
+        self._before += self._at
+        self._data = self._data[self._at :] + data
+        self._at = 0
+
+    def end(self) -> None:
+        """Nothing follows what was added."""
+        self._last = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows what was added."""
+        return self._last
+
+    def rest(self) -> bytes:
+        """What was added and not given out."""
+        return self._data[self._at :]
+
+    def next(self) -> Record | None:
+        """The next record; None where it is not whole yet, or there is none. Raises as iterating does."""
+        return next(iter(self), None)
+
+    def __iter__(self) -> Iterator[Record]:
+        """The records that are whole by now.
+
+        Raises VerificationError for a web page or XML document, broken quotes, an empty first line, a record or header that is too
+        long.
+        """
+        if not self._sniffed and not self._sniff():
+            return
+        while True:
+            data, start = self._data, self._at
+            end = data.find(b"\n", start)
+            line = data[start:end] if end >= 0 else b'"'
+            ending = b"\n"
+            if line.endswith(b"\r"):
+                line, ending = line[:-1], b"\r\n"
+            record: Record | None
+            if line and b'"' not in line and b"\r" not in line:
+                if len(line) >= LONGEST_HEADER_BYTES:
+                    self._check_length(end + 1)
+                self.number += 1
+                self._at = end + 1
+                record = (line.split(b","), ending)
+            else:
+                record = self._exactly(data, start)
+            if record is None:
+                return
+            yield record
+
+    def place(self) -> str:
+        """What comes next, in words."""
+        return f"record {self.number}" if self.number else "the header"
+
+    def _exactly(self, data: bytes, start: int) -> Record | None:
+        """The record that begins at `start`, field by field."""
+        cells: list[bytes] = []
+        at = start
+        while (found := _FIELD.match(data, at)) is not None:
+            cells.append(found[1])
+            at = found.end()
+            if found[2] == b",":
+                continue
+            if at == len(data) and found[2] == b"\r" and not self._last:
+                self._check_length(at)
+                return None  # a LF may follow
+            return self._given([] if cells == [b""] else cells, found[2], at)
+        return self._open(cells, at)
+
+    def _given(self, cells: list[bytes], ending: bytes, following: int) -> Record:
+        if not self.number and not cells:
+            raise VerificationError("the first line is empty: there is no header (at byte 0)")
+        self._check_length(following)
+        self.number += 1
+        self._at = following
+        return cells, ending
+
+    def _check_length(self, end: int) -> None:
+        """The record reaches up to `end`, and maybe further."""
+        longest = LONGEST_RECORD_BYTES if self.number else LONGEST_HEADER_BYTES
+        if end - self._at > longest:
+            raise VerificationError(f"{self.place()} is longer than {longest} bytes (at byte {self.offset})")
+
+    def _open(self, cells: list[bytes], at: int) -> Record | None:
+        """What is left from the cell at `at` on has no end yet."""
+        data = self._data
+        state = _open_state(FIELD_START if cells else RECORD_START, data, at, len(data))
+        if state is None:
+            raise VerificationError(f"{self.place()} has text after a closing quote (at byte {self.offset})")
+        if not self._last or state == RECORD_START:
+            self._check_length(len(data))
+            return None
+        if state == IN_QUOTES:
+            raise VerificationError(
+                f"{self.place()} begins a quoted field that never ends: a cut file or broken quotes (at byte {self.offset})"
+            )
+        return self._given([*cells, data[at:]], b"", len(data))
+
+    def _sniff(self) -> bool:
+        if len(self._data) < SNIFFED_BYTES and not self._last:
+            return False
+        self._sniffed = True
+        if self._data.startswith(BOM):
+            self.bom, self._at = BOM, len(BOM)
+        if MARKUP.match(self._data, self._at):
+            raise VerificationError("a web page or an XML document came instead of a CSV")
+        return True
+
+
+def value_of(cell: bytes) -> bytes:
+    """The bytes that a cell stands for, without its quotes."""
+    return cell[1:-1].replace(b'""', b'"') if cell.startswith(b'"') else cell
+
+
+def is_null(cell: bytes) -> bool:
+    """Whether a cell stands for no value."""
+    return cell in (b"", b"null")
+
+
+def column_names(cells: Sequence[bytes]) -> tuple[str, ...]:
+    r"""The names in the cells of a header. Bytes that are no UTF-8, and NUL, show as `\xNN`.
+
+    >>> column_names([b"keen.id", b'"last, first"'])
+    ('keen.id', 'last, first')
+    """
+    return tuple(value_of(cell).decode("utf-8", "backslashreplace").replace("\x00", "\\x00") for cell in cells)

@@ -1,0 +1,230 @@
+"""The CSV of a Parquet landing, on its way: written at its end by the download, read from its beginning by the conversion, in
+blocks of whole records that are cut at the same places however the bytes came."""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader, column_names
+from keen_pipeline.landing.csv.verify import CsvVerifier
+from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
+
+BLOCK_BYTES = 1024 * 1024
+"""Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
+LONGEST_BLOCK_BYTES = 128 * 1024 * 1024
+_HEADER_BYTES = 64 * 1024
+_LF = ord("\n")
+
+
+class StoppedError(Exception):
+    """The CSV that was being read is given up. Never leaves a conversion."""
+
+
+class UnreadableError(Exception):
+    """A record does not fit into a block, or Arrow reads others than the verifier. Never leaves a conversion."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the verifier found in the whole CSV."""
+
+    columns: Sequence[str]
+    records: int
+    bytes: int
+    sha256: str
+
+
+def _not_written(error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the temporary folder can't be written ({error.strerror or type(error).__name__}): a Parquet landing keeps its CSV there "
+        "until it is proven; make room, or set TMPDIR to a folder that has it"
+    )
+
+
+class CsvBody(StagedFile):
+    """The staged CSV, a file of this machine's temporary folder that a crash takes with it.
+
+    Writing at its end and beginning anew are all it is used for, but for reading it once it is whole; `reader` reads it meanwhile.
+    """
+
+    def __init__(self, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
+        try:
+            with tempfile.TemporaryFile(buffering=0) as file:
+                super().__init__(os.dup(file.fileno()), "r+")
+        except OSError as error:
+            raise _not_written(error) from error
+        self.reader = DirectReader(self.fileno())
+        self._grown = grown
+        self._begun_anew = begun_anew
+
+    def write(self, data: Any) -> int:
+        """As a file does. Raises ConfigurationError naming the temporary folder, which is not the destination."""
+        try:
+            written = super().write(data)
+        except OSError as error:
+            raise _not_written(error) from error
+        self._grown(self.tell())
+        return written
+
+    def truncate(self, size: int | None = None) -> int:
+        """As a file does; what was made of it is dropped."""
+        self._begun_anew()
+        return super().truncate(size)
+
+    def close(self) -> None:
+        """Of it and its reader."""
+        if not self.closed:
+            self.reader.close()
+        super().close()
+
+
+class Feed:
+    """The bytes of one run of the CSV, for readers that wait for those which have not come yet."""
+
+    def __init__(self, reader: DirectReader) -> None:
+        self._reader = reader
+        self._changed = threading.Condition()
+        self._size = 0
+        self._facts: Facts | None = None
+        self._stopped = False
+
+    def grow(self, size: int) -> None:
+        """So many bytes can be read by now."""
+        with self._changed:
+            self._size = size
+            self._changed.notify_all()
+
+    def end(self, facts: Facts) -> None:
+        """All bytes can be read, and are proven."""
+        with self._changed:
+            self._facts = facts
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """No more bytes come, and what was read is worth nothing."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more bytes come."""
+        return self._stopped or self._facts is not None
+
+    def proven(self) -> Facts:
+        """Wait until the CSV is whole. Raises StoppedError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.ended)
+            if self._stopped or self._facts is None:
+                raise StoppedError
+            return self._facts
+
+    def wait(self, offset: int, length: int) -> int:
+        """Wait until `length` bytes from `offset` on have come; returns how many: fewer only at the end. Raises StoppedError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._size >= offset + length or self.ended)
+            if self._stopped:
+                raise StoppedError
+            return min(length, self._size - offset)
+
+    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> int:
+        """Read bytes that have come; returns where in `buffer.memory` they begin. For one thread."""
+        start, end = self._reader.read(buffer, offset, length)
+        assert end - start == length
+        return start
+
+
+def read_header(feed: Feed) -> tuple[tuple[str, ...], int]:
+    """The columns, and where the records begin. Raises StoppedError, and VerificationError for what the verifier refuses too."""
+    size = _HEADER_BYTES
+    while True:
+        length = feed.wait(0, size)
+        buffer = AlignedBuffer(length)
+        start = feed.read(buffer, 0, length)
+        reader = RecordReader()
+        reader.add(buffer.memory[start : start + length])
+        if length < size:
+            reader.end()
+        header = reader.next()
+        if header is not None:
+            return column_names(header[0]), reader.offset
+        if length < size or size > LONGEST_HEADER_BYTES:
+            return tuple(feed.proven().columns), length
+        size *= 2
+
+
+class Block(NamedTuple):
+    """`buffer.memory[start:end]` is records, each with its line end."""
+
+    buffer: AlignedBuffer
+    start: int
+    end: int
+
+    @property
+    def view(self) -> memoryview:
+        return memoryview(self.buffer.memory)[self.start : self.end]
+
+
+class BlockReader:
+    """Reads the records of `feed` from the offset `at` on. For one thread; `give` is for any."""
+
+    def __init__(self, feed: Feed, at: int, columns: tuple[str, ...]) -> None:
+        self._feed = feed
+        self._columns = columns
+        self._at = at
+        self._free: queue.SimpleQueue[AlignedBuffer] = queue.SimpleQueue()
+
+    def blocks(self) -> Generator[Block, None, None]:
+        """All records; each block's memory is to be given back.
+
+        Raises StoppedError, UnreadableError, and VerificationError for what the verifier refuses too.
+        """
+        wanted = BLOCK_BYTES
+        while True:
+            length = self._feed.wait(self._at, wanted)
+            if not length:
+                return
+            buffer = self._buffer(length)
+            start = self._feed.read(buffer, self._at, length)
+            end = self._end_of_records(buffer.memory, start, start + length, last=length < wanted)
+            if end > start:
+                self._at += min(end - start, length)
+                wanted = BLOCK_BYTES
+                yield Block(buffer, start, end)
+                continue
+            wanted *= 2
+            if wanted > LONGEST_BLOCK_BYTES:
+                raise UnreadableError(f"a record is longer than {wanted // 2} bytes")
+
+    def give(self, buffer: AlignedBuffer) -> None:
+        """It can be filled anew."""
+        if BLOCK_BYTES < len(buffer.view) <= BLOCK_BYTES + 2 * PAGE_BYTES:
+            self._free.put(buffer)
+
+    def _buffer(self, length: int) -> AlignedBuffer:
+        if length == BLOCK_BYTES and not self._free.empty():
+            return self._free.get()
+        return AlignedBuffer(length + PAGE_BYTES)
+
+    def _end_of_records(self, memory: bytearray, start: int, end: int, *, last: bool) -> int:
+        """Where the whole records at the beginning of the bytes end, all of them where these are the `last`.
+
+        Arrow finds record ends too, but loses the LF of a quoted CR LF that two of its own blocks share.
+        """
+        if last:
+            if memory[end - 1] not in b"\r\n":
+                memory[end] = _LF
+                end += 1
+            return end
+        if memory.find(b'"', start, end) < 0 and memory.find(b"\r", start, end) < 0:
+            return memory.rfind(b"\n", start, end) + 1
+        verifier = CsvVerifier(self._columns)
+        verifier.feed(memory, start, end)
+        return start + verifier.whole
