@@ -20,6 +20,7 @@ _COMMANDS = {
     "demo": ("demo", "The whole pipeline once, headless, on sample events."),
     "dev": ("dev", "The Dagster UI and daemon, and the embedded service, until Ctrl-C."),
     "serve": ("serve", "The embedded Keen-compatible service."),
+    "init": ("init", "Write a commented collections file to begin with."),
     "load": ("load", "Load events from files into the service."),
     "extract": ("extract", "Extract one timeframe of a collection now."),
     "list": ("unique", "The unique values of a property."),

@@ -135,7 +135,7 @@ def test_the_shell_completes_commands_and_collections(shell: Shell, words: str, 
 def test_doctor_finds_all_well(shell: Shell) -> None:
     done = shell.run("doctor")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 9
+    assert done.stdout.count("ok ") == 12
     assert list((shell.folder / "data" / "landing").iterdir()) == []  # the probe is gone
 
 

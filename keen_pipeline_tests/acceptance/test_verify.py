@@ -16,6 +16,7 @@ import pytest
 
 from keen_pipeline.cli import main
 from keen_pipeline.client import KeenClient
+from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline.manifests import read_manifest
@@ -274,3 +275,31 @@ def test_files_of_others_are_left_alone_and_copies_are_taken_over(landed: Place,
 def test_bad_input_is_told(place: Place, words: list[str], code: int, says: str) -> None:
     status, _, err = place.run(*words)
     assert (status, says in err) == (code, True), err
+
+
+def test_doctor_names_another_ledger_and_what_is_missing(landed: Place, tmp_path: Path) -> None:
+    doctor = {check["name"]: check for check in landed.json("doctor")[1]["checks"]}
+    assert (doctor["manifests"]["ok"], doctor["partitions"]["ok"]) == (True, False)  # nothing landed since January
+    assert "keen-pipeline backfill purchases --from 2026-01-04 --to" in doctor["partitions"]["message"]
+    landed.monkeypatch.setenv("KEEN_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/another.db")
+    status, told = landed.json("doctor")
+    doctor = {check["name"]: check for check in told["checks"]}
+    assert (status, [name for name, check in doctor.items() if not check["ok"]]) == (1, ["manifests"])
+    assert "3 of 3 landed files" in doctor["manifests"]["message"]
+    assert landed.run("ledger", "rebuild")[0] == 0
+    assert {check["name"]: check["ok"] for check in landed.json("doctor")[1]["checks"]}["manifests"]
+
+
+def test_init_writes_what_the_project_has_and_overwrites_nothing(place: Place) -> None:
+    (place.folder / "collections.yaml").unlink()
+    status, out, _ = place.run("init", "--from-project")
+    assert (status, "export KEEN_PIPELINE_COLLECTIONS=collections.yaml" in out) == (0, True)
+    names = {c.name for c in read_collections_file(place.folder / "collections.yaml")}
+    assert "purchases" in names
+    assert all(check["ok"] for check in place.json("doctor")[1]["checks"])
+    written = (place.folder / "collections.yaml").read_text()
+    status, _, err = place.run("init")
+    assert (status, "--file" in err) == (1, True)
+    assert (place.folder / "collections.yaml").read_text() == written
+    assert place.run("init", "--file", "another.yaml")[0] == 0
+    assert [c.name for c in read_collections_file(place.folder / "another.yaml")] == ["purchases"]
