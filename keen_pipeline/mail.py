@@ -6,18 +6,29 @@ import smtplib
 import ssl
 from email.message import EmailMessage
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.settings import SmtpSettings
 
 TIMEOUT_SECONDS = 20.0
 """Of each step of the conversation with the server."""
 
 
+def check_login(smtp: SmtpSettings) -> None:
+    """Raises ConfigurationError when the password would cross the network in clear and no setting says that it may."""
+    if smtp.user is not None and not smtp.starttls and not smtp.insecure_login:
+        raise ConfigurationError(
+            "SMTP_USER is set without SMTP_STARTTLS, so the password would be sent in clear: set SMTP_STARTTLS=true,"
+            " or SMTP_INSECURE_LOGIN=true if the network between is trusted"
+        )
+
+
 def send_mail(smtp: SmtpSettings, message: EmailMessage) -> None:
     """Send `message` to the addresses in its own fields; its sender is the settings'.
 
     Raises OSError, smtplib.SMTPException or ValueError (an address or field that can't be written). Their words may quote the
-    address and the message: a log gets their class alone.
+    address and the message: a log gets their class alone. Raises ConfigurationError as `check_login` does.
     """
+    check_login(smtp)
     message["From"] = smtp.sender
     with smtplib.SMTP(smtp.host, smtp.port, timeout=TIMEOUT_SECONDS) as server:
         if smtp.starttls:

@@ -19,8 +19,8 @@ KEEN_URL = "https://api.keen.io"
 """Keen's own service: the default once a project or a key is set."""
 SHARED_VARIABLES = ("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "KEEN_PIPELINE_SERVICE_STORAGE")
 """They make a process of the service one of several, on one catalogue and one storage."""
-# Read by the embedded service and by storages; named here so that a misspelt one can be told.
-_READ_ELSEWHERE = ("KEEN_PIPELINE_SERVICE_", "KEEN_PIPELINE_SFTP_")
+# Read where they are used; named here so that a misspelt one can be told.
+_READ_ELSEWHERE = ("KEEN_PIPELINE_SFTP_PASSWORD", "KEEN_PIPELINE_SFTP_KEY_PASSPHRASE")
 
 _SHORTEST_MASK_KEY_BYTES = 16
 MOST_PARTITIONS_PER_RUN = 100_000
@@ -29,13 +29,17 @@ _PREFIX = "KEEN_PIPELINE_"
 
 @dataclass(frozen=True)
 class SmtpSettings:
-    """Where mail goes out. `port` 1 to 65535; `starttls` upgrades the connection before the password is sent."""
+    """Where mail goes out. `port` 1 to 65535; `starttls` upgrades the connection before the password is sent.
+
+    `insecure_login`: send the password without TLS, which is refused otherwise.
+    """
 
     host: str
     port: int = 25
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     starttls: bool = False
+    insecure_login: bool = False
     sender: str = "keen-pipeline@localhost"
 
 
@@ -92,6 +96,8 @@ class Settings:
     service_data: Path = Path("./data/keen")
     service_catalogue_url: str | None = field(default=None, repr=False)
     service_storage: str | None = None
+    service_redirect_hosts: tuple[str, ...] = ()
+    service_mail_to: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
     @classmethod
@@ -106,7 +112,7 @@ class Settings:
         if "base_url" not in values and any(name in values for name in account):
             values["base_url"] = KEEN_URL
         known = {one.name for one in VARIABLES}
-        unknown = sorted(n for n in env if n.startswith(_PREFIX) and n not in known and not n.startswith(_READ_ELSEWHERE))
+        unknown = sorted(n for n in env if n.startswith(_PREFIX) and n not in known and n not in _READ_ELSEWHERE)
         return cls(**values, smtp=_smtp(env), unknown=tuple(unknown))
 
     @property
@@ -219,8 +225,12 @@ def _mask_key(name: str, text: str) -> bytes:
     return text.encode()
 
 
+def _words(name: str, text: str) -> tuple[str, ...]:
+    return tuple(one for one in re.split(r"[,;\s]+", text) if one)
+
+
 def _addresses(name: str, text: str) -> tuple[str, ...]:
-    found = tuple(one for one in re.split(r"[,;\s]+", text) if one)
+    found = _words(name, text)
     wrong = [one for one in found if not re.fullmatch(r"[^@]+@[^@]+", one)]
     if wrong:
         raise ConfigurationError(f"{name} must hold addresses separated by commas; {wrong[0]!r} is none")
@@ -309,6 +319,13 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_SERVICE_DATA", "service_data", _path, "folder of the embedded service (default ./data/keen)"),
     Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "service_catalogue_url", _text, "PostgreSQL that several services share"),
     Variable("KEEN_PIPELINE_SERVICE_STORAGE", "service_storage", _text, "root URI that several services share"),
+    Variable(
+        "KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS",
+        "service_redirect_hosts",
+        _words,
+        "hosts that the service's image beacon may redirect to; unset: none",
+    ),
+    Variable("KEEN_PIPELINE_SERVICE_MAIL_TO", "service_mail_to", _words, "addresses and domains its mail may go to; unset: any"),
 )
 """Every variable of the pipeline, in the order in which they are documented. `SMTP_*` name the mail server."""
 
@@ -323,5 +340,6 @@ def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
         user=env.get("SMTP_USER"),
         password=env.get("SMTP_PASSWORD"),
         starttls=_switch("SMTP_STARTTLS", env.get("SMTP_STARTTLS", "false")),
+        insecure_login=_switch("SMTP_INSECURE_LOGIN", env.get("SMTP_INSECURE_LOGIN", "false")),
         sender=env.get("SMTP_FROM", "keen-pipeline@localhost"),
     )

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keen_pipeline.cli.common import console
 from keen_pipeline.cli.event_files import STANDARD_INPUT, NoEventsError, read_event_batches
-from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -24,6 +23,7 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
 )
 from keen_pipeline.service import embedded
+from keen_pipeline.service.names import check_event_collection
 from keen_pipeline.settings import Settings
 
 MAX_TRIES = 6
@@ -43,7 +43,7 @@ def command(collection: str, files: tuple[str, ...]) -> None:
 
     Example: keen-pipeline load purchases january.csv.gz february.ndjson
     """
-    check_collection_name(collection)
+    check_event_collection(collection)
     refused = 0
     empty: list[str] = []
     with _poster(Settings.from_environment()) as poster, _progress() as bar:

@@ -47,6 +47,8 @@ from keen_pipeline.settings import Settings
 @click.option("--max-extraction-events", type=int, help="Refuse extractions of more events. [default: no limit]")
 @click.option("--max-body-mib", type=click.IntRange(1, 1024), default=10, show_default=True, help="Largest body of a request.")
 @click.option("--memory-mib", type=int, default=512, show_default=True, help="Memory limit of DuckDB.")
+@click.option("--mails-per-minute", type=int, default=60, show_default=True, help="Extractions by mail taken in a minute.")
+@click.option("--max-connections", type=int, default=1000, show_default=True, help="Connections open at once.")
 @click.option("--requests-per-minute", type=int, help="Refuse a kind of request for a minute past this. [default: off]")
 @click.option("--extraction-delay", type=float, default=0, help="Seconds an extraction rests first, to test clients. [default: 0]")
 @click.option(
@@ -72,9 +74,12 @@ def command(
 ) -> None:
     """Serve Keen's Data Extraction API, v2.0 and v3.0, until Ctrl-C.
 
-    Prints `listening on http://HOST:PORT` once it accepts. The project and its keys come from KEEN_PROJECT_ID, KEEN_READ_KEY,
+    Prints `listening on http://HOST:PORT` once it accepts, where its keys are, and on loopback a link that opens the page with the
+    read key. The project and its keys come from KEEN_PROJECT_ID, KEEN_READ_KEY,
     KEEN_WRITE_KEY and KEEN_MASTER_KEY; where unset they are made once and kept in the data folder, in credentials.json. Mail goes
-    out by SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS and SMTP_FROM.
+    out by SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS and SMTP_FROM (a password without TLS only with
+    SMTP_INSECURE_LOGIN), to any address or to those of KEEN_PIPELINE_SERVICE_MAIL_TO. Image beacons redirect to the hosts of
+    KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS alone.
 
     With --catalogue and --storage any number of processes, each with a data folder of its own, are one service. The catalogue's
     password comes from KEEN_PIPELINE_SERVICE_CATALOGUE_URL, PGPASSWORD or ~/.pgpass, the storage's keys as for a destination.
@@ -99,6 +104,8 @@ def command(
         catalogue_url=catalogue_url,
         storage_uri=storage_uri,
         replaced_seconds=replaced_hours * 3600,
+        redirect_hosts=settings.service_redirect_hosts,
+        mail_to=settings.service_mail_to,
         **same,  # the options that are called and counted as the configuration does
     )
     serve(config, _remover(results_uri), SharedObjects(storage_uri) if storage_uri is not None else None)

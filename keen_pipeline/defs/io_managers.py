@@ -6,33 +6,38 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, open_scope
+from keen_pipeline.defs.translator import COLLECTION_METADATA, EXTRACTION_METADATA
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.layout import LATEST
+from keen_pipeline.pipeline.freshness import todays_landings
 from keen_pipeline.readers import LandedReader, Missing
 from keen_pipeline.scope import DEFAULT_NAME
+from keen_pipeline.settings import Settings
 
-IO_MANAGER_KEY = "keen_io_manager"
-COLLECTION_METADATA = "keen/collection"
 UNIQUE_METADATA = "keen/unique_property"
 
 
 class KeenReader(dg.ConfigurableResource[LandedReader]):
     """Landed partitions for code of your own: `reader.load("purchases", ["2026-01-01"], pd.DataFrame)`.
 
-    `missing`: what happens where a partition is not landed, `error` or `empty`.
+    `missing`: what happens if a partition is not landed, `error` or `empty`. Keen itself is asked for nothing.
     """
 
-    keen: dg.ResourceDependency[KeenResource]
     ledger: dg.ResourceDependency[ExtractionLedger]
     destination: dg.ResourceDependency[CsvDestination]
+    keen: dg.ResourceDependency[KeenResource]
     name: str = Field(default=DEFAULT_NAME, description="of the definitions whose files these are")
-    missing: Missing = Field(default=Missing.ERROR, description="where a partition is not landed: error, or empty")
+    missing: Missing = Field(default=Missing.ERROR, description="if a partition is not landed: error, or empty")
 
-    def open(self) -> LandedReader:
-        """The reader itself. It asks the service for nothing but the types of columns."""
-        book = open_scope(self.keen, self.ledger, self.destination, name=self.name)
-        return LandedReader(book, self.destination.open(), lambda: self.keen.client(book))
+    def open(self, collection: Collection | None = None) -> LandedReader:
+        """The reader itself. `collection`: as it is configured today; what another configuration landed is refused then."""
+        ledger = open_scope(self.keen, self.ledger, self.destination, name=self.name)
+        mask_key = Settings.from_environment().mask_key
+        wanted = None if collection is None else todays_landings(ledger, collection, mask_key=mask_key)
+        return LandedReader(ledger, self.destination.open(), wanted)
 
     def load(self, collection: str, partition_keys: str | Sequence[str], kind: Any = None, **options: Any) -> Any:
         """As `LandedReader.load`, with this resource's `missing` unless told otherwise."""
@@ -52,7 +57,7 @@ class KeenIOManager(dg.ConfigurableIOManager):
         """Refuses: the assets of collections land their files themselves, and nothing else belongs among them."""
         name = context.asset_key.to_user_string() if context.has_asset_key else context.name
         raise ConfigurationError(
-            f"{name}: {IO_MANAGER_KEY} only reads what Keen's assets landed; give this asset another io_manager_key"
+            f"{name}: the I/O manager of Keen's assets only reads what Keen's assets landed; give this asset another io_manager_key"
         )
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -62,7 +67,9 @@ class KeenIOManager(dg.ConfigurableIOManager):
             return self._lists(context, listed)
         options = _options(context.definition_metadata or {})
         keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
-        return self.reader.load(_collection(context), keys, context.dagster_type.typing_type, **options)
+        options = {"missing": self.reader.missing, **options}
+        reader = self.reader.open(_configured(context))
+        return reader.load(_collection(context), keys, context.dagster_type.typing_type, **options)
 
     def _lists(self, context: dg.InputContext, property_name: str) -> Any:
         """The unique values of a property: a list, or of several partitions a list by partition."""
@@ -78,6 +85,12 @@ class KeenIOManager(dg.ConfigurableIOManager):
         return lists[keys[0]] if len(keys) == 1 else lists
 
 
+def _configured(context: dg.InputContext) -> Collection | None:
+    """The upstream collection as its asset is configured; None if the asset is not known here, as in another code location."""
+    wire = _upstream(context, EXTRACTION_METADATA)
+    return parse_collections([wire])[0] if isinstance(wire, dict) else None
+
+
 def _options(metadata: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: metadata[name] for name in ("columns", "types", "missing") if name in metadata}
     return {name: value.value if isinstance(value, dg.MetadataValue) else value for name, value in values.items()}
@@ -88,6 +101,11 @@ def _collection(context: dg.InputContext) -> str:
 
 
 def _upstream_metadata(context: dg.InputContext, name: str) -> str | None:
+    known = _upstream(context, name)
+    return None if known is None else str(known)
+
+
+def _upstream(context: dg.InputContext, name: str) -> Any:
     upstream = context.upstream_output
     known = (upstream.definition_metadata or {}).get(name) if upstream is not None else None
-    return None if known is None else str(known.value if isinstance(known, dg.MetadataValue) else known)
+    return known.value if isinstance(known, dg.MetadataValue) else known

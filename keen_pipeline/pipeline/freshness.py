@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.ledger import PartitionState, SqlLedger
-from keen_pipeline.partitions import Partition, due_partitions, partitions_between
+from keen_pipeline.partitions import Partition, due_partitions, partition_for_key, partitions_between
 from keen_pipeline.pipeline.requests import partition_request
 from keen_pipeline.pipeline.submit import gaps
 from keen_pipeline.timeframe import format_instant
@@ -44,6 +45,25 @@ def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_k
     given_up = tuple(s for s in states.values() if s.status.is_terminal and s.status.value in ("abandoned", "cancelled"))
     missing = tuple(p.key for p in gaps(collection, states, now))
     return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, tuple(outdated), given_up)
+
+
+def todays_landings(
+    ledger: SqlLedger, collection: Collection, *, mask_key: bytes | None = None
+) -> Callable[[str, str], str | None]:
+    """By collection and partition key what today's configuration wants of a landed file: its fingerprint.
+
+    None for a partition that lies before the start date, or is none. For readers: what another configuration made is not read.
+    """
+    now = ledger.clock.now()
+
+    def wanted(name: str, key: str) -> str | None:
+        try:
+            partition = partition_for_key(collection, key, now)
+        except InvalidInputError:
+            return None
+        return partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
+
+    return wanted
 
 
 def _is_outdated(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.landing import FileDestination as Destination
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import pyarrow
 
@@ -29,10 +29,10 @@ _COPY_RECORDS = 64 * 1024
 class LocalCopies:
     """The paths of `files`, in their order; copies last as long as this object, `close()` or the process.
 
-    Raises ConfigurationError where a file is gone.
+    Raises ConfigurationError if a file is gone.
     """
 
-    def __init__(self, destination: Destination, files: Sequence[LandedFile], columns: Collection[str]) -> None:
+    def __init__(self, destination: FileDestination, files: Sequence[LandedFile], columns: Collection[str]) -> None:
         self._destination = destination
         self._columns = columns
         self._folder = tempfile.TemporaryDirectory(prefix="keen-read-")
@@ -45,6 +45,21 @@ class LocalCopies:
     def close(self) -> None:
         """Remove the copies."""
         self._folder.cleanup()
+
+    def convert(self, number: int, schema: Any, converted: Callable[[Any, Any], Any]) -> None:
+        """Replace a Parquet file by a copy that has the types of `schema`, made array by array with `converted(array, type)`."""
+        pa = pyarrow()
+        from pyarrow import parquet
+
+        path = Path(self._folder.name) / f"{number}.converted.parquet"
+        with parquet.ParquetFile(self.paths[number]) as file:
+            fields = [schema.field(name) for name in file.schema_arrow.names if name in schema.names]
+            kept = pa.schema(fields)
+            with parquet.ParquetWriter(path, kept, compression="lz4") as writer:
+                for batch in file.iter_batches(_COPY_RECORDS, columns=kept.names, use_threads=False):
+                    arrays = [converted(batch.column(field.name), field.type) for field in fields]
+                    writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=kept))
+        self.paths[number] = str(path)
 
     def _itself(self, number: int, file: LandedFile) -> str:
         if not Path(file.uri).is_file():
@@ -90,5 +105,5 @@ def gone(file: LandedFile) -> ConfigurationError:
     """The ledger says that it landed, and it is not there."""
     return ConfigurationError(
         f"{file.collection}[{file.partition_key}]: {file.uri} is gone, though the ledger has it as landed; "
-        "materialize the partition with force"
+        "materialize the partition again"
     )

@@ -1,22 +1,27 @@
-"""Which files hold which partitions: the ledger's landings under one destination."""
+"""Which files hold which partitions, and what their columns are: the ledger's landings under one destination."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.ledger import SqlLedger as Ledger
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.lifecycle import Entry
 
 _LISTED = 10
-_EVER = datetime.min.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One landed partition. `columns`: its header; `records`: its events; `masked`: its columns with other values than Keen's."""
+    """One landed partition.
+
+    `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty
+    tuple if Keen did not tell.
+    `records`: its events. `masked`: its columns with other values than Keen's.
+    `fingerprint`: of what was asked, empty if the file is unproven.
+    """
 
     collection: str
     partition_key: str
@@ -24,34 +29,52 @@ class LandedFile:
     encoding: Encoding
     columns: tuple[str, ...]
     records: int
+    sha256: str
+    fingerprint: str = ""
+    words: tuple[str, ...] = ()
     masked: frozenset[str] = frozenset()
 
 
-def landed_files(ledger: Ledger, root: str, collection: str) -> Mapping[str, LandedFile]:
-    """By partition key; where a partition landed in two encodings, the newer file."""
-    found: dict[str, LandedFile] = {}
-    for entry in sorted(ledger.landed_entries(collection), key=lambda e: e.landed_at or _EVER):
-        assert entry.landing is not None
-        place = entry.request
-        landing = entry.landing
-        found[place.partition_key] = LandedFile(
-            collection,
-            place.partition_key,
-            landing.uri,
-            place.encoding,
-            landing.columns,
-            landing.records,
-            frozenset(landing.masked) & frozenset(landing.columns),
-        )
-    return found
+def landed_files(ledger: SqlLedger, collection: str) -> Mapping[str, LandedFile]:
+    """By partition key, in the order of time."""
+    return {entry.request.partition_key: _file(entry) for entry in ledger.landed_entries(collection)}
 
 
 def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFile], root: str) -> None:
     """Raises ConfigurationError naming the partitions among `keys` that are not landed."""
     missing = [key for key in keys if key not in landed]
     if missing:
-        listed = ", ".join(missing[:_LISTED]) + (f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else "")
         raise ConfigurationError(
-            f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {listed}; "
+            f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {_listed(missing)}; "
             "materialize them, or set missing='empty' to go on without them"
         )
+
+
+def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
+    """Raises ConfigurationError naming partitions whose file today's configuration would not make, if there are any."""
+    if keys:
+        raise ConfigurationError(
+            f"{collection}: {len(keys)} partitions at {root} were made by another configuration than today's, or are unproven: "
+            f"{_listed(keys)}; materialize them again"
+        )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_LISTED]) + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
+
+
+def _file(entry: Entry) -> LandedFile:
+    landing = entry.landing
+    assert landing is not None
+    return LandedFile(
+        entry.request.collection,
+        entry.request.partition_key,
+        landing.uri,
+        entry.request.encoding,
+        landing.columns,
+        landing.records,
+        landing.sha256,
+        "" if entry.unproven else entry.fingerprint,
+        landing.property_types,
+        frozenset(landing.masked) & frozenset(landing.columns),
+    )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from keen_pipeline.readers.scan import Scan
+from keen_pipeline.readers.scan import Part, Scan
 from keen_pipeline.readers.types import pyarrow
 
 
-def converter_of(kind: object) -> Callable[[Scan], Any] | None:
-    """What makes a value of the class `kind` of a scan, None where `kind` is no such class."""
+def converter_of(kind: object) -> Callable[[Part], Any] | None:
+    """What makes a value of the class `kind` of some landed files, None if `kind` is no such class."""
     for (module, name), convert in _CONVERTERS.items():
         loaded = sys.modules.get(module)
         if loaded is not None and getattr(loaded, name, None) is kind:
@@ -19,33 +20,40 @@ def converter_of(kind: object) -> Callable[[Scan], Any] | None:
     return None
 
 
-def _table(scan: Scan) -> Any:
-    try:
-        return scan.table()
-    finally:
-        scan.close()
+def is_lazy(kind: object) -> bool:
+    """Whether values of the class read the files later, so that their copies must stay."""
+    return converter_of(kind) in (_dataset, _polars_lazy, _duckdb)
 
 
-def _dataset(scan: Scan) -> Any:
-    return _kept(scan.dataset, scan)
+def keep(scan: Scan) -> None:
+    """Let the copies of a scan stay until the process ends."""
+    _scans.append(scan)
 
 
-def _pandas(scan: Scan) -> Any:
+def _table(part: Part) -> Any:
+    return part.table()
+
+
+def _dataset(part: Part) -> Any:
+    return part.dataset
+
+
+def _pandas(part: Part) -> Any:
     import pandas as pd
 
     pa = pyarrow()
     # By the column's type, not by its cells: a day without nulls has the same types as a day with some.
     nullable = {pa.bool_(): pd.BooleanDtype(), pa.int64(): pd.Int64Dtype(), pa.string(): pd.StringDtype()}
-    return _table(scan).to_pandas(types_mapper=nullable.get)
+    return part.table().to_pandas(types_mapper=nullable.get)
 
 
-def _polars(scan: Scan) -> Any:
+def _polars(part: Part) -> Any:
     import polars as pl
 
-    return pl.from_arrow(_table(scan))
+    return pl.from_arrow(part.table())
 
 
-def _polars_lazy(scan: Scan) -> Any:
+def _polars_lazy(part: Part) -> Any:
     """Reads the columns and as many events as the query needs, batch by batch."""
     import polars as pl
     from polars.io.plugins import register_io_source
@@ -54,7 +62,7 @@ def _polars_lazy(scan: Scan) -> Any:
         columns: list[str] | None, predicate: pl.Expr | None, events: int | None, batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         left = events
-        for batch in scan.batches(columns):
+        for batch in part.batches(columns):
             frame = pl.DataFrame(pl.from_arrow(batch))
             if left is not None:
                 frame = frame.head(left)
@@ -63,27 +71,50 @@ def _polars_lazy(scan: Scan) -> Any:
             if left == 0:
                 return
 
-    schema = pl.DataFrame(pl.from_arrow(scan.schema.empty_table())).schema
+    schema = pl.DataFrame(pl.from_arrow(part.schema.empty_table())).schema
     return register_io_source(read, schema=schema, validate_schema=True)
 
 
-def _duckdb(scan: Scan) -> Any:
+def _duckdb(part: Part) -> Any:
     """On DuckDB's default connection, so that `duckdb.sql` can join it with others; filters and columns are pushed down."""
     import duckdb
 
-    return duckdb.from_arrow(_kept(scan.dataset, scan))
+    names = part.schema.names
+    relation = duckdb.from_arrow(part.dataset)
+    unique = duckdb_names(names)
+    if unique == list(names):
+        return relation
+    # DuckDB has numbered them too, though so that one bare name is left, which then stands for both.
+    given = ", ".join(f"{_quoted(have)} AS {_quoted(want)}" for have, want in zip(relation.columns, unique, strict=True))
+    return relation.project(given)
+
+
+def duckdb_names(names: Sequence[str]) -> list[str]:
+    """The columns' names in DuckDB, which knows no case: those that differ in nothing else are numbered, each of them.
+
+    >>> duckdb_names(["body:UserId", "body:userid", "body:text"])
+    ['body:UserId_1', 'body:userid_2', 'body:text']
+    """
+    clashes = {name for name, number in Counter(name.lower() for name in names).items() if number > 1}
+    used = {name.lower() for name in names}
+    numbers = Counter[str]()
+    made = []
+    for name in names:
+        unique = name
+        while name.lower() in clashes and unique.lower() in used:
+            numbers[name.lower()] += 1
+            unique = f"{name}_{numbers[name.lower()]}"
+        used.add(unique.lower())
+        made.append(unique)
+    return made
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 _scans: list[Scan] = []
-
-
-def _kept(value: Any, scan: Scan) -> Any:
-    """`value`, whose files are read later: their copies stay until the process ends."""
-    _scans.append(scan)
-    return value
-
-
-_CONVERTERS: dict[tuple[str, str], Callable[[Scan], Any]] = {
+_CONVERTERS: dict[tuple[str, str], Callable[[Part], Any]] = {
     ("pandas", "DataFrame"): _pandas,
     ("polars", "DataFrame"): _polars,
     ("polars", "LazyFrame"): _polars_lazy,

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, overload
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing import FileDestination as Destination
-from keen_pipeline.ledger import SqlLedger as Ledger
-from keen_pipeline.ports import ExtractionApi
-from keen_pipeline.readers.files import LandedFile, landed_files, require
-from keen_pipeline.readers.frames import KINDS, converter_of
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.readers.files import LandedFile, landed_files, refuse_outdated, require
+from keen_pipeline.readers.frames import KINDS, converter_of, is_lazy, keep
 from keen_pipeline.readers.scan import Scan
-from keen_pipeline.readers.types import check_types, union_of
+from keen_pipeline.readers.types import check_types, known_words
 
 Kind = TypeVar("Kind")
 
@@ -26,13 +25,21 @@ class Missing(str, Enum):
     EMPTY = "empty"
 
 
-class LandedReader:
-    """Reads what has landed at `destination` by the `ledger`. `api` is called where a column's type must be asked for."""
+Wanted = Callable[[str, str], str | None]
+"""By collection and partition key the fingerprint of what today's configuration asks for; None if it asks for nothing."""
 
-    def __init__(self, ledger: Ledger, destination: Destination, api: Callable[[], ExtractionApi]) -> None:
+
+class LandedReader:
+    """Reads what has landed at `destination` by the `ledger`; nothing is asked of Keen.
+
+    `wanted`: what today's configuration asks for. A landing of another one is refused, and a partition that it asks nothing for,
+    such as one before the start date, counts as one without events. Unless given, every landing is good.
+    """
+
+    def __init__(self, ledger: SqlLedger, destination: FileDestination, wanted: Wanted | None = None) -> None:
         self._ledger = ledger
         self._destination = destination
-        self._api = api
+        self._wanted = wanted
 
     def uris(self, collection: str, partition_keys: Sequence[str], *, missing: Missing | str = Missing.ERROR) -> dict[str, str]:
         """The URI of each landed partition, in the order of `partition_keys`.
@@ -45,10 +52,7 @@ class LandedReader:
         self, collection: str, partition_keys: Sequence[str], *, missing: Missing | str = Missing.ERROR
     ) -> dict[str, LandedFile]:
         """The landed files by partition, in the order of `partition_keys`. Raises as `uris` does."""
-        landed = landed_files(self._ledger, self._destination.uri, collection)
-        if _missing(missing) is Missing.ERROR:
-            require(collection, partition_keys, landed, self._destination.uri)
-        return {key: landed[key] for key in partition_keys if key in landed}
+        return self._chosen(collection, partition_keys, missing, self._landed(collection))
 
     @overload
     def load(
@@ -90,90 +94,103 @@ class LandedReader:
         dictionary of several. `columns`: only these, in this order, null where no event has them; else the union of the files'
         columns in the order of their appearance. `types`: of columns, one of TYPES; else Keen's types of the properties.
 
-        Raises ConfigurationError where a partition is not landed (`missing`), a library is not installed, or a cell is not of its
-        column's type; InvalidInputError for a kind, type or column that does not exist; RetryableError where the service
-        can't be asked for the types now. LazyFrames, Datasets and relations raise what concerns cells when they are computed.
+        Raises ConfigurationError if a partition is not landed (`missing`), a library is not installed, or a cell is not of its
+        column's type; InvalidInputError for a kind, type or column that does not exist. LazyFrames, Datasets and relations raise
+        what concerns cells when they are computed, except that a column of numbers is looked at here.
         """
         keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys)
-        files = self.files(collection, keys, missing=missing)
+        landed = self._landed(collection)
+        files = self._chosen(collection, keys, missing, landed)
         if kind in (None, Any):
             kind = str if len(keys) == 1 else dict[str, str]
-        return self._load(collection, files, keys, kind, columns, types or {})
-
-    def scan(
-        self,
-        collection: str,
-        files: Sequence[LandedFile],
-        *,
-        columns: Sequence[str] | None = None,
-        types: Mapping[str, str] | None = None,
-    ) -> Scan:
-        """A dataset of landed files; `columns` and `types` as in `load`."""
-        asked = dict(types or {})
-        check_types(collection, asked)
-        names = list(columns) if columns is not None else union_of(file.columns for file in files)
-        return Scan(self._destination, files, self._types(collection, names, asked, files))
-
-    def types(self, collection: str, names: Sequence[str], files: Sequence[LandedFile]) -> dict[str, str]:
-        """The type of each column as `scan` reads it, where it isn't told another one; raises as `scan` does."""
-        return self._types(collection, names, {}, files)
-
-    def _load(
-        self,
-        collection: str,
-        files: Mapping[str, LandedFile],
-        keys: Sequence[str],
-        kind: Any,
-        columns: Sequence[str] | None,
-        types: Mapping[str, str],
-    ) -> Any:
         origin, arguments = get_origin(kind), get_args(kind)
-        if origin is dict and len(arguments) == 2:
-            each = arguments[1]
-            known = files if converter_of(each) is None else dict.fromkeys(keys)
-            return {
-                key: self._load(collection, {key: files[key]} if key in files else {}, [key], each, columns, types) for key in known
-            }
-        if origin is list and arguments in ((str,), (Path,)):
-            return [self._place(file, arguments[0]) for file in files.values()]
-        if kind in (str, Path):
-            if len(files) != 1:
-                raise InvalidInputError(
-                    f"{collection}: {len(files)} files of {len(keys)} partitions can't be one {kind.__name__}; "
-                    f"use list[{kind.__name__}] or dict[str, {kind.__name__}]",
-                    field="kind",
-                )
-            return self._place(next(iter(files.values())), kind)
-        convert = converter_of(kind)
+        each = arguments[1] if origin is dict and len(arguments) == 2 else None
+        if kind in (str, Path) or origin is list or each in (str, Path):
+            return _places(collection, keys, files, kind)
+        convert = converter_of(each or kind)
         if convert is None:
             raise InvalidInputError(
                 f"{collection}: can't be loaded as {kind!r}; use one of {KINDS}, str, pathlib.Path, a list of these two, or "
                 "dict[str, ...] with any of them",
                 field="kind",
             )
-        return convert(self.scan(collection, list(files.values()), columns=columns, types=types))
+        asked = types or {}
+        check_types(collection, asked)
+        # Before the first event nobody knows the columns, and any may be asked for.
+        known = known_words(landed.values())
+        if columns is not None and not any(file.records for file in landed.values()):
+            known = {**dict.fromkeys(columns, "string"), **known}
+        words = _words(collection, columns, asked, known)
+        scan = Scan(self._destination, list(files.values()), words)
+        try:
+            if each is None:
+                return convert(scan.of_all())
+            return {key: convert(scan.of_partition(key)) for key in keys}
+        finally:
+            if is_lazy(each or kind):
+                keep(scan)
+            else:
+                scan.close()
 
-    def _place(self, file: LandedFile, kind: Any) -> Any:
-        if kind is Path and "://" in file.uri:
-            raise InvalidInputError(f"{file.collection}[{file.partition_key}]: {file.uri} is no path; use str", field="kind")
-        return kind(file.uri)
+    def scan(self, collection: str, files: Sequence[LandedFile], *, types: Mapping[str, str] | None = None) -> Scan:
+        """A dataset of landed files with the columns that they have; `types` as in `load`."""
+        asked = types or {}
+        check_types(collection, asked)
+        present = dict.fromkeys(name for file in files for name in file.columns)
+        known = known_words(self._landed(collection).values())
+        return Scan(self._destination, files, {name: asked.get(name) or known.get(name, "string") for name in present})
 
-    def _types(
-        self, collection: str, names: Sequence[str], asked: Mapping[str, str], files: Sequence[LandedFile]
-    ) -> dict[str, str]:
-        """The type of each column. Raises InvalidInputError for a column that neither a file nor Keen knows."""
-        if all(name in asked for name in names):
-            return {name: asked[name] for name in names}
-        known = {**self._api().property_types(collection), **{name: "string" for file in files for name in file.masked}}
-        present = {name for file in files for name in file.columns}
-        unknown = [name for name in names if name not in present and name not in known and name not in asked]
-        if unknown:
-            raise InvalidInputError(
-                f"{collection}: neither a landed file nor Keen knows {', '.join(unknown)}; "
-                f"known are {', '.join(sorted({*present, *known}))}",
-                field="columns",
-            )
-        return {name: asked.get(name) or known.get(name, "string") for name in names}
+    def _landed(self, collection: str) -> Mapping[str, LandedFile]:
+        return landed_files(self._ledger, collection)
+
+    def _chosen(
+        self, collection: str, keys: Sequence[str], missing: Missing | str, landed: Mapping[str, LandedFile]
+    ) -> dict[str, LandedFile]:
+        if self._wanted is not None:
+            wanted = {key: self._wanted(collection, key) for key in keys}
+            keys = [key for key in keys if wanted[key] is not None]
+            wrong = [key for key in keys if key in landed and landed[key].fingerprint != wanted[key]]
+            refuse_outdated(collection, wrong, self._destination.uri)
+        if _missing(missing) is Missing.ERROR:
+            require(collection, keys, landed, self._destination.uri)
+        return {key: landed[key] for key in keys if key in landed}
+
+
+def _words(collection: str, columns: Sequence[str] | None, asked: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """The word for each column's type. Raises InvalidInputError for a column that no landing has and no type was asked for."""
+    names = list(known) if columns is None else list(columns)
+    unknown = [name for name in names if name not in known and name not in asked]
+    if unknown:
+        raise InvalidInputError(
+            f"{collection}: no landed file has {', '.join(unknown)}; known are {', '.join(sorted(known)) or 'none'}",
+            field="columns",
+        )
+    return {name: asked.get(name) or known[name] for name in names}
+
+
+def _places(collection: str, keys: Sequence[str], files: Mapping[str, LandedFile], kind: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is dict:
+        return {key: _place(file, arguments[1]) for key, file in files.items()}
+    if origin is list and arguments in ((str,), (Path,)):
+        return [_place(file, arguments[0]) for file in files.values()]
+    if origin is list:
+        raise InvalidInputError(
+            f"{collection}: can't be loaded as {kind!r}; a list is list[str] or list[Path], else use one of {KINDS}", field="kind"
+        )
+    if len(files) != 1:
+        raise InvalidInputError(
+            f"{collection}: {len(files)} files of {len(keys)} partitions can't be one {kind.__name__}; "
+            f"use list[{kind.__name__}] or dict[str, {kind.__name__}]",
+            field="kind",
+        )
+    return _place(next(iter(files.values())), kind)
+
+
+def _place(file: LandedFile, kind: Any) -> Any:
+    if kind is Path and "://" in file.uri:
+        raise InvalidInputError(f"{file.collection}[{file.partition_key}]: {file.uri} is no path; use str", field="kind")
+    return kind(file.uri)
 
 
 def _missing(value: Missing | str) -> Missing:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.landing import FileDestination as Destination
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.copies import LocalCopies, gone
 from keen_pipeline.readers.files import LandedFile
-from keen_pipeline.readers.types import arrow_type, pyarrow
+from keen_pipeline.readers.numbers import NotANumberError, Numbers, numbers_of
+from keen_pipeline.readers.types import KEENS_NUMBER, arrow_type, pyarrow
 
 BLOCK_BYTES = 4 * 1024 * 1024
 """Of CSV parsed at once: a record must fit in it. Keen takes events up to 900 kB."""
@@ -20,79 +21,181 @@ BATCH_RECORDS = 64 * 1024
 BATCHES_AHEAD = 4
 FILES_AHEAD = 2
 
+Placed = tuple[LandedFile, str]
+"""A file, and the path where it can be read."""
+
 
 class Scan:
-    """A dataset of `files` with the columns of `types`, in that order; a column that a file lacks is null there.
+    """A dataset of `files` with the columns of `words`, in that order; a column that a file lacks is null there.
 
-    Copies of remote files are made here, and last as long as the object, `close()` or the process.
-    Raises ConfigurationError where a file is gone, InvalidInputError for a header that names a column twice.
+    Copies of remote files are made here, and last as long as the object, `close()` or the process; columns of Keen's numbers are
+    read here once, to find the type that holds them.
+    Raises ConfigurationError if a file is gone or a number is none, InvalidInputError for a header that names a column twice.
     """
 
-    def __init__(self, destination: Destination, files: Sequence[LandedFile], types: Mapping[str, str]) -> None:
-        pa = pyarrow()
-        self.schema: Any = pa.schema([pa.field(name, arrow_type(word)) for name, word in types.items()])
-        self._types = types
+    def __init__(self, destination: FileDestination, files: Sequence[LandedFile], words: Mapping[str, str]) -> None:
         # A file without events may lack even its header; it has nothing to give.
         self._files = [file for file in files if file.records]
         for file in self._files:
             _check_header(file)
-        self._copies = LocalCopies(destination, self._files, types)
-        self.dataset: Any = self._dataset(list(zip(self._files, self._copies.paths, strict=True)))
+        self.words = words
+        self._copies = LocalCopies(destination, self._files, words)
+        pa = pyarrow()
+        self.numbers: Mapping[str, Numbers] = {}
+        self.schema: Any = pa.schema(list(self._types().items()))
+        self._placed: list[Placed] = []
+        for number, file in enumerate(self._files):
+            if file.encoding is Encoding.PARQUET and _must_be_converted(self._copies.paths[number], self.schema):
+                self._copies.convert(number, self.schema, converted)
+            self._placed.append((file, self._copies.paths[number]))
+        self.dataset: Any = _dataset(self._placed, self.schema)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is any event in the files."""
+        return bool(self._files)
 
     def close(self) -> None:
         """Remove the copies; the dataset can't be read any more."""
         self._copies.close()
 
+    def of_partition(self, key: str) -> Part:
+        """The events of one partition, with the columns and types of the whole."""
+        return Part(self, [placed for placed in self._placed if placed[0].partition_key == key])
+
     def table(self) -> Any:
         """Everything as a pyarrow Table. Raises ConfigurationError naming the partition and the column of a misfit."""
-        try:
-            return self.dataset.to_table()
-        except (pyarrow().ArrowInvalid, OSError) as error:
-            raise self._explained(error) from None
+        return self.of_all().table()
 
     def batches(self, columns: Sequence[str] | None = None, *, records: int = BATCH_RECORDS) -> Iterator[Any]:
         """Record batches of at most `records`, in the order of the files; memory is bounded by a few of them.
 
         Raises as `table` does.
         """
+        yield from self.of_all().batches(columns, records=records)
+
+    def of_all(self) -> Part:
+        """The events of all files."""
+        return Part(self, self._placed)
+
+    def _types(self) -> dict[str, Any]:
+        """Arrow's type of each column. `numbers` tells afterwards what holds for all cells of those that are Keen's numbers."""
+        self.numbers = self._looked_at([name for name, word in self.words.items() if word == KEENS_NUMBER])
+        unclear = [name for name, found in self.numbers.items() if not found.whole and not found.exact]
+        decimals = [name for name, word in self.words.items() if word == "decimal"]
+        counted = self._looked_at([*unclear, *decimals], digits=True)
+        types = {name: found.arrow_type for name, found in {**self.numbers, **counted}.items()}
+        types |= {name: counted[name].decimal_type for name in decimals}
+        return {name: types[name] if name in types else arrow_type(word) for name, word in self.words.items()}
+
+    def _looked_at(self, names: Sequence[str], *, digits: bool = False) -> dict[str, Numbers]:
+        """The numbers of some columns over all files. Raises ConfigurationError for a cell that is none."""
+        found = dict.fromkeys(names, Numbers())
+        for file, path in zip(self._files, self._copies.paths, strict=True):
+            present = [name for name in names if name in file.columns]
+            for arrays in _stored(file, path, present):
+                for name, cells in zip(present, arrays, strict=True):
+                    try:
+                        found[name] |= numbers_of(cells, digits=digits)
+                    except NotANumberError:
+                        raise misfit(file, name, "num", "no number") from None
+        return found
+
+    def explained(self, error: Exception) -> ConfigurationError:
+        """Which partition and column it was, found by reading them one by one: only an error pays for that."""
+        for file, path in self._placed:
+            if not Path(path).is_file():
+                return gone(file)
+            alone = _dataset([(file, path)], self.schema)
+            for name, word in self.words.items():
+                reason = _misfit(alone, name)
+                if reason is not None:
+                    return misfit(file, name, word, reason)
+        return ConfigurationError(f"landed files can't be read: {error}")
+
+
+class Part:
+    """Some of a scan's files."""
+
+    def __init__(self, scan: Scan, placed: Sequence[Placed]) -> None:
+        self._scan = scan
+        self.schema: Any = scan.schema
+        self.dataset: Any = _dataset(placed, scan.schema)
+
+    @property
+    def scan(self) -> Scan:
+        """The whole, which owns the copies."""
+        return self._scan
+
+    def table(self) -> Any:
+        """As `Scan.table`."""
+        try:
+            return self.dataset.to_table()
+        except (pyarrow().ArrowInvalid, OSError) as error:
+            raise self._scan.explained(error) from None
+
+    def batches(self, columns: Sequence[str] | None = None, *, records: int = BATCH_RECORDS) -> Iterator[Any]:
+        """As `Scan.batches`."""
         wanted = None if columns is None else list(columns)
         ahead = {"batch_readahead": BATCHES_AHEAD, "fragment_readahead": FILES_AHEAD}
         try:
             yield from self.dataset.scanner(columns=wanted, batch_size=records, **ahead).to_batches()
         except (pyarrow().ArrowInvalid, OSError) as error:
-            raise self._explained(error) from None
+            raise self._scan.explained(error) from None
 
-    def _dataset(self, paths: Sequence[tuple[LandedFile, str]]) -> Any:
-        from pyarrow import dataset, fs
 
-        if not paths:
-            return dataset.dataset(self.schema.empty_table())
-        # Neighbours of one format in one dataset, so that the order of the partitions stays.
-        parts = [
-            dataset.FileSystemDataset.from_paths(
-                [path for _, path in group],
-                schema=self.schema,
-                format=dataset.ParquetFileFormat() if is_parquet else _csv_format(),
-                filesystem=fs.LocalFileSystem(),
-            )
-            for is_parquet, group in groupby(paths, key=lambda one: one[0].encoding is Encoding.PARQUET)
-        ]
-        return parts[0] if len(parts) == 1 else dataset.dataset(parts)
+def _stored(file: LandedFile, path: str, names: Sequence[str]) -> Iterator[list[Any]]:
+    """Arrays of some columns as they are stored, a CSV's as text."""
+    if not names:
+        return
+    pa = pyarrow()
+    schema = None if file.encoding is Encoding.PARQUET else pa.schema([(name, pa.string()) for name in names])
+    try:
+        for batch in _dataset([(file, path)], schema).scanner(columns=list(names)).to_batches():
+            yield list(batch.columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigurationError(f"{file.collection}[{file.partition_key}]: {file.uri} can't be read: {error}") from None
 
-    def _explained(self, error: Exception) -> ConfigurationError:
-        """Which partition and column it was, found by reading them one by one: only an error pays for that."""
-        for file, path in zip(self._files, self._copies.paths, strict=True):
-            if not Path(path).is_file():
-                return gone(file)
-            alone = self._dataset([(file, path)])
-            for name, word in self._types.items():
-                reason = _misfit(alone, name)
-                if reason is not None:
-                    return ConfigurationError(
-                        f"{file.collection}[{file.partition_key}]: a cell of {name} is not of the column's type {word} ({reason}); "
-                        f"read it as it stands: types={{{name!r}: {'bytes' if word == 'string' else 'string'!r}}}"
-                    )
-        return ConfigurationError(f"landed files can't be read: {error}")
+
+def converted(array: Any, kind: Any) -> Any:
+    """An array of a Parquet file as one of another type, whose values are the same ones."""
+    pa = pyarrow()
+    from pyarrow import compute
+
+    if pa.types.is_floating(array.type) and pa.types.is_decimal(kind):
+        return array.cast(pa.string()).cast(kind)  # by its shortest text, which is the number that Keen had
+    if pa.types.is_timestamp(array.type) and pa.types.is_string(kind):
+        return compute.strftime(array.cast(pa.timestamp("ms", "UTC"), safe=False), format="%Y-%m-%dT%H:%M:%SZ")
+    if pa.types.is_integer(array.type) and pa.types.is_floating(kind):
+        return array.cast(kind, safe=False)  # Arrow refuses those beyond 2^53, also if a double holds them
+    return array.cast(kind)
+
+
+def misfit(file: LandedFile, name: str, word: str, reason: str) -> ConfigurationError:
+    """A cell that its column's type can't hold."""
+    word = "num" if word == KEENS_NUMBER else word
+    return ConfigurationError(
+        f"{file.collection}[{file.partition_key}]: a cell of {name} is not of the column's type {word} ({reason}); "
+        f"read it as it stands: types={{{name!r}: {'bytes' if word == 'string' else 'string'!r}}}"
+    )
+
+
+def _must_be_converted(path: str, schema: Any) -> bool:
+    """Whether Arrow's own way from a Parquet file's types to those of the schema would change a value."""
+    pa = pyarrow()
+    from pyarrow import parquet
+
+    stored = parquet.read_schema(path)
+    for name in stored.names:
+        if name in schema.names:
+            have, want = stored.field(name).type, schema.field(name).type
+            if pa.types.is_floating(have) and pa.types.is_decimal(want):
+                return True
+            if pa.types.is_timestamp(have) and pa.types.is_string(want):
+                return True
+            if pa.types.is_integer(have) and pa.types.is_floating(want):
+                return True
+    return False
 
 
 def _check_header(file: LandedFile) -> None:
@@ -110,6 +213,25 @@ def _misfit(dataset: Any, column: str) -> str | None:
     except pyarrow().ArrowInvalid as error:
         return str(error).splitlines()[0]
     return None
+
+
+def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
+    """`schema`: None for the one of the files, which is then only one."""
+    from pyarrow import dataset, fs
+
+    # Neighbours of one format in one dataset, so that the order of the partitions stays.
+    parts = []
+    for is_parquet, group in groupby(placed, key=lambda one: one[0].encoding is Encoding.PARQUET):
+        paths = [path for _, path in group]
+        form = dataset.ParquetFileFormat() if is_parquet else _csv_format()
+        local = fs.LocalFileSystem()
+        if schema is None:
+            parts.append(dataset.dataset(paths, format=form, filesystem=local))
+        else:
+            parts.append(dataset.FileSystemDataset.from_paths(paths, schema=schema, format=form, filesystem=local))
+    if not parts:
+        return dataset.dataset(schema.empty_table())
+    return parts[0] if len(parts) == 1 else dataset.dataset(parts)
 
 
 def _csv_format() -> Any:

@@ -1,30 +1,40 @@
-"""The type of each column that a reader sees: what the caller asked for, else Keen's type of the property, else text.
+"""The type of each column that a reader sees: what the caller asked for, else what the ledger says of the collection, else text.
 
 | type | column | a cell |
 |---|---|---|
-| `num` | 64-bit floating point | a number, as the nearest double: JSON's numbers are no more |
-| `int` | 64-bit integer | a whole number; never Keen's word, asked for where numbers beyond 2^53 are kept exactly |
+| `num`, as Keen has it | the first of `int`, double, `decimal` and text that holds all cells of the range | a JSON number |
+| `num`, asked for | 64-bit floating point | a number, as the nearest double |
+| `int` | 64-bit integer | a whole number |
+| `decimal` | decimal, 38 digits | a number, exactly |
 | `bool` | boolean | `true` or `false` |
 | `datetime` | microseconds, UTC | ISO-8601 with a zone |
 | `string`, any other of Keen's | text | as it stands in the CSV: `007` stays `007` |
-| `bytes` | bytes | where a text is no UTF-8 |
+| `bytes` | bytes | for a text that is no UTF-8 |
 
-An empty cell is null, and a JSON null (`null` without quotes) too; `""` is the empty text. A cell that is not of its column's type
-is an error: nothing is guessed, and nothing is lost without a word.
+Keen's type of a property is one for all landings of the collection: where they disagree it is text. An empty cell is null, and a
+JSON null (`null` without quotes) too; `""` is the empty text. A cell that is not of its column's type is an error: nothing is
+guessed, and nothing is lost without a word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.readers.files import LandedFile
 
-TYPES = ("num", "int", "bool", "datetime", "string", "bytes")
+TYPES = ("num", "int", "decimal", "bool", "datetime", "string", "bytes")
+KEENS_NUMBER = "number"
+"""What a property is that Keen calls `num`: its column's type follows from its cells."""
+DECIMAL_DIGITS = 38
+# What Keen calls a property that it has only nulls of says nothing of the next event.
+_NOTHING = frozenset({"", "null"})
+_ALWAYS = {"header:timestamp": "datetime"}
 
 
 def pyarrow() -> Any:
-    """The module. Raises ConfigurationError where the extra is missing."""
+    """The module. Raises ConfigurationError if the extra is missing."""
     try:
         import pyarrow as module
     except ImportError:
@@ -33,7 +43,7 @@ def pyarrow() -> Any:
 
 
 def arrow_type(word: str) -> Any:
-    """Arrow's type for one of Keen's, or of TYPES."""
+    """Arrow's type for one of Keen's, or of TYPES; not for KEENS_NUMBER and `decimal`, whose cells decide."""
     pa = pyarrow()
     known = {
         "num": pa.float64(),
@@ -52,6 +62,24 @@ def check_types(collection: str, types: Mapping[str, str]) -> None:
             raise InvalidInputError(f"{collection}: types: {column} can't be {word!r}, only {', '.join(TYPES)}", field="types")
 
 
-def union_of(headers: Iterable[Sequence[str]]) -> list[str]:
-    """The names of all headers, each once, in the order of their first appearance."""
-    return list(dict.fromkeys(name for header in headers for name in header))
+def known_words(files: Iterable[LandedFile]) -> dict[str, str]:
+    """The columns of all the files, each once, in the order of their first appearance, with one word for the type of each."""
+    said: dict[str, set[str]] = {}
+    masked: set[str] = set()
+    for file in files:
+        masked |= file.masked
+        words = file.words or ("",) * len(file.columns)
+        for name, word in zip(file.columns, words, strict=True):
+            # Keen told, and had none or several: it is no longer what another landing says.
+            told = {"string"} if file.words and not word else {word} - _NOTHING
+            said.setdefault(name, set()).update(told)
+    return {name: "string" if name in masked else _agreed(name, words) for name, words in said.items()}
+
+
+def _agreed(name: str, words: set[str]) -> str:
+    if name in _ALWAYS:
+        return _ALWAYS[name]
+    if len(words) != 1:
+        return "string"
+    [word] = words
+    return KEENS_NUMBER if word == "num" else word

@@ -13,7 +13,8 @@ import duckdb
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
-from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.addresses import checked_email
+from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.events.incoming import EventEncoder, split_v2
 from keen_pipeline.service.extractions.csv_export import Selection, count
@@ -21,6 +22,8 @@ from keen_pipeline.service.extractions.mail import Mailer, completion_message
 from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extractions.worker import ExtractionWorker
 from keen_pipeline.service.http.metrics import Metrics
+from keen_pipeline.service.limits import MAILS, ByteBudget, RequestsPerMinute
+from keen_pipeline.service.names import literal_filters
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
@@ -44,6 +47,8 @@ class Service:
         self.local_url = local_url
         self.last_request = time.monotonic()
         self.open_requests = 0
+        self.pending_bodies = ByteBudget(config.pending_body_mib * MIB)
+        self.mail_limit = RequestsPerMinute(config.mails_per_minute)
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
         self.backend = open_backend(config, credentials, self.engine)
@@ -66,9 +71,11 @@ class Service:
         self.mailer.wake()
 
     def _message(self, extraction: Extraction) -> EmailMessage:
-        """The mail of a complete extraction; its link starts to age when the mail is written."""
+        """The mail of a complete extraction; its link works as long as the result is kept."""
         base_url = self.config.public_url or self.local_url
-        return completion_message(extraction, self.results.url(base_url, extraction.id, gzip=extraction.shape.gzip))
+        left = (extraction.finished or 0) + self.config.retention_seconds - self.records.now()
+        url = self.results.url(base_url, extraction.id, gzip=extraction.shape.gzip, seconds=max(left, 0))
+        return completion_message(extraction, url)
 
     def close(self) -> None:
         """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
@@ -112,16 +119,17 @@ class Service:
 
     def window(self, parameters: Mapping[str, Any]) -> Timeframe | None:
         """The timeframe of a request, at this moment. Raises InvalidInputError."""
-        zone = parameters.get("timezone")
+        zone, timeframe = _plain(parameters.get("timezone")), _plain(parameters.get("timeframe"))
         if isinstance(zone, float) and zone.is_integer():
             zone = int(zone)  # JSON does not tell 3600.0 from 3600
-        return resolve_timeframe(parameters.get("timeframe"), now=datetime.now(UTC), timezone=zone)
+        return resolve_timeframe(timeframe, now=datetime.now(UTC), timezone=zone)
 
     def filters(self, parameters: Mapping[str, Any]) -> tuple[Condition, ...]:
         """The filters of a request. Raises InvalidInputError naming the culprit."""
         conditions = parse_filters(parameters.get("filters"))
-        with self.engine.query() as cursor:
-            check_patterns(cursor, conditions, "filters")
+        if conditions:
+            with self.engine.query() as cursor:
+                check_patterns(cursor, conditions, "filters")
         return conditions
 
     @contextmanager
@@ -130,7 +138,8 @@ class Service:
     ) -> Iterator[Selection]:
         """The events asked for, of all acknowledged so far. Raises NotFoundError, InvalidInputError."""
         with self.store.snapshot(collection) as snapshot:
-            yield Selection(snapshot, filters, timeframe, names)
+            meant = literal_filters(filters, snapshot.columns) if names == "v3" else filters
+            yield Selection(snapshot, meant, timeframe, names)
 
     def create_extraction(
         self,
@@ -142,7 +151,7 @@ class Service:
     ) -> Extraction:
         """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
         filters, timeframe = self.filters(parameters), self.window(parameters)
-        email = checked_email(parameters)
+        email = checked_email(parameters, self.config.mail_to)
         limit = self.config.max_extraction_events
         with self.select(collection, filters, timeframe, names) as selection:
             # Compiled now, so that a filter that can't work is refused with the request.
@@ -154,6 +163,8 @@ class Service:
                     raise ExtractionTooLargeError(
                         f"the extraction is too large: {events} events, the limit is {limit}; ask for a shorter timeframe"
                     )
+        if email is not None:
+            self.mail_limit.count(MAILS)
         made = self.records.create(
             collection,
             names=names,
@@ -169,6 +180,13 @@ class Service:
         return made
 
 
+def _plain(value: object) -> Any:
+    """A timeframe or a time zone of a query string: clients send the empty text for none, and relative ones in JSON's quotes."""
+    if isinstance(value, str) and len(value) >= 2 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    return None if value == "" else value
+
+
 def check_patterns(cursor: duckdb.DuckDBPyConnection, conditions: Sequence[Condition], field: str) -> None:
     """Raises InvalidInputError for a regular expression that RE2 does not take."""
     for index, condition in enumerate(conditions):
@@ -180,16 +198,3 @@ def check_patterns(cursor: duckdb.DuckDBPyConnection, conditions: Sequence[Condi
             except duckdb.Error:
                 place = f"{field}[{index}].property_value"
                 raise InvalidInputError(f"{place}: not a regular expression of the RE2 kind", field=place) from None
-
-
-def checked_email(parameters: Mapping[str, Any]) -> str | None:
-    """The address of a request, `email` or `email_address`. Raises InvalidInputError for what is no address."""
-    for name in ("email", "email_address"):
-        address = parameters.get(name)
-        if address is None or address == "":
-            continue
-        local, _, domain = address.rpartition("@") if isinstance(address, str) else ("", "", "")
-        if not local or not domain or len(address) > 254 or not address.isprintable() or any(c in address for c in ' ,;<>"()'):
-            raise InvalidInputError(f"{name}: not an e-mail address", field=name)
-        return str(address)
-    return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.mail import check_login
 from keen_pipeline.settings import SmtpSettings
 
 MIB = 1024 * 1024
@@ -37,6 +38,14 @@ class ServiceConfig:
     alone (1 to 3600), `fold_seconds` how long events rest in the catalogue before they go to the storage (0.1 to 3600),
     `replaced_seconds` how long a file is kept there that was replaced, so that readers, and an older backup of the catalogue, find
     it (1 to 2678400), and `cache_mib` how much of the storage is kept in `data` as well (64 to 1048576).
+    `max_parameter_bytes`: of one parameter of a query as JSON, filters too (256 to 1 MiB). `max_answer_bytes`: of the events of a
+    synchronous answer, and of the filters echoed in one list (64 KiB to 1 GiB). `max_list`: extractions in one list, those that are
+    open and the newest first (1 to 100000). `pending_body_mib`: of the bodies of all open requests together (16 to 65536).
+    `max_connections`: open at once, also bounded by half of the descriptors (8 to 65536); `max_connections_per_address` (1 to
+    65536). `head_seconds`: for a whole request line and headers (0.1 to 600); `stalled_seconds`: for a body or a reader that does
+    not move on (1 to 3600).
+    `redirect_hosts`: hosts that the image beacon may redirect to. `mail_to`: the addresses and domains that mail may go to; empty:
+    any. `mails_per_minute`: extractions with an address that are taken in a minute; None: no limit (1 to 100000).
     `stop_with_stdin`: stop when standard input ends, so that a child dies with its parent.
 
     Raises ConfigurationError naming the value that is out of its bounds.
@@ -73,6 +82,25 @@ class ServiceConfig:
     fold_seconds: float = 30
     replaced_seconds: float = 48 * 3600
     cache_mib: int = 10_240
+    max_parameter_bytes: int = 64 * 1024
+    max_answer_bytes: int = 64 * MIB
+    max_list: int = 20_000
+    pending_body_mib: int = 128
+    max_connections: int = 1000
+    max_connections_per_address: int = 500
+    head_seconds: float = 10
+    stalled_seconds: float = 30
+    redirect_hosts: tuple[str, ...] = ()
+    mail_to: tuple[str, ...] = ()
+    mails_per_minute: int | None = 60
+
+    @property
+    def listed(self) -> int:
+        """Extractions in one list: `max_list`, or as many as may be open, since whoever waits for one must find it there.
+
+        100,000 at most, whose statuses are some 45 MB.
+        """
+        return min(100_000, max(self.max_list, self.max_queue))
 
     @property
     def max_properties(self) -> int:
@@ -105,10 +133,21 @@ class ServiceConfig:
             "fold_seconds": (0.1, 3600),
             "replaced_seconds": (1, 31 * 86400),
             "cache_mib": (64, 1_048_576),
+            "max_parameter_bytes": (256, MIB),
+            "max_answer_bytes": (64 * 1024, 1024 * MIB),
+            "max_list": (1, 100_000),
+            "pending_body_mib": (16, 65_536),
+            "max_connections": (8, 65_536),
+            "max_connections_per_address": (1, 65_536),
+            "head_seconds": (0.1, 600),
+            "stalled_seconds": (1, 3600),
+            "mails_per_minute": (1, 100_000),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigurationError(f"service: {name} must lie between {low:g} and {high:g}, not {value!r}")
+        if self.smtp is not None:
+            check_login(self.smtp)
         if (self.catalogue_url is None) != (self.storage_uri is None):
             raise ConfigurationError("service: --catalogue and --storage go together; give both, or neither for one data folder")

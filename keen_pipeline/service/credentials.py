@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -62,9 +63,16 @@ def complete_credentials(config: ServiceConfig, kept: Credentials | None) -> Cre
     return made
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder of the owner's alone (mode 0700), one that is there already too, unless it belongs to somebody else."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(PermissionError):  # a volume that the machine's owner mounted, with modes of his own choice
+        folder.chmod(0o700)
+
+
 def write_private(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step, readable by its owner only (mode 0600)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

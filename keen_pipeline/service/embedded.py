@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
-from keen_pipeline.service.credentials import load_credentials
+from keen_pipeline.service.credentials import load_credentials, make_private
 from keen_pipeline.service.endpoint import FILE_NAME, is_held
 from keen_pipeline.settings import SHARED_VARIABLES
 
@@ -148,11 +148,11 @@ def ensure(data: Path) -> Endpoint:
     found = find(data)
     if found is not None:
         return found
-    data.mkdir(parents=True, exist_ok=True)
+    make_private(data)
     path = data / "service.log"
     if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
         path.unlink(missing_ok=True)
-    with path.open("a+b") as log:
+    with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
         process = subprocess.Popen(  # noqa: S603 - our own module
             [*_command(data, "127.0.0.1", 0), "--idle-exit", str(IDLE_EXIT_SECONDS)],
             stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.service.credentials import write_private
+from keen_pipeline.service.credentials import make_private, write_private
 
 FILE_NAME = "endpoint.json"
 LOCK_NAME = "lock"
@@ -31,7 +31,7 @@ def lock(descriptor: int) -> None:
 @contextlib.contextmanager
 def exclusive(data: Path) -> Iterator[None]:
     """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it."""
-    data.mkdir(parents=True, exist_ok=True)
+    make_private(data)
     descriptor = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

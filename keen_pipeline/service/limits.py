@@ -7,10 +7,10 @@ import time
 from collections import deque
 from typing import Protocol
 
-from keen_pipeline.errors import RateLimitedError
+from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
 
 WINDOW_SECONDS = 60.0
-EXTRACTIONS, QUERIES = "extraction", "query"
+EXTRACTIONS, QUERIES, MAILS = "extraction", "query", "mail"
 
 
 class RequestLimit(Protocol):
@@ -57,3 +57,21 @@ class RequestsPerMinute:
                 self._refused_until[kind] = now + WINDOW_SECONDS
                 raise exceeded(kind, self._limit)
             times.append(now)
+
+
+class ByteBudget:
+    """Bytes that all requests together may hold of their bodies. Used on the event loop alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        """Hold `size` more bytes. Raises ServiceUnavailableError when they are not free."""
+        if self.held + size > self._limit:
+            raise ServiceUnavailableError("the service is busy with other large requests; send this one again", retry_after=1)
+        self.held += size
+
+    def release(self, size: int) -> None:
+        """Give bytes back."""
+        self.held -= size

@@ -1,8 +1,6 @@
-"""Landed partitions in tables of any SQLAlchemy database: each replaced in one transaction; columns are added, types widened."""
-
-from __future__ import annotations
+"""Landed partitions in tables, by dlt. No Dagster in it."""
 
 from keen_pipeline.tables.load import LoadedPartition, TableLoader
-from keen_pipeline.tables.names import PARTITION_COLUMN
+from keen_pipeline.tables.place import TablePlace, place_of_destination, place_of_url
 
-__all__ = ["PARTITION_COLUMN", "LoadedPartition", "TableLoader"]
+__all__ = ["LoadedPartition", "TableLoader", "TablePlace", "place_of_destination", "place_of_url"]

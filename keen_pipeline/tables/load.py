@@ -1,31 +1,25 @@
-"""Loads landed partitions into one table. Two bookkeeping tables beside it know the columns of properties, and what is loaded.
+"""Loads landed partitions into one table, by dlt: each replaces its own rows in one transaction."""
 
-`keen_table_columns` keeps the column of each property, so that a name once given never means another property.
-`keen_table_partitions` has a row for each loaded partition; whoever replaces one holds its row until the commit, on every database.
-"""
-
+# ruff: noqa: S608 - only our own names and literals are put together here
 from __future__ import annotations
 
-import io
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
-import sqlalchemy as sa
-
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.readers.files import LandedFile
-from keen_pipeline.tables import schema as shape
-from keen_pipeline.tables.names import PARTITION_COLUMN, new_column_names
+from keen_pipeline.readers.scan import Scan
+from keen_pipeline.tables.names import PARTITION_COLUMN, SOURCE_COLUMN, column_names
+from keen_pipeline.tables.place import TablePlace, import_dlt
+from keen_pipeline.tables.shape import Column, Shape, hint
 
-_INSERTED_AT_ONCE = 5000
-_BUSY_SECONDS = 60
-_TRIES = 5
-_WHOLE_TABLE = "*"  # the row that is held while the table's shape changes
+_PIPELINE = "keen_tables"
+_LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -40,189 +34,178 @@ class LoadedPartition:
 
 
 class TableLoader:
-    """One table of the database at a SQLAlchemy `url`, filled by the landed partitions of one collection.
+    """One table at `place`, filled by the landed partitions of one collection.
 
-    `schema`: the database's schema, None for its default. Types are Keen's: `num` a double, `bool`, `datetime` (UTC;
-    SQLite keeps no zone), text for all else, lists as their JSON. Use it in one process or in many at once.
+    `source`: whose rows these are; those of other sources in the same table are left alone. `types`: of properties, as readers take
+    them, without `decimal`; else the ledger's: whole numbers are bigint, others double if that holds them exactly, else text; lists
+    and objects are their JSON. A column becomes wider when a partition needs it. Use it in one process or in many at once.
     """
 
-    def __init__(self, url: str, reader: LandedReader, collection: str, table: str, *, schema: str | None = None) -> None:
-        self._engine = _open(url)
+    def __init__(
+        self,
+        place: TablePlace,
+        reader: LandedReader,
+        collection: str,
+        table: str,
+        *,
+        source: str,
+        types: Mapping[str, str] | None = None,
+    ) -> None:
+        self._place = place
         self._reader = reader
         self._collection = collection
         self._table = table
-        self._schema = schema
-        meta = sa.MetaData()
-        self._columns = sa.Table(
-            "keen_table_columns",
-            meta,
-            sa.Column("table_name", sa.String(128), primary_key=True),
-            sa.Column("property", sa.String(512), primary_key=True),
-            sa.Column("column_name", sa.String(128), nullable=False),
-            schema=schema,
-        )
-        self._partitions = sa.Table(
-            "keen_table_partitions",
-            meta,
-            sa.Column("table_name", sa.String(128), primary_key=True),
-            sa.Column("partition_key", sa.String(128), primary_key=True),
-            sa.Column("row_count", sa.BigInteger),
-            sa.Column("loaded_at", sa.DateTime(timezone=True)),
-            schema=schema,
-        )
-        self._meta = meta
-
-    def close(self) -> None:
-        """End the connections."""
-        self._engine.dispose()
+        self._source = source
+        self._types = types or {}
 
     def load(self, partition_key: str) -> LoadedPartition:
         """Replace the rows of one partition by those of its landed file, in one transaction.
 
-        Raises ConfigurationError where the partition is not landed, a cell is not of its column's type, or the database refuses;
-        the rows that were there are there then.
+        Raises ConfigurationError if the partition is not landed, a cell is not of its column's type, or the database refuses; the
+        rows that were there are there then.
         """
         begun = time.monotonic()
         file = self._reader.files(self._collection, [partition_key])[partition_key]
-        with self._explained(partition_key):
-            self._make_bookkeeping()
-            with self._transaction(_WHOLE_TABLE) as connection:
-                words, names, added, widened = self._prepare(connection, file)
-            # A column that is wider than Keen's type is filled with the cells as they stand.
-            types = {name: words[column] for name, column in names.items()}
-            scan = self._reader.scan(self._collection, [file], columns=list(names), types=types)
-            try:
-                with self._transaction(partition_key) as connection:
-                    table = sa.table(self._table, sa.column(PARTITION_COLUMN), schema=self._schema)
-                    mine = table.c[PARTITION_COLUMN] == partition_key
-                    replaced = connection.execute(sa.delete(table).where(mine)).rowcount
-                    rows = self._write(connection, scan.batches(), partition_key, list(names.values()))
-                    done = self._row(partition_key)
-                    values = {"row_count": rows, "loaded_at": datetime.now(timezone.utc)}
-                    connection.execute(sa.update(self._partitions).where(done).values(values))
-            finally:
-                scan.close()
+        names = column_names(self._collection, file.columns)
+        with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
+            pipeline = _pipeline(self._place, folder)
+            with self._place.locked(pipeline), pipeline.destination_client() as client:
+                words, replaced, added, widened = self._prepare(client, file, names)
+                # A column that is wider than this partition is filled with the cells as they stand.
+                scan = self._reader.scan(self._collection, [file], types={name: words[names[name]] for name in file.columns})
+                try:
+                    rows = self._replace(pipeline, scan, partition_key, names, words)
+                finally:
+                    scan.close()
+                    _drop_staging(client)
         return LoadedPartition(rows, replaced, tuple(added), tuple(widened), time.monotonic() - begun)
+
+    def _prepare(self, client: Any, file: LandedFile, names: Mapping[str, str]) -> tuple[dict[str, str], int, list[str], list[str]]:
+        """Bring the table into shape: the word by column, the rows that will be replaced, columns added, columns widened."""
+        shape = Shape(client, self._table)
+        if shape.columns and not {SOURCE_COLUMN, PARTITION_COLUMN} <= set(shape.columns):
+            raise ConfigurationError(
+                f"table {self._table} exists and has no columns {SOURCE_COLUMN} and {PARTITION_COLUMN}: it was not made here; "
+                "nothing was changed. Choose another name"
+            )
+        words: dict[str, str] = {}
+        widened: list[str] = []
+        for name, column in self._columns(file).items():
+            words[names[name]], before = shape.wanted(names[name], column)
+            if before is not None:
+                shape.widen(names[name], before, words[names[name]])
+                widened.append(names[name])
+        replaced = shape.count(self._scope(file.partition_key)) if shape.columns else 0
+        added = [column for column in words if column not in shape.columns]
+        if added:
+            _forget_schemas(client)
+        return words, replaced, added, widened
+
+    def _columns(self, file: LandedFile) -> dict[str, Column]:
+        """What the partition needs."""
+        scan = self._reader.scan(self._collection, [file], types=self._types)
+        scan.close()
+        return {name: Column(scan.words[name], scan.numbers.get(name)) for name in file.columns}
+
+    def _replace(self, pipeline: Any, scan: Scan, partition_key: str, names: Mapping[str, str], words: Mapping[str, str]) -> int:
+        """Let dlt do it; returns the number of rows."""
+        rows = 0
+        columns = [names[name] for name in scan.schema.names]
+
+        def tables() -> Iterator[Any]:
+            nonlocal rows
+            yield _with_marks(scan.schema.empty_table(), columns, self._source, partition_key)  # also for no event
+            for batch in scan.batches():
+                rows += batch.num_rows
+                yield _with_marks(batch, columns, self._source, partition_key)
+
+        hints = [hint(name, word) for name, word in words.items()]
+        hints += [hint(name, "string") for name in (SOURCE_COLUMN, PARTITION_COLUMN)]
+        resource = import_dlt().resource(
+            tables,
+            name=self._table,
+            columns={one["name"]: one for one in hints},
+            write_disposition={
+                "disposition": "merge",
+                "strategy": "delete-insert",
+                # Of the rows that are there, those of the partition go, also if none comes for it.
+                "destination_scope": _braced(self._scope(partition_key)),
+            },
+        )
+        # dlt hands no empty Parquet to PostgreSQL.
+        form = self._place.file_format if scan.has_rows or self._place.file_format is None else "insert_values"
+        pipeline.run(resource(), loader_file_format=form)
+        return rows
+
+    def _scope(self, partition_key: str) -> str:
+        return f"{SOURCE_COLUMN} = {_literal(self._source)} AND {PARTITION_COLUMN} = {_literal(partition_key)}"
 
     @contextmanager
     def _explained(self, partition_key: str) -> Iterator[None]:
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
-            # Never the statement with its values: those are events.
-            cause = getattr(error, "orig", None) or type(error).__name__
-            reason = (str(cause).splitlines() or [""])[0][:300]
-            raise ConfigurationError(
-                f"{self._collection}[{partition_key}]: table {self._table} can't be loaded: {reason}; its rows are as they were"
-            ) from None
-
-    @contextmanager
-    def _transaction(self, held: str) -> Iterator[sa.Connection]:
-        """A transaction that holds the row of a partition, which everybody else waits for."""
-        with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:  # it may be there
-            connection.execute(sa.insert(self._partitions).values(table_name=self._table, partition_key=held))
-        with self._engine.begin() as connection:
-            connection.execute(sa.update(self._partitions).where(self._row(held)).values(table_name=self._table))
-            yield connection
-
-    def _make_bookkeeping(self) -> None:
-        for _ in range(_TRIES):
-            try:
-                self._meta.create_all(self._engine)
-            except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
-                time.sleep(0.1)  # another process makes them at this moment
-            else:
-                return
-        self._meta.create_all(self._engine)
-
-    def _row(self, partition_key: str) -> sa.ColumnElement[bool]:
-        return sa.and_(self._partitions.c.table_name == self._table, self._partitions.c.partition_key == partition_key)
-
-    def _prepare(self, connection: sa.Connection, file: LandedFile) -> tuple[dict[str, str], dict[str, str], list[str], list[str]]:
-        """Bring the table into shape: (word by column, column by property, columns added, columns widened)."""
-        properties = file.columns
-        known = sa.select(self._columns.c.property, self._columns.c.column_name).where(self._columns.c.table_name == self._table)
-        taken = {row.property: row.column_name for row in connection.execute(known)}
-        made = new_column_names(properties, taken)
-        if made:
-            rows = [{"table_name": self._table, "property": name, "column_name": column} for name, column in made.items()]
-            connection.execute(sa.insert(self._columns), rows)
-        names = {name: {**taken, **made}[name] for name in properties}
-        wanted = {names[name]: word for name, word in self._reader.types(self._collection, properties, [file]).items()}
-        existing = shape.words_of_table(connection, self._table, self._schema)
-        if existing is None:
-            shape.create(connection, self._table, self._schema, wanted)
-            return wanted, names, list(wanted), []
-        if PARTITION_COLUMN not in existing:
-            raise ConfigurationError(
-                f"table {self._table} exists and has no column {PARTITION_COLUMN}: it was not made here; nothing was changed. "
-                "Choose another name"
-            )
-        added = {column: word for column, word in wanted.items() if column not in existing}
-        words = {column: shape.widest(existing[column], word) for column, word in wanted.items() if column in existing}
-        widened = {column: word for column, word in words.items() if word != existing[column]}
-        if added:
-            shape.add(connection, self._table, self._schema, added)
-        if widened:
-            shape.widen(connection, self._table, self._schema, widened)
-        return {**words, **added}, names, list(added), list(widened)
-
-    def _write(self, connection: sa.Connection, batches: Iterable[Any], partition_key: str, columns: Sequence[str]) -> int:
-        """Insert record batches, whose columns are `columns` in their order; returns the number of rows."""
-        if connection.dialect.name == "postgresql" and connection.dialect.driver == "psycopg":
-            return self._copy(connection, batches, partition_key, columns)
-        # With the types it has, so that values are bound as the driver wants them.
-        insert = sa.insert(sa.Table(self._table, sa.MetaData(), schema=self._schema, autoload_with=connection))
-        rows = 0
-        for batch in batches:
-            for start in range(0, batch.num_rows, _INSERTED_AT_ONCE):
-                part = batch.slice(start, _INSERTED_AT_ONCE)
-                cells = zip(*(column.to_pylist() for column in part.columns), strict=True)
-                made = [{PARTITION_COLUMN: partition_key, **dict(zip(columns, row, strict=True))} for row in cells]
-                if made:
-                    connection.execute(insert, made)
-                rows += len(made)
-        return rows
-
-    def _copy(self, connection: sa.Connection, batches: Iterable[Any], partition_key: str, columns: Sequence[str]) -> int:
-        """PostgreSQL's own bulk load. Arrow's CSV quotes each text and leaves a null empty, which is how COPY tells them apart."""
-        import pyarrow as pa
-        from pyarrow import csv
-
-        preparer = connection.dialect.identifier_preparer
-        target = ".".join(preparer.quote(part) for part in (self._schema, self._table) if part is not None)
-        listed = ", ".join(preparer.quote(name) for name in (PARTITION_COLUMN, *columns))
-        options = csv.WriteOptions(include_header=False)
-        rows = 0
-        driver: Any = connection.connection.driver_connection
-        try:
-            with driver.cursor() as cursor, cursor.copy(f"COPY {target} ({listed}) FROM STDIN (FORMAT csv)") as copy:
-                for batch in batches:
-                    keys = pa.array([partition_key] * batch.num_rows, pa.string())
-                    names = [PARTITION_COLUMN, *columns]
-                    buffer = io.BytesIO()
-                    csv.write_csv(pa.RecordBatch.from_arrays([keys, *batch.columns], names=names), buffer, options)
-                    copy.write(buffer.getbuffer())
-                    rows += batch.num_rows
-        except driver.Error as error:
-            raise sa.exc.DBAPIError("COPY", None, error) from None
-        return rows
+        except KeenPipelineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever dlt and the drivers raise
+            ours = next((one for one in _causes(error) if isinstance(one, KeenPipelineError)), None)
+            if ours is not None:
+                raise ours from None
+            what = f"{self._collection}[{partition_key}]: table {self._table} can't be loaded"
+            raise ConfigurationError(f"{what}: {_reason(error)}; its rows are as they were") from None
 
 
-def _open(url: str) -> sa.Engine:
-    """Raises ConfigurationError without the URL's password."""
-    try:
-        parsed = sa.make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        patience = {"timeout": _BUSY_SECONDS} if parsed.get_backend_name() == "sqlite" else {}
-        engine = sa.create_engine(parsed, connect_args=patience)
-    except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
-        raise ConfigurationError(f"no driver for {parsed.render_as_string(hide_password=True)}: {error}") from None
-    except sa.exc.ArgumentError:
-        raise ConfigurationError("the URL of a table's database is no SQLAlchemy URL, for example sqlite:///warehouse.db") from None
-    if parsed.get_backend_name() == "sqlite":
-        # The driver's own transactions end before a change of the schema and begin too late for the row that is held.
-        sa.event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    return engine
+def _pipeline(place: TablePlace, folder: str) -> Any:
+    """dlt's, with all its state in a folder of its own; what it needs to know is in the table."""
+    pipeline = import_dlt().pipeline(
+        pipeline_name=_PIPELINE, destination=place.destination, dataset_name=place.dataset, pipelines_dir=folder
+    )
+    pipeline.config.restore_from_destination = False
+    pipeline.config.enable_runtime_trace = False
+    return pipeline
+
+
+def _forget_schemas(client: Any) -> None:
+    """dlt believes that a schema which it made once is still there, also if a column or the table was dropped."""
+    versions = client.schema.version_table_name
+    [(_, known)] = client.get_storage_tables([versions])
+    if known:
+        sql = client.sql_client
+        table, column = sql.make_qualified_table_name(versions), sql.escape_column_name("schema_name")
+        sql.execute_sql(f"DELETE FROM {table} WHERE {column} = {_literal(_PIPELINE)}")
+
+
+def _drop_staging(client: Any) -> None:
+    """The staging tables have the types of this load; the next one makes its own."""
+    with client.with_staging_dataset():
+        if client.is_storage_initialized():
+            client.sql_client.drop_dataset()
+
+
+def _with_marks(rows: Any, columns: Sequence[str], source: str, partition_key: str) -> Any:
+    import pyarrow as pa
+
+    marks = [pa.array([mark] * rows.num_rows, pa.string()) for mark in (source, partition_key)]
+    return pa.Table.from_arrays([*rows.columns, *marks], names=[*columns, SOURCE_COLUMN, PARTITION_COLUMN])
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _braced(condition: str) -> str:
+    return condition.replace("{", "{{").replace("}", "}}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came of, the innermost last."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the innermost cause. Never a statement with its values: those are events."""
+    *_, cause = _causes(error)
+    cause = getattr(cause, "orig", None) or getattr(cause, "dbapi_exception", None) or cause
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:_LONGEST_REASON]

@@ -19,7 +19,7 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.service.embedded import Endpoint
-from keen_pipeline.testing import live_service
+from keen_pipeline.testing import KeenLanding, live_service
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
 NIGHT = "2026-01-05T01:00:00Z"
@@ -144,3 +144,8 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make
 
 def night() -> datetime:
     return datetime(2026, 1, 5, 1, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def keen_landing(tmp_path: Path) -> KeenLanding:
+    return KeenLanding(tmp_path / "keen")

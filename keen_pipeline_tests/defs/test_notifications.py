@@ -59,7 +59,8 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
 @pytest.fixture
 def mail_port(monkeypatch: pytest.MonkeyPatch) -> int:
     port = free_port()
-    for name, value in {"HOST": "127.0.0.1", "PORT": str(port), "USER": "reports", "PASSWORD": "s3cret-word"}.items():
+    values = {"HOST": "127.0.0.1", "PORT": str(port), "USER": "reports", "PASSWORD": "s3cret-word", "INSECURE_LOGIN": "true"}
+    for name, value in values.items():
         monkeypatch.setenv(f"SMTP_{name}", value)
     return port
 

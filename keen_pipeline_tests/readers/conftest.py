@@ -1,44 +1,45 @@
-"""Thirty days of a live service's events, landed in every encoding and on every kind of storage."""
+"""Thirty days of literal events, landed in every encoding and on every kind of storage. No service runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.csv.joined import JoinedResults
-from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.partitions import partition_range
-from keen_pipeline.pipeline import Pipeline, extract, partition_request
-from keen_pipeline.readers import LandedReader
-from keen_pipeline.testing import live_service, memory_ledger
+from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, SECRET_KEY, S3Server, running_s3
 
 FIRST = date(2026, 1, 1)
 KEYS = [(FIRST + timedelta(days=n)).isoformat() for n in range(30)]
+EMPTY = 12
+"""The number of the day without events."""
 PER_DAY = 20
-NOW = datetime(2026, 2, 5, tzinfo=timezone.utc)
+EVENTS = 29 * PER_DAY
 TEXTS = ["plain", "", 'a "quoted", one', "two\nlines", "null", "12", " padded ", "naïve ✓"]
 
 
 def event(day: int, number: int) -> dict[str, Any]:
-    """`member` holds texts that look like numbers, `score` a null now and then, `coupon` comes with the 20th day."""
+    """`member` holds texts that look like numbers, `score` a null now and then, `coupon` comes with the 20th day; `id` is more than
+    a double holds from the second day on, `hash` always more than 64 bits do, and `userId` and `userid` are two properties."""
     made: dict[str, Any] = {
         "keen": {"timestamp": f"{KEYS[day]}T{number:02d}:00:00.{day:03d}Z"},
+        "id": number if day == 0 else 2**53 + day * 100 + number,
+        "hash": 2**64 + number,
         "member": f"{day * 100 + number:05d}",
         "score": None if number == 3 else number / 4,
-        "visits": number,
+        "userId": f"upper {number}",
+        "userid": number,
         "paid": number % 3 == 0,
         "text": TEXTS[number % len(TEXTS)],
         "tags": ["a", {"b": number}],
+        "nothing": {},
+        "void": None,
     }
     if number == 5:
         del made["score"], made["paid"]
@@ -47,64 +48,13 @@ def event(day: int, number: int) -> dict[str, Any]:
     return made
 
 
-@dataclass
-class Landed:
-    """A destination, and the reader of what lies there."""
-
-    destination: FileDestination
-    ledger: SqlLedger
-    reader: LandedReader
+def events(day: int) -> list[dict[str, Any]]:
+    return [] if day == EMPTY else [event(day, number) for number in range(PER_DAY)]
 
 
-@dataclass
-class Source:
-    """The service, and the CSV files that were extracted from it."""
-
-    client: KeenClient
-    csv: Landed
-    types_asked: list[str] = field(default_factory=list)
-
-    def landed(self, root: str, encoding: Encoding, **transport: Any) -> Landed:
-        """The same CSV landed at `root` as `encoding`."""
-        destination = FileDestination(root, encoding=encoding, transport=transport)
-        ledger = memory_ledger()
-        collection = Collection("visits", FIRST, encoding=encoding)
-        types = self.client.property_types("visits")
-        for number, partition in enumerate(partition_range(collection, KEYS[0], KEYS[-1], NOW)):
-            request = partition_request(collection, partition, destination.uri)
-            source = JoinedResults(self.csv.destination, [self.csv.destination.target_uri("visits", partition.key)])
-            landing = destination.land(source, request.target, extraction_id=f"e{number}", types=types)
-            entry_id = ledger.request([request])[0].entry.entry_id
-            ledger.claim([entry_id], Status.REQUESTED, "me", 60)
-            ledger.posting(entry_id, "me")
-            ledger.submitted(entry_id, "me", f"e{number}")
-            ledger.complete([entry_id])
-            ledger.claim([entry_id], Status.COMPLETE, "me", 60)
-            ledger.landed(entry_id, "me", landing)
-        return self.around(destination, ledger)
-
-    def around(self, destination: FileDestination, ledger: SqlLedger) -> Landed:
-        def api() -> KeenClient:
-            self.types_asked.append(destination.uri)
-            return self.client
-
-        return Landed(destination, ledger, LandedReader(ledger, destination, api))
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
-    with live_service() as endpoint:
-        client = KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, write_key=endpoint.write_key)
-        client.add_events({"visits": [event(day, number) for day in range(len(KEYS)) for number in range(PER_DAY)]})
-        destination, ledger = FileDestination(str(tmp_path_factory.mktemp("csv"))), memory_ledger()
-        collection = Collection("visits", FIRST)
-        requests = [partition_request(collection, p, destination.uri) for p in partition_range(collection, KEYS[0], KEYS[-1], NOW)]
-        for _ in extract(Pipeline(client, ledger, destination, poll_seconds=0.1), requests):
-            pass
-        made = Source(client, None)  # type: ignore[arg-type]
-        made.csv = made.around(destination, ledger)
-        yield made
-        client.close()
+def land_all(landing: KeenLanding, encoding: Encoding = Encoding.CSV) -> KeenLanding:
+    landing.land(Collection("visits", FIRST, encoding=encoding), {key: events(day) for day, key in enumerate(KEYS)})
+    return landing
 
 
 @pytest.fixture(scope="session")
@@ -115,36 +65,50 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def csv(tmp_path_factory: pytest.TempPathFactory) -> KeenLanding:
+    return land_all(KeenLanding(tmp_path_factory.mktemp("csv")))
+
+
 @pytest.fixture(scope="session", params=["csv", "csv.gz", "csv.zst", "parquet", "s3 csv.zst", "s3 parquet"])
-def landed(request: pytest.FixtureRequest, source: Source, tmp_path_factory: pytest.TempPathFactory) -> Landed:
+def landed(request: pytest.FixtureRequest, csv: KeenLanding, tmp_path_factory: pytest.TempPathFactory) -> KeenLanding:
     """The thirty days at each kind of place."""
     storage, _, encoding = f" {request.param}".rpartition(" ")
+    folder: Path = tmp_path_factory.mktemp("landed")
     if storage.strip() == "s3":
         server: S3Server = request.getfixturevalue("s3")
-        return source.landed(f"{server.uri}/{encoding}", Encoding(encoding), **server.transport)
-    if encoding == "csv":
-        return source.csv
-    return source.landed(str(tmp_path_factory.mktemp("landed")), Encoding(encoding))
+        destination = FileDestination(f"{server.uri}/{encoding}", transport=server.transport)
+        return land_all(KeenLanding(folder, destination), Encoding(encoding))
+    return csv if encoding == "csv" else land_all(KeenLanding(folder), Encoding(encoding))
 
 
 def expected_rows() -> list[dict[str, Any]]:
     """What the events are as rows: every property of any day, in the order of its first day."""
     rows = []
     for day in range(len(KEYS)):
-        for number in range(PER_DAY):
-            made = event(day, number)
+        for number, made in enumerate(events(day)):
             coupon = made.get("coupon", {})
             rows.append(
                 {
                     "header:timestamp": datetime.fromisoformat(made["keen"]["timestamp"].replace("Z", "+00:00")),
+                    "body:hash": made["hash"],
+                    "body:id": made["id"],
                     "body:member": made["member"],
+                    "body:nothing": "{}",
                     "body:paid": made.get("paid"),
                     "body:score": made.get("score"),
                     "body:tags": json.dumps(made["tags"], separators=(",", ":")),
                     "body:text": made["text"],
-                    "body:visits": float(number),
+                    "body:userId": f"upper {number}",
+                    "body:userid": number,
+                    "body:void": None,
                     "body:coupon:code": coupon.get("code"),
                     "body:coupon:off": coupon.get("off"),
                 }
             )
     return rows
+
+
+@pytest.fixture
+def keen_landing(tmp_path: Path) -> KeenLanding:
+    return KeenLanding(tmp_path / "keen")

@@ -82,7 +82,7 @@ def test_wrong_timeframes(http: Http, collection: str, timeframe: Any, field: st
     assert http.query("count", collection) == 1
 
 
-@pytest.mark.parametrize("zone", ["Mars/Base", 90_000, "../etc/passwd", [], 1.5, ""])
+@pytest.mark.parametrize("zone", ["Mars/Base", 90_000, "../etc/passwd", [], 1.5])
 def test_wrong_time_zones(http: Http, collection: str, zone: Any) -> None:
     http.add(collection, {"a": 1})
     body = {"event_collection": collection, "timeframe": "today", "timezone": zone}
@@ -90,7 +90,7 @@ def test_wrong_time_zones(http: Http, collection: str, zone: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["_private", "keen", "keen.events", "k" * 257, "..", "a..b", "%2e%2e%2fetc", ".hidden", "a%00b", "a%0ab", "%C3%A9"]
+    "name", ["_private", "k" * 65, "a%24b", "a%20", "%20a", "..", "a..b", "%2e%2e%2fetc", ".hidden", "a%00b", "a%0ab", "%C3%A9"]
 )
 def test_wrong_collection_names(http: Http, name: str) -> None:
     before = http.json("GET", f"{http.v2}")["collections"]
@@ -100,6 +100,9 @@ def test_wrong_collection_names(http: Http, name: str) -> None:
         assert answer.status in (400, 404, 405), answer.data
         assert "error_code" in json.loads(answer.data)
     assert http.json("GET", f"{http.v2}")["collections"] == before
+
+
+BAD_NAMES: list[Any] = [{"": 1}, {"k" * 257: 1}, {f"p{i}": i for i in range(1001)}]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,8 @@ def test_wrong_events(http: Http, collection: str, event: Any, field: str) -> No
         http.add(collection, {"good": 1})
         answer = http.json("POST", f"{http.v3}/events", body={collection: [event, {"good": 2}]})
         assert [one["success"] for one in answer[collection]] == [False, True]
-        assert answer[collection][0]["error"]["name"] == "InvalidEventError"
+        expected = "InvalidPropertyNameError" if event in BAD_NAMES else "InvalidPropertyValueError"
+        assert answer[collection][0]["error"]["name"] == expected
         assert http.query("select_unique", collection, target_property="good") == [1, 2]
         schema = http.json("GET", f"{http.v3}/events/{collection}")["properties"]
         assert set(schema) == {"good", "keen.timestamp", "keen.created_at", "keen.id"}

@@ -15,7 +15,7 @@ from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
-from keen_pipeline.service.http.messages import error_answer
+from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.storage.catalog import SqliteDatabase
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.service.http.app import make_app
+from keen_pipeline.service.http.operations import OPERATIONS, routes
 from keen_pipeline_tests.service.http_client import Http
 
 CHECKS = (
@@ -19,22 +19,36 @@ CHECKS = (
 )
 
 
-def test_every_route_is_in_the_document_and_the_other_way_round(http: Http) -> None:
+def test_the_document_lists_exactly_what_is_routed_and_allowed(http: Http) -> None:
     document = http.json("GET", "/openapi.json", key=None)
     documented = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    app = make_app.__globals__  # the modules whose routes the application serves
-    routed = set()
-    for module in ("routes_operations", "routes_v2", "routes_v3"):
-        for route in app[module].ROUTES:
-            path = route.path.replace(":str}", "}")
-            kinds = [
-                p.rsplit("/", 1)[1]
-                for _, p in documented
-                if path.endswith("/queries/{type}") and p.startswith(path[: -len("/{type}")])
-            ]
-            paths = {path.replace("{type}", kind) for kind in kinds} or {path}
-            routed |= {(method, one) for one in paths for method in route.methods}
+    routed = {(method, route.path) for route in routes() for method in route.app.allow.split(", ") if method != "OPTIONS"}
     assert routed == documented
+    assert len(routed) > 60
+
+
+def test_options_and_a_wrong_method_say_what_is_allowed(http: Http, collection: str) -> None:
+    path = f"{http.v3}/events/{collection}"
+    options = http.request("OPTIONS", path, key=None)
+    assert (options.status, options.headers["Allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, POST")
+    wrong = http.request("PATCH", path, key=None)
+    assert (wrong.status, wrong.headers["Allow"], wrong.json()["error_code"]) == (
+        405,
+        options.headers["Allow"],
+        "MethodNotAllowedError",
+    )
+    assert http.request("DELETE", "/healthz", key=None).headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_every_parameter_of_the_document_is_taken_and_no_other(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    for operation in OPERATIONS:
+        if operation.keys is None or operation.body is not None:
+            continue
+        path = operation.path.replace("{project}", http.endpoint.project_id).replace("{collection}", collection)
+        refused = http.request(operation.method, path.replace("{extraction_id}", "x"), body={"fitlers": []})
+        assert (refused.status, refused.json()["field"]) == (400, "fitlers"), operation.path
+        assert all(name in refused.json()["message"] for name in operation.known)
 
 
 @pytest.mark.slow

@@ -13,7 +13,15 @@ from keen_pipeline_tests.service.http_client import Http
 def test_a_browser_gets_the_page_and_others_the_versions(http: Http) -> None:
     page = http.request("GET", "/", key=None, Accept="text/html,*/*")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    text = page.data.decode()
+    assert "stores events and extracts them as CSV files" in text
+    assert "/credentials.json</code>" in text
+    assert [link in text for link in ('href="/openapi.json"', 'href="/metrics"', 'href="/healthz"', "curl -X POST")] == [True] * 4
+    for key in (http.endpoint.read_key, http.endpoint.write_key, http.endpoint.master_key):
+        assert key not in text
     assert [v["version"] for v in http.json("GET", "/", key=None)] == ["2.0", "3.0"]
 
 
@@ -40,13 +48,23 @@ def test_the_page_shows_collections_events_and_extractions(http: Http, collectio
         # Whether the row still says "not started" is a matter of milliseconds; that there is one row with a known status is not.
         expect(page.locator("#extractions tr")).to_have_count(1)
         expect(page.locator("#extractions")).to_contain_text(re.compile("not started|complete"))
-        http.wait(collection, page.locator("#extractions td").first.inner_text())
+        extraction_id = page.locator("#extractions tr").get_attribute("data-id")
+        assert extraction_id is not None
+        http.wait(collection, extraction_id)
         page.get_by_role("button", name="Refresh").click()
         expect(page.locator("#extractions")).to_contain_text("complete")
+        cells = page.locator("#extractions td").all_inner_texts()
+        assert (cells[1:4], cells[5]) == ([collection, "all events", "none"], "2")
+        expect(page.locator("#login")).to_be_hidden()
         with page.expect_download() as download:
             page.get_by_role("link", name="CSV").click()
         path = download.value.path()
         assert path.read_text().splitlines()[0] == "header:timestamp,body:who"
         assert http.endpoint.read_key not in page.url
+        # The link that `serve` prints: straight in, and the key is gone from the address.
+        page.goto("about:blank")
+        page.goto(f"{http.endpoint.base_url}/#key={http.endpoint.read_key}")
+        expect(page.get_by_role("button", name=f"Open {collection}", exact=True)).to_be_visible()
+        assert page.url == http.endpoint.base_url + "/"
         assert problems == []
         browser.close()

@@ -49,6 +49,8 @@ def test_serve_says_where_it_listens_and_ends_on_a_signal(data: Path, number: si
     assert process.stdout.readline() == "project shop\n"
     match = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
     assert match is not None
+    assert process.stdout.readline() == f"keys in {data / 'credentials.json'}\n"
+    assert process.stdout.readline() == f"open {match[1]}/#key=r1\n"
     found = embedded.find(data)
     assert found == embedded.Endpoint(match[1], "shop", "r1", "w1", "m1")
     assert "r1" not in repr(found)
@@ -61,6 +63,29 @@ def test_serve_says_where_it_listens_and_ends_on_a_signal(data: Path, number: si
     assert process.returncode == 0, errors
     assert not (data / "endpoint.json").exists()
     assert embedded.find(data) is None
+
+
+def test_everything_it_makes_is_its_owners_alone(data: Path) -> None:
+    data.mkdir(mode=0o755)
+    with embedded.start(data, env=clean_environment()) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        http.extract("purchases")
+        http.add("purchases", {"a": 2})
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [data, *data.rglob("*")]}
+    assert {path.name for path in modes} >= {"state.db", "credentials.json", "endpoint.json", "results", "events"}
+    assert {str(path): oct(mode) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+
+
+def test_no_link_with_a_key_is_printed_for_other_machines(data: Path) -> None:
+    process = serve("--data", str(data), "--port", "0", "--host", "0.0.0.0", KEEN_READ_KEY="r1")
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait(20) == 0
+    assert "keys in" in lines[2]
+    assert "r1" not in "".join([*lines, rest])
 
 
 def test_a_port_in_use_is_named_and_nothing_is_touched(data: Path) -> None:

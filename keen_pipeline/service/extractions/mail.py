@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import smtplib
+import re
 import threading
 from collections.abc import Callable
 from datetime import datetime
@@ -12,9 +12,9 @@ from email.utils import formatdate, make_msgid
 
 from prometheus_client import Counter
 
-from keen_pipeline.errors import RetryableError
 from keen_pipeline.mail import TIMEOUT_SECONDS, send_mail
 from keen_pipeline.service.extractions.records import MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, Extraction, ExtractionRecords
+from keen_pipeline.service.names import MAX_NAME_CHARACTERS
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline.timeframe import UTC, format_instant
 
@@ -32,15 +32,22 @@ def completion_message(extraction: Extraction, url: str) -> EmailMessage:
     when = f"{format_instant(window.start)} to {format_instant(window.end)}" if window is not None else "all events"
     finished = format_instant(datetime.fromtimestamp(int(extraction.finished or 0), UTC))
     message = EmailMessage()
-    message["Subject"] = f"Your extraction of {extraction.collection} is complete"
+    message["Subject"] = f"Your extraction of {subject_name(extraction.collection)} is complete"
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office note comes back
     message["To"] = extraction.email
     message["Date"] = formatdate()
     message["Message-ID"] = make_msgid(extraction.id, domain="keen-pipeline.invalid")
     message.set_content(
-        f"Collection: {extraction.collection}\nTimeframe: {when}\nEvents: {extraction.events}\nSize: {extraction.bytes} bytes\n"
+        f"Collection: {subject_name(extraction.collection)}\nTimeframe: {when}\n"
+        f"Events: {extraction.events}\nSize: {extraction.bytes} bytes\n"
         f"Finished: {finished}\nExtraction: {extraction.id}\n\nThe CSV file, while the link lasts:\n{url}\n",
     )
     return message
+
+
+def subject_name(collection: str) -> str:
+    """A collection's name for a subject: whoever has the write key chooses the name, and must not write a headline with it."""
+    return re.sub(r"[^A-Za-z0-9_.:-]", "_", collection)[:MAX_NAME_CHARACTERS]
 
 
 class Mailer:
@@ -81,8 +88,8 @@ class Mailer:
         while not self._stopping:
             try:
                 found = self._send_due()
-            except RetryableError as error:  # a database elsewhere, which comes back
-                _log.warning("mails are held up", extra={"reason": str(error)})
+            except Exception:  # noqa: BLE001 - the database may be away or locked; whatever it is, the next mails are tried again
+                _log.exception("mails are held up")
                 found = False
             if not found:
                 self._wake.wait(_POLL_SECONDS)
@@ -94,7 +101,11 @@ class Mailer:
         for extraction in due:
             if self._stopping:
                 break
-            self._try(extraction)
+            try:
+                self._try(extraction)
+            except Exception:  # noqa: BLE001 - what became of one mail could not be noted; the others go out
+                _log.exception("mail not noted", extra={"extraction": extraction.id})
+                self._wake.wait(_POLL_SECONDS)
         return bool(due)
 
     def _try(self, extraction: Extraction) -> None:
@@ -102,7 +113,7 @@ class Mailer:
         fields = {"extraction": extraction.id, "attempt": attempt}
         try:
             self._send(self._message(extraction))
-        except (OSError, smtplib.SMTPException, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - an address, a server, a library: one mail must not hold up the others
             status = MAIL_GIVEN_UP if attempt >= MAX_ATTEMPTS else MAIL_PENDING
             pause = min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS)
             self._records.mail_tried(extraction.id, status, self._records.now() + pause)

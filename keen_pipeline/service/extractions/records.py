@@ -29,6 +29,32 @@ class Shape:
 
 WHOLE = Shape()
 
+_LISTED = """
+WITH chosen AS (
+    SELECT * FROM extractions WHERE collection = ? ORDER BY (finished IS NOT NULL), created DESC, id DESC LIMIT ?),
+measured AS (
+    SELECT chosen.*, sum(length(filters)) OVER (ORDER BY (finished IS NOT NULL), created DESC, id DESC) AS characters FROM chosen)
+SELECT id, status, created, finished, start_time, end_time, events, bytes, message,
+    CASE WHEN characters <= ? THEN filters END AS filters
+FROM measured ORDER BY created, id
+"""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list shows of one extraction. `filters`: their JSON, None where the list had no room for it."""
+
+    id: str
+    status: str
+    created: float
+    finished: float | None
+    start_time: str | None
+    end_time: str | None
+    events: int | None
+    bytes: int | None
+    message: str | None
+    filters: str | None
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -123,12 +149,18 @@ class ExtractionRecords:
         rows = self._database.rows("SELECT * FROM extractions WHERE id = ?", [extraction_id])
         return extraction_of(rows[0]) if rows else None
 
-    def of_collection(self, collection: str) -> list[Extraction]:
-        """The extractions of a collection, oldest first."""
-        return [
-            extraction_of(r)
-            for r in self._database.rows("SELECT * FROM extractions WHERE collection = ? ORDER BY created, id", [collection])
-        ]
+    def of_collection(self, collection: str, most: int, most_filter_characters: int) -> list[Listed]:
+        """At most `most` extractions of a collection, those that are open and the newest before others; oldest first.
+
+        Filters are read of the newest alone, `most_filter_characters` together: a poller needs the statuses of all of them.
+        """
+        rows = self._database.rows(_LISTED, [collection, most, most_filter_characters])
+        return [Listed(**{name: row[name] for name in Listed.__dataclass_fields__}) for row in rows]
+
+    def count_waiting(self) -> int:
+        """How many extractions are not finished."""
+        rows = self._database.rows("SELECT count(*) AS waiting FROM extractions WHERE status = ?", [NOT_STARTED])
+        return int(rows[0]["waiting"])
 
     def waiting(self) -> list[tuple[str, float]]:
         """(id, earliest start) of the extractions that are not finished, oldest first."""

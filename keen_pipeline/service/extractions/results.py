@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keen_pipeline.errors import AuthenticationError, ResultsExpiredError
@@ -28,7 +28,7 @@ class Results:
         self._place = place
         self._key = signing_key.encode()
         self._seconds = seconds
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in folder.glob("*.part"):
             leftover.unlink()
 
@@ -74,15 +74,18 @@ class Results:
         if self._place is not None:
             self._place.remove(f"{name}.csv")
 
-    def remove_all_but(self, names: set[str]) -> None:
-        """Remove local results whose records are gone, as a crash between the two leaves them."""
-        for path in self._folder.glob("*.csv"):
+    def remove_unknown(self, known: Callable[[], set[str]], finished_before: float) -> None:
+        """Remove local results without a record that were written before: an older database that was put back may still be
+        replaced by the newer one, so what is unknown is kept as long as any other result."""
+        old = [path for path in self._folder.glob("*.csv") if path.stat().st_mtime < finished_before]
+        names = known() if old else set()
+        for path in old:
             if path.stem not in names:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
-    def url(self, base_url: str, extraction_id: str, *, gzip: bool = False) -> str:
-        """A URL of the result, or of its gzip form, that works until its lifetime ends."""
-        expires = int(time.time() + self._seconds)
+    def url(self, base_url: str, extraction_id: str, *, gzip: bool = False, seconds: float | None = None) -> str:
+        """A URL of the result, or of its gzip form, that works until its lifetime ends: `seconds`, or the configured one."""
+        expires = int(time.time() + (self._seconds if seconds is None else seconds))
         file = f"{extraction_id}.csv{'.gz' if gzip else ''}"
         return f"{base_url}/results/{file}?expires={expires}&signature={self._signature(extraction_id, expires)}"
 

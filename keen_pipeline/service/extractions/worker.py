@@ -19,6 +19,7 @@ from keen_pipeline.service.extractions.places import StorageError
 from keen_pipeline.service.extractions.queue import ExtractionQueue, Turn
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
 from keen_pipeline.service.extractions.results import Results
+from keen_pipeline.service.names import literal_filters, literal_name
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.service.storage.store import Events
 
@@ -65,7 +66,6 @@ class ExtractionWorker:
         self._put_off: dict[str, int] = {}
         self._stopping = False
         self._swept = float("-inf")
-        results.remove_all_but(records.ids())
         self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -91,21 +91,29 @@ class ExtractionWorker:
 
     def _run(self) -> None:
         while not self._stopping:
-            turn = None
-            try:
-                self._sweep()
-                turn = self._next()
-                if turn is not None:
-                    self._extract(turn)
-            except Exception:  # noqa: BLE001 - one record, or a database that is away, must not end the thread for all others
-                _log.exception("extraction stopped", extra={"extraction": turn.extraction_id if turn else None})
-                time.sleep(1)
-            finally:
-                if turn is not None:
-                    self._queue.leave(turn)
-                    with self._condition:
-                        self._running.discard(turn.extraction_id)
-                        self._condition.notify_all()
+            for work in (self._sweep, self._take_turn):
+                try:
+                    work()
+                except Exception:  # noqa: BLE001 - one record, or a database that is away, must not end the thread for all others
+                    _log.exception("extractions are held up", extra={"by": work.__name__})
+                    self._rest(PAUSE_SECONDS)
+
+    def _rest(self, seconds: float) -> None:
+        with self._condition:
+            if not self._stopping:
+                self._condition.wait(seconds)
+
+    def _take_turn(self) -> None:
+        turn = self._next()
+        if turn is None:
+            return
+        try:
+            self._extract(turn)
+        finally:
+            with self._condition:
+                self._running.discard(turn.extraction_id)
+                self._condition.notify_all()
+            self._queue.leave(turn)
 
     def _next(self) -> Turn | None:
         """The next turn; None after a while without one."""
@@ -134,8 +142,10 @@ class ExtractionWorker:
                 self._remove_old()
 
     def _remove_old(self) -> None:
+        finished_before = self._records.now() - self._retention_seconds
+        self._results.remove_unknown(self._records.ids, finished_before)
         removed = []
-        for extraction_id, turns in self._records.expired(self._records.now() - self._retention_seconds):
+        for extraction_id, turns in self._records.expired(finished_before):
             try:
                 for turn in range(1, turns + 1) if turns else (0,):
                     self._results.remove(result_name(extraction_id, turn))
@@ -157,7 +167,7 @@ class ExtractionWorker:
             return False
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": type(error).__name__})
         self._queue.put_off(turn, PAUSE_SECONDS)
-        time.sleep(PAUSE_SECONDS)
+        self._rest(PAUSE_SECONDS)
         return True
 
     def _extract(self, turn: Turn) -> None:
@@ -175,11 +185,9 @@ class ExtractionWorker:
             self._results.discard(turn.result)
             self._queue.put_off(turn, 0 if self._stopping else PAUSE_SECONDS)
             _log.info("extraction put off", extra={"extraction": extraction.id, "reason": str(error)})
-            with self._condition:
-                if not self._stopping:
-                    self._condition.wait(PAUSE_SECONDS)
+            self._rest(PAUSE_SECONDS)
             return
-        except (KeenPipelineError, duckdb.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this extraction and not the next one
             self._results.discard(turn.result)
             if self._try_again_later(turn, error):
                 return
@@ -224,10 +232,13 @@ class ExtractionWorker:
 
     def _write(self, extraction: Extraction, turn: Turn) -> int:
         with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
-            selection = Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
+            known, shape, filters = snapshot.columns, extraction.shape, extraction.filters
+            if extraction.names == "v3":
+                filters = literal_filters(filters, known)
+            selection = Selection(snapshot, filters, extraction.timeframe, extraction.names)
             snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
-            shape = extraction.shape
-            paths = paths_of(selection, list(shape.property_names)) if shape.property_names is not None else None
+            names = shape.property_names  # v3.0 alone has them
+            paths = paths_of(selection, [literal_name(name, known) for name in names]) if names is not None else None
             return write_csv(cursor, selection, self._results.part(turn.result), paths, latest=shape.latest)
 
     def _fail_on_purpose(self, extraction: Extraction) -> None:

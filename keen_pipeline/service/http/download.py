@@ -12,12 +12,12 @@ from itertools import chain
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from keen_pipeline.errors import NotFoundError
-from keen_pipeline.service.application import Service
 from keen_pipeline.service.extractions.places import CHUNK_BYTES
+from keen_pipeline.service.extractions.records import Extraction
+from keen_pipeline.service.http.operation import Call
 
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1  # the network is the slow part
@@ -29,18 +29,17 @@ class ResultFile(FileResponse):
     chunk_size = CHUNK_BYTES
 
 
-async def result(request: Request) -> Response:
+async def result(call: Call) -> Response:
     """The file behind a signed URL; no key needed."""
-    service: Service = request.app.state.service
-    extraction_id = request.path_params["extraction_id"]
+    service, request = call.service, call.request
+    extraction_id = call.variable("extraction_id")
     query = request.query_params
     service.results.check(extraction_id, query.get("expires", ""), query.get("signature", ""))
-    record = await run_in_threadpool(service.records.get, extraction_id)
-    path = service.results.path(record.result if record is not None else extraction_id)
-    if record is None or record.bytes is None or not (service.results.is_remote or await run_in_threadpool(path.is_file)):
+    record = await call.records(lambda: _kept(call, extraction_id))
+    if record is None or record.bytes is None:
         raise NotFoundError("this result is no longer kept; ask for a new extraction")
-    if request.url.path.endswith(".gz"):
-        return await run_in_threadpool(_packed, service, request, record.result, record.bytes)
+    if call.operation.path.endswith(".gz"):
+        return await run_in_threadpool(_packed, call, record.result, record.bytes)
     compressed = "range" not in request.headers and _accepts_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{extraction_id}{"-gzip" if compressed else ""}"'  # a result never changes under its id
     headers = {
@@ -53,11 +52,17 @@ async def result(request: Request) -> Response:
         return Response(status_code=304, headers=headers)
     if compressed:
         headers["Content-Encoding"] = "gzip"
-        chunks = await run_in_threadpool(_chunks, service, request, record.result, 0, record.bytes)
+        chunks = await run_in_threadpool(_chunks, call, record.result, 0, record.bytes)
         return StreamingResponse(_gzipped(chunks), media_type="text/csv", headers=headers)
     if not service.results.is_remote:
-        return ResultFile(path, media_type="text/csv", headers=headers)
-    return await run_in_threadpool(_remote, service, request, record.result, record.bytes, headers)
+        return ResultFile(service.results.path(record.result), media_type="text/csv", headers=headers)
+    return await run_in_threadpool(_remote, call, record.result, record.bytes, headers)
+
+
+def _kept(call: Call, extraction_id: str) -> Extraction | None:
+    """The record of a result that is still there."""
+    record, results = call.service.records.get(extraction_id), call.service.results
+    return record if record is not None and (results.is_remote or results.path(record.result).is_file()) else None
 
 
 def _accepts_gzip(accepted: str) -> bool:
@@ -69,18 +74,18 @@ def _accepts_gzip(accepted: str) -> bool:
     return False
 
 
-def _packed(service: Service, request: Request, name: str, size: int) -> Response:
+def _packed(call: Call, name: str, size: int) -> Response:
     """The result as a `.csv.gz` file, as the mail of an extraction with `content_encoding=gzip` links it."""
     headers = {"ETag": f'"{name}.gz"', "Cache-Control": "private, no-transform", "X-Content-Type-Options": "nosniff"}
-    chunks = _chunks(service, request, name, 0, size)
+    chunks = _chunks(call, name, 0, size)
     return StreamingResponse(_gzipped(chunks), media_type="application/gzip", headers=headers)
 
 
-def _chunks(service: Service, request: Request, name: str, start: int, end: int) -> Iterator[bytes]:
+def _chunks(call: Call, name: str, start: int, end: int) -> Iterator[bytes]:
     """Bytes `start` to `end`; nothing for HEAD. The first are read at once, so that a lost result gets its 404."""
-    if request.method == "HEAD":
+    if call.request.method == "HEAD":
         return iter(())
-    results = service.results
+    results = call.service.results
     chunks = results.read(name, start, end - start) if results.is_remote else _read(results.path(name))
     return chain([next(chunks, b"")], chunks)
 
@@ -100,9 +105,10 @@ def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
-def _remote(service: Service, request: Request, name: str, size: int, headers: dict[str, str]) -> Response:
+def _remote(call: Call, name: str, size: int, headers: dict[str, str]) -> Response:
     """A result at the results URI, whole or one range of it."""
     start, end = 0, size
+    request = call.request
     given = request.headers.get("range", "")
     wanted = _range(given, size) if given and request.headers.get("if-range", headers["ETag"]) == headers["ETag"] else None
     headers = {**headers, "Accept-Ranges": "bytes"}
@@ -112,7 +118,7 @@ def _remote(service: Service, request: Request, name: str, size: int, headers: d
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
-    chunks = _chunks(service, request, name, start, end)
+    chunks = _chunks(call, name, start, end)
     return StreamingResponse(chunks, status_code=200 if wanted is None else 206, media_type="text/csv", headers=headers)
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300)
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 
 class Metrics:
     """One registry per service, so that several may live in one process."""
@@ -29,11 +31,16 @@ class Metrics:
         self._extracted = Counter("keen_events_extracted", "Events written to results", registry=self._registry)
         self.mails = Counter("keen_mails", "Attempts to send a mail", ["outcome"], registry=self._registry)
         waiting = Gauge("keen_extractions_waiting", "Extractions not finished", registry=self._registry)
-        waiting.set_function(lambda: float(len(service.records.waiting())))
+        waiting.set_function(lambda: float(service.records.count_waiting()))
         running = Gauge("keen_extractions_running", "Extractions being written", registry=self._registry)
         running.set_function(lambda: float(service.worker.running))
         unfolded = Gauge("keen_events_unfolded_bytes", "Events that are in no segment yet", registry=self._registry)
         unfolded.set_function(lambda: float(service.store.unfolded_bytes()))
+
+    def request_finished(self, method: str, status: int, seconds: float) -> None:
+        """Count a request that was answered; whatever methods clients invent are one."""
+        self.requests.labels(method if method in _METHODS else "other", str(status)).inc()
+        self.request_seconds.observe(seconds)
 
     def extraction_finished(self, status: str, seconds: float, events: int) -> None:
         """Count an extraction that ended `complete` or `failed`."""

@@ -12,16 +12,50 @@ _COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "i
 _TYPE: dict[str, Any] = {"enum": ["string", "num", "bool", "null", "array", "object", "datetime"]}
 
 
-def _ref(name: str) -> dict[str, Any]:
+ERRORS = {
+    400: "A parameter or the body is wrong; `field` names it",
+    401: "The key is missing, wrong, or not the one that this resource needs",
+    403: "The URL has expired",
+    404: "There is no such project, collection, extraction or result",
+    408: "The request took too long to arrive",
+    413: "The body is over the limit",
+    429: "Too many requests, extractions that wait, or mails; Retry-After says in how many seconds to ask again",
+    431: "The request line and the headers are over 1 MiB",
+    501: "The transfer coding is not known",
+    503: "The service has no thread, memory or connection free now, or is shutting down",
+    504: "The query took too long",
+    507: "The service's disk is full",
+}
+NOTHING_FOUND = (400, 401, 404)
+LATE = (*NOTHING_FOUND, 503, 504, 507)
+LIMITED = (*LATE, 429)
+
+
+def ref(name: str) -> dict[str, Any]:
+    """A reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None, *, closed: bool = True) -> dict[str, Any]:
+def json_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """The content of a JSON body."""
+    return {"application/json": {"schema": schema}}
+
+
+def refusal(code: int) -> dict[str, Any]:
+    """The answer of a refused request."""
+    answer: dict[str, Any] = {"description": ERRORS[code], "content": json_of(ref("Error"))}
+    if code in (429, 503, 507):
+        answer["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}
+    return answer
+
+
+def object_of(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The schema of an object that has these properties and no others."""
     return {
         "type": "object",
         "properties": {**required, **(optional or {})},
         "required": list(required),
-        "additionalProperties": not closed,
+        "additionalProperties": False,
     }
 
 
@@ -45,7 +79,7 @@ _OPERANDS: list[tuple[tuple[Operator, ...], dict[str, Any]]] = [
     ((Operator.IN,), _list(_SCALAR)),
     ((Operator.CONTAINS, Operator.NOT_CONTAINS), _STRING),
     ((Operator.REGEX,), {"type": "string", "description": "RE2"}),
-    ((Operator.WITHIN,), _object({"coordinates": _POINT, "max_distance_miles": {"type": "number", "minimum": 0}})),
+    ((Operator.WITHIN,), object_of({"coordinates": _POINT, "max_distance_miles": {"type": "number", "minimum": 0}})),
 ]
 
 
@@ -53,19 +87,19 @@ _MOMENTS = (Operator.EQ, Operator.NE, Operator.LT, Operator.GT, Operator.LTE, Op
 
 
 def _condition(operators: tuple[Operator, ...], value: dict[str, Any], name: dict[str, Any]) -> dict[str, Any]:
-    return _object({"property_name": name, "operator": {"enum": [o.value for o in operators]}, "property_value": value})
+    return object_of({"property_name": name, "operator": {"enum": [o.value for o in operators]}, "property_value": value})
 
 
-_SELECTING = {"filters": _ref("Filters"), "timeframe": _ref("Timeframe"), "timezone": _ref("Timezone")}
-_QUERY = {"event_collection": _ref("Collection")}
-_NAME = {"type": "string", "minLength": 1, "pattern": r"\S"}
+NAME = {"type": "string", "minLength": 1, "pattern": r"\S"}
 _KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS}
 _INSTANT = {"type": "string", "format": "date-time"}
 _SERVICE = {"timestamp": _INSTANT, "created_at": _INSTANT, "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}}
 
+_LINK = object_of({"url": _STRING, "name": _STRING})
+
 SCHEMAS: dict[str, Any] = {
-    "Error": _object({"message": _STRING, "error_code": _STRING}, {"field": _STRING}),
-    "Collection": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$"},
+    "Error": object_of({"message": _STRING, "error_code": _STRING}, {"field": _STRING}),
+    "Collection": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_:+/\-]{0,63}$"},
     "Timezone": {
         "anyOf": [{"enum": ["UTC", "Europe/Berlin", "US/Pacific"]}, {"type": "integer", "minimum": -86399, "maximum": 86399}]
     },
@@ -75,31 +109,42 @@ SCHEMAS: dict[str, Any] = {
     },
     "Timeframe": {
         "anyOf": [
-            _ref("RelativeTimeframe"),
-            _object({"start": {"type": "string", "format": "date-time"}, "end": {"type": "string", "format": "date-time"}}),
+            ref("RelativeTimeframe"),
+            object_of({"start": {"type": "string", "format": "date-time"}, "end": {"type": "string", "format": "date-time"}}),
         ]
     },
-    "Filters": {"type": "array", "items": _ref("Filter"), "maxItems": MAX_CONDITIONS},
+    "Filters": {"type": "array", "items": ref("Filter"), "maxItems": MAX_CONDITIONS},
     # Longer ones belong into the body of a POST: an address has its limit too.
-    "FiltersInAddress": {"type": "array", "items": _ref("Filter"), "maxItems": 10},
-    "Filter": {"anyOf": [_ref("Condition"), _object({"operator": {"const": "or"}, "operands": _ref("Operands")})]},
-    "Operands": {"type": "array", "items": _ref("Condition"), "minItems": 1, "maxItems": 10},
+    "FiltersInAddress": {"type": "array", "items": ref("Filter"), "maxItems": 10},
+    "Filter": {"anyOf": [ref("Condition"), object_of({"operator": {"const": "or"}, "operands": ref("Operands")})]},
+    "Operands": {"type": "array", "items": ref("Condition"), "minItems": 1, "maxItems": 10},
     "Condition": {
         "anyOf": [
-            *(_condition(operators, value, _NAME) for operators, value in _OPERANDS),
+            *(_condition(operators, value, NAME) for operators, value in _OPERANDS),
             _condition(_MOMENTS, _INSTANT, {"enum": ["keen.timestamp", "keen.created_at", "header:timestamp"]}),
         ]
     },
-    "Versions": _list(_object({"url": _STRING, "is_public": {"type": "boolean"}, "version": _STRING})),
-    "Version2": _object({"projects_resource_url": _STRING}),
-    "Health": _object({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),
-    "Project": _object(
-        {"api_key": _STRING, "_id": _STRING, "url": _STRING, "collections": _list(_object({"url": _STRING, "name": _STRING}))}
+    "Versions": _list(object_of({"url": _STRING, "is_public": {"type": "boolean"}, "version": _STRING})),
+    "Version": object_of({"projects_resource_url": _STRING}),
+    "Health": object_of({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),
+    "Project2": object_of({"api_key": _STRING, "_id": _STRING, "url": _STRING, "collections": _list(_LINK)}),
+    "Projects2": _list(ref("Project2")),
+    "Project3": object_of(
+        {
+            "id": _STRING,
+            "name": _STRING,
+            "url": _STRING,
+            "events_url": _STRING,
+            "events": _list(_LINK),
+            "queries_url": _STRING,
+            "queries": _list(_LINK),
+        }
     ),
-    "Created": _object({"created": {"const": True}}),
-    "Event2": _object(
+    "Projects3": _list(ref("Project3")),
+    "Created": object_of({"created": {"const": True}}),
+    "Event2": object_of(
         {"body": {"type": "object", "minProperties": 1, "propertyNames": {**_KEY, "not": {"const": "keen"}}}},
-        {"header": _object({}, _SERVICE)},
+        {"header": object_of({}, _SERVICE)},
     ),
     "Event3": {
         "type": "object",
@@ -107,14 +152,14 @@ SCHEMAS: dict[str, Any] = {
         "propertyNames": _KEY,
         "properties": {"keen": {"type": "object", "properties": _SERVICE, "propertyNames": _KEY}},
     },
-    "Batch": {"type": "object", "additionalProperties": _list(_ref("Event3"))},
+    "Batch": {"type": "object", "additionalProperties": _list(ref("Event3"))},
     "Outcomes": {
         "type": "object",
         "additionalProperties": _list(
-            _object({"success": {"type": "boolean"}}, {"error": _object({"name": _STRING, "description": _STRING})})
+            object_of({"success": {"type": "boolean"}}, {"error": object_of({"name": _STRING, "description": _STRING})})
         ),
     },
-    "Schema2": _object(
+    "Schema2": object_of(
         {
             "name": _STRING,
             "url": _STRING,
@@ -122,46 +167,32 @@ SCHEMAS: dict[str, Any] = {
             "inferred_property_types": {"type": "object", "additionalProperties": _TYPE},
             "properties": {
                 "type": "object",
-                "additionalProperties": _object(
+                "additionalProperties": object_of(
                     {"num_appearances": {"type": "integer", "minimum": 1}, "type_appearances": _COUNTS}
                 ),
             },
-            "urls": _object({"extractions": _STRING}),
+            "urls": object_of({"extractions": _STRING}),
         }
     ),
-    "Schema3": _object({"name": _STRING, "url": _STRING, "properties": {"type": "object", "additionalProperties": _TYPE}}),
-    "NewExtraction": _object({}, {**_SELECTING, "email": {"type": "string", "format": "email"}, "email_address": _STRING}),
-    "Extraction": _object(
+    "Schema3": object_of({"name": _STRING, "url": _STRING, "properties": {"type": "object", "additionalProperties": _TYPE}}),
+    "Email": {"type": "string", "pattern": r"^[a-z]{1,20}@[a-z]{1,20}\.example$"},
+    "Extraction": object_of(
         {"_id": _STRING, "status": {"enum": ["not started", "complete", "failed"]}},
         {
             "results_url": _STRING,
             "message": _STRING,
             "created_at": _STRING,
+            "finished_at": _STRING,
+            "events": {"type": "integer", "minimum": 0},
+            "bytes": {"type": "integer", "minimum": 0},
             "filters": _list({"type": "object"}),
-            "timeframe": _object({"start": _STRING, "end": _STRING}),
+            "timeframe": object_of({"start": _STRING, "end": _STRING}),
         },
     ),
-    "Extractions": _object({"results": _list(_ref("Extraction"))}),
-    "CountResult": _object({"result": {"type": "integer", "minimum": 0}}),
-    "UniqueResult": _object({"result": {"type": "array"}}),
-    "UniqueResults": _object({"results": {"type": "array"}}),
-    "FigureResult": _object({"result": {"type": ["number", "null"]}}),
-    "ExtractionResult": _object({"result": {"anyOf": [_list({"type": "object"}), _STRING]}}),
-    "CountQuery": _object(_QUERY, _SELECTING),
-    "PropertyQuery": _object({**_QUERY, "target_property": _NAME}, _SELECTING),
-    "PercentileQuery": _object(
-        {**_QUERY, "target_property": _NAME, "percentile": {"type": "number", "minimum": 0, "maximum": 100}}, _SELECTING
-    ),
-    "ExtractionQuery": _object(
-        _QUERY,
-        {
-            **_SELECTING,
-            "latest": {"type": "integer", "minimum": 1, "maximum": 10**12},
-            "email": {"type": "string", "format": "email"},
-            "email_address": _STRING,
-            "property_names": {"type": "array", "items": _NAME, "minItems": 1},
-            "content_type": {"enum": ["application/json", "text/csv"]},
-            "content_encoding": {"const": "gzip"},
-        },
-    ),
+    "Extractions": object_of({"results": _list(ref("Extraction"))}),
+    "CountResult": object_of({"result": {"type": "integer", "minimum": 0}}),
+    "UniqueResult": object_of({"result": {"type": "array"}}),
+    "UniqueResults": object_of({"results": {"type": "array"}}),
+    "FigureResult": object_of({"result": {"type": ["number", "null"]}}),
+    "ExtractionResult": object_of({"result": {"anyOf": [_list({"type": "object"}), _STRING]}}),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -15,23 +17,28 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import FILE_NAME as CREDENTIALS_FILE
 from keen_pipeline.service.credentials import Credentials, make_credentials
 from keen_pipeline.service.endpoint import announced, exclusive
 from keen_pipeline.service.http.app import make_app
-from keen_pipeline.service.http.protocol import JsonErrorProtocol
+from keen_pipeline.service.http.connections import Connections
+from keen_pipeline.service.http.protocol import BoundedProtocol
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.service.storage.shared.objects import ObjectStore
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
+BACKLOG = 256  # connections accepted in one go, so that there are descriptors for them
+DESCRIPTORS = 65_536
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MAX_HEAD_BYTES = 1024 * 1024  # GET queries carry their filters in the URL
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -44,6 +51,8 @@ def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = N
     Prints `listening on http://HOST:PORT` once requests are accepted. Requests in flight get five seconds to end.
     Raises ConfigurationError for a port or a data folder in use, before anything is read or written.
     """
+    os.umask(0o077)  # events, results, addresses and keys are the owner's alone
+    descriptors = raise_descriptor_limit()
     with _bind(config.host, config.port) as listener, exclusive(config.data):
         configure_logging()
         credentials, open_backend = _backend(config, remove_result, objects)
@@ -53,9 +62,20 @@ def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = N
         service = Service(config, credentials, f"http://{reachable}:{port}", open_backend)
         try:
             with announced(config.data, service.local_url, credentials.project_id):
-                _Server(service, f"http://{shown}:{port}").run(sockets=[listener])
+                places = Connections(min(config.max_connections, descriptors // 2), config.max_connections_per_address)
+                _Server(service, f"http://{shown}:{port}", places).run(sockets=[listener])
         finally:
             service.close()
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files as far as the hard one and need go; returns what there is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def _backend(
@@ -94,7 +114,9 @@ def _bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn, which also says when it accepts, and stops when idle or when standard input ends."""
 
-    def __init__(self, service: Service, address: str) -> None:
+    def __init__(self, service: Service, address: str, places: Connections) -> None:
+        config = service.config
+        one = partial(BoundedProtocol, places=places, head_seconds=config.head_seconds, stalled_seconds=config.stalled_seconds)
         super().__init__(
             uvicorn.Config(
                 make_app(service),
@@ -103,14 +125,18 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                http=JsonErrorProtocol,  # whatever else is installed: one parser, one limit
+                http=cast(
+                    "type[asyncio.Protocol]", one
+                ),  # called as the class would be; whatever else is installed: one parser, one limit
                 ws="none",
                 loop="asyncio",
+                backlog=BACKLOG,
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             )
         )
         self._service = service
         self._address = address
+        self._places = places
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -128,11 +154,22 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept, then say so."""
         await super().startup(sockets)
-        sys.stdout.write(f"project {self._service.credentials.project_id}\nlistening on {self._address}\n")
+        sys.stdout.write("".join(f"{line}\n" for line in self._greeting()))
         sys.stdout.flush()
         if self._service.config.stop_with_stdin:
             # A daemon, as a read of standard input can't be cancelled and must not hold up the end.
             threading.Thread(target=self._wait_for_stdin, name="stdin", daemon=True).start()
+
+    def _greeting(self) -> Iterator[str]:
+        credentials, config = self._service.credentials, self._service.config
+        yield f"project {credentials.project_id}"
+        yield f"listening on {self._address}"
+        keys = config.data / CREDENTIALS_FILE
+        if keys.exists():
+            yield f"keys in {keys.resolve()}"
+        if config.host in _LOOPBACK:
+            # Behind the hash it reaches the page and no server, no log and no proxy.
+            yield f"open {self._address}/#key={credentials.read_key}"
 
     def _wait_for_stdin(self) -> None:
         while os.read(0, 4096):
@@ -141,6 +178,8 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; true ends the service."""
+        if counter % 10 == 0:
+            self._places.look()
         return await super().on_tick(counter) or (counter % 10 == 0 and self._is_idle())
 
     def _is_idle(self) -> bool:

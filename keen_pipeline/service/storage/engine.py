@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import duckdb
 
 from keen_pipeline.errors import RetryableError
+from keen_pipeline.service import cancellation
 from keen_pipeline.service.config import MIB
 
 _MACROS = """
@@ -88,9 +89,13 @@ class Engine:
         if timer is not None:
             timer.daemon = True
             timer.start()
+        request = cancellation.current()
         try:
-            yield cursor
+            with request.watching(cursor) if request is not None else nullcontext():
+                yield cursor
         except duckdb.InterruptException:
+            if request is not None and request.cancelled:
+                raise cancellation.RequestCancelledError("the client left") from None
             if expired.is_set():
                 raise QueryTimeoutError(f"the query took longer than {seconds:g} s; ask for a shorter timeframe") from None
             raise RetryableError("the service is shutting down") from None

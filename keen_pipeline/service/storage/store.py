@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import NotFoundError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
+from keen_pipeline.service.names import check_event_collection
 from keen_pipeline.service.storage.catalog import Catalog, Segment
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.service.storage.event_log import EventLog, log_numbers, log_path, repair_log, sync_folder
@@ -156,7 +156,7 @@ class EventStore:
 
         The collection is made with its first event. Raises InvalidInputError, and then nothing is changed.
         """
-        check_collection_name(name)
+        check_event_collection(name)
         with self._lock:
             collection = self._collections.get(name)
         if collection is None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
+from keen_pipeline.service.names import check_event_collection
 from keen_pipeline.service.storage.catalog import Segment
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.service.storage.shared.catalogue import OvertakenError, SharedCatalogue, next_number
@@ -85,7 +85,7 @@ class SharedEventStore:
         The collection is made with its first event. Raises InvalidInputError, and then nothing is changed, and
         ServiceUnavailableError while the storage takes no segments and too many events wait for it.
         """
-        check_collection_name(name)
+        check_event_collection(name)
         collection = self._known(name)
         if collection is None:
             if not encode(Columns({}, 0, self._max_properties)):

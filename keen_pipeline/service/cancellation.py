@@ -1,0 +1,76 @@
+"""Stops the queries of a request whose client has left.
+
+`running` marks the work of one request in its thread; whatever opens a database cursor there registers it with `current()`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from keen_pipeline.errors import RetryableError
+
+
+class Interruptible(Protocol):
+    """A cursor, as far as it can be told to stop from another thread."""
+
+    def interrupt(self) -> None:
+        """Cancel what runs on it."""
+        ...
+
+
+class RequestCancelledError(RetryableError):
+    """The client left before its answer was there."""
+
+
+class Cancellation:
+    """Of one request; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cursors: list[Interruptible] = []
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Interrupt every open cursor of the request; none is opened any more."""
+        with self._lock:
+            self.cancelled = True
+            for cursor in self._cursors:
+                cursor.interrupt()
+
+    @contextmanager
+    def watching(self, cursor: Interruptible) -> Iterator[None]:
+        """Interrupt `cursor` when the request is cancelled while the block runs.
+
+        Raises RequestCancelledError when it is already.
+        """
+        with self._lock:
+            if self.cancelled:
+                raise RequestCancelledError("the client left")
+            self._cursors.append(cursor)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._cursors.remove(cursor)
+
+
+_current: ContextVar[Cancellation | None] = ContextVar("keen_request_cancellation", default=None)
+
+
+def current() -> Cancellation | None:
+    """The request that this thread works for, None outside of requests."""
+    return _current.get()
+
+
+@contextmanager
+def running(cancellation: Cancellation) -> Iterator[None]:
+    """Work for one request while the block runs."""
+    token = _current.set(cancellation)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,65 @@
+"""Threads for the blocking work of requests: each kind has its own few, so that none of them keeps another one waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+from anyio import to_thread
+from starlette.requests import ClientDisconnect, Request
+
+from keen_pipeline.errors import ServiceUnavailableError
+from keen_pipeline.service.cancellation import Cancellation, running
+
+Answer = TypeVar("Answer")
+
+HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE = "health", "records", "ingest", "query", "events", "delete"
+# Few for whole events at once: their answers are put together in memory.
+_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2}
+MAX_WAITING = 256
+
+
+class Lanes:
+    """Of one application."""
+
+    def __init__(self) -> None:
+        self._limiters = {name: anyio.CapacityLimiter(threads) for name, threads in _THREADS.items()}
+
+    async def run(self, lane: str, work: Callable[[], Answer]) -> Answer:
+        """Run `work` in a thread of a lane. Raises ServiceUnavailableError when too many wait for one already."""
+        limiter = self._limiters[lane]
+        if limiter.statistics().tasks_waiting >= MAX_WAITING:
+            raise ServiceUnavailableError("too many requests of this kind wait already; ask again later", retry_after=5)
+        return await to_thread.run_sync(work, limiter=limiter)
+
+    async def run_while_connected(self, lane: str, request: Request, work: Callable[[], Answer]) -> Answer:
+        """The same, and when the client leaves, its queries are cancelled. The body must be read. Raises ClientDisconnect."""
+        cancellation = Cancellation()
+        outcome: list[Answer | BaseException] = []
+
+        async def watch(scope: anyio.CancelScope) -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            cancellation.cancel()
+            scope.cancel()  # it may still wait for a thread
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch, group.cancel_scope)
+            try:
+                outcome.append(await self.run(lane, partial(_run, cancellation, work)))
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the group, which would wrap it
+                outcome.append(error)
+            group.cancel_scope.cancel()
+        if cancellation.cancelled or not outcome:
+            raise ClientDisconnect
+        answer = outcome[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def _run(cancellation: Cancellation, work: Callable[[], Answer]) -> Answer:
+    with running(cancellation):
+        return work()

@@ -1,0 +1,105 @@
+"""The parameters of the operations, each described once, and the readers of those that need one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.service.http.bodies import check_text, parse_json
+from keen_pipeline.service.http.openapi_schemas import NAME, ref
+from keen_pipeline.service.http.operation import Parameter
+
+MAX_PROPERTY_NAMES = 1000
+_ONE_NAME = {"type": "string", "minLength": 1}
+
+FILTERS = Parameter("filters", ref("Filters"), in_address=ref("FiltersInAddress"), encoded=True)
+TIMEFRAME = Parameter("timeframe", ref("Timeframe"), in_address=ref("RelativeTimeframe"))
+TIMEZONE = Parameter("timezone", ref("Timezone"))
+SELECTING = (FILTERS, TIMEFRAME, TIMEZONE)
+EMAILS = (
+    Parameter("email", ref("Email"), hidden=True),
+    Parameter("email_address", ref("Email"), hidden=True),
+)
+EVENT_COLLECTION = Parameter("event_collection", ref("Collection"), required=True)
+TARGET = Parameter("target_property", NAME, required=True, in_address=_ONE_NAME)
+UNIQUE = Parameter("unique_property", NAME, required=True, in_address=_ONE_NAME)
+DISTINCT = Parameter("distinct_property", NAME, required=True, in_address=_ONE_NAME)
+PERCENTILE = Parameter("percentile", {"type": "number", "minimum": 0, "maximum": 100}, required=True)
+LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100_000})
+# What Keen's clients send beside the query and this service has no use for: it answers from the events themselves.
+SENT_BY_CLIENTS = (
+    Parameter("analysis_type", {"type": "string"}, hidden=True),
+    Parameter("include_metadata", {"type": "boolean"}, hidden=True),
+    Parameter("max_age", {"type": "integer", "minimum": 0}, hidden=True),
+)
+EXTRACTING = (
+    *SELECTING,
+    Parameter("latest", {"type": "integer", "minimum": 1, "maximum": 10**12}),
+    *EMAILS,
+    Parameter(
+        "property_names",
+        {"type": "array", "items": NAME, "minItems": 1},
+        in_address={"type": "array", "items": _ONE_NAME, "minItems": 1},
+        encoded=True,
+    ),
+    Parameter("content_type", {"enum": ["application/json", "text/csv"]}),
+    Parameter("content_encoding", {"const": "gzip"}),
+)
+BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("data", "modified", "c", "redirect"))
+SIGNED = (Parameter("expires", {"type": "string"}), Parameter("signature", {"type": "string"}))
+
+
+def check_analysis_type(value: object, kind: str) -> None:
+    """Raises InvalidInputError when a client says that it calls another analysis than it does."""
+    if value not in (None, "", kind):
+        raise InvalidInputError(f"analysis_type: {str(value)[:40]!r} is not {kind}, which was called", field="analysis_type")
+
+
+def property_name(value: object, field: str) -> str:
+    """One property name: the name, or the JSON array of one. Raises InvalidInputError."""
+    value = _names_in(value)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(f"{field}: must be the name of one property", field=field)
+    return value
+
+
+def property_names(value: object) -> list[str] | None:
+    """Property names: one, or a JSON array of them; None and the empty text are none. Raises InvalidInputError."""
+    if value is None or value == "":
+        return None
+    value = _names_in(value)
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not 1 <= len(names) <= MAX_PROPERTY_NAMES or not all(isinstance(n, str) and n for n in names):
+        raise InvalidInputError("property_names: must be a JSON array of property names", field="property_names")
+    return list(dict.fromkeys(names))
+
+
+def _names_in(value: object) -> object:
+    """The list that the text of a parameter holds as JSON. Any other text is a name itself, one that starts with `[` too."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            found = parse_json(value.encode())
+        except InvalidInputError:
+            return value
+        check_text(found)
+        return found
+    return value
+
+
+def whole_number(value: Any, field: str, most: int) -> int | None:
+    """A whole number from 1 to `most`, or its digits; None and the empty text are none. Raises InvalidInputError."""
+    if value is None or value == "":
+        return None
+    text = str(value)
+    if (
+        isinstance(value, (str, int))
+        and not isinstance(value, bool)
+        and text.isascii()
+        and text.isdigit()
+        and 1 <= int(text[:13]) <= most
+        and len(text) <= 13
+    ):
+        return int(text)
+    raise InvalidInputError(f"{field}: must be a whole number from 1 to {most}", field=field)

@@ -1,0 +1,231 @@
+"""Landed partitions made of literal events: real files, proven and in a real ledger, without a service and within milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import ExtractionRequest, Landing
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import partition_request
+from keen_pipeline.readers import LandedReader
+from keen_pipeline.scope import DEFAULT_NAME, Scope
+from keen_pipeline.service.events.cells import encode_cell, encode_string
+from keen_pipeline.service.events.properties import join_keys, v2_name
+from keen_pipeline.timeframe import format_instant, parse_instant
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_EVER = datetime(9999, 1, 1, tzinfo=timezone.utc)
+_TIMESTAMP = "header:timestamp"
+SOURCE = "projects/test"
+"""Whose events the literal ones are."""
+Event = Mapping[str, Any]
+
+
+class KeenLanding:
+    """A ledger in the folder `root`, and a destination in it unless another one is given, for tests of what stands downstream.
+
+    >>> from tempfile import mkdtemp
+    >>> landing = KeenLanding(Path(mkdtemp()))
+    >>> landing.land("purchases", {"2026-01-01": [{"amount": 5, "user": {"id": 2**60}}], "2026-01-02": []})["2026-01-01"].records
+    1
+    >>> landing.reader.uris("purchases", ["2026-01-02"])["2026-01-02"].endswith("/purchases/2026-01-02.csv")
+    True
+    """
+
+    def __init__(self, root: Path, destination: FileDestination | None = None) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.destination = destination or FileDestination(str(root / "landing"))
+        self.ledger_url = f"sqlite:///{root / 'ledger.db'}"
+        self.ledger = SqlLedger(open_engine(self.ledger_url), Scope(SOURCE, self.destination.uri))
+        self.reader = LandedReader(self.ledger, self.destination)
+        self._collections: dict[str, Collection] = {}
+        self._words: dict[str, dict[str, str]] = {}
+
+    def land(
+        self, collection: str | Collection, events: Mapping[str, Sequence[Event]], *, force: bool = False
+    ) -> dict[str, Landing]:
+        """Land events as Keen would extract them, by partition key; an empty list is a partition without events.
+
+        `collection`: a name stands for a daily collection in UTC. An event is what one sends to Keen; without `keen.timestamp` it
+        happens so many seconds after the partition's begin as its number says. `force`: also over a partition that landed before.
+        Raises InvalidInputError for a key that is no partition or an event outside of it.
+        """
+        self._collections[_name(collection)] = known = _collection(collection, events)
+        words = self._words.setdefault(known.name, {_TIMESTAMP: "datetime"})
+        requests: dict[str, ExtractionRequest] = {}
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for key, given in events.items():
+            request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER))
+            rows[key] = [_row(request, number, event) for number, event in enumerate(given)]
+            for row in rows[key]:
+                for name, value in row.items():
+                    words[name] = _agreed(words.get(name), _word(name, value))
+        return {key: self._land(requests[key], _csv(rows[key]), force=force) for key in events}
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """Dagster's resources for what has landed here; those that read it are `keen_reader` and `keen_io_manager`."""
+        from keen_pipeline.defs.build import keen_resources
+        from keen_pipeline.defs.names import Names
+        from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+
+        # Nothing listens there: readers ask Keen for nothing.
+        nobody = KeenResource(base_url="http://127.0.0.1:9", project_id=SOURCE.removeprefix("projects/"))
+        ledger, destination = ExtractionLedger(url=self.ledger_url), CsvDestination(uri=self.destination.uri)
+        return keen_resources(Names(), nobody, ledger, destination)
+
+    def materialize(
+        self,
+        *assets: dg.AssetsDefinition,
+        partition_keys: str | Sequence[str] | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run assets of yours on what has landed here, for one partition, a range given by its first and last, or without any.
+
+        `resources`: those that your assets need besides the reader and the io manager.
+        """
+        import dagster as dg
+
+        from keen_pipeline.defs.translator import KeenTranslator, specs_of
+
+        upstream = list(specs_of(KeenTranslator(), list(self._collections.values()), DEFAULT_NAME).values())
+        keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys or [])
+        tags = {}
+        if len(keys) > 1:
+            tags = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+        return dg.materialize(
+            [*upstream, *assets],
+            selection=list(assets),
+            resources={**self.resources, **(resources or {})},
+            partition_key=keys[0] if len(keys) == 1 else None,
+            tags=tags,
+        )
+
+    def _land(self, request: ExtractionRequest, csv: bytes, *, force: bool) -> Landing:
+        """As a run does it: the intent, its extraction, the landing."""
+        ledger = self.ledger
+        [asked] = ledger.request([request], keep=lambda _: not force)
+        if not asked.created:
+            raise InvalidInputError(f"{request} has landed; use force=True to land it anew", field="events")
+        entry_id, extraction_id = asked.entry.entry_id, f"literal-{asked.entry.entry_id}"
+        worker = ledger.workers.register("keen_landing")
+        try:
+            ledger.claim([entry_id], worker)
+            ledger.posting(entry_id, worker)
+            ledger.submitted(entry_id, worker, extraction_id)
+            ledger.complete([entry_id], worker)
+            target, types = self.destination.uri_of(request.path), self._words[request.collection]
+            landing = self.destination.land(
+                LiteralResults(csv), target, extraction_id=extraction_id, encoding=request.encoding, types=types
+            )
+            ledger.landed(entry_id, worker, landing)
+        finally:
+            ledger.workers.retire(worker)
+        return landing
+
+
+class LiteralResults:
+    """A ResultsSource and its streams over bytes of this process."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def open(self, *, offset: int = 0, validator: str | None = None) -> LiteralStream:
+        """The bytes from `offset` on."""
+        return LiteralStream(self._body, offset)
+
+
+class LiteralStream:
+    """A ResultsStream over bytes."""
+
+    validator: str | None = None
+    encoding = "identity"
+    delimited = True
+
+    def __init__(self, body: bytes, start: int) -> None:
+        self._left = memoryview(body)[start:]
+        self.start = start
+        self.total: int | None = len(body)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill as much of `buffer` as there is; 0 at the end."""
+        part = self._left[: len(buffer)]
+        buffer[: len(part)] = part
+        self._left = self._left[len(part) :]
+        return len(part)
+
+    def __enter__(self) -> LiteralStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._left.release()
+
+
+def _name(collection: str | Collection) -> str:
+    return collection if isinstance(collection, str) else collection.name
+
+
+def _collection(collection: str | Collection, events: Mapping[str, Sequence[Event]]) -> Collection:
+    if isinstance(collection, Collection):
+        return collection
+    # Any day may come later, also one before those that are here.
+    return Collection(collection, "2000-01-02")
+
+
+def _row(request: ExtractionRequest, number: int, event: Event) -> dict[str, Any]:
+    """A record of Keen's CSV: the value of each property by its column."""
+    given = event.get("keen", {})
+    if not isinstance(given, Mapping) or set(given) - {"timestamp"}:
+        raise InvalidInputError(f"{request}: keen of an event can hold a timestamp only", field="events")
+    window = request.timeframe
+    default = window.start + timedelta(seconds=number)
+    moment = parse_instant(str(given["timestamp"])) if "timestamp" in given else default
+    if not window.start <= moment < window.end:
+        raise InvalidInputError(f"{request}: an event of {format_instant(moment)} does not lie in it", field="events")
+    properties = {v2_name(join_keys(keys)): value for keys, value in _leaves([], {k: v for k, v in event.items() if k != "keen"})}
+    return {_TIMESTAMP: moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **properties}
+
+
+def _leaves(above: list[str], values: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves([*above, key], value)
+        else:
+            yield [*above, key], value
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """As Keen writes it: the timestamp first, and then the properties of these events, sorted."""
+    columns = [_TIMESTAMP, *sorted({name for row in rows for name in row} - {_TIMESTAMP})]
+    lines = [",".join(encode_string(name) for name in columns)]
+    for row in rows:
+        cells = (encode_cell(row[name]) if name in row else "" for name in columns[1:])
+        lines += [",".join([row[_TIMESTAMP], *cells])]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _word(name: str, value: object) -> str:
+    """Keen's type of a value."""
+    if name == _TIMESTAMP:
+        return "datetime"
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, (int, float)):
+        return "num"
+    kinds: tuple[tuple[type, str], ...] = ((str, "string"), (list, "array"), (tuple, "array"), (Mapping, "object"))
+    return next((word for kind, word in kinds if isinstance(value, kind)), "null")
+
+
+def _agreed(one: str | None, other: str) -> str:
+    if one is None or one in ("null", other):
+        return other
+    return one if other == "null" else "string"

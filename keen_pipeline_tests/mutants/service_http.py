@@ -1,0 +1,272 @@
+"""Mutations of the service's HTTP, extraction queue and mail: (file, old text, new text, the tests of which one has to fail)."""
+
+from __future__ import annotations
+
+_HTTP, _SERVICE = "keen_pipeline/service/http", "keen_pipeline/service"
+
+
+def _test(module: str, *names: str) -> str:
+    return " ".join(f"keen_pipeline_tests/service/test_{module}.py::test_{name}" for name in names)
+
+
+_DELETE_REFUSED = _test("clients", "a_delete_that_is_not_understood_deletes_nothing")
+_GZIP = _test("clients", "compressed_bodies")
+_KEYS = _test("bad_input", "wrong_keys_and_projects")
+_ALLOW = _test("openapi", "options_and_a_wrong_method_say_what_is_allowed")
+_DOCUMENT = _test("openapi", "the_document_lists_exactly_what_is_routed_and_allowed")
+_NAMES = _test("clients", "names_as_keens_clients_allow_them")
+_PREFLIGHT = _test("clients", "a_browser_may_ask_from_any_page")
+_BATCH = _test("clients", "a_batch_answers_for_each_event_in_keens_words_and_nothing_takes_anything_along")
+_FULL = _test("clients", "a_batch_keeps_what_could_be_stored_when_the_disk_is_full_for_the_rest")
+_BEACON = _test("clients", "an_image_beacon_stores_its_event_and_answers_a_pixel")
+_BEACON_KEY = _test("clients", "a_beacon_needs_the_write_key_and_an_event")
+_REDIRECT = _test("clients", "a_beacon_redirects_nowhere_else_and_stores_nothing_then")
+_LITERAL = _test("clients", "properties_whose_names_look_like_those_of_the_other_version")
+_LEFT = _test("going_on", "the_work_of_a_client_that_left_is_cancelled_whether_it_runs_or_waits")
+_MACHINE = _test("going_on", "a_machine_that_is_full_is_no_fault_of_the_service")
+_UNIQUE = _test("going_on", "unique_values_are_bounded_in_bytes_and_repeated_ones_are_not_counted_twice")
+_THREAD = _test("going_on", "the_extraction_thread_outlives_a_database_that_fails")
+_MAIL_THREAD = _test("mail", "the_mail_thread_outlives_any_mail")
+_MAIL_TEXT = _test("mail", "a_mail_says_that_a_machine_wrote_it_and_its_subject_is_ours")
+_ALLOWED = _test("mail", "mail_goes_to_the_addresses_and_domains_of_the_configuration_alone")
+_PLACES = _test("connections", "who_gives_way_to_whom")
+_JUST_COME = _test("connections", "one_that_has_just_come_is_not_taken_for_a_silent_one")
+_HEAD = _test("connections", "a_head_that_does_not_come_ends_the_connection_with_an_answer")
+_BODY = _test("connections", "a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_nothing")
+
+MUTANTS: list[tuple[str, str, str, str]] = [
+    # Parameters and bodies.
+    (f"{_HTTP}/bodies.py", 'if body or request.method == "POST":', 'if request.method == "POST":', _DELETE_REFUSED),
+    (f"{_HTTP}/bodies.py", "    unknown = sorted(set(parameters) - known)", "    unknown: list[str] = []", _DELETE_REFUSED),
+    (f"{_HTTP}/bodies.py", "        if name in made:", "        if False:", _DELETE_REFUSED),
+    (f"{_HTTP}/bodies.py", "given = parse_json(body, pairs=_once)", "given = parse_json(body)", _DELETE_REFUSED),
+    (
+        f"{_HTTP}/bodies.py",
+        "if size > config.max_parameter_bytes:",
+        "if False:",
+        _test("going_on", "every_parameter_is_bounded_in_bytes"),
+    ),
+    (f"{_HTTP}/bodies.py", "    if len(unpacked) > limit:", "    if False:", _GZIP),
+    (f"{_HTTP}/bodies.py", "if not reader.eof or reader.unused_data:", "if reader.unused_data:", _GZIP),
+    (f"{_HTTP}/bodies.py", "if not reader.eof or reader.unused_data:", "if not reader.eof:", _GZIP),
+    (
+        f"{_HTTP}/app.py",
+        'self._service.pending_bodies.release(state.get("body_bytes", 0))',
+        "pass",
+        _test("going_on", "bodies_are_given_back_when_a_request_ends_however_it_does"),
+    ),
+    (
+        f"{_HTTP}/app.py",
+        'if b"content-length" in names and b"transfer-encoding" in names:',
+        "if False:",
+        _test("going_on", "a_length_said_in_two_ways_is_refused"),
+    ),
+    # Keys and the table.
+    (f"{_HTTP}/operation.py", "if self.purpose != MASTER and self.purpose not in purposes:", "if False:", _KEYS),
+    (f"{_HTTP}/operation.py", "        self.allow(*operation.keys)", "        pass", _KEYS),
+    (
+        f"{_HTTP}/operations.py",
+        'self._operations["HEAD"] = self._operations["GET"]',
+        "pass",
+        _DOCUMENT,
+    ),
+    (f"{_HTTP}/operations.py", '"this resource does not take this method", headers={"Allow": self.allow}', '"no"', _ALLOW),
+    (f"{_HTTP}/openapi.py", 'if operation.method == "GET":', 'if operation.method == "POST":', _DOCUMENT),
+    # Clients.
+    (f"{_HTTP}/app.py", 'quote(unquote(segment, errors="replace"), safe="")', 'unquote(segment, errors="replace")', _NAMES),
+    (f"{_HTTP}/app.py", 'allow_origins=["*"]', "allow_origins=[]", _PREFLIGHT),
+    (f"{_HTTP}/app.py", 'allow_headers=["*"]', "allow_headers=[]", _PREFLIGHT),
+    (
+        f"{_HTTP}/outcomes.py",
+        "        return [_refused(COLLECTION_NAME, str(error))] * len(events)",
+        "        raise",
+        _BATCH,
+    ),
+    (f"{_HTTP}/outcomes.py", "                return PROPERTY_NAME", "                return PROPERTY_VALUE", _BATCH),
+    (f"{_HTTP}/outcomes.py", "            if not is_shortage(error):", "            if True:", _FULL),
+    (f"{_HTTP}/outcomes.py", "shortage is not None and held_up == len(batch)", "False", _FULL),
+    (f"{_HTTP}/outcomes.py", "    doubtful = may_hold_surrogates(body)", "    doubtful = False", _BATCH),
+    (f"{_HTTP}/beacon.py", '.replace("-", "+").replace("_", "/")', "", _BEACON),
+    (f"{_HTTP}/beacon.py", ' + "=" * (-len(text) % 4)', "", _BEACON),
+    (f"{_HTTP}/beacon.py", '.replace(" ", "+")', "", _test("clients", "a_plus_that_the_client_did_not_encode_is_still_a_plus")),
+    (f"{_HTTP}/beacon.py", "if parts.username is not None or host not in", "if host not in", _REDIRECT),
+    (f"{_HTTP}/beacon.py", "host not in {one.lower() for one in hosts}", "not host", _REDIRECT),
+    (f"{_HTTP}/routes_v3.py", "    call.allow(WRITE)", "    pass", _BEACON_KEY),
+    (f"{_HTTP}/routes_v3.py", 'if call.request.method == "HEAD":', "if False:", _BEACON_KEY),
+    (
+        f"{_HTTP}/parameters.py",
+        'if value not in (None, "", kind):',
+        "if False:",
+        _test("clients", "parameters_that_clients_send_beside_a_query_are_taken"),
+    ),
+    (
+        f"{_SERVICE}/application.py",
+        'return None if value == "" else value',
+        "return value",
+        _test("clients", "empty_and_quoted_timeframes_and_zones"),
+    ),
+    (f"{_SERVICE}/names.py", "MAX_NAME_CHARACTERS = 64", "MAX_NAME_CHARACTERS = 65", _test("clients", "names_that_nobody_allows")),
+    (f"{_SERVICE}/names.py", "    return v2_name(name)", "    return name", _LITERAL),
+    (f"{_SERVICE}/application.py", 'names == "v3" else filters', "False else filters", _LITERAL),
+    # Going on.
+    (f"{_HTTP}/lanes.py", "            cancellation.cancel()\n", "", _LEFT),
+    (f"{_HTTP}/lanes.py", "            scope.cancel()  # it may still wait for a thread", "            pass", _LEFT),
+    (
+        f"{_HTTP}/lanes.py",
+        "if limiter.statistics().tasks_waiting >= MAX_WAITING:",
+        "if False:",
+        _test("going_on", "work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_away"),
+    ),
+    (f"{_SERVICE}/cancellation.py", "                cursor.interrupt()", "                pass", _LEFT),
+    (
+        f"{_SERVICE}/cancellation.py",
+        "            if self.cancelled:",
+        "            if False:",
+        _test("going_on", "a_cancelled_request_opens_no_further_cursor"),
+    ),
+    (
+        f"{_HTTP}/metrics.py",
+        'method if method in _METHODS else "other"',
+        "method",
+        _test("going_on", "invented_methods_are_one_label"),
+    ),
+    (f"{_HTTP}/answers.py", "if number in _FULL_NUMBERS or", "if", _MACHINE),
+    (f"{_HTTP}/answers.py", "    if after is None and status == 503:", "    if False:", _MACHINE),
+    (
+        f"{_HTTP}/sizes.py",
+        "    if size > most:",
+        "    if False:",
+        _test("going_on", "an_answer_is_bounded_in_bytes_before_it_is_made"),
+    ),
+    (f"{_HTTP}/sizes.py", "        if found > most:", "        if False:", _UNIQUE),
+    (f"{_HTTP}/sizes.py", "FROM (SELECT DISTINCT v FROM ({values}))", "FROM ({values})", _UNIQUE),
+    (
+        f"{_HTTP}/queries.py",
+        "isinstance(found, float) and not math.isfinite(found)",
+        "False",
+        _test("going_on", "a_sum_past_the_range_of_a_double_is_refused"),
+    ),
+    (
+        f"{_SERVICE}/limits.py",
+        "        if self.held + size > self._limit:",
+        "        if False:",
+        _test("going_on", "the_bodies_of_all_requests_together_have_a_bound"),
+    ),
+    (
+        f"{_SERVICE}/extractions/records.py",
+        "WHERE collection = ? ORDER BY (finished IS NOT NULL), created DESC",
+        "WHERE collection = ? ORDER BY created DESC, (finished IS NOT NULL)",
+        _test("going_on", "a_list_shows_what_is_open_before_what_has_ended"),
+    ),
+    (
+        f"{_SERVICE}/extractions/records.py",
+        "CASE WHEN characters <= ? THEN filters END",
+        "coalesce(filters, ?)",
+        _test("going_on", "a_list_is_bounded_in_number_and_in_the_bytes_of_its_filters_and_tells_every_status"),
+    ),
+    (
+        f"{_SERVICE}/extractions/worker.py",
+        "                except Exception:  # noqa: BLE001 - one record",
+        "                except ValueError:  # noqa: BLE001 - one record",
+        _THREAD,
+    ),
+    (
+        f"{_SERVICE}/extractions/worker.py",
+        "        except Exception as error:  # noqa: BLE001 - whatever it is",
+        "        except ValueError as error:  # noqa: BLE001 - whatever it is",
+        _test("going_on", "an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs"),
+    ),
+    (
+        f"{_SERVICE}/extractions/results.py",
+        "if path.stat().st_mtime < finished_before",
+        "if True",
+        _test("going_on", "results_that_an_older_database_does_not_know_are_kept_as_long_as_any"),
+    ),
+    # Mail.
+    (
+        f"{_SERVICE}/extractions/mail.py",
+        "        except Exception as error:  # noqa: BLE001 - an address",
+        "        except OSError as error:  # noqa: BLE001 - an address",
+        _MAIL_THREAD,
+    ),
+    (
+        f"{_SERVICE}/extractions/mail.py",
+        "            except Exception:  # noqa: BLE001 - the database",
+        "            except ValueError:  # noqa: BLE001 - the database",
+        _MAIL_THREAD,
+    ),
+    (f"{_SERVICE}/extractions/mail.py", '    message["Auto-Submitted"] = "auto-generated"', "    pass", _MAIL_TEXT),
+    (f"{_SERVICE}/extractions/mail.py", 're.sub(r"[^A-Za-z0-9_.:-]", "_", collection)', "collection", _MAIL_TEXT),
+    (
+        f"{_SERVICE}/addresses.py",
+        "    if len(given) > 1:",
+        "    if False:",
+        _test("mail", "an_extraction_without_a_mail_address_sends_none_and_a_wrong_address_is_refused"),
+    ),
+    (f"{_SERVICE}/addresses.py", "        if allowed and not any(", "        if False and not any(", _ALLOWED),
+    (f"{_SERVICE}/addresses.py", 'address.endswith("@" + entry', "address.endswith(entry", _ALLOWED),
+    (
+        f"{_SERVICE}/application.py",
+        "            self.mail_limit.count(MAILS)",
+        "            pass",
+        _test("mail", "the_environment_says_who_gets_mail_and_a_minute_has_a_limit"),
+    ),
+    (f"{_SERVICE}/application.py", ", seconds=max(left, 0))", ")", _test("mail", "the_link_of_a_mail_works_as_long_as_its_result")),
+    (
+        "keen_pipeline/mail.py",
+        "and not smtp.starttls and not smtp.insecure_login",
+        "and False",
+        _test("mail", "a_password_is_not_sent_in_clear_unless_that_is_said"),
+    ),
+    # Connections.
+    (f"{_HTTP}/connections.py", "            victim.abort()", "            pass", _PLACES),
+    (f"{_HTTP}/connections.py", "if len(place) >= self._most_per_address:", "if False:", _PLACES),
+    (f"{_HTTP}/connections.py", "since <= silent_before or not self.idle", "not self.idle", _JUST_COME),
+    (f"{_HTTP}/connections.py", "since <= silent_before or not self.idle", "True", _JUST_COME),
+    (f"{_HTTP}/connections.py", "        elif self._count >= self._most:", "        elif False:", _PLACES),
+    (f"{_HTTP}/protocol.py", "            self._refuse(408)", "            pass", _HEAD),
+    (f"{_HTTP}/protocol.py", "            self._look_at_body(now)", "            pass", _BODY),
+    (
+        f"{_HTTP}/protocol.py",
+        "if self._unread_since is not None and",
+        "if False and",
+        _test("connections", "a_reader_that_reads_nothing_is_let_go"),
+    ),
+    (
+        f"{_HTTP}/protocol.py",
+        "SLOWEST_BODY = 1024",
+        "SLOWEST_BODY = 102_400",
+        _test("connections", "a_slow_but_steady_body_is_taken"),
+    ),
+    (
+        f"{_HTTP}/protocol.py",
+        "status = status if status in _ANSWERS else 400",
+        "status = 400",
+        _test("protocol", "what_is_no_request_is_refused_as_everything_else_is"),
+    ),
+    # Files and the page.
+    (
+        f"{_HTTP}/server.py",
+        "    os.umask(0o077)",
+        "    os.umask(0o022)",
+        _test("processes", "everything_it_makes_is_its_owners_alone"),
+    ),
+    (
+        f"{_SERVICE}/credentials.py",
+        "        folder.chmod(0o700)",
+        "        pass",
+        _test("processes", "everything_it_makes_is_its_owners_alone"),
+    ),
+    (
+        f"{_HTTP}/server.py",
+        "if config.host in _LOOPBACK:",
+        "if True:",
+        _test("processes", "no_link_with_a_key_is_printed_for_other_machines"),
+    ),
+    (
+        f"{_HTTP}/routes_operations.py",
+        " frame-ancestors 'none'",
+        "",
+        _test("page", "a_browser_gets_the_page_and_others_the_versions"),
+    ),
+]

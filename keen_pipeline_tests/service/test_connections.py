@@ -1,0 +1,213 @@
+"""Connections that stand still: bounded in number and in time, and never in a working client's way."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from keen_pipeline.service import embedded
+from keen_pipeline.service.http.connections import Connections
+from keen_pipeline_tests.service.configured import configured
+from keen_pipeline_tests.service.environment import clean_environment
+from keen_pipeline_tests.service.http_client import Http
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
+    """A service with few places and little patience."""
+    data = tmp_path_factory.mktemp("hasty") / "data"
+    with configured(data, head_seconds=0.5, stalled_seconds=1, max_connections=20) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        yield http
+
+
+def connect(http: Http, sent: bytes = b"") -> socket.socket:
+    url = urlsplit(http.endpoint.base_url)
+    connection = socket.create_connection((url.hostname, url.port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """Everything until the service closes the connection."""
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def half_body(http: Http) -> bytes:
+    head = f"POST {http.v3}/events/purchases HTTP/1.1\r\nHost: x\r\nAuthorization: {http.endpoint.write_key}\r\n"
+    return head.encode() + b'Content-Length: 1000\r\n\r\n{"a": '
+
+
+HALF_HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", HALF_HEAD], ids=["silent", "half a head"])
+def test_a_head_that_does_not_come_ends_the_connection_with_an_answer(hasty: Http, sent: bytes) -> None:
+    with connect(hasty, sent) as connection:
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_code"] == "RequestTimeoutError"
+
+
+def test_a_head_that_trickles_in_ends_the_connection_too(hasty: Http) -> None:
+    with connect(hasty, HALF_HEAD) as connection:
+        for number in range(100):
+            try:
+                connection.sendall(f"X-{number}: 1\r\n".encode())
+            except OSError:
+                break
+            time.sleep(0.1)
+        assert number < 99
+
+
+def test_a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_nothing(hasty: Http) -> None:
+    before = hasty.query("count", "purchases")
+    with connect(hasty, half_body(hasty)) as still, connect(hasty, half_body(hasty)) as trickle:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                trickle.sendall(b" ")
+            except OSError:
+                break
+            time.sleep(0.05)
+        assert time.monotonic() < deadline
+        assert rest(still) == b""
+    assert hasty.query("count", "purchases") == before
+
+
+def test_a_slow_but_steady_body_is_taken(hasty: Http) -> None:
+    body = json.dumps({"text": "x" * 8000}).encode()
+    head = (
+        f"POST {hasty.v3}/events/steady HTTP/1.1\r\nHost: x\r\nAuthorization: {hasty.endpoint.write_key}\r\nConnection: close\r\n"
+    )
+    with connect(hasty, head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode()) as connection:
+        for start in range(0, len(body), 1000):
+            connection.sendall(body[start : start + 1000])
+            time.sleep(0.25)
+        assert rest(connection).startswith(b"HTTP/1.1 201 ")
+
+
+def test_a_reader_that_reads_nothing_is_let_go(hasty: Http) -> None:
+    hasty.add("large", *[{"text": "x" * 100_000} for _ in range(80)])
+    query = f"GET {hasty.v3}/queries/extraction?event_collection=large HTTP/1.1\r\nHost: x\r\n"
+    head = f"{query}Authorization: {hasty.endpoint.read_key}\r\n\r\n".encode()
+    url = urlsplit(hasty.endpoint.base_url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        connection.connect((url.hostname, url.port))
+        connection.sendall(head)
+        connection.settimeout(20)
+        time.sleep(3)  # the service waits one second for a reader
+        assert len(rest(connection)) < 8_000_000
+
+
+@pytest.mark.parametrize("kind", ["silent", "half a head", "half a body", "idle"])
+def test_at_the_bound_a_working_client_takes_the_place_of_one_that_asks_nothing(data: Path, kind: str) -> None:
+    with configured(data, max_connections=20) as service, ExitStack() as stack:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        idle = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        sent = {"silent": b"", "half a head": HALF_HEAD, "half a body": half_body(http), "idle": idle}[kind]
+        opened = []
+        for _ in range(60):
+            opened.append(stack.enter_context(connect(http, sent)))
+            if kind == "idle":
+                assert opened[-1].recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert Http(service.endpoint).query("count", "purchases") == 1
+        assert len(list(Path(f"/proc/{service.pid}/fd").iterdir())) < 60
+        # The first ones went; the newest still have a place.
+        opened[0].settimeout(10)
+        rest(opened[0])
+
+
+class Fake:
+    """A connection that is being answered; only the order of places is of interest here."""
+
+    def __init__(self, address: str, sends: bool = False) -> None:
+        self.address, self.sends, self.aborted = address, sends, False
+
+    def still_sends(self) -> bool:
+        return self.sends
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def look(self, now: float) -> None:
+        self.aborted = True
+
+
+def test_who_gives_way_to_whom() -> None:
+    places = Connections(most=4, most_per_address=3)
+    asking, sending, idle = Fake("a"), Fake("a", sends=True), Fake("a")
+    for one in (asking, sending, idle):
+        assert places.admit(one)
+    places.asks(asking)
+    places.asks(sending)
+    places.asks(idle)
+    places.answered(idle)
+    first, second, third = Fake("a"), Fake("a"), Fake("a")
+    assert places.admit(first)
+    assert [c.aborted for c in (asking, sending, idle)] == [False, False, True]
+    places.asks(first)
+    assert places.admit(second)
+    assert [c.aborted for c in (asking, sending, first)] == [False, True, False]
+    places.asks(second)
+    assert not places.admit(third)
+    assert len(places) == 3
+    other, fifth = Fake("b"), Fake("c")
+    assert places.admit(other)
+    assert not places.admit(fifth)  # of the crowded address all are being answered
+    places.leave(asking)
+    places.leave(asking)
+    assert (len(places), places.admit(fifth), len(places)) == (3, True, 4)
+
+
+@pytest.mark.parametrize(("grace", "goes"), [(0.0, "silent"), (60.0, "idle")])
+def test_one_that_has_just_come_is_not_taken_for_a_silent_one(grace: float, goes: str) -> None:
+    places = Connections(most=2, most_per_address=2, grace=grace)
+    idle, silent = Fake("a"), Fake("a")
+    assert places.admit(idle)
+    places.asks(idle)
+    places.answered(idle)
+    assert places.admit(silent)
+    assert places.admit(Fake("a"))
+    assert {"silent": silent.aborted, "idle": idle.aborted} == {"silent": goes == "silent", "idle": goes == "idle"}
+
+
+def test_the_private_names_of_uvicorn_that_the_protocol_stands_on_are_there() -> None:
+    # Raise the bound in pyproject.toml together with this line, after a look at what changed in these names.
+    assert version("uvicorn").startswith("0.54.")
+    names = ("connection_made", "connection_lost", "data_received", "on_response_complete", "send_400_response", "pause_writing")
+    assert [name for name in names if not hasattr(H11Protocol, name)] == []
+    assert [name for name in ("capture_signals", "startup", "on_tick", "handle_exit") if not hasattr(uvicorn.Server, name)] == []
+
+
+@pytest.mark.slow
+def test_two_thousand_silent_and_half_open_connections_beside_a_working_client(data: Path) -> None:
+    with embedded.start(data, env=clean_environment()) as service, ExitStack() as stack:
+        http = Http(service.endpoint)
+        http.add("purchases", {"a": 1})
+        for number in range(2000):
+            stack.enter_context(connect(http, (b"", HALF_HEAD, half_body(http))[number % 3]))
+        for number in range(60):
+            http.add("purchases", {"a": number})
+            assert Http(service.endpoint).query("count", "purchases") == number + 2
+            time.sleep(1)
+        assert len(list(Path(f"/proc/{service.pid}/fd").iterdir())) < 1100

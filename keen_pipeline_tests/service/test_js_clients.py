@@ -1,0 +1,120 @@
+"""Keen's own JavaScript clients, keen-tracking and keen-analysis, in Node and in Chromium, against the service."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from keen_pipeline_tests.service.http_client import Http
+
+HERE = Path(__file__).parent
+PACKAGES = ("keen-tracking@5.0.1", "keen-analysis@3.7.0")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both clients."""
+    folder = tmp_path_factory.mktemp("js")
+    (folder / "package.json").write_text('{"private": true}')
+    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=240)
+    return folder
+
+
+@pytest.mark.slow
+def test_in_node(http: Http, collection: str, installed: Path) -> None:
+    shutil.copy(HERE / "js_clients.mjs", installed)
+    endpoint, name = http.endpoint, f"{collection}:node"
+    keys = [endpoint.project_id, endpoint.read_key, endpoint.write_key, endpoint.master_key, name]
+    command = ["node", "js_clients.mjs", urlsplit(endpoint.base_url).netloc, *keys]
+    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    found["select_unique"].sort()
+    assert "is not a legal name" in found.pop("refused")
+    assert found == {
+        "single": {"created": True},
+        "bulk": {name: [{"success": True}, {"success": True}]},
+        "count": 4,
+        "count_unique": 4,
+        "select_unique": [1, 2, 4, 8],
+        "sum": 15,
+        "minimum": 1,
+        "maximum": 8,
+        "average": 3.75,
+        "median": 3,
+        "percentile": 8,
+        "filtered": 2,
+        "metadata": 4,
+        "extraction": [8, 4],
+        "saved": "ResourceNotFoundError",
+        "funnel": "ResourceNotFoundError",
+        "left": 3,
+    }
+
+
+@pytest.fixture
+def page_url(installed: Path) -> Iterator[str]:
+    """A page of another origin that loads both clients."""
+    for package in ("keen-tracking", "keen-analysis"):
+        shutil.copy(installed / "node_modules" / package / "dist" / f"{package}.js", installed)
+    shutil.copy(HERE / "js_page.html", installed)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(installed))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/js_page.html"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_in_chromium_from_a_page_of_another_origin(http: Http, collection: str, page_url: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    endpoint = http.endpoint
+    arguments = {
+        "host": urlsplit(endpoint.base_url).netloc,
+        "projectId": endpoint.project_id,
+        "readKey": endpoint.read_key,
+        "writeKey": endpoint.write_key,
+        "masterKey": endpoint.master_key,
+        "collection": f"{collection}:page",
+    }
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.goto(page_url)
+        try:
+            found = page.evaluate("arguments => run(arguments)", arguments)
+        except Exception as error:
+            raise AssertionError(problems) from error
+        browser.close()
+    found["select_unique"].sort()
+    assert found == {
+        "single": {"created": True},
+        "bulk": {f"{collection}:page": [{"success": True}, {"success": True}]},
+        "count_unique": 6,
+        "select_unique": [1, 2, 4, 8, 16, 32],
+        "sum": 63,
+        "minimum": 1,
+        "maximum": 32,
+        "average": 10.5,
+        "median": 6,
+        "percentile": 32,
+        "extraction": 1,
+        "refused": "ResourceNotFoundError",
+        "left": 0,
+    }
