@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 
 import click
 
@@ -60,12 +61,17 @@ def command(port: int, log_level: str) -> None:
         if not Path("workspace.yaml").exists():
             arguments += ["-m", "keen_pipeline.definitions"]
         console.print("starting Dagster, which takes some seconds; Ctrl-C stops everything")
-        child = stack.enter_context(running(arguments, env=env, cwd=Path.cwd(), shown=_at_least(log_level)))
+        is_wanted, stopping = _at_least(log_level), Event()
+        # How each of its processes dies of Ctrl-C is nothing to read.
+        child = stack.enter_context(
+            running(arguments, env=env, cwd=Path.cwd(), shown=lambda line: is_wanted(line) and not stopping.is_set())
+        )
         try:
             _await_ui(child, url)
             _welcome(settings, url, env)
             _ended(child.wait())
         except KeyboardInterrupt:
+            stopping.set()
             console.print("stopping")
             raise
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,31 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
+
+
+@dataclass
+class Here:
+    """As `processes.Shell`, in this process."""
+
+    folder: Path
+    env: Mapping[str, str]
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`keen-pipeline words...` in the folder, with these settings and no others."""
+        for name in [name for name in os.environ if name.startswith(("KEEN_", "DAGSTER_HOME", "SMTP_"))]:
+            self.monkeypatch.delenv(name)
+        # Engines are kept by their URL, so a relative one would be that of the folder before.
+        kept = {"KEEN_PIPELINE_POLL_SECONDS": "0.2", "KEEN_PIPELINE_LEDGER_URL": f"sqlite:///{self.folder}/data/ledger.db"}
+        for name, value in {**kept, **self.env}.items():
+            self.monkeypatch.setenv(name, value)
+        self.monkeypatch.chdir(self.folder)
+        self.monkeypatch.setattr(sys, "argv", ["keen-pipeline", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self.capsys.readouterr()
+        return subprocess.CompletedProcess(words, int(str(ended.value.code)), out, err)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from keen_pipeline.cli import _COMMANDS
 from keen_pipeline.client import KeenClient
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.testing import live_service
+from keen_pipeline_tests.acceptance.place import Here
 from keen_pipeline_tests.acceptance.processes import Shell
 
 
@@ -32,30 +33,37 @@ def endpoint() -> Iterator[Endpoint]:
         yield endpoint
 
 
+def settings_of(endpoint: Endpoint, folder: Path) -> dict[str, str]:
+    (folder / "collections.yaml").write_text('collections: [{name: purchases, start_date: "2026-01-01"}]')
+    return {
+        "KEEN_BASE_URL": endpoint.base_url,
+        "KEEN_PROJECT_ID": endpoint.project_id,
+        "KEEN_READ_KEY": endpoint.read_key,
+        "KEEN_WRITE_KEY": endpoint.write_key,
+        "KEEN_PIPELINE_COLLECTIONS": "collections.yaml",
+        "KEEN_PIPELINE_RETRY_SECONDS": "0.1",
+    }
+
+
 @pytest.fixture
-def shell(tmp_path: Path, endpoint: Endpoint) -> Shell:
-    (tmp_path / "collections.yaml").write_text('collections: [{name: purchases, start_date: "2026-01-01"}]')
-    return Shell(
-        tmp_path,
-        {
-            "KEEN_BASE_URL": endpoint.base_url,
-            "KEEN_PROJECT_ID": endpoint.project_id,
-            "KEEN_READ_KEY": endpoint.read_key,
-            "KEEN_WRITE_KEY": endpoint.write_key,
-            "KEEN_PIPELINE_COLLECTIONS": "collections.yaml",
-            "KEEN_PIPELINE_RETRY_SECONDS": "0.1",
-        },
-    )
+def shell(tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    return Here(tmp_path, settings_of(endpoint, tmp_path), monkeypatch, capsys)
 
 
-def collections_of(shell: Shell) -> list[dict[str, Any]]:
+@pytest.fixture
+def process(tmp_path: Path, endpoint: Endpoint) -> Shell:
+    """The same as a user's shell runs it."""
+    return Shell(tmp_path, settings_of(endpoint, tmp_path))
+
+
+def collections_of(shell: Here) -> list[dict[str, Any]]:
     """The rows of `status --json`."""
     done = shell.run("status", "--json")
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout)["collections"])
 
 
-def test_an_extraction_lands_and_says_what(shell: Shell) -> None:
+def test_an_extraction_lands_and_says_what(shell: Here) -> None:
     words = [
         "extract",
         "purchases",
@@ -80,7 +88,7 @@ def test_an_extraction_lands_and_says_what(shell: Shell) -> None:
     assert again[0]["extraction_id"] == landing["extraction_id"]  # unchanged: kept, not asked again
 
 
-def test_unique_values_are_one_a_line_in_order(shell: Shell) -> None:
+def test_unique_values_are_one_a_line_in_order(shell: Here) -> None:
     done = shell.run("list", "purchases", "body:amount", "--filter", "body:amount lt 2")
     assert (done.returncode, done.stdout.split()) == (0, ["0.5", "1.5"])
     window = ["--from", "2026-01-02", "--to", "2026-01-04T00:00:00+00:00"]
@@ -88,7 +96,7 @@ def test_unique_values_are_one_a_line_in_order(shell: Shell) -> None:
     assert shell.run("list", "purchases", "body:who", *window).stdout == '"é,\\n"\n'
 
 
-def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Shell) -> None:
+def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Here) -> None:
     words = ["backfill", "purchases", "--from", "2026-01-02", "--to", "2026-01-05", "--json"]
     done = shell.run(*words)
     document = json.loads(done.stdout)
@@ -108,7 +116,7 @@ def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Shell) ->
     assert (mended.returncode, len(json.loads(mended.stdout)["landings"])) == (0, 4)
 
 
-def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Shell) -> None:
+def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Here) -> None:
     words = ["backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-02", "--json"]
     asked = shell.run(*words, "--no-wait")
     assert (asked.returncode, json.loads(asked.stdout)) == (0, {"landings": [], "failed": []})
@@ -126,20 +134,27 @@ def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(she
     ("words", "offered"),
     [("keen-pipeline ba", ["backfill"]), ("keen-pipeline backfill pu", ["purchases"]), ("keen-pipeline backfill x", [])],
 )
-def test_the_shell_completes_commands_and_collections(shell: Shell, words: str, offered: list[str]) -> None:
+def test_the_shell_completes_commands_and_collections(process: Shell, words: str, offered: list[str]) -> None:
     number = str(len(words.split()) - 1)
-    shell.env = {**shell.env, "_KEEN_PIPELINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
-    assert [line.removeprefix("plain,") for line in shell.run().stdout.split()] == offered
+    process.env = {**process.env, "_KEEN_PIPELINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": number}
+    assert [line.removeprefix("plain,") for line in process.run().stdout.split()] == offered
 
 
-def test_doctor_finds_all_well(shell: Shell) -> None:
+def test_a_process_ends_with_the_status_of_its_command(process: Shell) -> None:
+    done = process.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01")
+    assert (done.returncode, "2026-01-01.csv" in done.stdout) == (0, True), done.stderr
+    refused = process.run("extract", "nosuch", "--to", "files")
+    assert (refused.returncode, refused.stderr) == (1, "keen-pipeline: the service has no collection 'nosuch'; it has: purchases\n")
+
+
+def test_doctor_finds_all_well(shell: Here) -> None:
     done = shell.run("doctor")
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 12
+    wrong = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
+    assert (done.returncode, wrong, done.stdout.count("ok ")) == (0, [], 12)
     assert list((shell.folder / "data" / "landing").iterdir()) == []  # the probe is gone
 
 
-def test_doctor_says_what_to_fix(shell: Shell) -> None:
+def test_doctor_says_what_to_fix(shell: Here) -> None:
     shell.env = {**shell.env, "KEEN_READ_KEY": "wrong", "KEEN_PIPELINE_DESTINATION": "/proc/nowhere"}
     done = shell.run("doctor")
     assert done.returncode == 1
@@ -170,7 +185,7 @@ def test_doctor_says_what_to_fix(shell: Shell) -> None:
         (["nonsense"], 2, "nonsense"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_trace(shell: Shell, words: list[str], code: int, says: str) -> None:
+def test_bad_input_is_one_line_and_leaves_no_trace(shell: Here, words: list[str], code: int, says: str) -> None:
     done = shell.run(*words)
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
@@ -192,7 +207,7 @@ def test_bad_input_is_one_line_and_leaves_no_trace(shell: Shell, words: list[str
         ("KEEN_PIPELINE_COLLECTIONS", "none.yaml", "none.yaml"),
     ],
 )
-def test_a_wrong_setting_is_named_in_one_line(shell: Shell, name: str, value: str, says: str) -> None:
+def test_a_wrong_setting_is_named_in_one_line(shell: Here, name: str, value: str, says: str) -> None:
     good = dict(shell.env)
     shell.env = {**good, name: value}
     done = shell.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01")
@@ -206,7 +221,7 @@ def test_a_wrong_setting_is_named_in_one_line(shell: Shell, name: str, value: st
     assert (row["open"], row["landed"]) == ([], 0)
 
 
-def test_a_port_in_use_is_named(shell: Shell) -> None:
+def test_a_port_in_use_is_named(shell: Here) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -218,7 +233,7 @@ def test_a_port_in_use_is_named(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(_COMMANDS))
-def test_every_command_has_help_with_an_example(shell: Shell, name: str) -> None:
+def test_every_command_has_help_with_an_example(shell: Here, name: str) -> None:
     done = shell.run(name, "--help")
     assert done.returncode == 0
     assert f"Example: keen-pipeline {name}" in " ".join(done.stdout.split())
