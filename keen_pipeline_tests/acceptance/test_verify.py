@@ -6,15 +6,18 @@ import gzip
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keen_pipeline.cli import main
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline.manifests import read_manifest
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
@@ -250,3 +253,52 @@ def test_init_writes_what_the_project_has_and_overwrites_nothing(place: Place) -
     assert (place.folder / "collections.yaml").read_text() == written
     assert place.run("init", "--file", "another.yaml")[0] == 0
     assert [c.name for c in read_collections_file(place.folder / "another.yaml")] == ["purchases"]
+
+
+def test_a_process_that_dies_between_manifest_and_ledger_lands_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    words = ["backfill", "purchases", "--from", DAYS[0], "--to", DAYS[0]]
+    with monkeypatch.context() as dying:
+        dying.setattr(SqlLedger, "landed", killed)
+        dying.setattr(sys, "argv", ["keen-pipeline", *words])
+        with pytest.raises(KilledError):
+            main()
+    before = json.loads(place.manifest(DAYS[0]).read_text())
+    assert hashlib.sha256(place.file(DAYS[0]).read_bytes()).hexdigest() == before["sha256"]
+    assert place.extraction_ids() == {}
+    assert place.run(*words)[0] == 0
+    after = json.loads(place.manifest(DAYS[0]).read_text())
+    assert after["token"] == before["token"]  # the same attempt, asked for once
+    assert place.extraction_ids() == {DAYS[0]: before["extraction_id"]}
+    assert place.json("verify")[0] == 0
+
+
+def test_a_manifest_that_cant_be_written_is_no_landing(place: Place) -> None:
+    (place.folder / "landing").mkdir()
+    (place.folder / "landing" / "_manifests").write_text("in the way")
+    status, told = place.json("backfill", "purchases", "--from", DAYS[0], "--to", DAYS[0])
+    assert (status, told["landings"], "_manifests" in told["failed"][0]["error"]) == (1, [], True)
+    assert place.extraction_ids() == {}
+    (place.folder / "landing" / "_manifests").unlink()
+    assert place.run("retry", "purchases", DAYS[0])[0] == 0
+    assert place.run("backfill", "purchases", "--from", DAYS[0], "--to", DAYS[0])[0] == 0
+    assert place.json("verify")[0] == 0
+
+
+def test_an_ad_hoc_file_has_a_manifest_and_is_verified_where_it_lies(place: Place) -> None:
+    status, told = place.json("extract", "purchases", "--from", "2026-01-01", "--to", "2026-01-03", "--to", "files")
+    assert status == 0
+    [row] = told["landings"]
+    manifest = json.loads((place.folder / "files" / "_manifests" / "purchases" / (Path(row["uri"]).name + ".json")).read_text())
+    assert (manifest["kind"], manifest["events"], manifest["uri"]) == ("ad_hoc", 6, row["uri"])
+    place.monkeypatch.setenv("KEEN_PIPELINE_DESTINATION", "files")
+    assert place.json("verify") == (0, {"checked": 1, "ok": 1, "wrong": []})
+    Path(row["uri"]).write_bytes(b"")
+    assert list(problems(place.json("verify")[1])) == [row["partition"]]
+    assert place.json("verify", "--repair")[0] == 0
+    assert hashlib.sha256(Path(row["uri"]).read_bytes()).hexdigest() == row["sha256"]
