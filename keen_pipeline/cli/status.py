@@ -57,6 +57,8 @@ def command(collection: str | None, as_json: bool) -> None:
             one.name, f"{found.landed} of {found.due}", found.newest or "-", str(missing), str(len(mine)), str(len(found.given_up))
         )
     show(table)
+    if not rows:
+        show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
     for other in others:

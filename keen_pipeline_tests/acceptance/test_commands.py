@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,17 @@ def test_every_command_has_help_with_an_example(shell: Here, name: str) -> None:
     done = shell.run(name, "--help")
     assert done.returncode == 0
     assert f"Example: keen-pipeline {name}" in " ".join(done.stdout.split())
+
+
+def test_help_of_the_whole_needs_no_library_but_click() -> None:
+    code = (
+        "import sys\nfrom keen_pipeline.cli import cli\ncli(['--help'], standalone_mode=False)\n"
+        "heavy = {'dagster', 'duckdb', 'pyarrow', 'rich', 'sqlalchemy', 'urllib3', 'numpy', 'yaml'}\n"
+        "sys.exit(str(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
+    assert all(name in done.stdout for name in _COMMANDS)
 
 
 def test_without_an_account_the_embedded_service_runs_for_the_commands_time(tmp_path: Path) -> None:
