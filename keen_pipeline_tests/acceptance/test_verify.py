@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.pipeline import requests_of_a_night, submit
 from keen_pipeline.pipeline.manifests import read_manifest
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
@@ -198,6 +200,10 @@ def test_a_lost_ledger_is_made_anew_and_nothing_is_asked_for(landed: Place, tmp_
     now = landed.extraction_ids()
     assert [now[day] == asked[day] for day in DAYS] == [True, True, False]
     assert landed.json("verify", "--counts")[0] == 0
+    [collection] = read_collections_file(landed.folder / "collections.yaml")
+    night = requests_of_a_night(pipeline, collection, datetime(2026, 1, 4, 1, tzinfo=timezone.utc))
+    submission = submit(pipeline, night)
+    assert (len(night), len(submission.landed), submission.created) == (3, 3, [])
 
 
 def test_files_of_others_are_left_alone_and_copies_are_taken_over(landed: Place, tmp_path: Path) -> None:
