@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -36,6 +37,8 @@ QUIET_SECONDS = 5.0
 """Without a change for so long, it is said what is waited for."""
 # Where stdout is a file or a pipe, a table is as wide as its URIs.
 _WIDE = 200
+# Columns from which a table of files has one for their URIs.
+_ROOM_FOR_URIS = 130
 
 
 def show(*tables: Table | str) -> None:
@@ -149,18 +152,29 @@ def print_json(document: object) -> None:
 
 
 def landings_table(entries: Sequence[Entry], title: str) -> Table:
-    """What landed, for a person."""
-    table = Table(title=title, title_justify="left")
+    """What landed, for a person. On a narrow terminal one line a file: where they lie stands below, once."""
+    out = Console(**_PLAIN)
+    rows = [landing_json(entry) for entry in entries]
+    is_narrow = out.is_terminal and out.width < _ROOM_FOR_URIS
+    common = os.path.commonprefix([row["uri"] for row in rows])  # noqa: RUF071 - URIs, and cut at a slash
+    folder = common.rpartition("/")[0] if is_narrow else ""
+    table = Table(title=title, title_justify="left", caption=f"in {folder}" if folder else None, caption_justify="left")
     for name in ("collection", "partition"):
         table.add_column(name, no_wrap=True)
     for name in ("events", "bytes", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("URI", overflow="fold")
-    for entry in entries:
-        row = landing_json(entry)
-        table.add_row(
-            row["collection"], row["partition"], f"{row['events']:,}", f"{row['bytes']:,}", f"{row['seconds']:.2f}", row["uri"]
-        )
+    if not is_narrow:
+        table.add_column("URI", overflow="fold")
+    for row in rows:
+        cells = [
+            row["collection"],
+            row["partition"],
+            f"{row['events']:,}",
+            f"{row['bytes']:,}",
+            f"{row['seconds']:.2f}",
+            row["uri"],
+        ]
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from keen_pipeline.cli import common
-from keen_pipeline.cli.common import follow
+from keen_pipeline.cli.common import follow, landings_table
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import Landing, Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import partition_range
@@ -100,6 +102,20 @@ def test_a_wait_without_change_says_what_it_waits_for(
 
     follow(events(), 1, "purchases")
     assert capsys.readouterr().err.count("waiting: no connection to [the service]") == 1
+
+
+@pytest.mark.parametrize(("width", "columns", "caption"), [(80, 5, "in s3://b"), (200, 6, None)])
+def test_a_narrow_terminal_shows_one_line_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell, width: int, columns: int, caption: str | None
+) -> None:
+    _, asked = entries(tmp_path, monkeypatch, days=2)
+    landed = [
+        replace(entry, landing=Landing(f"s3://b/{folder}/1.csv", 9, 1, "ab", (), 9, 0.1))
+        for entry, folder in zip(asked, ("purchases", "pageviews"), strict=True)
+    ]
+    monkeypatch.setattr(common, "Console", lambda **_: Console(force_terminal=True, width=width))
+    table = landings_table(landed, "Landed")
+    assert (len(table.columns), table.row_count, table.caption) == (columns, 2, caption)
 
 
 def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(
