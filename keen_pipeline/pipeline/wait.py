@@ -17,6 +17,7 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUn
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
+from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile, verdict
 from keen_pipeline.pipeline.explain import explain_all, in_few_lines
@@ -319,6 +320,7 @@ class _Wait:
         entry = counted.entry
         assert entry.landing is not None
         reason = f"{verdict(counted).partition('; the file is kept')[0]} after {entry.attempt} attempts"
+        manifests.remove(self.pipeline.destination, entry.request.path)
         aside = self.pipeline.destination.set_aside(entry.landing.uri, entry.extraction_id or "unknown", reason)
         rejected = self.pipeline.ledger.reject(entry.entry_id, f"{reason}; the file is kept as {aside}")
         if rejected is not None:
