@@ -55,7 +55,9 @@ class Lander:
         self.server.results = results
         self.server.api = [document({"_id": "e1", "status": "complete", "results_url": self.server.results_url})]
         destination = self.destination(encoding)
-        return destination.land(self.source(), destination.target_uri("purchases", "2026-01-01"), extraction_id="e1")
+        return destination.land(
+            self.source(), destination.target_uri("purchases", "2026-01-01"), extraction_id="e1", label="purchases[2026-01-01]"
+        )
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from keen_pipeline.errors import (
     KeenPipelineError,
     NotFoundError,
     PaymentRequiredError,
-    ProtocolError,
+    UnreadableAnswerError,
     RateLimitedError,
     RequestRejectedError,
     ServiceUnavailableError,
@@ -42,7 +42,7 @@ def unreadable() -> KeenPipelineError:
 
 
 def foreign() -> KeenPipelineError:
-    return ProtocolError("HTTP 200, something else")
+    return UnreadableAnswerError("HTTP 200, something else")
 
 
 def denied() -> KeenPipelineError:

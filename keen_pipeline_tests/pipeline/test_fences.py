@@ -30,12 +30,16 @@ def slowed(world: World, *, before: Callable[[], None] | None = None, after: Cal
     destination = FileDestination(world.pipeline.destination.uri)
     publish, done = destination._storage.publish, []
 
-    def slow(stage: Any, target: str, **options: Any) -> None:
+    def slow(stage: Any, target: str, *, fence: Callable[[], None], **options: Any) -> None:
         first = not done
         done.append(target)
-        if first and before is not None:
-            before()
-        publish(stage, target, **options)
+
+        def fenced() -> None:
+            fence()
+            if first and before is not None:
+                before()
+
+        publish(stage, target, fence=fenced, **options)
         if first and after is not None:
             after()
 

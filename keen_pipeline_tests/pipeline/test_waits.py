@@ -114,7 +114,7 @@ def test_stopping_a_wait_ends_a_transfer_under_way_and_lands_nothing(world: Worl
     world.api.open_results = endless  # type: ignore[method-assign]
     events = extract(world.pipeline, world.requests(WELL, 1), doing="a test")
     for _ in events:
-        if begun.wait(0.01):
+        if begun.wait(2):
             break
     events.close()
     assert [(e.status, e.claimed_by) for e in world.ledger.open_entries()] == [(Status.COMPLETE, None)]
