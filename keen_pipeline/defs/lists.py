@@ -1,6 +1,6 @@
 """Lists, the second kind of extraction: the unique values of a property as an asset, for each partition or of all events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -26,7 +26,7 @@ def unique_values_asset(
     *,
     partitioned: bool = True,
     name: str = DEFAULT_NAME,
-    asset_key: dg.CoercibleToAssetKey | None = None,
+    asset_key: dg.AssetKey | str | Sequence[str] | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
     group_name: str | None = None,
     automation_condition: dg.AutomationCondition[Any] | None = None,

@@ -1,6 +1,6 @@
 """Tables as assets, by dlt: the landed partitions of a collection, each replaced in one transaction."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -63,7 +63,7 @@ def table_asset(
     table: str | None = None,
     types: Mapping[str, str] | None = None,
     definitions: str = DEFAULT_NAME,
-    asset_key: dg.CoercibleToAssetKey | None = None,
+    asset_key: dg.AssetKey | str | Sequence[str] | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
     key: dg.AssetKey | None = None,
     group_name: str | None = None,
