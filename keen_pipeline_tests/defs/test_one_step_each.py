@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
+from keen_pipeline.defs.run import CsvAssetConfig
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
@@ -26,8 +27,8 @@ def over_all_days(defs: dg.Definitions, instance: dg.DagsterInstance, *keys: str
 
 
 def outcomes(result: dg.ExecuteInProcessResult) -> dict[str, str]:
-    """How each step ended."""
-    ends = {"STEP_SUCCESS", "STEP_FAILURE", "STEP_SKIPPED"}
+    """How each step that ran ended."""
+    ends = {"STEP_SUCCESS", "STEP_FAILURE"}
     return {str(e.step_key): e.event_type_value for e in result.all_events if e.event_type_value in ends}
 
 
@@ -83,7 +84,6 @@ def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap
     assert outcomes(result) == {
         "keen_purchases": "STEP_FAILURE",
         "keen_logins": "STEP_SUCCESS",
-        "after_purchases": "STEP_SKIPPED",
         "after_logins": "STEP_SUCCESS",
     }
     assert ran == ["logins"]
@@ -134,6 +134,24 @@ def test_several_collections_in_one_step_of_the_users_own(make_place: MakePlace)
     # A subset of the step lands alone.
     assert over_all_days(defs, place.instance, "warehouse/raw/logins").success
     assert place.counts() == {"landed": 8, "superseded": 4}
+
+
+def test_a_step_of_the_users_own_may_have_a_config(make_place: MakePlace) -> None:
+    place = make_place()
+    seen: list[bool] = []
+
+    @keen_assets(collections=[Collection("purchases", "2026-01-01")])
+    def purchases(context: dg.AssetExecutionContext, config: CsvAssetConfig, keen: KeenResource):  # type: ignore[no-untyped-def]
+        seen.append(config.skip_landed)
+        yield from keen.run(context)
+
+    defs = dg.Definitions(assets=[purchases], resources=place.defs.resources)
+    job = defs.resolve_implicit_global_asset_job_def()
+    for skip in (True, False):
+        config = {"ops": {"keen_purchases": {"config": {"skip_landed": skip}}}}
+        assert job.execute_in_process(run_config=config, instance=place.instance, partition_key=DAYS[0]).success
+    assert seen == [True, False]
+    assert place.counts() == {"landed": 1, "superseded": 1}
 
 
 def test_one_step_takes_one_granularity_and_zone_and_at_least_one_collection() -> None:
