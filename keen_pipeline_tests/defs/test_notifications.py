@@ -125,7 +125,7 @@ def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: M
     assert attached.get_filename() == "purchases-2026-01-04.csv"
     assert attached.get_payload(decode=True) == (place.root / "purchases" / "2026-01-04.csv").read_bytes()
     blocks = json.dumps(slack["blocks"])
-    assert "abandoned after 3 attempts" in blocks
+    assert "the service reports the extraction as failed (3 attempts since 20" in blocks
     assert "<http://dagster.test/assets/keen/purchases?view=partitions&partition=2026-01-04|purchases 2026-01-04>" in blocks
 
 
