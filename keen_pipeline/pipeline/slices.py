@@ -17,6 +17,7 @@ from keen_pipeline.errors import (
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.landing.layout import ad_hoc_key, slice_path
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.pipeline.counts import ask_count, count_together, groups_of
 from keen_pipeline.timeframe import Timeframe
@@ -162,6 +163,8 @@ def sweep(pipeline: Pipeline, worker: Worker) -> None:
         if stale is None or stale.landing is None:
             continue
         try:
+            if stale.request.kind is not Kind.SLICE:
+                manifests.remove(pipeline.destination, stale.request.path)
             pipeline.destination.remove(stale.landing.uri)
         except (RetryableError, ConfigurationError, OSError):
             ledger.release([stale.entry_id], worker.id)  # the next sweep tries again
