@@ -19,7 +19,6 @@ from keen_pipeline.errors import (
     KeenPipelineError,
     NotFoundError,
     PaymentRequiredError,
-    UnreadableAnswerError,
     RateLimitedError,
     RequestRejectedError,
     ServiceUnavailableError,
