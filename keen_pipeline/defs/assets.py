@@ -63,6 +63,7 @@ def keen_assets(
     tags = {key: value for collection in collections for key, value in collection.run_tags.items()} | dict(op_tags or {})
 
     def decorate(body: _Body) -> dg.AssetsDefinition:
+        step, asked = _step(body)
         return dg.multi_asset(
             name=step_name or "__".join(names.step(c.name) for c in collections),
             specs=[specs[c.name] for c in collections],
@@ -73,18 +74,38 @@ def keen_assets(
             hooks=hooks,
             pool=pool,
             retry_policy=retry_policy,
-            required_resource_keys=names.resources - _parameters(body),
+            required_resource_keys=names.resources | asked,
             description=f"Extracts {', '.join(c.name for c in collections)} over a range of partitions in one run.",
-        )(body)
+        )(step)
 
     return decorate
 
 
-def _parameters(body: _Body) -> set[str]:
-    """What the function asks for itself; Dagster refuses a resource that is asked for twice."""
+def _step(body: _Body) -> tuple[_Body, set[str]]:
+    """`body` as Dagster takes it, and the resources it asks for by its parameters.
+
+    Dagster refuses a step that asks for resources in two ways, and those of the definitions are asked for by their names.
+    """
     import inspect
 
-    return set(inspect.signature(body).parameters)
+    parameters = list(inspect.signature(body).parameters)
+    asked = {name for name in parameters[1:] if name != "config"}
+    if not asked:
+        return body, asked
+
+    def given(context: dg.AssetExecutionContext) -> dict[str, Any]:
+        return {name: getattr(context.resources, name) for name in asked}
+
+    def step(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from body(context, **given(context))
+
+    def step_with_config(context: dg.AssetExecutionContext, config: dg.Config) -> Iterator[Any]:
+        yield from body(context, config=config, **given(context))
+
+    if "config" not in parameters:
+        return step, asked
+    step_with_config.__annotations__["config"] = inspect.get_annotations(body, eval_str=True)["config"]
+    return step_with_config, asked
 
 
 def collection_assets(

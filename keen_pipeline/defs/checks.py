@@ -5,10 +5,12 @@ sensor of `keen_pipeline.defs.freshness`. Every result names the materialization
 `all_deps_blocking_checks_passed()` know for each partition whether it was checked.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -16,11 +18,14 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from keen_pipeline.collection import CheckPolicy, Collection, CountPolicy
 from keen_pipeline.defs.metadata import LANDING_KEY
 from keen_pipeline.errors import KeenPipelineError
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
 from keen_pipeline.pipeline.freshness import Freshness, freshness
 from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, usual_events
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import SqlLedger
 
 COMPLETE = "complete"
 SCHEMA = "schema_drift"

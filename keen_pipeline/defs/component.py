@@ -87,7 +87,7 @@ def _discovery(context: dg.ResolutionContext, model: DiscoveryModel | None) -> D
 class ServiceModel(dg.Model, dg.Resolvable):
     """Which Keen service, instead of what the environment says. Keys stand in variables, never in YAML."""
 
-    base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or the embedded service")
+    base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or Keen's own with a project or key")
     project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
     read_key: str | None = Field(default=None, description='"{{ env.X }}": the read key; unset: KEEN_READ_KEY')
     read_key_variable: str | None = Field(

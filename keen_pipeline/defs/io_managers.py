@@ -8,6 +8,7 @@ from pydantic import Field
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, open_scope
 from keen_pipeline.defs.translator import COLLECTION_METADATA, EXTRACTION_METADATA
 from keen_pipeline.errors import ConfigurationError
@@ -68,8 +69,12 @@ class KeenIOManager(dg.ConfigurableIOManager):
         options = _options(context.definition_metadata or {})
         keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
         options = {"missing": self.reader.missing, **options}
-        reader = self.reader.open(_configured(context))
-        return reader.load(_collection(context), keys, context.dagster_type.typing_type, **options)
+        configured = _configured(context)
+        extracted = [key for key in keys if configured is None or not is_before_start(configured, key)]
+        if keys and not extracted:  # nothing is ever extracted for them
+            extracted, options = keys, {**options, "missing": Missing.EMPTY}
+        reader = self.reader.open(configured)
+        return reader.load(_collection(context), extracted, context.dagster_type.typing_type, **options)
 
     def _lists(self, context: dg.InputContext, property_name: str) -> Any:
         """The unique values of a property: a list, or of several partitions a list by partition."""

@@ -34,5 +34,15 @@ def partitions_definition(collection: Collection, *, together_with: Sequence[Col
     return definition
 
 
+def is_before_start(collection: Collection, partition_key: str) -> bool:
+    """Whether a partition of what is backfilled together lies before this collection's own start date.
+
+    >>> is_before_start(Collection("logins", "2026-02-01"), "2026-01-31")
+    True
+    """
+    start = collection.start.isoformat()
+    return partition_key[: len(start)] < start
+
+
 def _grain(collection: Collection) -> tuple[Granularity, str]:
     return collection.granularity, collection.timezone

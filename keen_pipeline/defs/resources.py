@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from keen_pipeline.defs.names import Names
 from keen_pipeline.errors import ConfigurationError
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from keen_pipeline.ledger import SqlLedger
     from keen_pipeline.pipeline import Pipeline
 
+if TYPE_CHECKING:
+    Seconds = float
+else:
+    # Dagster reads whole numbers and texts from the environment, no others: as a text it takes a dg.EnvVar as well.
+    Seconds = Annotated[str, BeforeValidator(lambda given: given if given is None or isinstance(given, str) else f"{given}")]
+
 _FIELDS = {variable.field: variable for variable in VARIABLES}
 
 
@@ -43,9 +49,9 @@ class KeenResource(dg.ConfigurableResource["KeenClient"]):
     requests_per_minute: int | None = Field(default=None, description="1 to 100000; unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
     budget: str | None = Field(default=None, description="projects with this in common share their requests a minute")
     max_attempts: int | None = Field(default=None, description="1 to 100; unset: KEEN_PIPELINE_MAX_ATTEMPTS")
-    retry_seconds: float | None = Field(default=None, description="0 to 600; unset: KEEN_PIPELINE_RETRY_SECONDS")
-    poll_seconds: float | None = Field(default=None, description="0.05 to 3600; unset: KEEN_PIPELINE_POLL_SECONDS")
-    lease_seconds: float | None = Field(default=None, description="2 to 86400; unset: KEEN_PIPELINE_LEASE_SECONDS")
+    retry_seconds: Seconds | None = Field(default=None, description="0 to 600; unset: KEEN_PIPELINE_RETRY_SECONDS")
+    poll_seconds: Seconds | None = Field(default=None, description="0.05 to 3600; unset: KEEN_PIPELINE_POLL_SECONDS")
+    lease_seconds: Seconds | None = Field(default=None, description="2 to 86400; unset: KEEN_PIPELINE_LEASE_SECONDS")
 
     def settings(self) -> Settings:
         """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""

@@ -15,6 +15,7 @@ from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.checks import Targets, audit, evaluation, freshness_evaluation, given_up, landing_checks
 from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.names import DEFINITIONS_TAG
+from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.resources import KeenResource, pipeline_of
 from keen_pipeline.defs.told import failure
 from keen_pipeline.defs.translator import EXTRACTION_METADATA
@@ -208,8 +209,7 @@ def _requests(
 ) -> tuple[list[ExtractionRequest], list[str]]:
     """What to ask for, and the partitions from before the collection's start date, which another collection's range has."""
     now = pipeline.clock.now()
-    start = collection.start.isoformat()
-    before = [key for key in partition_keys if key[: len(start)] < start]
+    before = [key for key in partition_keys if is_before_start(collection, key)]
     wanted = [partition_for_key(collection, key, now) for key in partition_keys if key not in set(before)]
     return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted], before
 

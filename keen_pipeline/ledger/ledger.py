@@ -51,6 +51,15 @@ class SqlLedger(LedgerSubmissions):
         return sorted(told, key=lambda entry: entry.entry_id)
 
     @transaction
+    def begun(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> None:
+        """The run that was asked for lands these claimed entries: if it dies, nobody waits for the end of its `dispatch`."""
+        now = self.clock.now()
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            mine = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.claimed_by == worker)
+            complete = sa.and_(mine, entries.c.status == Status.COMPLETE.value, entries.c.due_at > now)
+            connection.execute(sa.update(entries).where(complete).values(due_at=now))
+
+    @transaction
     def landing_failed(self, connection: sa.Connection, entry_id: int, worker: str, reason: str, due_at: datetime) -> Entry:
         """Count a landing of a claimed entry that can be tried again, not before `due_at`. Raises ClaimLostError."""
         values = {"landing_tries": entries.c.landing_tries + 1, "error": bounded(reason), "due_at": due_at}

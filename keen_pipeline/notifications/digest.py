@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import Landing
-from keen_pipeline.ledger import PartitionState, SqlLedger
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import Partition, due_partitions, latest_partition, partitions_between
 from keen_pipeline.pipeline.explain import Waiting, explain_all
 from keen_pipeline.pipeline.history import history_span, usual_events
 from keen_pipeline.pipeline.submit import gaps
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import PartitionState, SqlLedger
 
 BARS = 28
 """Partitions in one chart: four weeks of days."""

@@ -6,15 +6,18 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keen_pipeline.errors import KeenPipelineError, LedgerUnavailableError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.ports import Clock, ExtractionApi
 from keen_pipeline.scope import Scope
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import SqlLedger
+    from keen_pipeline.ledger.workers import Worker
 
 _Key = TypeVar("_Key")
 _Item = TypeVar("_Item")

@@ -6,12 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from keen_pipeline.extraction import Status
-from keen_pipeline.ledger import CollectionState, SqlLedger
-from keen_pipeline.ledger.workers import WorkerRow
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.timeframe import format_instant
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import CollectionState, SqlLedger
+    from keen_pipeline.ledger.workers import WorkerRow
 
 _STANDS = {
     Status.REQUESTED: "it waits to be submitted",

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.ledger import PartitionState, SqlLedger
 from keen_pipeline.partitions import Partition, due_partitions, partition_for_key, partitions_between
 from keen_pipeline.pipeline.requests import partition_request
 from keen_pipeline.pipeline.submit import gaps
 from keen_pipeline.timeframe import format_instant
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import PartitionState, SqlLedger
 
 # Partitions that one sentence names; --json and metadata have all.
 _MOST_NAMED = 10

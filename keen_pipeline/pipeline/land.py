@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from keen_pipeline.errors import (
     ClaimLostError,
@@ -19,7 +19,6 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import Kind, Landing, SecretUrl, Status
 from keen_pipeline.landing.csv.joined import JoinedResults
-from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, backoff_seconds
 from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
@@ -27,6 +26,10 @@ from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
 from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split, sweep
 from keen_pipeline.ports import ResultsSource, ResultsStream
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger.workers import Worker
 
 # Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
 MAX_LANDING_TRIES = 3
@@ -233,6 +236,7 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
     claimed = pipeline.ledger.claim(entry_ids, worker.id)
     complete = [e for e in claimed if e.status is Status.COMPLETE]
     landed = [e for e in claimed if e.status is Status.LANDED]
+    pipeline.ledger.begun([e.entry_id for e in complete], worker.id)
     urls = _urls(pipeline, [e for e in complete if not e.slices])
     pool = LandingPool(pipeline, worker)
     try:

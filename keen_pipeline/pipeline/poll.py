@@ -6,13 +6,17 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl, Status
-from keen_pipeline.ledger import CollectionState
 from keen_pipeline.lifecycle import Entry, GiveUp, Land, Poll, Retry, Seen, Split, decide
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
 from keen_pipeline.pipeline.slices import split
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import CollectionState
 
 
 @dataclass

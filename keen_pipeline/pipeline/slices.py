@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import CountPolicy, Encoding
 from keen_pipeline.errors import (
@@ -15,13 +16,15 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.landing.layout import ad_hoc_key, slice_path
-from keen_pipeline.ledger import Slice
-from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.pipeline.counts import ask_count, count_together, groups_of
 from keen_pipeline.timeframe import Timeframe
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger.workers import Worker
 
 # A day halved so often is shorter than Keen's resolution of a millisecond.
 MAX_DEPTH = 40
@@ -96,6 +99,8 @@ def split(pipeline: Pipeline, entry: Entry, reason: str, *, total: int | None = 
     except ExtractionTooLargeError as error:
         told = f"{reason}; the service counts {total} events in it, which can't be cut: {error}"
         return ledger.fail(entry.entry_id, told, worker=worker, limits=pipeline.limits, final=True)
+    from keen_pipeline.ledger import Slice
+
     parent = entry.parent_id or entry.entry_id
     slices = [Slice(_slice_request(request, parent, window), depth, count) for window, count, depth in windows]
     ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)

@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Collection, CountPolicy
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
-from keen_pipeline.ledger import PartitionState, Requested
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import Partition, due_partitions, partitions_between
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import count_landed, is_late
 from keen_pipeline.pipeline.requests import check_mask_key, partition_request
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import PartitionState, Requested
 
 _LOOKS_AT_ONCE = 8
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.slices import sweep
 
@@ -20,6 +19,8 @@ def tidy_up(pipeline: Pipeline, *, keep: timedelta = KEEP_ATTEMPTS) -> list[str]
     """
     ledger, now = pipeline.ledger, pipeline.clock.now()
     forgotten = ledger.prune(now - keep)
+    from keen_pipeline.ledger.notices import SqlNotices
+
     SqlNotices(ledger.engine, clock=ledger.clock).prune(now - KEEP_NOTICES)
     with pipeline.working("tidying up") as worker:
         sweep(pipeline, worker)

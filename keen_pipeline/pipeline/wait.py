@@ -11,11 +11,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
-from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
 from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline
@@ -26,6 +25,10 @@ from keen_pipeline.pipeline.poll import poll
 from keen_pipeline.pipeline.post import post_due
 from keen_pipeline.pipeline.slices import sweep
 from keen_pipeline.pipeline.submit import Submission, submit
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger.workers import Worker
 
 # Between two looks at entries that another process works on, and the longest pause between two events.
 _LONGEST_NAP_SECONDS = 1.0

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import SqlLedger
 
 _LISTED = 10
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.readers.files import LandedFile, landed_files, refuse_outdated, require
 from keen_pipeline.readers.frames import KINDS, converter_of, is_lazy, keep
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.readers.types import check_types, known_words
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import SqlLedger
 
 Kind = TypeVar("Kind")
 

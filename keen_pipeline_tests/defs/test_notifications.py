@@ -125,7 +125,7 @@ def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: M
     assert attached.get_filename() == "purchases-2026-01-04.csv"
     assert attached.get_payload(decode=True) == (place.root / "purchases" / "2026-01-04.csv").read_bytes()
     blocks = json.dumps(slack["blocks"])
-    assert "abandoned after 3 attempts" in blocks
+    assert "this extraction was told to fail (3 attempts since 20" in blocks
     assert "<http://dagster.test/assets/keen/purchases?view=partitions&partition=2026-01-04|purchases 2026-01-04>" in blocks
 
 
@@ -196,23 +196,45 @@ def test_a_process_that_dies_while_it_sends_is_followed_by_another(
         assert len(box.mails) == 1
 
 
+def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunFailureSensorContext:
+    """What Dagster's daemon tells the sensor of a run that failed."""
+    [event] = [e for e in result.all_events if e.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE")]
+    run = office.place.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    return dg.build_run_status_sensor_context(
+        sensor_name="keen_extraction_failures",
+        dagster_event=event,
+        dagster_instance=office.place.instance,
+        dagster_run=run,
+        resources=office.resources,
+    ).for_run_failure()
+
+
+def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:
+    options = ["--fail-extraction", "purchases@2026-01-02=3", "--fail-extraction", "purchases@2026-01-03=3"]
+    place = make_place(collections=COLLECTIONS, options=[*options, "--fail-extraction", "logins@2026-01-02=3"])
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=2))
+    results = [
+        place.backfill([f"keen/{name}"], DAYS[day], DAYS[day]) for name, day in (("purchases", 1), ("purchases", 2), ("logins", 1))
+    ]
+    with mail_server(mail_port, "s3cret-word") as box:
+        for result, told in zip(results, (1, 1, 2), strict=True):
+            office.failures(failed_run(office, result))
+            office.tick()
+            assert len(box.mails) == told
+        office.clock.advance(86_400)
+        office.failures(failed_run(office, results[0]))
+        assert "keen/failure/2026-01-06/" in office.tick()
+
+
 def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> None:
     place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
     result = place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
-    [event] = [e for e in result.all_events if e.event_type_value == "RUN_FAILURE" or e.event_type_value == "PIPELINE_FAILURE"]
     with mail_server(mail_port, "s3cret-word") as box:
         office = Office(
             place, KeenNotifications(mail_to=["data@example.com"], ui_url="http://dagster.test"), MORNING.replace(hour=2)
         )
-        run = place.instance.get_run_by_id(result.run_id)
-        assert run is not None
-        context = dg.build_run_status_sensor_context(
-            sensor_name="keen_extraction_failures",
-            dagster_event=event,
-            dagster_instance=place.instance,
-            dagster_run=run,
-            resources=office.resources,
-        ).for_run_failure()
+        context = failed_run(office, result)
         office.failures(context)
         office.failures(context)
         assert office.tick().startswith("sent keen/failure/2026-01-05/")
@@ -220,7 +242,7 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
     assert mail["Subject"] == "Keen: 1 of 2 partitions landed, 1 failed"
     assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
     assert "keen-pipeline retry purchases 2026-01-02" in part(mail, "plain")
-    assert f"http://dagster.test/runs/{run.run_id}" in part(mail, "html")
+    assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
 
 
 def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,10 +359,6 @@ def test_each_property_has_a_column_of_its_own() -> None:
         "user_id_2bf6c21a",
         "keen_source",
         "_dlt_id",
-    ]
-    names += [
-        "keen_source",
-        "_dlt_id",
         "naïve",
         "naïvé",
         "",

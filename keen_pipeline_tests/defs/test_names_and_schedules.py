@@ -1,0 +1,138 @@
+"""Names that differ only in what Dagster doesn't take, and schedules by granularity, zone and cron."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from keen_pipeline import (
+    Collection,
+    KeenTranslator,
+    KeenTranslatorData,
+    build_keen_definitions,
+    table_asset,
+    unique_values_asset,
+)
+from keen_pipeline.collection import Granularity
+from keen_pipeline.defs.names import Names, identifier
+from keen_pipeline.errors import InvalidInputError
+
+
+def schedules(*collections: Collection, **kwargs: Any) -> dict[str, dg.ScheduleDefinition]:
+    defs = build_keen_definitions(collections, **kwargs)
+    dg.Definitions.validate_loadable(defs)
+    return {s.name: s for s in defs.get_repository_def().schedule_defs}
+
+
+def times(found: dict[str, dg.ScheduleDefinition]) -> set[tuple[Any, Any]]:
+    return {(s.cron_schedule, s.execution_timezone) for s in found.values()}
+
+
+def asked_for(schedule: dg.ScheduleDefinition, at: datetime) -> dict[str, Any]:
+    with dg.build_schedule_context(scheduled_execution_time=at) as context:
+        [request] = schedule.evaluate_tick(context).run_requests or []
+    [op] = request.run_config["ops"].values()
+    config: dict[str, Any] = op["config"]
+    return config
+
+
+HOURLY = Collection("clicks", "2026-01-01", granularity=Granularity.HOURLY)
+BERLIN = Collection("logins", "2026-01-01", timezone="Europe/Berlin")
+PACIFIC = Collection("orders", "2026-01-01", timezone="America/Los_Angeles")
+OWN = Collection("visits", "2026-01-01", cron="30 3 * * 1-5")
+
+
+def test_each_granularity_and_zone_has_its_own_time() -> None:
+    found = schedules(HOURLY, BERLIN, PACIFIC, OWN, Collection("a", "2026-01-01"), Collection("b", "2026-01-01"))
+    assert times(found) == {
+        ("5 * * * *", "UTC"),
+        ("0 1 * * *", "Europe/Berlin"),
+        ("0 1 * * *", "America/Los_Angeles"),
+        ("30 3 * * 1-5", "UTC"),
+        ("0 1 * * *", "UTC"),
+    }
+    # The plain name is that of the time which most collections have.
+    assert found["keen_nightly"].execution_timezone == "UTC"
+    assert [c["name"] for c in asked_for(found["keen_nightly"], datetime(2026, 1, 5, 1, tzinfo=timezone.utc))["collections"]] == [
+        "a",
+        "b",
+    ]
+    assert all(s.default_status is dg.DefaultScheduleStatus.STOPPED for s in found.values())
+
+
+def test_a_tick_asks_as_of_its_own_time() -> None:
+    [schedule] = schedules(PACIFIC).values()
+    config = asked_for(schedule, datetime(2026, 1, 5, 1, tzinfo=ZoneInfo("America/Los_Angeles")))
+    assert config["as_of"] == "2026-01-05T09:00:00Z"
+
+
+def test_a_cron_and_a_zone_for_all_leave_hourly_and_own_crons_alone() -> None:
+    found = schedules(HOURLY, BERLIN, OWN, nightly_cron="0 4 * * *", nightly_timezone="Asia/Tokyo")
+    assert times(found) == {("5 * * * *", "Asia/Tokyo"), ("0 4 * * *", "Asia/Tokyo"), ("30 3 * * 1-5", "Asia/Tokyo")}
+
+
+def test_running_schedules_are_asked_for() -> None:
+    assert {s.default_status for s in schedules(BERLIN, running=True).values()} == {dg.DefaultScheduleStatus.RUNNING}
+
+
+@pytest.mark.parametrize("kwargs", [{"nightly_cron": "at one"}, {"nightly_timezone": "Mars/Base"}])
+def test_what_is_no_schedule_is_refused_with_its_collection(kwargs: dict[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match="logins"):
+        build_keen_definitions([BERLIN], **kwargs)  # type: ignore[arg-type]
+
+
+def test_names_that_look_alike_load_together() -> None:
+    east, west = Collection("east", "2026-01-01", timezone="Etc/GMT+5"), Collection("west", "2026-01-01", timezone="Etc/GMT-5")
+    spaced, dotted, lined = (Collection(name, "2026-01-01") for name in ("Sign Ups", "a.b", "a_b"))
+    ours = build_keen_definitions([east, west, spaced, dotted, lined])
+    of_users = [
+        table_asset(spaced),
+        table_asset(dotted),
+        table_asset(lined),
+        unique_values_asset(spaced, "body:user:id"),
+        unique_values_asset(spaced, "body:user_id"),
+        unique_values_asset(dotted, "body:x"),
+        unique_values_asset(lined, "body:x"),
+    ]
+    defs = dg.Definitions.merge(ours, dg.Definitions(assets=of_users, resources={"keen_database": object()}))
+    dg.Definitions.validate_loadable(defs)
+    keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
+    assert {"keen/Sign_Ups", "keen/a.b", "keen/a_b", "keen/Sign_Ups/unique/body:user:id"} <= keys
+    graph = defs.get_repository_def().asset_graph
+    for name, key in (("Sign Ups", "Sign_Ups"), ("a.b", "a.b"), ("a_b", "a_b")):
+        [table] = [a for a in of_users[:3] if graph.get(a.key).parent_keys == {dg.AssetKey(["keen", key])}]
+        assert f"events of {name} " in graph.get(table.key).description
+    assert len({Names().step(c) for c in ("Sign Ups", "Sign_Ups", "a.b", "a_b", "a-b")}) == 5
+
+
+def test_two_collections_of_one_key_are_refused_unless_a_translator_tells_them_apart() -> None:
+    both = [Collection("Sign Ups", "2026-01-01"), Collection("Sign_Ups", "2026-01-01")]
+    with pytest.raises(InvalidInputError, match="would be one asset, keen/Sign_Ups"):
+        build_keen_definitions(both)
+
+    class Apart(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            key = dg.AssetKey([data.name, identifier(data.collection.name)])
+            return super().get_asset_spec(data).replace_attributes(key=key)
+
+    dg.Definitions.validate_loadable(build_keen_definitions(both, translator=Apart()))
+
+
+def test_steps_keep_their_names_whatever_else_is_configured() -> None:
+    def steps(*collections: Collection) -> dict[str, str]:
+        assets = build_keen_definitions(collections).assets or ()
+        return {a.key.to_user_string(): a.node_def.name for a in assets if isinstance(a, dg.AssetsDefinition)}
+
+    alone, together = steps(BERLIN), steps(BERLIN, PACIFIC, Collection("later", "2026-05-01", timezone="Europe/Berlin"))
+    assert alone == {"keen/logins": "keen_logins"}
+    assert together["keen/logins"] == "keen_logins"
+
+
+@pytest.mark.parametrize("name", ["", "1st", "two words", "a-b", "x" * 65, None])
+def test_a_name_that_dagster_does_not_take_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidInputError, match="name must be letters"):
+        build_keen_definitions([BERLIN], name=name)

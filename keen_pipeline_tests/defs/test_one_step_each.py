@@ -1,0 +1,161 @@
+"""A step for each collection: own failure, waits that overlap, start dates that differ; and a step for several where asked for."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
+from keen_pipeline.defs.run import CsvAssetConfig
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+
+DAILY = dg.DailyPartitionsDefinition("2026-01-01")
+LATER = [Collection("purchases", "2026-01-01", lookback_days=4), Collection("logins", "2026-01-03", lookback_days=4)]
+RANGE = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[3]}
+
+
+def with_assets(place: Place, *assets: dg.AssetsDefinition) -> dg.Definitions:
+    return dg.Definitions.merge(place.defs, dg.Definitions(assets=assets))
+
+
+def over_all_days(defs: dg.Definitions, instance: dg.DagsterInstance, *keys: str) -> dg.ExecuteInProcessResult:
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(k.split("/")) for k in keys], tags=RANGE, raise_on_error=False
+    )
+
+
+def outcomes(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    """How each step that ran ended."""
+    ends = {"STEP_SUCCESS", "STEP_FAILURE"}
+    return {str(e.step_key): e.event_type_value for e in result.all_events if e.event_type_value in ends}
+
+
+def test_collections_of_different_start_dates_go_together(make_place: MakePlace) -> None:
+    place = make_place(collections=LATER)
+    seen: list[pd.DataFrame] = []
+
+    def reader(name: str, days: tuple[str, ...]) -> dg.AssetsDefinition:
+        def read(logins):  # type: ignore[no-untyped-def]
+            seen.append(logins)
+
+        read.__annotations__.update({"logins": pd.DataFrame, "return": None})
+        ins = {"logins": dg.AssetIn(dg.AssetKey(["keen", "logins"]))}
+        return dg.asset(name=name, ins=ins, partitions_def=DAILY, backfill_policy=dg.BackfillPolicy.single_run())(read)
+
+    defs = with_assets(place, reader("all_days", DAYS))
+    result = over_all_days(defs, place.instance, "keen/purchases", "keen/logins", "all_days")
+    assert outcomes(result) == {"keen_purchases": "STEP_SUCCESS", "keen_logins": "STEP_SUCCESS", "all_days": "STEP_SUCCESS"}
+    assert place.materialized("keen/logins") == list(DAYS)
+    assert "lies before the start date 2026-01-03" in place.metadata("keen/logins", DAYS[1])["keen/before_start_date"]
+    assert "keen/before_start_date" not in place.metadata("keen/logins", DAYS[2])
+    assert sorted(p.name for p in (place.root / "logins").glob("*.csv")) == [f"{day}.csv" for day in DAYS[2:]]
+    asked = {e.request.partition_key for e in place.ledger.entries(range(1, 100)) if e.request.collection == "logins"}
+    assert asked == set(DAYS[2:])
+    assert len(seen) == 1
+    alone = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=place.instance, asset_selection=[dg.AssetKey("all_days")], partition_key=DAYS[0]
+    )
+    assert alone.success
+    assert isinstance(seen[1], pd.DataFrame)
+    assert len(seen[1]) == 0
+
+
+def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap(make_place: MakePlace) -> None:
+    options = ["--fail-extraction", "purchases@2026-01-02=3", "--extraction-delay", "1"]
+    place = make_place(options=options)
+    ran: list[str] = []
+
+    def after(name: str) -> dg.AssetsDefinition:
+        @dg.asset(
+            name=f"after_{name}",
+            deps=[dg.AssetKey(["keen", name])],
+            partitions_def=DAILY,
+            backfill_policy=dg.BackfillPolicy.single_run(),
+        )
+        def downstream() -> None:
+            ran.append(name)
+
+        return downstream
+
+    defs = with_assets(place, after("purchases"), after("logins"))
+    result = over_all_days(defs, place.instance, "keen/purchases", "keen/logins", "after_purchases", "after_logins")
+    assert outcomes(result) == {
+        "keen_purchases": "STEP_FAILURE",
+        "keen_logins": "STEP_SUCCESS",
+        "after_logins": "STEP_SUCCESS",
+    }
+    assert ran == ["logins"]
+    first = [e for e in place.ledger.entries(range(1, 100)) if e.attempt == 1]
+    assert len(first) == 8
+    submitted = [e.submitted_at for e in first if e.submitted_at is not None]
+    completed = [e.completed_at for e in first if e.completed_at is not None]
+    assert len(submitted) == 8
+    assert max(submitted) < min(completed)
+
+
+class Moved(KeenTranslator):
+    def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+        key = dg.AssetKey(["warehouse", "raw", data.collection.name])
+        return super().get_asset_spec(data).replace_attributes(key=key, tags={"area": "shop"})
+
+
+def test_several_collections_in_one_step_of_the_users_own(make_place: MakePlace) -> None:
+    place = make_place()
+    hooked: list[str] = []
+
+    @dg.success_hook
+    def tell(context: dg.HookContext) -> None:
+        hooked.append(context.op.name)
+
+    collections = [Collection("purchases", "2026-01-01"), Collection("logins", "2026-01-01")]
+
+    @keen_assets(
+        collections=collections,
+        step_name="both",
+        translator=Moved(),
+        pool="keen",
+        retry_policy=dg.RetryPolicy(max_retries=2),
+        op_tags={"team": "growth"},
+        hooks={tell},
+    )
+    def both(context: dg.AssetExecutionContext, keen: KeenResource):  # type: ignore[no-untyped-def]
+        yield from keen.run(context)
+
+    op = both.op
+    assert (op.name, op.pool, op.tags["team"]) == ("both", "keen", "growth")
+    assert op.retry_policy == dg.RetryPolicy(max_retries=2)
+    defs = dg.Definitions(assets=[both], resources=place.defs.resources)
+    result = over_all_days(defs, place.instance, "warehouse/raw/purchases", "warehouse/raw/logins")
+    assert outcomes(result) == {"both": "STEP_SUCCESS"}
+    assert hooked == ["both"]
+    assert place.materialized("warehouse/raw/purchases") == place.materialized("warehouse/raw/logins") == list(DAYS)
+    # A subset of the step lands alone.
+    assert over_all_days(defs, place.instance, "warehouse/raw/logins").success
+    assert place.counts() == {"landed": 8, "superseded": 4}
+
+
+def test_a_step_of_the_users_own_may_have_a_config(make_place: MakePlace) -> None:
+    place = make_place()
+    seen: list[bool] = []
+
+    @keen_assets(collections=[Collection("purchases", "2026-01-01")])
+    def purchases(context: dg.AssetExecutionContext, config: CsvAssetConfig, keen: KeenResource):  # type: ignore[no-untyped-def]
+        seen.append(config.skip_landed)
+        yield from keen.run(context)
+
+    defs = dg.Definitions(assets=[purchases], resources=place.defs.resources)
+    job = defs.resolve_implicit_global_asset_job_def()
+    for skip in (True, False):
+        config = {"ops": {"keen_purchases": {"config": {"skip_landed": skip}}}}
+        assert job.execute_in_process(run_config=config, instance=place.instance, partition_key=DAYS[0]).success
+    assert seen == [True, False]
+    assert place.counts() == {"landed": 1, "superseded": 1}
+
+
+def test_one_step_takes_one_granularity_and_zone_and_at_least_one_collection() -> None:
+    with pytest.raises(InvalidInputError, match="same granularity and time zone"):
+        keen_assets(collections=[LATER[0], Collection("other", "2026-01-01", timezone="Europe/Berlin")])
+    with pytest.raises(InvalidInputError, match="at least one collection"):
+        keen_assets(collections=[])
