@@ -73,18 +73,35 @@ def keen_assets(
             hooks=hooks,
             pool=pool,
             retry_policy=retry_policy,
-            required_resource_keys=names.resources - _parameters(body),
+            required_resource_keys=names.resources,
             description=f"Extracts {', '.join(c.name for c in collections)} over a range of partitions in one run.",
-        )(body)
+        )(_with_resources(body, names.resources))
 
     return decorate
 
 
-def _parameters(body: _Body) -> set[str]:
-    """What the function asks for itself; Dagster refuses a resource that is asked for twice."""
-    import inspect
+def _with_resources(body: _Body, keys: set[str]) -> _Body:
+    """`body` with those of its parameters that are our resources taken from the context.
 
-    return set(inspect.signature(body).parameters)
+    Dagster wants all resources of a step either as parameters or as keys, and a step of ours needs more than the body asks for.
+    """
+    import inspect
+    from typing import get_type_hints
+
+    signature = inspect.signature(body)
+    asked = [name for name in signature.parameters if name in keys]
+    if not asked:
+        return body
+
+    def run(context: dg.AssetExecutionContext, **others: Any) -> Iterator[Any]:
+        yield from body(context, **{name: getattr(context.resources, name) for name in asked}, **others)
+
+    left = {name: one for name, one in signature.parameters.items() if name not in asked}
+    hints = get_type_hints(body)
+    run.__signature__ = signature.replace(parameters=list(left.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: hints[name] for name in left if name in hints}
+    run.__doc__ = body.__doc__
+    return run
 
 
 def collection_assets(
