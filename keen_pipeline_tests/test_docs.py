@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -80,21 +81,38 @@ def test_every_page_is_named_in_the_readme_and_every_name_is_a_page() -> None:
     assert set().union(*named.values()) <= set(pages())
 
 
-def test_the_python_blocks_load_as_they_stand(tmp_path: Path) -> None:
+def test_the_readmes_python_is_a_code_location(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").touch()
-    files = []
-    for number, (name, block) in enumerate(all_blocks("python")):
-        if "defs = " in block:
-            file = tmp_path / f"{name.replace('-', '_').lower()}_{number}.py"
-            file.write_text(block)
-            files.append(file.name)
-    assert files[0] == "readme_0.py"
-    assert len(files) == 8
-    done = run(tmp_path, sys.executable, "-m", "dagster", "definitions", "validate", *(w for file in files for w in ("-f", file)))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (done.stdout + done.stderr).count("Validation successful for code location") == len(files)
-    done = run(tmp_path, sys.executable, "-m", "dagster", "definitions", "validate", "-m", "readme_0", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr
+    [block] = blocks("README", "python")
+    (tmp_path / "readme.py").write_text(block)
+    validate = [sys.executable, "-m", "dagster", "definitions", "validate"]
+    for target in (["-f", "readme.py"], ["-m", "readme"]):
+        done = run(tmp_path, *validate, *target, PYTHONPATH=str(tmp_path))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_python_blocks_load_as_code_locations_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster as dg
+
+    monkeypatch.chdir(tmp_path)
+    for name, value in PLACES.items():
+        monkeypatch.setenv(name, value)
+    loaded = 0
+    for number, (page, block) in enumerate(all_blocks("python")):
+        if "defs = " not in block:
+            continue
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found = [value for value in vars(module).values() if isinstance(value, dg.Definitions)]
+        assert len(found) == 1, f"{page}: Dagster wants one Definitions at module scope, not {len(found)}"
+        dg.Definitions.validate_loadable(found[0])
+        loaded += 1
+    assert loaded == 8
 
 
 def test_the_readmes_yaml_loads_in_a_dg_project(tmp_path: Path) -> None:

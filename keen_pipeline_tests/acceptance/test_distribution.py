@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-VERSION = "0.2.0"
+import keen_pipeline
+
+VERSION = keen_pipeline.__version__
 LEFT_OUT = {".pyc", ".pyo"}
 
 
