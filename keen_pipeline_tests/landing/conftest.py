@@ -15,7 +15,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.ports import ResultsStream
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
-from keen_pipeline_tests.unit.scripted_api import _Body
+from keen_pipeline_tests.pipeline.scripted import Body as _Body
 
 KEY = "read-key-5f1d"
 
