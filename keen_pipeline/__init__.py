@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from keen_pipeline.filters import Filter
     from keen_pipeline.timeframe import Timeframe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Collection": "keen_pipeline.collection:Collection",

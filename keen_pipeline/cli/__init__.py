@@ -33,6 +33,7 @@ _COMMANDS = {
     "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
     "deployment": ("deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
+    "docs": ("docs", "The pages of the documentation, in the terminal."),
 }
 
 

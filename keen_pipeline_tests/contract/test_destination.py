@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backports import zstd
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
 from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.landing.storages.s3_upload import PART_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.places import NOW, Place
@@ -106,7 +106,7 @@ def test_every_partition_key_comes_back(place: Place, server: FaultServer, key: 
 def test_compressed_file_unfolds_to_the_csv(place: Place, server: FaultServer, encoding: Encoding) -> None:
     landing = land(place, server, faults.whole(), encoding=encoding)
     stored = place.files()[f"purchases/2026-01-01.{encoding.value}"]
-    assert (gzip.decompress(stored) if encoding is Encoding.CSV_GZ else zstd.decompress(stored)) == server.body
+    assert (gzip.decompress(stored) if encoding is Encoding.CSV_GZ else zstandard().decompress(stored)) == server.body
     assert (landing.bytes, landing.stored_bytes) == (len(server.body), len(stored))
     with place.destination(encoding).open(landing.uri) as file:
         assert file.read() == stored

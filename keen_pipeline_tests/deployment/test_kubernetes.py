@@ -219,7 +219,7 @@ def test_a_runs_pod_has_the_locations_environment_and_its_collections_memory(val
         kubernetes_validate.validate(job, NEWEST, strict=True)
         pod = job["spec"]["template"]["spec"]
         [container] = pod["containers"]
-        assert container["image"] == "registry.example.com/keen-pipeline:0.1.0"
+        assert container["image"] == "registry.example.com/keen-pipeline:0.2.0"
         assert {"secretRef": {"name": "keen-pipeline"}} in container["envFrom"]
         assert {"configMapRef": {"name": "keen-pipeline"}} in container["envFrom"]
         assert {"name": "collections", "mountPath": "/etc/keen", "readOnly": True} in container["volumeMounts"]

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.landing.transfer.lane import CHUNK_BYTES
 from keen_pipeline.ports import ResultsStream
@@ -25,7 +25,7 @@ from keen_pipeline.ports import ResultsStream
 DECODE: dict[Encoding, Callable[[bytes], bytes]] = {
     Encoding.CSV: bytes,
     Encoding.CSV_GZ: gzip.decompress,
-    Encoding.CSV_ZST: zstd.decompress,
+    Encoding.CSV_ZST: zstandard().decompress,
 }
 ODD = [b"", b"a", b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\x00", b"\xff\xfe", "é".encode(), b'"two\r\nlines"', b'"a,""b"""']
 CELL = st.sampled_from(

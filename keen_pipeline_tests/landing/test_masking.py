@@ -19,6 +19,7 @@ from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.masking import Masker
+from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline_tests.landing.conftest import BytesSource
 
 KEY = b"a key of the tests, 32 bytes long"
@@ -177,7 +178,5 @@ def _emails(stored: bytes, encoding: Encoding) -> list[str]:
     if encoding is Encoding.CSV_GZ:
         stored = gzip.decompress(stored)
     elif encoding is Encoding.CSV_ZST:
-        from backports import zstd
-
-        stored = zstd.decompress(stored)
+        stored = zstandard().decompress(stored)
     return [row["body:email"] for row in csv.DictReader(io.StringIO(stored.decode()))]

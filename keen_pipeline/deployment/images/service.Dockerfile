@@ -1,8 +1,8 @@
 # The embedded Keen-compatible service. Everything it keeps is in /var/lib/keen: mount a volume there.
-#   docker build -f service.Dockerfile -t registry.example.com/keen-service:0.1.0 .
+#   docker build -f service.Dockerfile -t registry.example.com/keen-service:0.2.0 .
 FROM python:3.13-slim-trixie
 
-ARG KEEN_PIPELINE_VERSION=0.1.0
+ARG KEEN_PIPELINE_VERSION=0.2.0
 
 ENV PYTHONUNBUFFERED=1
 

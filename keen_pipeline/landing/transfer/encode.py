@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing.csv.stored import zstandard
 
 GZIP_LEVEL = 1
 """Measured on CSV: level 6 is four times slower for a quarter less size; a landing must not wait for it."""
@@ -85,7 +86,7 @@ class _Zstd:
 
 
 def _zstd_compressor(workers: int) -> Any:
-    zstd = _zstd()
+    zstd = zstandard()
     parameter = zstd.CompressionParameter
     options = {
         parameter.compression_level: ZSTD_LEVEL,
@@ -99,7 +100,7 @@ def _zstd_compressor(workers: int) -> Any:
 def check_encoding(encoding: Encoding) -> None:
     """Raises ConfigurationError when files can't be written so here."""
     if encoding is Encoding.CSV_ZST:
-        _zstd()
+        zstandard()
     if encoding is Encoding.PARQUET and importlib.util.find_spec("pyarrow") is None:  # imported where a file is written
         raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
 
@@ -118,11 +119,3 @@ def _deflate() -> ModuleType:
     except ImportError:
         return zlib
     return isal_zlib
-
-
-def _zstd() -> ModuleType:
-    try:
-        from backports import zstd
-    except ImportError:
-        raise ConfigurationError("encoding csv.zst needs the package backports.zstd: pip install backports.zstd") from None
-    return zstd
