@@ -61,7 +61,7 @@ def secrets_outside_the_service(demo: Path, printed: str) -> list[str]:
 def test_a_stopped_demo_stops_everything_it_started(tmp_path: Path, sent: signal.Signals) -> None:
     shell, log = Shell(tmp_path), tmp_path / "log"
     demo = shell.start("demo", "--dir", "demo", log=log)
-    await_text(log, "nightly job submit_extractions is launched", demo, 120)
+    await_text(log, "nightly job keen_submit_extractions is launched", demo, 120)
     assert len(shell.left_running()) >= 3
     time.sleep(1)
     demo.send_signal(sent)

@@ -1,4 +1,4 @@
-"""A tick of the sensor `extraction_status` over many open extractions, and what a long history in the ledger adds to it.
+"""A tick of the sensor `keen_extraction_status` over many open extractions, and what a long history in the ledger adds to it.
 
     python -m keen_pipeline_tests.benchmarks.sensor_tick [--open 10000] [--collections 20] [--landed 1000000] [--json]
 
@@ -30,6 +30,8 @@ import urllib3
 
 from keen_pipeline import Collection, CsvDestination, ExtractionLedger, KeenResource, build_keen_definitions
 from keen_pipeline.client import KeenClient
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.resources import open_scope
 from keen_pipeline.extraction import ExtractionRequest, Landing, Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.rows import landing_values, new_row
@@ -64,7 +66,7 @@ def fill_open(ledger: SqlLedger, requests: list[ExtractionRequest], ids: list[st
     now = SystemClock().now()
     rows = [
         {
-            **new_row(r, now, run_id=None),
+            **new_row(r, ledger.scope_id, ledger.scope, now, run_id=None),
             "status": Status.SUBMITTED.value,
             "posted_at": now,
             "submitted_at": now,
@@ -80,16 +82,16 @@ def fill_landed(ledger: SqlLedger, template: ExtractionRequest, number: int) -> 
     """A long history: landed and reported, each in a file of its own."""
     now = SystemClock().now() - timedelta(days=30)
     proof = landing_values(Landing("", 1000, 10, "ab" * 32, ("header:timestamp", "body:a"), 1000, 0.1))
-    row = {**new_row(template, now, run_id=None), **proof, "status": Status.LANDED.value}
+    row = {**new_row(template, ledger.scope_id, ledger.scope, now, run_id=None), **proof, "status": Status.LANDED.value}
     row |= dict.fromkeys(("posted_at", "submitted_at", "completed_at", "landed_at", "reported_at"), now)
-    if "counted_at" in entries.c:
-        row |= {"counted_at": now, "counted": 10}
+    row |= {"counted_at": now, "counted": 10}
     with ledger.engine.begin() as connection:
         for start in range(0, number, _BATCH):
             batch = [
                 {
                     **row,
-                    "target": f"/history/{n}.csv",
+                    "path": f"history/{n}.csv",
+                    "token": f"{n:016x}",
                     "partition_key": f"h{n}",
                     "fingerprint": f"{n:032x}",
                     "extraction_id": f"{n:024x}",
@@ -145,8 +147,9 @@ def reads_everything(plan: dict[str, str]) -> bool:
 def tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> tuple[float, dg.SensorExecutionData]:
     """Seconds of one evaluation of the sensor."""
     assert defs.resources is not None
-    resources = {name: defs.resources[name] for name in ("keen", "ledger", "destination")}
-    sensor = defs.resolve_sensor_def("extraction_status")
+    names = Names()
+    resources = {name: defs.resources[name] for name in names.resources}
+    sensor = defs.resolve_sensor_def(names.status_sensor)
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         begun = time.perf_counter()
         data = sensor.evaluate_tick(context)
@@ -155,15 +158,12 @@ def tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> tuple[float, dg.
 
 def measure(folder: Path, endpoint: Endpoint, url: str, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """One ledger: ticks with and without history."""
-    defs = build_keen_definitions(
-        plan.collections,
-        keen=KeenResource(
-            base_url=endpoint.base_url, project_id=endpoint.project_id, read_key=endpoint.read_key, requests_per_minute=100_000
-        ),
-        ledger=ExtractionLedger(url=url),
-        destination=CsvDestination(uri=str(folder / "landing")),
+    keen = KeenResource(
+        base_url=endpoint.base_url, project_id=endpoint.project_id, read_key=endpoint.read_key, requests_per_minute=100_000
     )
-    ledger = ExtractionLedger(url=url).open()
+    book, destination = ExtractionLedger(url=url), CsvDestination(uri=str(folder / "landing"))
+    defs = build_keen_definitions(plan.collections, keen=keen, ledger=book, destination=destination)
+    ledger = open_scope(keen, book, destination, name=Names().name)
     fill_open(ledger, plan.requests, plan.ids)
     with dg.DagsterInstance.ephemeral() as instance:
 
@@ -212,7 +212,7 @@ class Plan:
         self.requests: list[ExtractionRequest] = []
         for collection in self.collections:
             days = partitions_between(collection, now - timedelta(days=each + 3), now)
-            self.requests += [partition_request(collection, day, "/open") for day, _ in zip(days, range(each), strict=False)]
+            self.requests += [partition_request(collection, day) for day, _ in zip(days, range(each), strict=False)]
         self.ids = submit_all(endpoint, self.requests)
 
 
