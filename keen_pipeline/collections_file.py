@@ -27,11 +27,11 @@ def read_collections_file(path: Path) -> list[Collection]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"KEEN_PIPELINE_COLLECTIONS: {path} can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that is none, and of bytes that are no text
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, Mapping) or not isinstance(document.get("collections"), list):
         raise ConfigurationError(f"{path}: expected a mapping with a list under 'collections'")
-    unknown = sorted(set(document) - {"collections"})
+    unknown = sorted(set(document) - {"collections"}, key=str)
     if unknown:
         raise ConfigurationError(f"{path}: unknown {', '.join(map(repr, unknown))}, expected only 'collections'")
     try:

@@ -1,13 +1,13 @@
 """Lists, the second kind of extraction: the unique values of a property as an asset, for each partition or of all events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
-from keen_pipeline.defs.names import Names, identifier
+from keen_pipeline.defs.names import Names, identifier, key_of
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
@@ -26,7 +26,7 @@ def unique_values_asset(
     *,
     partitioned: bool = True,
     name: str = DEFAULT_NAME,
-    asset_key: dg.CoercibleToAssetKey | None = None,
+    asset_key: dg.AssetKey | Sequence[str] | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
     group_name: str | None = None,
     automation_condition: dg.AutomationCondition[Any] | None = None,
@@ -51,7 +51,7 @@ def unique_values_asset(
             f"{collection.name}: {property_name} is masked, so its values can't be listed", field="property_name"
         )
     names = Names(name)
-    files = dg.AssetKey.from_coercible(asset_key) if asset_key is not None else names.asset_key(collection.name)
+    files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     key = dg.AssetKey([*files.path, "unique", property_name])
     condition = dg.AutomationCondition.eager()
     if partitioned:  # eager() alone wakes for the latest partition only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -110,6 +110,11 @@ class Names:
     def step(self, collection: str, prefix: str = "") -> str:
         """The name of the step that lands a collection; the same whatever else is configured, and no other collection's."""
         return f"{self.name}_{prefix}{identifier(collection)}"
+
+
+def key_of(given: dg.AssetKey | Sequence[str]) -> dg.AssetKey:
+    """An asset key, given as such or by its parts."""
+    return given if isinstance(given, dg.AssetKey) else dg.AssetKey(list(given))
 
 
 def identifier(text: str) -> str:

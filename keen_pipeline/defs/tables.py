@@ -1,6 +1,6 @@
 """Tables as assets, by dlt: the landed partitions of a collection, each replaced in one transaction."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.io_managers import KeenReader
-from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
@@ -63,7 +63,7 @@ def table_asset(
     table: str | None = None,
     types: Mapping[str, str] | None = None,
     definitions: str = DEFAULT_NAME,
-    asset_key: dg.CoercibleToAssetKey | None = None,
+    asset_key: dg.AssetKey | Sequence[str] | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
     key: dg.AssetKey | None = None,
     group_name: str | None = None,
@@ -87,7 +87,7 @@ def table_asset(
     name = table_name(collection.name) if table is None else check_table_name(table)
     wanted = _checked(collection.name, types or {})
     names = Names(definitions)
-    upstream = dg.AssetKey.from_coercible(asset_key) if asset_key is not None else names.asset_key(collection.name)
+    upstream = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     target = key or dg.AssetKey(["keen_tables", name])
     condition = automation_condition or (
         dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())

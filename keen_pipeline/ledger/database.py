@@ -44,6 +44,8 @@ def open_engine(
         raise ConfigurationError(
             f"no driver for the ledger {shown}: {error}; install it, for PostgreSQL keen_pipeline[postgres]"
         ) from None
+    except OSError as error:  # its folder
+        raise ConfigurationError(f"the ledger {shown} can't be opened: {error.filename}: {error.strerror}") from None
     if engine.dialect.name == "sqlite":
         _tune_sqlite(engine)
     keep_time(engine)

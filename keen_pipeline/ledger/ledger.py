@@ -67,6 +67,9 @@ class SqlLedger(LedgerSubmissions):
         row = self._row(connection, entry_id)
         before = sa.and_(self._at_destination, is_landed, self._at_path_of(row), entries.c.id != entry_id)
         connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
+        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`.
+        stale = sa.and_(self._at_destination, is_stale, self._at_path_of(row))
+        connection.execute(sa.update(entries).where(stale).values(claimed_by=None))
 
     @transaction
     def landed(self, connection: sa.Connection, entry_id: int, worker: str, landing: Landing) -> Entry:
@@ -96,9 +99,7 @@ class SqlLedger(LedgerSubmissions):
     @transaction
     def mark_unproven(self, connection: sa.Connection, entry: Entry) -> None:
         """Who published for `entry` lost the claim meanwhile: what lies at its path may be that file or another's."""
-        same_path = sa.and_(self._mine, entries.c.path == entry.request.path, entries.c.collection == entry.request.collection)
-        at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])
-        connection.execute(sa.update(entries).where(same_path, at_work).values(unproven=sa.true()))
+        self._doubt(connection, entry)
 
     @transaction
     def reject(self, connection: sa.Connection, entry_id: int, reason: str) -> Entry | None:
@@ -143,8 +144,8 @@ class SqlLedger(LedgerSubmissions):
 
     @transaction
     def _ask_again(self, connection: sa.Connection, entry_id: int, reason: str, limits: Limits, worker: str | None) -> Entry | None:
-        now, row = self.clock.now(), self._row(connection, entry_id)
-        if row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
+        now, row = self.clock.now(), self._known(connection, entry_id)
+        if row is None or row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
             return None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
         values = next_attempt_row(row, now, due_at) | {"claimed_by": worker, "error": bounded(reason)}
@@ -176,7 +177,9 @@ class SqlLedger(LedgerSubmissions):
         A slice that is split again ▶ failed, and the new slices are its parent's. Answers the new entries, claimed as the entry
         was; none if it had moved on.
         """
-        row = self._row(connection, entry_id)
+        row = self._known(connection, entry_id)
+        if row is None:
+            return []
         # Held first: whoever cancels the parent at this moment does it before the new slices are there, or with them.
         self._lock(connection, [entry_id] if row.parent_id is None else [row.parent_id, entry_id])
         row, now = self._row(connection, entry_id), self.clock.now()
@@ -214,10 +217,11 @@ class SqlLedger(LedgerSubmissions):
     @transaction
     def claim_stale(self, connection: sa.Connection, entry_id: int, worker: str) -> Entry | None:
         """Take a superseded landing or a slice whose file may be removed; None unless nothing else is or will be at its path."""
-        row = connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).first()
+        row = self._known(connection, entry_id)
         if row is None:
             return None
-        at_path = sa.and_(self._mine, self._at_path_of(row), entries.c.id != entry_id)
+        # Another project's file at the same destination is nobody's to remove either.
+        at_path = sa.and_(self._at_destination, self._at_path_of(row), entries.c.id != entry_id)
         in_use = sa.select(entries.c.id).where(at_path, entries.c.status.in_([*_OPEN, Status.LANDED.value])).limit(1)
         if connection.execute(in_use).first() is not None:
             return None
@@ -230,14 +234,20 @@ class SqlLedger(LedgerSubmissions):
 
     @transaction
     def removed(self, connection: sa.Connection, entry: Entry, worker: str) -> bool:
-        """The file of a stale entry is gone. False if the claim was lost meanwhile: whatever landed at its path is unproven."""
-        mine = sa.and_(self._mine, entries.c.id == entry.entry_id, entries.c.claimed_by == worker)
+        """The file of a stale entry is gone. False if the claim was lost meanwhile: what lands at its path is unproven."""
+        stale = sa.and_(entries.c.id == entry.entry_id, entries.c.status == Status.SUPERSEDED.value)
+        mine = sa.and_(self._mine, stale, entries.c.claimed_by == worker)
         change = sa.update(entries).where(mine).values(removed_at=self.clock.now(), claimed_by=None)
         if connection.execute(change).rowcount == 1:
             return True
-        landed = sa.and_(self._mine, is_landed, entries.c.path == entry.request.path)
-        connection.execute(sa.update(entries).where(landed).values(unproven=sa.true()))
+        self._doubt(connection, entry)
         return False
+
+    def _doubt(self, connection: sa.Connection, entry: Entry) -> None:
+        """What lies at an entry's path, or is about to, may be another's file."""
+        same_path = sa.and_(entries.c.path == entry.request.path, entries.c.collection == entry.request.collection)
+        at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])
+        connection.execute(sa.update(entries).where(self._at_destination, same_path, at_work).values(unproven=sa.true()))
 
     @transaction
     def prune(self, connection: sa.Connection, before: datetime) -> int:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from keen_pipeline.errors import ClaimLostError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.rows import to_entry
@@ -275,5 +276,12 @@ class LedgerReader:
                 found.update({(collection, row.partition_key): self._entry(row) for row in connection.execute(query)})
         return found
 
+    def _known(self, connection: sa.Connection, entry_id: int) -> sa.Row[Any] | None:
+        """The row of an entry, None if it is no more: withdrawn by who asked for it, or pruned."""
+        return connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).first()
+
     def _row(self, connection: sa.Connection, entry_id: int) -> sa.Row[Any]:
-        return connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).one()
+        row = self._known(connection, entry_id)
+        if row is None:
+            raise ClaimLostError(f"entry {entry_id} is no more; nothing was changed")
+        return row

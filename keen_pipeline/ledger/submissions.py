@@ -141,7 +141,7 @@ class LedgerSubmissions(LedgerReader):
     def release(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> None:
         """Give claims back; those of others stay."""
         for chunk in chunks(self._lock(connection, entry_ids)):
-            mine = sa.and_(entries.c.id.in_(chunk), entries.c.claimed_by == worker)
+            mine = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.claimed_by == worker)
             connection.execute(sa.update(entries).where(mine).values(claimed_by=None))
 
     # -- submission ---------------------------------------------------------------------------------------------------
@@ -247,7 +247,9 @@ class LedgerSubmissions(LedgerReader):
         leaves no further attempt.
         """
         self._lock(connection, [entry_id])
-        row = self._row(connection, entry_id)
+        row = self._known(connection, entry_id)
+        if row is None:
+            return None
         is_last = final or row.attempt >= limits.max_attempts
         earlier = [*self._earlier(connection, row), self._entry(row)]
         error = history(earlier, reason) if is_last else reason
@@ -324,9 +326,7 @@ class LedgerSubmissions(LedgerReader):
         guard = sa.and_(self._mine, entries.c.id == entry_id, status, entries.c.claimed_by == worker)
         if connection.execute(sa.update(entries).where(guard).values(values)).rowcount == 1:
             return
-        row = connection.execute(sa.select(entries).where(self._mine, entries.c.id == entry_id)).first()
-        if row is None:
-            raise ClaimLostError(f"entry {entry_id} is no more; nothing was changed")
+        row = self._row(connection, entry_id)
         holder = "claimed by another process" if row.claimed_by not in (None, worker) else "no longer claimed"
         raise ClaimLostError(
             f"{self._entry(row)} is {row.status} and {holder}; nothing was changed, whoever holds it goes on with it"

@@ -16,8 +16,9 @@ from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.scope import DEFAULT_NAME, Scope
-from keen_pipeline.service.events.cells import encode_cell, encode_string
+from keen_pipeline.service.events.cells import quote
 from keen_pipeline.service.events.properties import join_keys, v2_name
+from keen_pipeline.service.events.values import encode_value
 from keen_pipeline.timeframe import format_instant, parse_instant
 
 if TYPE_CHECKING:
@@ -206,11 +207,18 @@ def _leaves(above: list[str], values: Mapping[str, Any]) -> Iterator[tuple[list[
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """As Keen writes it: the timestamp first, and then the properties of these events, sorted."""
     columns = [_TIMESTAMP, *sorted({name for row in rows for name in row} - {_TIMESTAMP})]
-    lines = [",".join(encode_string(name) for name in columns)]
+    lines = [",".join(quote(name) for name in columns)]
     for row in rows:
-        cells = (encode_cell(row[name]) if name in row else "" for name in columns[1:])
+        cells = (_field(row[name]) if name in row else "" for name in columns[1:])
         lines += [",".join([row[_TIMESTAMP], *cells])]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _field(value: object) -> str:
+    """As the service writes it: strings in quotes, whatever else as its JSON."""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"'
+    return quote(encode_value(value))
 
 
 def _word(name: str, value: object) -> str:

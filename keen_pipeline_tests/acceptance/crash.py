@@ -32,8 +32,8 @@ from keen_pipeline.ledger.tables import entries
 from keen_pipeline.ledger.transactions import read_only
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import START, Rig, add_backfill
+from keen_pipeline_tests.acceptance.ledger_figures import unreported
 from keen_pipeline_tests.acceptance.report import report
-from keen_pipeline_tests.ledgers import unreported
 
 BACKFILL_DAYS = 4
 # Moments in a round: longer than a run takes to start, so that every phase of it is met.

@@ -38,8 +38,8 @@ from keen_pipeline_tests.acceptance.crash import settle
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, SUPERVISION, Rig
 from keen_pipeline_tests.acceptance.fault_proxy import FaultProxy
+from keen_pipeline_tests.acceptance.ledger_figures import counts
 from keen_pipeline_tests.acceptance.report import report
-from keen_pipeline_tests.ledgers import counts
 
 MINUTE = 60.0
 LOOK_SECONDS = 5.0

@@ -23,9 +23,9 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
 from keen_pipeline.wiring import open_ledger, scope_of
+from keen_pipeline_tests.acceptance.ledger_figures import counts
 from keen_pipeline_tests.acceptance.processes import Shell, await_ui
 from keen_pipeline_tests.acceptance.test_browser import page  # noqa: F401 - a fixture
-from keen_pipeline_tests.ledgers import counts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

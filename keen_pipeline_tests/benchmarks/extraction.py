@@ -25,6 +25,8 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.config import ServiceConfig
 
 BATCH_BYTES = 10_000_000
+FOLDED_SECONDS = 300.0
+SINGLE_SECONDS = 5.0
 _EVENTS = """
 SELECT make_timestamp(1767225600000000 + i * 10007) AS moment, 'user-' || (hash(i) % 100000) AS uid,
     (hash(i * 3) % 10000) / 100.0 AS amount, (hash(i * 5) % 7)::INTEGER AS quantity, i % 3 = 0 AS gift,
@@ -52,6 +54,8 @@ def main() -> None:
         ingest = load(connection, source, service.endpoint)
         wait_until_folded(service.endpoint, arguments.events)
         figures = compare(connection, source, service.endpoint, arguments.rounds)
+        figures |= {"delete_two_percent_seconds": delete(service.endpoint, arguments.events)}
+        figures |= {"ingest_one_by_one_per_second": one_by_one(service.endpoint)}
         peak = peak_bytes(service.pid)
     document = {"events": arguments.events, **ingest, **figures, "service_peak_mib": round(peak / 2**20)}
     json.dump(document, sys.stdout, indent=2)
@@ -89,9 +93,13 @@ def load(connection: duckdb.DuckDBPyConnection, source: Path, endpoint: embedded
 
 
 def wait_until_folded(endpoint: embedded.Endpoint, events: int) -> None:
-    """A count folds what is left in the log, so that both sides read from columns."""
+    """What is left in the log is folded after a while, so that both sides read from columns."""
     pool = urllib3.PoolManager(retries=False)
     url = f"{endpoint.base_url}/2.0/projects/{endpoint.project_id}/benchmark/_count"
+    deadline = time.monotonic() + FOLDED_SECONDS
+    while b"keen_events_unfolded_bytes 0.0" not in pool.request("GET", f"{endpoint.base_url}/metrics").data:
+        assert time.monotonic() < deadline, "not everything was folded"
+        time.sleep(0.5)
     counted = json.loads(pool.request("GET", url, headers={"Authorization": endpoint.read_key}).data)
     assert counted == {"result": events}, counted
 
@@ -135,6 +143,34 @@ def extract(endpoint: embedded.Endpoint) -> float:
             return time.monotonic() - began
         assert found["status"] == "not started", found
         time.sleep(0.02)
+
+
+def delete(endpoint: embedded.Endpoint, events: int) -> float:
+    """Seconds to delete every event of twenty of a thousand products, which lie all over the collection."""
+    pool = urllib3.PoolManager(retries=False)
+    products = [f"SKU-{n}" for n in range(20)]
+    filters = json.dumps([{"property_name": "sku", "operator": "in", "property_value": products}])
+    url = f"{endpoint.base_url}/3.0/projects/{endpoint.project_id}/events/benchmark"
+    began = time.monotonic()
+    answer = pool.request("DELETE", url, fields={"filters": filters}, headers={"Authorization": endpoint.master_key})
+    seconds = time.monotonic() - began
+    assert answer.status == 204, answer.data[:200]
+    url = f"{endpoint.base_url}/2.0/projects/{endpoint.project_id}/benchmark/_count"
+    left = json.loads(pool.request("GET", url, headers={"Authorization": endpoint.read_key}).data)["result"]
+    assert 0.97 < left / events < 0.99, left
+    return round(seconds, 2)
+
+
+def one_by_one(endpoint: embedded.Endpoint) -> int:
+    """Events a second from one client that sends each in a request of its own."""
+    pool = urllib3.PoolManager(retries=False)
+    url, headers = f"{endpoint.base_url}/3.0/projects/{endpoint.project_id}/events/single", {"Authorization": endpoint.write_key}
+    began, sent = time.monotonic(), 0
+    while time.monotonic() < began + SINGLE_SECONDS:
+        answer = pool.request("POST", url, body=b'{"n":%d,"shop":"x"}' % sent, headers=headers)
+        assert answer.status == 201, answer.data[:200]
+        sent += 1
+    return round(sent / SINGLE_SECONDS)
 
 
 def peak_bytes(pid: int) -> int:

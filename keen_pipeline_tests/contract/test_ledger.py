@@ -1,244 +1,385 @@
-"""One suite for the ledger on every database."""
+"""What a ledger answers: requests and what they adopt, partitions, slices, histories, and what is forgotten; on every database."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from keen_pipeline.errors import ConfigurationError, LeaseLostError, LedgerVersionError, RateLimitedError
-from keen_pipeline.extraction import ExtractionRequest, Landing, Status
+from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
+from keen_pipeline.errors import LedgerVersionError
+from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
-from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
-from keen_pipeline.ledger.tables import metadata
-from keen_pipeline.lifecycle import Limits
+from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger.tables import entries, metadata
 from keen_pipeline.testing import FakeClock
-from keen_pipeline.timeframe import Timeframe
+from keen_pipeline_tests.contract.rules import halves
+from keen_pipeline_tests.ledgers import (
+    LIMITS,
+    SCOPE,
+    asked,
+    clock,
+    complete,
+    day,
+    everything,
+    land,
+    landing,
+    ledger,
+    memory,
+    one,
+    submit,
+    url,
+)
 
-LIMITS = Limits(max_attempts=2, retry_seconds=10, lease_seconds=60)
+__all__ = ["clock", "ledger", "memory", "url"]
 
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def ledger(url: str, clock: FakeClock) -> Iterator[SqlLedger]:
-    engine = open_engine(url)
-    yield SqlLedger(engine, clock=clock)
-    engine.dispose()
-
-
-def day(number: int, *, filters: tuple[Filter, ...] = ()) -> ExtractionRequest:
-    start = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=number)
-    return ExtractionRequest(
-        "purchases", Timeframe(start, start + timedelta(days=1)), f"{start:%Y-%m-%d}", f"/x/{start:%Y-%m-%d}.csv", filters
-    )
-
-
-def landing(uri: str) -> Landing:
-    return Landing(
-        uri,
-        bytes=10,
-        records=2,
-        sha256="ab" * 32,
-        columns=("a", "b,c"),
-        stored_bytes=10,
-        seconds=0.5,
-        column_types=("double", "string"),
-    )
-
-
-def submit(ledger: SqlLedger, entry_id: int, extraction_id: str = "e1") -> None:
-    assert ledger.claim([entry_id], Status.REQUESTED, "me", 60)
-    ledger.posting(entry_id, "me")
-    ledger.submitted(entry_id, "me", extraction_id)
-
-
-def land(ledger: SqlLedger, entry_id: int) -> None:
-    submit(ledger, entry_id)
-    assert ledger.complete([entry_id])
-    assert ledger.claim([entry_id], Status.COMPLETE, "me", 60)
-    ledger.landed(entry_id, "me", landing("/x"))
+FILTERED = day(0, filters=(Filter("body:amount", "gt", 3.5), Filter("body:tags", "in", ["a", "é"])))
 
 
 def test_an_entry_comes_back_as_it_was_asked(ledger: SqlLedger, clock: FakeClock) -> None:
-    request = day(0, filters=(Filter("body:amount", "gt", 3.5), Filter("body:tags", "in", ["a", "é"])))
-    [asked] = ledger.request([replace(request, email="a@b.example")], run_id="run-1")
-    [entry] = ledger.entries([asked.entry.entry_id])
-    assert asked.created
-    assert entry.request == replace(request, email="a@b.example")
-    assert (entry.status, entry.attempt, entry.run_id, entry.requested_at) == (Status.REQUESTED, 1, "run-1", clock.now())
+    request = replace(
+        FILTERED,
+        email="a@b.example",
+        encoding=Encoding.CSV_GZ,
+        mask={"body:é": MaskMethod.HASH},
+        mask_key="ab12",
+        count_check=CountPolicy.WARN,
+    )
+    [answer] = ledger.request([request], run_id="run-1")
+    entry = one(ledger, answer.entry.entry_id)
+    assert answer.created
+    assert answer.entry == entry
+    assert entry.request == request
+    assert (entry.status, entry.attempt, entry.run_id, entry.claimed_by) == (Status.REQUESTED, 1, "run-1", None)
+    assert (entry.requested_at, entry.due_at, entry.fingerprint) == (clock.now(), clock.now(), request.fingerprint(SCOPE))
+    assert len({answer.entry.token, *(one(ledger, n).token for n in asked(ledger, day(1), day(2)))}) == 3
 
 
-def test_open_and_landed_requests_are_adopted_and_forced_ones_supersede(ledger: SqlLedger) -> None:
-    [first] = ledger.request([day(0)])
-    assert ledger.request([day(0)])[0] == replace(first, created=False)
-    land(ledger, first.entry.entry_id)
-    assert not ledger.request([day(0)])[0].created
-    [forced] = ledger.request([day(0)], force=True)
-    assert forced.created
-    assert ledger.latest([day(0)])[0] is not None
-    assert ledger.entries([first.entry.entry_id])[0].status is Status.LANDED  # valid until the new file lies there
-    land(ledger, forced.entry.entry_id)
-    assert [e.status for e in ledger.entries([first.entry.entry_id, forced.entry.entry_id])] == [Status.SUPERSEDED, Status.LANDED]
-
-
-def test_other_filters_for_the_same_file_make_the_older_question_moot(ledger: SqlLedger) -> None:
-    [old] = ledger.request([day(0)])
-    [new] = ledger.request([day(0, filters=(Filter("body:a", "eq", 1),))])
-    assert new.created
-    assert ledger.entries([old.entry.entry_id])[0].status is Status.CANCELLED
-
-
-def test_the_way_of_a_landing(ledger: SqlLedger, clock: FakeClock) -> None:
-    [asked] = ledger.request([day(0)])
-    number = asked.entry.entry_id
-    submit(ledger, number, "e-9")
+def test_what_landed_comes_back_with_its_proof(ledger: SqlLedger, clock: FakeClock) -> None:
+    worker = ledger.workers.register("landing")
+    [entry_id] = asked(ledger, day(0))
     clock.advance(30)
-    [complete] = ledger.complete([number])
-    assert ledger.complete([number]) == []  # a second poll changes nothing
-    assert (complete.extraction_id, complete.waiting_seconds) == ("e-9", 30.0)
-    assert ledger.claim([number], Status.COMPLETE, "me", 60)
-    ledger.landed(number, "me", landing("/x/2026-01-01.csv"))
-    [entry] = ledger.entries([number])
-    assert entry.landing == replace(landing("/x/2026-01-01.csv"), uri=entry.request.target)
-    assert ledger.unreported() == []  # whoever landed it still holds it, and reports it
-    clock.advance(61)
-    assert [e.entry_id for e in ledger.unreported()] == [number]
-    ledger.reported([number])
-    assert ledger.unreported() == []
-    assert ledger.summary().counts == {Status.LANDED: 1}
+    complete(ledger, entry_id, worker)
+    proof = replace(landing(), property_types=("num", ""), masked={"body:é": "absent"})
+    entry = ledger.landed(entry_id, worker, proof)
+    assert entry.landing == proof
+    assert (entry.extraction_id, entry.landed_at, entry.reported_at, entry.claimed_by) == ("e1", clock.now(), None, worker)
+    assert ledger.outbox() == []  # whoever landed it holds it, and reports it
+    ledger.release([entry_id], worker)
+    assert [e.entry_id for e in ledger.outbox()] == [entry_id]
+    ledger.reported([entry_id])
+    assert ledger.outbox() == []
 
 
-def test_a_claim_keeps_others_out_until_it_expires(ledger: SqlLedger, clock: FakeClock) -> None:
-    [asked] = ledger.request([day(0)])
-    number = asked.entry.entry_id
-    assert ledger.claim([number], Status.REQUESTED, "a", 60)
-    assert ledger.claim([number], Status.REQUESTED, "b", 60) == []
-    with pytest.raises(LeaseLostError, match="claimed by another"):
-        ledger.posting(number, "b")
-    clock.advance(61)
-    assert ledger.claim([number], Status.REQUESTED, "b", 60)
-    with pytest.raises(LeaseLostError):
-        ledger.submitted(number, "a", "e1")
-    assert ledger.entries([number])[0].extraction_id is None
-    ledger.release([number], "a")  # not a's any more
-    assert ledger.claim([number], Status.REQUESTED, "c", 60) == []
+def test_open_and_landed_requests_are_adopted(memory: SqlLedger) -> None:
+    [first] = memory.request([day(0)])
+    assert memory.request([day(0)])[0] == replace(first, created=False)
+    land(memory, first.entry.entry_id)
+    [adopted] = memory.request([day(0)])
+    assert (adopted.created, adopted.entry.status) == (False, Status.LANDED)
+    [anew] = memory.request([day(0)], keep=lambda entry: entry.entry_id != first.entry.entry_id)
+    assert anew.created
+    assert one(memory, first.entry.entry_id).status is Status.LANDED  # valid until the new file lies there
+    assert memory.current([day(0)]) == [anew.entry]
+    land(memory, anew.entry.entry_id)
+    assert [e.status for e in memory.entries([first.entry.entry_id, anew.entry.entry_id])] == [Status.SUPERSEDED, Status.LANDED]
 
 
-def test_a_failed_attempt_is_followed_by_the_next_and_the_last_tells_the_story(ledger: SqlLedger, clock: FakeClock) -> None:
-    [asked] = ledger.request([day(0)])
-    submit(ledger, asked.entry.entry_id, "first")
-    second = ledger.fail(asked.entry.entry_id, "it broke", limits=LIMITS)
+def test_what_is_unproven_is_asked_for_again(memory: SqlLedger) -> None:
+    [entry_id] = asked(memory, day(0))
+    memory.mark_unproven(land(memory, entry_id))
+    [answer] = memory.request([day(0)])
+    assert answer.created
+    assert one(memory, entry_id).status is Status.LANDED
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        FILTERED,
+        day(0, encoding=Encoding.CSV_GZ, path="purchases/2026-01-01.csv.gz"),
+        day(0, mask={"body:a": MaskMethod.DROP}),
+        day(0, mask_key="another"),
+        replace(day(0), timeframe=day(1).timeframe),
+        day(0, path="purchases/date=2026-01-01/events.csv"),
+    ],
+)
+def test_another_question_for_the_partition_ends_the_older_one(memory: SqlLedger, other: object) -> None:
+    [old] = asked(memory, day(0))
+    memory.claim([old], memory.workers.register("a run"))
+    [answer] = memory.request([other])  # type: ignore[list-item]
+    assert answer.created
+    ended = one(memory, old)
+    assert (ended.status, ended.claimed_by) == (Status.CANCELLED, None)
+    assert ended.error == "another extraction was asked for the same partition"
+    land(memory, answer.entry.entry_id)
+    assert memory.request([day(0)])[0].created  # configured back, the file is out of date again
+
+
+def test_filters_in_another_order_and_another_policy_are_the_same_question(memory: SqlLedger) -> None:
+    [entry_id] = asked(memory, FILTERED)
+    swapped = replace(FILTERED, filters=FILTERED.filters[::-1], count_check=CountPolicy.WARN, email="a@b.example")
+    [answer] = memory.request([swapped])
+    assert not answer.created
+    assert one(memory, entry_id).request.count_check is CountPolicy.WARN  # today's policy decides
+    land(memory, entry_id)
+    memory.request([replace(FILTERED, count_check=CountPolicy.OFF)])
+    assert memory.uncounted() == []
+    memory.request([replace(FILTERED, count_check=CountPolicy.FAIL)])
+    assert [e.entry_id for e in memory.uncounted()] == [entry_id]
+
+
+def test_a_partition_named_twice_in_one_request_is_one_entry(memory: SqlLedger) -> None:
+    first, second = memory.request([day(0), day(0)])
+    assert (first.created, second.created) == (True, False)
+    assert first.entry == second.entry
+
+
+def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) -> None:
+    worker = memory.workers.register("a run")
+    never, posted, done, retried = asked(memory, *(day(n) for n in range(4)))
+    memory.claim([posted], worker)
+    memory.posting(posted, worker)
+    submit(memory, done, worker)
+    second = memory.fail(retried, "it broke", limits=LIMITS)
     assert second is not None
-    assert (second.attempt, second.status) == (2, Status.REQUESTED)
-    assert second.due_at == clock.now() + timedelta(seconds=10)
-    assert ledger.fail(asked.entry.entry_id, "again", limits=LIMITS) is None  # moved on already
-    assert not ledger.request([day(0)])[0].created  # the open second attempt is adopted
-    submit(ledger, second.entry_id, "second")
-    end = ledger.fail(second.entry_id, "it broke again", limits=LIMITS)
+    assert memory.withdraw([never, posted, done, retried, second.entry_id]) == [never]
+    assert [e.entry_id for e in memory.entries(range(1, 100))] == [posted, done, retried, second.entry_id]
+    assert memory.request([day(0)])[0].created
+
+
+def test_what_is_due_already_is_not_moved(memory: SqlLedger) -> None:
+    assert memory.due_now(asked(memory, day(0))) == []
+
+
+def test_a_lost_answer_is_counted_as_an_orphan_and_a_refusal_is_none(memory: SqlLedger, clock: FakeClock) -> None:
+    worker = memory.workers.register("a run")
+    lost, refused = asked(memory, day(0), day(1))
+    memory.claim([lost, refused], worker)
+    memory.posting(lost, worker)
+    memory.postpone(lost, worker, clock.now(), "its answer was lost", ambiguous=True)
+    memory.posting(lost, worker)
+    memory.posting(refused, worker)
+    memory.postpone(refused, worker, clock.now(), "HTTP 503")
+    memory.posting(refused, worker)
+    assert memory.orphans() == 1
+    assert [e.post_tries for e in memory.entries([lost, refused])] == [1, 1]
+
+
+def test_the_last_attempt_tells_all_of_them(ledger: SqlLedger, clock: FakeClock) -> None:
+    worker = ledger.workers.register("a run")
+    [first] = asked(ledger, day(0))
+    submit(ledger, first, worker, "x1")
+    second = ledger.fail(first, "it broke", limits=LIMITS, worker=worker, jitter=0.5)
+    assert second is not None
+    assert (second.attempt, second.claimed_by, second.due_at - clock.now()) == (2, worker, timedelta(seconds=7.5))
+    assert not ledger.request([day(0)])[0].created
+    submit(ledger, second.entry_id, worker, "x2")
+    end = ledger.fail(second.entry_id, "it hung", limits=LIMITS, worker=worker)
     assert end is not None
-    assert end.status is Status.ABANDONED
-    assert end.error is not None
-    for part in ("purchases[2026-01-01]", "2 attempts", "first", "it broke;", "second", "it broke again"):
-        assert part in end.error
-    assert [e.entry_id for e in ledger.unreported()] == [end.entry_id]
-    assert ledger.request([day(0)])[0].created  # asked again, it begins anew
+    assert (end.status, end.error) == (Status.ABANDONED, "attempt 1: it broke; attempt 2: it hung")
+    assert [e.entry_id for e in ledger.outbox()] == [second.entry_id]
+    again = ledger.request([day(0)])[0]
+    assert (again.created, again.entry.attempt) == (True, 1)
 
 
-def test_a_lost_answer_is_counted_as_an_orphan(ledger: SqlLedger, clock: FakeClock) -> None:
-    [asked] = ledger.request([day(0)])
-    number = asked.entry.entry_id
-    ledger.claim([number], Status.REQUESTED, "dies", 60)
-    ledger.posting(number, "dies")
-    clock.advance(61)
-    submit(ledger, number)
-    assert ledger.summary().orphans == 1
+def test_a_file_that_is_not_whole_is_asked_for_again_once(memory: SqlLedger) -> None:
+    [first] = asked(memory, day(0))
+    land(memory, first)
+    assert [e.counted for e in memory.counted({first: 5})] == [5]
+    second = memory.ask_again(first, "cut", limits=LIMITS)
+    assert second is not None
+    assert memory.ask_again(first, "cut", limits=LIMITS) is None  # it is asked for already
+    land(memory, second.entry_id)
+    assert memory.ask_again(second.entry_id, "cut", limits=LIMITS) is None  # no attempt is left
 
 
-def test_a_refused_post_is_no_orphan(ledger: SqlLedger, clock: FakeClock) -> None:
-    [asked] = ledger.request([day(0)])
-    number = asked.entry.entry_id
-    ledger.claim([number], Status.REQUESTED, "me", 60)
-    ledger.posting(number, "me")
-    ledger.postpone(number, "me", clock.now() + timedelta(seconds=5), "429")
-    submit(ledger, number)
-    assert ledger.summary().orphans == 0
+def test_a_split_entry_goes_with_its_slices(ledger: SqlLedger) -> None:
+    [whole] = asked(ledger, day(0))
+    worker = ledger.workers.register("a run")
+    ledger.claim([whole], worker)
+    request = replace(day(0), kind=Kind.SLICE)
+    first, second = ledger.split(whole, halves(request), "too large", worker=worker)
+    assert [e.claimed_by for e in (first, second)] == [worker, worker]
+    quarters = [
+        replace(part, request=replace(part.request, partition_key=f"q{n}", path=f"q{n}"), expected=None)
+        for n, part in enumerate(halves(first.request))
+    ]
+    third, fourth = ledger.split(first.entry_id, quarters, "still too large", worker=worker)
+    assert one(ledger, first.entry_id).status is Status.FAILED
+    assert [(e.parent_id, e.depth, e.planned_at) for e in (third, fourth)] == [(whole, 2, None)] * 2
+    assert one(ledger, whole).depth == 2
+    slices = ledger.slices([whole])[whole]
+    assert [e.entry_id for e in slices] == [third.entry_id, fourth.entry_id, second.entry_id]
+    for part in slices:
+        landed = land(ledger, part.entry_id, worker)
+        assert (landed.claimed_by, landed.reported_at is not None) == (None, True)
+    assert ledger.stale_slices() == []
+    assert ledger.joined(whole, 3, worker) is not None
+    assert ledger.stale_slices() == []  # they are about to be joined
+    ledger.publishing(whole, worker)
+    ledger.landed(whole, worker, landing())
+    assert {e.entry_id for e in ledger.stale_slices()} == {e.entry_id for e in slices}
+    taken = ledger.claim_stale(second.entry_id, worker)
+    assert taken is not None
+    assert ledger.removed(taken, worker)
+    assert len(ledger.stale_slices()) == 2
+    assert ([e.entry_id for e in ledger.landed_entries("purchases")], len(ledger.uncounted())) == ([whole], 0)
 
 
-def test_a_list_calls_unfinished_extractions_are_known_for_some_seconds(ledger: SqlLedger, clock: FakeClock) -> None:
+@pytest.mark.parametrize("way", ["fail", "cancel"])
+def test_what_ends_a_split_entry_ends_its_slices(memory: SqlLedger, way: str) -> None:
+    [whole] = asked(memory, day(0))
+    parts = memory.split(whole, halves(replace(day(0), kind=Kind.SLICE)), "too large")
+    done = land(memory, parts[0].entry_id)
+    if way == "fail":
+        memory.fail(whole, "a slice was abandoned", limits=LIMITS, final=True)
+    else:
+        assert [e.entry_id for e in memory.cancel([whole], "not wanted")] == [whole]
+    assert one(memory, parts[1].entry_id).status is Status.CANCELLED
+    assert one(memory, done.entry_id).status is Status.LANDED
+    assert [e.entry_id for e in memory.stale_slices()] == [done.entry_id]
+    assert memory.open_entries() == []
+
+
+def test_the_state_of_each_partition_is_that_of_what_counts(ledger: SqlLedger) -> None:
+    fingerprints = [day(n).fingerprint(SCOPE) for n in range(7)]
+    ids = asked(ledger, *(day(n) for n in range(6)))
+    land(ledger, ids[0])
+    ledger.request([day(0)], keep=lambda _: False)  # landed, and asked for again
+    land(ledger, ids[1])
+    [newer] = ledger.request([replace(day(1), filters=FILTERED.filters)])
+    ledger.cancel([newer.entry.entry_id], "not wanted")  # landed, the newer question was cancelled
+    ledger.mark_unproven(land(ledger, ids[2]))
+    ledger.fail(ids[3], "refused", limits=LIMITS, final=True)
+    ledger.cancel([ids[4]], "not wanted")
+    ledger.fail(ids[5], "it broke", limits=LIMITS)
+    states = {state.key[-2:]: state for state in ledger.partitions("purchases")}
+    assert [(s.status, s.landed, s.unproven) for s in states.values()] == [
+        (Status.REQUESTED, True, False),
+        (Status.CANCELLED, True, False),
+        (Status.LANDED, True, True),
+        (Status.ABANDONED, False, False),
+        (Status.CANCELLED, False, False),
+        (Status.REQUESTED, False, False),
+    ]
+    assert [s.landed_fingerprint for s in states.values()] == [*fingerprints[:3], "", "", ""]
+    assert states["02"].fingerprint != fingerprints[1]
+    assert (states["04"].error, states["01"].start, states["01"].end) == (
+        "refused",
+        day(0).timeframe.start,
+        day(0).timeframe.end,
+    )
+    assert ledger.partitions("logins") == []
+    current = ledger.current([day(0), day(1), day(3), day(9)])
+    assert [e and e.status for e in current] == [Status.REQUESTED, Status.LANDED, Status.ABANDONED, None]
+
+
+def test_landings_are_found_by_the_beginning_of_their_timeframe(memory: SqlLedger) -> None:
+    for number in (3, 1, 0, 2):
+        land(memory, asked(memory, day(number))[0])
+    first, last = day(1).timeframe.start, day(3).timeframe.start
+    assert [e.request.partition_key for e in memory.landed_between("purchases", first, last)] == ["2026-01-02", "2026-01-03"]
+    assert memory.landed_between("logins", first, last) == []
+
+
+def test_what_is_known_of_a_collection(ledger: SqlLedger, clock: FakeClock) -> None:
+    assert ledger.collections() == {}
     ledger.listed("purchases", ["e2", "e1"])
     ledger.listed("logins", [])
-    assert ledger.pending(["purchases", "logins", "views"], 4) == {"purchases": {"e1", "e2"}, "logins": frozenset()}
-    clock.advance(4)
-    assert ledger.pending(["purchases"], 4) == {}
+    clock.advance(15)
     ledger.listed("purchases", ["e2"])
-    assert ledger.pending(["purchases"], 4) == {"purchases": {"e2"}}
+    state = ledger.collections()["purchases"]
+    assert (state.tick, state.listed_at, state.pending, state.problem) == (15.0, clock.now(), {"e2"}, None)
+    assert set(ledger.listed_within(15)) == {"purchases"}
+    clock.advance(3600)  # nobody asked, or nobody answered: no second of it counts
+    ledger.listed("purchases", [])
+    assert ledger.collections()["purchases"].tick == 75.0
+    clock.advance(-3600)  # a clock that was set back takes nothing away
+    ledger.listed("purchases", [])
+    assert ledger.collections()["purchases"].tick == 75.0
+    since = clock.now()
+    ledger.hindered("purchases", "HTTP 403", since + timedelta(seconds=60))
+    clock.advance(5)
+    ledger.hindered("purchases", "HTTP 404")
+    state = ledger.collections()["purchases"]
+    assert (state.problem, state.since, state.until) == ("HTTP 404", since, None)
+    ledger.hindered("views", None)  # nothing was wrong
+    assert set(ledger.collections()) == {"purchases", "logins"}
+    ledger.hindered("purchases", None)
+    state = ledger.collections()["purchases"]
+    assert (state.problem, state.since, state.until, state.tick) == (None, None, None, 75.0)
+    ledger.hindered("purchases", "HTTP 403")
+    ledger.listed("purchases", [])
+    assert ledger.collections()["purchases"].problem is None
+
+
+def test_history_that_means_nothing_any_more_is_forgotten(ledger: SqlLedger, clock: FakeClock) -> None:
+    worker = ledger.workers.register("a run")
+    kept, gone = [], []
+    [first] = asked(ledger, day(0))
+    second = ledger.fail(first, "it broke", limits=LIMITS)
+    assert second is not None
+    land(ledger, second.entry_id)
+    gone.append(first)
+    kept.append(second.entry_id)  # landed
+    old, *rest = asked(ledger, *(day(n) for n in range(1, 5)))
+    land(ledger, old)
+    land(ledger, asked(ledger, replace(day(1), path="purchases/2026-01-02.csv.gz", encoding=Encoding.CSV_GZ))[0])
+    kept += [old, old + 4]  # superseded, and its file may still be there
+    abandoned, cancelled, waiting = rest
+    ledger.fail(abandoned, "refused", limits=LIMITS, final=True)
+    ledger.cancel([cancelled], "not wanted")
+    kept += [abandoned, cancelled, waiting]  # the newest of their partitions, and an open one
+    [other] = asked(ledger, replace(day(3), filters=FILTERED.filters))
+    gone.append(cancelled)
+    kept.remove(cancelled)
+    kept.append(other)
+    before = clock.now() + timedelta(seconds=1)
+    assert ledger.prune(clock.now()) == 0  # nothing is older
+    assert ledger.prune(before) == len(gone)
+    assert [e.entry_id for e in ledger.entries(range(1, 100))] == sorted(kept)
+    assert ledger.removed(ledger.claim_stale(old, worker), worker)  # type: ignore[arg-type]
+    assert ledger.prune(before) == 1
+
+
+def test_an_abandoned_partition_that_was_asked_for_again_is_forgotten(memory: SqlLedger, clock: FakeClock) -> None:
+    [first] = asked(memory, day(0))
+    memory.fail(first, "refused", limits=LIMITS, final=True)
+    [second] = asked(memory, day(0))
+    clock.advance(1)
+    assert memory.prune(clock.now()) == 1
+    assert [e.entry_id for e in memory.entries(range(1, 100))] == [second]
 
 
 def test_many_processes_asking_at_once_make_one_entry(url: str) -> None:
     engines = [open_engine(url) for _ in range(4)]
     barrier = threading.Barrier(4)
-    created: list[bool] = []
 
-    def ask(engine: sa.Engine) -> None:
+    def ask(engine: sa.Engine) -> list[bool]:
         barrier.wait()
-        created.extend(r.created for r in SqlLedger(engine).request([day(n) for n in range(20)]))
+        return [r.created for r in SqlLedger(engine, SCOPE).request([day(n) for n in range(20)])]
 
-    threads = [threading.Thread(target=ask, args=(engine,)) for engine in engines]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        created = [one for answers in pool.map(ask, engines) for one in answers]
     assert (len(created), sum(created)) == (80, 20)
-    assert len(SqlLedger(engines[0]).open_entries()) == 20
+    assert len(SqlLedger(engines[0], SCOPE).open_entries()) == 20
+    assert len(SqlLedger(engines[0], SCOPE).scopes()) == 2
     for engine in engines:
         engine.dispose()
 
 
-def test_processes_starting_together_migrate_once(url: str) -> None:
-    errors: list[BaseException] = []
-    barrier = threading.Barrier(4)
-
-    def start() -> None:
-        try:
-            barrier.wait()
-            engine = open_engine(url)
-            SqlLedger(engine).summary()
-            engine.dispose()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=start) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-
-
 def test_connections_that_turn_new_sqlite_ledgers_to_wal_together_wait_for_each_other(tmp_path: Path) -> None:
-    # Each file is a chance of its own: one in fifteen met "database is locked" before. All six threads start each file at once.
+    # Each file is a chance of its own: one in fifteen met "database is locked" before. All threads start each file at once.
     together = threading.Barrier(6)
 
-    def start(number: int) -> None:
-        for file in range(40):
+    def start(_number: int) -> None:
+        for file in range(10):
             together.wait(60)
             open_engine(f"sqlite:///{tmp_path / str(file)}.db").dispose()
 
@@ -254,56 +395,28 @@ def test_the_replayed_migrations_equal_the_tables(url: str) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": "keen_ledger_version"})
         assert compare_metadata(context, metadata) == []
-        indexes = {i["name"] for i in sa.inspect(connection).get_indexes("keen_entries")}
-    assert indexes == {i.name for i in metadata.tables["keen_entries"].indexes}
+        for table in metadata.tables.values():
+            found = {i["name"] for i in sa.inspect(connection).get_indexes(table.name)}
+            assert {i.name for i in table.indexes} <= found
     engine.dispose()
 
 
-def test_a_newer_ledger_is_refused_and_left_alone(url: str) -> None:
-    engine = open_engine(url)
-    with engine.begin() as connection:
+def test_a_newer_ledger_is_refused_and_left_alone(ledger: SqlLedger, url: str) -> None:
+    with ledger.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE keen_ledger_version SET version_num = '9999'")
         connection.exec_driver_sql("UPDATE keen_ledger_compatibility SET oldest_code = '9998'")
-    engine.dispose()
+    before = everything(ledger.engine)
     with pytest.raises(LedgerVersionError, match="upgrade keen_pipeline"):
         open_engine(url)
-    raw = sa.create_engine(url)
-    with raw.connect() as connection:
-        assert connection.exec_driver_sql("SELECT version_num FROM keen_ledger_version").scalar() == "9999"
-    raw.dispose()
+    assert everything(ledger.engine) == before
 
 
-def test_the_budget_holds_in_any_minute_and_over_processes(url: str) -> None:
-    engine, clock = open_engine(url), FakeClock()
-    limiters = [LedgerRateLimiter(engine, 5, clock=clock), LedgerRateLimiter(engine, 5, clock=clock)]
-    sent: list[datetime] = []
-    for turn in range(23):
-        limiters[turn % 2].acquire(timeout=600)
-        sent.append(clock.now())
-        clock.advance(1.7)
-    for first in sent:
-        assert sum(first <= moment < first + timedelta(seconds=60) for moment in sent) <= 5
-    engine.dispose()
-
-
-def test_a_used_up_budget_says_when_to_come_again(url: str) -> None:
-    engine, clock = open_engine(url), FakeClock()
-    limiter = LedgerRateLimiter(engine, 1, clock=clock)
-    limiter.acquire(timeout=0)
-    with pytest.raises(RateLimitedError, match="KEEN_PIPELINE_REQUESTS_PER_MINUTE") as refused:
-        limiter.acquire(timeout=5)
-    assert refused.value.retry_after == pytest.approx(61)
-    limiter.refuse_until(300)
-    clock.advance(62)
-    with pytest.raises(RateLimitedError):
-        limiter.acquire(timeout=5)
-    clock.advance(240)
-    limiter.acquire(timeout=0)
-    engine.dispose()
-
-
-def test_a_url_that_can_not_be_used_is_one_line_without_its_password() -> None:
-    with pytest.raises(ConfigurationError) as refused:
-        open_engine("postgresql://keen:s3cret@127.0.0.1:1/nothing")
-    assert "s3cret" not in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_what_a_tick_reads_is_found_by_an_index(memory: SqlLedger) -> None:
+    with memory.engine.connect() as connection:
+        for query in (
+            sa.select(entries).where(memory._mine, sa.text("status IN ('complete', 'requested', 'split', 'submitted')")),
+            sa.select(entries).where(memory._mine, sa.text("status = 'superseded' AND removed_at IS NULL")),
+        ):
+            text = str(query.compile(memory.engine, compile_kwargs={"literal_binds": True}))
+            plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
+            assert "USING INDEX" in plan

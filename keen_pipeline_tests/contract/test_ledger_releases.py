@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,16 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 
-from keen_pipeline.cli import cli
 from keen_pipeline.errors import LedgerVersionError
-from keen_pipeline.extraction import Status
-from keen_pipeline.landing import FileDestination
+from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, migrate, open_engine
 from keen_pipeline.ledger.migrate import CONTRACT, CONTRACT_COMMAND, EXPAND, OURS, LedgerVersion, Migrations, ledger_version
 from keen_pipeline.ledger.notices import SqlNotices
-from keen_pipeline.lifecycle import Limits
-from keen_pipeline.partitions import partition_range
-from keen_pipeline.pipeline import Counted, Landed, Pipeline, extract, partition_request
-from keen_pipeline.pipeline.wait import Abandoned, Retrying
 from keen_pipeline_tests.contract.releases import WIDER, Step, Tables, drop, next_revision, release
-from keen_pipeline_tests.contract.test_ledger import url as url
-from keen_pipeline_tests.unit.scripted_api import ScriptedApi
-from keen_pipeline_tests.unit.test_pipeline import COLLECTION, NOW
+from keen_pipeline_tests.contract.rules import halves
+from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, day, land, one, url
+
+__all__ = ["url"]
 
 FIRST, SECOND, THIRD = (next_revision(number) for number in (1, 2, 3))
 
@@ -54,37 +50,29 @@ def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
     return rows
 
 
-def work(ledger: SqlLedger, folder: Path, last: str = "2026-01-03") -> None:
+def work(ledger: SqlLedger, first: int) -> None:
     """All that a release writes: intents, claims, submissions, a failure with its next attempt, one that is given up, landings,
-    counts, reports, the budget, notices."""
-    api = ScriptedApi()
-
-    def status(extraction_id: str, poll: int) -> str:
-        key = api.submitted[extraction_id].partition_key
-        tries = sum(request.partition_key == key for request in list(api.submitted.values()))
-        return "failed" if key == "2026-01-01" or (key == "2026-01-02" and tries == 1) else "complete"
-
-    api.status = status
-    pipeline = Pipeline(api, ledger, FileDestination(str(folder)), Limits(max_attempts=2, retry_seconds=0.01), poll_seconds=0.01)
-    requests = [
-        partition_request(COLLECTION, p, pipeline.destination.uri) for p in partition_range(COLLECTION, "2026-01-01", last, NOW)
-    ]
-    events = list(extract(pipeline, requests))
-    for event in events:
-        if isinstance(event, (Landed, Abandoned)):
-            ledger.reported([event.entry.entry_id])
-    assert {type(event) for event in events} >= {Landed, Retrying, Counted}
-    landed = [event.entry for event in events if isinstance(event, Landed)]
-    abandoned = [event.entry for event in events if isinstance(event, Abandoned)]
-    assert (len(landed), len(abandoned)) == (len(requests) - 1, 1)
-    assert all(Path(entry.request.target).read_bytes() for entry in landed)
-    assert ledger.summary().counts[Status.FAILED] >= 2
-    assert ledger.unreported() == ledger.open_entries() == []
-    limiter = LedgerRateLimiter(ledger.engine, 5)
+    counts, reports, what is known of a collection, the budget, notices; of three days from `first` on."""
+    with ledger.working("a release", LIMITS) as worker:
+        good, bad, large = asked(ledger, *(day(first + n) for n in range(3)))
+        landed = land(ledger, good, worker.id)
+        ledger.counted({good: 2})
+        assert ledger.fail(bad, "it broke", limits=LIMITS) is not None
+        [second] = [e.entry_id for e in ledger.open_entries() if e.attempt == 2]
+        assert ledger.fail(second, "it broke again", limits=LIMITS) is not None
+        ledger.reported([good, second])
+        parts = ledger.split(large, halves(replace(day(first + 2), kind=Kind.SLICE)), "too large")
+        ledger.cancel([large], "not wanted")
+        assert one(ledger, parts[0].entry_id).status is Status.CANCELLED
+    assert landed.landing is not None
+    ledger.listed("purchases", ["e1"])
+    ledger.hindered("purchases", "HTTP 403")
+    assert ledger.open_entries() == ledger.outbox() == []
+    limiter = LedgerRateLimiter(ledger.engine, 5, budget="b")
     limiter.acquire(timeout=0)
     limiter.refuse_until(0)
     notices = SqlNotices(ledger.engine)
-    assert notices.plan(f"run/{last}", "mail", {"title": "t"})
+    assert notices.plan(f"run/{first}", "mail", {"title": "t"})
     notice = notices.claim({"mail"}, 60)
     assert notice is not None
     notices.sent(notice.notice_id)
@@ -113,7 +101,9 @@ def test_what_says_that_it_expands_breaks_no_statement_of_the_release_before(url
             tables.append(Tables.of(connection))
         engine.dispose()
     text = next((OURS.folder / "versions").glob(f"{revision}_*.py")).read_text()
-    if f'phase = "{EXPAND}"' in text:
+    if "SET oldest_code" in text:  # code before it refuses the ledger from then on
+        assert tables[0].broken_by(tables[1]) != []
+    elif f'phase = "{EXPAND}"' in text:
         assert tables[0].broken_by(tables[1]) == []
     assert tables[0] != tables[1]
 
@@ -151,14 +141,14 @@ def test_that_test_sees_what_would_break_them(tmp_path: Path, lines: str, says: 
 
 
 def test_an_older_release_goes_on_while_and_after_a_newer_one_expands(url: str, tmp_path: Path) -> None:
-    living, served = SqlLedger(open_engine(url)), version(url).oldest_code
-    work(living, tmp_path / "before", "2026-01-03")
+    living, served = SqlLedger(open_engine(url), SCOPE), version(url).oldest_code
+    work(living, 0)
     newer = release(tmp_path / "newer", [WIDER])
     assert opened(url, newer) == LedgerVersion(FIRST, served, ())
-    work(living, tmp_path / "meanwhile", "2026-01-04")
+    work(living, 3)
     living.engine.dispose()
-    starting = SqlLedger(open_engine(url))  # of the older release too: it does not know the revision, and is served
-    work(starting, tmp_path / "after", "2026-01-05")
+    starting = SqlLedger(open_engine(url), SCOPE)  # of the older release too: it does not know the revision, and is served
+    work(starting, 6)
     with starting.engine.connect() as connection:
         priorities = connection.exec_driver_sql("SELECT DISTINCT priority FROM keen_entries").scalars().all()
     starting.engine.dispose()
@@ -167,12 +157,12 @@ def test_an_older_release_goes_on_while_and_after_a_newer_one_expands(url: str, 
 
 
 def test_what_older_releases_need_stays_until_a_person_says_that_they_are_gone(url: str, tmp_path: Path) -> None:
-    old, served = SqlLedger(open_engine(url)), version(url).oldest_code
-    work(old, tmp_path / "before")
+    old, served = SqlLedger(open_engine(url), SCOPE), version(url).oldest_code
+    work(old, 0)
     newer = release(tmp_path / "newer", [WIDER, drop("email", FIRST)])
     assert opened(url, newer) == LedgerVersion(FIRST, served, (SECOND,))
     assert opened(url, newer) == LedgerVersion(FIRST, served, (SECOND,))  # not at the next start either
-    work(old, tmp_path / "meanwhile", "2026-01-04")
+    work(old, 3)
     old.engine.dispose()
     assert opened(url, newer, contract=True) == LedgerVersion(SECOND, FIRST, ())
     before = everything(url)
@@ -219,6 +209,8 @@ def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str
     monkeypatch.setenv("KEEN_PIPELINE_LEDGER_URL", url)
 
     def run(*words: str) -> str:
+        from keen_pipeline.cli import cli
+
         done = CliRunner().invoke(cli, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return " ".join(done.output.split())

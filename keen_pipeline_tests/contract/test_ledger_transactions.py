@@ -15,10 +15,10 @@ from keen_pipeline.errors import LedgerUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine
 from keen_pipeline.ledger.notices import SqlNotices
-from keen_pipeline.lifecycle import Entry, Limits
-from keen_pipeline.ports import Slice
-from keen_pipeline_tests.contract.test_ledger import day, land
+from keen_pipeline.lifecycle import Limits
+from keen_pipeline_tests.contract.rules import halves
 from keen_pipeline_tests.contract.test_ledger_time import ledger as ledger
+from keen_pipeline_tests.ledgers import SCOPE, day, land
 from keen_pipeline_tests.postgres import away, deadlocks
 
 THREADS = 8
@@ -32,14 +32,14 @@ def test_changes_of_many_entries_at_once_never_wait_for_each_other_in_a_circle(l
 
     def work(seed: int) -> None:
         choose = random.Random(seed)
-        owner = f"thread {seed}"
+        worker = ledger.workers.register(f"thread {seed}")
         for _ in range(25):
             some = choose.sample(ids, ENTRIES - 5)
-            kind = choose.randrange(8)
+            kind = choose.randrange(9)
             if kind == 0:
-                ledger.claim(some, choose.choice([Status.REQUESTED, Status.LANDED]), owner, 0.01)
+                ledger.claim(some, worker)
             elif kind == 1:
-                ledger.release(some, owner)
+                ledger.release(some, worker)
             elif kind == 2:
                 ledger.reported(some)
             elif kind == 3:
@@ -49,7 +49,10 @@ def test_changes_of_many_entries_at_once_never_wait_for_each_other_in_a_circle(l
             elif kind == 5:
                 ledger.complete(some)
             elif kind == 6:
-                ledger.supersede(some[:2])
+                ledger.due_now(some)
+            elif kind == 7:
+                ledger.workers.retire(worker)
+                worker = ledger.workers.register(f"thread {seed}")
             else:
                 ledger.cancel(some[:2], "not wanted")
 
@@ -60,19 +63,14 @@ def test_changes_of_many_entries_at_once_never_wait_for_each_other_in_a_circle(l
     assert len(ledger.entries(ids)) == ENTRIES
 
 
-def halves(entry: Entry) -> list[Slice]:
-    frames = entry.request.timeframe.halves() or ()
-    return [Slice(replace(entry.request, timeframe=f, target=f"{entry.request.target}.{n}"), 1, None) for n, f in enumerate(frames)]
-
-
 def test_a_slice_is_split_while_its_parent_is_cancelled(ledger: SqlLedger) -> None:
     """Either all of it is cancelled, the new slices too, or nothing is split."""
     days = [r.entry for r in ledger.request([day(n) for n in range(40)])]
-    slices = [ledger.split(entry.entry_id, halves(entry), "too large")[0] for entry in days]
+    slices = [ledger.split(entry.entry_id, halves(entry.request), "too large")[0] for entry in days]
     with ThreadPoolExecutor(2) as pool:
         for entry, part in zip(days, slices, strict=True):
             cancelled = pool.submit(ledger.cancel, [entry.entry_id], "not wanted")
-            split = pool.submit(ledger.split, part.entry_id, halves(part), "still too large")
+            split = pool.submit(ledger.split, part.entry_id, halves(part.request), "still too large")
             assert [e.entry_id for e in cancelled.result()] == [entry.entry_id]
             split.result()
     assert ledger.open_entries() == []
@@ -82,12 +80,13 @@ def test_a_slice_is_split_while_its_parent_is_cancelled(ledger: SqlLedger) -> No
 def test_a_transaction_that_was_ended_for_a_deadlock_is_done_again(ledger: SqlLedger) -> None:
     """A stranger takes the second entry, then the first, and has more patience than the ledger, whose transaction is ended."""
     first, second = (r.entry.entry_id for r in ledger.request([day(0), day(1)]))
+    me = ledger.workers.register("me")
     stranger = sa.create_engine(ledger.engine.url)
     change = "UPDATE keen_entries SET error = 'changed by a stranger' WHERE id = {}"
     with ThreadPoolExecutor(1) as pool, stranger.begin() as connection:
         connection.exec_driver_sql("SET LOCAL deadlock_timeout = '60s'")
         connection.exec_driver_sql(change.format(second))
-        claim = pool.submit(ledger.claim, [first, second], Status.REQUESTED, "me", 60)
+        claim = pool.submit(ledger.claim, [first, second], me)
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         while not connection.exec_driver_sql(waiting).scalar_one():
             connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
@@ -95,24 +94,25 @@ def test_a_transaction_that_was_ended_for_a_deadlock_is_done_again(ledger: SqlLe
         connection.commit()
         claimed = claim.result()
     stranger.dispose()
-    assert [(e.entry_id, e.lease_owner, e.error) for e in claimed] == [(n, "me", "changed by a stranger") for n in (first, second)]
+    assert [(e.entry_id, e.claimed_by, e.error) for e in claimed] == [(n, me, "changed by a stranger") for n in (first, second)]
     assert deadlocks(ledger.engine) == 1
 
 
 def test_reading_and_writing_wait_for_a_database_that_is_away(ledger: SqlLedger, caplog: pytest.LogCaptureFixture) -> None:
     [asked] = ledger.request([day(0)])
-    limiter, notices = LedgerRateLimiter(ledger.engine, 10), SqlNotices(ledger.engine)
+    me = ledger.workers.register("me")
+    limiter, notices = LedgerRateLimiter(ledger.engine, 10, budget="b"), SqlNotices(ledger.engine)
     with ThreadPoolExecutor(5) as pool:
         with away(ledger.engine.url):
             reading = pool.submit(ledger.open_entries)
-            claiming = pool.submit(ledger.claim, [asked.entry.entry_id], Status.REQUESTED, "me", 60)
+            claiming = pool.submit(ledger.claim, [asked.entry.entry_id], me)
             asking = pool.submit(ledger.request, [day(1)])
             spending = pool.submit(limiter.acquire, timeout=0)
             planning = pool.submit(notices.plan, "digest", "mail")
             while not caplog.records:
                 time.sleep(0.02)
         assert asked.entry.entry_id in [e.entry_id for e in reading.result()]
-        assert [e.lease_owner for e in claiming.result()] == ["me"]
+        assert [e.claimed_by for e in claiming.result()] == [me]
         assert [r.created for r in asking.result()] == [True]
         spending.result()
         assert planning.result()
@@ -124,7 +124,7 @@ def test_reading_and_writing_wait_for_a_database_that_is_away(ledger: SqlLedger,
 
 def test_who_waits_in_vain_is_told_what_becomes_of_it(postgres_url: str) -> None:
     engine = open_engine(postgres_url, patience_seconds=0.5)
-    ledger = SqlLedger(engine)
+    ledger = SqlLedger(engine, SCOPE)
     with away(engine.url):
         with pytest.raises(LedgerUnavailableError, match=r"has not answered for .* s: .* what is open stays open"):
             ledger.request([day(0)])
@@ -156,24 +156,25 @@ def lost_commits(ledger: SqlLedger) -> Iterator[list[bool]]:
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_change_whose_commit_got_no_answer_is_made_once(ledger: SqlLedger, lost_commits: list[bool], committed: bool) -> None:
+    me = ledger.workers.register("me")
     lost_commits.append(committed)
     [asked] = ledger.request([day(0)])
     assert asked.created
     entry_id = asked.entry.entry_id
-    ledger.claim([entry_id], Status.REQUESTED, "me", 60)
+    ledger.claim([entry_id], me)
     lost_commits.append(committed)
-    ledger.posting(entry_id, "me")
+    ledger.posting(entry_id, me)
     lost_commits.append(committed)
-    assert ledger.submitted(entry_id, "me", "x1").status is Status.SUBMITTED
+    assert ledger.submitted(entry_id, me, "x1").status is Status.SUBMITTED
     lost_commits.append(committed)
-    assert [e.entry_id for e in ledger.complete([entry_id])] == [entry_id]
+    assert [e.entry_id for e in ledger.complete([entry_id], me)] == [entry_id]
     lost_commits.append(committed)
-    following = ledger.fail(entry_id, "it broke", limits=Limits(max_attempts=2))
+    following = ledger.fail(entry_id, "it broke", limits=Limits(max_attempts=2), worker=me)
     assert following is not None
     assert lost_commits == []
     found = ledger.entries([entry_id, following.entry_id])
     assert [(e.attempt, e.status, e.extraction_id) for e in found] == [(1, Status.FAILED, "x1"), (2, Status.REQUESTED, None)]
-    assert (ledger.summary().orphans, len(ledger.open_entries())) == (0, 1)
+    assert (ledger.orphans(), len(ledger.open_entries())) == (0, 1)
 
 
 def test_an_error_of_the_database_shows_no_values(ledger: SqlLedger) -> None:

@@ -1,17 +1,14 @@
-"""The outbox of notices, and what the ledger keeps of masks and types; on every database."""
+"""The outbox of notices; on every database."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 
-from keen_pipeline.collection import MaskMethod
-from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
-from keen_pipeline_tests.contract.test_ledger import clock, day, land, landing, ledger, submit, url
+from keen_pipeline_tests.ledgers import clock, ledger, url
 
 __all__ = ["clock", "ledger", "url"]
 
@@ -44,25 +41,17 @@ def test_a_notice_is_planned_once_and_taken_by_one(ledger: SqlLedger, clock: Fak
     assert notices.claim({"mail"}, 300) is None
 
 
-def test_masks_and_types_come_back_and_a_failed_attempt_hands_its_mask_on(ledger: SqlLedger) -> None:
-    masked = replace(day(0), mask={"body:é": MaskMethod.HASH})
-    [asked] = ledger.request([masked])
-    assert asked.entry.request == masked
-    assert ledger.request([day(0)])[0].created  # without the mask it is another file
-    [asked] = ledger.request([masked])
-    submit(ledger, asked.entry.entry_id)
-    assert ledger.complete([asked.entry.entry_id])
-    ledger.claim([asked.entry.entry_id], Status.COMPLETE, "me", 60)
-    proof = replace(landing("/x/2026-01-01.csv"), property_types=("num", ""), masked={"body:é": "absent"})
-    entry = ledger.landed(asked.entry.entry_id, "me", proof)
-    assert entry.landing == proof
-
-
-def test_landings_are_found_by_the_beginning_of_their_timeframe(ledger: SqlLedger) -> None:
-    for number in (3, 1, 0, 2):
-        [asked] = ledger.request([day(number)])
-        land(ledger, asked.entry.entry_id)
-    first, last = day(1).timeframe.start, day(3).timeframe.start
-    found = [entry.request.partition_key for entry in ledger.landed_between("purchases", first, last)]
-    assert found == ["2026-01-02", "2026-01-03"]
-    assert ledger.landed_between("logins", first, last) == []
+def test_notices_that_ended_long_ago_are_forgotten(ledger: SqlLedger, clock: FakeClock) -> None:
+    notices = SqlNotices(ledger.engine, clock=clock)
+    for name in ("sent", "given up", "newer", "waiting"):
+        notices.plan(name, "mail")
+        if name != "waiting":
+            notice = notices.claim({"mail"}, 300)
+            assert notice is not None
+            notices.sent(notice.notice_id) if name != "given up" else notices.given_up(notice.notice_id, "refused")
+        clock.advance(10)
+    assert notices.prune(clock.now() - timedelta(seconds=25)) == 2
+    with ledger.engine.connect() as connection:
+        left = connection.exec_driver_sql("SELECT name FROM keen_notices ORDER BY id").scalars().all()
+    assert left == ["newer", "waiting"]
+    assert notices.waiting() == [("waiting", "mail", 0, None)]

@@ -12,16 +12,16 @@ import pytest
 import sqlalchemy as sa
 
 from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, open_engine, statistics
+from keen_pipeline.ledger.ledger import Slice
 from keen_pipeline.ledger.rows import new_row
 from keen_pipeline.ledger.statistics import OTHERS, StatisticsReader
 from keen_pipeline.ledger.tables import entries
-from keen_pipeline.ports import Slice
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, reads_everything, statements
-from keen_pipeline_tests.contract.test_ledger import LIMITS, clock, day, land, landing, ledger, submit, url
+from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, clock, day, land, landing, ledger, submit, url
 
 __all__ = ["clock", "ledger", "url"]
 
@@ -31,11 +31,11 @@ SETTLED_SECONDS = 601
 
 @pytest.fixture
 def reader(ledger: SqlLedger, clock: FakeClock) -> StatisticsReader:
-    return StatisticsReader(ledger.engine, clock=clock)
+    return StatisticsReader(ledger)
 
 
 def ask(ledger: SqlLedger, *numbers: int) -> list[int]:
-    return [answer.entry.entry_id for answer in ledger.request([day(number) for number in numbers])]
+    return asked(ledger, *(day(number) for number in numbers))
 
 
 def test_a_life_is_counted_at_each_of_its_steps_and_once(ledger: SqlLedger, reader: StatisticsReader, clock: FakeClock) -> None:
@@ -43,18 +43,18 @@ def test_a_life_is_counted_at_each_of_its_steps_and_once(ledger: SqlLedger, read
     begun = clock.now()
     [one, two] = ask(ledger, 0, 1)
     clock.advance(7)
-    submit(ledger, one)
+    worker = ledger.workers.register("a run")
+    submit(ledger, one, worker)
     clock.advance(45)
-    ledger.complete([one])
+    ledger.complete([one], worker)
     found = reader.read().collections["purchases"]
     assert found.open == {Status.COMPLETE: 1, Status.REQUESTED: 1}
     assert (found.oldest_open_at, found.totals.requested, found.totals.submitted, found.totals.landed) == (begun, 2, 1, 0)
     assert (found.totals.submitting.count, found.totals.submitting.milliseconds) == (1, 7000)
     assert found.totals.submitting.counts == (0, 0, 1, 1, 1, 1, 1)
     assert found.totals.waiting.count == 0
-    ledger.claim([one], Status.COMPLETE, "me", 60)
-    ledger.landing_failed(one, "me", "the disk is full", clock.now())
-    ledger.landed(one, "me", landing("/x"))
+    ledger.landing_failed(one, worker, "the disk is full", clock.now())
+    ledger.landed(one, worker, landing())
     landed_at = clock.now()
     for advance in (0, SETTLED_SECONDS):  # among the newest, then settled
         clock.advance(advance)
@@ -81,15 +81,20 @@ def test_slices_are_extractions_and_nobodys_files(ledger: SqlLedger, reader: Sta
     request = day(0)
     middle = request.timeframe.start + timedelta(hours=12)
     halves = [Timeframe(request.timeframe.start, middle), Timeframe(middle, request.timeframe.end)]
-    parts = [Slice(replace(request, timeframe=half, target=f"/s/{n}.csv"), 1, None) for n, half in enumerate(halves)]
+    part = replace(request, kind=Kind.SLICE)
+    parts = [
+        Slice(replace(part, timeframe=half, partition_key=f"{whole}.{n}", path=f"_slices/{n}.csv"), 1, None)
+        for n, half in enumerate(halves)
+    ]
     made = ledger.split(whole, parts, "too large")
     for entry in made:
         land(ledger, entry.entry_id)
     assert reader.read().collections["purchases"].open == {Status.SPLIT: 1}
     clock.advance(300)
     assert ledger.joined(whole, 2)
-    ledger.claim([whole], Status.COMPLETE, "me", 60)
-    ledger.landed(whole, "me", landing("/x"))
+    worker = ledger.workers.register("a run")
+    ledger.claim([whole], worker)
+    ledger.landed(whole, worker, landing())
     sums = reader.read().collections["purchases"].totals
     assert (sums.requested, sums.submitted, sums.landed, sums.landed_events) == (3, 2, 1, 2)
     assert (sums.waiting.count, sums.waiting.milliseconds, sums.landing.count) == (2, 0, 1)
@@ -98,8 +103,8 @@ def test_slices_are_extractions_and_nobodys_files(ledger: SqlLedger, reader: Sta
 def test_an_ad_hoc_extraction_makes_no_partition_fresh(ledger: SqlLedger, reader: StatisticsReader) -> None:
     key = "20260101T000000Z_20260201T000000Z"
     long = Timeframe(day(0).timeframe.start, day(31).timeframe.start)
-    [asked] = ledger.request([replace(day(0), timeframe=long, partition_key=key, target=f"/x/{key}.csv")])
-    land(ledger, asked.entry.entry_id)
+    [answer] = ledger.request([replace(day(0), timeframe=long, partition_key=key, path=f"purchases/{key}.csv", kind=Kind.AD_HOC)])
+    land(ledger, answer.entry.entry_id)
     sums = reader.read().collections["purchases"].totals
     assert (sums.landed, sums.newest_end) == (1, None)
     land(ledger, ask(ledger, 2)[0])
@@ -107,7 +112,7 @@ def test_an_ad_hoc_extraction_makes_no_partition_fresh(ledger: SqlLedger, reader
 
 
 def test_the_budget_and_its_refusals(ledger: SqlLedger, reader: StatisticsReader, clock: FakeClock) -> None:
-    limiter = LedgerRateLimiter(ledger.engine, 3, clock=clock)
+    limiter = LedgerRateLimiter(ledger.engine, 3, budget=SCOPE.source, clock=clock)
     for _ in range(3):
         limiter.acquire(timeout=0)
     with pytest.raises(RateLimitedError):
@@ -119,16 +124,17 @@ def test_the_budget_and_its_refusals(ledger: SqlLedger, reader: StatisticsReader
     limiter.refuse_until(5)
     found = reader.read()
     assert (found.api_requests, found.api_refusals) == (0, 2)
-    assert found.api_paused_until == clock.now() + timedelta(seconds=5)
+    assert found.api_paused_until == clock.now() + timedelta(seconds=30)  # the longer one holds
+    assert StatisticsReader(ledger, budget="another").read().api_refusals == 0
 
 
 def test_collections_are_bounded(
     ledger: SqlLedger, reader: StatisticsReader, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics, "MOST_COLLECTIONS", 2)
-    named = [replace(day(0), collection=f"c{n}", target=f"/{n}.csv") for n in range(5)]
-    asked = [answer.entry.entry_id for answer in ledger.request(named)]
-    ledger.fail(asked[3], "refused", limits=LIMITS, final=True)
+    named = [day(0, collection=f"c{n}") for n in range(5)]
+    ids = asked(ledger, *named)
+    ledger.fail(ids[3], "refused", limits=LIMITS, final=True)
     for advance in (0, SETTLED_SECONDS):
         clock.advance(advance)
         found = reader.read().collections
@@ -152,10 +158,10 @@ def test_a_ledger_that_is_gone_is_told_in_one_line(ledger: SqlLedger, reader: St
 def test_what_is_committed_late_is_counted(postgres_url: str, clock: FakeClock) -> None:
     """A transaction that began first ends last: its ids are lower than those that were read already."""
     engine = open_engine(postgres_url)
-    reader = StatisticsReader(engine, clock=clock)
-    ledger = SqlLedger(engine, clock=clock)
+    ledger = SqlLedger(engine, SCOPE, clock=clock)
+    reader = StatisticsReader(ledger)
     with engine.connect() as late, late.begin():
-        query = sa.insert(entries).values(new_row(day(0), clock.now(), run_id=None)).returning(entries.c.id)
+        query = sa.insert(entries).values(new_row(day(0), ledger.scope_id, SCOPE, clock.now(), run_id=None)).returning(entries.c.id)
         late_id = late.execute(query).scalar_one()
         [early_id] = ask(ledger, 1)
         assert late_id < early_id
@@ -173,10 +179,10 @@ def test_what_is_committed_late_is_counted(postgres_url: str, clock: FakeClock) 
 def test_each_reading_is_of_one_moment(url: str) -> None:
     """Entries move on in other threads while they are counted: none is seen twice, or not at all."""
     engine = open_engine(url)
-    ledger = SqlLedger(engine)
+    ledger = SqlLedger(engine, SCOPE)
     number = 24
-    asked = ask(ledger, *range(number))
-    reader = StatisticsReader(engine)
+    ids = ask(ledger, *range(number))
+    reader = StatisticsReader(ledger)
     done = threading.Event()
 
     def live(entry_id: int) -> None:
@@ -193,7 +199,7 @@ def test_each_reading_is_of_one_moment(url: str) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         readings = pool.submit(read)
-        list(pool.map(live, asked))
+        list(pool.map(live, ids))
         done.set()
         assert readings.result() > 0
     assert reader.read().collections["purchases"].totals.landed == number
@@ -207,13 +213,13 @@ def test_a_long_history_is_not_read_again(ledger: SqlLedger, reader: StatisticsR
     with ledger.engine.begin() as connection:
         row = connection.execute(sa.select(entries).limit(1)).one()._asdict()
         del row["id"]
-        connection.execute(sa.insert(entries), [{**row, "target": f"/h/{n}", "reported_at": clock.now()} for n in range(number)])
+        connection.execute(sa.insert(entries), [{**row, "path": f"/h/{n}", "reported_at": clock.now()} for n in range(number)])
     clock.advance(SETTLED_SECONDS)
     assert reader.read().collections["purchases"].totals.landed == number + 5
     ask(ledger, 10)
     with ledger.engine.begin() as connection:
         # What has ended is remembered: a history that is changed behind the reader's back is not noticed.
-        connection.execute(sa.update(entries).where(entries.c.target.like("/h/%")).values(records=0))
+        connection.execute(sa.update(entries).where(entries.c.path.like("/h/%")).values(records=0))
     with statements(ledger.engine) as found:
         sums = reader.read().collections["purchases"].totals
     assert (sums.landed_events, sums.requested) == (2 * (number + 5), number + 6)

@@ -47,7 +47,6 @@ def ordered(a: Any, b: Any) -> int | None:
     if isinstance(a, str) and isinstance(b, str):
         return (a > b) - (a < b)
     if is_number(a) and is_number(b):
-        a, b = float(a), float(b)
         return (a > b) - (a < b)
     return None
 

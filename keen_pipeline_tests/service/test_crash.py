@@ -65,9 +65,9 @@ def test_a_torn_log_is_cut_at_its_last_acknowledged_batch(data: Path) -> None:
     with embedded.start(data, env=clean_environment()) as service:
         Http(service.endpoint).add("torn", {"n": 1}, {"n": 2})
         os.kill(service.pid, signal.SIGKILL)
-    (log,) = (data / "events" / "1").glob("*.ndjson")
+    (log,) = (data / "log" / "torn").glob("*.ndjson")
     with log.open("ab") as file:
-        file.write(b'{"t":0,"p0":"3","p1":"x"}\n{"t":0,"p0":"4"')
+        file.write(b'{"t":0,"p0":"\\"3\\"","p1":"x"}\n{"t":0,"p0":"4"')
     with embedded.start(data, env=clean_environment()) as service:
         assert Http(service.endpoint).query("select_unique", "torn", target_property="n") == [1, 2]
 

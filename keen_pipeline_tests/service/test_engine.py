@@ -16,8 +16,9 @@ from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
-from keen_pipeline.service.storage.catalog import SqliteDatabase
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
+from keen_pipeline.service.storage.state import SqliteDatabase
+from keen_pipeline_tests.service.stores import fold
 
 
 def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
 
 def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:
     # Planning an expression for each column once took 190 seconds and all memory for 990 of them.
-    config = ServiceConfig(tmp_path, max_event_bytes=4_000_000)
+    config = ServiceConfig(tmp_path, max_event_bytes=4_000_000, fold_seconds=3600)
     service = Service(config, make_credentials(config), "http://127.0.0.1:1")
     try:
         large = [{"n": n, "text": "\\x" * 900_000} for n in range(3)]
@@ -42,16 +43,15 @@ def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(t
         problems = service.add_events("wide", [*wide, {"one": 1, "more": 2}, {"k0": 1}])
         assert [str(problem) for problem in problems if problem] == ["event: its collection would have more than 1120 properties"]
         for name, events, properties in (("large", 3, 2), ("wide", len(wide) + 1, room - room % 2)):
-            with service.store.snapshot(name) as snapshot:
-                assert snapshot.events == events
-                (segment,) = snapshot.segments
-                assert sum(1 for path in snapshot.columns if not path.startswith("keen.")) == properties
-                path = snapshot.folder / segment.file
-                with duckdb.connect() as connection:
-                    rows = connection.execute("SELECT count(*) FROM read_parquet(?)", [str(path)]).fetchone()
-                assert rows == (events,)
-                with service.engine.cursor() as cursor:
+            for _ in range(2):  # from the logs, then from files
+                with service.store.snapshot(name) as snapshot, service.engine.cursor() as cursor:
+                    assert snapshot.events == events
+                    assert sum(1 for path in snapshot.columns if not path.startswith("keen.")) == properties
                     assert write_csv(cursor, Selection(snapshot, (), None, "v2"), tmp_path / "out.csv") == events
+                fold(service, name)
+            written = [str(path) for path in (tmp_path / "events" / name).glob("*.parquet")]
+            with duckdb.connect() as connection:
+                assert connection.execute("SELECT count(*) FROM read_parquet(?)", [written]).fetchone() == (events,)
     finally:
         service.close()
 

@@ -27,7 +27,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.extractions import mail
 from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, ExtractionRecords
-from keen_pipeline.service.storage.catalog import SqliteDatabase
+from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http

@@ -67,7 +67,7 @@ def test_figures(keen: KeenClient, loaded: str) -> None:
     assert keen.minimum(loaded, "amount") == min(amounts)
     assert keen.maximum(loaded, "amount") == max(amounts)
     assert keen.average(loaded, "amount") == pytest.approx(statistics.mean(amounts))
-    assert keen.median(loaded, "amount") == pytest.approx(statistics.median(amounts))
+    assert keen.median(loaded, "amount") == statistics.median_low(amounts)
     share = statistics.quantiles(amounts, n=100, method="inclusive")[89]
     assert keen.percentile(loaded, "amount", 90) == pytest.approx(share)
     assert keen.count_unique(loaded, "buyer.email") == 9

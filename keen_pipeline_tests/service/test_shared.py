@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,49 +16,31 @@ import pytest
 from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.config import MIB, ServiceConfig
-from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
+from keen_pipeline.service.config import MIB
 from keen_pipeline.service.extractions.queue import Turn
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
-from keen_pipeline.service.storage.shared.backend import SharedStorage
-from keen_pipeline.service.storage.shared.catalogue import OvertakenError, SharedCatalogue
+from keen_pipeline.service.storage import store, upkeep
+from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
-from keen_pipeline.service.storage.shared.leases import Leases
+from keen_pipeline.service.storage.shared.log import SharedLog
 from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
-from keen_pipeline.service.storage.shared.segment_cache import SegmentCache, SegmentGoneError
-from keen_pipeline.service.storage.shared.store import SharedEventStore
-from keen_pipeline.service.storage.shared.writer import SegmentWriter, SharedCollection
+from keen_pipeline.service.storage.store import EventStore
+from keen_pipeline.service.storage.tables import OvertakenError
+from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, store_of, until
+from keen_pipeline_tests.service.stores import number as events
 
-WAIT_SECONDS = 20.0
 
-
-class Services:
+class Services(Place):
     """Services in this process, on one catalogue and a folder."""
 
-    def __init__(self, folder: Path, catalogue_url: str) -> None:
-        self.folder, self.catalogue_url = folder, catalogue_url
-        self.storage = folder / "storage"
-        self._opened: list[Service] = []
-
-    def open(self, name: str, objects: Any = None, **settings: Any) -> Service:
-        settings = {"fold_seconds": 3600.0, "memory_mib": 128, **settings}
-        place = {"catalogue_url": self.catalogue_url, "storage_uri": str(self.storage)}
-        config = ServiceConfig(self.folder / name, **place, **settings)
-        shared = SharedStorage(config, objects or SharedObjects(str(self.storage)), None)
-        self._opened.append(Service(config, shared.credentials(), "http://127.0.0.1:1", shared.open))
-        return self._opened[-1]
-
-    def close(self) -> None:
-        while self._opened:
-            self._opened.pop().close()
-
-    def segments(self) -> list[str]:
-        return sorted(path.name for path in (self.storage / "events").glob("*.parquet"))
+    def files(self) -> list[str]:
+        assert self.storage is not None
+        return sorted(path.name for path in (Path(self.storage) / "events").glob("*/*.parquet"))
 
 
 @pytest.fixture
 def services(tmp_path: Path, postgres_url: str) -> Iterator[Services]:
-    made = Services(tmp_path, postgres_url)
+    made = Services(tmp_path, postgres_url, str(tmp_path / "storage"))
     yield made
     made.close()
 
@@ -71,33 +52,8 @@ def database(postgres_url: str) -> Iterator[PostgresDatabase]:
     made.close()
 
 
-def events(service: Service, collection: str) -> int:
-    with service.select(collection, (), None) as selection, service.engine.query() as cursor:
-        return count(cursor, selection)
-
-
 def rows(service: Service, collection: str, target: Path) -> list[dict[str, str]]:
-    with service.store.snapshot(collection) as snapshot, service.engine.query() as cursor:
-        write_csv(cursor, Selection(snapshot, (), None, "v2"), target)
-    return list(csv.DictReader(io.StringIO(target.read_text())))
-
-
-def store_of(service: Service) -> SharedEventStore:
-    assert isinstance(service.store, SharedEventStore)
-    return service.store
-
-
-def fold(service: Service, collection: str) -> int:
-    """What the upkeep does with a collection, now."""
-    store = store_of(service)
-    return store._writer.fold(store._find(collection))
-
-
-def until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    return list(csv.DictReader(io.StringIO(csv_text(service, collection, target))))
 
 
 def test_what_one_acknowledged_the_other_has_and_what_one_deleted_is_gone(services: Services, tmp_path: Path) -> None:
@@ -107,18 +63,13 @@ def test_what_one_acknowledged_the_other_has_and_what_one_deleted_is_gone(servic
         assert writer.add_events("shop", [{"n": n}, {"n": n, f"only{n}": "x"}]) == [None, None]
         assert events(reader, "shop") == 2 * (n + 1)
         if n == 5:
-            assert fold(writer, "shop") == 6
+            assert fold(writer, "shop") == 1
     assert one.store.names() == other.store.names() == ["shop"]
     assert rows(one, "shop", tmp_path / "a") == rows(other, "shop", tmp_path / "b")
-    assert [row["body:n"] for row in rows(one, "shop", tmp_path / "a")] == [str(n) for n in range(12) for _ in range(2)]
-    conditions = one.filters({"filters": [{"property_name": "n", "operator": "gte", "property_value": 4}]})
-
-    def where(snapshot: Any) -> Any:
-        return Selection(snapshot, conditions, None, "v3").where
-
-    assert other.store.delete("shop", where) == 16
+    assert [row["n"] for row in rows(one, "shop", tmp_path / "a")] == [str(n) for n in range(12) for _ in range(2)]
+    assert delete(other, "shop", {"property_name": "n", "operator": "gte", "property_value": 4}) == 16
     assert events(one, "shop") == events(other, "shop") == 8
-    assert {row["body:n"] for row in rows(one, "shop", tmp_path / "c")} == {"0", "1", "2", "3"}
+    assert {row["n"] for row in rows(one, "shop", tmp_path / "c")} == {"0", "1", "2", "3"}
 
 
 def test_properties_have_one_column_each_whoever_names_them_first(services: Services, tmp_path: Path) -> None:
@@ -141,12 +92,10 @@ def test_properties_have_one_column_each_whoever_names_them_first(services: Serv
     fold(pair[0], "wide")
     seen = set()
     for row in rows(pair[1], "wide", tmp_path / "out.csv"):
-        worker = row["body:worker"]
-        (n,) = [n for n in range(15) if row[f"body:p{n}"]]
-        assert row[f"body:p{n}"] == f"{worker}:{n}"
-        assert {name: value for name, value in row.items() if name.startswith("body:own") and value} == {
-            f"body:own{worker}-{n}": str(n)
-        }
+        worker = row["worker"]
+        (n,) = [n for n in range(15) if row[f"p{n}"]]
+        assert row[f"p{n}"] == f"{worker}:{n}"
+        assert {name: value for name, value in row.items() if name.startswith("own") and value} == {f"own{worker}-{n}": str(n)}
         seen.add((worker, n))
     assert len(seen) == 60
 
@@ -154,29 +103,114 @@ def test_properties_have_one_column_each_whoever_names_them_first(services: Serv
 def test_a_writer_that_was_overtaken_changes_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     slow, quick = services.open("slow"), services.open("quick")
     slow.add_events("shop", [{"n": n} for n in range(10)])
-    published = slow.store._writer._objects.put  # type: ignore[attr-defined]
+    tables = store_of(slow)._tables
+    published = tables.publish
 
-    def put(name: str, source: Path) -> None:
-        assert fold(quick, "shop") == 1  # the lease of the slow one has expired meanwhile
-        published(name, source)
+    def publish(name: str, files: Any) -> None:
+        assert fold(quick, "shop") == 1  # which took the name, as the slow one had lost its connection
+        published(name, files)
 
-    monkeypatch.setattr(store_of(slow)._writer._objects, "put", put)
-    with pytest.raises(OvertakenError):
-        fold(slow, "shop")
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "publish", publish)
+        with pytest.raises(OvertakenError):
+            fold(slow, "shop")
     assert events(slow, "shop") == events(quick, "shop") == 10
-    assert len(services.segments()) == 2
+    assert len(services.files()) == 2
+    usual = EventStore.fold
+
+    def overtaken(self: EventStore, collection: Any) -> bool:
+        usual(store_of(quick), collection_of(quick, "shop"))
+        return usual(self, collection)
+
+    slow.add_events("shop", [{"n": 10}])
+    monkeypatch.setattr(EventStore, "fold", overtaken)
+    assert delete(slow, "shop", {"property_name": "n", "operator": "gte", "property_value": 5}) == 6
 
 
-def test_files_that_no_segment_names_are_removed_once_they_are_old(services: Services) -> None:
+def test_two_deletes_beside_folds_leave_what_neither_asked_for(services: Services) -> None:
+    pair = [services.open(name, fold_seconds=0.1) for name in ("one", "other")]
+    for n in range(40):
+        assert pair[n % 2].add_events("shop", [{"n": n, "half": n % 2}]) == [None]
+    failures: list[BaseException] = []
+
+    def run(worker: int) -> None:
+        try:
+            for low in range(0, 30, 10):
+                filters = [
+                    {"property_name": "half", "operator": "eq", "property_value": worker},
+                    {"property_name": "n", "operator": "lt", "property_value": low + 10},
+                ]
+                delete(pair[worker], "shop", *filters)
+                pair[worker].add_events("shop", [{"n": 100 + low, "half": worker}])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(worker,)) for worker in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert events(pair[0], "shop") == events(pair[1], "shop") == 10 + 6
+
+
+def test_an_append_whose_answer_was_lost_is_there_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = services.open("one")
+    service.add_events("shop", [{"n": 1}])
+    usual = PostgresDatabase.transaction
+    lost = [0]
+
+    def transaction(self: PostgresDatabase, lock: str | None = None) -> Any:
+        context = usual(self, lock)
+
+        class Lost:
+            def __enter__(self) -> Any:
+                return context.__enter__()
+
+            def __exit__(self, *raised: Any) -> Any:
+                context.__exit__(*raised)
+                lost[0] += 1
+                if lost[0] == 1:
+                    raise CatalogueUnavailableError("the connection ended after the commit")
+
+        return Lost()
+
+    monkeypatch.setattr(PostgresDatabase, "transaction", transaction)
+    assert service.add_events("shop", [{"n": 2, "new": 1}]) == [None]
+    monkeypatch.setattr(PostgresDatabase, "transaction", usual)
+    assert lost[0] == 2
+    assert events(service, "shop") == 2
+
+
+def test_an_older_copy_of_the_database_gives_out_no_number_of_the_table_again(
+    services: Services, database: PostgresDatabase
+) -> None:
+    service = services.open("one")
+    for n in range(3):
+        service.add_events("shop", [{"n": n, f"p{n}": 1}])
+    assert fold(service, "shop") == 1
+    services.close()
+    database.rows("DELETE FROM event_log")
+    database.rows("DELETE FROM properties WHERE number > 3")
+    database.rows("UPDATE collections SET next_number = 2, folded = 1, properties = 4")
+    again = services.open("again")
+    again.add_events("shop", [{"n": 3, "p3": 1}])
+    assert events(again, "shop") == 4
+    assert fold(again, "shop") == 1
+    assert events(again, "shop") == 4
+
+
+def test_what_was_replaced_is_removed_once_it_is_old(services: Services, database: PostgresDatabase) -> None:
     service = services.open("one")
     for n in range(3):
         service.add_events("shop", [{"n": n}])
         fold(service, "shop")
-    nothing_matches = service.filters({"filters": [{"property_name": "n", "operator": "lt", "property_value": 2}]})
-    service.store.delete("shop", lambda snapshot: Selection(snapshot, nothing_matches, None, "v3").where)
-    assert len(services.segments()) == 3
+    delete(service, "shop", {"property_name": "n", "operator": "lt", "property_value": 2})
+    assert len(services.files()) == 3
+    assert database.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 3
     sweeper = services.open("sweeper", replaced_seconds=1.0, fold_seconds=0.2)
-    until(lambda: len(services.segments()) == 1, "the files stayed")
+    until(lambda: len(services.files()) == 1, "the files stayed")
+    until(lambda: database.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 0, "the appends stayed")
     assert events(sweeper, "shop") == events(service, "shop") == 1
 
 
@@ -185,37 +219,54 @@ def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Serv
     service.add_events("shop", [{"n": 1}])
     fold(service, "shop")
     with other.store.snapshot("shop") as snapshot:
-        for path in (services.storage / "events").iterdir():
+        for path in (services.folder / "storage" / "events" / "shop").glob("*.parquet"):
             path.unlink()
-        with pytest.raises(SegmentGoneError) as raised:
+        with pytest.raises(FileGoneError) as raised:
             snapshot.fetch(snapshot.segments)
     assert isinstance(raised.value, RetryableError)
 
 
-def test_small_segments_are_merged_and_the_cache_keeps_its_bound(
-    services: Services, database: PostgresDatabase, tmp_path: Path
-) -> None:
+def test_small_files_are_merged_and_the_cache_keeps_its_bound(services: Services, tmp_path: Path) -> None:
     service = services.open("one", fold_seconds=0.1)
     for n in range(10):
         service.add_events("shop", [{"n": n, "text": "x" * 100}])
-        until(lambda: SharedCatalogue(database).backlogs() == [], "nothing was folded")
-    with SharedCatalogue(database).moment() as moment:
-        merged = moment.segments(1, {})
-    assert [segment.position for segment in merged] == sorted(segment.position for segment in merged)
+        until(lambda: not store_of(service)._logs.backlogs(), "nothing was folded")
+    merged = collection_of(service, "shop").table.state().files
     assert len(merged) < 5
-    assert sum(segment.events for segment in merged) == 10
-    assert [row["body:n"] for row in rows(service, "shop", tmp_path / "out.csv")] == [str(n) for n in range(10)]
-    files = [segment.file for segment in merged]
-    sizes = [(services.storage / "events" / file).stat().st_size for file in files]
-    cache = SegmentCache(tmp_path / "cache", SharedObjects(str(services.storage)), max(sizes))
-    cache.hold(files)
+    assert sum(file.events for file in merged) == 10
+    assert [row["n"] for row in rows(service, "shop", tmp_path / "out.csv")] == [str(n) for n in range(10)]
+    names = [f"events/shop/{file.name}" for file in merged]
+    sizes = [file.bytes for file in merged]
+    objects = SharedObjects(str(services.storage))
+    cache = FileCache(tmp_path / "cache", objects, max(sizes))
+    cache.hold(names)
     assert cache.bytes == sum(sizes)
-    cache.release(files)
+    assert all(cache.path(name).exists() for name in names)
+    cache.release(names)
     assert cache.bytes <= max(sizes)
     cache.close()
-    again = SegmentCache(tmp_path / "cache", SharedObjects(str(services.storage)), 0)
+    again = FileCache(tmp_path / "cache", objects, 0)
     assert list((tmp_path / "cache").glob("*.parquet")) == []
     again.close()
+
+
+def test_many_appends_are_read_as_few_files_and_none_is_left(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.log.PART_BYTES", 1000)
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.log.MAX_PARTS", 4)
+    service = services.open("one")
+    for n in range(20):
+        service.add_events("shop", [{"n": n}] * 3)
+        assert events(service, "shop") == 3 * (n + 1)
+    log = collection_of(service, "shop").log
+    assert isinstance(log, SharedLog)
+    lines = list((services.folder / "one" / "shared" / "log").iterdir())
+    assert len(lines) == len(log.parts(0)) <= 20
+    del lines
+    while fold(service, "shop"):
+        pass
+    assert log.parts(collection_of(service, "shop").table.state().watermark) == []
+    until(lambda: not list((services.folder / "one" / "shared" / "log").iterdir()), "files stayed")
+    assert events(service, "shop") == 60
 
 
 def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts_for_nothing(
@@ -321,7 +372,7 @@ def test_old_results_go_with_all_their_turns(services: Services, database: Postg
     service.add_events("shop", [{"n": 1}])
     made = service.create_extraction("shop", {}, names="v2")
     until(lambda: service.records.get(made.id).status == COMPLETE, "it did not end")  # type: ignore[union-attr]
-    results = services.storage / "results"
+    results = services.folder / "storage" / "results"
     assert [path.name for path in results.iterdir()] == [f"{made.id}-1.csv"]
     database.rows("UPDATE extractions SET turn = 2, finished = finished - 3601")
     (results / f"{made.id}-2.csv").write_text("a turn that was lost after it published\n")
@@ -401,15 +452,15 @@ class Away(SharedObjects):
 def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keen_pipeline.service.storage.shared.upkeep.MAX_BACKLOG_BYTES", MIB)
-    monkeypatch.setattr("keen_pipeline.service.storage.shared.upkeep.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(store, "MAX_BACKLOG_BYTES", MIB)
+    monkeypatch.setattr(upkeep, "PAUSE_SECONDS", 0.1)
     objects = Away(str(services.storage))
     service = services.open("one", objects, fold_seconds=0.1)
     objects.away = True
     for n in range(3):  # the last one goes past the bound
         service.add_events("shop", [{"n": n, "text": "x" * 400_000}])
     assert events(service, "shop") == 3
-    until(lambda: store_of(service)._upkeep.overfull, "the backlog was never seen")
+    until(lambda: service.store.unfolded_bytes() > MIB, "the backlog was never seen")
     with pytest.raises(RetryableError, match="too many events wait"):
         service.add_events("shop", [{"n": 5}])
     service.add_events("another", [{"n": 5}])
@@ -417,41 +468,26 @@ def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
     assert b"keen_events_unfolded_bytes 1.2" in service.metrics.text()
     objects.away = False
     until(lambda: service.records.get(made.id).status == COMPLETE, "the extraction did not outlive it")  # type: ignore[union-attr]
-    until(lambda: not store_of(service)._upkeep.overfull, "the backlog stayed")
+    until(lambda: not service.store.unfolded_bytes(), "the backlog stayed")
     service.add_events("shop", [{"n": 5}])
     assert events(service, "shop") == 4
 
 
-def test_collections_that_can_not_be_folded_hold_up_no_others(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keen_pipeline.service.storage.shared.upkeep.PAUSE_SECONDS", 0.1)
-    usual = SegmentWriter.fold
-
-    def broken(self: SegmentWriter, collection: SharedCollection, upto: int | None = None) -> int:
-        if collection.name.startswith("broken"):
-            raise RuntimeError("no memory")
-        return usual(self, collection, upto)
-
-    monkeypatch.setattr(SegmentWriter, "fold", broken)
-    service = services.open("one", fold_seconds=0.5)
-    names = [*(f"broken-{n}" for n in range(7)), "sound-1", "sound-2"]
-    for name in names:
-        service.add_events(name, [{"n": 1}])
-    until(lambda: len(services.segments()) == 2, "the sound ones were never folded")
-    assert [events(service, name) for name in names] == [1] * len(names)
-    monkeypatch.setattr(SegmentWriter, "fold", usual)
-    until(lambda: len(services.segments()) == len(names), "what failed was not tried again")
-
-
-def test_a_lease_has_one_holder_until_it_ends_or_expires(database: PostgresDatabase) -> None:
-    leases = Leases(database)
-    first = leases.take("work", 1)
-    assert first is not None
-    assert leases.take("work", 1) is None
-    assert first.take()
-    until(lambda: leases.take("work", 60) is not None, "it never expired")
-    assert not first.take()
-    first.end()  # what another has is not his to end
-    assert leases.take("work", 1) is None
+def test_a_name_has_one_holder_until_it_ends_or_its_connection_does(database: PostgresDatabase, postgres_url: str) -> None:
+    other = PostgresDatabase(postgres_url)
+    with database.exclusive("work", 0) as ours:
+        assert ours
+        with other.exclusive("work", 0.1) as theirs:
+            assert not theirs
+        with other.exclusive("other work", 0) as theirs:
+            assert theirs
+        other.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
+        )
+        with other.exclusive("work", 5) as theirs:
+            assert theirs
+    other.close()
 
 
 @pytest.mark.parametrize(

@@ -52,21 +52,59 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("- name: a", "a list under 'collections'"),
         ("collections: [", "not YAML"),
         ("collections: []\nother: 1", "unknown 'other'"),
-        ("collections: [{name: a}]", r"collections\[0\]: start_date is missing"),
+        ("collections: []\nother: 1\n2: 3", "unknown 2, 'other'"),
+        ("collections: [{name: a, start_date: 5}]", "start_date must be YYYY-MM-DD, not 5"),
         ("collections: [{start_date: 2026-01-01}]", "name is missing"),
         ("collections: [{name: a, start_date: 2026-01-01, colour: red}]", "unknown colour"),
         ("collections: [{name: a, start_date: soon}]", "YYYY-MM-DD"),
         ("collections: [{name: a, start_date: 2026-01-01, timezone: Mars/Base}]", "unknown timezone 'Mars/Base'"),
         ("collections: [{name: a, start_date: 2026-01-01, granularity: yearly}]", "hourly, daily, weekly, monthly"),
         ("collections: [{name: a, start_date: 2026-01-01, encoding: xlsx}]", "csv, csv.gz"),
-        ("collections: [{name: a, start_date: 2026-01-01, lookback_days: 0}]", "lookback_days must be 1 to 366"),
+        (
+            "collections: [{name: a, start_date: 2026-01-01, lookback_days: 0}]",
+            "lookback_days must be a whole number from 1 to 366, not 0",
+        ),
         (
             "collections: [{name: a, start_date: 2026-01-01, filters: [{property_name: x, operator: like, property_value: 1}]}]",
             "unknown operator",
         ),
-        ("collections: [{name: ../a, start_date: 2026-01-01}]", "not a legal name"),
+        ("collections: [{name: _a, start_date: 2026-01-01}]", "not a legal name"),
         ("collections: [{name: a, start_date: 2026-01-01}, {name: a, start_date: 2026-01-01}]", "stands there twice"),
         ("collections: [3]", "not a mapping"),
+        ("collections: [{name: a, lookback_days: true}]", "lookback_days must be a whole number"),
+        ("collections: [{name: a, catch_up: -1}]", "catch_up must be a whole number from 0 to 10000"),
+        ("collections: [{name: a, owners: me@x.com}]", "owners must be a list of texts, not 'me@x.com'"),
+        ("collections: [{name: a, owners: [1]}]", "owners must be a list of texts"),
+        ("collections: [{name: a, tags: [a]}]", "tags must be a mapping of texts to texts"),
+        ("collections: [{name: a, tags: {a: 1}}]", "tags must be a mapping of texts to texts"),
+        ("collections: [{name: a, email: 5}]", "email must be one address, not 5"),
+        ("collections: [{name: a, email: 'a@b.example, c@d.example'}]", "email must be one address"),
+        ("collections: [{name: a, email: 'me'}]", "email must be one address, not 'me'"),
+        ("collections: [{name: a, description: 5}]", "description must be a text, not 5"),
+        ("collections: [{name: a, cron: [0]}]", "cron must be a text"),
+        ("collections: [{name: a, layout: flat}]", "layout must be one of plain, hive"),
+        ("collections: [{name: a, count_check: on}]", "count_check must be one of fail, warn, off, not True"),
+        ("collections: [{name: a, count_check: [fail]}]", "count_check must be one of fail, warn, off"),
+        ("collections: [{name: a, granularity: off}]", "granularity must be one of hourly, daily, weekly, monthly"),
+        ("collections: [{name: a, fresh_within_hours: 0}]", "fresh_within_hours must be 1 to 8784"),
+        ("collections: [{name: a, fresh_within_hours: soon}]", "fresh_within_hours must be 1 to 8784"),
+        ("collections: [{name: a, timezone: 5}]", "unknown timezone 5"),
+        ("collections: [{name: a, timezone: ../etc/passwd}]", "unknown timezone"),
+        ("collections: [{name: a, start_date: 2026-02-30}]", "is not YAML: day is out of range"),
+        ("collections: [{name: a, mask: [a]}]", "mask must map columns to hash, mask or drop"),
+        ("collections: [{name: a, mask: {a: blur}}]", "mask must be one of hash, drop, mask, not 'blur'"),
+        ("collections: [{name: a, mask: {1: drop}}]", "1 is not the name of a column"),
+        ("collections: [{name: a, run_tags: [a]}]", "run_tags must map tags"),
+        ("collections: [{name: a, run_tags: {a: 1}}]", "'a': 1 is no tag"),
+        ("collections: [{name: a, filters: {property_name: x}}]", "filters must be a list of filters"),
+        ("collections: [{name: a, filters: x}]", "filters must be a list of filters"),
+        ("collections: [{name: a, filters: [{property_name: x, operator: eq, property_value: 1, colour: red}]}]", "unknown colour"),
+        ("collections: [{name: a, filters: [{operator: or, operands: []}]}]", "an `or` group can't be used here"),
+        (
+            "collections: [{name: a, filters: [{property_name: x, operator: exists, property_value: 1}]}]",
+            "exists takes true or false",
+        ),
+        ("collections: [{name: a, filters: [x]}]", "'x' is not an object"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -74,7 +112,24 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=message) as refused:
         read_collections_file(file)
-    assert str(file) in str(refused.value)
+    assert str(refused.value).startswith(f"{file}: ") or "not YAML" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["count_check", "schema_check", "size_check"])
+def test_a_bare_off_is_off(tmp_path: Path, field: str) -> None:
+    """YAML reads it as False."""
+    file = tmp_path / "collections.yaml"
+    file.write_text(f"collections: [{{name: a, {field}: off}}]")
+    [collection] = read_collections_file(file)
+    assert getattr(collection, field).value == "off"
+
+
+def test_everything_but_the_name_has_a_default(tmp_path: Path) -> None:
+    file = tmp_path / "collections.yaml"
+    for text in ("{name: a}", "{name: a, start_date: , owners: , timezone: , filters: }"):
+        file.write_text(f"collections: [{text}]")
+        assert read_collections_file(file) == [Collection("a")]
 
 
 def test_a_missing_file_names_the_variable(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import filters_identity
 from keen_pipeline.filters import MAX_CONDITIONS, AnyOf, Filter, Operator, parse_filters
 
 GOOD = {"property_name": "amount", "operator": "gt", "property_value": 3.5}
@@ -91,3 +92,34 @@ def test_groups_nested_without_end() -> None:
         wire = {"operator": "or", "operands": [wire]}
     with pytest.raises(InvalidInputError, match="nested deeper"):
         parse_filters([wire])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [(True, 1, False), (False, 0, False), (1, 1, True), ("1", 1, False), (None, None, True)]
+)
+def test_equal_filters_are_those_that_the_service_calls_equal(one: Any, other: Any, same: bool) -> None:
+    first, second = Filter("a", "eq", one), Filter("a", "eq", other)
+    assert (first == second) is same
+    assert (hash(first) == hash(second)) is same
+    assert (len({first, second}) == 1) is same
+    assert (filters_identity((first,)) == filters_identity((second,))) is same
+    assert first != first.to_wire()
+
+
+def test_a_key_that_no_filter_has_is_named() -> None:
+    with pytest.raises(InvalidInputError, match="unknown colour") as caught:
+        Filter.from_wire({**GOOD, "colour": "red"})
+    assert caught.value.field == "colour"
+    with pytest.raises(InvalidInputError, match="an `or` group can't be used here") as caught:
+        Filter.from_wire({"operator": "or", "operands": [GOOD]})
+    assert caught.value.field == "operator"
+    with pytest.raises(InvalidInputError, match="is not an object"):
+        Filter.from_wire(["a"])  # type: ignore[arg-type]
+
+
+def test_a_value_that_is_changed_afterwards_changes_no_filter() -> None:
+    values = [1, 2]
+    chosen = Filter("a", "in", values)
+    before = hash(chosen)
+    values.append(3)
+    assert (chosen.property_value, hash(chosen)) == ([1, 2], before)

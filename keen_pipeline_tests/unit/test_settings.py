@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from keen_pipeline.pipeline.adapters import open_client
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.settings import Settings
+from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings
+from keen_pipeline.wiring import open_client
 
 
 def test_defaults() -> None:
@@ -48,6 +48,36 @@ def test_all_of_it() -> None:
     ("name", "value"),
     [
         ("KEEN_BASE_URL", "ftp://keen"),
+        ("KEEN_BASE_URL", "https://"),
+        ("KEEN_BASE_URL", "https:///projects"),
+        ("KEEN_BASE_URL", "api.keen.io"),
+        ("KEEN_BASE_URL", "http://keen:99999"),
+        ("KEEN_BASE_URL", "http://keen:port"),
+        ("KEEN_BASE_URL", "http://[::1"),
+        ("KEEN_BASE_URL", "https://user:s3cret@api.keen.io"),
+        ("KEEN_BASE_URL", "https://api.keen.io?api_key=s3cret"),
+        ("KEEN_BASE_URL", "https://api.keen.io/2.0"),
+        ("KEEN_BASE_URL", "https://api.keen.io/3.0/projects/p1"),
+        ("KEEN_PROJECT_ID", "p 1"),
+        ("KEEN_READ_KEY", "s3cret s3cret"),
+        ("KEEN_READ_KEY", "s3cret\ns3cret"),
+        ("KEEN_WRITE_KEY", "s3cret\u00e9"),
+        ("KEEN_MASTER_KEY", "s3cret\0"),
+        ("KEEN_PIPELINE_NAME", "my pipeline"),
+        ("KEEN_PIPELINE_NAME", "1st"),
+        ("KEEN_PIPELINE_DIGEST_AT", "25:99"),
+        ("KEEN_PIPELINE_DIGEST_AT", "6:00"),
+        ("KEEN_PIPELINE_DIGEST_AT", "24:00"),
+        ("KEEN_PIPELINE_DIGEST_TO", "me"),
+        ("KEEN_PIPELINE_DIGEST_TO", "a@b.example, you"),
+        ("KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", "1e6"),
+        ("KEEN_PIPELINE_SLACK_WEBHOOK", "hooks.slack.example/s3cret"),
+        ("KEEN_PIPELINE_UI_URL", "localhost:3000"),
+        ("KEEN_PIPELINE_MASK_KEY", "s3cret"),
+        ("KEEN_PIPELINE_LEASE_SECONDS", "1"),
+        ("KEEN_PIPELINE_LEASE_SECONDS", "inf"),
+        ("KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", "0"),
+        ("KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS", "perhaps"),
         ("KEEN_API_VERSION", "4.0"),
         ("KEEN_PIPELINE_REQUESTS_PER_MINUTE", "0"),
         ("KEEN_PIPELINE_REQUESTS_PER_MINUTE", "1.5"),
@@ -63,8 +93,63 @@ def test_all_of_it() -> None:
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
-    with pytest.raises(ConfigurationError, match=name):
+    with pytest.raises(ConfigurationError, match=rf"^{name}\b") as refused:
         Settings.from_environment({name: value, "SMTP_HOST": "mail.example"})
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 200
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_key_from_a_file_keeps_no_line_end() -> None:
+    settings = Settings.from_environment({"KEEN_READ_KEY": "r3ad\n", "KEEN_PROJECT_ID": " p\r\n"})
+    assert (settings.read_key, settings.project_id) == ("r3ad", "p")
+
+
+@pytest.mark.parametrize("name", ["KEEN_PROJECT_ID", "KEEN_READ_KEY", "KEEN_WRITE_KEY", "KEEN_MASTER_KEY"])
+def test_an_account_without_an_address_is_at_keen(name: str) -> None:
+    assert Settings.from_environment({name: "x1"}).base_url == KEEN_URL
+    assert not Settings.from_environment({name: "x1"}).is_embedded
+    assert Settings.from_environment({name: "x1", "KEEN_BASE_URL": "http://127.0.0.1:1"}).base_url == "http://127.0.0.1:1"
+    assert Settings.from_environment({}).is_embedded
+
+
+def test_a_variable_that_nothing_reads_is_named() -> None:
+    environment = {
+        "KEEN_PIPELINE_MAX_ATEMPTS": "3",
+        "KEEN_PIPELINE_SERVICE_THREADS": "2",
+        "KEEN_PIPELINE_SFTP_PASSWORD": "s3cret",
+        "KEEN_OTHER": "1",
+    }
+    assert Settings.from_environment(environment).unknown == ("KEEN_PIPELINE_MAX_ATEMPTS",)
+
+
+def test_every_variable_sets_a_field_of_its_own_and_says_what_it_means() -> None:
+    assert len({one.field for one in VARIABLES}) == len({one.name for one in VARIABLES}) == len(VARIABLES)
+    assert {one.field for one in VARIABLES} | {"smtp", "unknown"} == set(Settings.__dataclass_fields__)
+    assert all(one.meaning for one in VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "read"),
+    [
+        ("KEEN_PIPELINE_LEASE_SECONDS", "2", "lease_seconds", 2.0),
+        ("KEEN_PIPELINE_RETRY_SECONDS", "600", "retry_seconds", 600.0),
+        ("KEEN_PIPELINE_POLL_SECONDS", "0.05", "poll_seconds", 0.05),
+        (
+            "KEEN_PIPELINE_DIGEST_TO",
+            "a@b.example; c@d.example e@f.example",
+            "digest_to",
+            ("a@b.example", "c@d.example", "e@f.example"),
+        ),
+        ("KEEN_PIPELINE_DIGEST_AT", "23:59", "digest_at", "23:59"),
+        ("KEEN_PIPELINE_MASK_KEY", "0123456789abcdef", "mask_key", b"0123456789abcdef"),
+        ("KEEN_PIPELINE_NAME", "events_2", "name", "events_2"),
+        ("KEEN_API_VERSION", "3.0", "api_version", "3.0"),
+        ("KEEN_PIPELINE_BUDGET", "organization", "budget", "organization"),
+    ],
+)
+def test_values_at_their_bounds(name: str, value: str, field: str, read: object) -> None:
+    assert getattr(Settings.from_environment({name: value}), field) == read
 
 
 @pytest.mark.parametrize(("text", "allowed"), [("true", True), ("0", False), ("", None)])

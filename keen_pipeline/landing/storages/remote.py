@@ -119,25 +119,39 @@ def part_of(descriptor: int, offset: int, length: int) -> bytes | StagedReader:
 
 
 class RemoteReader(io.RawIOBase):
-    """A file behind a network, by its `read(length)`; `failures` are the client's errors, `end` closes what was opened for it.
+    """A file behind a network; `failures` are its client's errors, `end` closes what was opened for it.
 
     What fails is raised as TransferError: the file may be read again from its beginning.
     """
 
-    def __init__(
-        self, uri: str, read: Callable[[int], bytes], failures: tuple[type[Exception], ...], end: Callable[[], None] | None = None
-    ) -> None:
-        self._uri, self._read, self._failures, self._end = uri, read, failures, end
+    def __init__(self, uri: str, file: Any, failures: tuple[type[Exception], ...], end: Callable[[], None]) -> None:
+        self._uri, self._file, self._failures, self._end = uri, file, failures, end
 
     def readable(self) -> bool:
         """It is."""
         return True
 
+    def seekable(self) -> bool:
+        """It is: Parquet is read from its end."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        try:
+            self._file.seek(offset, whence)
+            return int(self._file.tell())
+        except self._failures as error:
+            raise unreadable(self._uri, error) from None
+
+    def tell(self) -> int:
+        """As of a file."""
+        return int(self._file.tell())
+
     def readinto(self, buffer: Any) -> int:
         """As of a file."""
         view = memoryview(buffer).cast("B")
         try:
-            data = self._read(len(view))
+            data = self._file.read(len(view))
         except self._failures as error:
             raise unreadable(self._uri, error) from None
         view[: len(data)] = data
@@ -145,14 +159,14 @@ class RemoteReader(io.RawIOBase):
 
     def close(self) -> None:
         """Close what was opened for it."""
-        if not self.closed and self._end is not None:
+        if not self.closed:
             self._end()
         super().close()
 
 
 def reader_of(uri: str, file: Any, failures: tuple[type[Exception], ...]) -> BinaryIO:
-    """A buffered reader of what smart_open opened, which closes it."""
-    return cast("BinaryIO", io.BufferedReader(RemoteReader(uri, file.read, failures, file.close), READ_BYTES))
+    """A buffered reader of an opened file, which closes it."""
+    return cast("BinaryIO", io.BufferedReader(RemoteReader(uri, file, failures, file.close), READ_BYTES))
 
 
 def split(uri: str) -> tuple[str, str]:

@@ -87,7 +87,7 @@ class SftpStorage:
                 stack.pop_all()
         if file is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file.read, _FAILURES, files.close), _PIECE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
 
     def remove(self, target: str) -> None:
         """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""

@@ -1,7 +1,8 @@
 """Analyses over a selection: counts, unique values, and figures of numbers.
 
-Numbers are read as doubles. Values of other types, and null, take no part in sums, averages and percentiles; without any number
-the sum is 0 and the others are null. Percentiles interpolate linearly between neighbours, so the 50th is the median.
+Numbers are read as doubles, save that the least and the greatest one keep their digits. Values of other types, and null, take no
+part; without any number the sum is 0 and the others are null. Percentiles interpolate linearly between neighbours. The median is a
+number that is there: of an even number of values the lower of the two in the middle, as in Keen's live service ([10, 20]: 10).
 A unique value is any value but a missing one, null included; 1 and 1.0 are one value.
 """
 
@@ -9,26 +10,26 @@ A unique value is any value but a missing one, null included; 1 and 1.0 are one 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import duckdb
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.events.cells import decode_cell
 from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, matching_paths, unflatten
 from keen_pipeline.service.extractions.csv_export import Selection, column_name
-from keen_pipeline.service.storage.catalog import Kinds
 from keen_pipeline.service.storage.store import Snapshot
 
 MAX_UNIQUE_VALUES = 1_000_000
 _FETCH = 10_000
+_FETCH_EVENTS = 256  # each may have hundreds of kilobytes
 
 FIGURES: dict[str, str] = {
     "sum": "coalesce(fsum(v), 0)",
     "minimum": "min(v)",
     "maximum": "max(v)",
     "average": "favg(v)",
-    "median": "quantile_cont(v, 0.5)",
+    "median": "quantile_disc(v, 0.5)",
     "percentile": "quantile_cont(v, {share})",
 }
 
@@ -36,36 +37,76 @@ FIGURES: dict[str, str] = {
 def figure(
     cursor: duckdb.DuckDBPyConnection, selection: Selection, name: str, target: str, percentile: float = 50
 ) -> float | int | None:
-    """One figure of the numbers of property `target`. `percentile`: 0 to 100."""
+    """One figure of the numbers of property `target`. `percentile`: 0 to 100.
+
+    Raises InvalidInputError where the sum is outside the range of a double.
+    """
     column = _value(selection, target)
     condition = selection.where
     aggregate = FIGURES[name].format(share=float(percentile) / 100)
-    numbers = f"SELECT cell_number({column}) AS v FROM {selection.source(selection.segments)} WHERE {condition.sql}"
+    numbers = f"SELECT {column} AS x, value_number(x) AS v FROM {selection.source(selection.segments)} WHERE {condition.sql}"
     row = cursor.execute(f"SELECT {aggregate} FROM ({numbers}) WHERE v IS NOT NULL", condition.parameters).fetchone()
     assert row is not None
     value: float | None = row[0]
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        raise InvalidInputError(
+            f"{target}: the {name} is outside the range of a double; narrow the filters", field="target_property"
+        )
+    if name in ("minimum", "maximum") and abs(value) >= 2**53:
+        # Several whole numbers may be one double.
+        texts = cursor.execute(f"SELECT DISTINCT x FROM ({numbers}) WHERE v = ?", [*condition.parameters, value]).fetchall()
+        choose = min if name == "minimum" else max
+        exact: float | int = choose(json.loads(text) for (text,) in texts)
+        return exact
     # Whole results are shown as whole numbers, as far as a double counts them exactly.
-    return int(value) if value is not None and float(value).is_integer() and abs(value) < 2**53 else value
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else value
 
 
 def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str) -> list[Any]:
-    """The unique values of property `target`, in the order of their cells. Raises InvalidInputError past a million."""
+    """The unique values of property `target`, in the order of their texts. Raises InvalidInputError past a million."""
     column = _value(selection, target)
     condition = selection.where
     source = selection.source(selection.segments)
-    rows = f"SELECT DISTINCT {column} AS v FROM {source} WHERE ({condition.sql}) AND {column} IS NOT NULL"
-    sql = f"{rows} ORDER BY v LIMIT {MAX_UNIQUE_VALUES + 1}"
-    cells = cursor.execute(sql, condition.parameters).fetchall()
-    if len(cells) > MAX_UNIQUE_VALUES:
+    rows = f"SELECT {column} AS v FROM {source} WHERE ({condition.sql}) AND {column} IS NOT NULL"
+    sql = f"SELECT min(v) AS v FROM ({rows}) GROUP BY unique_text(v) ORDER BY v LIMIT {MAX_UNIQUE_VALUES + 1}"
+    texts = cursor.execute(sql, condition.parameters).fetchall()
+    if len(texts) > MAX_UNIQUE_VALUES:
         raise InvalidInputError(
             f"{target}: more than {MAX_UNIQUE_VALUES} unique values; narrow the timeframe or the filters", field="timeframe"
         )
-    values: dict[tuple[bool, Any], Any] = {}
-    for (cell,) in cells:
-        value = decode_cell(cell)
-        key = json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
-        values.setdefault((isinstance(value, (list, dict)), (isinstance(value, bool), key)), value)
+    values: dict[Any, Any] = {}
+    for (text,) in texts:
+        value = json.loads(text)
+        # Numbers beyond a HUGEINT have more than one text still.
+        values.setdefault(value if _is_huge(text) else text, value)
     return list(values.values())
+
+
+def count_unique(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str) -> int:
+    """How many unique values property `target` has, however many."""
+    column = _value(selection, target)
+    condition = selection.where
+    source = selection.source(selection.segments)
+    rows = f"SELECT {column} AS v FROM {source} WHERE ({condition.sql}) AND {column} IS NOT NULL"
+    counted = cursor.execute(
+        f"SELECT count(DISTINCT unique_text(v)) FROM ({rows}) WHERE NOT ({_HUGE})", condition.parameters
+    ).fetchone()
+    assert counted is not None
+    cursor.execute(f"SELECT DISTINCT v FROM ({rows}) WHERE {_HUGE}", condition.parameters)
+    huge: set[float] = set()
+    while found := cursor.fetchmany(_FETCH):
+        huge.update(json.loads(text) for (text,) in found)
+    return int(counted[0]) + len(huge)
+
+
+# Numbers from 1e38 on, whose digits are not compared in SQL; few data have any.
+_HUGE = "is_number(v) AND abs(TRY_CAST(v AS DOUBLE)) >= 1e38"
+
+
+def _is_huge(text: str) -> bool:
+    return (text[0] == "-" or text[0].isdigit()) and abs(float(text)) >= 1e38
 
 
 def events(
@@ -82,23 +123,18 @@ def events(
     sql = f"SELECT {', '.join(chosen.values()) or 'NULL'} FROM {source} WHERE {condition.sql}{order}"
     cursor.execute(sql, condition.parameters)
     result: list[dict[str, Any]] = []
-    while rows := cursor.fetchmany(_FETCH):
+    while rows := cursor.fetchmany(_FETCH_EVENTS):
         for row in rows:
-            leaves = ((path, decode_cell(cell)) for path, cell in zip(chosen, row, strict=False) if cell is not None)
+            leaves = ((path, json.loads(text)) for path, text in zip(chosen, row, strict=False) if text is not None)
             result.append(unflatten(leaves))
     return result
 
 
 def schema(snapshot: Snapshot, names: str) -> dict[str, dict[str, int]]:
     """Per property name how often it appears as which type: string, num, bool, null, array, object, datetime."""
-    total: Kinds = {}
-    for segment in snapshot.segments:
-        for column, counts in segment.kinds.items():
-            into = total.setdefault(column, {})
-            for kind, number in counts.items():
-                into[kind] = into.get(kind, 0) + number
+    total = snapshot.facts(snapshot.segments).kinds
     shown = {}
-    for path in sorted(snapshot.columns):
+    for path in sorted(path for path, column in snapshot.columns.items() if column in total):
         if names == "v2" and path in (CREATED_AT, EVENT_ID):
             continue
         counts = total[snapshot.columns[path]]
@@ -116,9 +152,9 @@ def inferred_type(counts: dict[str, int]) -> str:
 
 def paths_of(selection: Selection, names: list[str]) -> list[str]:
     """The paths that property names mean; a name that no event has stands for itself."""
-    return [path for name in names for path in (matching_paths(name, selection.snapshot.columns) or [name])]
+    return [path for name in names for path in (matching_paths(name, selection.snapshot.columns, selection.names) or [name])]
 
 
 def _value(selection: Selection, target: str) -> str:
-    found = [selection.snapshot.columns[path] for path in matching_paths(target, selection.snapshot.columns)]
+    found = [selection.snapshot.columns[path] for path in matching_paths(target, selection.snapshot.columns, selection.names)]
     return f"coalesce({', '.join(found)})" if found else "NULL::VARCHAR"

@@ -1,11 +1,12 @@
 """Incoming events: checked, flattened, and turned into the lines that the store keeps.
 
-A line is one JSON object: `t`, the event's time in microseconds since 1970, and one cell (see `cells`) per property, under
-the short column name that the catalog gives the property's path.
+A line is one JSON object: `t`, the event's time in microseconds since 1970, and the text of each value (see `values`) as a JSON
+string, under the short column name that the table has for the property's path.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,8 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.events.cells import WORDS, encode_cell, encode_string
 from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, escape_key
+from keen_pipeline.service.events.values import encode_value
 from keen_pipeline.timeframe import UTC, parse_instant
 
 MAX_KEY_CHARACTERS = 256
@@ -33,13 +34,13 @@ _MICROSECOND = timedelta(microseconds=1)
 _NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
 _GIVEN = frozenset({"timestamp", "created_at", "id"})
 _CANONICAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z").fullmatch
-# Starts with a letter, ends in no blank, and holds nothing that CSV or JSON would escape.
-_PLAIN = re.compile(r'[A-Za-z](?:[^",\\\x00-\x1f]*[^",\\\x00-\x20])?').fullmatch
+# Holds something that JSON escapes.
+_SPECIAL = re.compile(r'["\\\x00-\x1f]').search
 _escape = encode_basestring
 
 
 class Columns(dict[str, str]):
-    """Column names by path. A path never seen before gets the next name; `new` are those, not in the catalog yet.
+    """Column names by path. A path never seen before gets the next name; `new` are those, not in the log yet.
 
     Raises InvalidInputError instead of a name where there are `limit` already.
     """
@@ -157,12 +158,12 @@ class EventEncoder:
             elif (kind is float or kind is int) and -MAX_PLAIN_NUMBER < item < MAX_PLAIN_NUMBER:
                 parts.append(f'{label}"{item!r}"')
             else:
-                parts.append(label + self._escaped_cell(item, prefix, key))
+                parts.append(label + self._escaped_value(item, prefix, key))
 
     @staticmethod
-    def _escaped_cell(item: Any, prefix: str, key: str) -> str:
+    def _escaped_value(item: Any, prefix: str, key: str) -> str:
         try:
-            return _escape(encode_cell(item))
+            return _escape(encode_value(item))
         except (ValueError, OverflowError):
             place = f"event.{prefix}{key}"[:100]
             raise InvalidInputError(f"{place}: a number outside the range of a double", field=place) from None
@@ -177,8 +178,8 @@ class EventEncoder:
         elif not isinstance(event_id, str) or not 1 <= len(event_id) <= MAX_ID_CHARACTERS:
             raise InvalidInputError(f"{name}.id: must be a string of 1 to {MAX_ID_CHARACTERS} characters", field=f"{name}.id")
         columns = self._columns
-        identity = _escape(encode_string(event_id))
-        return micros, [f'"{columns[TIMESTAMP]}":"{moment}","{columns[CREATED_AT]}":"{created}","{columns[EVENT_ID]}":{identity}']
+        instants = f'"{columns[TIMESTAMP]}":"\\"{moment}\\"","{columns[CREATED_AT]}":"\\"{created}\\""'
+        return micros, [f'{instants},"{columns[EVENT_ID]}":{_escaped_string(event_id)}']
 
     def _moment(self, text: object, field: str) -> tuple[int, str]:
         if text is None:
@@ -192,12 +193,25 @@ class EventEncoder:
             size = len(line) if line.isascii() else len(line.encode())
         except UnicodeEncodeError:
             raise InvalidInputError("event: holds half of a surrogate pair, which is no character", field="event") from None
-        if size > self._max_bytes:
+        # A line escapes every quote once more than the event's own JSON, so a long one is measured without that.
+        if size > self._max_bytes and (size := _json_bytes(line)) > self._max_bytes:
             raise InvalidInputError(f"event: {size} bytes are more than {self._max_bytes}", field="event")
+
+
+def _json_bytes(line: str) -> int:
+    """The bytes of the values of a line as JSON, and as many for each name."""
+    values = json.loads(line)
+    return sum(len(name) + 4 + (len(text.encode()) if isinstance(text, str) else 20) for name, text in values.items())
 
 
 @lru_cache(maxsize=4096)
 def _segment(key: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            "event: a property name holds half of a surrogate pair, which is no character", field="event"
+        ) from None
     if not key or len(key) > MAX_KEY_CHARACTERS:
         raise InvalidInputError(
             f"event: the property name {key[:40]!r} must have 1 to {MAX_KEY_CHARACTERS} characters", field="event"
@@ -206,11 +220,10 @@ def _segment(key: str) -> str:
 
 
 def _escaped_string(text: str) -> str:
-    """The field of a string, as a JSON string."""
-    # Most strings need neither quotes in CSV nor escapes in JSON.
-    if _PLAIN(text) is not None and not (len(text) <= 8 and text.lower() in WORDS):
-        return f'"{text}"'
-    return _escape(encode_string(text))
+    """The text of a string value, as a JSON string."""
+    if _SPECIAL(text) is None:
+        return f'"\\"{text}\\""'
+    return _escape(_escape(text))
 
 
 def parse_timestamp(text: str, field: str) -> tuple[int, str]:

@@ -82,8 +82,17 @@ def path_of_name(name: str) -> str:
     return name
 
 
-def matching_paths(name: str, known: Mapping[str, Any]) -> list[str]:
-    """The known paths that a name means: the exact one, and one whose keys hold the dots themselves (`{"a.b": 1}` for `a.b`)."""
+def matching_paths(name: str, known: Mapping[str, Any], names: str = "v3") -> list[str]:
+    """The known paths that a name means: the exact one, and one whose keys hold the dots themselves (`{"a.b": 1}` for `a.b`).
+
+    `names`: `v2`, where `header:` and `body:` are prefixes, or `v3`, where they are that only when no property has such a name.
+    """
     exact = path_of_name(name)
+    if names == "v3" and exact != name and (literal := _alike(name, known)):
+        return literal
+    return _alike(exact, known)
+
+
+def _alike(exact: str, known: Mapping[str, Any]) -> list[str]:
     plain = ".".join(split_path(exact))
     return [path for path in known if path == exact or ("\\" in path and ".".join(split_path(path)) == plain)]

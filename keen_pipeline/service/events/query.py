@@ -1,20 +1,21 @@
-"""Filters and timeframes as SQL conditions over cells. Pure; every value from a request is a bound parameter.
+"""Filters and timeframes as SQL conditions over the texts of values. Pure; every value from a request is a bound parameter.
 
-Names never reach the SQL either: a property name is looked up, and only the column name that the catalog made for it is written.
-What the operators mean stands in `keen_pipeline.filters`; how cells look in `cells`.
+Names never reach the SQL either: a property name is looked up, and only the column name that the table has for it is written.
+What the operators mean stands in `keen_pipeline.filters`; how values look in `values`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Filter, Operator
-from keen_pipeline.service.events.cells import encode_cell, number_cells
 from keen_pipeline.service.events.incoming import micros_of
 from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, path_of_name
+from keen_pipeline.service.events.values import encode_value, number_texts
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
 EARTH_RADIUS_MILES = 3958.8
@@ -29,39 +30,60 @@ class Where:
     parameters: tuple[Any, ...] = ()
 
 
-def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: Timeframe | None) -> Where:
-    """The events in the timeframe that pass all filters. `columns`: names by path.
+def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3") -> Where:
+    """The events in the timeframe that pass all filters. `columns`: names by path. `names`: `v2` or `v3`, as the filters have them.
 
     Raises InvalidInputError naming `filters[i]`.
     """
     parts = [Where("true")]
     if timeframe is not None:
         parts.append(Where("t >= ? AND t < ?", (micros_of(timeframe.start), micros_of(timeframe.end))))
+    known = _Known(columns, names)
     for index, condition in enumerate(filters):
-        parts.append(_condition(columns, condition, f"filters[{index}]"))
+        parts.append(_condition(known, condition, f"filters[{index}]"))
     return _joined(parts, " AND ")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The columns by path, and how the names of a request are read."""
+
+    columns: Mapping[str, str]
+    names: str
+
+    def of(self, name: str) -> list[str]:
+        return [self.columns[path] for path in matching_paths(name, self.columns, self.names)]
+
+    def inside(self, name: str, found: Sequence[str]) -> list[str]:
+        """The columns of the properties of an object. `found`: the paths that its name means."""
+        literal = [column for path, column in self.columns.items() if path.startswith(name + ".")]
+        exact = path_of_name(name)
+        if exact == name or (self.names == "v3" and (literal or name in found)):
+            return literal
+        return [column for path, column in self.columns.items() if path.startswith(exact + ".")]
 
 
 def _joined(parts: Sequence[Where], word: str) -> Where:
     return Where(word.join(f"({part.sql})" for part in parts), tuple(p for part in parts for p in part.parameters))
 
 
-def _condition(columns: Mapping[str, str], condition: Condition, field: str) -> Where:
+def _condition(known: _Known, condition: Condition, field: str) -> Where:
     if isinstance(condition, AnyOf):
-        return _joined([_condition(columns, c, f"{field}.operands[{i}]") for i, c in enumerate(condition.operands)], " OR ")
-    path = path_of_name(condition.property_name)
+        return _joined([_condition(known, c, f"{field}.operands[{i}]") for i, c in enumerate(condition.operands)], " OR ")
+    name = condition.property_name
+    found = matching_paths(name, known.columns, known.names)
+    path = found[0] if found else path_of_name(name)
     if path in (TIMESTAMP, CREATED_AT) and condition.operator is not Operator.EXISTS:
-        return _instants(columns, path, condition, field)
+        return _instants(known.columns, path, condition, field)
     _check_type(condition, field)
-    cells = [columns[p] for p in matching_paths(condition.property_name, columns)]
+    columns = known.of(name)
     if condition.operator is Operator.EXISTS:
-        inside = [column for p, column in columns.items() if p.startswith(path + ".")]
-        present = " OR ".join(f"{column} IS NOT NULL" for column in [*cells, *inside]) or "false"
+        present = " OR ".join(f"{column} IS NOT NULL" for column in [*columns, *known.inside(name, found)]) or "false"
         return Where(f"({present}) = ?", (condition.property_value,))
     negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(condition.operator)
-    parts = [_comparison(column, negative or condition.operator, condition.property_value) for column in cells]
-    found = _joined([Where(f"coalesce({p.sql}, false)", p.parameters) for p in parts], " OR ") if parts else Where("false")
-    return Where(f"NOT ({found.sql})", found.parameters) if negative else found
+    parts = [_comparison(column, negative or condition.operator, condition.property_value) for column in columns]
+    passing = _joined([Where(f"coalesce({p.sql}, false)", p.parameters) for p in parts], " OR ") if parts else Where("false")
+    return Where(f"NOT ({passing.sql})", passing.parameters) if negative else passing
 
 
 def _check_type(condition: Filter, field: str) -> None:
@@ -74,39 +96,79 @@ def _check_type(condition: Filter, field: str) -> None:
 
 def _comparison(column: str, operator: Operator, value: Any) -> Where:
     if operator in (Operator.EQ, Operator.IN):
-        texts = [text for v in ([value] if operator is Operator.EQ else value) for text in _cells_of(v)]
+        texts = [text for v in ([value] if operator is Operator.EQ else value) for text in _texts_of(v)]
         return Where(f"{column} IN ({', '.join('?' * len(texts))})", tuple(texts)) if texts else Where("false")
     if operator is Operator.CONTAINS:
-        in_list = f"list_contains(json_extract(cell_list({column}), '$[*]')::VARCHAR[], to_json(?::VARCHAR)::VARCHAR)"
-        return Where(f"coalesce(contains(cell_string({column}), ?), {in_list})", (value, value))
+        in_list = f"list_contains(json_extract(value_list({column}), '$[*]')::VARCHAR[], to_json(?::VARCHAR)::VARCHAR)"
+        return Where(f"coalesce(contains(value_string({column}), ?), {in_list})", (value, value))
     if operator is Operator.REGEX:
-        return Where(f"regexp_matches(cell_string({column}), ?)", (value,))
+        return Where(f"regexp_matches(value_string({column}), ?)", (value,))
     if operator is Operator.WITHIN:
         return _within(column, value)
-    kind = "cell_string" if isinstance(value, str) else "cell_number"
-    return Where(f"{kind}({column}) {_COMPARE[operator]} ?", (value if isinstance(value, str) else _double(value),))
+    if isinstance(value, str):
+        return Where(f"value_string({column}) {_COMPARE[operator]} ?", (value,))
+    return _ordered(column, operator, value)
 
 
-def _double(value: float) -> float:
+def _ordered(column: str, operator: Operator, value: float) -> Where:
+    """An exact comparison with a number of any size, as integers have more digits than a double, or a HUGEINT, can hold.
+
+    Of a whole number the digits decide, and `x > 2.5` is `x > 2`. Any other is a double, and is compared with the one nearest to
+    the value asked for.
+    """
+    above = operator in (Operator.GT, Operator.GTE)
+    inclusive = operator in (Operator.GTE, Operator.LTE)
+    whole = math.floor(value) if above else math.ceil(value)
+    integers = _ordered_integer(column, ">" if above else "<", whole, inclusive=inclusive and whole == value)
+    double = _nearest_double(value)
+    exact = double == value
+    # A value between two doubles equals none: `x > value` takes in the nearest one when that is above the value.
+    inclusive_double = inclusive if exact else (double > value) == above
+    sign = f"{'>' if above else '<'}{'=' if inclusive_double else ''}"
+    return Where(
+        f"CASE WHEN NOT is_number({column}) THEN false WHEN is_integer({column}) THEN {integers.sql}"
+        f" ELSE TRY_CAST({column} AS DOUBLE) {sign} ? END",
+        (*integers.parameters, double),
+    )
+
+
+def _nearest_double(value: float) -> float:
     try:
         return float(value)
     except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        return math.inf if value > 0 else -math.inf
 
 
-def _cells_of(value: Any) -> list[str]:
+def _ordered_integer(column: str, sign: str, value: int, *, inclusive: bool) -> Where:
+    """Whole numbers as texts: of one sign the longer is the farther from 0, of one length the digits decide."""
+    equal = "=" if inclusive else ""
+    text = str(value)
+    positive = f"NOT starts_with({column}, '-')"
+    far, near = f"strlen({column}) > {len(text)}", f"strlen({column}) < {len(text)}"
+    same = f"strlen({column}) = {len(text)} AND {column}"
+    if value >= 0:
+        if sign == ">":
+            return Where(f"{positive} AND ({far} OR ({same} >{equal} ?))", (text,))
+        return Where(f"NOT ({positive}) OR {near} OR ({same} <{equal} ?)", (text,))
+    if sign == ">":
+        return Where(f"{positive} OR {near} OR ({same} <{equal} ?)", (text,))
+    return Where(f"NOT ({positive}) AND ({far} OR ({same} >{equal} ?))", (text,))
+
+
+def _texts_of(value: Any) -> list[str]:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
-            return number_cells(value)
+            return number_texts(value)
         except OverflowError:
             return []
-    return [encode_cell(value)]
+    return [encode_value(value)]
 
 
 def _instants(columns: Mapping[str, str], path: str, condition: Filter, field: str) -> Where:
     place = f"{field}.property_value"
     operator, value = condition.operator, condition.property_value
-    column = "t" if path == TIMESTAMP else f"epoch_us(CAST({columns[path]} AS TIMESTAMP))" if path in columns else "NULL::BIGINT"
+    created = f"epoch_us(CAST(value_string({columns.get(path)}) AS TIMESTAMP))"
+    column = "t" if path == TIMESTAMP else created if path in columns else "NULL::BIGINT"
     if operator is Operator.IN:
         moments = tuple(micros_of(parse_instant(v, field=place)) for v in value)
         return Where(f"coalesce({column} IN ({', '.join('?' * len(moments))}), false)", moments) if moments else Where("false")
@@ -119,7 +181,7 @@ def _instants(columns: Mapping[str, str], path: str, condition: Filter, field: s
 def _within(column: str, value: Mapping[str, Any]) -> Where:
     """The great circle by the haversine formula, on a sphere of the Earth's mean radius."""
     (longitude, latitude), miles = value["coordinates"], value["max_distance_miles"]
-    x, y = (f"TRY_CAST(json_extract_string(cell_list({column}), '$[{i}]') AS DOUBLE)" for i in (0, 1))
+    x, y = (f"TRY_CAST(json_extract_string(value_list({column}), '$[{i}]') AS DOUBLE)" for i in (0, 1))
     haversine = f"power(sin(radians({y} - ?) / 2), 2) + cos(radians(?)) * cos(radians({y})) * power(sin(radians({x} - ?) / 2), 2)"
     distance = f"{2 * EARTH_RADIUS_MILES} * asin(sqrt(least(1, {haversine})))"
     return Where(f"{distance} <= ?", (float(latitude), float(latitude), float(longitude), float(miles)))

@@ -9,20 +9,19 @@ end with LF and stand in order of arrival; the fields are described in `cells`. 
 # ruff: noqa: S608 - only our own file names, column names and bound parameters are put together here
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
 from keen_pipeline.filters import Condition
-from keen_pipeline.service.events.cells import encode_string
+from keen_pipeline.service.events.cells import quote
 from keen_pipeline.service.events.incoming import micros_of
-from keen_pipeline.service.events.properties import SERVICE_PATHS, TIMESTAMP, v2_name
+from keen_pipeline.service.events.properties import CREATED_AT, SERVICE_PATHS, TIMESTAMP, v2_name
 from keen_pipeline.service.events.query import Where, where
-from keen_pipeline.service.storage.catalog import Segment
 from keen_pipeline.service.storage.engine import sql_text
-from keen_pipeline.service.storage.segments import event_source
+from keen_pipeline.service.storage.parts import Part
 from keen_pipeline.service.storage.store import Snapshot
 from keen_pipeline.timeframe import Timeframe
 
@@ -37,7 +36,7 @@ class Selection:
     names: str
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[Part, ...]:
         """The segments that may hold such events."""
         if self.timeframe is None:
             return self.snapshot.segments
@@ -46,15 +45,14 @@ class Selection:
     @property
     def where(self) -> Where:
         """The condition. Raises InvalidInputError naming the filter."""
-        return where(self.snapshot.columns, self.filters, self.timeframe)
+        return where(self.snapshot.columns, self.filters, self.timeframe, self.names)
 
-    def source(self, segments: Sequence[Segment]) -> str:
+    def source(self, segments: Sequence[Part]) -> str:
         """The SQL source of some of the segments, which are here then; every column of the snapshot may be named in it."""
-        self.snapshot.fetch(segments)
-        return event_source(self.snapshot.folder, segments, self.snapshot.columns.values())
+        return self.snapshot.source(segments)
 
-    def covers(self, segment: Segment) -> bool:
-        """Whether every event of the segment is asked for, as far as the catalog can tell."""
+    def covers(self, segment: Part) -> bool:
+        """Whether every event of the segment is asked for, as far as its first and last one can tell."""
         if self.filters:
             return False
         window = self.timeframe
@@ -62,18 +60,13 @@ class Selection:
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[int, set[str]]:
-    """The number of events of a selection, and the columns that they have. Reads only what the catalog does not know."""
-    events = 0
-    present: set[str] = set()
-    doubtful = []
-    for segment in selection.segments:
-        if selection.covers(segment):
-            events += segment.events
-            present.update(segment.kinds)
-        else:
-            doubtful.append(segment)
+    """The number of events of a selection, and the columns that they have. Reads only what is not known of whole segments."""
+    covered = [segment for segment in selection.segments if selection.covers(segment)]
+    doubtful = [segment for segment in selection.segments if not selection.covers(segment)]
+    events = sum(segment.events for segment in covered)
+    present = set(selection.snapshot.facts(covered).kinds)
     if doubtful:
-        columns = sorted({column for segment in doubtful for column in segment.kinds})
+        columns = sorted(selection.snapshot.facts(doubtful).kinds)
         condition = selection.where
         counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
         source = selection.source(doubtful)
@@ -120,12 +113,13 @@ def write_csv(
     """Write the file and return its number of events. `paths`: these properties alone; `latest`: only the newest so many."""
     events, present = measure(cursor, selection)
     header = header_paths(selection, present) if paths is None else list(paths)
-    fields = [encode_string(column_name(path, selection.names)) for path in header]
+    fields = [quote(column_name(path, selection.names)) for path in header]
     if not events:
         target.write_text(",".join(fields) + "\n", encoding="utf-8")
         return 0
     condition = selection.where
-    columns = [selection.snapshot.columns.get(path, "NULL") for path in header]
+    escaped = selection.snapshot.facts(selection.segments).escaped
+    columns = [_field(path, selection.snapshot.columns.get(path, "NULL"), escaped) for path in header]
     newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
     # The names are bound like every other text of a user; the fields are CSV already, so nothing is quoted again.
     names = ", ".join(f"?::VARCHAR AS c{i}" for i in range(len(header)))
@@ -135,3 +129,10 @@ def write_csv(
         f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *condition.parameters]
     )
     return events if latest is None else min(events, latest)
+
+
+def _field(path: str, column: str, escaped: Set[str]) -> str:
+    """The CSV field of a column. Of most columns the text of every value is its field as it stands."""
+    if path in (TIMESTAMP, CREATED_AT):
+        return f"substring({column}, 2, strlen({column}) - 2)"
+    return f"csv_field({column})" if column in escaped else column

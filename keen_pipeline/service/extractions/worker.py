@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import duckdb
-
 from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
@@ -20,8 +18,8 @@ from keen_pipeline.service.extractions.queue import ExtractionQueue, Turn
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
 from keen_pipeline.service.extractions.results import Results
 from keen_pipeline.service.names import literal_filters, literal_name
-from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.store import Events
+from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError
+from keen_pipeline.service.storage.store import EventStore
 
 SWEEP_SECONDS = 60.0
 # Turns of an extraction that finds no memory or no storage, and the rest before each.
@@ -45,7 +43,7 @@ class ExtractionWorker:
 
     def __init__(
         self,
-        store: Events,
+        store: EventStore,
         engine: Engine,
         records: ExtractionRecords,
         queue: ExtractionQueue,
@@ -157,16 +155,20 @@ class ExtractionWorker:
             self._records.remove(removed)
 
     def _try_again_later(self, turn: Turn, error: Exception) -> bool:
-        """Whether a failed extraction gets another turn: memory is shared with others, who pass; a storage comes back."""
-        if not isinstance(error, (duckdb.OutOfMemoryException, StorageError)):
-            return False
+        """Whether an extraction gets another turn. One that was cancelled by a shutdown, or whose events are away, always does;
+        one that found no memory, no room or no storage does a few times, as those are shared with others, who pass.
+        """
         extraction_id = turn.extraction_id
-        self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
-        if self._put_off[extraction_id] > TRIES:
-            del self._put_off[extraction_id]
+        shortage = isinstance(error, (DiskFullError, MemoryShortageError, StorageError))
+        if not shortage and not isinstance(error, RetryableError):
             return False
-        _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": type(error).__name__})
-        self._queue.put_off(turn, PAUSE_SECONDS)
+        if shortage:
+            self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
+            if self._put_off[extraction_id] > TRIES:
+                del self._put_off[extraction_id]
+                return False
+        _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
+        self._queue.put_off(turn, 0 if self._stopping else PAUSE_SECONDS)
         self._rest(PAUSE_SECONDS)
         return True
 
@@ -180,13 +182,6 @@ class ExtractionWorker:
             self._fail_on_purpose(extraction)
             events = self._write(extraction, turn)
             size = self._results.publish(turn.result)
-        except RetryableError as error:
-            # A shutdown cancels an extraction, or what it reads is away for now; the record stays as it is.
-            self._results.discard(turn.result)
-            self._queue.put_off(turn, 0 if self._stopping else PAUSE_SECONDS)
-            _log.info("extraction put off", extra={"extraction": extraction.id, "reason": str(error)})
-            self._rest(PAUSE_SECONDS)
-            return
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this extraction and not the next one
             self._results.discard(turn.result)
             if self._try_again_later(turn, error):

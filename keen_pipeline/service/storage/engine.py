@@ -1,39 +1,50 @@
-"""DuckDB inside the service: one in-memory database whose cursors read the segments, bounded in memory and in time.
+"""DuckDB inside the service: one in-memory database whose cursors read the events, bounded in memory and in time.
 
-The macros read cells (see `cells`): what kind of value a cell holds, its number, its string, its list.
+The macros read the texts of values (see `values`): what kind of value one is, its number, its string, its list, its CSV field,
+and for finding unique values one text for 1 and 1.0.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import duckdb
 
-from keen_pipeline.errors import RetryableError
+from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service import cancellation
 from keen_pipeline.service.config import MIB
 
 _MACROS = """
-CREATE MACRO cell_text(c) AS CASE WHEN starts_with(c, '"') THEN replace(substring(c, 2, length(c) - 2), '""', '"') ELSE c END;
-CREATE MACRO is_number(c) AS (c >= '-' AND c < '.') OR (c >= '0' AND c < ':');
-CREATE MACRO cell_number(c) AS CASE WHEN is_number(c) THEN TRY_CAST(c AS DOUBLE) END;
-CREATE MACRO text_is_json(x) AS (starts_with(x, '[') OR starts_with(x, '{') OR starts_with(x, '"')) AND json_valid(x);
-CREATE MACRO cell_list(c) AS CASE WHEN starts_with(cell_text(c), '[') AND json_valid(cell_text(c)) THEN cell_text(c) END;
-CREATE MACRO cell_string(c) AS CASE
-    WHEN is_number(c) OR c IN ('null', 'true', 'false') THEN NULL
-    WHEN text_is_json(cell_text(c)) THEN CASE WHEN starts_with(cell_text(c), '"') THEN json_extract_string(cell_text(c), '$') END
-    ELSE cell_text(c) END;
-CREATE MACRO cell_kind(c) AS CASE
-    WHEN c IS NULL THEN NULL WHEN is_number(c) THEN 'num' WHEN c IN ('true', 'false') THEN 'bool' WHEN c = 'null' THEN 'null'
-    WHEN c > '.' AND c < '[' THEN 'string' WHEN c > '^' AND c < '{' THEN 'string'
-    WHEN text_is_json(cell_text(c)) THEN
-        CASE WHEN starts_with(cell_text(c), '[') THEN 'array' WHEN starts_with(cell_text(c), '{') THEN 'object' ELSE 'string' END
-    ELSE 'string' END;
+CREATE MACRO is_number(v) AS (v >= '-' AND v < '.') OR (v >= '0' AND v < ':');
+CREATE MACRO is_integer(v) AS NOT contains(v, '.') AND NOT contains(v, 'e');
+CREATE MACRO value_number(v) AS CASE WHEN is_number(v) THEN TRY_CAST(v AS DOUBLE) END;
+CREATE MACRO value_string(v) AS CASE WHEN starts_with(v, '"') THEN
+    CASE WHEN contains(v, '\\') THEN json_extract_string(v, '$') ELSE substring(v, 2, length(v) - 2) END END;
+CREATE MACRO value_list(v) AS CASE WHEN starts_with(v, '[') THEN v END;
+CREATE MACRO value_kind(v) AS CASE
+    WHEN v IS NULL THEN NULL WHEN starts_with(v, '"') THEN 'string' WHEN is_number(v) THEN 'num'
+    WHEN v IN ('true', 'false') THEN 'bool' WHEN v = 'null' THEN 'null' WHEN starts_with(v, '[') THEN 'array' ELSE 'object' END;
+CREATE MACRO is_csv_field(v) AS NOT contains(v, '\\')
+    AND (v < '[' OR starts_with(v, '"') OR (NOT contains(v, ',') AND NOT contains(v, '"')));
+CREATE MACRO csv_field(v) AS CASE WHEN is_csv_field(v) THEN v
+    WHEN starts_with(v, '"') THEN '"' || replace(json_extract_string(v, '$'), '"', '""') || '"'
+    WHEN contains(v, ',') OR contains(v, '"') THEN '"' || replace(v, '"', '""') || '"' ELSE v END;
+CREATE MACRO unique_text(v) AS CASE
+    WHEN NOT is_number(v) OR is_integer(v) THEN v WHEN ends_with(v, '.0') THEN CASE WHEN v = '-0.0' THEN '0' ELSE v[:-3] END
+    WHEN contains(v, 'e+') THEN coalesce(TRY_CAST(TRY_CAST(v AS DOUBLE) AS HUGEINT)::VARCHAR, v) ELSE v END;
 """
+
+
+RESERVE_SECONDS = 20.0
+_SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
+RETRY_SECONDS = 30.0
+"""After a shortage."""
 
 
 class QueryTimeoutError(RetryableError):
@@ -42,6 +53,76 @@ class QueryTimeoutError(RetryableError):
 
 class MemoryShortageError(RetryableError):
     """A query needs more memory than the service has, or than the others leave it now."""
+
+
+class DiskFullError(KeenPipelineError, OSError):
+    """There is no room on the disk for what was to be written; what is stored can be read. HTTP 507."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of the system or of DuckDB says that the disk, or a quota or a limit of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, duckdb.IOException) and any(
+        words in str(error) for words in ("No space left", "File too large", "quota")
+    )
+
+
+@contextmanager
+def own_errors(what: str) -> Iterator[None]:
+    """Turn shortages of memory and of disk into errors of ours. `what`: begins their message, such as `the query`.
+
+    Raises MemoryShortageError, DiskFullError.
+    """
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise MemoryShortageError(
+            f"{what} needs more memory than is free; ask again later or for a shorter timeframe, or give the service more"
+            " (--memory-mib)",
+            retry_after=RETRY_SECONDS,
+        ) from error
+    except (OSError, duckdb.IOException) as error:
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
+            raise
+        raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error
+
+
+class MemoryBudget:
+    """Lets those begin who need much memory at once, in order of arrival, as far as there is so much. `mib`: of DuckDB."""
+
+    def __init__(self, mib: float) -> None:
+        self._mib = mib * _SHARE
+        self._used = 0.0
+        self._condition = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @contextmanager
+    def reserved(self, mib: float) -> Iterator[None]:
+        """Have so much while the block runs; who needs more than there is has all. Raises MemoryShortageError after a while."""
+        amount, ticket = min(mib, self._mib), object()
+        with self._condition:
+            self._waiting.append(ticket)
+            try:
+                free = self._condition.wait_for(
+                    lambda: self._waiting[0] is ticket and self._used + amount <= self._mib, RESERVE_SECONDS
+                )
+            finally:
+                self._waiting.remove(ticket)
+                self._condition.notify_all()
+            if not free:
+                raise MemoryShortageError("other queries have the memory; ask again later", retry_after=RETRY_SECONDS)
+            self._used += amount
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._used -= amount
+                self._condition.notify_all()
 
 
 class Engine:
@@ -54,6 +135,7 @@ class Engine:
         self._lock = threading.Lock()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
         self._closed = False
+        self.memory = MemoryBudget(memory_mib)
         self._root = duckdb.connect(":memory:")
         settings = {
             "memory_limit": f"{memory_mib * MIB // 1000}kB",
@@ -108,15 +190,9 @@ class Engine:
 
     @contextmanager
     def query(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor bounded by the configured query time. Raises QueryTimeoutError, MemoryShortageError."""
-        with self.cursor(seconds=self._query_seconds) as cursor:
-            try:
-                yield cursor
-            except duckdb.OutOfMemoryException as error:
-                raise MemoryShortageError(
-                    "the query needs more memory than is free; ask again later or for a shorter timeframe, or give the service more"
-                    " (--memory-mib)"
-                ) from error
+        """A cursor bounded by the configured query time. Raises QueryTimeoutError, MemoryShortageError, DiskFullError."""
+        with self.cursor(seconds=self._query_seconds) as cursor, own_errors("the query"):
+            yield cursor
 
     def close(self) -> None:
         """Cancel what runs and close the database."""

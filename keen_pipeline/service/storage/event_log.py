@@ -1,88 +1,297 @@
-"""The durable log of one collection: every acknowledged event is on disk before the answer.
+"""The durable log of one collection in a folder: every acknowledged event is on disk before the answer.
 
-A log file `<number>.ndjson` holds event lines; each append ends with a line `{"#":[events,crc32]}` over its lines. What follows
-the last such line was never acknowledged and is cut off at the next start. A sealed log is folded into a segment.
+A log file `<number>.ndjson` holds event lines and, before the first of them that needs it, a line `{"+":{"p7":"path"}}` with the
+columns of new properties; each append ends with a line `{"#":[lines,crc32]}` over its lines. What follows the last such line was
+never acknowledged. A log is read once it is sealed, which is known to the process alone: the next append begins a new file. The
+folder is needed at no other time, so no file of it stays open.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import threading
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from keen_pipeline.service.config import MIB
+from keen_pipeline.service.events.incoming import Columns
+from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order, disk_name, name_on_disk
+
+SEAL_BYTES = 16 * MIB
+
 _MARK = b'{"#":['
+_NAMES = b'{"+":{'
+_log = logging.getLogger(__name__)
 
 
-class EventLog:
-    """The open log of one collection. Not thread-safe: the store holds the collection's lock."""
+@dataclass
+class _File:
+    """A log that is being written, or read after a start."""
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self.path = folder / f"{number:010d}.ndjson"
-        self.number = number
-        self.events = 0
-        self.bytes = 0
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        sync_folder(folder)
+    number: int
+    bytes: int = 0
+    events: int = 0
+    first: int = 2**63 - 1
+    last: int = -(2**63)
+    longest: int = 0
+    since: float = field(default_factory=time.time)
+    torn: bool = False
 
-    def append(self, lines: Sequence[str]) -> None:
-        """Write event lines and wait until they are on disk. After an OSError nothing of them will be read."""
-        payload = ("\n".join(lines) + "\n").encode()
-        block = memoryview(payload + b'{"#":[%d,%d]}\n' % (len(lines), zlib.crc32(payload)))
+    def take(self, times: Sequence[int], longest: int, size: int) -> None:
+        """Count an append in. `times`: of its events."""
+        self.first, self.last = min([self.first, *times]), max([self.last, *times])
+        self.events += len(times)
+        self.longest = max(self.longest, longest)
+        self.bytes += size
+
+
+class FileLog:
+    """The logs of one collection. `columns`: those that its table has, by path. `watermark`: the newest log that is in the table.
+
+    Every method may be called from any thread. Raises OSError.
+    """
+
+    def __init__(self, folder: Path, columns: Mapping[str, str], watermark: int, max_properties: int) -> None:
+        self._folder = folder
+        self._max_properties = max_properties
+        self._lock = threading.Lock()
+        self.columns: dict[str, str] = dict(columns)
+        """By path; replaced by each append that adds some, never changed."""
+        self._active: _File | None = None
+        self._sealed: list[_File] = []
+        numbers = log_numbers(folder)
+        for number in numbers:
+            if number > watermark:
+                found, names = read_log(log_path(folder, number))
+                self.columns |= names
+                if found.events:
+                    self._sealed.append(found)
+        self._next = max([watermark, *numbers]) + 1
+
+    def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
+        """Write the lines that `encode` makes and wait until they are on disk; returns their number.
+
+        After an error nothing of them will be read.
+        """
+        with self._lock:
+            known = self.columns
+            columns = Columns(known, next_number(known), self._max_properties)
+            lines = encode(columns)
+            if not lines:
+                return 0
+            self._write(lines, {name: path for path, name in columns.new.items()})
+            if columns.new:
+                self.columns = {**known, **columns.new}
+            return len(lines)
+
+    def _write(self, lines: Sequence[str], new: Mapping[str, str]) -> None:
+        names = [json.dumps({"+": new}, ensure_ascii=False, separators=(",", ":"))] if new else []
+        payload = ("\n".join([*names, *lines]) + "\n").encode()
+        block = memoryview(payload + b'{"#":[%d,%d]}\n' % (len(names) + len(lines), zlib.crc32(payload)))
+        longest = max(len(line) for line in (*names, *lines))
+        if longest * 4 > MIB:  # characters; what is near the bound is measured in bytes
+            longest = max(len(line.encode()) for line in (*names, *lines))
+        if self._active is None:
+            self._create()
+        active = self._active
+        assert active is not None
+        self._mend(active)
+        descriptor = os.open(log_path(self._folder, active.number), os.O_WRONLY)
         try:
+            os.lseek(descriptor, active.bytes, os.SEEK_SET)
+            active.torn = True
             written = 0
             while written < len(block):
-                written += os.write(self._descriptor, block[written:])
-            os.fdatasync(self._descriptor) if hasattr(os, "fdatasync") else os.fsync(self._descriptor)
+                written += os.write(descriptor, block[written:])
+            os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
+            active.torn = False
         except OSError:
-            os.ftruncate(self._descriptor, self.bytes)
-            os.lseek(self._descriptor, self.bytes, os.SEEK_SET)
+            os.ftruncate(descriptor, active.bytes)
+            active.torn = False
             raise
-        self.events += len(lines)
-        self.bytes += len(block)
+        finally:
+            os.close(descriptor)
+        active.take([time_of(line) for line in lines], longest + 1, len(block))
+        if active.bytes >= SEAL_BYTES:
+            self._seal()
 
-    def close(self) -> None:
-        """No more appends."""
-        os.close(self._descriptor)
+    def _create(self) -> None:
+        made = _File(self._next)
+        descriptor = os.open(log_path(self._folder, made.number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.close(descriptor)
+        self._next += 1
+        self._active = made
+        sync_folder(self._folder)
+
+    def _mend(self, file: _File) -> None:
+        """Cut off an append that failed, and could not be cut off then."""
+        if file.torn:
+            os.truncate(log_path(self._folder, file.number), file.bytes)
+            file.torn = False
+
+    def _seal(self) -> None:
+        if self._active is not None and self._active.events:
+            self._mend(self._active)
+            self._sealed.append(self._active)
+            self._active = None
+
+    def parts(self, watermark: int) -> list[LogPart]:
+        """The logs above a watermark, sealed, oldest first: every append that was acknowledged until now."""
+        with self._lock:
+            self._seal()
+            names = tuple(column_order(self.columns.values()))
+            return [
+                LogPart(log_path(self._folder, f.number), f.number, f.number, f.events, f.first, f.last, f.bytes, f.longest, names)
+                for f in self._sealed
+                if f.number > watermark
+            ]
+
+    def backlog(self, name: str) -> Backlog:
+        """What is above the watermark."""
+        with self._lock:
+            files = [*self._sealed, *([self._active] if self._active is not None and self._active.events else [])]
+        since = min((file.since for file in files), default=time.time())
+        return Backlog(name, sum(f.bytes for f in files), len(self._sealed), time.time() - since)
+
+    def folded(self, watermark: int) -> None:
+        """The logs up to a watermark are in the table. They stay a while, for whoever copies the folder meanwhile."""
+        with self._lock:
+            done = [file for file in self._sealed if file.number <= watermark]
+            self._sealed = [file for file in self._sealed if file.number > watermark]
+        for file in done:
+            os.utime(log_path(self._folder, file.number))
+
+    def sweep(self, watermark: int, seconds: float) -> None:
+        """Remove logs that have been in the table for so many seconds."""
+        for number in log_numbers(self._folder):
+            path = log_path(self._folder, number)
+            if number <= watermark and path.stat().st_mtime < time.time() - seconds:
+                path.unlink()
+
+
+class FileLogs:
+    """The logs of all collections, in one folder each. `max_properties`: of one collection."""
+
+    shared = False
+
+    def __init__(self, folder: Path, max_properties: int) -> None:
+        self._folder = folder
+        self._max_properties = max_properties
+        self._open: dict[str, FileLog] = {}
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """The collections that have, or had, events here."""
+        return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
+
+    def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
+        """The logs of one collection; made where there are none."""
+        folder = self._folder / disk_name(name)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700)
+            sync_folder(self._folder)
+        opened = self._open[name] = FileLog(folder, columns, watermark, self._max_properties)
+        return opened
+
+    def backlogs(self) -> list[Backlog]:
+        """Of the collections that were opened since the start."""
+        return [backlog for name, log in list(self._open.items()) if (backlog := log.backlog(name)).bytes]
+
+    @contextmanager
+    def exclusive(self, name: str, work: str, wait: float) -> Iterator[bool]:
+        """There is no other process."""
+        yield True
+
+
+def next_number(columns: Mapping[str, str]) -> int:
+    """The number of the next column."""
+    return max((int(column[1:]) for column in columns.values()), default=-1) + 1
 
 
 def log_numbers(folder: Path) -> list[int]:
     """Numbers of the logs in a folder, oldest first."""
-    return sorted(int(path.stem) for path in folder.glob("*.ndjson"))
+    return sorted(int(path.stem) for path in folder.glob("*.ndjson") if path.stem.isdigit())
 
 
 def log_path(folder: Path, number: int) -> Path:
     """The file of a log."""
-    return folder / f"{number:010d}.ndjson"
+    return folder / f"{number:012d}.ndjson"
 
 
-def repair_log(path: Path) -> int:
-    """Cut off what was never acknowledged (a torn append); returns the number of events that stay."""
-    events, good, crc, count, position = 0, 0, 0, 0, 0
+def read_log(path: Path) -> tuple[_File, dict[str, str]]:
+    """What a log holds, and the columns that it names, by path, after a start.
+
+    What was never acknowledged is cut off. Where acknowledged appends follow it, which no crash leaves, it is set aside in a file
+    beside the log.
+    """
+    found, names = _File(int(path.stem), since=path.stat().st_mtime), dict[str, str]()
+    times: list[int] = []
+    new: dict[str, str] = {}
+    crc, count, position, longest = 0, 0, 0, 0
     with path.open("rb") as file:
         for line in file:
             position += len(line)
             if not line.startswith(_MARK):
-                crc, count = zlib.crc32(line, crc), count + 1
+                crc, count, longest = zlib.crc32(line, crc), count + 1, max(longest, len(line))
+                if line.startswith(_NAMES):
+                    new |= _names(line)
+                else:
+                    times.append(_time_of_bytes(line))
                 continue
-            try:
-                said = json.loads(line)["#"] if line.endswith(b"\n") else None
-            except ValueError:
-                said = None
-            if said != [count, crc]:
+            if not line.endswith(b"\n") or _mark(line) != [count, crc]:
                 break
-            events, good, crc, count = events + count, position, 0, 0
+            found.take(times, longest, position - found.bytes)
+            names |= {text: name for name, text in new.items()}
+            times, new, crc, count, longest = [], {}, 0, 0, 0
+    if found.bytes < path.stat().st_size:
+        _cut(path, found.bytes)
+    return found, names
+
+
+def time_of(line: str) -> int:
+    """The time of an event line, which begins with `{"t":<number>,`."""
+    return int(line[5 : line.index(",")])
+
+
+def _time_of_bytes(line: bytes) -> int:
+    try:
+        return int(line[5 : line.index(b",")])
+    except ValueError:
+        return 0  # torn; its mark is missing too
+
+
+def _mark(line: bytes) -> object:
+    try:
+        return json.loads(line)["#"]
+    except (ValueError, KeyError):
+        return None
+
+
+def _names(line: bytes) -> dict[str, str]:
+    try:
+        return dict(json.loads(line)["+"])
+    except (ValueError, KeyError, TypeError):
+        return {}  # torn; its mark is missing too
+
+
+def _cut(path: Path, size: int) -> None:
     with path.open("r+b") as file:
-        file.truncate(good)
+        file.seek(size)
+        rest = file.read()
+        later = rest.find(b"\n" + _MARK)
+        if later >= 0 and b"\n" in rest[later + 1 :]:
+            aside = path.with_name(f"{path.name}.from-{size}.set-aside")
+            aside.write_bytes(rest)
+            aside.chmod(0o600)
+            _log.error("a log is damaged; what follows was set aside", extra={"log": str(path), "set_aside": str(aside)})
+        file.truncate(size)
         os.fsync(file.fileno())
-    return events
-
-
-def longest_line(path: Path) -> int:
-    """The bytes of a log's longest line, its end of line with it."""
-    with path.open("rb") as file:
-        return max((len(line) for line in file), default=0)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,326 +1,316 @@
-"""The events: appended to a durable log, folded into Parquet segments, read as snapshots of segments.
+"""The events: appended to a durable log, folded into the Parquet files of a table, read as snapshots of files and logs.
 
-An append returns when its events are on disk. A snapshot first folds what is in the log, so it holds every event acknowledged
-before it, and keeps its files until it is left. Events stand in order of arrival.
+An append returns when its events are durable. A snapshot holds every event acknowledged before it: the table's files and the logs
+above its watermark. Reading writes nothing. Events stand in order of arrival.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from keen_pipeline.errors import NotFoundError
+from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
-from keen_pipeline.service.names import check_event_collection
-from keen_pipeline.service.storage.catalog import Catalog, Segment
-from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.event_log import EventLog, log_numbers, log_path, repair_log, sync_folder
-from keen_pipeline.service.storage.segments import SegmentFiles, mergeable
+from keen_pipeline.service.storage.engine import own_errors
+from keen_pipeline.service.storage.files import EventFiles, Facts, event_source, mergeable, reading_mib, together
+from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart, Part, column_order
+from keen_pipeline.service.storage.places import Log, Logs, Tables
+from keen_pipeline.service.storage.tables import OvertakenError, Table, TableState
 
-SEAL_BYTES = 16 * MIB
+FOLD_BYTES = 16 * MIB
+"""Of the logs in one file, as far as one log is not larger."""
+
+MAX_BACKLOG_BYTES = 256 * MIB
+"""Of one collection's logs; past it appends are refused until they are folded."""
+
+DELETE_TRIES = 5
+FOLD_TRIES = 20
+WRITER_WAIT_SECONDS = 30.0
+RETRY_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Collection:
-    id: int
+class Collection:
+    """What the process knows of a collection. `folding`, `rewriting`: one fold, and one merge or delete, at a time."""
+
     name: str
-    folder: Path
-    columns: dict[str, str]
-    next_log: int
-    lock: threading.Lock = field(default_factory=threading.Lock)  # appends, and the fields of this object
-    fold_lock: threading.Lock = field(default_factory=threading.Lock)  # one fold, merge or delete at a time; taken before `lock`
-    log: EventLog | None = None
-    sealed: list[int] = field(default_factory=list)
+    table: Table
+    log: Log
+    folding: threading.Lock = field(default_factory=threading.Lock)
+    rewriting: threading.Lock = field(default_factory=threading.Lock)
+    looking: threading.Lock = field(default_factory=threading.Lock)
+
+    def look(self) -> tuple[TableState, list[LogPart]]:
+        """The table, and the logs above its watermark."""
+        with self.looking:
+            state = self.table.state()
+            return state, self.log.parts(state.watermark)
 
 
-def _are_here(segments: Sequence[Segment]) -> None:
-    """All segments of a data folder lie in it."""
-
-
-@dataclass(frozen=True)
 class Snapshot:
-    """A collection at one moment. `columns`: names by path of every property that some event of it has.
+    """A collection at one moment. `columns`: names by path of every property. `segments`: where its events are, in order.
 
-    The files of segments lie in `folder` once `fetch` was called with them, until the snapshot is left.
+    The files among them are on this machine once `fetch` was called with them, until the snapshot is left.
     """
 
-    collection: str
-    folder: Path
-    segments: tuple[Segment, ...]
-    columns: dict[str, str]
-    fetch: Callable[[Sequence[Segment]], None] = _are_here
+    def __init__(
+        self, collection: str, segments: Sequence[Part], columns: dict[str, str], files: EventFiles, tables: Tables
+    ) -> None:
+        self.collection, self.segments, self.columns = collection, tuple(segments), columns
+        self._files, self._tables = files, tables
+        self._held: dict[DataFile, Path] = {}
+        self._reserved = False
+        self._until_left = ExitStack()
 
     @property
     def events(self) -> int:
         """How many events there are."""
         return sum(segment.events for segment in self.segments)
 
-    def overlapping(self, first: int | None, end: int | None) -> tuple[Segment, ...]:
+    def overlapping(self, first: int | None, end: int | None) -> tuple[Part, ...]:
         """The segments that may hold events in `[first, end)`, microseconds since 1970."""
         return tuple(s for s in self.segments if (first is None or s.last >= first) and (end is None or s.first < end))
 
+    def fetch(self, segments: Sequence[Part]) -> None:
+        """Have the files among some segments here."""
+        missing = [s for s in segments if isinstance(s, DataFile) and s not in self._held]
+        if missing:
+            self._held |= self._tables.hold(self.collection, missing)
 
-class Events(Protocol):
-    """All collections of the project. Every method may be called from any thread."""
+    def facts(self, segments: Sequence[Part]) -> Facts:
+        """What some segments hold, together."""
+        self.fetch(segments)
+        paths = {s: self._held[s] if isinstance(s, DataFile) else s.path for s in segments}
+        return together(self._files.facts(paths).values())
 
-    def names(self) -> list[str]:
-        """The names of the collections, sorted."""
-        ...
+    def source(self, segments: Sequence[Part]) -> str:
+        """The SQL source of the events of some segments; every column of the snapshot may be named in it."""
+        self.fetch(segments)
+        paths = {s: self._held[s] for s in segments if isinstance(s, DataFile)}
+        present = together(self._files.facts(paths).values()).kinds if paths else {}
+        logs = [s for s in segments if isinstance(s, LogPart)]
+        if logs and not self._reserved:
+            self._until_left.enter_context(self._files.memory.reserved(reading_mib(logs)))
+            self._reserved = True
+        return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
 
-    def append(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
-        """Store the lines that `encode` makes, which may be called again, and return their number; they are durable then.
-
-        The collection is made with its first event. Raises InvalidInputError, and then nothing is changed.
-        """
-        ...
-
-    def snapshot(self, name: str) -> AbstractContextManager[Snapshot]:
-        """Every event acknowledged so far. Raises NotFoundError where there is no such collection."""
-        ...
-
-    def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
-        """Delete the events that pass; returns how many. Events that arrive meanwhile stay. Raises NotFoundError."""
-        ...
-
-    def unfolded_bytes(self) -> int:
-        """Of the events that are in no segment yet, as lines."""
-        ...
-
-    def close(self) -> None:
-        """Stop what runs beside the requests."""
-        ...
+    def leave(self) -> None:
+        """Give back what was fetched."""
+        self._until_left.close()
+        self._tables.release(self.collection, self._held)
+        self._held = {}
 
 
 class EventStore:
-    """The events of one data folder. `max_properties`: of one collection."""
+    """The events of a project. `tables`, `logs`: where they lie. `max_properties`: of one collection.
 
-    def __init__(self, folder: Path, catalog: Catalog, engine: Engine, max_properties: int) -> None:
-        self._folder = folder
+    Every method may be called from any thread.
+    """
+
+    def __init__(self, tables: Tables, logs: Logs, files: EventFiles, max_properties: int) -> None:
+        self._tables, self._logs, self._files = tables, logs, files
         self._max_properties = max_properties
-        self._catalog = catalog
-        self._files = SegmentFiles(engine)
-        self._lock = threading.Lock()  # the dictionary of collections, and the pins
-        self._pins: dict[Path, int] = {}
-        self._doomed: set[Path] = set()
-        self._wake = threading.Event()
-        self._stopping = False
-        folder.mkdir(parents=True, exist_ok=True)
-        self._collections = {name: self._open(name, number) for name, number in catalog.collections().items()}
-        self._thread = threading.Thread(target=self._maintain, name="fold", daemon=True)
-        self._thread.start()
-
-    def _open(self, name: str, number: int) -> _Collection:
-        """Take up a collection as a crash or a shutdown left it."""
-        folder = self._folder / str(number)
-        folder.mkdir(exist_ok=True)
-        segments = self._catalog.segments(number)
-        known = {segment.file for segment in segments}
-        for path in folder.iterdir():
-            if path.suffix != ".ndjson" and path.name not in known:
-                path.unlink()
-        folded = self._catalog.folded_logs(number)
-        logs = []
-        for log in log_numbers(folder):
-            if log in folded or repair_log(log_path(folder, log)) == 0:
-                log_path(folder, log).unlink()
-            else:
-                logs.append(log)
-        sync_folder(folder)
-        self._catalog.forget_folded(number, sorted(folded))
-        highest = max([0, *folded, *logs, *(s.position for s in segments)])
-        return _Collection(number, name, folder, self._catalog.columns(number), highest + 1, sealed=logs)
+        self._lock = threading.Lock()  # the dictionaries
+        self._collections: dict[str, Collection] = {}
+        self._opening: dict[str, threading.Lock] = {}
+        self._backlog: dict[str, int] = {}
+        self._names = set(tables.names())
 
     def names(self) -> list[str]:
         """The names of the collections, sorted."""
-        with self._lock:
-            return sorted(self._collections)
+        return sorted({*self._names, *self._logs.names()})
 
-    def _find(self, name: str) -> _Collection:
-        with self._lock:
-            collection = self._collections.get(name)
+    def _find(self, name: str) -> Collection:
+        collection = self.known(name)
         if collection is None:
             raise NotFoundError(f"there is no event collection {name!r}")
         return collection
 
+    def known(self, name: str) -> Collection | None:
+        """A collection that is there; taken up as a crash or a shutdown left it where it is asked for the first time."""
+        with self._lock:
+            if name in self._collections:
+                return self._collections[name]
+        return self._open(name) if name in self._names or name in self._logs.names() else None
+
+    def _open(self, name: str) -> Collection:
+        with self._lock:
+            turn = self._opening.setdefault(name, threading.Lock())
+        with turn:
+            with self._lock:
+                if name in self._collections:
+                    return self._collections[name]
+            with own_errors("opening a collection"):
+                table = Table(self._tables.place(name), shared=self._tables.shared)
+                state = table.state()
+                made = Collection(name, table, self._logs.open(name, state.columns, state.watermark))
+            with self._lock:
+                self._names.add(name)
+                self._opening.pop(name, None)
+                return self._collections.setdefault(name, made)
+
     def append(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
-        """Store the lines that `encode` makes and return their number; they are on disk then.
+        """Store the lines that `encode` makes, which may be called again, and return their number; they are durable then.
 
-        The collection is made with its first event. Raises InvalidInputError, and then nothing is changed.
+        The collection is made with its first event. Raises InvalidInputError, and then nothing is changed, DiskFullError, and
+        ServiceUnavailableError while too many events wait to be folded.
         """
-        check_event_collection(name)
-        with self._lock:
-            collection = self._collections.get(name)
+        collection = self.known(name)
         if collection is None:
-            return self._append_first(name, encode)
-        with collection.lock:
-            return self._append(collection, encode)
-
-    def _append_first(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
-        with self._lock:
-            if name not in self._collections:
-                columns = Columns({}, 0, self._max_properties)
-                if not encode(columns):
-                    return 0
-                number = self._catalog.add_collection(name, {})
-                folder = self._folder / str(number)
-                folder.mkdir()
-                sync_folder(self._folder)
-                self._collections[name] = _Collection(number, name, folder, {}, 1)
-            collection = self._collections[name]
-        with collection.lock:
-            return self._append(collection, encode)
-
-    def _append(self, collection: _Collection, encode: Callable[[Columns], Sequence[str]]) -> int:
-        numbers = [int(column[1:]) for column in collection.columns.values()]
-        columns = Columns(collection.columns, max(numbers, default=-1) + 1, self._max_properties)
-        lines = encode(columns)
-        if not lines:
-            return 0
-        if columns.new:
-            self._catalog.add_columns(collection.id, columns.new)
-            collection.columns.update(columns.new)
-        if collection.log is None:
-            collection.log = EventLog(collection.folder, collection.next_log)
-            collection.next_log += 1
-        collection.log.append(lines)
-        if collection.log.bytes >= SEAL_BYTES:
-            self._seal(collection)
-            self._wake.set()
-        return len(lines)
-
-    @staticmethod
-    def _seal(collection: _Collection) -> None:
-        if collection.log is not None:
-            collection.log.close()
-            collection.sealed.append(collection.log.number)
-            collection.log = None
-
-    def _fold(self, collection: _Collection, *, seal: bool) -> None:
-        """Turn the sealed logs into one segment; the caller holds the fold lock."""
-        with collection.lock:
-            if seal:
-                self._seal(collection)
-            numbers, columns = list(collection.sealed), sorted(collection.columns.values(), key=lambda c: int(c[1:]))
-        if not numbers:
-            return
-        paths = [log_path(collection.folder, number) for number in numbers]
-        segment = self._files.fold(collection.folder, paths, columns, position=numbers[0])
-        self._catalog.replace_segments(collection.id, old=(), new=(segment,), folded=numbers)
-        with collection.lock:
-            del collection.sealed[: len(numbers)]
-        for path in paths:
-            path.unlink()
-        sync_folder(collection.folder)
-        self._catalog.forget_folded(collection.id, numbers)
-        self._merge(collection)
-
-    def _merge(self, collection: _Collection) -> None:
-        old = mergeable(self._catalog.segments(collection.id))
-        if old:
-            merged = self._files.merge(collection.folder, old)
-            self._catalog.replace_segments(collection.id, old=old, new=(merged,))
-            self._retire(collection.folder / segment.file for segment in old)
-
-    def _retire(self, paths: Iterable[Path]) -> None:
-        """Remove files that the catalog no longer names, once no snapshot reads them."""
-        with self._lock:
-            for path in paths:
-                if self._pins.get(path):
-                    self._doomed.add(path)
-                else:
-                    path.unlink()
+            if not encode(Columns({}, 0, self._max_properties)):
+                return 0
+            collection = self._open(name)
+        if self._backlog.get(name, 0) > MAX_BACKLOG_BYTES:
+            raise ServiceUnavailableError(
+                f"{name}: too many events wait to be written into files; ask again later", retry_after=RETRY_SECONDS
+            )
+        with own_errors("storing events"):
+            return collection.log.append(encode)
 
     @contextmanager
     def snapshot(self, name: str) -> Iterator[Snapshot]:
         """Every event acknowledged so far. Raises NotFoundError where there is no such collection."""
         collection = self._find(name)
-        with collection.fold_lock:
-            self._fold(collection, seal=True)
-            segments = tuple(self._catalog.segments(collection.id))
-            files = [collection.folder / segment.file for segment in segments]
-            with self._lock:
-                for file in files:
-                    self._pins[file] = self._pins.get(file, 0) + 1
+        with own_errors("reading events"):
+            state, logs = collection.look()
+        snapshot = Snapshot(name, [*state.files, *logs], {**state.columns, **collection.log.columns}, self._files, self._tables)
         try:
-            yield self._present(collection, segments)
+            yield snapshot
         finally:
-            with self._lock:
-                for file in files:
-                    self._pins[file] -= 1
-                    if not self._pins[file]:
-                        del self._pins[file]
-                        if file in self._doomed:
-                            self._doomed.discard(file)
-                            file.unlink()
-
-    @staticmethod
-    def _present(collection: _Collection, segments: tuple[Segment, ...]) -> Snapshot:
-        """A snapshot of some segments with the properties that they hold."""
-        with collection.lock:
-            present = {column for segment in segments for column in segment.kinds}
-            columns = {path: column for path, column in collection.columns.items() if column in present}
-        return Snapshot(collection.name, collection.folder, segments, columns)
+            snapshot.leave()
 
     def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
-        """Delete the events that pass; returns how many. Events that arrive meanwhile stay. Raises NotFoundError."""
+        """Delete the events that pass; returns how many. Events that arrive meanwhile stay.
+
+        Readers see all of them or none. Raises NotFoundError, ServiceUnavailableError or OvertakenError where other processes
+        rewrite the same events.
+        """
         collection = self._find(name)
-        with collection.fold_lock:
-            self._fold(collection, seal=True)
-            segments = tuple(self._catalog.segments(collection.id))
-            old, new = [], []
-            for segment in segments:
-                condition = where(self._present(collection, (segment,)))
-                kept = self._files.without(collection.folder, segment, condition)
-                if kept is not segment:
-                    old.append(segment)
+        with collection.rewriting, self._logs.exclusive(name, "rewrite", WRITER_WAIT_SECONDS) as ours:
+            if not ours:
+                raise ServiceUnavailableError(f"another process rewrites {name}; ask again later", retry_after=RETRY_SECONDS)
+            for attempt in range(DELETE_TRIES):
+                try:
+                    self._fold_everything(collection)
+                    return self._rewrite(collection, where)
+                except OvertakenError:
+                    if attempt + 1 == DELETE_TRIES:
+                        raise
+        raise AssertionError("unreachable")
+
+    def _fold_everything(self, collection: Collection) -> None:
+        """Into files, what was acknowledged until now."""
+        _, logs = collection.look()
+        newest = logs[-1].last_number if logs else 0
+        for attempt in range(FOLD_TRIES):
+            try:
+                while collection.table.state().watermark < newest:
+                    self.fold(collection)
+            except OvertakenError:  # by another process's upkeep, which does the same
+                if attempt + 1 == FOLD_TRIES:
+                    raise
+            else:
+                return
+
+    def _rewrite(self, collection: Collection, where: Callable[[Snapshot], Where]) -> int:
+        name, state = collection.name, collection.table.state()
+        columns = {**state.columns, **collection.log.columns}
+        condition = where(Snapshot(name, state.files, columns, self._files, self._tables))
+        old: list[DataFile] = []
+        new: list[DataFile] = []
+        try:
+            for file in state.files:
+                paths = self._tables.hold(name, [file])
+                try:
+                    kept = self._files.without(file, paths[file], list(columns.values()), condition)
+                finally:
+                    self._tables.release(name, [file])
+                if kept is not file:
+                    old.append(file)
                     new += [kept] if kept is not None else []
             if old:
-                self._catalog.replace_segments(collection.id, old=old, new=new)
-                self._retire(collection.folder / segment.file for segment in old)
-        return sum(segment.events for segment in old) - sum(segment.events for segment in new)
+                self._tables.publish(name, new)
+                collection.table.commit(add=new, remove=old)
+        except BaseException:
+            self._discard(new)
+            raise
+        return sum(file.events for file in old) - sum(file.events for file in new)
+
+    def _discard(self, files: Sequence[DataFile]) -> None:
+        for file in files:
+            (self._tables.work / file.name).unlink(missing_ok=True)
+
+    def fold(self, collection: Collection) -> bool:
+        """Turn the oldest logs into one file; whether there were any. Raises OvertakenError."""
+        with collection.folding:
+            state, logs = collection.look()
+            chosen: list[LogPart] = []
+            for log in logs:
+                if chosen and sum(one.bytes for one in chosen) + log.bytes > FOLD_BYTES:
+                    break
+                chosen.append(log)
+            if not chosen:
+                collection.log.folded(state.watermark)
+                return False
+            made = self._files.fold(chosen)
+            try:
+                self._tables.publish(collection.name, [made])
+                watermark = (state.watermark, chosen[-1].last_number)
+                collection.table.commit(add=[made], watermark=watermark, columns=collection.log.columns)
+            except BaseException:
+                self._discard([made])
+                raise
+            collection.log.folded(watermark[1])
+            return True
+
+    def merge(self, collection: Collection) -> bool:
+        """Turn small neighbours into one file; whether there were enough of them. Raises OvertakenError."""
+        if not collection.rewriting.acquire(blocking=False):
+            return False
+        try:
+            old = mergeable(collection.table.state().files)
+            if not old:
+                return False
+            paths = self._tables.hold(collection.name, old)
+            made = None
+            try:
+                made = self._files.merge(paths)
+                self._tables.publish(collection.name, [made])
+                collection.table.commit(add=[made], remove=old)
+            except BaseException:
+                self._discard([made] if made is not None else [])
+                raise
+            finally:
+                self._tables.release(collection.name, old)
+            return True
+        finally:
+            collection.rewriting.release()
+
+    def backlogs(self) -> list[Backlog]:
+        """What is in logs alone."""
+        found = self._logs.backlogs()
+        self._backlog = {backlog.name: backlog.bytes for backlog in found}
+        return found
+
+    def sweep(self, collection: Collection, seconds: float) -> None:
+        """Remove files and logs that were replaced so many seconds ago."""
+        collection.table.sweep(seconds)
+        collection.log.sweep(collection.table.state().watermark, seconds)
 
     def unfolded_bytes(self) -> int:
-        """Of the events that are in no segment yet, as lines."""
-        with self._lock:
-            collections = list(self._collections.values())
-        total = 0
-        for collection in collections:
-            with collection.lock:
-                numbers = [*collection.sealed, *([collection.log.number] if collection.log is not None else [])]
-            for number in numbers:
-                with suppress(FileNotFoundError):  # folded meanwhile
-                    total += log_path(collection.folder, number).stat().st_size
-        return total
-
-    def _maintain(self) -> None:
-        """Fold sealed logs beside the requests, so that a reader finds little to fold."""
-        while not self._stopping:
-            self._wake.wait()
-            self._wake.clear()
-            with self._lock:
-                collections = list(self._collections.values())
-            for collection in collections:
-                if collection.sealed and not self._stopping:
-                    try:
-                        with collection.fold_lock:
-                            self._fold(collection, seal=False)
-                    except Exception:  # noqa: BLE001 - the logs stay, the next reader folds them and gets the error itself
-                        _log.exception("folding failed", extra={"collection": collection.name})
+        """Of the events that are in no file yet, as lines; a moment ago while the logs can't be asked."""
+        with suppress(RetryableError):
+            self.backlogs()
+        return sum(self._backlog.values())
 
     def close(self) -> None:
-        """Stop folding and close the logs; what is in them is folded after the next start."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join()
-        for collection in self._collections.values():
-            with collection.lock:
-                self._seal(collection)
+        """Hold nothing any more."""
+        self._tables.close()

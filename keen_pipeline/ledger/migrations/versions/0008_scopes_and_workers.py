@@ -34,7 +34,22 @@ def upgrade() -> None:
     op.execute("UPDATE keen_entries SET removed_at = landed_at WHERE status = 'superseded'")
     op.execute("UPDATE keen_entries SET kind = 'slice' WHERE parent_id IS NOT NULL")
     op.execute("UPDATE keen_ledger_compatibility SET oldest_code = '0008'")
+    _end_doubles()
     _make_indexes()
+
+
+def _end_doubles() -> None:
+    """Of several open attempts of a partition, for other files or destinations, the newest goes on; not `cancelled`, a person's word."""
+    newer = "newer.collection = keen_entries.collection AND newer.partition_key = keen_entries.partition_key"
+    op.execute(
+        "UPDATE keen_entries SET status = 'failed', error = 'another extraction was asked for the same partition' "  # noqa: S608
+        f"WHERE {_OPEN} AND EXISTS (SELECT 1 FROM keen_entries AS newer WHERE {newer} AND newer.id > keen_entries.id "
+        f"AND newer.{_OPEN})"
+    )
+    op.execute(
+        "UPDATE keen_entries SET status = 'failed', error = 'the extraction it is part of has failed' "  # noqa: S608
+        f"WHERE {_OPEN} AND parent_id IN (SELECT id FROM keen_entries AS parents WHERE parents.status = 'failed')"
+    )
 
 
 def _new_columns() -> list[sa.Column[object]]:

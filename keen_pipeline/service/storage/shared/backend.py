@@ -9,18 +9,16 @@ from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.extractions.places import SharedPlace, UriPlace
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.storage.backend import Backend
+from keen_pipeline.service.storage.backend import Backend, KeptEvents
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.shared.catalogue import SharedCatalogue
+from keen_pipeline.service.storage.shared.cache import FileCache
 from keen_pipeline.service.storage.shared.credentials import shared_credentials
 from keen_pipeline.service.storage.shared.database import PostgresDatabase
-from keen_pipeline.service.storage.shared.leases import Leases
 from keen_pipeline.service.storage.shared.limits import SharedRequestsPerMinute
+from keen_pipeline.service.storage.shared.log import SharedLogs
 from keen_pipeline.service.storage.shared.objects import ObjectStore
 from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
-from keen_pipeline.service.storage.shared.segment_cache import SegmentCache
-from keen_pipeline.service.storage.shared.store import SharedEventStore, StoreParts
-from keen_pipeline.service.storage.shared.upkeep import UpkeepTimes
+from keen_pipeline.service.storage.shared.tables import SharedTables
 
 
 class SharedStorage:
@@ -42,15 +40,15 @@ class SharedStorage:
     def open(self, config: ServiceConfig, credentials: Credentials, engine: Engine) -> Backend:
         """The parts of a service over this storage; what is kept on this machine can be made again."""
         database, local = self._database, config.data / "shared"
-        leases = Leases(database)
+        assert config.storage_uri is not None
         uri = config.results_uri
         place = SharedPlace(self._objects) if uri is None else UriPlace(uri, self._remove_result)
-        cache = SegmentCache(local / "segments", self._objects, config.cache_mib * MIB)
-        parts = StoreParts(SharedCatalogue(database), leases, cache, self._objects, engine)
-        times = UpkeepTimes(config.fold_seconds, config.lease_seconds, config.replaced_seconds)
+        cache = FileCache(local / "files", self._objects, config.cache_mib * MIB)
+        tables = SharedTables(config.storage_uri, self._objects, cache, local / "work")
+        logs = SharedLogs(database, local / "log", config.max_properties)
         return Backend(
             database=database,
-            store=SharedEventStore(parts, config.max_properties, times),
+            store=KeptEvents(tables, logs, engine, config),
             records=SharedExtractionRecords(database),
             queue=SharedQueue(database, config.lease_seconds),
             limits=SharedRequestsPerMinute(database, config.requests_per_minute),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -18,9 +18,13 @@ from keen_pipeline.service.storage.shared.schema import SCHEMA, bring_up
 CONNECTIONS = 8
 """Of one process at most."""
 
+EXCLUSIVE_CONNECTIONS = 4
+"""Beside them, each held as long as a fold, a merge or a delete lasts, which need others of the first kind meanwhile."""
+
 WAIT_SECONDS = 30.0
 # One that lay idle for longer may be dead, which a question finds out before anything depends on it.
 _TRUSTED_SECONDS = 1.0
+_POLL_SECONDS = 0.05
 _DEFAULTS = {
     "application_name": "keen-pipeline serve",
     "connect_timeout": "10",
@@ -68,6 +72,7 @@ class PostgresDatabase:
     def __init__(self, url: str) -> None:
         self._conninfo = _conninfo(url)
         self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._exclusive_slots = threading.BoundedSemaphore(EXCLUSIVE_CONNECTIONS)
         self._lock = threading.Lock()
         self._idle: list[tuple[float, _DbConnection]] = []
         self._closed = False
@@ -92,11 +97,23 @@ class PostgresDatabase:
             yield Statements(connection)
 
     @contextmanager
-    def moment(self) -> Iterator[Statements]:
-        """Everything read in the block is of one moment; nothing can be changed."""
-        with self._connection() as connection, connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield Statements(connection)
+    def exclusive(self, name: str, wait: float) -> Iterator[bool]:
+        """Hold a name that no other process holds while the block runs; false where one still does after `wait` seconds.
+
+        It ends with the connection, so a process that died holds nothing.
+        """
+        key = [f"{SCHEMA}:{name}"]
+        with self._connection(self._exclusive_slots) as connection:
+            deadline = time.monotonic() + wait
+            sql = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)) AS ours"
+            while not (ours := connection.execute(sql, key).fetchall()[0]["ours"]) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+            try:
+                yield ours
+            finally:
+                if ours:
+                    with suppress(psycopg.Error):  # a connection that is gone holds nothing
+                        connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """All rows of one statement, which is a transaction of its own."""
@@ -109,8 +126,9 @@ class PostgresDatabase:
         return float(self.rows(f"SELECT {NOW} AS now")[0]["now"])
 
     @contextmanager
-    def _connection(self) -> Iterator[_DbConnection]:
-        if not self._slots.acquire(timeout=WAIT_SECONDS):
+    def _connection(self, slots: threading.BoundedSemaphore | None = None) -> Iterator[_DbConnection]:
+        slots = slots or self._slots
+        if not slots.acquire(timeout=WAIT_SECONDS):
             raise CatalogueUnavailableError(f"the catalogue answered nothing for {WAIT_SECONDS:g} s; ask again later")
         connection = None
         try:
@@ -124,7 +142,7 @@ class PostgresDatabase:
         finally:
             if connection is not None:
                 self._give_back(connection)
-            self._slots.release()
+            slots.release()
 
     def _take(self) -> _DbConnection:
         while True:

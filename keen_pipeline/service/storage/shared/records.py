@@ -20,13 +20,11 @@ from keen_pipeline.service.extractions.records import (
     extraction_of,
 )
 from keen_pipeline.service.storage.shared.database import NOW, PostgresDatabase
-from keen_pipeline.service.storage.shared.leases import Leases
 
 # Longer than any attempt to send one; only a process that died in the middle of it leaves a mail for so long.
 MAIL_CLAIM_SECONDS = 120.0
 POLL_SECONDS = 0.5
 _SWEEP = "old results"
-_SWEEP_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +54,6 @@ class SharedQueue:
 
     def __init__(self, database: PostgresDatabase, lease_seconds: float) -> None:
         self._database = database
-        self._leases = Leases(database)
         self._lease_seconds = lease_seconds
         self._holder = secrets.token_hex(8)
         self._lock = threading.Lock()
@@ -95,8 +92,8 @@ class SharedQueue:
     @contextmanager
     def sweeping(self) -> Iterator[bool]:
         """Whether this process is the one that removes old results, while the block runs."""
-        with self._leases.if_free(_SWEEP, _SWEEP_SECONDS) as lease:
-            yield lease is not None
+        with self._database.exclusive(_SWEEP, 0) as ours:
+            yield ours
 
     def _renew_all(self) -> None:
         while not self._stop.wait(self._lease_seconds / 3):

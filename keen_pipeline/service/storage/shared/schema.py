@@ -9,26 +9,23 @@ import psycopg
 from keen_pipeline.errors import ConfigurationError
 
 SCHEMA = "keen_service"
-_VERSION = 1
+_VERSION = 2
 _LOCK = "keen_service:schema"
 
 # A path may be longer than an index takes, and hold characters that TEXT does not. `event_log.payload` is compressed already.
 _TABLES = """
-CREATE TABLE collections (id INTEGER GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE collections (
+    id INTEGER GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name TEXT NOT NULL UNIQUE, next_number BIGINT NOT NULL DEFAULT 1,
+    folded BIGINT NOT NULL DEFAULT 0, properties INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE properties (
     collection INTEGER NOT NULL REFERENCES collections (id), number INTEGER NOT NULL, path BYTEA NOT NULL,
     PRIMARY KEY (collection, number));
 CREATE TABLE event_log (
-    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, collection INTEGER NOT NULL REFERENCES collections (id),
-    bytes INTEGER NOT NULL, written DOUBLE PRECISION NOT NULL, payload BYTEA NOT NULL);
+    collection INTEGER NOT NULL REFERENCES collections (id), number BIGINT NOT NULL, written DOUBLE PRECISION NOT NULL,
+    token BYTEA NOT NULL, events INTEGER NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL, bytes BIGINT NOT NULL,
+    longest INTEGER NOT NULL, payload BYTEA NOT NULL, PRIMARY KEY (collection, number));
 ALTER TABLE event_log ALTER COLUMN payload SET STORAGE EXTERNAL;
-CREATE INDEX event_log_by_collection ON event_log (collection, id);
-CREATE TABLE segments (
-    file TEXT PRIMARY KEY, collection INTEGER NOT NULL REFERENCES collections (id), position BIGINT NOT NULL,
-    events BIGINT NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL, kinds TEXT NOT NULL);
-CREATE INDEX segments_by_collection ON segments (collection, position);
-CREATE TABLE loose_files (file TEXT PRIMARY KEY, since DOUBLE PRECISION NOT NULL);
-CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until DOUBLE PRECISION NOT NULL);
+CREATE INDEX event_log_by_token ON event_log (collection, token);
 CREATE TABLE extractions (
     id TEXT PRIMARY KEY, collection TEXT NOT NULL, names TEXT NOT NULL, filters TEXT NOT NULL, start_time TEXT, end_time TEXT,
     email TEXT, status TEXT NOT NULL, created DOUBLE PRECISION NOT NULL, not_before DOUBLE PRECISION NOT NULL,
@@ -57,4 +54,7 @@ def bring_up(connection: psycopg.Connection[Any]) -> None:
         row = connection.execute("SELECT number FROM version").fetchone()
     if row != {"number": _VERSION}:
         found = row["number"] if row else "none"
-        raise ConfigurationError(f"service: the catalogue has schema {found}, this version reads {_VERSION}; use that one")
+        raise ConfigurationError(
+            f"service: the catalogue has schema {found}, this version reads {_VERSION}; use the version that made it, or"
+            " extract its events there and load them here"
+        )

@@ -1,4 +1,4 @@
-"""Segments of the object store as files of this machine: fetched once, as they never change, and given up for newer ones."""
+"""Files of the object store as files of this machine: fetched once, as they never change, and given up for newer ones."""
 
 from __future__ import annotations
 
@@ -13,43 +13,34 @@ from pathlib import Path
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.shared.objects import ObjectStore
 
-TAILS = "tails"
-"""The folder of files that are this process's alone."""
-
 _FETCHERS = 4
-_FOLDER = "events"
 _MAGIC = b"PAR1"
 _CHUNK_BYTES = 1024 * 1024
 
 
-class SegmentGoneError(RetryableError):
-    """A segment was replaced long ago; the events are in others now."""
+class FileGoneError(RetryableError):
+    """A file was replaced long ago; the events are in others now."""
 
 
-def object_name(file: str) -> str:
-    """What a segment's file is called in the object store."""
-    return f"{_FOLDER}/{file}"
+class FileCache:
+    """The files in `folder`, by the names of their objects, together at most `max_bytes`, and more only while they are held.
 
-
-class SegmentCache:
-    """The files in `folder`, together at most `max_bytes`, and more only while they are held. `folder` outlives the process."""
+    `folder` outlives the process.
+    """
 
     def __init__(self, folder: Path, objects: ObjectStore, max_bytes: int) -> None:
-        self.folder = folder
+        self._folder = folder
         self._objects = objects
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # the least recently held first
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # by file, the least recently held first
         self._holds: dict[str, int] = {}
-        self._doomed: set[str] = set()
         self._fetching: dict[str, threading.Lock] = {}
-        shutil.rmtree(folder / TAILS, ignore_errors=True)
-        (folder / TAILS).mkdir(parents=True)
-        for path in folder.iterdir():
-            if path.suffix == ".parquet":
-                self._sizes[path.name] = path.stat().st_size
-            elif path.name != TAILS:
-                path.unlink()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in folder.glob("*.part"):
+            path.unlink()
+        for path in folder.glob("*.parquet"):
+            self._sizes[path.name] = path.stat().st_size
         self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
         with self._lock:
             self._make_room()
@@ -60,15 +51,19 @@ class SegmentCache:
         with self._lock:
             return sum(self._sizes.values())
 
-    def hold(self, files: Iterable[str]) -> None:
-        """Have files here until they are released. Raises SegmentGoneError, ServiceUnavailableError; then none is held."""
-        wanted = list(files)
+    def path(self, name: str) -> Path:
+        """Where an object is while it is held."""
+        return self._folder / _file(name)
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Have objects here until they are released. Raises FileGoneError, ServiceUnavailableError; then none is held."""
+        wanted = list(names)
         with self._lock:
-            for file in wanted:
+            for file in map(_file, wanted):
                 self._holds[file] = self._holds.get(file, 0) + 1
                 if file in self._sizes:
                     self._sizes.move_to_end(file)
-            missing = [file for file in wanted if file not in self._sizes]
+            missing = [name for name in wanted if _file(name) not in self._sizes]
         try:
             for _ in self._pool.map(self._fetch, missing):
                 pass
@@ -76,54 +71,45 @@ class SegmentCache:
             self.release(wanted)
             raise
 
-    def release(self, files: Iterable[str]) -> None:
-        """Files are no longer needed by one who held them."""
+    def release(self, names: Iterable[str]) -> None:
+        """Objects are no longer needed by one who held them."""
         with self._lock:
-            for file in files:
+            for file in map(_file, names):
                 self._holds[file] -= 1
                 if not self._holds[file]:
                     del self._holds[file]
-                    if file in self._doomed:
-                        self._doomed.discard(file)
-                        self._remove(file)
             self._make_room()
 
-    def adopt(self, file: str) -> None:
-        """Take in, and hold, a file that was made in the folder."""
-        size = (self.folder / file).stat().st_size
+    def adopt(self, name: str, made: Path) -> None:
+        """Take in a file that was made here and is an object by now."""
+        size = made.stat().st_size
+        made.rename(self.path(name))
         with self._lock:
-            self._sizes[file] = size
-            self._holds[file] = self._holds.get(file, 0) + 1
-
-    def forget(self, files: Iterable[str]) -> None:
-        """Remove files that nobody will ask for again, once nobody holds them."""
-        with self._lock:
-            for file in files:
-                if self._holds.get(file):
-                    self._doomed.add(file)
-                elif file in self._sizes:
-                    self._remove(file)
+            self._sizes[_file(name)] = size
+            self._make_room()
 
     def close(self) -> None:
         """Fetch nothing any more."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _fetch(self, file: str) -> None:
+    def _fetch(self, name: str) -> None:
+        file = _file(name)
         with self._lock:
             turn = self._fetching.setdefault(file, threading.Lock())
         with turn:
             with self._lock:
                 if file in self._sizes:
                     return
-            part = self.folder / f"{file}.{uuid.uuid4().hex}.tmp"
+            part = self._folder / f"{uuid.uuid4().hex}.part"
             try:
-                with self._objects.open(object_name(file)) as source, part.open("xb") as copy:
+                with self._objects.open(name) as source, part.open("xb") as copy:
+                    part.chmod(0o600)
                     shutil.copyfileobj(source, copy, _CHUNK_BYTES)
                 _check_whole(part)
                 size = part.stat().st_size
-                part.rename(self.folder / file)
+                part.rename(self._folder / file)
             except FileNotFoundError:
-                raise SegmentGoneError("the events were rewritten while they were read; ask again") from None
+                raise FileGoneError("the events were rewritten while they were read; ask again", retry_after=1) from None
             finally:
                 part.unlink(missing_ok=True)
                 with self._lock:
@@ -137,12 +123,12 @@ class SegmentCache:
             if total <= self._max_bytes:
                 return
             if file not in self._holds:
-                total -= self._sizes[file]
-                self._remove(file)
+                total -= self._sizes.pop(file)
+                (self._folder / file).unlink(missing_ok=True)
 
-    def _remove(self, file: str) -> None:
-        self._sizes.pop(file, None)
-        (self.folder / file).unlink(missing_ok=True)
+
+def _file(name: str) -> str:
+    return name.replace("/", ".")
 
 
 def _check_whole(path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The database of one folder, `state.db`: the records of extractions, nothing that the events need."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.service.storage.engine import RETRY_SECONDS, DiskFullError
+
+WAIT_SECONDS = 10.0
+"""For another process that has it locked, such as a backup."""
+
+_VERSION = 4
+_SCHEMA = """
+CREATE TABLE extractions (
+    id TEXT PRIMARY KEY, collection TEXT NOT NULL, names TEXT NOT NULL, filters TEXT NOT NULL, start_time TEXT, end_time TEXT,
+    email TEXT, status TEXT NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, finished REAL, events INTEGER, bytes INTEGER,
+    message TEXT, mail_status TEXT, mail_attempts INTEGER NOT NULL DEFAULT 0, mail_next REAL,
+    options TEXT NOT NULL DEFAULT '{}', turn INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX extractions_by_collection ON extractions (collection, created);
+CREATE INDEX extractions_by_status ON extractions (status, created);
+"""
+
+# From each older version to the next one. Where the events were catalogued until version 3, see `migration`.
+_MIGRATIONS = {
+    1: "ALTER TABLE extractions ADD COLUMN options TEXT NOT NULL DEFAULT '{}';",
+    2: "ALTER TABLE extractions ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;",
+    3: "".join(f"DROP TABLE IF EXISTS {name};" for name in ("folded_logs", "segments", "properties", "collections")),
+}
+_log = logging.getLogger(__name__)
+
+
+class SqliteDatabase:
+    """One SQLite connection, shared by threads under a lock; commits are on disk when they return.
+
+    Raises ConfigurationError for a database of a newer version, ServiceUnavailableError while it is locked, DiskFullError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise ConfigurationError(f"service: {path} can't be opened ({error})") from None
+            # A copy that was taken while it was written. It holds no events; what was asked is asked again.
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                if (damaged := path.with_name(name)).exists():
+                    damaged.rename(path.with_name(f"{name}.set-aside-{int(time.time())}"))
+            _log.error("the records of extractions can't be read and were set aside", extra={"file": str(path)})
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        path.touch(mode=0o600)
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=WAIT_SECONDS)
+        self._connection.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;")
+        elif version in _MIGRATIONS:
+            steps = "".join(_MIGRATIONS[number] for number in range(version, _VERSION))
+            self._connection.executescript(f"BEGIN;{steps}PRAGMA user_version={_VERSION};COMMIT;")
+        elif version != _VERSION:
+            self._connection.close()
+            raise ConfigurationError(
+                f"service: {path} has schema {version}, this version reads {_VERSION}; use the version that wrote it"
+            )
+        path.chmod(0o600)
+
+    @contextmanager
+    def transaction(self, lock: str | None = None) -> Iterator[sqlite3.Connection]:
+        """One transaction; rolled back where the block raises. They all run one after another, whatever `lock` says."""
+        with self._lock, _own_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
+        with self._lock, _own_errors():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def now(self) -> float:
+        """The time of this machine, in seconds since 1970."""
+        return time.time()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = error.sqlite_errorcode & 0xFF
+        if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
+            raise DiskFullError("the records of extractions find no room on the disk; free some") from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise ServiceUnavailableError(
+                "the records of extractions are locked by another process; ask again later", retry_after=RETRY_SECONDS
+            ) from error
+        raise

@@ -1,0 +1,128 @@
+"""Beside the requests: logs become files, small files become larger ones, what was replaced long ago goes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from keen_pipeline.errors import RetryableError
+from keen_pipeline.service.config import MIB
+from keen_pipeline.service.storage.parts import Backlog
+from keen_pipeline.service.storage.places import Logs
+from keen_pipeline.service.storage.store import Collection, EventStore
+from keen_pipeline.service.storage.tables import OvertakenError
+
+DUE_BYTES = 8 * MIB
+DUE_APPENDS = 64
+"""A collection's logs are folded once they are so large, so many, or `fold_seconds` old."""
+
+SWEEP_SECONDS = 600.0
+PAUSE_SECONDS = 5.0
+"""After a turn that failed: a disk or a storage that is full or away is not back at once."""
+MOST_FAILURES = 3
+"""Collections that can't be folded before the turn is given up. They come last in the next one, so that they hold up no other."""
+
+_log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """One thread. `fold_seconds`: events rest at most so long in logs. `keep_seconds`: what was replaced is kept for so long.
+
+    Whatever fails is tried again: the logs are read as they are, and nothing is lost.
+    """
+
+    def __init__(self, store: EventStore, logs: Logs, fold_seconds: float, keep_seconds: float) -> None:
+        self._store, self._logs = store, logs
+        self._fold_seconds, self._keep_seconds = fold_seconds, keep_seconds
+        self._failed: dict[str, float] = {}  # when, by collection
+        self._swept = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        pause = usual = min(1.0, self._fold_seconds)
+        self._take_up()
+        while not self._stop.wait(pause):
+            try:
+                due = [backlog.name for backlog in self._store.backlogs() if self._is_due(backlog)]
+                pause = usual if self._each(due) else PAUSE_SECONDS
+                self._sweep()
+            except Exception:  # noqa: BLE001 - nothing is lost: the next turn does it
+                _log.exception("upkeep failed")
+                pause = PAUSE_SECONDS
+
+    def _take_up(self) -> None:
+        """Open what was left by the last process, so that its logs are folded though nobody asks for them."""
+        try:
+            names = self._store.names()
+        except RetryableError:
+            return
+        for name in names:
+            if self._stop.is_set():
+                return
+            try:
+                self._store.known(name)
+            except Exception:  # noqa: BLE001 - whoever asks for that collection gets the error
+                _log.exception("a collection can't be opened", extra={"collection": name})
+
+    def _is_due(self, backlog: Backlog) -> bool:
+        return backlog.bytes >= DUE_BYTES or backlog.appends >= DUE_APPENDS or backlog.age >= self._fold_seconds
+
+    def _each(self, due: list[str]) -> bool:
+        """Whether all could be folded. What never failed comes first, then what failed longest ago."""
+        failures = 0
+        for name in sorted(due, key=lambda name: self._failed.get(name, 0.0)):
+            if self._stop.is_set() or failures == MOST_FAILURES:
+                break
+            try:
+                self._fold(name)
+                self._failed.pop(name, None)
+            except Exception:  # noqa: BLE001 - as of a turn; the others' files and memory may be all right
+                _log.exception("a collection can't be folded", extra={"collection": name})
+                self._failed[name] = time.monotonic()
+                failures += 1
+        return failures == 0
+
+    def _fold(self, name: str) -> None:
+        collection = self._store.known(name)
+        if collection is None:
+            return
+        with self._logs.exclusive(name, "fold", 0) as ours:
+            if not ours:
+                return
+            try:
+                while self._store.fold(collection) and not self._stop.is_set():
+                    pass
+            except OvertakenError as error:
+                _log.info("overtaken", extra={"collection": name, "reason": str(error)})
+        self._merge(collection)
+
+    def _merge(self, collection: Collection) -> None:
+        with self._logs.exclusive(collection.name, "rewrite", 0) as ours:
+            try:
+                while ours and not self._stop.is_set() and self._store.merge(collection):
+                    pass
+            except OvertakenError as error:
+                _log.info("overtaken", extra={"collection": collection.name, "reason": str(error)})
+
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept < min(SWEEP_SECONDS, self._keep_seconds):
+            return
+        self._swept = time.monotonic()
+        for name in self._store.names():
+            if self._stop.is_set():
+                return
+            try:
+                collection = self._store.known(name)
+                with self._logs.exclusive(name, "sweep", 0) as ours:
+                    if ours and collection is not None:
+                        self._store.sweep(collection, self._keep_seconds)
+            except Exception:  # noqa: BLE001 - it is tried again; the others are swept
+                _log.exception("a collection can't be swept", extra={"collection": name})
+
+    def close(self) -> None:
+        """Stop after the fold that is being made; the engine is closed already."""
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,307 @@
+"""A data folder: what copies, losses, damage, older layouts and shortages make of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.service.storage import event_log, store, upkeep
+from keen_pipeline.service.storage.engine import DiskFullError
+from keen_pipeline.service.storage.files import EventFiles
+from keen_pipeline_tests.service.stores import (
+    Place,
+    collection_of,
+    events,
+    fold,
+    merge,
+    n_of,
+    number,
+    rule,
+    store_of,
+    until,
+)
+
+LAYOUT_1 = Path(__file__).with_name("layout_1.tar.gz")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.close()
+
+
+def copied(source: Path, target: Path, order: Callable[[list[Path]], list[Path]]) -> None:
+    """A copy, file by file, of a folder that others write to."""
+    target.mkdir()
+    for path in order(sorted(source.iterdir())):
+        try:
+            if path.is_dir():
+                copied(path, target / path.name, order)
+            elif path.suffix not in (".lock", ".sock"):
+                shutil.copyfile(path, target / path.name)
+        except FileNotFoundError:
+            continue
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_copy_of_the_running_folder_has_what_was_acknowledged_before_it(
+    folder: Place, tmp_path: Path, backwards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "SEAL_BYTES", 20_000)
+    monkeypatch.setattr(upkeep, "DUE_BYTES", 20_000)
+    service = folder.open(fold_seconds=0.1)
+    stop, acknowledged = threading.Event(), [0]
+
+    def post() -> None:
+        while not stop.is_set():
+            number = acknowledged[0]
+            assert service.add_events("shop", [{"n": number, "text": "x" * 50}] * 20) == [None] * 20
+            acknowledged[0] = number + 1
+            service.add_events(f"shop-{number % 5}", [{"n": number}])
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    copies: dict[str, int] = {}
+    try:
+        until(lambda: acknowledged[0] > 50, "nothing was stored")
+        for n in range(4):
+            copies[f"copy-{n}"] = acknowledged[0]
+            copied(tmp_path / "one", tmp_path / f"copy-{n}", lambda paths: paths[::-1] if backwards else paths)
+            until(lambda: acknowledged[0] > copies[f"copy-{n}"] + 30, "nothing more was stored")  # noqa: B023 - called at once
+    finally:
+        stop.set()
+        thread.join()
+    for name, batches in copies.items():
+        found = n_of(folder.open(name), "shop")
+        assert found == sorted(found)
+        assert {found.count(n) for n in range(batches)} == {20}
+    assert n_of(service, "shop") == [n for n in range(acknowledged[0]) for _ in range(20)]
+
+
+def test_a_commit_whose_file_the_copy_lacks_is_set_aside_and_the_log_read_again(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+        fold(service, "shop")
+    folder.close()
+    table = tmp_path / "one" / "events" / "shop"
+    newest = sorted(table.glob("*.parquet"))[-1]
+    newest.rename(tmp_path / "missing.parquet")
+    again = folder.open()
+    assert n_of(again, "shop") == [0, 1, 2]
+    assert list((table / "_set_aside").iterdir()) != []
+    fold(again, "shop")
+    assert n_of(again, "shop") == [0, 1, 2]
+
+
+def test_a_lost_file_whose_log_is_gone_is_refused_by_name(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    service.add_events("other", [{"n": 1}])
+    fold(service, "shop")
+    store_of(service).sweep(collection_of(service, "shop"), 0)
+    folder.close()
+    (file,) = (tmp_path / "one" / "events" / "shop").glob("*.parquet")
+    file.unlink()
+    again = folder.open()
+    with pytest.raises(ConfigurationError, match="lacks files of events"):
+        number(again, "shop")
+    assert number(again, "other") == 1
+
+
+def test_nothing_that_is_lost_beside_them_loses_events_and_nothing_unknown_is_removed(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    service.add_events("shop", [{"n": 2}])
+    folder.close()
+    data = tmp_path / "one"
+    unknown = [data / "events" / "shop" / "x.parquet", data / "events" / "notes.txt", data / "log" / "shop" / "y.tmp"]
+    for path in unknown:
+        path.write_text("mine")
+    for path in data.glob("state.db*"):
+        path.unlink()
+    (data / "layout.json").unlink()
+    again = folder.open()
+    assert n_of(again, "shop") == [1, 2]
+    assert [path.read_text() for path in unknown] == ["mine"] * 3
+    folder.close()
+    (data / "state.db").write_bytes(b"torn" * 3000)
+    assert n_of(folder.open(), "shop") == [1, 2]
+    assert list(data.glob("state.db.set-aside-*")) != []
+
+
+def test_a_log_stays_for_a_while_after_its_fold_however_old_it_is(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    (log,) = (tmp_path / "one" / "log" / "shop").glob("*.ndjson")
+    store_of(service).sweep(collection_of(service, "shop"), 0)
+    assert log.exists()  # it is in no table yet
+    os.utime(log, (1, 1))
+    fold(service, "shop")
+    store_of(service).sweep(collection_of(service, "shop"), 3600)
+    assert log.exists()
+    os.utime(log, (1, 1))
+    store_of(service).sweep(collection_of(service, "shop"), 3600)
+    assert not log.exists()
+    assert n_of(service, "shop") == [1]
+
+
+def test_a_damaged_log_loses_only_what_is_damaged_and_that_is_set_aside(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+    folder.close()
+    (log,) = (tmp_path / "one" / "log" / "shop").glob("*.ndjson")
+    text = log.read_bytes()
+    middle = text.index(b'"1"')
+    log.write_bytes(text[:middle] + b'"7"' + text[middle + 3 :])
+    assert n_of(folder.open(), "shop") == [0]
+    (aside,) = log.parent.glob("*.set-aside")
+    assert b'"2"' in aside.read_bytes()
+
+
+def test_a_folder_of_the_first_layout_is_converted(folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(LAYOUT_1) as archive:
+        archive.extractall(tmp_path / "one", filter="data")
+    told = json.loads((tmp_path / "one" / "expected.json").read_text().replace("T00:00:00Z", "T00:00:00.000Z"))
+    shutil.copytree(tmp_path / "one", tmp_path / "torn")
+    service = folder.open(project_id="p" * 24, read_key="r" * 32, write_key="w" * 32, master_key="m" * 32)
+    found = events(service, "nasty")
+    assert [json.dumps(event, sort_keys=True) for event in found] == [json.dumps(event, sort_keys=True) for event in told["nasty"]]
+    assert [sorted(event) for event in events(service, "users")] == [["keen", "late"], ["a.b", "keen"], ["keen", "late2"]]
+    record = service.records.get(told["extraction"])
+    assert record is not None
+    assert record.status == "complete"
+    (aside,) = (tmp_path / "one").glob("events.set-aside-*")
+    assert len(list(aside.rglob("*.parquet"))) == 3
+    folder.close()
+    assert number(folder.open(), "nasty") == len(told["nasty"])
+
+    # A crash between the steps of the switch.
+    usual = Path.rename
+    for step in range(3):
+        left = [step]
+
+        def rename(self: Path, target: Any, left: list[int] = left) -> Path:
+            if "torn" in str(self) and ("migration" in str(self) or self.name == "events"):
+                if not left[0]:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+            return usual(self, target)
+
+        torn = f"torn-{step}"
+        shutil.copytree(tmp_path / "torn", tmp_path / torn)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            with pytest.raises(KeyboardInterrupt):
+                folder.open(torn)
+        again = folder.open(torn)
+        assert number(again, "nasty") == len(told["nasty"])
+        assert number(again, "users") == 3
+
+
+def test_an_older_folder_without_its_catalog_is_set_aside_and_a_newer_one_refused(folder: Place, tmp_path: Path) -> None:
+    with tarfile.open(LAYOUT_1) as archive:
+        archive.extractall(tmp_path / "one", filter="data")
+    (tmp_path / "one" / "state.db").unlink()
+    assert folder.open().store.names() == []
+    assert len(list((tmp_path / "one").glob("events.set-aside-*/*/*.parquet"))) == 3
+    folder.close()
+    (tmp_path / "one" / "layout.json").write_text('{"layout": 9}')
+    with pytest.raises(ConfigurationError, match="layout 9"):
+        folder.open()
+
+
+def test_what_storage_makes_is_private(folder: Place, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        service = folder.open()
+        service.add_events("user:signup", [{"n": 1}])
+        fold(service, "user:signup")
+        for _ in range(9):
+            service.add_events("user:signup", [{"n": 1}])
+            fold(service, "user:signup")
+        merge(service, "user:signup")
+    finally:
+        os.umask(before)
+    made = [
+        path
+        for folder in ("events", "log", "work")
+        for path in [tmp_path / "one" / folder, *(tmp_path / "one" / folder).rglob("*")]
+    ]
+    made += (tmp_path / "one").glob("state.db*")
+    assert len(made) > 20
+    assert {(path.is_dir(), path.stat().st_mode & 0o777) for path in made} == {(True, 0o700), (False, 0o600)}
+    assert (tmp_path / "one" / "events" / "user~3Asignup").is_dir()
+
+
+def test_appends_are_refused_while_too_much_waits_and_taken_again_after(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_BACKLOG_BYTES", 100_000)
+    monkeypatch.setattr(upkeep, "PAUSE_SECONDS", 0.05)
+    usual = EventFiles.fold
+    broken = [True]
+
+    def fails(self: EventFiles, logs: Any) -> Any:
+        if broken[0]:
+            raise RuntimeError("no memory")
+        return usual(self, logs)
+
+    monkeypatch.setattr(EventFiles, "fold", fails)
+    service = folder.open(fold_seconds=0.1)
+    taken = 0
+
+    def post() -> bool:
+        nonlocal taken
+        try:
+            service.add_events("shop", [{"n": taken, "text": "x" * 20_000}])
+        except ServiceUnavailableError as error:
+            return error.retry_after is not None
+        taken += 1
+        return False
+
+    until(post, "the backlog was never bounded")
+    assert number(service, "shop") == taken
+    service.add_events("another", [{"n": 1}])
+    broken[0] = False
+    until(lambda: not post(), "the backlog stayed")
+    until(lambda: service.store.unfolded_bytes() == 0, "it was not folded")
+    assert number(service, "shop") == taken
+
+
+def test_what_the_last_process_left_is_folded_though_nobody_asks_for_it(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    folder.close()
+    folder.open(fold_seconds=0.1)
+    until(lambda: list((tmp_path / "one" / "events").glob("shop/*.parquet")), "it was not folded")
+
+
+def test_an_append_that_failed_leaves_nothing_behind(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    usual = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DiskFullError, match="no room on the disk") as raised:
+        service.add_events("shop", [{"n": 2, "new": 1}])
+    assert raised.value.errno == errno.ENOSPC
+    assert n_of(service, "shop") == [1]
+    with pytest.raises(DiskFullError):
+        service.add_events("new", [{"n": 2}])
+    monkeypatch.setattr(os, "fdatasync", usual)
+    service.add_events("shop", [{"n": 3, "new": 2}])
+    service.add_events("new", [{"n": 3}])
+    assert (n_of(service, "shop"), n_of(service, "new")) == ([1, 3], [3])
+    folder.close()
+    assert n_of(folder.open(), "shop", rule("new", "eq", 2)) == [3]
