@@ -16,38 +16,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from keen_pipeline.extraction import ExtractionRequest, Landing
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ledger.statistics import StatisticsReader
 from keen_pipeline.lifecycle import Limits
-from keen_pipeline.scope import Scope
-from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, fill_landed, reads_everything, statements
+from keen_pipeline_tests.ledgers import SCOPE, day, land
 
 _LANDED_EACH = 20
-_FIRST = datetime(2000, 1, 1, tzinfo=timezone.utc)
-
-
-def day(number: int) -> ExtractionRequest:
-    """That of one partition."""
-    start = _FIRST + timedelta(days=number)
-    return ExtractionRequest("purchases", Timeframe(start, start + timedelta(days=1)), f"{start:%Y-%m-%d}", f"{start:%Y-%m-%d}.csv")
-
-
-def land(ledger: SqlLedger, entry_id: int, worker: str) -> None:
-    """The whole way of an intent."""
-    ledger.claim([entry_id], worker)
-    ledger.posting(entry_id, worker)
-    ledger.submitted(entry_id, worker, f"e{entry_id}")
-    assert ledger.complete([entry_id], worker)
-    ledger.publishing(entry_id, worker)
-    ledger.landed(entry_id, worker, Landing("", 1000, 10, "ab" * 32, ("header:timestamp", "body:a"), 1000, 0.1))
-    ledger.release([entry_id], worker)
 
 
 @contextmanager
@@ -65,7 +44,7 @@ def ledger_url(kind: str, folder: Path) -> Iterator[str]:
 def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """One database."""
     engine = open_engine(url)
-    ledger = SqlLedger(engine, Scope("projects/P", "/landing"))
+    ledger = SqlLedger(engine, SCOPE)
     fill_landed(ledger, day(0), options.landed)
     asked = ledger.request([day(n) for n in range(options.open)])
     waiting = [answer.entry.entry_id for answer in asked]

@@ -11,9 +11,8 @@ import pytest
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ledger.statistics import StatisticsReader
 from keen_pipeline.lifecycle import Limits
-from keen_pipeline.scope import Scope
-from keen_pipeline_tests.benchmarks.metrics_scrape import day, land
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, fill_landed, reads_everything, statements
+from keen_pipeline_tests.ledgers import SCOPE, day, land
 
 HISTORY = 5_000
 LIMITS = Limits()
@@ -23,7 +22,7 @@ LIMITS = Limits()
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlLedger]:
     url = f"sqlite:///{tmp_path / 'ledger.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     engine = open_engine(url)
-    ledger = SqlLedger(engine, Scope("projects/P", "/landing"))
+    ledger = SqlLedger(engine, SCOPE)
     fill_landed(ledger, day(0), HISTORY)
     yield ledger
     engine.dispose()
@@ -55,7 +54,7 @@ def a_look(ledger: SqlLedger) -> None:
     ledger.uncounted()
     ledger.stale_slices()
     ledger.slices([1])
-    ledger.others_at(["purchases/2000-01-02.csv"])
+    ledger.others_at(["purchases/2026-01-02.csv"])
     ledger.landed_between("purchases", day(0).timeframe.start, day(0).timeframe.start + timedelta(days=7))
     assert all(entry is not None for entry in ledger.current([day(n) for n in range(1, 5)]))
 

@@ -9,7 +9,7 @@ import pytest
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Land, Limits, Seen, Wait, decide
 from keen_pipeline.testing import FakeClock, memory_ledger
-from keen_pipeline_tests.benchmarks.metrics_scrape import day
+from keen_pipeline_tests.ledgers import day
 
 LIMITS = Limits()
 
