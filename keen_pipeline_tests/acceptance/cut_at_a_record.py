@@ -16,6 +16,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Counted, Pipeline, extract, partition_request
+from keen_pipeline.scope import Scope
 from keen_pipeline.testing import FakeClock, memory_ledger
 from keen_pipeline_tests.faults import Behaviour, Exchange, FaultServer, document, undelimited
 from keen_pipeline_tests.landing.conftest import example
@@ -47,10 +48,12 @@ def extract_counted(root: Path, server: FaultServer, results: Sequence[Behaviour
     server.results, server.api = results, [api]
     clock = FakeClock()
     with KeenClient(server.url, "P", read_key="key") as client:
-        pipeline = Pipeline(client, memory_ledger(clock=clock), FileDestination(str(root)), Limits(max_attempts=3))
+        destination = FileDestination(str(root))
+        ledger = memory_ledger(clock=clock, scope=Scope("projects/P", destination.uri))
+        pipeline = Pipeline(client, ledger, destination, Limits(max_attempts=3))
         partitions = partition_range(COLLECTION, "2026-01-01", "2026-01-01", clock.now())
-        requests = [partition_request(COLLECTION, partition, str(root)) for partition in partitions]
-        return [event for event in extract(pipeline, requests) if isinstance(event, Counted)]
+        requests = [partition_request(COLLECTION, partition) for partition in partitions]
+        return [event for event in extract(pipeline, requests, doing="a test") if isinstance(event, Counted)]
 
 
 def posted(server: FaultServer) -> list[dict[str, object]]:
