@@ -185,6 +185,7 @@ class Landing:
     `property_types`: for each column Keen's word for its property when it landed (`num`, `string`, ...), empty where Keen has none
     or several; an empty tuple where Keen did not tell. `masked`: by column of the mask what was done: `hash`, `mask`, `drop`, or
     `absent` where the file has no such column. `columns` are those of the written file, without the dropped ones.
+    `stored_sha256`: of the file as it lies at the destination; its manifest keeps it, the ledger doesn't.
     """
 
     uri: str
@@ -197,3 +198,4 @@ class Landing:
     column_types: tuple[str, ...] = ()
     property_types: tuple[str, ...] = ()
     masked: Mapping[str, str] = field(default_factory=dict, hash=False)
+    stored_sha256: str | None = None

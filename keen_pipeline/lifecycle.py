@@ -35,6 +35,8 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 UNLISTED_GRACE = timedelta(minutes=2)
 # The longest back-off between two attempts, or two tries of one call.
 MAX_BACKOFF_SECONDS = 600.0
+# Nothing is put off for longer, so what says so was written by a clock that was ahead.
+MAX_WAIT = timedelta(hours=1)
 # Reasons told one by one when a request is abandoned; more of them are counted.
 _MOST_REASONS = 5
 
@@ -127,6 +129,10 @@ class Entry:
         """Whether nobody else has claimed it."""
         return self.claimed_by is None or self.claimed_by == worker
 
+    def waits(self, now: datetime) -> bool:
+        """Whether it is to be posted, or landed, later than `now`."""
+        return now < self.due_at <= now + MAX_WAIT
+
     def __str__(self) -> str:
         known = f", extraction {self.extraction_id}" if self.extraction_id else ""
         return f"{self.request} (attempt {self.attempt}{known})"
@@ -208,13 +214,13 @@ def decide(entry: Entry, seen: Seen, now: datetime, limits: Limits) -> Action:
     """What to do about an entry. Total: every status, whatever was seen, has an answer."""
     match entry.status:
         case Status.REQUESTED:
-            return Wait(entry.due_at, entry.error or "its next attempt is not due yet") if entry.due_at > now else Post()
+            return Wait(entry.due_at, entry.error or "its next attempt is not due yet") if entry.waits(now) else Post()
         case Status.SUBMITTED:
             return _submitted(entry, seen, now, limits)
         case Status.SPLIT:
             return _split(seen)
         case Status.COMPLETE:
-            return Wait(entry.due_at, entry.error or "its landing run has been asked for") if entry.due_at > now else Land()
+            return Wait(entry.due_at, entry.error or "its landing run has been asked for") if entry.waits(now) else Land()
         case Status.LANDED:
             return _landed(entry, limits)
         case _:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -16,14 +20,16 @@ _COMMANDS = {
     "demo": ("demo", "The whole pipeline once, headless, on sample events."),
     "dev": ("dev", "The Dagster UI and daemon, and the embedded service, until Ctrl-C."),
     "serve": ("serve", "The embedded Keen-compatible service."),
+    "init": ("init", "Write a commented collections file to begin with."),
     "load": ("load", "Load events from files into the service."),
     "extract": ("extract", "Extract one timeframe of a collection now."),
     "list": ("unique", "The unique values of a property."),
-    "backfill": ("backfill", "Land a range of partitions of a configured collection."),
+    "backfill": ("backfill", "Land a range of partitions of configured collections."),
     "status": ("status", "What has landed, what is missing, what is waited for and why."),
     "retry": ("word:retry", "Ask again for partitions that were given up."),
     "cancel": ("word:cancel", "Cancel open extractions."),
-    "ledger": ("ledger", "The ledger: forget old history, finish an upgrade."),
+    "verify": ("verify", "Read what has landed again, and prove it again."),
+    "ledger": ("ledger", "The ledger: made anew from manifests, pruned, upgraded."),
     "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
     "deployment": ("deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
@@ -56,23 +62,51 @@ def cli() -> None:
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: everything ends as it does on Ctrl-C, so claims are given back."""
+
+
 def main() -> NoReturn:
-    """Entry point: exit status 0 on success, 2 on bad usage, 1 with one line on failure, 130 on Ctrl-C."""
+    """Entry point: exit status 0 on success, 2 on bad usage, 1 with what failed on failure, 130 on Ctrl-C, 143 on SIGTERM."""
+    with _terminating():
+        sys.exit(_status())
+
+
+def _status() -> int:
     try:
-        cli(standalone_mode=False, prog_name="keen-pipeline")
+        # A command answers nothing; --help and --version answer their exit status.
+        status = cli(standalone_mode=False, prog_name="keen-pipeline")
+        return status if isinstance(status, int) else 0
     except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        return exit_.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt) as stopped:
         click.echo("stopped", err=True)
-        sys.exit(130)
+        return 143 if Terminated in (type(stopped), type(stopped.__cause__)) else 130
     except KeenPipelineError as error:
-        click.echo(f"keen-pipeline: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
+        from keen_pipeline.pipeline.told import in_lines  # only a failure pays for the pipeline's import
+
+        first, *more = in_lines(str(error))
+        click.echo("\n".join([f"keen-pipeline: {first}", *more]), err=True)
+        return 1
     except BrokenPipeError:
         # The reader of a pipe (head, say) has seen enough.
         sys.stderr.close()
-        sys.exit(1)
-    sys.exit(0)
+        return 1
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM is Terminated in the main thread for the block's time; a second one changes nothing."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

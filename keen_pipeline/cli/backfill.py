@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from keen_pipeline.cli.common import (
+    as_usage,
     complete_collections,
     configured,
     console,
-    failures,
     follow,
     landing_json,
     landings_table,
@@ -16,14 +16,15 @@ from keen_pipeline.cli.common import (
     service_for_command,
     show,
 )
-from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
+from keen_pipeline.errors import ExtractionFailedError
 from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Pipeline, extract, partition_request, post_due, submit
+from keen_pipeline.pipeline.told import summary
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings
-from keen_pipeline.wiring import open_pipeline
+from keen_pipeline.wiring import check_collections_exist, open_pipeline
 
 
 @click.command("backfill")
@@ -42,12 +43,11 @@ def command(collections: tuple[str, ...], first: str, last: str, no_wait: bool, 
     """
     settings, now = Settings.from_environment(), SystemClock().now()
     chosen = configured(settings, collections)
-    try:
+    with as_usage():
         ranges = [(c, partition_range(c, first, last, now)) for c in chosen]
-    except InvalidInputError as error:
-        raise click.UsageError(str(error)) from None
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
+        check_collections_exist(pipeline, [c.name for c in chosen])
         requests = [partition_request(c, p, mask_key=pipeline.mask_key) for c, partitions in ranges for p in partitions]
         if no_wait:
             landed, failed = _submit(pipeline, requests, force)
@@ -61,9 +61,7 @@ def command(collections: tuple[str, ...], first: str, last: str, no_wait: bool, 
                 raise
     _show(landed, failed, as_json)
     if failed:
-        raise ExtractionFailedError(
-            f"{len(landed)} of {len(requests)} partitions landed, {len(failed)} failed: " + "; ".join(failures(failed))
-        )
+        raise ExtractionFailedError(summary(len(landed), failed))
 
 
 def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) -> tuple[list[Entry], list[tuple[Entry, str]]]:

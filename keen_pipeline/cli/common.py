@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -36,6 +37,8 @@ QUIET_SECONDS = 5.0
 """Without a change for so long, it is said what is waited for."""
 # Where stdout is a file or a pipe, a table is as wide as its URIs.
 _WIDE = 200
+# Columns from which a table of files has one for their URIs.
+_ROOM_FOR_URIS = 130
 
 
 def show(*tables: Table | str) -> None:
@@ -85,17 +88,28 @@ def complete_collections(context: click.Context, parameter: click.Parameter, inc
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+@contextmanager
+def as_usage(what: str = "") -> Iterator[None]:
+    """An argument that does not have its form is bad usage, exit status 2."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise click.UsageError(f"{what}{error}") from None
+
+
 def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:
     """`--timeframe` or `--from` and `--to`; None where none of them is given."""
     if relative is not None:
         if start is not None or end is not None:
             raise click.UsageError("give either --timeframe or --from and --to")
-        return resolve_timeframe(relative, now=now)
+        with as_usage():
+            return resolve_timeframe(relative, now=now)
     if (start is None) != (end is None):
         raise click.UsageError("--from and --to belong together")
     if start is None or end is None:
         return None
-    first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
+    with as_usage():
+        first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
     if last < first:
         raise click.UsageError(f"--to {end} is before --from {start}")
     return Timeframe(first, last)
@@ -110,10 +124,9 @@ def parse_filter(text: str) -> Filter:
         value = json.loads(parts[2])
     except json.JSONDecodeError as error:
         raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
-    try:
+    with as_usage(f"--filter {text!r}: "):
         return Filter(parts[0], parts[1], value)
-    except InvalidInputError as error:
-        raise click.UsageError(f"--filter {text!r}: {error}") from None
+    raise AssertionError("unreachable")
 
 
 def landing_json(entry: Entry) -> dict[str, Any]:
@@ -139,18 +152,29 @@ def print_json(document: object) -> None:
 
 
 def landings_table(entries: Sequence[Entry], title: str) -> Table:
-    """What landed, for a person."""
-    table = Table(title=title, title_justify="left")
+    """What landed, for a person. On a narrow terminal one line a file: where they lie stands below, once."""
+    out = Console(**_PLAIN)
+    rows = [landing_json(entry) for entry in entries]
+    is_narrow = out.is_terminal and out.width < _ROOM_FOR_URIS
+    common = os.path.commonprefix([row["uri"] for row in rows])  # noqa: RUF071 - URIs, and cut at a slash
+    folder = common.rpartition("/")[0] if is_narrow else ""
+    table = Table(title=title, title_justify="left", caption=f"in {folder}" if folder else None, caption_justify="left")
     for name in ("collection", "partition"):
         table.add_column(name, no_wrap=True)
     for name in ("events", "bytes", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("URI", overflow="fold")
-    for entry in entries:
-        row = landing_json(entry)
-        table.add_row(
-            row["collection"], row["partition"], f"{row['events']:,}", f"{row['bytes']:,}", f"{row['seconds']:.2f}", row["uri"]
-        )
+    if not is_narrow:
+        table.add_column("URI", overflow="fold")
+    for row in rows:
+        cells = [
+            row["collection"],
+            row["partition"],
+            f"{row['events']:,}",
+            f"{row['bytes']:,}",
+            f"{row['seconds']:.2f}",
+            row["uri"],
+        ]
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 
@@ -224,16 +248,3 @@ class _View:
                 self._reasons = reasons
                 for reason in reasons:
                     yield f"waiting: {reason}", "dim"
-
-
-def failures(failed: Sequence[tuple[Entry, str]]) -> list[str]:
-    """What failed and why, equal reasons once, and the command that mends it."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for entry, reason in failed:
-        key = (entry.request.collection, reason.replace(str(entry.request), entry.request.collection))
-        groups.setdefault(key, []).append(entry.request.partition_key)
-    lines = []
-    for (collection, reason), keys in groups.items():
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        lines.append(f"{collection} {' '.join(keys[:5])}{more}: {reason}")
-    return lines

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from datetime import timedelta
@@ -46,8 +45,6 @@ def command(folder: Path, as_json: bool) -> None:
     Example: keen-pipeline demo --dir ./data/demo
     """
     begun = time.monotonic()
-    # A polite end of the process must end the children too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     demo = _Demo(_fresh(folder))
     landed, downstream = demo.run()
     seconds = time.monotonic() - begun
@@ -67,7 +64,10 @@ def command(folder: Path, as_json: bool) -> None:
         f"Downstream asset {_DOWNSTREAM} woke for {len(downstream)} partitions: {', '.join(downstream)}",
         f"Files: {demo.folder / 'landing'}",
         f"Dagster's history: DAGSTER_HOME={demo.home}   Logs: {demo.folder / 'logs'}",
-        "Next: keen-pipeline dev shows the same in the Dagster UI",
+        "Next, the same in the Dagster UI at http://127.0.0.1:3000, on events of its own:",
+        "  keen-pipeline dev",
+        "and what this demo has landed, read and proven again:",
+        f"  {demo.variables} keen-pipeline verify",
     )
 
 
@@ -103,6 +103,8 @@ class _Demo:
             KEEN_PIPELINE_LEDGER_URL=self.settings.ledger_url,
             KEEN_PIPELINE_SERVICE_DATA=str(self.settings.service_data),
         )
+        # For a shell: what makes other commands speak of this demo.
+        self.variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.env.items() if name.startswith("KEEN_"))
         self._deadline = time.monotonic() + LIMIT_SECONDS
 
     def run(self) -> tuple[list[Entry], list[str]]:

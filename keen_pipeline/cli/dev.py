@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
+import re
 import socket
 import subprocess
-import sys
-from contextlib import ExitStack
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 
 import click
 
@@ -19,31 +24,83 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.pipeline.sample import load_sample_events
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
+from keen_pipeline.service.endpoint import lock
 from keen_pipeline.settings import Settings
-from keen_pipeline.wiring import open_client
+from keen_pipeline.wiring import open_client, open_ledger, scope_of, warn_of_unknown
+
+_LOCK = Path("data/dev.lock")
+_LEVELS = ("critical", "error", "warning", "info", "debug")
+_LOOK_SECONDS = 0.5
+_ANSWER_SECONDS = 2.0
+_NIGHTLY_JOB = "keen_submit_extractions"
 
 
 @click.command("dev")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Of the Dagster UI, on 127.0.0.1.")
-def command(port: int) -> None:
+@click.option("--log-level", type=click.Choice(_LEVELS), default="warning", show_default=True, help="Of Dagster's own lines.")
+def command(port: int, log_level: str) -> None:
     """Run the Dagster UI and daemon, with schedules and sensors on, and the embedded service unless KEEN_BASE_URL is set.
+
+    One runs in each folder. If nothing is configured, the sample's nightly job runs once at the first start, so that there is
+    something to see.
 
     Example: keen-pipeline dev --port 3000
     """
     settings = Settings.from_environment()
+    warn_of_unknown(settings)
     configured_collections(settings)  # a wrong file is told here, not in the UI
-    _refuse_used_port(port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with ExitStack() as stack:
+    url = f"http://127.0.0.1:{port}"
+    with _only_one(url), ExitStack() as stack:
+        _refuse_used_port(port)
         if settings.base_url is None:
             _service(settings, stack)
-        # The working directory's dagster.yaml and workspace.yaml count where they are there, as for `dagster dev` itself.
-        arguments = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(port)]
+        env = _environment(log_level)
+        # The working directory's dagster.yaml and workspace.yaml count if they are there, as for `dagster dev` itself.
+        arguments = ["dagster", "dev", "--host", "127.0.0.1", "--port", str(port), "--log-level", log_level]
+        arguments += ["--code-server-log-level", log_level]
         if not Path("workspace.yaml").exists():
             arguments += ["-m", "keen_pipeline.definitions"]
-        child = stack.enter_context(running(arguments, env=_environment(), cwd=Path.cwd(), log=None))
-        console.print(f"Dagster UI: http://127.0.0.1:{port}   Ctrl-C stops everything")
-        _wait(child)
+        console.print("starting Dagster, which takes some seconds; Ctrl-C stops everything")
+        is_wanted, stopping = _at_least(log_level), Event()
+        # How each of its processes dies of Ctrl-C is nothing to read.
+        child = stack.enter_context(
+            running(arguments, env=env, cwd=Path.cwd(), shown=lambda line: is_wanted(line) and not stopping.is_set())
+        )
+        try:
+            _await_ui(child, url)
+            _welcome(settings, url, env)
+            _ended(child.wait())
+        except KeyboardInterrupt:
+            stopping.set()
+            console.print("stopping")
+            raise
+
+
+@contextmanager
+def _only_one(url: str) -> Iterator[None]:
+    """Hold this folder. Raises ConfigurationError saying where the one that holds it is."""
+    _LOCK.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            lock(descriptor)
+        except OSError:
+            raise ConfigurationError(
+                f"keen-pipeline dev runs in this folder already, {_holder()}; stop it there, or start this one in another folder"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"url": url, "pid": os.getpid()}).encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder() -> str:
+    try:
+        held = json.loads(_LOCK.read_text(encoding="utf-8"))
+        return f"at {held['url']} (process {held['pid']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "and is about to start or to end"
 
 
 def _service(settings: Settings, stack: ExitStack) -> None:
@@ -58,12 +115,22 @@ def _service(settings: Settings, stack: ExitStack) -> None:
             console.print(f"{count:,} sample events loaded")
 
 
-def _environment() -> dict[str, str]:
-    """Ours as it is; where neither DAGSTER_HOME nor a dagster.yaml is there, a home below data/, so that history lasts."""
+def _environment(log_level: str) -> dict[str, str]:
+    """Ours as it is; without DAGSTER_HOME and a dagster.yaml a home below data/, so that history lasts."""
     env = {"KEEN_PIPELINE_RUNNING": "true", **os.environ, "PYTHONUNBUFFERED": "1"}
+    if log_level in _LEVELS[:3]:
+        # Of Dagster's betas, one for each import; they stand in its documentation.
+        env.setdefault("PYTHONWARNINGS", "ignore")
     if not env.get("DAGSTER_HOME") and not Path("dagster.yaml").exists():
         env["DAGSTER_HOME"] = str(make_dagster_home(Path("data/dagster")))
     return env
+
+
+def _at_least(log_level: str) -> Callable[[bytes], bool]:
+    """Whether a line is no record of a lower level: Dagster prints every event of every run, whatever its own level is."""
+    lower = _LEVELS[_LEVELS.index(log_level) + 1 :]
+    record = re.compile(rb" - (?:\x1b\[\d+m)?(%s)(?:\x1b\[\d+m)? - " % "|".join(lower).upper().encode()) if lower else None
+    return lambda line: record is None or record.search(line) is None
 
 
 def _refuse_used_port(port: int) -> None:
@@ -77,10 +144,39 @@ def _refuse_used_port(port: int) -> None:
             ) from None
 
 
-def _wait(child: subprocess.Popen[bytes]) -> None:
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        console.print("stopping")
-        return
+def _await_ui(child: subprocess.Popen[bytes], url: str) -> None:
+    # A proxy of the environment must not stand between two processes of one machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while child.poll() is None:
+        try:
+            with opener.open(f"{url}/server_info", timeout=_ANSWER_SECONDS):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_LOOK_SECONDS)
+    _ended(child.returncode)
+
+
+def _ended(status: int) -> None:
     raise KeenPipelineError(f"dagster dev ended with status {status}; its own lines above say why")
+
+
+def _welcome(settings: Settings, url: str, env: Mapping[str, str]) -> None:
+    console.print(f"Dagster UI: {url}   Ctrl-C stops everything")
+    is_sample = settings.is_embedded and settings.collections_file is None and not Path("workspace.yaml").exists()
+    if is_sample and _is_new(settings):
+        arguments = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", _NIGHTLY_JOB]
+        log = Path("data/first_night.log")
+        with running(arguments, env=env, cwd=Path.cwd(), log=log) as launch:
+            status = launch.wait()
+        told = "runs now on the sample" if status == 0 else f"could not be launched, see {log}"
+        console.print(f"the nightly job {_NIGHTLY_JOB} {told}")
+    console.print(
+        f"what to click: Lineage ({url}/asset-groups) shows what has landed; an asset, then Materialize, lands days of your "
+        f"choice; Runs ({url}/runs) shows what was done"
+    )
+
+
+def _is_new(settings: Settings) -> bool:
+    """Whether nothing was ever asked for here."""
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    return not ledger.open_entries() and not ledger.landed_collections()

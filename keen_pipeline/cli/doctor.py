@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import smtplib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -14,19 +16,25 @@ import click
 from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
 from keen_pipeline.collection import Collection, MaskMethod
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
-from keen_pipeline.settings import Settings
+from keen_pipeline.pipeline.freshness import coverage
+from keen_pipeline.pipeline.manifests import all_of
+from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
 _MAIL_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 300
+# Manifests that are looked at, and partitions that a line names.
+_MANIFESTS = 200
+_NAMED = 5
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(as_json: bool) -> None:
-    """Check configuration, service, key, collections, destination (writes and removes a probe), ledger, mail and Dagster's daemon.
+    """Check variables, collections, service, key, destination (writes and removes a probe), ledger, partitions, mail and daemon.
 
     What is wrong comes with what to fix, and the exit status is 1.
 
@@ -34,18 +42,10 @@ def command(as_json: bool) -> None:
     """
     settings = Settings.from_environment()
     with service_for_command(settings):
-        checks: list[tuple[str, Callable[[], str]]] = [
-            ("collections", lambda: _collections(settings)),
-            ("service", lambda: _service(settings)),
-            ("key", lambda: _key(settings)),
-            ("names", lambda: _names(settings)),
-            ("mask", lambda: _mask(settings)),
-            ("destination", lambda: _destination(settings)),
-            ("ledger", lambda: _ledger(settings)),
-            ("mail", lambda: _mail(settings)),
-            ("dagster", _dagster),
-        ]
-        told = [_try(name, check) for name, check in checks]
+        told: list[tuple[str, bool, str]] = []
+        for name, (check, needs) in _CHECKS.items():
+            broken = [one for one, well, _ in told if one in needs and not well]
+            told.append((name, True, f"not tried, see {broken[0]} above") if broken else _try(name, check, settings))
     if as_json:
         print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
     else:
@@ -53,14 +53,25 @@ def command(as_json: bool) -> None:
             click.echo(f"{'ok   ' if well else 'wrong'} {name}: {text}")
     bad = sum(not well for _, well, _ in told)
     if bad:
-        raise ConfigurationError(f"{bad} of {len(checks)} checks failed, see above for what to fix")
+        raise ConfigurationError(f"{bad} of {len(told)} checks failed, see above for what to fix")
 
 
-def _try(name: str, check: Callable[[], str]) -> tuple[str, bool, str]:
+def _try(name: str, check: Callable[[Settings], str], settings: Settings) -> tuple[str, bool, str]:
     try:
-        return name, True, check()
+        return name, True, check(settings)
     except KeenPipelineError as error:
         return name, False, " ".join(str(error).split())
+
+
+def _variables(settings: Settings) -> str:
+    if not settings.unknown:
+        return "none that looks like ours and is not"
+    known = [one.name for one in VARIABLES]
+    told = []
+    for name in settings.unknown:
+        near = get_close_matches(name, known, 1, 0.6)
+        told.append(f"{name} is no setting" + (f", {near[0]} is" if near else ""))
+    raise ConfigurationError(f"{'; '.join(told)}: correct or unset it")
 
 
 def _configured(settings: Settings) -> list[Collection]:
@@ -103,10 +114,7 @@ def _names(settings: Settings) -> str:
     collections = _configured(settings)
     if settings.collections_file is None:
         return "not compared: KEEN_PIPELINE_COLLECTIONS is not set"
-    try:
-        known = open_client(settings, None).collections()
-    except KeenPipelineError:
-        return "not compared: the service could not be asked, see above"
+    known = open_client(settings, None).collections()
     unknown = [c.name for c in collections if c.name not in known]
     if unknown:
         raise ConfigurationError(
@@ -134,11 +142,48 @@ def _destination(settings: Settings) -> str:
 
 def _ledger(settings: Settings) -> str:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
-    waiting = ledger_version(ledger.engine).waiting
-    left = f"; once no older release runs: {CONTRACT_COMMAND}" if waiting else ""
+    told = [str(ledger.scope)]
     others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
-    also = "".join(f"; it also holds {one.landed} landed and {one.open} open of {one.scope}" for one in others)
-    return f"{ledger.scope}{also}{left}"
+    told += [f"it also holds {one.landed} landed and {one.open} open of {one.scope}" for one in others]
+    told += [f"at work: {worker}" for worker in ledger.workers.all()]
+    if ledger_version(ledger.engine).waiting:
+        told.append(f"once no older release runs: {CONTRACT_COMMAND}")
+    return "; ".join(told)
+
+
+def _manifests(settings: Settings) -> str:
+    """Whether another ledger lands at the same place: then each overwrites what the other has proven."""
+    destination = open_destination(settings.destination, settings.destination_options)
+    ledger = open_ledger(settings.ledger_url, scope_of(settings, destination.uri))
+    found = [one.manifest for one in all_of(destination, most=_MANIFESTS) if one.manifest is not None]
+    mine = {manifest.token: manifest for manifest in found if manifest.is_of(ledger.scope)}
+    unknown = sorted(mine[token].request.path for token in set(mine) - ledger.known_tokens(mine))
+    if unknown:
+        raise ConfigurationError(
+            f"{len(unknown)} of {len(mine)} landed files at {destination.uri} are not in this ledger, such as {unknown[0]}: if "
+            "another ledger lands there too, one of them needs another KEEN_PIPELINE_DESTINATION; if this one was lost: "
+            "keen-pipeline ledger rebuild"
+        )
+    return f"the ledger knows the {len(mine)} manifests that were looked at"
+
+
+def _partitions(settings: Settings) -> str:
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    wrong, landed = [], 0
+    for collection in _configured(settings):
+        found, name = coverage(ledger, collection, ledger.clock.now(), mask_key=settings.mask_key), shlex.quote(collection.name)
+        landed += found.landed
+        for what, keys in (("without a file", found.gaps), ("out of date or unproven", found.outdated)):
+            if keys:
+                span = f"--from {keys[0]} --to {keys[-1]}"
+                wrong.append(f"{collection.name} has {len(keys)} partitions {what}: keen-pipeline backfill {name} {span}")
+        abandoned = [state.key for state in found.given_up if state.status is Status.ABANDONED]
+        if abandoned:
+            named = " ".join(abandoned[:_NAMED]) + (" ..." if len(abandoned) > _NAMED else "")
+            wrong.append(f"{collection.name} has {len(abandoned)} given up: keen-pipeline retry {name} {named}")
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
+    return f"{landed} landed, none missing between the first and today, none given up"
 
 
 def _mail(settings: Settings) -> str:
@@ -165,7 +210,7 @@ def _mail(settings: Settings) -> str:
     )
 
 
-def _dagster() -> str:
+def _dagster(settings: Settings) -> str:
     """Whether something ticks the schedule and the sensors of the configured Dagster home."""
     home = os.environ.get("DAGSTER_HOME")
     if not home:
@@ -185,3 +230,20 @@ def _dagster() -> str:
             "`keen-pipeline dev`"
         )
     return f"a daemon runs for {home}"
+
+
+# By name: the check, and those without which it is not tried, as they would say the same once more.
+_CHECKS: Mapping[str, tuple[Callable[[Settings], str], tuple[str, ...]]] = {
+    "variables": (_variables, ()),
+    "collections": (_collections, ()),
+    "service": (_service, ()),
+    "key": (_key, ("service",)),
+    "names": (_names, ("service", "key")),
+    "mask": (_mask, ()),
+    "destination": (_destination, ()),
+    "ledger": (_ledger, ("destination",)),
+    "manifests": (_manifests, ("destination", "ledger")),
+    "partitions": (_partitions, ("collections", "destination", "ledger")),
+    "mail": (_mail, ()),
+    "dagster": (_dagster, ()),
+}

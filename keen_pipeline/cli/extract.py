@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from keen_pipeline.cli.common import (
+    as_usage,
     complete_collections,
     configured_collections,
     follow,
@@ -25,6 +26,7 @@ from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
 from keen_pipeline.filters import Filter
 from keen_pipeline.pipeline import ad_hoc_request, extract
+from keen_pipeline.pipeline.told import grouped
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, parse_instant
@@ -82,7 +84,8 @@ def command(
     Example: keen-pipeline extract purchases --from 2026-01-01 --to 2026-01-08 --filter 'body:amount gt 3.5' --to ./files
     """
     settings, now = Settings.from_environment(), SystemClock().now()
-    check_collection_name(collection)
+    with as_usage():
+        check_collection_name(collection)
     end, folder = _end_and_destination(to, start)
     window = parse_timeframe(timeframe, start, end, now) or Timeframe(parse_instant(_BEGINNING), now)
     # Options speak of the configured destination; another place of the same kind may need them too.
@@ -103,7 +106,8 @@ def _run(
 ) -> None:
     # What is masked in the collection's own files is masked in a person's too.
     mask = next((c.mask for c in configured_collections(settings) if c.name == collection), {})
-    ad_hoc_request(collection, window, now=now, filters=filters)  # refuses before a service is started
+    with as_usage():
+        ad_hoc_request(collection, window, now=now, filters=filters)  # refuses before a service is started
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
         request = ad_hoc_request(collection, window, now=now, filters=filters, email=email, mask=mask, mask_key=pipeline.mask_key)
@@ -111,7 +115,7 @@ def _run(
         events = extract(pipeline, [request], doing="keen-pipeline extract", keep=lambda _: not force)
         landed, failed = follow(events, 1, collection)
     if failed:
-        raise ExtractionFailedError(failed[0][1])
+        raise ExtractionFailedError(grouped(failed)[0])
     if as_json:
         print_json({"landings": [landing_json(entry) for entry in landed]})
     else:

@@ -1,4 +1,4 @@
-"""`keen-pipeline ledger upgrade`: the second half of a rolling deploy."""
+"""`keen-pipeline ledger`: made anew from manifests, pruned, upgraded."""
 
 from __future__ import annotations
 
@@ -6,19 +6,44 @@ from datetime import timedelta
 
 import click
 
-from keen_pipeline.cli.common import show
+from keen_pipeline.cli.common import console, print_json, show
 from keen_pipeline.ledger import open_engine
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.settings import Settings
-from keen_pipeline.wiring import open_ledger, scope_of
+from keen_pipeline.wiring import open_destination, open_ledger, scope_of
 
 
 @click.group("ledger")
 def command() -> None:
-    """The ledger's tables.
+    """The ledger: make a lost one anew, forget old attempts, finish an upgrade.
 
-    Example: keen-pipeline ledger upgrade --contract
+    Example: keen-pipeline ledger rebuild
     """
+
+
+@command.command("rebuild")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def rebuild(as_json: bool) -> None:
+    """Make a lost ledger anew from the manifests at the destination.
+
+    What has landed is neither asked for nor told to Dagster again. What the ledger holds already stays as it is, so this can be
+    repeated; it also takes over files that were copied from another destination.
+
+    Example: keen-pipeline ledger rebuild
+    """
+    from keen_pipeline.pipeline.rebuild import rebuild as take_over  # the pipeline, for this command alone
+
+    settings = Settings.from_environment()
+    destination = open_destination(settings.destination, settings.destination_options)
+    done = take_over(open_ledger(settings.ledger_url, scope_of(settings, destination.uri)), destination)
+    if as_json:
+        left = [{"uri": uri, "problem": problem} for uri, problem in done.problems]
+        print_json({"restored": len(done.restored), "known": done.known, "others": done.others, "left_out": left})
+        return
+    for uri, problem in done.problems:
+        console.print(f"left out: {uri}: {problem}", style="yellow")
+    of_others = f", {done.others} of other projects or definitions left alone" if done.others else ""
+    show(f"{len(done.restored)} landings restored, {done.known} known before{of_others}")
 
 
 @command.command("prune")

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
-# From SIGTERM to SIGKILL. A Dagster daemon ends its code servers within seconds.
+# From one signal to the next. A Dagster daemon ends its code servers, and a run itself, within seconds.
 GRACE_SECONDS = 15.0
+_LOOK_SECONDS = 0.1
 
 
 def environment(**values: str) -> dict[str, str]:
@@ -21,8 +24,18 @@ def environment(**values: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path | None) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m arguments...` for the block's time, its output in `log` (None: ours); its whole group ends with the block."""
+def running(
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path | None = None,
+    shown: Callable[[bytes], bool] = lambda _: True,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m arguments...` for the block's time; its whole group ends with the block.
+
+    Its output goes to `log`; without one, the lines that are `shown` go to our standard error.
+    """
     out = log.open("ab") if log is not None else None
     try:
         child = subprocess.Popen(  # noqa: S603 - our own modules
@@ -30,10 +43,12 @@ def running(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, log:
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT if out is not None else None,
+            stdout=out or subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if out is None:
+            Thread(target=_show, args=(child, shown), name="keen-output", daemon=True).start()
         try:
             yield child
         finally:
@@ -43,16 +58,57 @@ def running(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, log:
             out.close()
 
 
+def _show(child: subprocess.Popen[bytes], shown: Callable[[bytes], bool]) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if shown(line):
+            with suppress(OSError, ValueError):  # nobody reads it any more: the child must not wait for that
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+
+
 def end_group(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the child, time to end its own children, then SIGKILL to whatever is left of its group."""
-    if child.poll() is None:
+    """What Ctrl-C does in a terminal, to the child's whole group; SIGKILL to whatever is left of it in the end.
+
+    Dagster's runs are in it: told all at once they end as failed, while those whose parents end first stay "started" for ever.
+    """
+    if os.name != "posix":
         child.terminate()
+        child.wait(GRACE_SECONDS)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
-            child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait(GRACE_SECONDS)
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            break  # the group is empty
+        if _ends(child, GRACE_SECONDS):
+            break
+    child.wait(GRACE_SECONDS)
+
+
+def _ends(child: subprocess.Popen[bytes], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        child.poll()
+        if not _lives(child.pid):
+            return True
+        time.sleep(_LOOK_SECONDS)
+    return False
+
+
+def _lives(group: int) -> bool:
+    """Whether any process of a group runs; one that has ended and that nobody waits for doesn't."""
     try:
-        os.killpg(child.pid, signal.SIGKILL)
+        os.killpg(group, 0)
     except ProcessLookupError:
-        return  # the usual end: the group is empty
+        return False
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    if not stats:  # a system without it: what is there runs
+        return True
+    for stat in stats:
+        with suppress(OSError):
+            # The name, in brackets, may hold blanks and brackets.
+            state, _, number = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:3]
+            if int(number) == group and state not in "ZX":
+                return True
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
+from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -55,6 +57,8 @@ def command(collection: str | None, as_json: bool) -> None:
             one.name, f"{found.landed} of {found.due}", found.newest or "-", str(missing), str(len(mine)), str(len(found.given_up))
         )
     show(table)
+    if not rows:
+        show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
     for other in others:
@@ -101,11 +105,15 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
             f"{collection.name} has files that another configuration made, {_named(found.outdated)}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
         )
-    for state in found.given_up[-_SHOWN:]:
-        show(f"{collection.name} {state.key} is {state.status.value}: {state.error}\n  keen-pipeline retry {name} {state.key}")
-    if len(found.given_up) > _SHOWN:
-        show(f"and {len(found.given_up) - _SHOWN} more (--json lists all)")
+    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for state in found.given_up:
+        reasons[state.status.value, state.error or "no reason was noted"].append(state.key)
+    for (status, error), keys in list(reasons.items())[:_SHOWN]:
+        show(f"{collection.name} {status}: {_named(keys, ' ')}: {shortened(error)}")
+        show(f"  keen-pipeline retry {name} {' '.join(keys[:_SHOWN])}")
+    if len(reasons) > _SHOWN:
+        show(f"and {len(reasons) - _SHOWN} other reasons (--json lists all)")
 
 
-def _named(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
+def _named(keys: Sequence[str], separator: str = ", ") -> str:
+    return separator.join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")

@@ -12,7 +12,7 @@ from keen_pipeline.defs.checks import Targets, evaluation, given_up, landing_che
 from keen_pipeline.defs.metadata import materialization
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.resources import pipeline_of
-from keen_pipeline.defs.told import failure, grouped
+from keen_pipeline.defs.told import failure
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.lifecycle import Entry
@@ -30,6 +30,7 @@ from keen_pipeline.pipeline import (
     submit,
     verdict,
 )
+from keen_pipeline.pipeline.told import grouped
 from keen_pipeline.pipeline.upkeep import tidy_up
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.timeframe import parse_instant

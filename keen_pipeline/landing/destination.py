@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from keen_pipeline.landing.transfer.download import Download
     from keen_pipeline.landing.transfer.intake import Intake
 
+_PIECE_BYTES = 1 << 20
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
 
@@ -127,6 +130,9 @@ class FileDestination:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
                     intake = download.run()
                     column_types = () if conversion is None else _finished(conversion, intake)
+                    # Of Keen's own CSV it is known already.
+                    as_it_came = encoding is Encoding.CSV and not mask
+                    stored_sha256 = intake.sha256 if as_it_came else _sha256(stage)
                     stored = stage.seek(0, 2)
                 self._storage.publish(stage, target, fence=fence)
             except VerificationError as error:
@@ -151,6 +157,7 @@ class FileDestination:
             column_types=column_types,
             property_types=tuple(types.get(name, "") for name in intake.columns) if types else (),
             masked=intake.masked,
+            stored_sha256=stored_sha256,
         )
 
     def exists(self, target: str) -> int | None:
@@ -183,6 +190,22 @@ class FileDestination:
             self._storage.write(self.uri_of(path), data)
         except OSError as error:
             raise ConfigurationError(f"{self.uri_of(path)} can't be written ({error.strerror or type(error).__name__})") from error
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        """A small file at a path below the root. Raises FileNotFoundError, InvalidInputError if it is longer than `most_bytes`."""
+        with self._storage.open(self.uri_of(path)) as file:
+            pieces, left = [], most_bytes + 1
+            while left > 0 and (piece := file.read(left)):
+                pieces.append(piece)
+                left -= len(piece)
+        if left <= 0:
+            raise InvalidInputError(f"{self.uri_of(path)} is longer than {most_bytes} bytes")
+        return b"".join(pieces)
+
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder."""
+        for uri, size in self._storage.files(self.uri_of(folder)):
+            yield path_below(self._root, uri), size
 
     def write_list(self, collection: str, property_name: str, partition_key: str, values: Sequence[object]) -> str:
         """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError."""
@@ -275,6 +298,18 @@ def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
     from keen_pipeline.landing.parquet.source import Facts
 
     return conversion.finish(Facts(intake.columns, intake.records, intake.bytes, intake.sha256))
+
+
+def _sha256(stage: BinaryIO) -> str:
+    # Page-aligned: a stage may be open past the system's cache.
+    digest, buffer = hashlib.sha256(), mmap.mmap(-1, _PIECE_BYTES)
+    with buffer, memoryview(buffer) as view:
+        stage.seek(0)
+        got = _PIECE_BYTES
+        while got == _PIECE_BYTES:
+            got = stage.readinto(view)  # type: ignore[attr-defined]  # a raw file
+            digest.update(view[:got])
+    return digest.hexdigest()
 
 
 def _copy(body: BinaryIO, stage: BinaryIO) -> None:

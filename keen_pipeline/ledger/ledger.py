@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -242,6 +243,46 @@ class SqlLedger(LedgerSubmissions):
             return True
         self._doubt(connection, entry)
         return False
+
+    def restore(self, landed: Sequence[Entry]) -> list[Entry]:
+        """Take over landings that another ledger had noted, `entry_id` aside; answers those that are valid here now.
+
+        Of several of one partition the last is valid, the others' files may be removed. What this ledger has landed itself, or
+        knows by its token, stays. Nobody is told of them again.
+        """
+        places: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for entry in sorted(landed, key=lambda e: e.landed_at or e.requested_at):
+            places[entry.request.place].append(entry)
+        restored: list[Entry] = []
+        for chunk in chunks(sorted(places)):
+            restored += self._restore([places[place] for place in chunk])
+        return restored
+
+    @transaction
+    def _restore(self, connection: sa.Connection, places: Sequence[Sequence[Entry]]) -> list[Entry]:
+        now = self.clock.now()
+        tokens = self._tokens(connection, [entry.token for group in places for entry in group], self._mine)
+        restored = []
+        for group in places:
+            collection, key = group[-1].request.place
+            here = sa.and_(entries.c.collection == collection, entries.c.partition_key == key)
+            if self._rows(connection, sa.and_(here, entries.c.status == Status.LANDED.value)):
+                continue
+            new = [entry for entry in group if entry.token not in tokens]
+            made = [self._insert(connection, self._restored_row(entry, now, is_valid=entry is group[-1])) for entry in new]
+            restored += [entry for entry in made if entry.status is Status.LANDED]
+        return restored
+
+    def _restored_row(self, entry: Entry, now: datetime, *, is_valid: bool) -> dict[str, Any]:
+        assert entry.landing is not None
+        names = ("token", "attempt", "extraction_id", "landed_at", "expected", "counted", "counted_at")
+        return {
+            **new_row(entry.request, self.scope_id, self.scope, entry.requested_at, run_id=None),
+            **landing_values(entry.landing),
+            **{name: getattr(entry, name) for name in names},
+            "status": (Status.LANDED if is_valid else Status.SUPERSEDED).value,
+            "reported_at": now,
+        }
 
     def _doubt(self, connection: sa.Connection, entry: Entry) -> None:
         """What lies at an entry's path, or is about to, may be another's file."""

@@ -136,6 +136,24 @@ class LedgerReader:
         return self._landed(connection, entries.c.collection == collection)
 
     @read_transaction
+    def landed_collections(self, connection: sa.Connection) -> list[str]:
+        """The collections with a valid landing, sorted."""
+        query = sa.select(entries.c.collection).distinct().where(self._mine, is_landed)
+        return sorted(connection.execute(query).scalars())
+
+    @read_transaction
+    def known_tokens(self, connection: sa.Connection, tokens: Iterable[str]) -> set[str]:
+        """Those of the tokens that any scope of this ledger has given out."""
+        return self._tokens(connection, tokens, sa.true())
+
+    def _tokens(self, connection: sa.Connection, tokens: Iterable[str], condition: sa.ColumnElement[bool]) -> set[str]:
+        found: set[str] = set()
+        for chunk in chunks(sorted(tokens)):
+            query = sa.select(entries.c.token).where(condition, entries.c.token.in_(chunk))
+            found.update(connection.execute(query).scalars())
+        return found
+
+    @read_transaction
     def landed_between(self, connection: sa.Connection, collection: str, start: datetime, end: datetime) -> list[Entry]:
         """The valid landings of a collection whose timeframe begins in [start, end), in the order of time, without slices."""
         begins = entries.c.window_start
@@ -219,10 +237,11 @@ class LedgerReader:
 
     def listed_within(self, seconds: float) -> Mapping[str, CollectionState]:
         """The collections whose extractions anybody has listed within the last `seconds`."""
-        since = self.clock.now() - timedelta(seconds=seconds)
-        return {
-            name: state for name, state in self.collections().items() if state.listed_at is not None and state.listed_at > since
-        }
+        now = self.clock.now()
+        since = now - timedelta(seconds=seconds)
+        # What lies ahead was written by a clock that was wrong.
+        known = self.collections().items()
+        return {name: state for name, state in known if state.listed_at is not None and since < state.listed_at <= now}
 
     @read_transaction
     def others_at(self, connection: sa.Connection, paths: Sequence[str]) -> set[str]:
@@ -236,6 +255,19 @@ class LedgerReader:
         for chunk in chunks(sorted(paths)):
             theirs = sa.and_(entries.c.scope_id.in_(sorted(names)), entries.c.path.in_(chunk), alive)
             found.update(names[i] for i in connection.execute(sa.select(entries.c.scope_id).distinct().where(theirs)).scalars())
+        return found
+
+    @read_transaction
+    def others_paths(self, connection: sa.Connection, paths: Iterable[str]) -> set[str]:
+        """Those of some paths below our destination at which other scopes of this ledger have a file, or ask for one."""
+        here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.id != self.scope_id)
+        others = list(connection.execute(sa.select(scopes.c.id).where(here)).scalars())
+        if not others:
+            return set()
+        found: set[str] = set()
+        for chunk in chunks(sorted(paths)):
+            theirs = sa.and_(entries.c.scope_id.in_(others), entries.c.path.in_(chunk), sa.or_(is_open, is_landed, is_stale))
+            found.update(connection.execute(sa.select(entries.c.path).where(theirs)).scalars())
         return found
 
     @read_transaction

@@ -15,6 +15,7 @@ from keen_pipeline.collection import CountPolicy
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, RetryableError
 from keen_pipeline.extraction import ExtractionRequest, Status, filters_identity
 from keen_pipeline.lifecycle import Count, Entry, GiveUp, Retry, Seen, decide
+from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.timeframe import Timeframe
 
@@ -138,8 +139,17 @@ def count_landed(pipeline: Pipeline, landed: Sequence[Entry]) -> Iterator[tuple[
     Yields the entries of a group, and them with their counts or why these can't be had. Nobody's policy is asked.
     """
     groups = groups_of([e for e in landed if e.status is Status.LANDED], lambda entry: entry.request)
-    for _, entries, answer in each(groups.items(), lambda group: pipeline.ledger.counted(_counts_of(pipeline, group))):
+    for _, entries, answer in each(groups.items(), lambda group: _count(pipeline, group)):
         yield entries, answer
+
+
+def _count(pipeline: Pipeline, landed: Sequence[Entry]) -> list[Entry]:
+    counts = _counts_of(pipeline, landed)
+    by_id = {entry.entry_id: entry for entry in landed}
+    # The manifests first: what the ledger holds as counted is not looked at again.
+    told = [(by_id[entry_id], count) for entry_id, count in counts.items()]
+    manifests.note_counts(pipeline.destination, pipeline.scope, told, pipeline.clock.now())
+    return pipeline.ledger.counted(counts)
 
 
 def _counts_of(pipeline: Pipeline, landed: Sequence[Entry]) -> dict[int, int]:

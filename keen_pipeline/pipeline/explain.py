@@ -53,7 +53,7 @@ def explain(
     if holder is not None and holder.worker_id != me:
         lease_over = holder.heartbeat_at + timedelta(seconds=limits.lease_seconds)
         return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it", since, lease_over)
-    if entry.due_at > now and entry.status in (Status.REQUESTED, Status.COMPLETE):
+    if entry.waits(now) and entry.status in (Status.REQUESTED, Status.COMPLETE):
         return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {entry.error or 'not due yet'}", since, entry.due_at)
     if state is not None and state.problem is not None and entry.status is not Status.COMPLETE:
         return Waiting(state.problem, state.since or since, state.until)

@@ -17,10 +17,11 @@ from keen_pipeline.errors import (
     PermanentError,
     RetryableError,
 )
-from keen_pipeline.extraction import Landing, SecretUrl, Status
+from keen_pipeline.extraction import Kind, Landing, SecretUrl, Status
 from keen_pipeline.landing.csv.joined import JoinedResults
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, backoff_seconds
+from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
 from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
@@ -140,6 +141,10 @@ class _OneLanding:
         ledger, entry = self._pipeline.ledger, self._entry
         try:
             landing = self._land(url)
+            if entry.request.kind is not Kind.SLICE:
+                # After the file, before the ledger: a process that dies in between lands it again.
+                made = manifests.Manifest.of(replace(entry, landing=landing), self._pipeline.scope, ledger.clock.now())
+                manifests.write(self._pipeline.destination, made)
             return Landed(ledger.landed(entry.entry_id, self._worker, landing))
         except StoppedError as error:
             return NotLanded(entry, error, is_lost=True)

@@ -19,7 +19,7 @@ from keen_pipeline.errors import (
     UnreachableError,
 )
 from keen_pipeline.extraction import Status
-from keen_pipeline.lifecycle import Entry, Post, Seen, backoff_seconds, decide
+from keen_pipeline.lifecycle import MAX_WAIT, Entry, Post, Seen, backoff_seconds, decide
 from keen_pipeline.pipeline.context import Pipeline, first_line
 from keen_pipeline.pipeline.orphans import Orphans
 from keen_pipeline.pipeline.slices import plan, split
@@ -144,7 +144,7 @@ class _Round:
             wait = _REST_SECONDS if wished is None else wished
         else:
             wait = max(wished or 0.0, backoff_seconds(entry.post_tries + 1, pipeline.limits, pipeline.jitter()))
-        due_at = pipeline.clock.now() + timedelta(seconds=wait)
+        due_at = pipeline.clock.now() + min(timedelta(seconds=wait), MAX_WAIT)
         pipeline.ledger.postpone(entry.entry_id, self._worker, due_at, str(error), ambiguous=ambiguous)
 
     def _split(self, entry: Entry, error: ExtractionTooLargeError) -> None:

@@ -18,6 +18,7 @@ from keen_pipeline.landing.layout import ad_hoc_key, slice_path
 from keen_pipeline.ledger import Slice
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.pipeline.counts import ask_count, count_together, groups_of
 from keen_pipeline.timeframe import Timeframe
@@ -157,6 +158,8 @@ def sweep(pipeline: Pipeline, worker: Worker) -> None:
         if stale is None or stale.landing is None:
             continue
         try:
+            if stale.request.kind is not Kind.SLICE:
+                manifests.remove(pipeline.destination, stale.request.path)
             pipeline.destination.remove(stale.landing.uri)
         except (RetryableError, ConfigurationError, OSError):
             ledger.release([stale.entry_id], worker.id)  # the next sweep tries again

@@ -17,6 +17,7 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUn
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
+from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile, verdict
 from keen_pipeline.pipeline.explain import explain_all, in_few_lines
@@ -177,7 +178,7 @@ class _Wait:
             yield from self._read()
             entries = self._claimed()
             yield from self._post(entries)
-            if self.pipeline.clock.now() >= next_poll:
+            if self._is_over(next_poll):
                 yield from self._poll(self._claimed())
                 next_poll = self.pipeline.clock.now() + timedelta(seconds=self.pipeline.poll_seconds)
             entries = self._claimed()
@@ -280,7 +281,7 @@ class _Wait:
         """What the landing threads finish before the next round is due."""
         while self.pending:
             left = (until - self.pipeline.clock.now()).total_seconds()
-            if left <= 0:
+            if self._is_over(until):
                 return
             if not self.pool.entry_ids:
                 self.pipeline.clock.sleep(min(left, _LONGEST_NAP_SECONDS))
@@ -319,6 +320,7 @@ class _Wait:
         entry = counted.entry
         assert entry.landing is not None
         reason = f"{verdict(counted).partition('; the file is kept')[0]} after {entry.attempt} attempts"
+        manifests.remove(self.pipeline.destination, entry.request.path)
         aside = self.pipeline.destination.set_aside(entry.landing.uri, entry.extraction_id or "unknown", reason)
         rejected = self.pipeline.ledger.reject(entry.entry_id, f"{reason}; the file is kept as {aside}")
         if rejected is not None:
@@ -338,6 +340,10 @@ class _Wait:
         if any(e.claimed_by != self.worker.id for e in entries):
             due.append(now + timedelta(seconds=_LONGEST_NAP_SECONDS))
         return min([next_poll, *due])
+
+    def _is_over(self, until: datetime) -> bool:
+        """Whether it is time; one that is further off than a poll was told by a clock that was ahead."""
+        return not 0 < (until - self.pipeline.clock.now()).total_seconds() <= self.pipeline.poll_seconds
 
     def _progress(self, entries: Sequence[Entry]) -> Progress:
         total = len(self.requests)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +16,18 @@ FILE_NAME = "endpoint.json"
 LOCK_NAME = "lock"
 
 
+def lock(descriptor: int) -> None:
+    """Lock an open file for this process; the system gives it back however the process ends. Raises OSError if another has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextlib.contextmanager
 def exclusive(data: Path) -> Iterator[None]:
     """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it."""
@@ -23,7 +35,7 @@ def exclusive(data: Path) -> Iterator[None]:
     descriptor = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
         except OSError:
             raise ConfigurationError(f"service: {data} is in use by {_holder(data)}; stop it or choose another --data") from None
         yield
@@ -38,7 +50,7 @@ def is_held(data: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except OSError:
         return True
     finally:

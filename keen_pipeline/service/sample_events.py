@@ -1,20 +1,33 @@
-"""Sample events for a first look: deterministic for a day, and with everything that makes CSV hard.
+"""Sample events for a first look: two to three months of a small shop, deterministic for a day.
 
-Commas, quotes, line breaks and unicode in texts; nested properties; lists; nulls; a property that appears late; empty days.
+Weekends are busy in the shop and quiet at the office, nights are quieter than days, and business goes up and down. The events
+have everything that makes CSV hard: commas, quotes, line breaks and unicode in texts; nested properties; lists; nulls; days without
+events. One property appears late, so that the check `schema_drift` of `purchases` warns once: this is what it is for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 SAMPLE_COLLECTIONS = ("purchases", "logins", "pageviews")
-# The first partition of the sample's collections; fixed, so that partitions don't move from one day to the next.
-SAMPLE_START_DATE = "2026-01-01"
-SAMPLE_DAYS = 14
+SAMPLE_DAYS = 60
+"""The least that the sample goes back."""
+# Of the events of a usual day, Monday to Sunday. Nobody logs in on Sundays: an empty file is a result too.
+_WEEK = {
+    "purchases": (0.85, 0.9, 0.95, 1.0, 1.15, 1.3, 1.1),
+    "logins": (1.1, 1.1, 1.05, 1.05, 1.0, 0.4, 0.0),
+    "pageviews": (0.9, 0.9, 0.95, 1.0, 1.1, 1.2, 1.15),
+}
+_USUAL = {"purchases": 55, "logins": 90, "pageviews": 320}
+_HOURS = (1, 1, 1, 1, 1, 2, 4, 7, 9, 10, 10, 11, 12, 10, 9, 9, 10, 12, 14, 15, 14, 10, 5, 2)
+_SEASON_DAYS = 45
+# The property `coupon` has been there for so many days.
+_COUPON_DAYS = 3
 
 _ITEMS = (
     ("SKU-100", 'Lamp "Aurora", brass', 49.9),
@@ -36,21 +49,28 @@ def sample_events(collection: str, day: date, *, today: date) -> list[dict[str, 
     """
     seed = int.from_bytes(hashlib.sha256(f"{collection}:{day}".encode()).digest()[:8], "big")
     dice = random.Random(seed)  # noqa: S311 - sample data
-    make, count = {
-        "purchases": (_purchase, dice.randint(30, 80)),
-        # Nobody logs in on every seventh day: an empty file is a result too.
-        "logins": (_login, 0 if day.toordinal() % 7 == 0 else dice.randint(60, 120)),
-        "pageviews": (_pageview, dice.randint(250, 400)),
-    }[collection]
+    make = {"purchases": _purchase, "logins": _login, "pageviews": _pageview}[collection]
+    season = 1 + 0.1 * math.sin(2 * math.pi * day.toordinal() / _SEASON_DAYS)
+    count = round(_USUAL[collection] * _WEEK[collection][day.weekday()] * season * dice.uniform(0.93, 1.07))
     midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-    moments = sorted(midnight + timedelta(milliseconds=dice.randrange(86_400_000)) for _ in range(count))
-    late = (today - day).days <= 3
+    hours = dice.choices(range(24), _HOURS, k=count)
+    moments = sorted(midnight + timedelta(hours=hour, milliseconds=dice.randrange(3_600_000)) for hour in hours)
+    late = (today - day).days <= _COUPON_DAYS
     return [{"keen": {"timestamp": _iso(moment)}, **make(dice, late)} for moment in moments]
+
+
+def sample_start(today: date) -> date:
+    """The first partition: the first of the month that lies at least SAMPLE_DAYS before today. It moves once a month.
+
+    >>> sample_start(date(2026, 3, 31)), sample_start(date(2026, 3, 1))
+    (datetime.date(2026, 1, 1), datetime.date(2025, 12, 1))
+    """
+    return (today - timedelta(days=SAMPLE_DAYS)).replace(day=1)
 
 
 def sample_days(today: date) -> Iterator[date]:
     """The days of the sample, oldest first; the last one is yesterday."""
-    return (today - timedelta(days=ago) for ago in range(SAMPLE_DAYS, 0, -1))
+    return (today - timedelta(days=ago) for ago in range((today - sample_start(today)).days, 0, -1))
 
 
 def _iso(moment: datetime) -> str:

@@ -76,14 +76,14 @@ def wrong(doctor: Doctor) -> dict[str, str]:
 def test_nothing_is_wrong(well: pytest.MonkeyPatch, doctor: Doctor) -> None:
     status, checks = doctor()
     assert [name for name, (ok, _) in checks.items() if not ok] == []
-    assert (status, len(checks)) == (0, 9)
+    assert (status, len(checks)) == (0, 12)
 
 
 NOWHERE = f"http://127.0.0.1:{unused_port()}"
 CASES = {
     "the service is not there": (
         {"KEEN_BASE_URL": f"http://127.0.0.1:{unused_port()}"},
-        {"service", "key"},
+        {"service"},
         "no connection",
     ),
     "another project": ({"KEEN_PROJECT_ID": "another"}, {"key"}, "project"),
@@ -96,6 +96,11 @@ CASES = {
     ),
     "a storage that is none": ({"KEEN_PIPELINE_DESTINATION": "ftp://host/x"}, {"destination"}, "not supported"),
     "a ledger without driver": ({"KEEN_PIPELINE_LEDGER_URL": "nothing://u:s3cret@h/d"}, {"ledger"}, "driver"),
+    "a variable that nobody reads": (
+        {"KEEN_PIPELINE_DESTINATON": "/tmp"},
+        {"variables"},
+        "KEEN_PIPELINE_DESTINATON is no setting, KEEN_PIPELINE_DESTINATION is",
+    ),
     "a digest without mail server": ({"KEEN_PIPELINE_DIGEST_TO": "a@example.com"}, {"mail"}, "SMTP_HOST"),
     "a mail server that is not there": ({"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(unused_port())}, {"mail"}, "SMTP_PORT"),
     "a home that is none": ({"DAGSTER_HOME": "not/absolute"}, {"dagster"}, "absolute"),

@@ -1,48 +1,142 @@
-"""What went wrong reaches a person in the words it was told in, whatever signs they hold, and as one line of a log."""
+"""What went wrong reaches a person in the words it was told in, whatever signs they hold, with the command that mends it."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+import json
+from collections.abc import Generator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from keen_pipeline.cli.common import follow
+from keen_pipeline.cli import common
+from keen_pipeline.cli.common import follow, landings_table
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import RequestRejectedError
-from keen_pipeline.extraction import Status
-from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.lifecycle import Limits
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import Landing, Status
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import partition_range
-from keen_pipeline.pipeline import extract, partition_request
+from keen_pipeline.pipeline import Ended, Landed, Progress, Stopped, partition_request
+from keen_pipeline.pipeline.told import grouped, in_lines, summary
+from keen_pipeline.pipeline.wait import Event
+from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_database, scope_of
 from keen_pipeline_tests.acceptance.processes import Shell
-from keen_pipeline_tests.unit.test_pipeline import World
-from keen_pipeline_tests.unit.test_pipeline import world as world
 
 # To a terminal's markup the first is the end of something never begun, the second nothing to show.
-WORDS = "HTTP 400: no [/filters] in [operator], and more of it than fits on a line of a terminal " + "or two " * 20
+WORDS = "HTTP 400: no [/filters] in [operator], and more of it than fits on a line of a terminal" + " or two" * 20
+COLLECTION = Collection("purchases", "2026-01-01")
 
 
-def test_an_extractions_error_is_shown_word_for_word(tmp_path: Path) -> None:
-    shell = Shell(tmp_path)
-    engine = open_engine(f"sqlite:///{tmp_path / 'data' / 'ledger.db'}")
-    ledger = SqlLedger(engine)
-    collection = Collection("purchases", "2026-01-01")
-    days = partition_range(collection, "2026-01-01", "2026-01-01", datetime(2026, 2, 1, tzinfo=timezone.utc))
-    [asked] = ledger.request([partition_request(collection, day, "/landing") for day in days])
-    ledger.fail(asked.entry.entry_id, WORDS, limits=Limits(), final=True)
-    engine.dispose()
-    shown = shell.run("status")
+def entries(folder: Path, monkeypatch: pytest.MonkeyPatch, days: int = 1) -> tuple[SqlLedger, list[Entry]]:
+    """The ledger that commands in the folder use, and intents of its first days."""
+    monkeypatch.chdir(folder)
+    settings = Settings()
+    ledger = SqlLedger(open_database(f"sqlite:///{folder / 'data' / 'ledger.db'}"), scope_of(settings))
+    last = (datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(days=days - 1)).date()
+    partitions = partition_range(COLLECTION, "2026-01-01", str(last), datetime(2026, 6, 1, tzinfo=timezone.utc))
+    return ledger, [one.entry for one in ledger.request([partition_request(COLLECTION, p) for p in partitions])]
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Shell:
+    (tmp_path / "collections.yaml").write_text("collections: [{name: purchases, start_date: 2026-01-01}]")
+    credentials = {name: name * 4 for name in ("project_id", "read_key", "write_key", "master_key", "signing_key")}
+    (tmp_path / "data" / "keen").mkdir(parents=True)
+    (tmp_path / "data" / "keen" / "credentials.json").write_text(json.dumps(credentials))
+    return Shell(tmp_path, {"KEEN_PIPELINE_COLLECTIONS": "collections.yaml", "COLUMNS": "80"})
+
+
+def test_an_extractions_error_is_shown_word_for_word(configured: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, asked = entries(configured.folder, monkeypatch, days=8)
+    for entry in asked:
+        ledger.fail(entry.entry_id, WORDS, limits=Limits(), final=True)
+    shown = configured.run("status")
     assert shown.returncode == 0, shown.stderr
-    assert Status.ABANDONED.value in shown.stdout
-    assert "no [/filters] in [operator]" in " ".join(shown.stdout.split())
+    assert shown.stdout.count("no [/filters] in [operator]") == 1  # one reason, told once
+    assert "2026-01-01 2026-01-02 2026-01-03 2026-01-04 2026-01-05 and 3 more" in shown.stdout
+    assert "keen-pipeline retry purchases 2026-01-01 2026-01-02" in shown.stdout
 
 
-def test_a_wait_says_in_one_line_why_it_gives_up(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.api.on_submit = lambda number, request: (
-        RequestRejectedError(WORDS, status=400) if request.partition_key == "2026-01-02" else None
-    )
-    landed, failed = follow(extract(world.pipeline, world.requests()), 3, "purchases")
-    assert (len(landed), [entry.request.partition_key for entry, _ in failed]) == (2, ["2026-01-02"])
-    told = capsys.readouterr().err.splitlines()
-    assert sum("purchases[2026-01-02]" in line and WORDS.strip() in line for line in told) == 1, told
+def test_a_wait_says_what_it_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    ledger, (first, second) = entries(tmp_path, monkeypatch, days=2)
+    ended = ledger.fail(first.entry_id, WORDS, limits=Limits(), final=True)
+    assert ended is not None
+    assert ended.status is Status.ABANDONED
+
+    def events() -> Generator[Event, None, None]:
+        yield Ended(ended)
+        yield Stopped(second, ConfigurationError("the disk is full"))
+
+    landed, failed = follow(events(), 2, "purchases")
+    assert landed == []
+    assert [(entry.request.partition_key, reason) for entry, reason in failed] == [
+        ("2026-01-01", ended.error),
+        ("2026-01-02", "the disk is full (it stays open)"),
+    ]
+    assert summary(0, failed).splitlines() == [
+        "0 of 2 partitions landed, 2 failed",
+        f"purchases 2026-01-01: {WORDS.strip()}",
+        "  keen-pipeline retry purchases 2026-01-01",
+        "purchases 2026-01-02: the disk is full (it stays open)",
+        "  keen-pipeline status purchases",
+    ]
+
+
+def test_a_wait_without_change_says_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], configured: Shell
+) -> None:
+    _, (entry,) = entries(tmp_path, monkeypatch)
+    now = 0.0
+    monkeypatch.setattr(common.time, "monotonic", lambda: now)
+
+    def events() -> Generator[Event, None, None]:
+        nonlocal now
+        for seconds in range(0, 20, 2):
+            now = float(seconds)
+            yield Progress(1, 0, 0, 0, 1, 0, 0, reasons=lambda: ["no connection to [the service]"])
+        yield Landed(entry)
+
+    follow(events(), 1, "purchases")
+    assert capsys.readouterr().err.count("waiting: no connection to [the service]") == 1
+
+
+@pytest.mark.parametrize(("width", "columns", "caption"), [(80, 5, "in s3://b"), (200, 6, None)])
+def test_a_narrow_terminal_shows_one_line_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell, width: int, columns: int, caption: str | None
+) -> None:
+    _, asked = entries(tmp_path, monkeypatch, days=2)
+    landed = [
+        replace(entry, landing=Landing(f"s3://b/{folder}/1.csv", 9, 1, "ab", (), 9, 0.1))
+        for entry, folder in zip(asked, ("purchases", "pageviews"), strict=True)
+    ]
+    monkeypatch.setattr(common, "Console", lambda **_: Console(force_terminal=True, width=width))
+    table = landings_table(landed, "Landed")
+    assert (len(table.columns), table.row_count, table.caption) == (columns, 2, caption)
+
+
+def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell
+) -> None:
+    _, asked = entries(tmp_path, monkeypatch, days=3)
+    assert grouped((entry, f"{entry.request} is refused") for entry in asked) == [
+        "purchases 2026-01-01 2026-01-02 2026-01-03: purchases is refused\n  keen-pipeline status purchases"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short", ["short"]),
+        ("one\n\n  two words\nthree   four", ["one", "  two words", "three four"]),
+        ("", ["no reason was given"]),
+        (f"{'a' * 150}: {'b' * 100}", [f"{'a' * 150}:", f"  {'b' * 100}"]),
+        (f"{'a' * 150} {'b' * 100}", ["a" * 150, f"  {'b' * 100}"]),
+        ("a" * 250, ["a" * 199, f"  {'a' * 51}"]),
+    ],
+)
+def test_the_first_line_is_short(text: str, lines: list[str]) -> None:
+    assert in_lines(text) == lines

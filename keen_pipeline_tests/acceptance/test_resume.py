@@ -19,11 +19,13 @@ WORDS = ["backfill", "purchases", "--from", DAYS[0], "--to", DAYS[-1], "--json"]
 
 
 def open_extractions(shell: Shell) -> list[dict[str, Any]]:
-    return list(json.loads(shell.run("status", "--json").stdout)["open"])
+    [row] = json.loads(shell.run("status", "--json").stdout)["collections"]
+    return list(row["open"])
 
 
 @pytest.mark.timeout(120)
-def test_after_ctrl_c_the_same_command_lands_what_was_submitted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_after_a_signal_the_same_command_lands_what_was_submitted(tmp_path: Path, sent: signal.Signals, status: int) -> None:
     (tmp_path / "collections.yaml").write_text('collections: [{name: purchases, start_date: "2026-01-01"}]')
     with live_service(options=["--extraction-delay", "8"]) as service:
         with KeenClient(service.base_url, service.project_id, read_key=service.read_key, write_key=service.write_key) as client:
@@ -40,8 +42,8 @@ def test_after_ctrl_c_the_same_command_lands_what_was_submitted(tmp_path: Path) 
         while [e["status"] for e in open_extractions(shell)] != ["submitted"] * 5:
             assert command.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-        command.send_signal(signal.SIGINT)
-        assert command.wait(30) == 130, log.read_text()
+        command.send_signal(sent)
+        assert command.wait(30) == status, log.read_text()
         assert "the same command takes it up again" in log.read_text()
         asked = {e["partition"]: e["extraction_id"] for e in open_extractions(shell)}
         assert sorted(asked) == DAYS

@@ -15,7 +15,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.ports import ResultsStream
 from keen_pipeline_tests.faults import Behaviour, FaultServer, document
-from keen_pipeline_tests.unit.scripted_api import _Body
+from keen_pipeline_tests.pipeline.scripted import Body as _Body
 
 KEY = "read-key-5f1d"
 
@@ -55,7 +55,9 @@ class Lander:
         self.server.results = results
         self.server.api = [document({"_id": "e1", "status": "complete", "results_url": self.server.results_url})]
         destination = self.destination(encoding)
-        return destination.land(self.source(), destination.target_uri("purchases", "2026-01-01"), extraction_id="e1")
+        return destination.land(
+            self.source(), destination.target_uri("purchases", "2026-01-01"), extraction_id="e1", label="purchases[2026-01-01]"
+        )
 
 
 @pytest.fixture

@@ -192,7 +192,8 @@ def test_csv_and_count_equal_a_naive_evaluation(
     content = http.csv(name, **asked)
     path = tmp_path / "extracted.csv"
     path.write_bytes(content)
-    loaded = [event for part in read_event_batches(path) for event in part]
+    # A file of a header alone is refused, as it may be one that was cut.
+    loaded = [event for part in read_event_batches(path) for event in part] if expected else []
     assert [comparable(e) for e in loaded] == [comparable(as_loaded(e)) for e in expected]
 
     rows = list(csv.reader(io.StringIO(content.decode(), newline="")))

@@ -200,7 +200,7 @@ def test_every_decision_is_one_that_may_follow(known: Entry, what: Seen, now: da
     assert reachable is None or reachable & TRANSITIONS[known.status]
     if isinstance(action, Post):
         assert known.status is Status.REQUESTED
-        assert known.due_at <= now
+        assert not known.waits(now)
     if isinstance(action, Wait):
         assert known.status in OPEN_STATUSES
         assert action.why

@@ -116,7 +116,7 @@ def test_an_account_without_an_address_is_at_keen(name: str) -> None:
 def test_a_variable_that_nothing_reads_is_named() -> None:
     environment = {
         "KEEN_PIPELINE_MAX_ATEMPTS": "3",
-        "KEEN_PIPELINE_SERVICE_THREADS": "2",
+        "KEEN_PIPELINE_POLL_SECONDS": "2",
         "KEEN_PIPELINE_SFTP_PASSWORD": "s3cret",
         "KEEN_OTHER": "1",
     }

@@ -104,7 +104,9 @@ class SftpStorage:
         with self._session(folder) as files:
             for path, found in _walk(files, _path(folder)):
                 if not is_staged(posixpath.basename(path)):
-                    yield self._uri(path), int(found.st_size or 0)
+                    # Below the folder as the caller writes it: of a path there are several URIs.
+                    below = path.removeprefix(_path(folder).rstrip("/")).replace("%", "%25")
+                    yield folder + below, int(found.st_size or 0)
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove staged files that nobody has written to for `older_than`, by this machine's clock; returns their URIs."""

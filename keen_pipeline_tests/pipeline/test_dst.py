@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.partitions import Partition, partitions_between
 from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
+from keen_pipeline.scope import Scope
 from keen_pipeline.service.embedded import Endpoint
-from keen_pipeline.testing import live_service, memory_ledger
+from keen_pipeline.testing import live_service
+from keen_pipeline_tests.pipeline.world import empty_engine
 
 UTC = timezone.utc
 # An hour, half an hour, at midnight, a day that never was, none at all.
@@ -97,7 +100,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @given(case=cases())
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_the_files_of_all_partitions_hold_every_event_once(
     endpoint: Endpoint, case: tuple[Collection, list[Partition], list[datetime]]
 ) -> None:
@@ -110,14 +113,16 @@ def test_the_files_of_all_partitions_hold_every_event_once(
         KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, write_key=endpoint.write_key) as client,
     ):
         client.add_events({collection.name: events})
-        pipeline = Pipeline(client, memory_ledger(), FileDestination(folder), poll_seconds=0.05)
-        requests = [partition_request(collection, partition, folder) for partition in partitions]
-        assert len({request.target for request in requests}) == len(requests)
-        landed = [event.entry for event in extract(pipeline, requests) if isinstance(event, Landed)]
+        pipeline = Pipeline(
+            client, SqlLedger(empty_engine(), Scope("projects/one", folder)), FileDestination(folder), poll_seconds=0.05
+        )
+        requests = [partition_request(collection, partition) for partition in partitions]
+        assert len({request.path for request in requests}) == len(requests)
+        landed = [event.entry for event in extract(pipeline, requests, doing="a test") if isinstance(event, Landed)]
         assert len(landed) == len(partitions)
         found: list[int] = []
         for partition, request in zip(partitions, requests, strict=True):
-            with Path(request.target).open(newline="") as file:
+            with Path(folder, request.path).open(newline="") as file:
                 for row in csv.DictReader(file):
                     found.append(int(row["body:number"]))
                     assert partition.timeframe.start <= moments[found[-1]] < partition.timeframe.end

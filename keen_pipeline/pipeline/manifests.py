@@ -1,0 +1,277 @@
+"""Manifests: files that prove themselves without a ledger.
+
+Beside each landed file `PATH` lies `_manifests/PATH.json`, written once the file is in its place, so that its arrival is the signal
+for consumers outside of Dagster. It is replaced, and removed, with its file. Slices have none. One JSON object:
+
+| field | meaning |
+|---|---|
+| `schema`, `version` | `keen_pipeline.manifest`, 1; fields may be added, the number changes with the meaning of one |
+| `source`, `name` | whose it is: service and project, definitions |
+| `collection`, `partition`, `kind` | `kind`: `partition` or `ad_hoc` |
+| `timeframe` | `start` and `end` (exclusive), UTC |
+| `filters` | as on the wire |
+| `mask`, `mask_key` | method by column; a digest of the key of its hashes, or null |
+| `masked` | by column of the mask what was done: `hash`, `mask`, `drop`, or `absent` if the file has no such column |
+| `count_check` | what a wrong count means: `fail`, `warn`, `off` |
+| `extraction_id`, `attempt`, `token` | of the service; which try it was; what names it in Dagster's events (`keen/entry`) |
+| `path`, `uri` | of the file, below the destination's root and as a whole |
+| `encoding` | `csv`, `csv.gz`, `csv.zst`, `parquet` |
+| `bytes`, `sha256`, `events` | of Keen's CSV as it came; header not counted |
+| `stored_bytes`, `stored_sha256` | of the file as it lies there |
+| `expected`, `counted` | events that the service counted before the request and after the landing; null if it did not |
+| `columns` | in order: `name`, `type` (Arrow's, of a parquet file, else null), `property_type` (Keen's, or null) |
+| `requested_at`, `landed_at`, `counted_at`, `seconds` | instants in UTC; how long the landing took |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, RetryableError
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing
+from keen_pipeline.filters import Filter
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.layout import MANIFESTS, collection_folder, manifest_path
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.scope import Scope
+from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
+
+SCHEMA = "keen_pipeline.manifest"
+VERSION = 1
+MOST_BYTES = 16 << 20
+"""Of one manifest: 100,000 columns. A longer file is none of ours."""
+READERS = 8
+"""Manifests that are read or written at once."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one manifest says. `source` and `name` are those of its scope; `request` and `landing` are as the ledger has them."""
+
+    source: str
+    name: str
+    request: ExtractionRequest
+    landing: Landing
+    token: str
+    attempt: int
+    extraction_id: str | None
+    requested_at: datetime
+    landed_at: datetime
+    expected: int | None = None
+    counted: int | None = None
+    counted_at: datetime | None = None
+
+    @classmethod
+    def of(cls, entry: Entry, scope: Scope, landed_at: datetime) -> Manifest:
+        """The manifest of an entry that has a landing."""
+        assert entry.landing is not None
+        return cls(
+            scope.source,
+            scope.name,
+            entry.request,
+            entry.landing,
+            entry.token,
+            entry.attempt,
+            entry.extraction_id,
+            entry.requested_at,
+            landed_at,
+            entry.expected,
+            entry.counted,
+            entry.counted_at,
+        )
+
+    def is_of(self, scope: Scope) -> bool:
+        """Whether it tells of a file of this project and these definitions."""
+        return (self.source, self.name) == (scope.source, scope.name)
+
+    def to_json(self) -> bytes:
+        """The file."""
+        request, landing = self.request, self.landing
+        types = landing.column_types or (None,) * len(landing.columns)
+        properties = landing.property_types or (None,) * len(landing.columns)
+        document = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "source": self.source,
+            "name": self.name,
+            "collection": request.collection,
+            "partition": request.partition_key,
+            "kind": request.kind.value,
+            "timeframe": request.timeframe.to_wire(),
+            "filters": [one.to_wire() for one in request.filters],
+            "mask": {name: method.value for name, method in request.mask.items()},
+            "mask_key": request.mask_key,
+            "masked": dict(landing.masked),
+            "count_check": request.count_check.value,
+            "extraction_id": self.extraction_id,
+            "attempt": self.attempt,
+            "token": self.token,
+            "path": request.path,
+            "uri": landing.uri,
+            "encoding": request.encoding.value,
+            "bytes": landing.bytes,
+            "sha256": landing.sha256,
+            "events": landing.records,
+            "stored_bytes": landing.stored_bytes,
+            "stored_sha256": landing.stored_sha256,
+            "expected": self.expected,
+            "counted": self.counted,
+            "columns": [
+                {"name": name, "type": kind, "property_type": inferred or None}
+                for name, kind, inferred in zip(landing.columns, types, properties, strict=True)
+            ],
+            "requested_at": format_instant(self.requested_at),
+            "landed_at": format_instant(self.landed_at),
+            "counted_at": format_instant(self.counted_at) if self.counted_at is not None else None,
+            "seconds": round(landing.seconds, 3),
+        }
+        return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """The manifest in a file. Raises InvalidInputError if it is none, or one of a version that this release can't read."""
+    try:
+        return _read(_checked(json.loads(data)))
+    except InvalidInputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidInputError(f"it is not readable ({type(error).__name__}: {error})") from None
+
+
+def _checked(document: Any) -> Mapping[str, Any]:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InvalidInputError("it is no manifest of keen_pipeline")
+    if document["version"] != VERSION:
+        raise InvalidInputError(f"its version is {document['version']}, this release reads {VERSION}")
+    return document
+
+
+def _read(d: Mapping[str, Any]) -> Manifest:
+    window = Timeframe(parse_instant(d["timeframe"]["start"]), parse_instant(d["timeframe"]["end"]))
+    request = ExtractionRequest(
+        collection=str(d["collection"]),
+        timeframe=window,
+        partition_key=str(d["partition"]),
+        path=str(d["path"]),
+        kind=Kind(d["kind"]),
+        filters=tuple(Filter.from_wire(one) for one in d["filters"]),
+        encoding=Encoding(d["encoding"]),
+        mask={name: MaskMethod(method) for name, method in d["mask"].items()},
+        mask_key=d["mask_key"],
+        count_check=CountPolicy(d["count_check"]),
+    )
+    columns = d["columns"]
+    landing = Landing(
+        uri=str(d["uri"]),
+        bytes=int(d["bytes"]),
+        records=int(d["events"]),
+        sha256=str(d["sha256"]),
+        columns=tuple(str(one["name"]) for one in columns),
+        stored_bytes=int(d["stored_bytes"]),
+        seconds=float(d["seconds"]),
+        column_types=tuple(str(one["type"]) for one in columns) if any(one["type"] for one in columns) else (),
+        property_types=tuple(one["property_type"] or "" for one in columns) if any(one["property_type"] for one in columns) else (),
+        masked={str(name): str(what) for name, what in d["masked"].items()},
+        stored_sha256=d["stored_sha256"],
+    )
+    return Manifest(
+        source=str(d["source"]),
+        name=str(d["name"]),
+        request=request,
+        landing=landing,
+        token=str(d["token"]),
+        attempt=int(d["attempt"]),
+        extraction_id=d["extraction_id"],
+        requested_at=parse_instant(d["requested_at"]),
+        landed_at=parse_instant(d["landed_at"]),
+        expected=d["expected"],
+        counted=d["counted"],
+        counted_at=parse_instant(d["counted_at"]) if d["counted_at"] is not None else None,
+    )
+
+
+def write(destination: FileDestination, manifest: Manifest) -> None:
+    """Put it in its place. Raises ConfigurationError or RetryableError."""
+    destination.write(manifest_path(manifest.request.path), manifest.to_json())
+
+
+def find(destination: FileDestination, path: str) -> Manifest | None:
+    """The manifest of the file at a path below the root, None if there is none. Raises InvalidInputError for an unreadable one."""
+    try:
+        return read_manifest(destination.read(manifest_path(path), MOST_BYTES))
+    except FileNotFoundError:
+        return None
+
+
+def remove(destination: FileDestination, path: str) -> None:
+    """Remove the manifest of a file; before the file, as its being there says that the file is."""
+    destination.remove(destination.uri_of(manifest_path(path)))
+
+
+def note_counts(destination: FileDestination, scope: Scope, counts: Iterable[tuple[Entry, int]], now: datetime) -> None:
+    """Write what the service counts into the manifests of landed entries, several at once; a lost manifest is made anew.
+
+    Raises ConfigurationError or RetryableError.
+    """
+
+    def note(counted: tuple[Entry, int]) -> None:
+        entry, count = counted
+        try:
+            known = find(destination, entry.request.path)
+        except InvalidInputError:
+            known = None
+        if known is not None and known.token != entry.token:
+            return  # another landing has replaced the file meanwhile
+        made = known or Manifest.of(entry, scope, entry.landed_at or now)
+        write(destination, replace(made, counted=count, counted_at=now))
+
+    changed = [(entry, count) for entry, count in counts if entry.landing is not None and entry.counted != count]
+    if changed:
+        with ThreadPoolExecutor(min(READERS, len(changed)), thread_name_prefix="keen-manifest") as pool:
+            list(pool.map(note, changed))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file below `_manifests/`: what it says, or why it says nothing."""
+
+    uri: str
+    manifest: Manifest | None
+    problem: str | None = None
+
+
+def all_of(destination: FileDestination, collection: str | None = None, *, most: int | None = None) -> Iterator[Found]:
+    """The manifests at a destination, of one collection or of all, at most `most` of them. Several are read at once.
+
+    Raises ConfigurationError or RetryableError if the destination can't be listed.
+    """
+    folder = MANIFESTS if collection is None else f"{MANIFESTS}/{collection_folder(collection)}"
+
+    def look(path: str) -> Found:
+        uri = destination.uri_of(path)
+        try:
+            return Found(uri, read_manifest(destination.read(path, MOST_BYTES)))
+        except FileNotFoundError:
+            return Found(uri, None, "it has just been removed")
+        except (InvalidInputError, ConfigurationError, RetryableError) as error:
+            return Found(uri, None, str(error))
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="keen-manifest") as pool:
+        batch: list[str] = []
+        for path, _ in destination.files(folder):
+            if most is not None and len(batch) >= most:
+                break
+            batch.append(path)
+            if most is None and len(batch) >= _BATCH:
+                yield from pool.map(look, batch)
+                batch = []
+        yield from pool.map(look, batch)
+
+
+_BATCH = 1_000

@@ -1,0 +1,75 @@
+"""A lost ledger made anew from the manifests at the destination: nothing landed is asked for or told again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from keen_pipeline.extraction import Status
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.layout import collection_folder
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import manifests
+from keen_pipeline.pipeline.manifests import Manifest
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What became of the manifests at a destination.
+
+    `restored`: landings that the ledger has now and had not before. `known`: those that it knew, or has something newer of.
+    `others`: of another project or other definitions. `problems`: by URI why a manifest was left out.
+    """
+
+    restored: tuple[Entry, ...]
+    known: int
+    others: int
+    problems: tuple[tuple[str, str], ...]
+
+
+def rebuild(ledger: SqlLedger, destination: FileDestination) -> Rebuilt:
+    """Take over every landing whose manifest and file lie at the destination, be it a copy of the place where they landed.
+
+    Raises ConfigurationError or RetryableError if the destination can't be listed.
+    """
+    told: list[Manifest] = []
+    others, problems = 0, []
+    for found in manifests.all_of(destination):
+        if found.manifest is None:
+            problems.append((found.uri, found.problem or "it can't be read"))
+        elif found.manifest.is_of(ledger.scope):
+            told.append(found.manifest)
+        else:
+            others += 1
+    folders = sorted({collection_folder(manifest.request.collection) for manifest in told})
+    sizes = dict(file for folder in folders for file in destination.files(folder))
+    landed = []
+    for manifest in told:
+        size, path = sizes.get(manifest.request.path), manifest.request.path
+        if size != manifest.landing.stored_bytes:
+            there = "is not there" if size is None else f"has {size} bytes, not {manifest.landing.stored_bytes}"
+            problems.append((destination.uri_of(path), f"the file {there}"))
+            continue
+        landed.append(_entry(manifest, ledger, destination))
+    restored = ledger.restore(landed)
+    return Rebuilt(tuple(restored), len(landed) - len(restored), others, tuple(problems))
+
+
+def _entry(manifest: Manifest, ledger: SqlLedger, destination: FileDestination) -> Entry:
+    request = manifest.request
+    return Entry(
+        entry_id=0,
+        token=manifest.token,
+        request=request,
+        fingerprint=request.fingerprint(ledger.scope),
+        attempt=manifest.attempt,
+        status=Status.LANDED,
+        requested_at=manifest.requested_at,
+        due_at=manifest.requested_at,
+        landed_at=manifest.landed_at,
+        extraction_id=manifest.extraction_id,
+        landing=replace(manifest.landing, uri=destination.uri_of(request.path)),
+        expected=manifest.expected,
+        counted=manifest.counted,
+        counted_at=manifest.counted_at,
+    )

@@ -1,0 +1,66 @@
+"""Failures in words: what, why, and the command that mends it; equal reasons once. For runs, mails and the command line alike."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+from keen_pipeline.lifecycle import Entry
+
+# Partitions that a line names one by one, and lines of one text; the others are counted. Metadata and --json have all.
+_MOST_NAMED = 5
+MOST_LINES = 10
+_MOST_CHARACTERS = 600
+FIRST_LINE_CHARACTERS = 200
+"""A first line is shorter than this: it is what a mail's subject and a phone show."""
+
+
+def grouped(failed: Iterable[tuple[Entry, str]]) -> list[str]:
+    """For each collection and reason one line with its partitions, and below it what mends it."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry, reason in failed:
+        request = entry.request
+        groups.setdefault((request.collection, reason.replace(str(request), request.collection)), []).append(entry)
+    lines = [_line(collection, reason, entries) for (collection, reason), entries in list(groups.items())[:MOST_LINES]]
+    if len(groups) > MOST_LINES:
+        lines.append(f"and {len(groups) - MOST_LINES} other reasons; `keen-pipeline status` has all")
+    return lines
+
+
+def _line(collection: str, reason: str, entries: Sequence[Entry]) -> str:
+    keys = [entry.request.partition_key for entry in entries]
+    more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
+    named = " ".join(keys[:_MOST_NAMED])
+    told = f"{collection} {named}{more}: {shortened(reason)}"
+    if not entries[0].is_partition:
+        return told
+    # Given up: a person asks again. Still open: who lands it goes on by himself once the cause is mended.
+    verb = "retry" if entries[0].status.is_terminal else "status"
+    rest = f" {named}" if verb == "retry" else ""
+    return f"{told}\n  keen-pipeline {verb} {shlex.quote(collection)}{rest}"
+
+
+def shortened(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """The text, cut to `most` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def summary(landed: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[str] = ()) -> str:
+    """The end of a run or a command in which something failed: how much on the first line, then why."""
+    lines = [*grouped(failed), *problems[:MOST_LINES]]
+    return f"{landed} of {landed + len(failed)} partitions landed, {len(failed)} failed\n" + "\n".join(lines)
+
+
+def in_lines(text: str) -> list[str]:
+    """A message as lines for a terminal or a log: no blank ones, and the first one shorter than FIRST_LINE_CHARACTERS."""
+    lines = [" ".join(line.split()) if not line.startswith("  ") else line.rstrip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return ["no reason was given"]
+    first = lines[0]
+    if len(first) < FIRST_LINE_CHARACTERS:
+        return lines
+    # At the end of a clause if there is one in the second half of the line, else between two words.
+    ends = [first.rfind(mark, FIRST_LINE_CHARACTERS // 2, FIRST_LINE_CHARACTERS - 1) + 1 for mark in ("; ", ". ", ": ", ", ")]
+    cut = next((end for end in ends if end), 0) or first.rfind(" ", 1, FIRST_LINE_CHARACTERS - 1) or FIRST_LINE_CHARACTERS - 1
+    cut = cut if cut > 0 else FIRST_LINE_CHARACTERS - 1
+    return [first[:cut].rstrip(), f"  {first[cut:].lstrip()}", *lines[1:]]

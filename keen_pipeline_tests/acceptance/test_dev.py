@@ -1,0 +1,88 @@
+"""`keen-pipeline dev`: one in a folder, quiet, and nothing of it left behind."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.cli import dev
+from keen_pipeline.cli.processes import running
+from keen_pipeline_tests.acceptance.processes import Shell, await_text
+
+_RECORD = b"\x1b[32m2026-11-28 23:18:32 +0000\x1b[0m - dagster - \x1b[34m%s\x1b[0m - a run\n"
+
+
+@pytest.mark.parametrize(
+    ("level", "dropped"),
+    [
+        ("debug", []),
+        ("info", [b"DEBUG"]),
+        ("warning", [b"DEBUG", b"INFO"]),
+        ("critical", [b"DEBUG", b"INFO", b"WARNING", b"ERROR"]),
+    ],
+)
+def test_records_of_lower_levels_are_not_shown_and_all_else_is(level: str, dropped: list[bytes]) -> None:
+    shown = dev._at_least(level)
+    levels = (b"DEBUG", b"INFO", b"WARNING", b"ERROR", b"CRITICAL")
+    assert [name for name in levels if not shown(_RECORD % name)] == dropped
+    assert [name for name in levels if not shown(_RECORD.replace(b"\x1b[34m", b"").replace(b"%s\x1b[0m", b"%s") % name)] == dropped
+    assert shown(b"somebody's print: DEBUG\n")
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.timeout(180)
+def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> None:
+    # A workspace without code: the UI comes up soonest.
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    shell, log, port = Shell(tmp_path), tmp_path / "log", free_port()
+    first = shell.start("dev", "--port", port, log=log)
+    try:
+        await_text(log, f"Dagster UI: http://127.0.0.1:{port}", first, 120)
+        second = shell.run("dev", "--port", free_port())
+        assert (second.returncode, f"http://127.0.0.1:{port} (process {first.pid})" in second.stderr) == (1, True)
+        assert (second.stderr.count("\n"), len(second.stderr) < 200) == (1, True)
+    finally:
+        first.send_signal(signal.SIGINT)
+        status = first.wait(60)
+    assert (status, "stopping" in log.read_text(), "DEBUG" in log.read_text()) == (130, True, False)
+    assert shell.await_nothing_left() == []
+
+
+def test_the_whole_group_hears_ctrl_c_at_once(tmp_path: Path) -> None:
+    # The child doesn't tell its own child anything; each leaves a file when it hears of it.
+    waits = "import time, pathlib\ntry:\n print('up', flush=True)\n time.sleep(60)\nexcept KeyboardInterrupt:\n "
+    (tmp_path / "inner.py").write_text(waits + "pathlib.Path('inner').touch()")
+    begins = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, 'inner.py'])\n"
+    (tmp_path / "outer.py").write_text(begins + waits.replace("'up'", "''") + "pathlib.Path('outer').touch()")
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
+    lines: list[bytes] = []
+
+    def shown(line: bytes) -> bool:
+        lines.append(line)
+        return False
+
+    with running(["outer"], env=env, cwd=tmp_path, shown=shown) as child:
+        while b"up\n" not in lines:
+            assert child.poll() is None
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.suffix and path.is_file()) == ["inner", "outer"]
+
+
+def test_the_command_line_needs_no_fcntl() -> None:
+    # As on Windows: whoever asks for help there has no such module.
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "import importlib\nfrom keen_pipeline.cli import _COMMANDS\n"
+        "for module, _ in _COMMANDS.values(): importlib.import_module('keen_pipeline.cli.' + module.partition(':')[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,212 @@
+"""The configuration of today decides: what was made by another is asked for anew, and nobody else's is touched."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keen_pipeline.collection import Collection, CountPolicy, Encoding, Layout, MaskMethod
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import Status
+from keen_pipeline.filters import Filter
+from keen_pipeline.partitions import Partition, partition_range
+from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline.freshness import coverage
+from keen_pipeline_tests.pipeline.scripted import ScriptedKeen
+from keen_pipeline_tests.pipeline.world import World, day
+
+WELL = Collection("well", "2026-01-01")
+MASKED = replace(WELL, mask={"body:n": MaskMethod.HASH})
+CHANGES = {
+    "filters": replace(WELL, filters=(Filter("body:n", "gt", 0),)),
+    "encoding": replace(WELL, encoding=Encoding.CSV_GZ),
+    "layout": replace(WELL, layout=Layout.HIVE),
+    "mask": MASKED,
+    "zone": replace(WELL, timezone="Asia/Kathmandu"),
+    "parquet in hive": replace(WELL, encoding=Encoding.PARQUET, layout=Layout.HIVE),
+}
+
+
+def content(world: World, path: str) -> bytes:
+    data = (world.root / path).read_bytes()
+    return gzip.decompress(data) if path.endswith(".gz") else data
+
+
+def night(world: World, collection: Collection) -> list[str]:
+    """A night and what follows; the paths it wanted."""
+    wanted = world.night(collection)
+    world.ticks()
+    assert world.ledger.open_entries() == []
+    return sorted(request.path for request in wanted)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_and_its_way_back_leave_one_file_and_the_right_one(world: World, name: str) -> None:
+    changed = CHANGES[name]
+    assert world.files() == []
+    assert night(world, WELL) == world.files()
+    for collection in (changed, WELL, changed, WELL):
+        wanted = night(world, collection)
+        assert world.files() == wanted
+        fingerprints = {r.partition_key: r.fingerprint(world.ledger.scope) for r in world.night(collection)}
+        states = world.ledger.partitions("well")
+        assert {s.key: s.landed_fingerprint for s in states if s.key in fingerprints} == fingerprints
+        assert coverage(world.ledger, collection, world.clock.now(), mask_key=b"k1").outdated == ()
+        if collection.encoding is not Encoding.PARQUET and not collection.mask:
+            for request in world.night(collection):
+                assert content(world, request.path) == world.api.csv(request)
+    # Each change was asked for once, and the last night asked for nothing new.
+    assert max(world.api.posts.values()) == 5
+
+
+def test_a_rotated_key_makes_what_it_hashed_out_of_date(world: World) -> None:
+    [path] = night(world, replace(MASKED, lookback_days=1))
+    before = (world.root / path).read_bytes()
+    assert before != world.api.csv(world.requests(MASKED, 3)[0])
+    night(world, replace(MASKED, lookback_days=1))
+    assert (world.root / path).read_bytes() == before
+    world.pipeline = replace(world.pipeline, mask_key=b"k2")
+    assert coverage(world.ledger, MASKED, world.clock.now(), mask_key=b"k2").outdated == ("2026-01-03",)
+    night(world, replace(MASKED, lookback_days=1))
+    assert (world.root / path).read_bytes() != before
+    assert world.api.posts["well", "2026-01-03"] == 2
+    # A key is no matter where nothing is hashed.
+    assert partition_request(WELL, _third(), mask_key=b"k1") == partition_request(WELL, _third(), mask_key=b"k2")
+
+
+def _third() -> Partition:
+    [third] = partition_range(WELL, "2026-01-03", "2026-01-03", day(9))
+    return third
+
+
+def test_a_hash_without_a_key_is_refused_before_anything_is_noted(world: World) -> None:
+    world.pipeline = replace(world.pipeline, mask_key=None)
+    with pytest.raises(ConfigurationError, match="well: a column is to be hashed, and there is no key"):
+        world.night(MASKED)
+    assert world.ledger.open_entries() == []
+    night(world, WELL)
+
+
+def test_values_are_hashed_alike_under_one_key(world: World) -> None:
+    night(world, MASKED)
+    hashes: dict[str, set[str]] = {}
+    for request in world.requests(MASKED, 1, 3):
+        with (world.root / request.path).open(newline="") as file:
+            for n, row in enumerate(csv.DictReader(file)):
+                hashes.setdefault(str(n), set()).add(row["body:n"])
+    assert [len(values) for values in hashes.values()] == [1, 1, 1]
+    assert len(set.union(*hashes.values())) == 3
+
+
+@pytest.mark.parametrize("policy", [CountPolicy.FAIL, CountPolicy.WARN])
+def test_a_policy_of_today_counts_what_landed_without_one(world: World, policy: CountPolicy) -> None:
+    night(world, replace(WELL, count_check=CountPolicy.OFF))
+    assert world.api.count_of("count", "well") == 0
+    world.api.add("well", day(2, 20), 9)
+    night(world, replace(WELL, count_check=CountPolicy.OFF))
+    assert not world.is_right(world.requests(WELL, 2)[0])
+    night(world, replace(WELL, count_check=policy))
+    assert all(world.is_right(request) for request in world.requests(WELL, 1, 3))
+    assert {world.entry(request).request.count_check for request in world.requests(WELL, 1, 3)} == {policy}
+    assert [world.api.posts["well", f"2026-01-0{n}"] for n in (1, 2, 3)] == [1, 2, 1]
+
+
+def test_a_policy_that_was_turned_off_asks_for_nothing(world: World) -> None:
+    night(world, WELL)
+    counts = world.api.count_of("count", "well")
+    world.api.add("well", day(2, 20), 9)
+    night(world, replace(WELL, count_check=CountPolicy.OFF))
+    assert world.api.count_of("count", "well") == counts
+    assert world.api.posts["well", "2026-01-02"] == 1
+
+
+def test_a_person_asks_anew_and_a_repetition_of_that_keeps_what_it_landed(world: World) -> None:
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests)
+    world.clock.advance(10)
+    launched = world.clock.now()
+    anew = world.extract(requests[:2], keep=lambda entry: entry.landed_at is not None and entry.landed_at >= launched)
+    assert [e.adopted for e in anew if type(e).__name__ == "Landed"] == [False, False]
+    again = world.extract(requests, keep=lambda entry: entry.landed_at is not None and entry.landed_at >= launched)
+    assert sorted((e.entry.request.partition_key, e.adopted) for e in again if type(e).__name__ == "Landed") == [
+        ("2026-01-01", True),
+        ("2026-01-02", True),
+        ("2026-01-03", False),
+    ]
+    assert [world.api.posts[request.place] for request in requests] == [2, 2, 2]
+    assert all(world.is_right(request) for request in requests)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"half")])
+def test_a_file_that_is_gone_or_has_another_length_is_asked_for_anew(world: World, spoil: Callable[[Path], object]) -> None:
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests)
+    spoil(world.root / requests[1].path)
+    heard = world.extract(requests)
+    assert {e.entry.request.partition_key: e.adopted for e in heard if type(e).__name__ == "Landed"} == {
+        "2026-01-01": True,
+        "2026-01-02": False,
+        "2026-01-03": True,
+    }
+    assert all(world.is_right(request) for request in requests)
+
+
+def other_project(world: World, root: Path) -> World:
+    api = ScriptedKeen(world.clock)
+    for number in (1, 2, 3):
+        for n in range(number % 3 + 1):  # as many events, of other values
+            api.add("well", day(number, 3 + n), 50 + n)
+    return world.beside(root, api=api, source="projects/two")
+
+
+def test_another_project_on_the_same_ledger_and_folder_is_not_taken_for_the_first(world: World) -> None:
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests)
+    two = other_project(world, world.root)
+    two.extract(requests)
+    assert all(two.is_right(request) for request in requests)
+    assert [two.api.posts[request.place] for request in requests] == [1, 1, 1]
+    # What the first one's ledger says is his alone, and still there.
+    assert [world.entry(request).status for request in requests] == [Status.LANDED] * 3
+    assert {world.entry(request).extraction_id for request in requests} == {"x1", "x2", "x3"}
+
+
+@pytest.mark.parametrize("what", ["project", "destination", "name"])
+def test_two_on_one_ledger_never_touch_each_others_entries(world: World, what: str, tmp_path: Path) -> None:
+    requests = world.requests(WELL, 1, 3)
+    if what == "project":
+        other = other_project(world, tmp_path / "two")
+    else:
+        other = world.beside(tmp_path / "two", **({"name": "second"} if what == "name" else {}))
+    first = [r.entry for r in world.ledger.request(requests)]
+    other.tick()
+    other.tick()
+    assert other.api.posts == {} or what != "project"
+    assert [world.entry(request) for request in requests] == first
+    with other.pipeline.working("another") as worker:
+        assert other.ledger.claim([e.entry_id for e in first], worker.id) == []
+    assert other.ledger.cancel([e.entry_id for e in first], "not mine") == []
+    other.ledger.request(requests)
+    assert [world.entry(request) for request in requests] == first
+    world.ticks()
+    other.ticks()
+    assert all(world.is_right(request) for request in requests)
+    assert all(other.is_right(request) for request in requests)
+    assert sorted(world.told) == sorted(other.told) == sorted(str(request) for request in requests)
+    assert sorted(s.landed for s in world.ledger.scopes()) == [3, 3]
+
+
+def test_an_open_extraction_of_an_earlier_question_gives_way(world: World) -> None:
+    world.ledger.request(world.requests(WELL, 1, 3))
+    world.tick()  # submitted
+    changed = CHANGES["filters"]
+    wanted = world.night(changed)
+    world.ticks()
+    assert all(world.is_right(request) for request in wanted)
+    assert world.files() == sorted(request.path for request in wanted)
+    assert sorted(world.told) == sorted(str(request) for request in wanted)

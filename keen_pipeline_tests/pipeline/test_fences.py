@@ -1,0 +1,252 @@
+"""Who lost his claim publishes nothing, or what he published is known to be unproven and is asked for again."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.filters import Filter
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger.tables import workers
+from keen_pipeline.pipeline import NotLanded, Pipeline, extract, land, poll, post_due
+from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
+from keen_pipeline_tests.pipeline.world import World
+
+WELL = Collection("well", "2026-01-01")
+FILTERED = replace(WELL, filters=(Filter("body:n", "gt", 0),))
+
+
+def slowed(world: World, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> Pipeline:
+    """The pipeline of a process that is slow: something happens once before its file is switched into place, or after it."""
+    destination = FileDestination(world.pipeline.destination.uri)
+    publish, done = destination._storage.publish, []
+
+    def slow(stage: Any, target: str, *, fence: Callable[[], None], **options: Any) -> None:
+        first = not done
+        done.append(target)
+
+        def fenced() -> None:
+            fence()
+            if first and before is not None:
+                before()
+
+        publish(stage, target, fence=fenced, **options)
+        if first and after is not None:
+            after()
+
+    destination._storage.publish = slow  # type: ignore[method-assign]
+    return replace(world.pipeline, destination=destination)
+
+
+def finished(world: World, requests: list[ExtractionRequest]) -> list[int]:
+    """Ids of finished extractions of the requests."""
+    world.api.answer = lambda made: COMPLETE
+    world.ledger.request(requests)
+    with world.pipeline.working("the sensor") as worker:
+        post_due(world.pipeline, world.ledger.open_entries(), worker.id)
+        poll(world.pipeline, world.ledger.open_entries(), worker=worker.id)
+    return [entry.entry_id for entry in world.ledger.open_entries(status=Status.COMPLETE)]
+
+
+def gone(world: World) -> None:
+    """Everybody else is taken for gone: the process was paused for longer than its lease."""
+    world.clock.advance(3600)
+    world.ledger.workers.prune(60)
+
+
+def says_what_lies_there(world: World, request: ExtractionRequest) -> bool:
+    """Whether the ledger's proof is of the bytes at rest."""
+    data = world.file(request)
+    [entry] = [e for e in world.ledger.landed_entries("well") if e.request.partition_key == request.partition_key]
+    assert data is not None
+    assert entry.landing is not None
+    return entry.landing.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_slow_landing_under_old_filters_publishes_nothing_over_the_new(world: World) -> None:
+    [old], [new] = world.requests(WELL, 1), world.requests(FILTERED, 1)
+    ids = finished(world, [old])
+    slow = FileDestination(world.pipeline.destination.uri)
+    open_results = world.api.open_results
+    asked: list[str] = []
+
+    def opened(url: Any, **options: Any) -> Any:
+        asked.append("")
+        if len(asked) == 1:  # while the first one transfers, the filters change and everything lands anew
+            world.extract([new])
+        return open_results(url, **options)
+
+    world.api.open_results = opened  # type: ignore[method-assign]
+    with world.pipeline.working("slow") as worker:
+        outcomes = list(land(replace(world.pipeline, destination=slow), ids, worker))
+    assert [type(o) for o in outcomes] == [NotLanded]
+    assert outcomes[0].is_lost  # type: ignore[union-attr]
+    assert world.is_right(new)
+    assert says_what_lies_there(world, new)
+    assert world.entry(new).unproven is False
+    assert world.night(FILTERED)
+    assert world.ledger.open_entries() == [e for e in world.ledger.open_entries() if e.request.partition_key != "2026-01-01"]
+
+
+@pytest.mark.parametrize("with_filters", [False, True])
+def test_a_process_paused_inside_the_switch_leaves_an_unproven_file_that_is_asked_for_again(
+    world: World, with_filters: bool
+) -> None:
+    """The one moment that no fence can guard: the claim is lost between its last proof and the switch."""
+    [old] = world.requests(WELL, 1)
+    [new] = world.requests(FILTERED if with_filters else WELL, 1)
+    ids = finished(world, [old])
+
+    def meanwhile() -> None:
+        gone(world)
+        world.extract([new], keep=lambda _: False)
+        assert world.is_right(new)
+
+    slow = slowed(world, before=meanwhile)
+    with slow.working("paused") as worker:
+        outcomes = list(land(slow, ids, worker))
+    assert [type(o) for o in outcomes] == [NotLanded]
+    # Its file lies there now: the ledger's word is no proof, and it knows.
+    assert world.file(new) == world.api.csv(old)
+    assert world.entry(new).unproven is True
+    world.night(FILTERED if with_filters else WELL)
+    world.ticks()
+    assert world.is_right(new)
+    assert says_what_lies_there(world, new)
+    assert world.entry(new).unproven is False
+
+
+def test_a_process_that_dies_between_the_switch_and_its_word_leaves_nothing_proven(world: World) -> None:
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    assert says_what_lies_there(world, request)
+    world.api.events["well"].append((world.api.events["well"][0][0], 77))
+    world.ledger.request([request], keep=lambda _: False)
+    world.api.answer = lambda made: COMPLETE
+    with world.pipeline.working("the sensor") as worker:
+        post_due(world.pipeline, world.ledger.open_entries(), worker.id)
+        poll(world.pipeline, world.ledger.open_entries(), worker=worker.id)
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    dying = slowed(world, after=die)
+    with pytest.raises(Killed), dying.working("dies") as worker:
+        list(land(dying, [e.entry_id for e in world.ledger.open_entries(status=Status.COMPLETE)], worker))
+    assert not says_what_lies_there(world, request)
+    [landed] = world.ledger.landed_entries("well")
+    assert landed.unproven is True
+    # Whoever comes next lands the finished extraction; no new POST.
+    world.clock.advance(400)
+    world.ticks()
+    assert world.is_right(request)
+    assert says_what_lies_there(world, request)
+    assert world.api.posts[request.place] == 2
+
+
+@pytest.mark.parametrize("ends", ["landed", "abandoned", "cancelled"])
+def test_a_wait_whose_entries_were_taken_over_hears_how_they_ended(world: World, ends: str) -> None:
+    [request] = world.requests(WELL, 1)
+    world.api.answer = lambda made: PENDING
+    other = world.beside()
+    events: list[Any] = []
+    for number, event in enumerate(extract(world.pipeline, [request], doing="paused")):
+        assert number < 100, "it waits for ever"
+        events.append(event)
+        if number == 2:  # submitted; the process is paused, and another goes on
+            gone(world)
+            if ends == "landed":
+                world.api.answer = lambda made: COMPLETE
+                other.extract([request])
+            elif ends == "cancelled":
+                other.ledger.cancel([world.entry(request).entry_id], "cancelled by a person")
+            else:
+                other.ledger.fail(world.entry(request).entry_id, "broken", limits=world.pipeline.limits, final=True)
+    last = [type(e).__name__ for e in events if type(e).__name__ not in ("Progress", "Counted")]
+    assert last == (["Landed"] if ends == "landed" else ["Ended"])
+    assert world.api.posts[request.place] == 1
+    assert ends != "landed" or world.is_right(request)
+
+
+def test_a_wait_goes_on_with_what_a_dead_process_had_claimed(world: World) -> None:
+    """Its heartbeat is old; it had adopted the same days before."""
+    requests = world.requests(WELL, 1, 3)
+    entries = [r.entry for r in world.ledger.request(requests)]
+    dead = world.ledger.workers.register("dead")
+    assert len(world.ledger.claim([e.entry_id for e in entries], dead)) == 3
+    world.clock.advance(61)
+    world.extract(requests)
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
+
+
+def test_a_wait_takes_over_from_a_process_that_dies_while_it_waits(world: World) -> None:
+    requests = world.requests(WELL, 1, 2)
+    entries = [r.entry for r in world.ledger.request(requests)]
+    other = world.ledger.workers.register("the other")
+    world.ledger.claim([entries[0].entry_id], other)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number, event in enumerate(extract(world.pipeline, requests, doing="a test")):
+        assert number < 600, "it waits for ever"
+        if number == 5:
+            assert world.api.posts[requests[0].place] == 0
+            with world.ledger.engine.begin() as connection:  # it was this process all the time
+                connection.execute(sa.update(workers).where(workers.c.id == other).values(pid=ended.pid))
+        del event
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 1]
+
+
+def test_a_wait_leaves_to_a_living_process_what_it_works_on(world: World) -> None:
+    requests = world.requests(WELL, 1, 2)
+    entries = [r.entry for r in world.ledger.request(requests)]
+    told: list[str] = []
+    with world.pipeline.working("the other") as other:
+        world.ledger.claim([entries[0].entry_id], other.id)
+        for number, event in enumerate(extract(world.pipeline, requests, doing="a test")):
+            if type(event).__name__ == "Progress" and number > 20 and not told:
+                told += event.reasons()  # type: ignore[union-attr]
+                assert world.api.posts[requests[0].place] == 0
+                world.ledger.release([entries[0].entry_id], other.id)
+            assert number < 300
+    assert "the other (process" in told[0]
+    assert "has claimed it" in told[0]
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 1]
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_posted(world: World, resumable: bool) -> None:
+    adopted, own = world.requests(WELL, 1, 2), world.requests(WELL, 3, 4)
+    before = [r.entry for r in world.ledger.request(adopted)]
+    events = extract(world.pipeline, [*adopted, *own], doing="a test", resumable=resumable)
+    next(events)  # journalled, nothing posted
+    events.close()
+    left = world.ledger.open_entries()
+    assert [e.entry_id for e in left][:2] == [e.entry_id for e in before]
+    assert len(left) == (4 if resumable else 2)
+    assert {e.claimed_by for e in left} == {None}
+    assert world.ledger.workers.all() == []
+    events = extract(world.pipeline, [*adopted, *own], doing="a test", resumable=resumable)
+    for _event in events:
+        if world.api.posts:
+            break
+    events.close()
+    # What the service works on stays open, for whoever comes next.
+    assert [e.status for e in world.ledger.open_entries()] == [Status.SUBMITTED] * 4
+    assert {e.claimed_by for e in world.ledger.open_entries()} == {None}
+    world.ticks()
+    assert [world.api.posts[request.place] for request in (*adopted, *own)] == [1, 1, 1, 1]

@@ -1,0 +1,212 @@
+"""An error is charged to what it is about: one file, one collection's count or list stops nobody else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    KeenPipelineError,
+    NotFoundError,
+    RateLimitedError,
+    ServiceUnavailableError,
+)
+from keen_pipeline.extraction import Status
+from keen_pipeline.filters import Filter
+from keen_pipeline.pipeline import Counted, Landed, NotLanded, count_landed, land, poll, post_due, submit
+from keen_pipeline_tests.pipeline.scripted import COMPLETE
+from keen_pipeline_tests.pipeline.world import World, day
+
+SICK, WELL = Collection("sick", "2026-01-01"), Collection("well", "2026-01-01")
+
+
+def heard(events: list[Any]) -> dict[str, Counter[str]]:
+    """Kinds of events by collection."""
+    found: dict[str, Counter[str]] = {}
+    for event in events:
+        name = getattr(event, "collection", None) or event.entry.request.collection
+        found.setdefault(name, Counter())[type(event).__name__] += 1
+    return found
+
+
+def test_one_file_that_the_destination_refuses_stops_that_file_alone(world: World) -> None:
+    requests = world.requests(WELL, 1, 3)
+    in_the_way = world.root / requests[1].path
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "something").write_text("else")
+    events = world.extract([*requests, *world.requests(SICK, 1)])
+    assert heard(events) == {
+        "well": Counter({"Landed": 2, "Counted": 2, "Stopped": 1}),
+        "sick": Counter({"Landed": 1, "Counted": 1}),
+    }
+    [stopped] = [e for e in events if type(e).__name__ == "Stopped"]
+    assert stopped.entry.request == requests[1]
+    assert isinstance(stopped.error, ConfigurationError)
+    # It stays open and finished, for whoever comes next; no new extraction is needed.
+    waiting = world.entry(requests[1])
+    assert (waiting.status, waiting.claimed_by) == (Status.COMPLETE, None)
+    assert "can't be written" in world.reasons()["well[2026-01-02]"]
+    (in_the_way / "something").unlink()
+    in_the_way.rmdir()
+    world.clock.advance(60)
+    world.ticks()
+    assert all(world.is_right(request) for request in requests)
+    assert sum(world.api.posts.values()) == 4
+
+
+def test_a_landing_run_lands_the_others_and_tells_the_one(world: World) -> None:
+    requests = world.requests(WELL, 1, 3)
+    (world.root / requests[1].path).mkdir(parents=True)
+    world.ledger.request(requests)
+    world.ticks(8)
+    assert {str(outcome.entry.request) for outcome in world.refused} == {"well[2026-01-02]"}
+    assert sorted(world.told) == ["well[2026-01-01]", "well[2026-01-03]"]
+    (world.root / requests[1].path).rmdir()
+    world.ticks()
+    assert sorted(world.told) == [str(request) for request in requests]
+    assert sum(world.api.posts.values()) == 3
+
+
+def test_a_key_that_one_result_wants_again_stops_that_one(world: World) -> None:
+    def fault(call: str, collection: str, number: int) -> KeenPipelineError | None:
+        return AuthenticationError("HTTP 403") if (call, collection, number) == ("open", "well", 1) else None
+
+    world.api.fault = fault
+    events = world.extract(world.requests(WELL, 1, 3))
+    assert heard(events) == {"well": Counter({"Landed": 2, "Counted": 2, "Stopped": 1})}
+
+
+@pytest.mark.parametrize("error", [NotFoundError("HTTP 404"), ServiceUnavailableError("HTTP 503")])
+def test_a_count_that_can_t_be_had_hides_no_other_collections_cut_file(world: World, error: KeenPipelineError) -> None:
+    world.api.fault = lambda call, collection, number: error if (call, collection) == ("count", "sick") else None
+    cut = {"well"}
+
+    def body(made: Any, right: bytes) -> bytes:
+        if made.request.collection in cut and made.request.partition_key == "2026-01-02" and made.number == 1:
+            return right[: right.index(b"\r\n", right.index(b"\r\n") + 2) + 2]
+        return right
+
+    world.api.body = body
+    events = world.extract([*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)])
+    wells = [e for e in events if isinstance(e, Counted) and e.entry.request.collection == "well"]
+    assert [e.problem for e in wells] == [None] * 4
+    assert [e.follower.attempt for e in wells if e.follower is not None] == [2]
+    assert [e.problem for e in events if isinstance(e, Counted) and e.entry.request.collection == "sick"] == [error] * 3
+    assert all(world.is_right(request) for request in (*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)))
+    # Uncounted, so the next who looks counts it.
+    assert {entry.request.collection for entry in world.ledger.uncounted()} == {"sick"}
+    world.api.fault = lambda call, collection, number: None
+    world.tick()
+    assert world.ledger.uncounted() == []
+
+
+def test_a_collection_that_can_t_be_counted_keeps_nobody_from_being_cut(world: World) -> None:
+    world.with_limits(max_events=1)
+    world.api.events["sick"] = [row for row in world.api.events["sick"] if row[1] == 0]
+    world.api.fault = lambda call, collection, number: (
+        NotFoundError("HTTP 404") if (call, collection) == ("count", "sick") else None
+    )
+    requests = [*world.requests(SICK, 1, 2), *world.requests(WELL, 1, 2)]
+    entries = submit(world.pipeline, requests).created
+    with world.pipeline.working("a test") as worker:
+        posted = post_due(world.pipeline, entries, worker.id)
+    assert [str(entry.request) for entry in posted.split] == ["well[2026-01-01]", "well[2026-01-02]"]
+    assert sorted(str(entry.request) for entry in posted.submitted) == ["sick[2026-01-01]", "sick[2026-01-02]"]
+    world.ticks()
+    assert all(world.is_right(request) for request in requests)
+
+
+def test_counts_that_are_refused_for_now_are_told_to_their_collection(world: World) -> None:
+    world.api.fault = lambda call, collection, number: (
+        RateLimitedError("HTTP 429", retry_after=30.0) if (call, collection, number) == ("count", "sick", 1) else None
+    )
+    entries = submit(world.pipeline, world.requests(SICK, 1, 2)).created
+    with world.pipeline.working("a test") as worker:
+        posted = post_due(world.pipeline, entries, worker.id)
+    assert (list(posted.problems), posted.submitted, sum(world.api.posts.values())) == (["sick"], [], 0)
+    assert "HTTP 429" in world.reasons()["sick[2026-01-01]"]
+    world.ticks()
+    assert all(world.is_right(request) for request in world.requests(SICK, 1, 2))
+
+
+@pytest.mark.parametrize("error", [NotFoundError("HTTP 404"), ServiceUnavailableError("HTTP 503")])
+def test_a_night_leaves_alone_what_it_can_t_count_and_asks_for_the_rest(world: World, error: KeenPipelineError) -> None:
+    world.night(SICK, WELL)
+    world.ticks()
+    world.api.fault = lambda call, collection, number: error if (call, collection) == ("count", "sick") else None
+    for name in ("sick", "well"):
+        world.api.add(name, day(2, 20), 7)
+    world.clock.advance(86400)
+    world.night(SICK, WELL)
+    sick, well = world.submissions[-2:]
+    assert (sick.problems, well.problems) == ({"sick": error}, {})
+    # A new day is asked for all the same.
+    assert [e.request.partition_key for e in sick.created] == ["2026-01-04"]
+    assert sorted(e.request.partition_key for e in well.created) == ["2026-01-02", "2026-01-04"]
+    world.ticks()
+    assert all(world.is_right(request) for request in world.requests(WELL, 1, 4))
+    assert [world.is_right(request) for request in world.requests(SICK, 1, 4)] == [True, False, True, True]
+    assert world.ledger.open_entries() == []
+
+
+def test_a_backfill_tells_what_it_could_not_hold_against_the_count(world: World) -> None:
+    requests = [*world.requests(SICK, 1, 2), *world.requests(WELL, 1, 2)]
+    world.extract(requests)
+    world.api.fault = lambda call, collection, number: (
+        NotFoundError("HTTP 404") if (call, collection) == ("count", "sick") else None
+    )
+    events = world.extract(requests)
+    assert heard(events) == {"sick": Counter({"Hindered": 1, "Landed": 2}), "well": Counter({"Landed": 2})}
+    assert sum(world.api.posts.values()) == 4
+
+
+def test_one_denied_list_stops_no_poll_and_the_next_answer_ends_it(world: World) -> None:
+    world.api.answer = lambda made: COMPLETE
+    world.api.fault = lambda call, collection, number: (
+        AuthenticationError("HTTP 403") if (call, collection) == ("list", "sick") and number <= 20 else None
+    )
+    world.ledger.request([*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)])
+    for _ in range(19):
+        world.tick()
+    assert sorted(world.told) == ["well[2026-01-01]", "well[2026-01-02]", "well[2026-01-03]"]
+    state = world.ledger.collections()["sick"]
+    assert state.problem is not None
+    assert "HTTP 403" in state.problem
+    assert world.ledger.collections()["well"].problem is None
+    world.ticks()
+    assert world.ledger.collections()["sick"].problem is None
+    assert all(world.is_right(request) for request in world.requests(SICK, 1, 3))
+    assert sum(world.api.posts.values()) == 6
+
+
+def test_a_count_of_the_same_collection_with_other_filters_is_asked_by_itself(world: World) -> None:
+    filtered = replace(WELL, filters=(Filter("body:n", "gt", 0),))
+    whole, part = world.requests(WELL, 1), world.requests(filtered, 2)
+    world.extract([*whole, *part])
+    world.api.counted.clear()
+    entries = [world.entry(request) for request in (*whole, *part)]
+    answers = list(count_landed(world.pipeline, entries))
+    assert [len(group) for group, _ in answers] == [1, 1]
+    assert [len(filters) for _, _, filters in world.api.counted] == [0, 1]
+    assert [entry.counted for _, answer in answers for entry in answer] == [2, 2]  # type: ignore[union-attr]
+
+
+def test_what_others_have_claimed_is_left_out_of_a_landing_run(world: World) -> None:
+    world.ledger.request(world.requests(WELL, 1, 2))
+    world.api.answer = lambda made: COMPLETE
+    with world.pipeline.working("the sensor") as worker:
+        post_due(world.pipeline, world.ledger.open_entries(), worker.id)
+        poll(world.pipeline, world.ledger.open_entries(), worker=worker.id)
+    first, second = world.ledger.open_entries(status=Status.COMPLETE)
+    with world.pipeline.working("one") as one, world.pipeline.working("two") as two:
+        world.ledger.claim([first.entry_id], one.id)
+        outcomes = list(land(world.pipeline, [first.entry_id, second.entry_id], two))
+        assert [o.entry.entry_id for o in outcomes if isinstance(o, (Landed, NotLanded))] == [second.entry_id]
+        again = list(land(world.pipeline, [first.entry_id, second.entry_id], one))
+        assert [o.entry.entry_id for o in again if isinstance(o, (Landed, NotLanded))] == [first.entry_id]

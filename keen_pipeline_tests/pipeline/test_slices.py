@@ -1,0 +1,248 @@
+"""What is too large is cut by its own count, extracted in slices, put together, and counted as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keen_pipeline.collection import Collection, CountPolicy, Encoding, MaskMethod
+from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
+from keen_pipeline.extraction import Kind, Status
+from keen_pipeline.filters import Filter
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import poll, post_due, submit
+from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
+from keen_pipeline_tests.pipeline.world import World, day
+
+BIG = Collection("big", "2026-01-01", email="me@example.com")
+
+
+@pytest.fixture
+def big(world: World) -> World:
+    """Days of 4, 5 and 0 events, at most 4 an extraction."""
+    for n in range(4):
+        world.api.add("big", day(1, 6 * n), n)
+    for n in range(5):
+        world.api.add("big", day(2, 20 if n > 2 else 6 * n), n)
+    world.with_limits(max_events=4)
+    return world
+
+
+def posted(world: World, collection: Collection = BIG, first: int = 1, last: int = 3) -> list[Entry]:
+    """Intents, after one round of POSTs; all that is open."""
+    entries = submit(world.pipeline, world.requests(collection, first, last)).created
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, entries, worker.id)
+        post_due(world.pipeline, world.ledger.open_entries(), worker.id)
+    return world.ledger.open_entries()
+
+
+def test_exactly_the_limit_is_one_extraction_and_one_more_is_two(big: World) -> None:
+    entries = posted(big)
+    parts = [e for e in entries if e.request.kind is Kind.SLICE]
+    assert {e.request.partition_key: e.status for e in entries if e not in parts} == {
+        "2026-01-01": Status.SUBMITTED,
+        "2026-01-02": Status.SPLIT,
+        "2026-01-03": Status.SUBMITTED,
+    }
+    assert [(p.expected, p.depth, p.status) for p in parts] == [(2, 1, Status.SUBMITTED), (3, 1, Status.SUBMITTED)]
+    assert sum(big.api.posts.values()) == 4
+    # Known each for itself, unless it is one of several that fit together.
+    assert {e.request.partition_key: e.expected for e in entries if e not in parts} == {
+        "2026-01-01": 4,
+        "2026-01-02": 5,
+        "2026-01-03": 0,
+    }
+
+
+def test_slices_are_put_together_and_gone(big: World) -> None:
+    requests = big.requests(BIG, 1, 3)
+    events = big.extract(requests)
+    assert all(big.is_right(request) for request in requests)
+    assert [str(e.entry.request) for e in events if type(e).__name__ == "Landed"].count("big[2026-01-02]") == 1
+    entry = big.entry(requests[1])
+    assert (entry.slices, entry.depth, entry.is_whole, entry.attempt) == (2, 1, True, 1)
+    assert big.files() == sorted(request.path for request in requests)
+    assert [path for path in (big.root / "_slices").rglob("*") if path.is_file()] == []
+    assert big.ledger.stale_slices() == []
+
+
+def test_a_person_is_mailed_about_partitions_never_about_slices(big: World) -> None:
+    posted(big)
+    assert sorted(map(str, big.api.emails)) == ["None", "None", "me@example.com", "me@example.com"]
+
+
+def test_windows_without_events_are_not_asked_for(world: World) -> None:
+    for n in range(8):
+        world.api.add("big", day(1, 23), n)
+    world.api.events["big"] = [(moment.replace(minute=6 * n), n) for moment, n in world.api.events["big"]]
+    world.with_limits(max_events=4)
+    entries = posted(world, last=1)
+    parts = [e for e in entries if e.request.kind is Kind.SLICE]
+    assert sum(p.expected or 0 for p in parts) == 8
+    assert all(p.expected for p in parts)
+    assert sum(world.api.posts.values()) == len(parts)
+    world.ticks()
+    assert world.is_right(world.requests(BIG, 1)[0])
+
+
+def test_counts_of_other_filters_are_their_own(big: World) -> None:
+    """Five events a day, two of which pass: one question about both would cut it, or let the other through whole."""
+    filtered = replace(BIG, filters=(Filter("body:n", "gt", 2),))
+    submit(big.pipeline, [*big.requests(BIG, 2), *big.requests(filtered, 1)])
+    with big.pipeline.working("a test") as worker:
+        outcome = post_due(big.pipeline, big.ledger.open_entries(), worker.id)
+    assert [str(e.request) for e in outcome.split] == ["big[2026-01-02]"]
+    assert [(str(e.request), e.expected) for e in outcome.submitted] == [("big[2026-01-01]", 1)]
+    big.ticks()
+    assert big.is_right(big.requests(filtered, 1)[0])
+    assert big.is_right(big.requests(BIG, 2)[0])
+
+
+def test_nothing_is_counted_before_a_post_if_the_policy_is_off(big: World) -> None:
+    posted(big, replace(BIG, count_check=CountPolicy.OFF))
+    assert big.api.count_of("count", "big") == 0
+    assert sum(big.api.posts.values()) == 3
+
+
+def test_a_slice_that_is_given_up_gives_up_the_whole_and_cancels_the_others(big: World) -> None:
+    requests = big.requests(BIG, 2)
+    big.api.answer = lambda made: (
+        Answer("failed", "broken") if made.request.timeframe.start == day(2, 0) and made.request.kind is Kind.SLICE else PENDING
+    )
+    big.ledger.request(requests)
+    big.ticks(60)
+    entry = big.entry(requests[0])
+    assert entry.status is Status.ABANDONED
+    assert "1 of its 2 slices ended without a file: the service reports" in (entry.error or "")
+    assert "broken" in (entry.error or "")
+    # What is told is the day, once; a slice is nobody's asset.
+    assert [str(e.request) for e in big.ended] == ["big[2026-01-02]"]
+    assert big.ledger.open_entries() == []
+    statuses = {e.status for e in big.ledger.slices([entry.entry_id])[entry.entry_id]}
+    assert statuses == {Status.ABANDONED, Status.CANCELLED}
+    assert sum(big.api.posts.values()) == 4
+
+
+def test_what_cancels_a_day_cancels_its_slices(big: World) -> None:
+    entries = posted(big, first=2, last=2)
+    [parent] = [e for e in entries if e.status is Status.SPLIT]
+    big.ledger.cancel([parent.entry_id], "cancelled by a person")
+    assert big.ledger.open_entries() == []
+
+
+def test_a_day_whose_file_was_asked_for_otherwise_leaves_no_slices(big: World) -> None:
+    posted(big, first=2, last=2)
+    big.api.answer = lambda made: COMPLETE if made.request.kind is Kind.SLICE else PENDING
+    big.tick()  # its slices have landed
+    changed = replace(BIG, encoding=Encoding.CSV_GZ)
+    big.api.answer = lambda made: COMPLETE
+    big.extract(big.requests(changed, 2))
+    assert big.files() == ["big/2026-01-02.csv.gz"]
+    assert [path for path in (big.root / "_slices").rglob("*") if path.is_file()] == []
+
+
+def test_one_event_too_many_can_t_be_cut(big: World) -> None:
+    """The service refuses what its count says is a single event."""
+    big.api.limit = 0
+    big.with_limits(max_events=10)
+    requests = big.requests(BIG, 1)
+    big.api.events["big"] = [big.api.events["big"][0]]
+    events = big.extract(requests)
+    assert [type(e).__name__ for e in events] == ["Ended"]
+    assert "the service counts 1 events in it, which can't be cut" in (big.entry(requests[0]).error or "")
+    assert sum(big.api.posts.values()) == 1
+
+
+def test_events_of_one_instant_that_are_too_many_can_t_be_cut(world: World) -> None:
+    for n in range(5):
+        world.api.add("big", day(1, 6), n)
+    world.with_limits(max_events=4)
+    events = world.extract(world.requests(BIG, 1))
+    assert [type(e).__name__ for e in events] == ["Ended"]
+    assert "can't be halved" in (world.entry(world.requests(BIG, 1)[0]).error or "")
+    assert sum(world.api.posts.values()) == 0
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailableError("HTTP 503"), NotFoundError("HTTP 404")])
+def test_too_large_by_the_services_word_and_no_count_to_be_had(big: World, error: Exception) -> None:
+    big.with_limits(max_events=10)
+    big.api.limit = 4
+    failing = True
+    big.api.fault = lambda call, collection, number: error if call == "count" and failing else None  # type: ignore[return-value]
+    requests = big.requests(BIG, 2)
+    big.ledger.request(requests)
+    big.tick()
+    if isinstance(error, NotFoundError):
+        assert "can't be cut, as its events can't be counted" in (big.entry(requests[0]).error or "")
+        assert big.entry(requests[0]).status is Status.ABANDONED
+        return
+    assert big.entry(requests[0]).status is Status.REQUESTED  # nothing is changed, it is tried again
+    failing = False
+    big.ticks()
+    assert big.is_right(requests[0])
+
+
+def test_a_slice_that_grew_too_large_is_cut_again(big: World) -> None:
+    big.api.limit = 4
+    requests = big.requests(BIG, 2)
+    big.ledger.request(requests)
+
+    def late() -> Iterator[Any]:
+        for n in range(4):
+            yield big.api.add("big", day(2, 22).replace(minute=n), 40 + n)
+
+    count = big.api.count
+    asked: list[int] = []
+
+    def counted(*arguments: Any) -> int:
+        found = count(*arguments)
+        asked.append(found)
+        if len(asked) == 2:  # planned; now events come late
+            list(late())
+        return found
+
+    big.api.count = counted  # type: ignore[method-assign]
+    big.ticks()
+    assert big.is_right(requests[0])
+    entry = big.entry(requests[0])
+    assert (entry.slices, entry.depth, entry.attempt) == (4, 3, 1)
+    assert big.ledger.open_entries() == []
+
+
+def test_a_list_of_many_days_is_planned_by_few_counts(world: World) -> None:
+    world.with_limits(max_events=100)
+    requests = world.requests(Collection("well", "2026-01-01"), 1, 9)
+    submit(world.pipeline, requests)
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, world.ledger.open_entries(), worker.id)
+    assert world.api.count_of("count", "well") == 1
+    assert {e.expected for e in world.ledger.open_entries()} == {None}
+    with world.pipeline.working("a test") as worker:
+        assert len(poll(world.pipeline, world.ledger.open_entries(), worker=worker.id).completed) == 0
+
+
+def test_slices_of_a_masked_day_are_hashed_once(big: World) -> None:
+    """A hash of a hash would join with nothing."""
+    masked = replace(BIG, mask={"body:n": MaskMethod.HASH})
+    requests = big.requests(masked, 1, 2)
+    big.extract(requests)
+    values = [{line.split(b",")[1] for line in (big.file(request) or b"").split(b"\r\n")[1:] if line} for request in requests]
+    assert big.entry(requests[1]).slices == 2
+    assert (len(values[0]), len(values[1])) == (4, 5)
+    assert values[0] < values[1]
+    landing = big.entry(requests[1]).landing
+    assert landing is not None
+    assert landing.masked == {"body:n": "hash"}
+
+
+def test_a_half_of_exactly_the_limit_is_not_cut_again(world: World) -> None:
+    for n in range(4):
+        world.api.add("big", day(1, 2 * n), n)
+    world.api.add("big", day(1, 20), 9)
+    world.with_limits(max_events=4)
+    parts = [e for e in posted(world, last=1) if e.request.kind is Kind.SLICE]
+    assert [(p.expected, p.depth) for p in parts] == [(4, 1), (1, 1)]
