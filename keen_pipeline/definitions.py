@@ -11,9 +11,11 @@ from keen_pipeline.settings import Settings
 def _definitions() -> dg.Definitions:
     settings = Settings.from_environment()
     if settings.collections_file is not None:
-        return build_keen_definitions(
+        ours = build_keen_definitions(
             read_collections_file(settings.collections_file), name=settings.name, running=settings.running
         )
+        # The steps of a run wait together anyway, and a Celery worker's processes can't have any of their own.
+        return dg.Definitions.merge(ours, dg.Definitions(executor=dg.in_process_executor))
     if settings.base_url is not None:
         raise ConfigurationError(
             f"{settings.base_url} is configured but KEEN_PIPELINE_COLLECTIONS is not: write the file with `keen-pipeline init` "

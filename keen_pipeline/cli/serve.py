@@ -74,8 +74,8 @@ def command(
 ) -> None:
     """Serve Keen's Data Extraction API, v2.0 and v3.0, until Ctrl-C.
 
-    Prints `listening on http://HOST:PORT` once it accepts, where its keys are, and on loopback a link that opens the page with the
-    read key. The project and its keys come from KEEN_PROJECT_ID, KEEN_READ_KEY,
+    Prints `listening on http://HOST:PORT` once it accepts, where its keys are, and on loopback a link that opens the page, in a
+    terminal with the read key. The project and its keys come from KEEN_PROJECT_ID, KEEN_READ_KEY,
     KEEN_WRITE_KEY and KEEN_MASTER_KEY; where unset they are made once and kept in the data folder, in credentials.json. Mail goes
     out by SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS and SMTP_FROM (a password without TLS only with
     SMTP_INSECURE_LOGIN), to any address or to those of KEEN_PIPELINE_SERVICE_MAIL_TO. Image beacons redirect to the hosts of

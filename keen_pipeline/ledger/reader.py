@@ -16,7 +16,17 @@ from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.rows import to_entry
 from keen_pipeline.ledger.scopes import Scopes, ScopeSummary
-from keen_pipeline.ledger.tables import collections, entries, in_outbox, is_landed, is_open, is_stale, is_uncounted, scopes
+from keen_pipeline.ledger.tables import (
+    collections,
+    entries,
+    in_outbox,
+    is_landed,
+    is_landed_slice,
+    is_open,
+    is_stale,
+    is_uncounted,
+    scopes,
+)
 from keen_pipeline.ledger.transactions import read_transaction
 from keen_pipeline.ledger.workers import Workers
 from keen_pipeline.lifecycle import Entry
@@ -191,9 +201,8 @@ class LedgerReader:
     def stale_slices(self, connection: sa.Connection) -> list[Entry]:
         """Landed slices of entries that need them no more."""
         parents = entries.alias("parents")
-        landed = sa.and_(entries.c.parent_id.is_not(None), entries.c.status == Status.LANDED.value)
         is_over = parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])
-        query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(self._mine, landed, is_over)
+        query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(self._mine, is_landed_slice, is_over)
         return [self._entry(row) for row in connection.execute(query)]
 
     @read_transaction

@@ -16,6 +16,8 @@ from functools import reduce
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Status
@@ -37,6 +39,23 @@ OTHERS = "(others)"
 MOST_UNREPORTED = 10_000
 # A statement that takes longer is given up: whoever asks has long gone.
 _STATEMENT_SECONDS = 30
+
+
+class _Unindexed(FunctionElement[int]):
+    """A column beside a range of ids: of the bare one SQLite takes the index of places, and reads all of the scope each time."""
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(_Unindexed)
+def _plain(element: _Unindexed, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(_Unindexed, "sqlite")
+def _plain_on_sqlite(element: _Unindexed, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,7 @@ class StatisticsReader:
         self._engine = ledger.engine
         self._clock = ledger.clock
         self._mine = entries.c.scope_id == ledger.scope_id
+        self._mine_by_id = _Unindexed(entries.c.scope_id) == ledger.scope_id
         self._budget = budget or ledger.scope.source
         # The totals of entries that have ended, up to the id `_until`, but for `_unended`, which were open when they were read.
         self._settled: dict[str, Totals] = {}
@@ -100,13 +120,13 @@ class StatisticsReader:
     def _settle(self) -> bool:
         """Take up the next batch of entries that are old enough; whether there may be more."""
         with self._snapshot() as connection:
-            batch = sa.select(entries.c.id, entries.c.requested_at).where(self._mine, entries.c.id > self._until)
+            batch = sa.select(entries.c.id, entries.c.requested_at).where(self._mine_by_id, entries.c.id > self._until)
             rows = batch.order_by(entries.c.id).limit(_BATCH).subquery()
             settled = rows.c.requested_at <= self._clock.now() - _SETTLED_AFTER
             last, until = connection.execute(sa.select(sa.func.max(rows.c.id), sa.func.max(sa.case((settled, rows.c.id))))).one()
             if until is None:
                 return False
-            mine = sa.and_(self._mine, entries.c.id > self._until, entries.c.id <= until)
+            mine = sa.and_(self._mine_by_id, entries.c.id > self._until, entries.c.id <= until)
             totals = totals_of(connection, sa.and_(mine, sa.not_(is_open)))
             unended = set(connection.execute(sa.select(entries.c.id).where(mine, is_open)).scalars())
             abandoned = _abandoned_of(connection, mine)
@@ -118,7 +138,7 @@ class StatisticsReader:
 
     def _read(self, connection: sa.Connection) -> LedgerStatistics:
         self._take_up_ended(connection)
-        newest = sa.and_(self._mine, entries.c.id > self._until, sa.not_(is_open))
+        newest = sa.and_(self._mine_by_id, entries.c.id > self._until, sa.not_(is_open))
         is_live = sa.and_(self._mine, is_open)
         totals = _added(_added(self._settled, totals_of(connection, newest)), totals_of(connection, is_live))
         open_, oldest = _open(connection, is_live)
@@ -190,7 +210,8 @@ def _open(connection: sa.Connection, which: sa.ColumnElement[bool]) -> tuple[dic
     query = sa.select(c.collection, c.status, sa.func.count().label("number"), sa.func.min(c.requested_at).label("oldest"))
     found: dict[str, dict[Status, int]] = {}
     oldest: dict[str, datetime] = {}
-    for row in connection.execute(query.where(which).group_by(c.collection, c.status)):
+    # The status first: asked to group by the collection, SQLite reads all of the scope in the order of its places.
+    for row in connection.execute(query.where(which).group_by(c.status, c.collection)):
         found.setdefault(row.collection, {})[Status(row.status)] = row.number
         oldest[row.collection] = min(oldest.get(row.collection, row.oldest), row.oldest)
     return found, oldest

@@ -118,14 +118,22 @@ class LedgerSubmissions(LedgerReader):
 
     @transaction
     def claim(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> list[Entry]:
-        """Take what nobody has claimed, whatever its status; answers those that are the worker's now. None for one that is gone."""
+        """Take what nobody has claimed, whatever its status; answers those that are the worker's now. None for one that is gone.
+
+        What a run has been asked to land is due for whoever claims it first, be it another one.
+        """
         alive = sa.select(workers.c.id).where(workers.c.id == worker).with_for_update(read=True)
         if connection.execute(alive).first() is None:
             return []
         free = sa.or_(entries.c.claimed_by.is_(None), entries.c.claimed_by == worker)
+        # Of a landing that failed, the error says so: that one is not due before.
+        dispatched = sa.and_(
+            entries.c.status == Status.COMPLETE.value, entries.c.error.is_(None), entries.c.completed_at.is_not(None)
+        )
+        values = {"claimed_by": worker, "due_at": sa.case((dispatched, entries.c.completed_at), else_=entries.c.due_at)}
         claimed: list[Entry] = []
         for chunk in chunks(self._lock(connection, entry_ids)):
-            change = sa.update(entries).where(self._mine, entries.c.id.in_(chunk), free).values(claimed_by=worker)
+            change = sa.update(entries).where(self._mine, entries.c.id.in_(chunk), free).values(values)
             claimed += [self._entry(row) for row in connection.execute(change.returning(entries))]
         return sorted(claimed, key=lambda entry: entry.entry_id)
 

@@ -146,6 +146,8 @@ is_landed = sa.and_(entries.c.status == _word(Status.LANDED.value), entries.c.ki
 # Files that nobody needs any more and that may still be there.
 is_stale = sa.and_(entries.c.status == _word(Status.SUPERSEDED.value), entries.c.removed_at.is_(None))
 is_claimed = entries.c.claimed_by.is_not(None)
+# Parts that wait to be put together, or to be removed.
+is_landed_slice = sa.and_(entries.c.status == _word(Status.LANDED.value), entries.c.kind == _word(Kind.SLICE.value))
 
 
 def _partial(name: str, condition: sa.ColumnElement[bool], *columns: sa.Column[Any], unique: bool = False) -> None:
@@ -159,9 +161,12 @@ _partial("ix_keen_entries_live", is_open, entries.c.scope_id, entries.c.status)
 _partial("ix_keen_entries_outbox", in_outbox, entries.c.scope_id, entries.c.id)
 _partial("ix_keen_entries_uncounted", is_uncounted, entries.c.scope_id, entries.c.id)
 _partial("ix_keen_entries_stale", is_stale, entries.c.scope_id, entries.c.id)
+_partial("ix_keen_entries_slices", is_landed_slice, entries.c.scope_id, entries.c.id)
 _partial("ix_keen_entries_claimed", is_claimed, entries.c.claimed_by)
 _partial("ix_keen_entries_landed", is_landed, entries.c.scope_id, entries.c.collection, entries.c.window_start)
 sa.Index("ix_keen_entries_place", entries.c.scope_id, entries.c.collection, entries.c.partition_key, entries.c.id)
+# Whose file is switched, or removed: every landing asks what else is at its path, of other scopes too.
+sa.Index("ix_keen_entries_path", entries.c.path)
 sa.Index("ix_keen_entries_series_id", entries.c.series_id)
 sa.Index("ix_keen_entries_parent_id", entries.c.parent_id)
 

@@ -29,9 +29,10 @@ import sqlalchemy as sa
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
 from keen_pipeline.ledger.tables import entries
-from keen_pipeline.ledger.transactions import looking
+from keen_pipeline.ledger.transactions import read_only
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit, partitions
 from keen_pipeline_tests.acceptance.crash_rig import START, Rig, add_backfill
+from keen_pipeline_tests.acceptance.ledger_figures import unreported
 from keen_pipeline_tests.acceptance.report import report
 
 BACKFILL_DAYS = 4
@@ -40,7 +41,7 @@ MOST_SECONDS = 9.0
 VICTIMS = ("run", "run", "daemon", "service")
 PHASES = (
     sa.and_(entries.c.status == "requested", entries.c.posted_at.is_not(None)),
-    sa.and_(entries.c.status == "complete", entries.c.lease_until.is_not(None)),
+    sa.and_(entries.c.status == "complete", entries.c.claimed_by.is_not(None)),
     sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
 )
 SETTLE_SECONDS = 600.0
@@ -102,7 +103,7 @@ def await_phase(rig: Rig) -> None:
     wanted = rig.rng.choice(PHASES)
     deadline = time.monotonic() + MOST_SECONDS
     while time.monotonic() < deadline:
-        with looking(rig.ledger.engine) as connection:
+        with read_only(rig.ledger.engine) as connection:
             if connection.execute(sa.select(entries.c.id).where(wanted).limit(1)).first() is not None:
                 return
         time.sleep(0.002)
@@ -137,7 +138,8 @@ def settled(rig: Rig) -> bool:
     backfills = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
     return not (
         rig.ledger.open_entries()
-        or rig.ledger.summary().unreported
+        or rig.ledger.uncounted()
+        or unreported(rig.ledger)
         or rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED), limit=1)
         or rig.instance.get_backfills(backfills, limit=1)
     )
@@ -151,7 +153,7 @@ def settle(rig: Rig) -> None:
         rig.check()
         assert time.monotonic() < deadline, (
             f"not settled after {SETTLE_SECONDS:g} s: {[str(e) for e in rig.ledger.open_entries()]}, "
-            f"{rig.ledger.summary().unreported} unreported, runs {rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}"
+            f"{unreported(rig.ledger)} unreported, runs {rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}"
         )
         quiet = quiet + 1 if settled(rig) else 0
         time.sleep(2)

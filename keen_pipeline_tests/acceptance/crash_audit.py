@@ -17,12 +17,12 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.defs.metadata import LANDING_KEY
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline.timeframe import format_instant
 
-ENTRY_KEY = "keen/entry"
 BACKFILL = "backfill"
 _DIRECT_SECONDS = 300.0
 _PAGE = 1000
@@ -93,7 +93,7 @@ def _orphans(rig: Audited, rows: list[dict[str, Any]], figures: dict[str, Any], 
     with rig.client() as client:
         there = {found for collection in rig.collections for found in client.list_extractions(collection.name)}
     unknown = there - known
-    counted = rig.ledger.summary().orphans
+    counted = rig.ledger.orphans()
     figures["extractions at the service"] = len(there)
     figures["orphans at the service"] = len(unknown)
     figures["orphans counted"] = counted
@@ -108,21 +108,21 @@ def _reported_once(rig: Audited, rows: list[dict[str, Any]], figures: dict[str, 
     One more is right for a backfill that found a partition landed by others (the sensor took it over from the backfill's dead
     run, whose retry then found it): Dagster counts a partition of a backfill only by events of the backfill's own runs.
     """
-    landings = {row["id"]: row for row in rows if row["status"] in (Status.LANDED.value, Status.SUPERSEDED.value)}
-    told: dict[int, list[str]] = defaultdict(list)
+    landings = {row["token"]: row for row in rows if row["status"] in (Status.LANDED.value, Status.SUPERSEDED.value)}
+    told: dict[str, list[str]] = defaultdict(list)
     for collection in rig.collections:
-        for number, run_id in _materialized(rig.instance, collection.name):
-            told[number].append(_teller(rig.instance, run_id))
+        for token, run_id in _materialized(rig.instance, collection.name):
+            told[token].append(_teller(rig.instance, run_id))
     figures["landings"] = len(landings)
     figures["landings materialized"] = len(told)
     figures["told once more to a backfill that found them landed"] = sum(len(tellers) - 1 for tellers in told.values())
-    wrong += [f"entry {number} was landed and not marked as reported" for number, row in landings.items() if not row["reported_at"]]
-    for number, row in landings.items():
-        tellers = Counter(told[number])
+    wrong += [f"entry {row['id']} was landed and not marked as reported" for row in landings.values() if not row["reported_at"]]
+    for token, row in landings.items():
+        tellers = Counter(told[token])
         backfills = sum(teller.startswith(BACKFILL) for teller in tellers)
         if not tellers or max(tellers.values()) > 1 or len(tellers) - backfills > 1:
-            wrong.append(f"{row['collection']}[{row['partition_key']}], entry {number}: materialized by {dict(tellers)}")
-    wrong += [f"entry {number} was materialized and never landed" for number in told if number not in landings]
+            wrong.append(f"{row['collection']}[{row['partition_key']}], entry {row['id']}: materialized by {dict(tellers)}")
+    wrong += [f"landing {token} was materialized and never landed" for token in told if token not in landings]
 
 
 def _teller(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -132,15 +132,15 @@ def _teller(instance: dg.DagsterInstance, run_id: str) -> str:
     return f"{BACKFILL} {backfill}" if backfill else "the nightly path"
 
 
-def _materialized(instance: dg.DagsterInstance, name: str) -> Iterator[tuple[int, str]]:
-    """(ledger entry, run id) of every materialization of a collection."""
+def _materialized(instance: dg.DagsterInstance, name: str) -> Iterator[tuple[str, str]]:
+    """(token of the landing, run id) of every materialization of a collection."""
     cursor = None
     while True:
         page = instance.fetch_materializations(dg.AssetKey(["keen", name]), limit=_PAGE, cursor=cursor)
         for record in page.records:
             assert record.asset_materialization is not None
-            value = record.asset_materialization.metadata[ENTRY_KEY].value
-            assert isinstance(value, int)
+            value = record.asset_materialization.metadata[LANDING_KEY].value
+            assert isinstance(value, str)
             yield value, record.run_id
         if not page.has_more:
             return

@@ -16,12 +16,13 @@ import dagster as dg
 
 from keen_pipeline.collections_file import collection_to_wire, read_collections_file
 from keen_pipeline.defs.build import build_keen_definitions
+from keen_pipeline.defs.names import Names
 
 COLLECTIONS = read_collections_file(Path(os.environ["KEEN_PIPELINE_COLLECTIONS"]))
 
 
 # The key of a run request makes each night run once, also where the daemon dies between the tick and the launch.
-@dg.sensor(job_name="submit_extractions", minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(job_name=Names().submit_job, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
 def operator() -> Iterator[dg.RunRequest]:
     """Launches the nights."""
     nights = int(Path(os.environ["CRASH_NIGHTS"]).read_text())
@@ -36,7 +37,7 @@ defs = dg.Definitions.merge(
     build_keen_definitions(
         COLLECTIONS,
         sensor_interval_seconds=int(os.environ.get("CRASH_SENSOR_SECONDS", "2")),
-        downstream_sensor=False,
+        running=True,
         nightly_cron="0 0 29 2 *",
     ),
     dg.Definitions(sensors=[operator]),

@@ -21,18 +21,19 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from keen_pipeline.pipeline.adapters import open_ledger
 
 from keen_pipeline.cli.dagster_home import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.metadata import asset_key
+from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.landing.destination import LEFTOVER_AGE
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.service import embedded
+from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_ledger, scope_of
 from keen_pipeline_tests import backfills
 
 COLLECTIONS = ("purchases", "logins", "pageviews")
@@ -84,7 +85,8 @@ class Rig:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._instance = dg.DagsterInstance.from_config(str(self.home))
         self._instance.get_runs(limit=1)  # makes the databases before two processes that start together both do
-        self.ledger: SqlLedger = open_ledger(f"sqlite:///{self.folder / 'ledger.db'}")
+        settings = Settings.from_environment(self.environment())
+        self.ledger: SqlLedger = open_ledger(settings.ledger_url, scope_of(settings))
         try:
             self.start("service")
             with self.client() as client:
@@ -234,7 +236,9 @@ def end_all(mark: str) -> None:
 
 def add_backfill(instance: dg.DagsterInstance, collections: Sequence[Collection], keys: Sequence[str]) -> str:
     """One asset backfill of the partitions for all collections, which have the same ones, as the UI makes it; its id."""
-    return backfills.add_backfill(instance, [asset_key(c.name) for c in collections], partitions_definition(collections[0]), keys)
+    return backfills.add_backfill(
+        instance, [Names().asset_key(c.name) for c in collections], partitions_definition(collections[0]), keys
+    )
 
 
 def load_events(client: KeenClient, names: Sequence[str], days: int) -> None:

@@ -22,8 +22,10 @@ import yaml
 from keen_pipeline.cli.deployment import PROFILES
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection
-from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.service import embedded
+from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_ledger, scope_of
 from keen_pipeline_tests.acceptance.crash_rig import START, die_with_parent, end_all, load_events
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, running_s3, s3_place
 from keen_pipeline_tests.postgres import database, running_postgres
@@ -166,9 +168,9 @@ class Cluster:
         storage = {"postgres": {"postgres_url": self._dagster_url.render_as_string(hide_password=False)}}
         (self.folder / "watch" / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage, "telemetry": {"enabled": False}}))
         self._instance = self._stack.enter_context(dg.DagsterInstance.from_config(str(self.folder / "watch")))
-        engine = open_engine(self._ledger_url)
-        self._stack.callback(engine.dispose)
-        self.ledger = SqlLedger(engine)
+        settings = Settings.from_environment(self._environment())
+        self.ledger: SqlLedger = open_ledger(settings.ledger_url, scope_of(settings))
+        self._stack.callback(self.ledger.engine.dispose)
         wanted = [{"name": c.name, "start_date": c.start.isoformat()} for c in self.collections]
         (self.folder / "collections.yaml").write_text(yaml.safe_dump({"collections": wanted}))
         dg_command, serve = [sys.executable, "-m"], ["keen_pipeline", "serve", "--data", str(self.service_data)]
@@ -254,6 +256,7 @@ class Cluster:
             "KEEN_PIPELINE_PARTITIONS_PER_RUN": str(self.partitions_per_run),
             "KEEN_PIPELINE_LEASE_SECONDS": str(self.lease_seconds),
             "KEEN_PIPELINE_REQUESTS_PER_MINUTE": "5000",
+            "KEEN_PIPELINE_RUNNING": "true",
         }
 
 

@@ -38,6 +38,7 @@ from keen_pipeline_tests.acceptance.crash import settle
 from keen_pipeline_tests.acceptance.crash_audit import Partition, audit
 from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, SUPERVISION, Rig
 from keen_pipeline_tests.acceptance.fault_proxy import FaultProxy
+from keen_pipeline_tests.acceptance.ledger_figures import counts
 from keen_pipeline_tests.acceptance.report import report
 
 MINUTE = 60.0
@@ -180,8 +181,8 @@ def _nights(rig: Rig, memory: Memory, minutes: int) -> None:
             rig.check()
             memory.look()
             time.sleep(LOOK_SECONDS)
-        counts = {status.value: number for status, number in rig.ledger.summary().counts.items()}
-        sys.stderr.write(f"\rminute {night + 1} of {minutes}: {counts} ")
+        found = {status.value: number for status, number in counts(rig.ledger).items()}
+        sys.stderr.write(f"\rminute {night + 1} of {minutes}: {found} ")
     sys.stderr.write("\n")
 
 
@@ -199,14 +200,14 @@ def _rows(rig: Rig, asked: Sequence[Partition], figures: dict[str, Any]) -> list
     """One row for each partition and one for each attempt that failed, no more failures than faults."""
     with rig.ledger.engine.connect() as connection:
         rows = connection.execute(sa.select(entries.c.status, entries.c.error)).all()
-    counts = Counter(status for status, _ in rows)
+    by_status = Counter(status for status, _ in rows)
     reasons = [reason for status, reason in rows if status == "failed"]
     told = sum("told to fail" in (reason or "") for reason in reasons)
     figures["attempts that failed"] = {"by the service": told, "by the network": len(reasons) - told}
     figures["ledger bytes a row"] = round((rig.folder / "ledger.db").stat().st_size / len(rows))
     wrong = []
-    if len(rows) != len(asked) + counts["failed"] + counts["superseded"]:
-        wrong.append(f"the ledger has {dict(counts)}, for {len(asked)} partitions")
+    if len(rows) != len(asked) + by_status["failed"] + by_status["superseded"]:
+        wrong.append(f"the ledger has {dict(by_status)}, for {len(asked)} partitions")
     if told > FAILURES_A_DAY * len(rig.collections) * rig.days:
         wrong.append(f"{told} attempts failed by the service, which was told to fail less")
     if not told:

@@ -17,9 +17,13 @@ import pytest
 import yaml
 
 from keen_pipeline.client import KeenClient
+from keen_pipeline.defs.names import Names
 from keen_pipeline.extraction import Status
-from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
+from keen_pipeline.wiring import open_ledger, scope_of
+from keen_pipeline_tests.acceptance.ledger_figures import counts
 from keen_pipeline_tests.acceptance.processes import Shell, await_ui
 from keen_pipeline_tests.acceptance.test_browser import page  # noqa: F401 - a fixture
 
@@ -39,6 +43,7 @@ class Ui:
     url: str
     folder: Path
     days: Sequence[str]
+    settings: Settings
 
     @property
     def instance(self) -> dg.DagsterInstance:
@@ -46,7 +51,7 @@ class Ui:
 
     @property
     def ledger(self) -> SqlLedger:
-        return SqlLedger(open_engine(f"sqlite:///{self.folder / 'data' / 'ledger.db'}"))
+        return open_ledger(self.settings.ledger_url, scope_of(self.settings))
 
 
 @contextmanager
@@ -67,12 +72,15 @@ def running_ui(folder: Path, days: Sequence[str], options: Sequence[str]) -> Ite
             "KEEN_PIPELINE_COLLECTIONS": "collections.yaml",
             "KEEN_PIPELINE_REQUESTS_PER_MINUTE": "5000",
             "KEEN_PIPELINE_RETRY_SECONDS": "0.5",
+            "KEEN_PIPELINE_DESTINATION": str(folder / "data" / "landing"),
+            "KEEN_PIPELINE_LEDGER_URL": f"sqlite:///{folder / 'data' / 'ledger.db'}",
         }
+        settings = Settings.from_environment(environment)
         shell, log = Shell(folder, environment), folder / "log"
         dev = shell.start("dev", "--port", str(port), log=log)
         try:
             await_ui(log, port, dev, 120)
-            yield Ui(f"http://127.0.0.1:{port}", folder, days)
+            yield Ui(f"http://127.0.0.1:{port}", folder, days, settings)
         finally:
             dev.terminate()
             dev.wait(60)
@@ -142,7 +150,7 @@ def test_one_of_270_fails_in_words_and_is_mended_from_failure(
             [second] = [run for run in instance.get_runs() if run.run_id != first.run_id]
             assert second.status is dg.DagsterRunStatus.SUCCESS
             assert second.asset_selection == {dg.AssetKey(["keen", "purchases"])}
-        assert ui.ledger.summary().counts == {Status.LANDED: 270, Status.FAILED: 2, Status.ABANDONED: 1}
+        assert counts(ui.ledger) == {Status.LANDED: 270, Status.FAILED: 2, Status.ABANDONED: 1}
         page.goto(f"{ui.url}/assets/keen/purchases?view=partitions")
         expect(page.get_by_text(re.compile(f"Materialized.*{DAYS}|{DAYS}.*Materialized")).first).to_be_visible()
         page.screenshot(path=tmp_path / "partitions.png")
@@ -159,8 +167,8 @@ def test_a_run_that_is_stopped_ends_within_ten_seconds_and_nobody_goes_on_with_i
     with running_ui(tmp_path, days, ["--extraction-delay", "3600"]) as ui:
         click_all(page, ui)
         deadline = time.monotonic() + 300
-        while ui.ledger.summary().counts.get(Status.SUBMITTED) != 270:
-            assert time.monotonic() < deadline, ui.ledger.summary().counts
+        while counts(ui.ledger)[Status.SUBMITTED] != 270:
+            assert time.monotonic() < deadline, counts(ui.ledger)
             time.sleep(1)
         with ui.instance as instance:
             [run] = instance.get_runs()
@@ -169,19 +177,19 @@ def test_a_run_that_is_stopped_ends_within_ten_seconds_and_nobody_goes_on_with_i
         page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
         expect(page.get_by_text("Canceled", exact=True).first).to_be_visible(timeout=10_000)
         page.screenshot(path=tmp_path / "stopped.png")
-        assert ui.ledger.summary().counts == {Status.CANCELLED: 270}
+        assert counts(ui.ledger) == {Status.CANCELLED: 270}
         stopped = time.time()
         with ui.instance as instance:
             while not [tick for state in instance.all_instigator_state() for tick in sensor_ticks(instance, state, stopped)]:
                 assert time.monotonic() < deadline + 60
                 time.sleep(1)
             assert [r.run_id for r in instance.get_runs()] == [run.run_id]
-        assert ui.ledger.summary().counts == {Status.CANCELLED: 270}
+        assert counts(ui.ledger) == {Status.CANCELLED: 270}
 
 
 def sensor_ticks(instance: dg.DagsterInstance, state: dg._core.scheduler.instigation.InstigatorState, since: float) -> list[object]:  # type: ignore[name-defined]
     """Finished ticks of the status sensor that began after `since`."""
-    if state.instigator_name != "extraction_status":
+    if state.instigator_name != Names().status_sensor:
         return []
     ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=since, limit=5)
     return [tick for tick in ticks if tick.is_completed]

@@ -16,15 +16,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ledger.statistics import StatisticsReader
+from keen_pipeline.lifecycle import Limits
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, fill_landed, reads_everything, statements
-from keen_pipeline_tests.contract.test_ledger import day, land
+from keen_pipeline_tests.ledgers import SCOPE, day, land
 
 _LANDED_EACH = 20
 
@@ -44,22 +44,23 @@ def ledger_url(kind: str, folder: Path) -> Iterator[str]:
 def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """One database."""
     engine = open_engine(url)
-    ledger = SqlLedger(engine)
+    ledger = SqlLedger(engine, SCOPE)
     fill_landed(ledger, day(0), options.landed)
-    asked = ledger.request([replace(day(0), target=f"/open/{n}.csv") for n in range(options.open)])
+    asked = ledger.request([day(n) for n in range(options.open)])
     waiting = [answer.entry.entry_id for answer in asked]
-    reader = StatisticsReader(engine)
+    reader = StatisticsReader(ledger)
     begun = time.perf_counter()
     reader.read()
     first = time.perf_counter() - begun
     seconds = []
-    for _ in range(options.scrapes):
-        for entry_id in (waiting.pop() for _ in range(_LANDED_EACH)):
-            land(ledger, entry_id)
-        with statements(engine) as found:
-            begun = time.perf_counter()
-            read = reader.read()
-            seconds.append(time.perf_counter() - begun)
+    with ledger.working("a benchmark", Limits()) as worker:
+        for _ in range(options.scrapes):
+            for entry_id in (waiting.pop() for _ in range(_LANDED_EACH)):
+                land(ledger, entry_id, worker.id)
+            with statements(engine) as found:
+                begun = time.perf_counter()
+                read = reader.read()
+                seconds.append(time.perf_counter() - begun)
     sums = read.collections["purchases"].totals
     assert sums.landed == options.landed + options.scrapes * _LANDED_EACH
     plans = explain(engine, found)

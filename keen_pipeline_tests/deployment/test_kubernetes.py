@@ -160,7 +160,7 @@ def launched(values: Mapping[str, Any], tags: Mapping[str, str], folder: Path, i
         "python", pointer, container_image=image, entry_point=["dagster"], container_context=context
     )
     run = dg.DagsterRun(
-        job_name="materialize_csvs", tags=dict(tags), job_code_origin=JobPythonOrigin("materialize_csvs", repository)
+        job_name="keen_materialize_csvs", tags=dict(tags), job_code_origin=JobPythonOrigin("keen_materialize_csvs", repository)
     )
     instance.add_run(run)
     launcher.launch_run(LaunchRunContext(run, workspace=None))

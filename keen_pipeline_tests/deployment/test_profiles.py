@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import dagster as dg
@@ -115,6 +116,14 @@ def test_the_workers_read_the_environment_and_leave_no_address_in_a_file(
     assert conf.worker_prefetch_multiplier == 1
     # Else a run that is longer than its state in the backend would count as dead.
     assert conf.result_expires > yaml.safe_load(read("celery", "dagster.yaml"))["run_monitoring"]["max_runtime_seconds"]
+
+
+def test_a_run_of_our_code_location_needs_no_child_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "collections.yaml").write_text('collections: [{name: purchases, start_date: "2026-01-01"}]')
+    monkeypatch.setenv("KEEN_PIPELINE_COLLECTIONS", str(tmp_path / "collections.yaml"))
+    found = runpy.run_module("keen_pipeline.definitions")["defs"]
+    job = found.get_repository_def().get_implicit_asset_job_names()[0]
+    assert found.resolve_job_def(job).executor_def is dg.in_process_executor
 
 
 def test_the_command_lists_shows_and_copies_them(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_serve_says_where_it_listens_and_ends_on_a_signal(data: Path, number: si
     match = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
     assert match is not None
     assert process.stdout.readline() == f"keys in {data / 'credentials.json'}\n"
-    assert process.stdout.readline() == f"open {match[1]}/#key=r1\n"
+    assert process.stdout.readline() == f"open {match[1]}/\n"  # no key: a supervisor keeps this as a log
     found = embedded.find(data)
     assert found == embedded.Endpoint(match[1], "shop", "r1", "w1", "m1")
     assert "r1" not in repr(found)
@@ -63,6 +63,21 @@ def test_serve_says_where_it_listens_and_ends_on_a_signal(data: Path, number: si
     assert process.returncode == 0, errors
     assert not (data / "endpoint.json").exists()
     assert embedded.find(data) is None
+
+
+def test_in_a_terminal_it_shows_a_link_with_the_read_key(data: Path) -> None:
+    terminal, side = os.openpty()
+    command = [sys.executable, "-m", "keen_pipeline", "serve", "--data", str(data), "--port", "0"]
+    env = clean_environment(KEEN_PROJECT_ID="shop", KEEN_READ_KEY="r1", KEEN_WRITE_KEY="w1", KEEN_MASTER_KEY="m1")
+    process = subprocess.Popen(command, stdout=side, stderr=subprocess.DEVNULL, env=env)
+    os.close(side)
+    try:
+        with os.fdopen(terminal, encoding="utf-8") as lines:
+            shown = [lines.readline() for _ in range(4)]
+        assert re.fullmatch(r"open http://127\.0\.0\.1:\d+/#key=r1\n", shown[-1]), shown
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_everything_it_makes_is_its_owners_alone(data: Path) -> None:

@@ -168,8 +168,8 @@ class _Server(uvicorn.Server):
         if keys.exists():
             yield f"keys in {keys.resolve()}"
         if config.host in _LOOPBACK:
-            # Behind the hash it reaches the page and no server, no log and no proxy.
-            yield f"open {self._address}/#key={credentials.read_key}"
+            # Behind the hash the key reaches the page and no server and no proxy; what isn't a terminal is kept as a log.
+            yield f"open {self._address}/#key={credentials.read_key}" if sys.stdout.isatty() else f"open {self._address}/"
 
     def _wait_for_stdin(self) -> None:
         while os.read(0, 4096):

@@ -158,9 +158,11 @@ def _make_indexes() -> None:
         ["scope_id", "id"],
     )
     _partial("ix_keen_entries_stale", "status = 'superseded' AND removed_at IS NULL", ["scope_id", "id"])
+    _partial("ix_keen_entries_slices", "status = 'landed' AND kind = 'slice'", ["scope_id", "id"])
     _partial("ix_keen_entries_claimed", "claimed_by IS NOT NULL", ["claimed_by"])
     _partial("ix_keen_entries_landed", "status = 'landed' AND kind != 'slice'", ["scope_id", "collection", "window_start"])
     op.create_index("ix_keen_entries_place", "keen_entries", ["scope_id", "collection", "partition_key", "id"])
+    op.create_index("ix_keen_entries_path", "keen_entries", ["path"])
 
 
 def _partial(name: str, condition: str, columns: list[str], *, unique: bool = False) -> None:

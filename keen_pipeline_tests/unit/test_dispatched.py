@@ -1,0 +1,57 @@
+"""A landing run that was asked for keeps nobody from landing who has the claim."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.lifecycle import Entry, Land, Limits, Seen, Wait, decide
+from keen_pipeline.testing import FakeClock, memory_ledger
+from keen_pipeline_tests.ledgers import day
+
+LIMITS = Limits()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def ledger(clock: FakeClock) -> SqlLedger:
+    return memory_ledger(clock=clock)
+
+
+def complete(ledger: SqlLedger) -> Entry:
+    """One that nobody has claimed."""
+    [asked] = ledger.request([day(0)])
+    with ledger.working("a test", LIMITS) as worker:
+        ledger.claim([asked.entry.entry_id], worker.id)
+        ledger.posting(asked.entry.entry_id, worker.id)
+        ledger.submitted(asked.entry.entry_id, worker.id, "e1")
+        [entry] = ledger.complete([asked.entry.entry_id], worker.id)
+    return entry
+
+
+def test_what_a_run_was_asked_to_land_is_landed_at_once_by_whoever_claims_it(ledger: SqlLedger, clock: FakeClock) -> None:
+    entry = complete(ledger)
+    clock.advance(1)
+    [dispatched] = ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    assert isinstance(decide(dispatched, Seen(), clock.now(), LIMITS), Wait)  # nobody asks for another run
+    with ledger.working("another run", LIMITS) as worker:
+        [claimed] = ledger.claim([entry.entry_id], worker.id)
+        assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Land)
+
+
+def test_a_landing_that_failed_is_not_due_before_its_time_whoever_claims_it(ledger: SqlLedger, clock: FakeClock) -> None:
+    entry = complete(ledger)
+    with ledger.working("a run", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+        ledger.landing_failed(entry.entry_id, worker.id, "the disk is full", clock.now() + timedelta(seconds=60))
+    with ledger.working("another run", LIMITS) as worker:
+        [claimed] = ledger.claim([entry.entry_id], worker.id)
+        assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Wait)
+        clock.advance(61)
+        assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Land)
