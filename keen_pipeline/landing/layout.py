@@ -130,7 +130,7 @@ def path_below(root: str, uri: str) -> str:
 _TIME = r"\d{4}-\d{2}-\d{2}(?:-\d{2}:\d{2}(?:[+-]\d{4})?)?"
 _SPAN = r"\d{8}T\d{6}(?:\.\d+)?Z_\d{8}T\d{6}(?:\.\d+)?Z"
 _OURS = re.compile(
-    rf"(?:{SLICES}/|{QUARANTINE}/(?:{SLICES}/)?)?[^/_][^/]*/"
+    rf"(?:{SLICES}/|{QUARANTINE}/(?:{SLICES}/)?)?(?!\.{{1,2}}/)[^/_][^/]*/"
     rf"(?:{_TIME}|(?:\d+\.)?{_SPAN}|date=\d{{4}}-\d{{2}}-\d{{2}}(?:/hour=\d{{2}})?/events(?:[+-]\d{{4}})?)(?:\.[A-Za-z0-9_-]+)?"
     rf"\.(?:{'|'.join(re.escape(one.value) for one in _SUFFIXES)})(?:{re.escape(REASON_SUFFIX)})?"
 )
@@ -142,4 +142,5 @@ def is_ours(root: str, uri: str) -> bool:
     >>> is_ours("s3://b", "s3://b/purchases/2026-01-01.csv"), is_ours("s3://b", "s3://b/backups/database.tar")
     (True, False)
     """
-    return uri.startswith(f"{root.rstrip('/')}/") and _OURS.fullmatch(path_below(root, uri)) is not None
+    folder = f"{root.rstrip('/')}/"
+    return uri.startswith(folder) and _OURS.fullmatch(uri.removeprefix(folder)) is not None

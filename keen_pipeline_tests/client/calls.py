@@ -18,7 +18,7 @@ UTC = timezone.utc
 READ, WRITE = "read-key-77aa", "write-key-88bb"
 DAY = Timeframe(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 AMOUNT = Filter("body:amount", "gt", 3.5)
-REQUEST = ExtractionRequest("purchases", DAY, "2026-01-01", "/x/purchases/2026-01-01.csv", (AMOUNT,), "alert@keen.io")
+REQUEST = ExtractionRequest("purchases", DAY, "2026-01-01", "purchases/2026-01-01.csv", filters=(AMOUNT,), email="alert@keen.io")
 PENDING = {"_id": "e1", "status": "not started"}
 COMPLETE = {"_id": "e2", "status": "complete", "results_url": "https://results.example/f.csv?signature=s3cr3t"}
 

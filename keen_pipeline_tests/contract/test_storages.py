@@ -171,7 +171,7 @@ def test_landing_proves_its_claim_before_its_file_shows(place: Place) -> None:
     with FaultServer(body=b"a,b\n1,2\n") as server:
         server.results = [faults.whole()]
         results = RenewingResults(KeenClient(server.url, "P", read_key="k"), "purchases", "e1", SecretUrl(server.results_url))
-        with pytest.raises(ClaimLostError, match=r"purchases\[2026-01-01\].*another process has it"):
+        with pytest.raises(ClaimLostError, match=r"purchases/2026-01-01\.csv.*another process has it"):
             destination.land(results, target, extraction_id="e1", fence=lost)
     assert place.files() == {}
     assert place.unfinished() == 0

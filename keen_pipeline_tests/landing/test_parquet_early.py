@@ -124,7 +124,7 @@ def test_destination_that_is_full_is_the_one_named(early: Lander, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(local.StagedFile, "write", full)
-    with pytest.raises(ConfigurationError, match=r"the destination \S+ can't be written \(No space left on device\)"):
+    with pytest.raises(ConfigurationError, match=r"destination \S+ is full \(No space left on device\)"):
         early.land([faults.whole()], Encoding.PARQUET)
     assert not at_work()
 

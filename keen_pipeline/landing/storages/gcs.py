@@ -5,6 +5,7 @@ An upload that ends early leaves nothing to see or to remove: Google forgets it 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -20,7 +21,6 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import GcsOptions
 from keen_pipeline.landing.storages.remote import (
-    READ_BYTES,
     StagedReader,
     check_inside,
     check_size,
@@ -101,11 +101,9 @@ class GcsStorage:
         found = self._found(target)
         if found is None:
             raise FileNotFoundError(target)
-        bucket, key = split(target)
-        # Named in each request, so that none is answered from a newer object.
-        pinned = self._client.bucket(bucket).blob(key, generation=found.generation)
         with _translated(target):
-            return reader_of(target, pinned.open("rb", chunk_size=READ_BYTES, **_bounds()), _FAILURES)
+            version = self._client.bucket(bucket).blob(key, generation=found.generation)
+            return reader_of(target, _Version(version, int(found.size)), _FAILURES)
 
     def remove(self, target: str) -> None:
         """Remove one object; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
@@ -139,6 +137,34 @@ class GcsStorage:
     def _blob(self, target: str) -> Any:
         bucket, key = split(target)
         return self._client.bucket(bucket).blob(key, chunk_size=PART_BYTES)
+
+
+class _Version:
+    """One version of an object, as a file: each request names it, so that none is answered from a newer one.
+
+    The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
+    """
+
+    def __init__(self, blob: Any, size: int) -> None:
+        self._blob, self._size, self._position = blob, size, 0
+
+    def read(self, length: int) -> bytes:
+        end = min(self._position + length, self._size)
+        if end <= self._position:
+            return b""
+        data: bytes = self._blob.download_as_bytes(start=self._position, end=end - 1, checksum=None, **_bounds())
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
+        before = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, before + offset)
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        """Nothing is open between the requests."""
 
 
 def _bounds() -> dict[str, Any]:

@@ -16,6 +16,15 @@ phase = "expand"
 _OPEN = "status IN ('complete', 'requested', 'split', 'submitted')"
 
 
+_COMMENTS = {
+    "fingerprint": "of all that decides the file",
+    "path": "of the file, below the destination's root",
+    "run_id": "Dagster's root run or backfill that asked",
+    "due_at": "not posted, or landed, before",
+    "reported_at": "outbox: when Dagster heard of it",
+}
+
+
 def upgrade() -> None:
     """Add, rename and drop columns; entries from before wait in scope 1 for the pipeline that opens the ledger first."""
     _make_tables()
@@ -30,6 +39,9 @@ def upgrade() -> None:
         table.alter_column("target", new_column_name="path", existing_type=sa.String(length=2048), server_default="")
         table.drop_column("lease_owner")
         table.drop_column("lease_until")
+    if op.get_bind().dialect.name != "sqlite":  # which has no comments
+        for name, comment in _COMMENTS.items():
+            op.alter_column("keen_entries", name, comment=comment)
     op.execute("UPDATE keen_entries SET token = 'entry-' || id")
     op.execute("UPDATE keen_entries SET removed_at = landed_at WHERE status = 'superseded'")
     op.execute("UPDATE keen_entries SET kind = 'slice' WHERE parent_id IS NOT NULL")
