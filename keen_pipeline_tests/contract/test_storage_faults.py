@@ -28,7 +28,7 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
-from keen_pipeline.landing.storages import local, s3_upload
+from keen_pipeline.landing.storages import local, remote, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages.options import S3Options
 from keen_pipeline.landing.storages.remote import TemporaryStage
@@ -140,7 +140,7 @@ def test_whole_file_or_named_error_whatever_the_way_does(place: Place, between: 
 def test_reading_that_breaks_is_named_and_can_be_tried_again(
     place: Place, between: HttpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (azure_storage, gcs_storage, s3_storage):
+    for module in (azure_storage, s3_storage, remote):
         monkeypatch.setattr(module, "READ_BYTES", 64 * 1024)
     monkeypatch.setattr("smart_open.s3.time.sleep", lambda _: None)
     publish(place.destination(), NEW)

@@ -41,7 +41,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a MiB takes several parts and several reads."""
     for module in (azure_storage, gcs_storage):
         monkeypatch.setattr(module, "PART_BYTES", PART)
-    for module in (azure_storage, gcs_storage, s3_storage, remote):
+    for module in (azure_storage, s3_storage, remote):
         monkeypatch.setattr(module, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
 

@@ -101,8 +101,9 @@ class GcsStorage:
         found = self._found(target)
         if found is None:
             raise FileNotFoundError(target)
+        bucket, key = split(target)
+        version = self._client.bucket(bucket).blob(key, generation=found.generation)
         with _translated(target):
-            version = self._client.bucket(bucket).blob(key, generation=found.generation)
             return reader_of(target, _Version(version, int(found.size)), _FAILURES)
 
     def remove(self, target: str) -> None:
