@@ -209,8 +209,10 @@ def test_the_command_block_runs(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=shell.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     [file] = (tmp_path / "files" / "purchases").iterdir()
-    assert file.read_text().splitlines() == ["header:timestamp,body:amount", "2026-01-05T10:00:00.000Z,12.5"]
-    assert (tmp_path / "data" / "landing" / "purchases" / "2026-01-05.csv").read_text() == file.read_text()
+    header, record = file.read_text().splitlines()
+    day = record[:10]
+    assert (header, record) == ("header:timestamp,body:amount", f"{day}T10:00:00.000Z,12.5")
+    assert (tmp_path / "data" / "landing" / "purchases" / f"{day}.csv").read_text() == file.read_text()
     assert shell.await_nothing_left() == []
 
 

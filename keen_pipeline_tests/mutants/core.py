@@ -10,8 +10,8 @@ _RULE = f"{_RULES}::test_a_rule_holds_for_every_status_and_claim"
 _SCOPE = f"{_RULES}::test_nothing_touches_another_scope"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
-    ("keen_pipeline/lifecycle.py", "if entry.due_at > now else Post()", "if entry.due_at < now else Post()", _LIFECYCLE),
-    ("keen_pipeline/lifecycle.py", "if entry.due_at > now else Land()", "if entry.due_at < now else Land()", _LIFECYCLE),
+    ("keen_pipeline/lifecycle.py", "if entry.waits(now) else Post()", "if not entry.waits(now) else Post()", _LIFECYCLE),
+    ("keen_pipeline/lifecycle.py", "if entry.waits(now) else Land()", "if not entry.waits(now) else Land()", _LIFECYCLE),
     ("keen_pipeline/lifecycle.py", "    if not seen.listed:\n        return Poll()\n", "", _LIFECYCLE),
     ("keen_pipeline/lifecycle.py", "<= UNLISTED_GRACE:", "< UNLISTED_GRACE:", _LIFECYCLE),
     ("keen_pipeline/lifecycle.py", "(entry.submitted_at or entry.requested_at)", "entry.requested_at", _LIFECYCLE),

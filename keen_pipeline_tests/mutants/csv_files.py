@@ -130,7 +130,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (FILES, """if len(header) == 1 and not header[0].startswith(b'"'):""", "if not header:", LINE),
     (FILES, "if first and not found:", "if not first and not found:", LINE),
-    (FILES, 'line += 1 + sum(cell.count(b"\\n") for cell in cells)', "line += 1", LINE),
+    (
+        FILES,
+        'yield line, cells\n                line += 1 + sum(cell.count(b"\\n") for cell in cells)',
+        "yield line, cells\n                line += 1",
+        LINE,
+    ),
     (FILES, 'not (is_digits or value[0] in "[{")', "True", f"{TEST_FILES} -k without_loss"),
     (FILES, "            if header:\n", "            if not header:\n", f"{TEST_FILES} -k without_loss"),
     (LOAD, "empty.append(name)", "pass", f"{TEST_FILES}::test_a_file_without_events_never_ends_well_and_stops_no_other"),

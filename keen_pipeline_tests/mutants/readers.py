@@ -8,15 +8,15 @@ _TESTING = "keen_pipeline_tests/test_testing.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
-        "keen_pipeline/readers/files.py",
-        "if wanted is None or wanted.get(key) == entry.request.fingerprint:",
-        "if wanted is None or key in wanted:",
+        "keen_pipeline/readers/reader.py",
+        "if key in landed and landed[key].fingerprint != wanted[key]]",
+        "if key in landed and wanted[key] is None]",
         _FILES,
     ),
     (
-        "keen_pipeline/readers/files.py",
-        "sorted(entries, key=lambda one: one.landed_at or _EVER)",
-        "sorted(entries, key=lambda one: one.landed_at or _EVER, reverse=True)",
+        "keen_pipeline/readers/reader.py",
+        "keys = [key for key in keys if wanted[key] is not None]",
+        "keys = list(keys)",
         _FILES,
     ),
     (
