@@ -307,6 +307,8 @@ class History:
     def _check_files(self, name: str, setting: Setting, known: set[str]) -> None:
         for path in Path(setting.destination).rglob("*"):
             ours = path.is_file() and path.parts[-2] != "theirs" and "_quarantine" not in path.parts
+            if "_manifests" in path.parts:  # beside its file, by the file's path
+                path = Path(str(path).replace("/_manifests/", "/").removesuffix(".json"))
             if ours and str(path) not in known and not path.name.startswith("."):
                 self.wrong.append(f"{name}: {path} is nobody's file")
 

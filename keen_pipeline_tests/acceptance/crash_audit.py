@@ -19,6 +19,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.defs.metadata import LANDING_KEY
 from keen_pipeline.extraction import Status
+from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline.timeframe import format_instant
@@ -160,6 +161,8 @@ def _files(rig: Audited, asked: Sequence[Partition], figures: dict[str, Any], wr
             wrong.append(f"{name}/{day}.csv differs from a direct extraction")
         else:
             equal += 1
+        if lying.pop(manifest_path(f"{name}/{day}.csv"), None) is None:
+            wrong.append(f"{name}/{day}.csv has no manifest")
     figures["files equal to a direct extraction"] = equal
     wrong += [f"left over at the destination: {name}" for name in sorted(lying)]
 

@@ -74,7 +74,7 @@ def assert_all_landed_once(place: Place, days: int) -> None:
     for name in NAMES:
         for day in range(days):
             text = Path(place.env["KEEN_PIPELINE_DESTINATION"], name, f"{key(day)}.csv").read_text()
-            assert text.endswith(f'"{key(day)}",{name}\n')
+            assert text.endswith(f'"{key(day)}","{name}"\n')
             assert text.count("\n") == 2
     assert materialized(place) == {name: {key(day) for day in range(days)} for name in NAMES}
 

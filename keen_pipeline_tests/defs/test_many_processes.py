@@ -189,6 +189,7 @@ def _load(endpoint: embedded.Endpoint) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_five_hundred_extractions_land_once_each_by_two_sensors_and_four_landing_processes(make_place: MakePlace) -> None:
     limit = 1000
@@ -219,12 +220,12 @@ def test_five_hundred_extractions_land_once_each_by_two_sensors_and_four_landing
     assert {a.status for a in accesses} == {200}
     for request in requests:
         text = (place.folder / "landing" / request.path).read_text()
-        assert text.endswith(f'"{request.partition_key}",{request.collection}\n')
+        assert text.endswith(f'"{request.partition_key}","{request.collection}"\n')
         assert text.count("\n") == 2
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("limit", "seconds"), [(50, 20), pytest.param(200, 150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("limit", "seconds"), [pytest.param(50, 20, marks=pytest.mark.slow)])
 def test_the_minutes_limit_holds_over_processes_that_all_want_more(make_place: MakePlace, limit: int, seconds: int) -> None:
     place = make_place(limit)
     with place.running(["ask"] * 6) as check:

@@ -49,7 +49,7 @@ def test_each_place_is_known() -> None:
     assert found == KNOWN
 
 
-@pytest.mark.parametrize(("file", "line", "module", "name"), private_names())
+@pytest.mark.parametrize(("file", "line", "module", "name"), list(private_names()))
 def test_this_dagster_has_it(file: str, line: int, module: str, name: str) -> None:
     place = f"keen_pipeline/{file}:{line}: dagster {metadata.version('dagster')} has no"
     try:

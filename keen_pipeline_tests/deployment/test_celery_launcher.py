@@ -129,6 +129,7 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_failed_and_not_before(
     workers: Workers, launcher: WatchedCeleryRunLauncher, instance: dg.DagsterInstance
 ) -> None:

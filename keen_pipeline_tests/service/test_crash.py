@@ -38,6 +38,7 @@ def test_nothing_is_lost_by_kill_9(data: Path) -> None:
     crash(data, rounds=4, seed=1)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_kill_9_of_two_services_on_one_storage(shared: Shared) -> None:
     with shared.running([0, 0]) as cluster:
         outcome = crash_some(cluster, lambda: cluster.endpoints, rounds=2, seed=1)

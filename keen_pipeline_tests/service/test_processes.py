@@ -185,6 +185,7 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
     assert gone(pid)
 
 
+@pytest.mark.slow
 def test_a_child_that_lost_the_race_for_the_folder_is_ended(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     winners, losers = [], []
 
