@@ -222,16 +222,23 @@ def _before_start(key: dg.AssetKey, collection: Collection, partition: str) -> d
 
 
 def _others_of_the_run(context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]) -> Iterator[Collection]:
-    """The collections of the same definitions that other steps of this run land over the same partitions."""
+    """The collections of the same definitions that other steps of this run are going to land over the same partitions.
+
+    None once one of those steps is over: the first ones have asked for all, and what one has landed or given up is not asked again.
+    """
     selection = context.run.asset_selection or frozenset()
     graph = context.job_def.asset_layer.asset_graph if selection else None
+    others, steps = [], set()
     for key in sorted(selection - set(own.values())):
         node = graph.get(key) if graph is not None and graph.has(key) else None
         spec = node.to_asset_spec() if node is not None else None
-        if spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
-            collection = _collection_of(spec)
-            if collection is not None:
-                yield collection
+        if node is not None and spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
+            steps.add(node.assets_def.node_def.name)
+            others.append(_collection_of(spec))
+    if others:
+        ended = {one.step_key for one in context.instance.get_run_step_stats(context.run.run_id) if one.end_time is not None}
+        if not ended & steps:
+            yield from (collection for collection in others if collection is not None)
 
 
 def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[datetime, str]:
@@ -244,13 +251,15 @@ def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[date
     root = run.root_run_id or run.run_id
     backfill = instance.get_backfill(backfill_id) if backfill_id is not None else None
     record = instance.get_run_record_by_id(root) or instance.get_run_record_by_id(run.run_id)
-    now = time.time()
-    launched = now
+    now = launched = time.time()
     if backfill is not None:
         launched = backfill.backfill_timestamp
     elif record is not None:
         created = record.create_timestamp
         launched = (created.replace(tzinfo=timezone.utc) if created.tzinfo is None else created).timestamp()
+    # Whoever launched it may have another clock than this host, whose own word on the start is an upper bound.
+    if record is not None and record.start_time is not None:
+        launched = min(launched, record.start_time)
     return pipeline.clock.now() - timedelta(seconds=max(0.0, now - launched)), backfill_id or root
 
 
