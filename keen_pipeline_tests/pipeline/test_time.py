@@ -43,7 +43,7 @@ def limited(world: World, per_minute: int, patience: float) -> Watched:
     return limiter
 
 
-@pytest.mark.parametrize("days", [15, pytest.param(700, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("days", [15, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("patience", [0.0, 120.0])
 def test_a_backfill_that_waits_for_its_own_requests_fails_nothing(world: World, days: int, patience: float) -> None:
     """Five requests a minute; a call that may not wait is refused by the limiter, one that may waits inside."""

@@ -115,7 +115,7 @@ class World:
     def requests(self, collection: Collection, first: int, last: int | None = None) -> list[ExtractionRequest]:
         """Days of January 2026, both inclusive."""
         keys = [day(number).date().isoformat() for number in (first, last or first)]
-        days = partition_range(collection, keys[0], keys[1], day(400))
+        days = partition_range(collection, keys[0], keys[1], day((last or first) + 400))
         return [partition_request(collection, one, mask_key=self.pipeline.mask_key) for one in days]
 
     def night(self, *collections: Collection) -> list[ExtractionRequest]:
