@@ -22,8 +22,9 @@ from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemorySh
 from keen_pipeline.service.storage.store import EventStore
 
 SWEEP_SECONDS = 60.0
-# Turns of an extraction that finds no memory or no storage, and the rest before each.
+# Turns of an extraction that finds no storage or no room, or no memory, which others may hold for long; and the rest before each.
 TRIES = 10
+MEMORY_TRIES = 60
 PAUSE_SECONDS = 1.0
 # Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
 LOST_TURNS = 5
@@ -164,7 +165,7 @@ class ExtractionWorker:
             return False
         if shortage:
             self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
-            if self._put_off[extraction_id] > TRIES:
+            if self._put_off[extraction_id] > (MEMORY_TRIES if isinstance(error, MemoryShortageError) else TRIES):
                 del self._put_off[extraction_id]
                 return False
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
