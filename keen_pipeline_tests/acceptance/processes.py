@@ -94,8 +94,8 @@ def await_text(log: Path, text: str, process: subprocess.Popen[bytes], seconds: 
 
 
 def await_ui(log: Path, port: int, process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Wait until Dagster's web server accepts connections: it says that it serves a moment before it listens."""
-    await_text(log, "Serving dagster-webserver", process, seconds)
+    """Wait until the web server that `dev` has announced accepts connections."""
+    await_text(log, "Dagster UI: http", process, seconds)
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket() as probe:
