@@ -62,6 +62,7 @@ def backfill(cluster: Cluster, *, kill: bool) -> tuple[dict[str, Any], list[str]
         "wall seconds": round(wall, 1),
         "work seconds": _work_seconds(cluster),
         "runs": dict(Counter(run.status.value for run in cluster.instance.get_runs())),
+        "runs of the backfill": len(cluster.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))),
         "runs by worker": _runs_by_worker(cluster),
         "code locations": _locations(cluster),
     }

@@ -44,5 +44,6 @@ def test_a_backfill_on_postgresql_s3_and_two_code_servers_lands_everything_once(
     figures = document["plain"]
     assert wrong == [], figures
     assert figures["partitions landed"] == figures["files equal to a direct extraction"] == 8
-    assert figures["runs"] == {"SUCCESS": 2}
+    # Others land what the first step of a run has submitted for the next one, if a tick of the sensor comes in between.
+    assert (figures["runs of the backfill"], set(figures["runs"])) == (2, {"SUCCESS"}), figures
     assert figures["code locations"] == ["downstream", "keen"]
