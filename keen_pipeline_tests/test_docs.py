@@ -18,7 +18,7 @@ import yaml
 
 import keen_pipeline
 from keen_pipeline.cli import _COMMANDS, cli
-from keen_pipeline.cli.docs import pages
+from keen_pipeline.cli.docs import PAGES, pages
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.settings import Settings
@@ -77,7 +77,7 @@ def test_links_work_outside_of_a_checkout() -> None:
 
 def test_every_page_is_named_in_the_readme_and_every_name_is_a_page() -> None:
     named = {name: set(re.findall(r"keen-pipeline docs ([a-z][a-z-]+)", text)) for name, text in TEXTS.items()}
-    assert named["README"] == set(pages())
+    assert named["README"] == set(pages()) == {page.stem for page in PAGES.glob("*.md")}
     assert set().union(*named.values()) <= set(pages())
 
 

@@ -1,4 +1,4 @@
-"""The command line: one module a command, imported when it is called."""
+"""The command line: each command's module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _COMMANDS = {
     "init": ("init", "Write a commented collections file to begin with."),
     "load": ("load", "Load events from files into the service."),
     "extract": ("extract", "Extract one timeframe of a collection now."),
-    "list": ("unique", "The unique values of a property."),
+    "list": ("extract:list_values", "The unique values of a property."),
     "backfill": ("backfill", "Land a range of partitions of configured collections."),
     "status": ("status", "What has landed, what is missing, what is waited for and why."),
-    "retry": ("word:retry", "Ask again for partitions that were given up."),
-    "cancel": ("word:cancel", "Cancel open extractions."),
+    "retry": ("status:retry", "Ask again for partitions that were given up."),
+    "cancel": ("status:cancel", "Cancel open extractions."),
     "verify": ("verify", "Read what has landed again, and prove it again."),
     "ledger": ("ledger", "The ledger: made anew from manifests, pruned, upgraded."),
-    "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
-    "deployment": ("deployment", "Profiles for one machine and for many: list them, copy one."),
+    "metrics": ("ledger:metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
+    "deployment": ("docs:deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
     "docs": ("docs", "The pages of the documentation, in the terminal."),
 }

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
 from typing import Any
 
 import click
@@ -19,7 +18,6 @@ from rich.table import Table
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
-from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
 from keen_pipeline.pipeline import Progress as Waiting
@@ -27,7 +25,7 @@ from keen_pipeline.pipeline.sample import sample_collections
 from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
-from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
+from keen_pipeline.timeframe import format_instant
 
 # Names, errors of a service and of a storage stand as they are: a bracket in them is no markup, and in a log a message is one line.
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -95,38 +93,6 @@ def as_usage(what: str = "") -> Iterator[None]:
         yield
     except InvalidInputError as error:
         raise click.UsageError(f"{what}{error}") from None
-
-
-def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:
-    """`--timeframe` or `--from` and `--to`; None where none of them is given."""
-    if relative is not None:
-        if start is not None or end is not None:
-            raise click.UsageError("give either --timeframe or --from and --to")
-        with as_usage():
-            return resolve_timeframe(relative, now=now)
-    if (start is None) != (end is None):
-        raise click.UsageError("--from and --to belong together")
-    if start is None or end is None:
-        return None
-    with as_usage():
-        first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
-    if last < first:
-        raise click.UsageError(f"--to {end} is before --from {start}")
-    return Timeframe(first, last)
-
-
-def parse_filter(text: str) -> Filter:
-    """`NAME OP JSON`, for example `body:amount gt 3.5`."""
-    parts = text.split(None, 2)
-    if len(parts) != 3:
-        raise click.UsageError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'")
-    try:
-        value = json.loads(parts[2])
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
-    with as_usage(f"--filter {text!r}: "):
-        return Filter(parts[0], parts[1], value)
-    raise AssertionError("unreachable")
 
 
 def landing_json(entry: Entry) -> dict[str, Any]:

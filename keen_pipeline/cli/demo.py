@@ -13,8 +13,7 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, show
-from keen_pipeline.cli.dagster_home import make_dagster_home
-from keen_pipeline.cli.processes import environment, running
+from keen_pipeline.cli.processes import environment, make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger import SqlLedger

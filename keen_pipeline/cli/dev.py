@@ -18,8 +18,7 @@ from threading import Event
 import click
 
 from keen_pipeline.cli.common import configured_collections, console
-from keen_pipeline.cli.dagster_home import make_dagster_home
-from keen_pipeline.cli.processes import running
+from keen_pipeline.cli.processes import make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.pipeline.sample import load_sample_events
 from keen_pipeline.ports import SystemClock

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import smtplib
-import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from difflib import get_close_matches
@@ -19,12 +18,12 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
+from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.manifests import all_of
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
-_MAIL_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 300
 # Manifests that are looked at, and partitions that a line names.
 _MANIFESTS = 200
@@ -193,11 +192,7 @@ def _mail(settings: Settings) -> str:
             raise ConfigurationError("KEEN_PIPELINE_DIGEST_TO is set, and there is no mail server: set SMTP_HOST, or unset it")
         return "not configured"
     try:
-        with smtplib.SMTP(smtp.host, smtp.port, timeout=_MAIL_SECONDS) as server:
-            if smtp.starttls:
-                server.starttls(context=ssl.create_default_context())
-            if smtp.user is not None:
-                server.login(smtp.user, smtp.password or "")
+        with connected(smtp) as server:
             server.noop()
     except (OSError, smtplib.SMTPException) as error:
         # The class alone: a server's words may quote the user.

@@ -1,4 +1,4 @@
-"""Child processes of the commands: each in a group of its own, so that a whole tree ends together."""
+"""Child processes of the commands, each in a group of its own so that a whole tree ends together, and a DAGSTER_HOME for them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+import keen_pipeline
+
+# The deployment profile of one machine.
+DAGSTER_YAML = (Path(keen_pipeline.__file__).parent / "deployment" / "one_machine" / "dagster.yaml").read_text(encoding="utf-8")
 # From one signal to the next. A Dagster daemon ends its code servers, and a run itself, within seconds.
 GRACE_SECONDS = 15.0
 _LOOK_SECONDS = 0.1
@@ -112,3 +116,12 @@ def _lives(group: int) -> bool:
             if int(number) == group and state not in "ZX":
                 return True
     return False
+
+
+def make_dagster_home(folder: Path) -> Path:
+    """The absolute folder with a dagster.yaml in it; one that is there is left as it is."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dagster.yaml").exists():
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML)
+    return folder
