@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,6 +50,13 @@ def show(*tables: Table | str) -> None:
         out = Console(width=_WIDE, **_PLAIN)
     for table in tables:
         out.print(table, soft_wrap=isinstance(table, str))
+
+
+def program() -> str:
+    """How the user's shell can call this program again: by its name, or as it was called where that isn't found."""
+    if shutil.which("keen-pipeline"):
+        return "keen-pipeline"
+    return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).suffix != ".py" else f"{shlex.quote(sys.executable)} -m keen_pipeline"
 
 
 @contextmanager
@@ -144,23 +155,20 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     return table
 
 
+def progress_bar() -> Progress:
+    """A bar of one thing after another, on a terminal; gone when it ends."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+
+
 def follow(events: Generator[Event, None, None], total: int, what: str) -> tuple[list[Entry], list[tuple[Entry, str]]]:
     """Show a wait as a progress bar; answers what landed, and what was given up or is not whole, with the reason.
 
     What is waited for is said once nothing has changed for a while, on a terminal and off it.
     """
     view = _View(what)
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
     # Ctrl-C may come between two events: the wait then has to end with this block, not when its memory is freed.
-    with bar, closing(events):
+    with progress_bar() as bar, closing(events):
         task = bar.add_task(what, total=total)
         for event in events:
             for text, style in view.told(event):
@@ -179,6 +187,7 @@ class _View:
         self._changed_at = time.monotonic()
         self._last: Waiting | None = None
         self._reasons: list[str] = []
+        self._uncountable: set[str] = set()
 
     def told(self, event: Event) -> Iterator[tuple[str, str]]:
         """Lines for a person, with their style."""
@@ -193,7 +202,9 @@ class _View:
             case Stopped(entry, error):
                 self.failed.append((entry, f"{error} (it stays open)"))
             case Hindered(collection, error):
-                yield f"{collection}: what had landed can't be counted now: {error}", "yellow"
+                yield from self._uncounted(collection, error)
+            case Counted(entry, problem=error) if error is not None:
+                yield from self._uncounted(entry.request.collection, error)
             case Counted(entry) as counted:
                 if entry.is_whole is not True:
                     yield verdict(counted), "yellow"
@@ -202,6 +213,12 @@ class _View:
             case Waiting() as progress:
                 self.outlook = progress.outlook
                 yield from self._waiting(progress)
+
+    def _uncounted(self, collection: str, error: KeenPipelineError) -> Iterator[tuple[str, str]]:
+        told = f"{collection}: what has landed can't be held against the service's count now: {error}"
+        if told not in self._uncountable:  # one reason for a hundred partitions
+            self._uncountable.add(told)
+            yield told, "yellow"
 
     def _waiting(self, progress: Waiting) -> Iterator[tuple[str, str]]:
         now = time.monotonic()

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
-from keen_pipeline.collection import Collection, MaskMethod
+from keen_pipeline.collection import MaskMethod
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
@@ -73,14 +73,6 @@ def _variables(settings: Settings) -> str:
     raise ConfigurationError(f"{'; '.join(told)}: correct or unset it")
 
 
-def _configured(settings: Settings) -> list[Collection]:
-    """The collections, or none where the check of them says what is wrong with them."""
-    try:
-        return configured_collections(settings)
-    except KeenPipelineError:
-        return []
-
-
 def _collections(settings: Settings) -> str:
     collections = configured_collections(settings)
     if not collections:
@@ -96,7 +88,7 @@ def _collections(settings: Settings) -> str:
 
 
 def _service(settings: Settings) -> str:
-    client = open_client(settings, None)
+    client = open_client(settings)
     client.ping()
     return f"{client.base_url}, API {client.api_version}" + (
         "" if not settings.is_embedded else " (embedded, as KEEN_BASE_URL is not set)"
@@ -104,16 +96,16 @@ def _service(settings: Settings) -> str:
 
 
 def _key(settings: Settings) -> str:
-    client = open_client(settings, None)
+    client = open_client(settings)
     client.check_key()
     return f"the read key opens project {client.project_id}"
 
 
 def _names(settings: Settings) -> str:
-    collections = _configured(settings)
+    collections = configured_collections(settings)
     if settings.collections_file is None:
         return "not compared: KEEN_PIPELINE_COLLECTIONS is not set"
-    known = open_client(settings, None).collections()
+    known = open_client(settings).collections()
     unknown = [c.name for c in collections if c.name not in known]
     if unknown:
         raise ConfigurationError(
@@ -124,7 +116,7 @@ def _names(settings: Settings) -> str:
 
 
 def _mask(settings: Settings) -> str:
-    hashing = sorted(c.name for c in _configured(settings) if MaskMethod.HASH in c.mask.values())
+    hashing = sorted(c.name for c in configured_collections(settings) if MaskMethod.HASH in c.mask.values())
     if hashing and settings.mask_key is None:
         raise ConfigurationError(
             f"{', '.join(hashing)}: columns are to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a "
@@ -169,7 +161,7 @@ def _manifests(settings: Settings) -> str:
 def _partitions(settings: Settings) -> str:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     wrong, landed = [], 0
-    for collection in _configured(settings):
+    for collection in configured_collections(settings):
         found, name = coverage(ledger, collection, ledger.clock.now(), mask_key=settings.mask_key), shlex.quote(collection.name)
         landed += found.landed
         for what, keys in (("without a file", found.gaps), ("out of date or unproven", found.outdated)):
@@ -233,8 +225,8 @@ _CHECKS: Mapping[str, tuple[Callable[[Settings], str], tuple[str, ...]]] = {
     "collections": (_collections, ()),
     "service": (_service, ()),
     "key": (_key, ("service",)),
-    "names": (_names, ("service", "key")),
-    "mask": (_mask, ()),
+    "names": (_names, ("collections", "service", "key")),
+    "mask": (_mask, ("collections",)),
     "destination": (_destination, ()),
     "ledger": (_ledger, ("destination",)),
     "manifests": (_manifests, ("destination", "ledger")),
