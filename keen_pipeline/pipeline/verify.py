@@ -39,8 +39,8 @@ _REMOTE_READERS = 16
 class Verified:
     """One thing that was looked at. `problem`: what is wrong with it, None if nothing is.
 
-    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would mend nothing. `is_file`: whether the file is
-    wrong; else only its manifest is, which can be written anew.
+    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would mend nothing.
+    `is_file`: whether the file is wrong; else only its manifest is, which can be written anew.
     """
 
     collection: str
