@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -70,7 +70,8 @@ def command(port: int, log_level: str) -> None:
             _ended(child.wait())
         except KeyboardInterrupt:
             stopping.set()
-            console.print("stopping")
+            with suppress(OSError):  # the terminal may be gone
+                console.print("stopping")
             raise
 
 

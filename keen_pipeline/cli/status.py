@@ -115,7 +115,8 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
         )
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for state in found.given_up:
-        reasons[state.status.value, state.error or "no reason was noted"].append(state.key)
+        why = (state.error or "no reason was noted").replace(f"{collection.name}[{state.key}]", collection.name)
+        reasons[state.status.value, why].append(state.key)
     for (status, error), keys in list(reasons.items())[:_SHOWN]:
         show(f"{collection.name} {status}: {_named(keys, ' ')}: {shortened(error)}")
         show(f"  keen-pipeline retry {name} {' '.join(keys[:_SHOWN])}")
