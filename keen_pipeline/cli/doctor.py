@@ -25,6 +25,7 @@ from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
 _HEARTBEAT_SECONDS = 300
+_NOT_TRIED = "not tried"
 # Manifests that are looked at, and partitions that a line names.
 _MANIFESTS = 200
 _NAMED = 5
@@ -44,12 +45,13 @@ def command(as_json: bool) -> None:
         told: list[tuple[str, bool, str]] = []
         for name, (check, needs) in _CHECKS.items():
             broken = [one for one, well, _ in told if one in needs and not well]
-            told.append((name, True, f"not tried, see {broken[0]} above") if broken else _try(name, check, settings))
+            told.append((name, True, f"{_NOT_TRIED}, see {broken[0]} above") if broken else _try(name, check, settings))
     if as_json:
         print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
     else:
         for name, well, text in told:
-            click.echo(f"{'ok   ' if well else 'wrong'} {name}: {text}")
+            mark = "wrong" if not well else "-" if text.startswith(_NOT_TRIED) else "ok"
+            click.echo(f"{mark:5} {name}: {text}")
     bad = sum(not well for _, well, _ in told)
     if bad:
         raise ConfigurationError(f"{bad} of {len(told)} checks failed, see above for what to fix")
@@ -110,7 +112,8 @@ def _names(settings: Settings) -> str:
     if unknown:
         raise ConfigurationError(
             f"the project has no collection {', '.join(unknown)}; it has {', '.join(known[:20]) or 'none'}. "
-            f"Names are case-sensitive; correct {settings.collections_file}, or wait for the first event"
+            f"Names are case-sensitive; correct {settings.collections_file}, take a deleted collection out of it (what has landed "
+            "stays), or wait for the first event"
         )
     return f"the project has all {len(collections)}"
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
-from keen_pipeline.pipeline.told import shortened
+from keen_pipeline.pipeline.told import cause, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -113,12 +112,12 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
             f"{collection.name} has files that another configuration made, {_named(found.outdated)}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
         )
-    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    reasons: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for state in found.given_up:
         why = (state.error or "no reason was noted").replace(f"{collection.name}[{state.key}]", collection.name)
-        reasons[state.status.value, why].append(state.key)
-    for (status, error), keys in list(reasons.items())[:_SHOWN]:
-        show(f"{collection.name} {status}: {_named(keys, ' ')}: {shortened(error)}")
+        reasons.setdefault((state.status.value, cause(why, state.key)), (why, []))[1].append(state.key)
+    for (status, _), (why, keys) in list(reasons.items())[:_SHOWN]:
+        show(f"{collection.name} {status}: {_named(keys, ' ')}: {shortened(why)}")
         show(f"  keen-pipeline retry {name} {' '.join(keys[:_SHOWN])}")
     if len(reasons) > _SHOWN:
         show(f"and {len(reasons) - _SHOWN} other reasons (--json lists all)")

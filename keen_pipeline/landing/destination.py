@@ -269,7 +269,8 @@ def _about(error: KeenPipelineError, what: str) -> KeenPipelineError:
     """The same error, saying of which extraction it speaks."""
     if not isinstance(error, InvalidInputError) and what not in str(error):
         first, *mend = str(error).split("\n")
-        error.args = ("\n".join([f"{what}: {first}; nothing was landed", *mend]), *error.args[1:])
+        kept = "" if "nothing was published" in first else "; nothing was landed"
+        error.args = ("\n".join([f"{what}: {first}{kept}", *mend]), *error.args[1:])
     return error
 
 

@@ -125,6 +125,9 @@ def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(
     assert grouped((entry, f"{entry.request} is refused") for entry in asked) == [
         "purchases 2026-01-01 2026-01-02 2026-01-03: purchases is refused\n  keen-pipeline status purchases"
     ]
+    # What differs is the id of the extraction and the name of the file alone.
+    full = ((one, f"{one.request}, extraction {one.fingerprint[:24]}: /d/{one.request.partition_key}.csv is full") for one in asked)
+    assert [line.partition(":")[0] for line in grouped(full)] == ["purchases 2026-01-01 2026-01-02 2026-01-03"]
 
 
 @pytest.mark.parametrize(
