@@ -265,7 +265,7 @@ def test_docs_lists_and_shows_the_pages(tmp_path: Path) -> None:
     assert done.stdout == TEXTS["checks"]
     done = run(tmp_path, sys.executable, "-m", "keen_pipeline", "docs", "cheks")
     assert done.returncode == 2
-    assert "there is no page 'cheks'" in done.stderr
+    assert "'cheks' is not one of 'first-hour', 'dagster'" in done.stderr
 
 
 def test_the_examples_of_the_docstrings_run() -> None:

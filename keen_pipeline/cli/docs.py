@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem
 from rich.table import Table
 
 import keen_pipeline
@@ -42,17 +41,12 @@ def profiles() -> dict[str, Path]:
     return {page.parent.name: page for page in sorted(PROFILES.glob("*/README.md"))}
 
 
-def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    known = pages() if parameter.name == "page" else profiles()
-    return [CompletionItem(name, help=_title(page)) for name, page in known.items() if name.startswith(incomplete)]
-
-
 def _title(page: Path) -> str:
     return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 @click.command("docs")
-@click.argument("page", required=False, shell_complete=_complete)
+@click.argument("page", required=False, metavar="[PAGE]", type=click.Choice(_ORDER))
 def command(page: str | None) -> None:
     """Show a PAGE of the documentation; without one, list the pages.
 
@@ -66,8 +60,6 @@ def command(page: str | None) -> None:
         for name, path in known.items():
             click.echo(f"{name:{width}}  {_title(path)}")
         return
-    if page not in known:
-        raise click.UsageError(f"there is no page {page!r}; the pages are {', '.join(known)}")
     text = known[page].read_text(encoding="utf-8")
     if not sys.stdout.isatty():
         click.echo(text, nl=False)
@@ -79,7 +71,7 @@ def command(page: str | None) -> None:
 
 
 @click.command("deployment")
-@click.argument("profile", required=False, shell_complete=_complete)
+@click.argument("profile", required=False, metavar="[PROFILE]", type=click.Choice(list(profiles())))
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder to copy it to; made where missing.")
 def deployment(profile: str | None, folder: Path | None) -> None:
     """List the deployment profiles, show the page of PROFILE, or copy its files.
@@ -96,8 +88,6 @@ def deployment(profile: str | None, folder: Path | None) -> None:
         for name, page in known.items():
             table.add_row(name, _title(page))
         show(table)
-    elif profile not in known:
-        raise click.UsageError(f"there is no profile {profile!r}; there are {', '.join(known)}")
     elif folder is None:
         click.echo(known[profile].read_text(encoding="utf-8"), nl=False)
     else:

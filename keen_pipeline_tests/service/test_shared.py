@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from keen_pipeline.cli.serve import SharedObjects
+from keen_pipeline.cli.shared_storage import SharedObjects
 from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB
