@@ -21,14 +21,14 @@ from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.manifests import all_of
+from keen_pipeline.pipeline.told import MOST_NAMED
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
 _HEARTBEAT_SECONDS = 300
 _NOT_TRIED = "not tried"
-# Manifests that are looked at, and partitions that a line names.
+# So many manifests are looked at.
 _MANIFESTS = 200
-_NAMED = 5
 
 
 @click.command("doctor")
@@ -173,8 +173,8 @@ def _partitions(settings: Settings) -> str:
                 wrong.append(f"{collection.name} has {len(keys)} partitions {what}: keen-pipeline backfill {name} {span}")
         abandoned = [state.key for state in found.given_up if state.status is Status.ABANDONED]
         if abandoned:
-            named = " ".join(abandoned[:_NAMED]) + (" ..." if len(abandoned) > _NAMED else "")
-            wrong.append(f"{collection.name} has {len(abandoned)} given up: keen-pipeline retry {name} {named}")
+            first = " ".join(abandoned[:MOST_NAMED])
+            wrong.append(f"{collection.name} has {len(abandoned)} given up: keen-pipeline retry {name} {first}")
     if wrong:
         raise ConfigurationError("; ".join(wrong))
     return f"{landed} landed, none missing between the first and today, none given up"

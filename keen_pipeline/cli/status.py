@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,13 +23,10 @@ from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
-from keen_pipeline.pipeline.told import cause, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
-
-# Partitions that a line names; --json has all.
-_SHOWN = 5
 
 
 @click.command("status")
@@ -56,18 +54,23 @@ def command(collection: str | None, as_json: bool) -> None:
         }
         print_json(document)
         return
+    openly = Counter(entry.request.collection for entry in open_)
     table = Table("collection", "landed", "newest", "missing", "open", "given up", title=f"{ledger.scope}", title_justify="left")
     for one, found in rows:
-        mine = [e for e in open_ if e.request.collection == one.name]
         missing = len(found.gaps) + len(found.outdated)
-        table.add_row(
-            one.name, f"{found.landed} of {found.due}", found.newest or "-", str(missing), str(len(mine)), str(len(found.given_up))
-        )
+        counts = (missing, openly[one.name], len(found.given_up))
+        table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
     show(table)
     if not rows:
         show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
+    new = [c.name for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
+    if new:
+        show(f"nothing has landed yet of {few(new, ', ')}: the nightly job lands the last days, and any range")
+        show("  keen-pipeline backfill COLLECTION --from D --to D")
+    for name in sorted(set(openly) - {c.name for c in chosen}) if collection is None else ():
+        show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
     for other in others:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
 
@@ -105,26 +108,22 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
         show(f"{collection.name} waits: {line}")
     if found.gaps:
         first, last = found.gaps[0], found.gaps[-1]
-        show(f"{collection.name} lacks {_named(found.gaps)}: keen-pipeline backfill {name} --from {first} --to {last}")
+        show(f"{collection.name} lacks {few(found.gaps, ', ')}: keen-pipeline backfill {name} --from {first} --to {last}")
     if found.outdated:
         first, last = found.outdated[0], found.outdated[-1]
         show(
-            f"{collection.name} has files that another configuration made, {_named(found.outdated)}: "
+            f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
         )
     reasons: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for state in found.given_up:
         why = (state.error or "no reason was noted").replace(f"{collection.name}[{state.key}]", collection.name)
         reasons.setdefault((state.status.value, cause(why, state.key)), (why, []))[1].append(state.key)
-    for (status, _), (why, keys) in list(reasons.items())[:_SHOWN]:
-        show(f"{collection.name} {status}: {_named(keys, ' ')}: {shortened(why)}")
-        show(f"  keen-pipeline retry {name} {' '.join(keys[:_SHOWN])}")
-    if len(reasons) > _SHOWN:
-        show(f"and {len(reasons) - _SHOWN} other reasons (--json lists all)")
-
-
-def _named(keys: Sequence[str], separator: str = ", ") -> str:
-    return separator.join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
+    for (status, _), (why, keys) in list(reasons.items())[:MOST_NAMED]:
+        show(f"{collection.name} {status}: {few(keys)}: {shortened(why)}")
+        show(f"  keen-pipeline retry {name} {' '.join(keys[:MOST_NAMED])}")
+    if len(reasons) > MOST_NAMED:
+        show(f"and {len(reasons) - MOST_NAMED} other reasons (--json lists all)")
 
 
 @click.command("retry")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from keen_pipeline.lifecycle import Entry
 
 # Partitions that a line names one by one, and lines of one text; the others are counted. Metadata and --json have all.
-_MOST_NAMED = 5
+MOST_NAMED = 5
 MOST_LINES = 10
 _MOST_CHARACTERS = 600
 # Ids of extractions, and what makes the name of a temporary file unique.
@@ -42,15 +42,19 @@ def cause(reason: str, partition_key: str) -> str:
 
 def _line(collection: str, reason: str, entries: Sequence[Entry]) -> str:
     keys = [entry.request.partition_key for entry in entries]
-    more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
-    named = " ".join(keys[:_MOST_NAMED])
-    told = f"{collection} {named}{more}: {shortened(reason)}"
+    told = f"{collection} {few(keys)}: {shortened(reason)}"
     if not entries[0].is_partition:
         return told
     # Given up: a person asks again. Still open: who lands it goes on by himself once the cause is mended.
     verb = "retry" if entries[0].status.is_terminal else "status"
-    rest = f" {named}" if verb == "retry" else ""
+    rest = f" {' '.join(keys[:MOST_NAMED])}" if verb == "retry" else ""
     return f"{told}\n  keen-pipeline {verb} {shlex.quote(collection)}{rest}"
+
+
+def few(keys: Sequence[str], separator: str = " ") -> str:
+    """The first of some partitions, and how many more there are."""
+    more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
+    return separator.join(keys[:MOST_NAMED]) + more
 
 
 def shortened(text: str, most: int = _MOST_CHARACTERS) -> str:
