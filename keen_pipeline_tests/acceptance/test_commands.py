@@ -258,3 +258,10 @@ def test_without_an_account_the_embedded_service_runs_for_the_commands_time(tmp_
     assert loaded.returncode == 0, loaded.stderr
     assert shell.run("list", "purchases", "body:amount").stdout == "1\n"
     assert shell.await_nothing_left() == []
+
+
+@pytest.mark.parametrize("words", [["dev"], ["serve", "--port", "0"], ["doctor"], ["list", "purchases", "amount"]])
+def test_a_folder_that_cant_be_written_is_told_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "data").touch()
+    done = Shell(tmp_path).run(*words)
+    assert (done.returncode, done.stderr.count("\n"), "keen-pipeline: data" in done.stderr) == (1, 1, True), done.stderr
