@@ -39,8 +39,8 @@ _REMOTE_READERS = 16
 class Verified:
     """One thing that was looked at. `problem`: what is wrong with it, None if nothing is.
 
-    `partition`: None for a file that nobody knows. `entry`: its landing, None for such a file. `is_file`: whether the file is
-    wrong; else only its manifest is, which can be written anew.
+    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would mend nothing.
+    `is_file`: whether the file is wrong; else only its manifest is, which can be written anew.
     """
 
     collection: str
@@ -93,7 +93,8 @@ def verify(pipeline: Pipeline, landed: Sequence[Entry], *, counts: bool = False)
             pool.shutdown(wait=False, cancel_futures=True)
     for entries, answer in count_landed(pipeline, whole):
         if isinstance(answer, KeenPipelineError):
-            yield from (_verified(entry, f"its events could not be counted: {answer}") for entry in entries)
+            why = f"its events could not be counted: {answer}"
+            yield from (replace(_verified(entry, why), entry=None) for entry in entries)  # the file is right: nothing to extract
             continue
         yield from (_verified(entry, _counted_otherwise(entry)) for entry in answer)
         gone = {e.entry_id for e in entries} - {e.entry_id for e in answer}

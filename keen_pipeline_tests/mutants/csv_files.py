@@ -132,8 +132,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (FILES, "if first and not found:", "if not first and not found:", LINE),
     (
         FILES,
-        'yield line, cells\n                line += 1 + sum(cell.count(b"\\n") for cell in cells)',
-        "yield line, cells\n                line += 1",
+        'line += 1 + sum(cell.count(b"\\n") for cell in cells)',
+        "line += 1",
         LINE,
     ),
     (FILES, 'not (is_digits or value[0] in "[{")', "True", f"{TEST_FILES} -k without_loss"),
