@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 30
 # Dagster ends a tick after 60 s; a sending that began before takes at most 20 more for each step.
 SENDING_SECONDS = 15.0
+_TITLE_CHARACTERS = 150
 _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
 
@@ -177,10 +178,12 @@ def _is_ours(run: dg.DagsterRun, names: Names, keys: Keys) -> bool:
 
 
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
-    """What failed and, if it is in the first line, how much of it."""
-    first = story.splitlines()[0] if story else ""
+    """How much failed and which first, if the story's first lines say it; else what."""
+    first, second = [*story.splitlines(), "", ""][:2]
+    if re.search(r" partitions failed| stopped$", first):
+        return f"Keen: {first}: {second.partition(': ')[0]}"[:_TITLE_CHARACTERS]
     what = "submitting" if run.job_name == names.submit_job else "landing"
-    return f"Keen: {first}" if "failed" in first and len(first) < 120 else f"Keen: {what} failed ({run.job_name})"
+    return f"Keen: {what} failed ({run.job_name})"
 
 
 def _cause(story: str) -> str:

@@ -239,7 +239,7 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         office.failures(context)
         assert office.tick().startswith("sent keen/failure/2026-01-05/")
         mail = mail_of(box)
-    assert mail["Subject"] == "Keen: 1 of 2 partitions landed, 1 failed"
+    assert mail["Subject"] == "Keen: 1 of 2 partitions failed: purchases 2026-01-02"
     assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
     assert "keen-pipeline retry purchases 2026-01-02" in part(mail, "plain")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
