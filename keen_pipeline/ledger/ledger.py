@@ -15,7 +15,7 @@ from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Kind, Lan
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
 from keen_pipeline.ledger.submissions import LedgerSubmissions
-from keen_pipeline.ledger.tables import entries, is_landed, is_stale
+from keen_pipeline.ledger.tables import entries, is_claimed, is_landed, is_publishing, is_stale
 from keen_pipeline.ledger.transactions import transaction
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, sources_of
 
@@ -68,18 +68,28 @@ class SqlLedger(LedgerSubmissions):
 
     @transaction
     def publishing(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
-        """The file of a claimed entry is about to be switched into place.
+        """The file of a claimed entry is about to be switched into place; the worker says with `landed` or `published` that it was.
 
-        From here to `landed` the file that lies there may be either one: an earlier landing at its path is unproven, be it that of
-        another project that landed at the same destination. Raises ClaimLostError: then nothing may be switched.
+        Until then the file that lies there may be either one: an earlier landing at its path is unproven, be it that of another
+        project that landed at the same destination. So is this one, if somebody else has come as far as this at the path and has
+        not been heard of since: such a file may still come. Raises ClaimLostError: then nothing may be switched.
         """
-        self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=sa.false())
         row = self._row(connection, entry_id)
-        before = sa.and_(self._at_destination, is_landed, self._at_path_of(row), entries.c.id != entry_id)
+        at_path = sa.and_(self._at_destination, self._at_path_of(row))
+        others = sa.and_(is_publishing, sa.or_(entries.c.id != entry_id, entries.c.publisher != worker))
+        doubt = sa.update(entries).where(at_path, others).values(unproven=sa.true(), publisher=None)
+        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`, if he lives.
+        disown = sa.update(entries).where(at_path, is_stale, is_claimed).values(claimed_by=None)
+        in_doubt = sum(connection.execute(change).rowcount for change in (doubt, disown)) > 0
+        self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=in_doubt, publisher=worker)
+        before = sa.and_(at_path, is_landed, entries.c.id != entry_id)
         connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
-        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`.
-        stale = sa.and_(self._at_destination, is_stale, self._at_path_of(row))
-        connection.execute(sa.update(entries).where(stale).values(claimed_by=None))
+
+    @transaction
+    def published(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
+        """What the worker was about to switch into place lies there, or never comes."""
+        mine = sa.and_(self._mine, entries.c.id == entry_id, entries.c.publisher == worker)
+        connection.execute(sa.update(entries).where(mine).values(publisher=None))
 
     @transaction
     def landed(self, connection: sa.Connection, entry_id: int, worker: str, landing: Landing) -> Entry:
@@ -91,6 +101,7 @@ class SqlLedger(LedgerSubmissions):
         now = self.clock.now()
         is_slice = row.kind == Kind.SLICE.value
         values = {**landing_values(landing), "landed_at": now, "error": None, "reported_at": now if is_slice else None}
+        values |= {"publisher": None}
         self._move(connection, entry_id, worker, Status.LANDED, **values)
         if is_slice:  # nobody's asset: its claim has done its work
             connection.execute(sa.update(entries).where(entries.c.id == entry_id).values(claimed_by=None))

@@ -21,7 +21,7 @@ from threading import Event, Thread
 import sqlalchemy as sa
 
 from keen_pipeline.errors import LedgerUnavailableError
-from keen_pipeline.ledger.tables import entries, is_claimed, workers
+from keen_pipeline.ledger.tables import entries, is_claimed, is_publishing, workers
 from keen_pipeline.ledger.transactions import lock_rows, read_transaction, reason_of, transaction
 from keen_pipeline.ports import Clock
 
@@ -82,12 +82,16 @@ class Workers:
         for row in connection.execute(sa.select(workers)).all():
             # A heartbeat that lies ahead was written by a clock that was wrong.
             is_late = abs(now - row.heartbeat_at) > lease
-            if not is_late and (row.host != this_host() or is_alive(row.pid, row.process_started)):
+            is_dead = row.host == this_host() and not is_alive(row.pid, row.process_started)
+            if not is_late and not is_dead:
                 continue
             # By the heartbeat that was seen: one that came meanwhile says that the worker lives.
             still = sa.and_(workers.c.id == row.id, workers.c.heartbeat_at == row.heartbeat_at)
             if connection.execute(sa.delete(workers).where(still)).rowcount == 1:
                 self._free(connection, row.id)
+                if is_dead:  # what it was about to publish never comes; of one that is late it may
+                    publishing = sa.and_(is_publishing, entries.c.publisher == row.id)
+                    connection.execute(sa.update(entries).where(publishing).values(publisher=None))
                 removed.append(f"{row.doing} (process {row.pid} on {str(row.host).partition(' ')[0]})")
         for what in removed:
             _log.info("taken over from a worker that is gone: %s", what)

@@ -148,7 +148,9 @@ class _OneLanding:
                 # After the file, before the ledger: a process that dies in between lands it again.
                 made = manifests.Manifest.of(replace(entry, landing=landing), self._pipeline.scope, ledger.clock.now())
                 manifests.write(self._pipeline.destination, made)
-            return Landed(ledger.landed(entry.entry_id, self._worker, landing))
+            landed = ledger.landed(entry.entry_id, self._worker, landing)
+            self._is_publishing = False
+            return Landed(landed)
         except StoppedError as error:
             return NotLanded(entry, error, is_lost=True)
         except ClaimLostError as error:
@@ -161,6 +163,9 @@ class _OneLanding:
             return self._split(error)
         except PermanentError as error:
             return self._failed(error, str(error))
+        finally:
+            if self._is_publishing:
+                ledger.published(entry.entry_id, self._worker)
 
     def _land(self, url: SecretUrl | None) -> Landing:
         pipeline, entry = self._pipeline, self._entry

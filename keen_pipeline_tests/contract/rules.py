@@ -253,7 +253,7 @@ RULES = [
         lambda ledger, case: ledger.publishing(case.entry_id, case.me),
         statuses(Status.COMPLETE),
         (MINE,),
-        lambda _: {"unproven": False},
+        lambda case: {"unproven": False, "publisher": case.me},
         refused=RAISES,
         earlier=lambda _: {"unproven": True},
     ),

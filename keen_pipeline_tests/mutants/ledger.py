@@ -34,9 +34,33 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/ledger.py",
-        "        stale = sa.and_(self._at_destination, is_stale, self._at_path_of(row))\n        connection.execute(sa.update(entries).where(stale).values(claimed_by=None))\n",
-        "",
+        "for change in (doubt, disown)) > 0",
+        "for change in (doubt,)) > 0",
         f"{_ORDERS} -k swept_while",
+    ),
+    (
+        "keen_pipeline/ledger/ledger.py",
+        "for change in (doubt, disown)) > 0",
+        "for change in (disown,)) > 0",
+        f"{_ORDERS} -k older_one",
+    ),
+    (
+        "keen_pipeline/ledger/ledger.py",
+        "sa.or_(entries.c.id != entry_id, entries.c.publisher != worker)",
+        "entries.c.id != entry_id",
+        f"{_ORDERS} -k taken_over",
+    ),
+    (
+        "keen_pipeline/ledger/ledger.py",
+        ".values(unproven=sa.true(), publisher=None)",
+        ".values(unproven=sa.true())",
+        "keen_pipeline_tests/pipeline/test_fences.py -k late_and_dies",
+    ),
+    (
+        "keen_pipeline/ledger/workers.py",
+        "                if is_dead:  # what it",
+        "                if True:  # what it",
+        "keen_pipeline_tests/pipeline/test_fences.py -k known_to_be_dead",
     ),
     ("keen_pipeline/ledger/ledger.py", "        self._supersede_earlier(connection, row, now)\n", "", f"{_RULE} -k landed"),
     (
@@ -160,8 +184,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/workers.py",
-        "(row.host != this_host() or is_alive(row.pid, row.process_started))",
-        "row.host != this_host()",
+        "is_dead = row.host == this_host() and not is_alive(row.pid, row.process_started)",
+        "is_dead = False",
         f"{_WORKERS} -k killed",
     ),
     (
