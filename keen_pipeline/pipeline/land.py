@@ -241,7 +241,6 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
     claimed = pipeline.ledger.claim(entry_ids, worker.id)
     complete = [e for e in claimed if e.status is Status.COMPLETE]
     landed = [e for e in claimed if e.status is Status.LANDED]
-    pipeline.ledger.begun([e.entry_id for e in complete], worker.id)
     urls = _urls(pipeline, [e for e in complete if not e.slices])
     pool = LandingPool(pipeline, worker)
     try:

@@ -237,7 +237,7 @@ RULES = [
         lambda ledger, case: ledger.dispatch([case.entry_id], case.now + LATER),
         statuses(Status.COMPLETE),
         (FREE,),
-        lambda case: {"due_at": case.now + LATER},
+        lambda case: {"due_at": case.now + LATER, "error": None},
         refused=[],
     ),
     Rule(

@@ -284,8 +284,11 @@ def test_landings_are_found_by_the_beginning_of_their_timeframe(memory: SqlLedge
     for number in (3, 1, 0, 2):
         land(memory, asked(memory, day(number))[0])
     first, last = day(1).timeframe.start, day(3).timeframe.start
-    assert [e.request.partition_key for e in memory.landed_between("purchases", first, last)] == ["2026-01-02", "2026-01-03"]
-    assert memory.landed_between("logins", first, last) == []
+    assert [e.request.partition_key for e in memory.landed_entries("purchases", start=first, end=last)] == [
+        "2026-01-02",
+        "2026-01-03",
+    ]
+    assert memory.landed_entries("logins", start=first, end=last) == []
 
 
 def test_what_is_known_of_a_collection(ledger: SqlLedger, clock: FakeClock) -> None:
