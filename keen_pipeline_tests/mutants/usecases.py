@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _CODE, _TESTS = "keen_pipeline/pipeline", "keen_pipeline_tests/pipeline"
 _ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/test_time.py", f"{_TESTS}/test_configuration.py"
+_WAITS = f"{_TESTS}/test_waits.py"
 _NEIGHBOURS, _FENCES, _ORPHANS = f"{_TESTS}/test_neighbours.py", f"{_TESTS}/test_fences.py", f"{_TESTS}/test_orphans.py"
 _SLICES, _COUNTS = f"{_TESTS}/test_slices.py", f"{_TESTS}/test_counts.py"
 _ANSWER = f"{_ANSWERS}::test_an_answer"
@@ -161,7 +162,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        except RetryableError as error:\n            return self._try_again(error)\n        except ConfigurationError as error:\n            return self._failed(error, str(error))\n",
         f"{_NEIGHBOURS}::test_a_landing_run_lands_the_others_and_tells_the_one",
     ),
-    (f"{_CODE}/land.py", "tries >= MAX_LANDING_TRIES", "tries >= 1", f"{_ANSWER}"),
+    (f"{_CODE}/land.py", "tries >= MAX_LANDING_TRIES", "tries >= 1", f"{_WAITS} -k fetched_three_times"),
+    (f"{_CODE}/land.py", "tries >= MAX_LANDING_TRIES", "tries > MAX_LANDING_TRIES", f"{_WAITS} -k fetched_three_times"),
+    (f"{_CODE}/land.py", "MAX_LANDING_TRIES = 3", "MAX_LANDING_TRIES = 2", f"{_WAITS} -k fetched_three_times"),
     (
         f"{_CODE}/land.py",
         "        yield from reconcile(pipeline, landed)\n",
