@@ -175,7 +175,7 @@ def _choice(*choices: str) -> Callable[[str, str], str]:
     return parse
 
 
-def _between(low: _Number, high: _Number) -> Callable[[str, str], _Number]:
+def _number(low: _Number, high: _Number) -> Callable[[str, str], _Number]:
     """Numbers of the bounds' type, both inclusive."""
     kind = type(low)
 
@@ -260,32 +260,34 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", "destination_options", _options, "JSON object of the storage's options"),
     Variable("KEEN_PIPELINE_LEDGER_URL", "ledger_url", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
     Variable("KEEN_PIPELINE_COLLECTIONS", "collections_file", _path, "YAML file of the collections"),
-    Variable("KEEN_PIPELINE_REQUESTS_PER_MINUTE", "requests_per_minute", _between(1, 100_000), "API requests a minute (default 200)"),
+    Variable(
+        "KEEN_PIPELINE_REQUESTS_PER_MINUTE", "requests_per_minute", _number(1, 100_000), "API requests a minute (default 200)"
+    ),
     Variable("KEEN_PIPELINE_BUDGET", "budget", _text, "projects with this in common share their requests a minute"),
-    Variable("KEEN_PIPELINE_POLL_SECONDS", "poll_seconds", _between(0.05, 3600.0), "between polls of a run or command (default 5)"),
-    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", "max_attempts", _between(1, 100), "of one extraction (default 3)"),
+    Variable("KEEN_PIPELINE_POLL_SECONDS", "poll_seconds", _number(0.05, 3600.0), "between polls of a run or command (default 5)"),
+    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", "max_attempts", _number(1, 100), "of one extraction (default 3)"),
     Variable(
         "KEEN_PIPELINE_RETRY_SECONDS",
         "retry_seconds",
-        _between(0.0, 600.0),
+        _number(0.0, 600.0),
         "first back-off after a failed extraction (default 30), doubling, at most 600",
     ),
     Variable(
         "KEEN_PIPELINE_LEASE_SECONDS",
         "lease_seconds",
-        _between(2.0, 86_400.0),
+        _number(2.0, 86_400.0),
         "after how long without a heartbeat others take over a process's work (default 60)",
     ),
     Variable(
         "KEEN_PIPELINE_PARTITIONS_PER_RUN",
         "partitions_per_run",
-        _between(1, MOST_PARTITIONS_PER_RUN),
+        _number(1, MOST_PARTITIONS_PER_RUN),
         "of each collection in one run of a backfill; unset: a whole range is one run",
     ),
     Variable(
         "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS",
         "max_extraction_events",
-        _between(1, 1_000_000_000),
+        _number(1, 1_000_000_000),
         "a request of more events is split (default 10000000)",
     ),
     Variable(
@@ -300,7 +302,7 @@ VARIABLES = (
     Variable(
         "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES",
         "digest_attachment_bytes",
-        _between(0, 20_000_000),
+        _number(0, 20_000_000),
         "of all files in one mail (default 2000000)",
     ),
     Variable("KEEN_PIPELINE_SLACK_WEBHOOK", "slack_webhook", _url, "the same for Slack; a secret"),
@@ -325,7 +327,7 @@ def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
         return None
     return SmtpSettings(
         host=host,
-        port=_between(1, 65535)("SMTP_PORT", env.get("SMTP_PORT", "25")),
+        port=_number(1, 65535)("SMTP_PORT", env.get("SMTP_PORT", "25")),
         user=env.get("SMTP_USER"),
         password=env.get("SMTP_PASSWORD"),
         starttls=_switch("SMTP_STARTTLS", env.get("SMTP_STARTTLS", "false")),

@@ -278,14 +278,15 @@ class SqlLedger(LedgerSubmissions):
     def prune(self, connection: sa.Connection, before: datetime) -> int:
         """Forget attempts that ended before that and mean nothing any more; answers how many.
 
-        Kept: what is open or landed, what still has a file, and the newest attempt of a partition.
+        Kept: what is open or landed, what still has a file, and the newest attempt of a partition; of a slice nothing.
         """
         later = entries.alias("later")
         newer = sa.exists().where(
             *(later.c[name] == entries.c[name] for name in ("scope_id", "collection", "partition_key")), later.c.id > entries.c.id
         )
+        is_old = sa.or_(newer, entries.c.kind == Kind.SLICE.value)
         over = [Status.FAILED.value, Status.SUPERSEDED.value, Status.ABANDONED.value, Status.CANCELLED.value]
-        ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), newer)
+        ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), is_old)
         return connection.execute(sa.delete(entries).where(ended)).rowcount
 
     def _at_place_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:

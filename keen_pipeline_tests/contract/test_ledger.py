@@ -229,6 +229,7 @@ def test_a_split_entry_goes_with_its_slices(ledger: SqlLedger) -> None:
     assert taken is not None
     assert ledger.removed(taken, worker)
     assert len(ledger.stale_slices()) == 2
+    assert ledger.prune(ledger.clock.now() + timedelta(seconds=1)) == 2  # the slice that was cut again, and the one without a file
     assert ([e.entry_id for e in ledger.landed_entries("purchases")], len(ledger.uncounted())) == ([whole], 0)
 
 

@@ -135,8 +135,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        return False",
         f"{_ORDERS} -k swept_while",
     ),
-    ("keen_pipeline/ledger/ledger.py", "sa.not_(is_stale), newer)", "newer)", f"{_LEDGER} -k means_nothing"),
-    ("keen_pipeline/ledger/ledger.py", "sa.not_(is_stale), newer)", "sa.not_(is_stale))", f"{_LEDGER} -k means_nothing"),
+    ("keen_pipeline/ledger/ledger.py", "sa.not_(is_stale), is_old)", "is_old)", f"{_LEDGER} -k means_nothing"),
+    ("keen_pipeline/ledger/ledger.py", "sa.not_(is_stale), is_old)", "sa.not_(is_stale))", f"{_LEDGER} -k means_nothing"),
     ("keen_pipeline/ledger/ledger.py", "entries.c.requested_at < before, ", "", f"{_LEDGER} -k means_nothing"),
     (
         "keen_pipeline/ledger/reader.py",

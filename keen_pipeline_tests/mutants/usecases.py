@@ -56,7 +56,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/submit.py",
-        "if not _is_given_up(states.get(p.key), Status.CANCELLED)",
+        "if p.key not in states or states[p.key].status is not Status.CANCELLED",
         "",
         f"{_TIME}::test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap",
     ),
@@ -304,7 +304,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/wait.py",
-        "self.pipeline.ledger.release([entry.entry_id], self.worker.id)",
+        "ledger.release([entry.entry_id, *(part.entry_id for part in slices)], self.worker.id)",
         "pass",
         f"{_TESTS}/test_waits.py::test_what_a_wait_stops_for_is_free_at_once",
     ),

@@ -138,6 +138,23 @@ def test_what_a_wait_stops_for_is_free_at_once(world: World) -> None:
     events.close()
 
 
+def test_the_slices_of_what_a_wait_stops_for_are_free_at_once(world: World) -> None:
+    world.with_limits(max_events=2)
+    world.api.fault = lambda call, collection, number: (
+        AuthenticationError("HTTP 403") if (call, collection) == ("list", "sick") else None
+    )
+    world.api.answer = lambda made: COMPLETE if made.polls > 5 else PENDING
+    sick = world.requests(Collection("sick", "2026-01-01"), 2)  # three events
+    events = extract(world.pipeline, [*sick, *world.requests(WELL, 1)], doing="a test")
+    for event in events:
+        if type(event).__name__ == "Stopped":
+            assert [e.claimed_by for e in world.ledger.open_entries() if e.request.collection == "sick"] == [None] * 3
+            break
+    else:
+        pytest.fail("nothing was stopped")
+    events.close()
+
+
 def test_a_landing_run_gives_back_at_once_what_it_could_not_land(world: World) -> None:
     requests = world.requests(WELL, 1, 2)
     (world.root / requests[0].path).mkdir(parents=True)
