@@ -24,7 +24,8 @@ from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
 from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
-from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split, sweep
+from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split
+from keen_pipeline.pipeline.upkeep import sweep
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 if TYPE_CHECKING:

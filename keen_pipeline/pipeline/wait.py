@@ -23,8 +23,8 @@ from keen_pipeline.pipeline.explain import explain_all, in_few_lines
 from keen_pipeline.pipeline.land import Landed, LandingPool, NotLanded
 from keen_pipeline.pipeline.poll import poll
 from keen_pipeline.pipeline.post import post_due
-from keen_pipeline.pipeline.slices import sweep
 from keen_pipeline.pipeline.submit import Submission, submit
+from keen_pipeline.pipeline.upkeep import sweep
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.

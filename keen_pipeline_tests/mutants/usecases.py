@@ -180,8 +180,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # Counts.
     (
         f"{_CODE}/counts.py",
-        "groups[request.collection, filters_identity(request.filters)]",
-        'groups[request.collection, ""]',
+        "groups[entry.request.collection, filters_identity(entry.request.filters)]",
+        'groups[entry.request.collection, ""]',
         f"{_NEIGHBOURS}::test_a_count_of_the_same_collection_with_other_filters_is_asked_by_itself",
     ),
     (
@@ -261,12 +261,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/slices.py",
-        "        elif isinstance(answer, RateLimitedError):\n",
-        "        else:\n",
+        "        if isinstance(answer, RateLimitedError):\n            planned",
+        "        if answer is not None:\n            planned",
         f"{_NEIGHBOURS}::test_a_collection_that_can_t_be_counted_keeps_nobody_from_being_cut",
     ),
     (
-        f"{_CODE}/slices.py",
+        f"{_CODE}/upkeep.py",
         "            pipeline.destination.remove(stale.landing.uri)\n",
         "            pass\n",
         f"{_SLICES}::test_slices_are_put_together_and_gone",
@@ -315,9 +315,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_FENCES}::test_a_wait_takes_over_from_a_process_that_dies_while_it_waits",
     ),
     # Orphans.
-    (f"{_CODE}/orphans.py", "if key not in known}", "}", f"{_ORPHANS}::test_an_extraction_of_something_else_is_not_adopted"),
+    (f"{_CODE}/post.py", "if key not in known}", "}", f"{_ORPHANS}::test_an_extraction_of_something_else_is_not_adopted"),
     (
-        f"{_CODE}/orphans.py",
+        f"{_CODE}/post.py",
         "                    del unknown[extraction_id]\n",
         "",
         f"{_ORPHANS}::test_one_extraction_answers_for_one_intent",
