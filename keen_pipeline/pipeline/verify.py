@@ -150,11 +150,11 @@ def _problem(destination: FileDestination, entry: Entry) -> tuple[str | None, bo
 def _differs(manifest: Manifest | None, entry: Entry) -> str | None:
     if manifest is None:
         return "its manifest is missing"
-    if manifest.token != entry.token:
-        return f"its manifest is of another landing ({manifest.token}, the ledger has {entry.token})"
+    if manifest.entry.token != entry.token:
+        return f"its manifest is of another landing ({manifest.entry.token}, the ledger has {entry.token})"
     request, landing = entry.request, replace(manifest.landing, stored_sha256=None)
     assert entry.landing is not None
-    asked = replace(manifest.request, count_check=request.count_check, email=request.email)
+    asked = replace(manifest.entry.request, count_check=request.count_check, email=request.email)
     same = replace(entry.landing, uri=landing.uri, seconds=landing.seconds) == landing and asked == request
     return None if same else "its manifest differs from the ledger"
 
@@ -220,7 +220,7 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
     ledger, destination = pipeline.ledger, pipeline.destination
     for name in collections:
         there = [path for path, _ in destination.files(collection_folder(name))]
-        told = {f.manifest.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
+        told = {f.manifest.entry.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
         # Read at last: what has landed meanwhile is known then.
         mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))
         known = {entry.request.path for entry in mine}
@@ -231,13 +231,13 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
             if manifest is not None and not manifest.is_of(pipeline.scope):
                 continue
             why = "another ledger has landed it" if manifest is not None else "no landing has put it there"
-            partition = manifest.request.partition_key if manifest is not None else None
+            partition = manifest.entry.request.partition_key if manifest is not None else None
             yield Verified(name, partition, destination.uri_of(path), f"a file too many: {why}")
         for path in sorted(set(told) - known - set(there)):
             if told[path].is_of(pipeline.scope):
                 yield Verified(
                     name,
-                    told[path].request.partition_key,
+                    told[path].entry.request.partition_key,
                     destination.uri_of(manifest_path(path)),
                     "a manifest too many: its file is not there, and the ledger does not know it",
                 )
