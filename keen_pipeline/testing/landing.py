@@ -150,7 +150,6 @@ class LiteralStream:
 
     validator: str | None = None
     encoding = "identity"
-    delimited = True
 
     def __init__(self, body: bytes, start: int) -> None:
         self._left = memoryview(body)[start:]

@@ -19,7 +19,7 @@ from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.landing.transfer import download
-from keen_pipeline.landing.transfer.lane import CHUNK_BYTES
+from keen_pipeline.landing.transfer.workers import CHUNK_BYTES
 from keen_pipeline.ports import ResultsStream
 
 DECODE: dict[Encoding, Callable[[bytes], bytes]] = {
@@ -54,7 +54,6 @@ class Pieces:
     start = 0
     validator = '"one"'
     encoding = "identity"
-    delimited = True
 
     def __init__(self, data: bytes, lengths: Sequence[int], breaks: Sequence[int]) -> None:
         self._data = data

@@ -24,14 +24,13 @@ from keen_pipeline import build_keen_definitions
 from keen_pipeline.collection import Collection, Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.parquet import write as parquet_write
 from keen_pipeline.landing.parquet.convert import Conversion
-from keen_pipeline.landing.parquet.source import Facts
 from keen_pipeline.landing.parquet.types import wider
+from keen_pipeline.landing.transfer.intake import Intake
 from keen_pipeline_tests import faults
-from keen_pipeline_tests.landing.conftest import Lander
+from keen_pipeline_tests.landing.conftest import BytesSource, Lander
 
 TYPES = {"n": "num", "b": "bool", "t": "datetime", "s": "string"}
 CELLS = st.one_of(
@@ -49,15 +48,19 @@ CELLS = st.one_of(
 
 def made(data: bytes, types: Mapping[str, str], earlier: Mapping[str, str] | None = None) -> tuple[bytes, tuple[str, ...]]:
     """The Parquet file of a CSV, and what its columns' types are said to be."""
-    verifier = CsvVerifier()
-    verifier.feed(data)
-    verifier.finish()
     target = io.BytesIO()
-    facts = Facts(verifier.columns, verifier.records, len(data), hashlib.sha256(data).hexdigest())
     with Conversion(target, types, earlier) as conversion:
-        conversion.body.write(data)
-        column_types = conversion.finish(facts)
+        intake, stream = Intake(conversion.body, Encoding.CSV, "identity"), BytesSource(data).open()
+        while intake.pull(stream):
+            pass
+        intake.finish()
+        column_types = conversion.finish(intake)
+        assert (conversion.stored_bytes, conversion.stored_sha256) == facts(target.getvalue())
     return target.getvalue(), column_types
+
+
+def facts(data: bytes) -> tuple[int, str]:
+    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def converted(data: bytes, types: Mapping[str, str]) -> tuple[pa.Table, tuple[str, ...]]:

@@ -19,9 +19,12 @@ from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing.parquet.cells import release_memory
-from keen_pipeline.landing.parquet.source import CsvBody, Facts, Feed, StoppedError, UnreadableError, read_header
+from keen_pipeline.landing.parquet.source import CsvBody, Feed, StoppedError, UnreadableError, read_header
 from keen_pipeline.landing.parquet.types import STRING, WORDS, kind_of
 from keen_pipeline.landing.parquet.write import Columns, MisfitError, write_file
+from keen_pipeline.landing.storages.errors import of_temporary_folder
+from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.landing.transfer.workers import copy
 
 EARLY_BYTES = 8 * 1024 * 1024
 """Of CSV that have come before it is converted beside the download; a shorter one is converted at once when it is proven."""
@@ -48,6 +51,8 @@ class Conversion:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
         self._early: Future[tuple[str, ...] | None] | None = None
         self._size = 0
+        self.stored_bytes = 0
+        self.stored_sha256 = ""
         self._csv = CsvBody(self._grown, self._begun_anew)
         self._feed = Feed(self._csv.reader)
 
@@ -56,14 +61,15 @@ class Conversion:
         """An empty, unbuffered file for the CSV, without a name, in this machine's temporary folder."""
         return cast("BinaryIO", self._csv)
 
-    def finish(self, facts: Facts) -> tuple[str, ...]:
-        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column of the CSV, in Arrow's
-        words.
+    def finish(self, proven: Intake) -> tuple[str, ...]:
+        """The CSV is whole and proven: write the rest of the Parquet file, of `stored_bytes` and `stored_sha256` then.
+
+        Returns the type of each column of the CSV, in Arrow's words.
 
         Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is
         too long for it, OSError of either file.
         """
-        self._feed.end(facts)
+        self._feed.end(proven)
         if self._early is None:
             with _late_places if self._size >= EARLY_BYTES else nullcontext():
                 types = self._convert(self._feed)
@@ -80,6 +86,15 @@ class Conversion:
         if self._early is not None:
             wait([self._early])
         self._early = None
+
+    def restore(self, target: BinaryIO) -> None:
+        """Make `target` the CSV that came, instead of what was made of it."""
+        self.stop()
+        with of_temporary_folder():
+            self._csv.seek(0)
+            target.seek(0)
+            target.truncate()
+            copy(self.body, target)
 
     def __enter__(self) -> Conversion:
         return self
@@ -128,11 +143,12 @@ class Conversion:
                 asked = [kind_of(self._types.get(name, STRING), None) for name in columns]
                 text = [name for name, kind, wish in zip(columns, kinds, asked, strict=True) if kind != wish]
                 try:
-                    write_file(feed, start, self._target, Columns(columns, kinds, text, others))
+                    written = write_file(feed, start, self._target, Columns(columns, kinds, text, others))
                 except MisfitError as misfit:
                     for number, kind in misfit.kinds.items():
                         kinds[number] = kind
                 else:
+                    self.stored_bytes, self.stored_sha256 = written.size, written.sha256()
                     return tuple(WORDS[kind] for kind in kinds)
         except (VerificationError, UnreadableError) as error:
             feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first

@@ -7,14 +7,14 @@ import os
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader, column_names
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
+from keen_pipeline.landing.transfer.intake import Intake
 
 BLOCK_BYTES = 1024 * 1024
 """Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
@@ -29,16 +29,6 @@ class StoppedError(Exception):
 
 class UnreadableError(Exception):
     """A record does not fit into a block, or Arrow reads others than the verifier. Never leaves a conversion."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the verifier found in the whole CSV."""
-
-    columns: Sequence[str]
-    records: int
-    bytes: int
-    sha256: str
 
 
 def _not_written(error: OSError) -> ConfigurationError:
@@ -92,7 +82,7 @@ class Feed:
         self._reader = reader
         self._changed = threading.Condition()
         self._size = 0
-        self._facts: Facts | None = None
+        self._intake: Intake | None = None
         self._stopped = False
 
     def grow(self, size: int) -> None:
@@ -101,10 +91,10 @@ class Feed:
             self._size = size
             self._changed.notify_all()
 
-    def end(self, facts: Facts) -> None:
+    def end(self, intake: Intake) -> None:
         """All bytes can be read, and are proven."""
         with self._changed:
-            self._facts = facts
+            self._intake = intake
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -116,15 +106,15 @@ class Feed:
     @property
     def ended(self) -> bool:
         """Whether no more bytes come."""
-        return self._stopped or self._facts is not None
+        return self._stopped or self._intake is not None
 
-    def proven(self) -> Facts:
+    def proven(self) -> Intake:
         """Wait until the CSV is whole. Raises StoppedError."""
         with self._changed:
             self._changed.wait_for(lambda: self.ended)
-            if self._stopped or self._facts is None:
+            if self._stopped or self._intake is None:
                 raise StoppedError
-            return self._facts
+            return self._intake
 
     def wait(self, offset: int, length: int) -> int:
         """Wait until `length` bytes from `offset` on have come; returns how many: fewer only at the end. Raises StoppedError."""

@@ -18,9 +18,10 @@ from pyarrow import compute, csv, parquet
 
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.landing.parquet.cells import POOL, arrow_type, converted, fallback
-from keen_pipeline.landing.parquet.source import Block, BlockReader, Facts, Feed, UnreadableError
+from keen_pipeline.landing.parquet.source import Block, BlockReader, Feed, UnreadableError
 from keen_pipeline.landing.parquet.types import BYTES
-from keen_pipeline.landing.transfer.packed import PackedWriter
+from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.landing.transfer.workers import BufferedFileWriter
 
 ROW_GROUP_RECORDS = 1024 * 1024
 ROW_GROUP_BYTES = 10 * 1024 * 1024
@@ -62,18 +63,19 @@ class Columns(NamedTuple):
         return pa.schema([*self.schema(), *(pa.field(name, arrow_type(kind)) for name, kind in self.others.items())])
 
 
-def write_file(feed: Feed, start: int, target: BinaryIO, columns: Columns) -> None:
-    """Write all records of `feed` from the offset `start` on into the empty `target`, and then what is known of them.
+def write_file(feed: Feed, start: int, target: BinaryIO, columns: Columns) -> BufferedFileWriter:
+    """Write all records of `feed` from the offset `start` on into the empty `target`, and then what is known of them. Returns what
+    it was written by, which knows its size and sha256.
 
     Raises VerificationError where they are not those that the verifier counted, MisfitError at the end, so that one more try is
     enough, UnreadableError, StoppedError, and OSError of either file.
     """
     schema = columns.schema()
-    packed = PackedWriter(target)
-    sink = _Sink(packed)
+    file = BufferedFileWriter(target)
+    sink = _Sink(file)
     written = 0
     with ExitStack() as stack:
-        stack.callback(packed.stop)
+        stack.callback(file.stop)
         batches = stack.enter_context(closing(_typed_batches(feed, start, columns, schema)))
         writer: Any = None
         for group in _groups(batches, schema):
@@ -82,14 +84,15 @@ def write_file(feed: Feed, start: int, target: BinaryIO, columns: Columns) -> No
             writer.write_table(group, row_group_size=group.num_rows)
             written += group.num_rows
             del group  # or it would still be there while the next one is put together
-        facts = feed.proven()
-        if written != facts.records or columns.names != tuple(facts.columns):
-            raise VerificationError(f"as Parquet it would have {written} records, the CSV has {facts.records}")
+        proven = feed.proven()
+        if written != proven.records or columns.names != proven.columns:
+            raise VerificationError(f"as Parquet it would have {written} records, the CSV has {proven.records}")
         if writer is None:
             writer = stack.enter_context(_writer(sink, columns.empty_schema(), []))
-        writer.add_key_value_metadata(_metadata(facts, columns.text))
+        writer.add_key_value_metadata(_metadata(proven, columns.text))
         writer.close()
-        packed.finish()
+        file.finish()
+    return file
 
 
 def _typed_batches(feed: Feed, start: int, columns: Columns, schema: Any) -> Generator[Any, None, None]:
@@ -190,12 +193,12 @@ def _writer(sink: _Sink, schema: Any, dictionaries: list[str]) -> Any:
     )
 
 
-def _metadata(facts: Facts, text: Sequence[str]) -> dict[str, str]:
+def _metadata(proven: Intake, text: Sequence[str]) -> dict[str, str]:
     return {
-        "keen_pipeline.sha256": facts.sha256,
-        "keen_pipeline.records": str(facts.records),
-        "keen_pipeline.bytes": str(facts.bytes),
-        "keen_pipeline.columns": json.dumps(list(facts.columns)),
+        "keen_pipeline.sha256": proven.sha256,
+        "keen_pipeline.records": str(proven.records),
+        "keen_pipeline.bytes": str(proven.bytes),
+        "keen_pipeline.columns": json.dumps(list(proven.columns)),
         "keen_pipeline.text_columns": json.dumps(list(text)),
     }
 
@@ -236,9 +239,9 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 
 class _Sink(io.RawIOBase):
-    """Arrow's way to a PackedWriter."""
+    """Arrow's way to a BufferedFileWriter."""
 
-    def __init__(self, writer: PackedWriter) -> None:
+    def __init__(self, writer: BufferedFileWriter) -> None:
         self._writer = writer
 
     def writable(self) -> bool:
