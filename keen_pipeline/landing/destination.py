@@ -222,7 +222,7 @@ class FileDestination:
         if came.masked:
             received += ", and are kept masked, up to where it is wrong"
         try:
-            self._storage.publish(stage, aside, elsewhere=True)
+            self._storage.publish(stage, aside)
             self._write_reason(aside, f"{why}\n{received}; nothing was landed at {self.uri_of(path)}")
         except (ConfigurationError, RetryableError) as unkept:
             return VerificationError(f"{why}. Nothing was landed; what came could not be kept either: {unkept}")

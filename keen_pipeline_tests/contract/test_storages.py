@@ -16,10 +16,7 @@ from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.errors import ClaimLostError, ConfigurationError, InvalidInputError, ServiceUnavailableError, TransferError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.storages import azure as azure_storage
-from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import remote, s3_upload
-from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.storage import Storage
 from keen_pipeline_tests import faults
@@ -39,10 +36,8 @@ TARGET = "purchases/2026-01-01.csv"
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a MiB takes several parts and several reads."""
-    for module in (azure_storage, gcs_storage):
-        monkeypatch.setattr(module, "PART_BYTES", PART)
-    for module in (azure_storage, s3_storage, remote):
-        monkeypatch.setattr(module, "READ_BYTES", PART)
+    monkeypatch.setattr(remote, "PART_BYTES", PART)
+    monkeypatch.setattr(remote, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
 
 

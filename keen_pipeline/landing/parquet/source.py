@@ -3,17 +3,14 @@ blocks of whole records that are cut at the same places however the bytes came."
 
 from __future__ import annotations
 
-import os
 import queue
-import tempfile
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader, column_names
 from keen_pipeline.landing.csv.verify import CsvVerifier
-from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
+from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, TemporaryFile
 from keen_pipeline.landing.transfer.intake import Intake
 
 BLOCK_BYTES = 1024 * 1024
@@ -31,45 +28,27 @@ class UnreadableError(Exception):
     """A record does not fit into a block, or Arrow reads others than the verifier. Never leaves a conversion."""
 
 
-def _not_written(error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"the temporary folder can't be written ({error.strerror or type(error).__name__}): a Parquet landing keeps its CSV there "
-        "until it is proven; make room, or set TMPDIR to a folder that has it"
-    )
-
-
-class CsvBody(StagedFile):
-    """The staged CSV, a file of this machine's temporary folder that a crash takes with it.
-
-    Writing at its end and beginning anew are all it is used for, but for reading it once it is whole; `reader` reads it meanwhile.
-    """
+class CsvBody(TemporaryFile):
+    """The staged CSV. Writing at its end and beginning anew are all it is used for, but for reading it once it is whole; `reader`
+    reads it meanwhile."""
 
     def __init__(self, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
-        try:
-            with tempfile.TemporaryFile(buffering=0) as file:
-                super().__init__(os.dup(file.fileno()), "r+")
-        except OSError as error:
-            raise _not_written(error) from error
+        super().__init__(direct=True)
         self.reader = DirectReader(self.fileno())
         self._grown = grown
         self._begun_anew = begun_anew
 
     def write(self, data: Any) -> int:
-        """As a file does. Raises ConfigurationError naming the temporary folder, which is not the destination."""
-        try:
-            written = super().write(data)
-        except OSError as error:
-            raise _not_written(error) from error
+        written = super().write(data)
         self._grown(self.tell())
         return written
 
     def truncate(self, size: int | None = None) -> int:
-        """As a file does; what was made of it is dropped."""
+        """What was made of it is dropped."""
         self._begun_anew()
         return super().truncate(size)
 
     def close(self) -> None:
-        """Of it and its reader."""
         if not self.closed:
             self.reader.close()
         super().close()
