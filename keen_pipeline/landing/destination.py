@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
 
-from keen_pipeline.collection import Encoding, Layout, MaskMethod
+from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, VerificationError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.layout import REASON_SUFFIX, encoding_of, file_path, list_path, path_below, quarantine_path
@@ -38,15 +38,12 @@ class FileDestination:
 
     Safe to share between threads; landings of one target don't disturb each other.
 
-    `encoding`: of files whose target does not say another one by its suffix. `transport`: the options of the scheme,
-    as `landing.options` has them. Raises ConfigurationError for a scheme, option or encoding it can't serve.
+    `transport`: the options of the scheme, as `landing.storages.options` has them. Raises ConfigurationError for a scheme or option
+    it can't serve.
     """
 
-    def __init__(self, root_uri: str, *, encoding: Encoding = Encoding.CSV, transport: Mapping[str, object] | None = None) -> None:
-        check_encoding(encoding)
+    def __init__(self, root_uri: str, *, transport: Mapping[str, object] | None = None) -> None:
         self._root = normal_root(root_uri)
-        self._encoding = encoding
-        self._transport = transport
         self._storage: Storage = open_storage(self._root, transport or {})
 
     @property
@@ -54,23 +51,16 @@ class FileDestination:
         """Root of the destination, without a trailing slash; a plain path for a local folder."""
         return self._root
 
-    @property
-    def encoding(self) -> Encoding:
-        """How `target_uri` names files unless told otherwise."""
-        return self._encoding
-
     def __repr__(self) -> str:
-        return f"FileDestination({self._root}, {self._encoding.value})"
+        return f"FileDestination({self._root})"
 
     def uri_of(self, path: str) -> str:
         """The URI of a path below the root."""
         return f"{self._root}/{path}"
 
-    def target_uri(
-        self, collection: str, partition_key: str, encoding: Encoding | None = None, layout: Layout = Layout.PLAIN
-    ) -> str:
-        """The URI of one partition's file here."""
-        return self.uri_of(file_path(collection, partition_key, encoding or self._encoding, layout))
+    def target_uri(self, collection: str, partition_key: str, encoding: Encoding = Encoding.CSV) -> str:
+        """The URI of one partition's file here, in the plain layout."""
+        return self.uri_of(file_path(collection, partition_key, encoding))
 
     def land(
         self,
@@ -79,17 +69,16 @@ class FileDestination:
         *,
         extraction_id: str,
         label: str | None = None,
-        encoding: Encoding | None = None,
         types: Mapping[str, str] | None = None,
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
         earlier_types: Mapping[str, str] | None = None,
         fence: Fence = no_fence,
     ) -> Landing:
-        """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
+        """Download, verify, then publish the file at the URI `target`, of the encoding that its suffix names, in one step (the old
+        whole file or the new one).
 
         `label`: what errors call it, its path by default.
-        `encoding`: of the file, by its suffix unless it is given.
         `types`: Keen's inferred type by property, which parquet needs for any column but text.
         `earlier_types`: the types of columns in earlier Parquet files of the collection, in Arrow's words; none gets narrower.
         `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven are the
@@ -101,7 +90,7 @@ class FileDestination:
         it was.
         """
         path = path_below(self._root, target)
-        encoding = encoding or encoding_of(path)
+        encoding = encoding_of(path)
         check_encoding(encoding)
         mask = mask or {}
         what = f"{label or path}, extraction {extraction_id}"

@@ -125,9 +125,7 @@ class KeenLanding:
             ledger.submitted(entry_id, worker, extraction_id)
             ledger.complete([entry_id], worker)
             target, types = self.destination.uri_of(request.path), self._words[request.collection]
-            landing = self.destination.land(
-                LiteralResults(csv), target, extraction_id=extraction_id, encoding=request.encoding, types=types
-            )
+            landing = self.destination.land(LiteralResults(csv), target, extraction_id=extraction_id, types=types)
             ledger.landed(entry_id, worker, landing)
         finally:
             ledger.workers.retire(worker)

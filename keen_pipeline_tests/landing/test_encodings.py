@@ -95,8 +95,8 @@ def test_every_encoding_decodes_to_the_bytes_that_came(
 ) -> None:
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "FIRST_WAIT_SECONDS", 0.0001)
-        destination = FileDestination(root, encoding=encoding)
-        target = destination.target_uri("purchases", "2026-01-01")
+        destination = FileDestination(root)
+        target = destination.target_uri("purchases", "2026-01-01", encoding)
         landing, kept = None, target
         try:
             landing = destination.land(Pieces(data, lengths, breaks), target, extraction_id="e1")

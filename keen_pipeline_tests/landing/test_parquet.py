@@ -342,8 +342,8 @@ def test_landed_file_names_the_csv_it_was_made_of(lander: Lander) -> None:
 
 def test_types_reach_the_landed_file(lander: Lander) -> None:
     lander.server.results = [faults.whole()]
-    destination = lander.destination(Encoding.PARQUET)
-    target = destination.target_uri("purchases", "2026-01-01")
+    destination = lander.destination()
+    target = destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET)
     types = {"keen.id": "num", "amount": "num", "note": "num"}
     landing = destination.land(lander.source(), target, extraction_id="e1", types=types)
     assert landing.column_types == ("double", "string", "double", "string")
@@ -352,10 +352,10 @@ def test_types_reach_the_landed_file(lander: Lander) -> None:
 
 def test_earlier_types_and_masks_reach_the_landed_file(lander: Lander) -> None:
     lander.server.results = [faults.whole()]
-    destination = lander.destination(Encoding.PARQUET)
+    destination = lander.destination()
     landing = destination.land(
         lander.source(),
-        destination.target_uri("purchases", "2026-01-01"),
+        destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET),
         extraction_id="e1",
         types={"keen.id": "num", "amount": "num"},
         earlier_types={"amount": "string", "note": "binary"},
@@ -368,8 +368,8 @@ def test_earlier_types_and_masks_reach_the_landed_file(lander: Lander) -> None:
 def test_dropped_column_is_not_in_a_file_without_events(lander: Lander) -> None:
     lander.server.body = b"keen.id,amount\r\n"
     lander.server.results = [faults.whole()]
-    destination = lander.destination(Encoding.PARQUET)
-    target = destination.target_uri("purchases", "2026-01-01")
+    destination = lander.destination()
+    target = destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET)
     types, mask = {"amount": "num", "email": "string", "n": "num"}, {"amount": MaskMethod.DROP, "email": MaskMethod.DROP}
     landing = destination.land(
         lander.source(), target, extraction_id="e1", types=types, mask=mask, earlier_types={"email": "string"}
@@ -390,6 +390,6 @@ def test_refused_file_is_kept_aside_as_the_csv_that_came(lander: Lander) -> None
 def test_missing_extra_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ConfigurationError, match=r"keen_pipeline\[parquet\]"):
-        FileDestination(str(tmp_path), encoding=Encoding.PARQUET)
+        FileDestination(str(tmp_path)).land(BytesSource(b""), f"{tmp_path}/purchases/2026-01-01.parquet", extraction_id="e1")
     with pytest.raises(ConfigurationError, match=r"keen_pipeline\[parquet\]"):
         build_keen_definitions([Collection("purchases", "2026-01-01", encoding=Encoding.PARQUET)])

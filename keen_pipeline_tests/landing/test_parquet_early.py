@@ -85,7 +85,7 @@ def test_every_record_is_there(early: Lander) -> None:
 def test_cell_that_does_not_fit_may_come_last(early: Lander) -> None:
     early.server.body = BODY + b'x,"Stra\xc3\x9fe",1.5,note\r\n'
     early.server.results = [faults.whole()]
-    destination = early.destination(Encoding.PARQUET)
+    destination = early.destination()
     types = {"keen.id": "num", "amount": "num"}
     landing = destination.land(early.source(), str(target(early)), extraction_id="e1", types=types)
     assert landing.column_types == ("string", "string", "double", "string")
