@@ -13,15 +13,12 @@ from keen_pipeline.client.address import Address, checked, is_private_host, redi
 from keen_pipeline.client.body import ResultsBody
 from keen_pipeline.client.connection import Channel, Connector, translated
 from keen_pipeline.client.document import why_not_csv
-from keen_pipeline.client.refusals import body_of, refusal, retry_after, service_words
+from keen_pipeline.client.refusals import body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.errors import (
     ExtractionTooLargeError,
     KeenPipelineError,
-    RateLimitedError,
-    RequestRejectedError,
     ResultsExpiredError,
-    ServiceUnavailableError,
     TransferError,
     UnreadableAnswerError,
 )
@@ -123,17 +120,9 @@ class ResultsOpener:
             return refusal(status, body, subject, self._credential, self._scrub, wait)
         if status in (401, 403, 404, 410):
             return ResultsExpiredError(f"results: the URL is no longer valid (HTTP {status})")
-        if status == 429:
-            return RateLimitedError("results: too many requests (HTTP 429)", retry_after=wait)
         if status == 416:
             return TransferError("results: the service has fewer bytes than it announced before (HTTP 416)")
-        if status >= 500 or status in (408, 425):
-            return ServiceUnavailableError(f"results: the service failed (HTTP {status})", retry_after=wait)
-        message, _, known = service_words(body)
-        said = self._scrub(message)
-        if known and status >= 400:
-            return RequestRejectedError(f"results: refused (HTTP {status}): {said}", status=status)
-        return UnreadableAnswerError(f"results: unexpected answer (HTTP {status}): {said}")
+        return refusal(status, body, "results", self._credential, self._scrub, wait)
 
 
 def _translated(host: str) -> AbstractContextManager[None]:

@@ -87,4 +87,4 @@ def test_file_gets_what_was_written_in_whole_buffers() -> None:
     writer.finish()
     assert file.getvalue() == data
     assert lengths == [CHUNK_BYTES] * 3 + [3]
-    assert (writer.size, writer.sha256()) == (len(data), hashlib.sha256(data).hexdigest())
+    assert (writer.tell(), writer.sha256()) == (len(data), hashlib.sha256(data).hexdigest())

@@ -120,7 +120,7 @@ class Intake:
     @property
     def stored_bytes(self) -> int:
         """Of the file that is written."""
-        return self.bytes if self._writer is None else self._writer.size
+        return self.bytes if self._writer is None else self._writer.tell()
 
     @property
     def stored_sha256(self) -> str:

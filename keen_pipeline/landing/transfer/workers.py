@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from keen_pipeline.landing.transfer.direct import AlignedBuffer
 
@@ -106,11 +107,11 @@ class Workers:
             self._free.append(chunk.buffer)
 
 
-class BufferedFileWriter:
+class BufferedFileWriter(io.RawIOBase):
     """Gathers bytes of any length into whole, page-aligned buffers, which a thread of its own writes to an empty, unbuffered file.
 
-    Whoever makes the bytes does not wait for the disk. `size` is what was taken, `sha256()` that of what was written. Used by one
-    thread at a time.
+    Whoever makes the bytes does not wait for the disk. `tell()` is how many were taken, `sha256()` that of those that were written.
+    Used by one thread at a time.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -119,12 +120,18 @@ class BufferedFileWriter:
         self._workers = Workers(2, write=self._write)
         self._buffer: AlignedBuffer | None = None
         self._held = 0
-        self.size = 0
+        self._size = 0
 
-    def write(self, data: bytes | memoryview) -> None:
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def write(self, data: Any) -> int:
         """Take all of it. Raises what an earlier write of the file raised."""
-        view = memoryview(data)
-        self.size += len(view)
+        view = memoryview(data).cast("B")
+        self._size += len(view)
         while view:
             if self._buffer is None:
                 self._buffer, self._held = self._workers.buffer(), 0
@@ -134,6 +141,7 @@ class BufferedFileWriter:
             view = view[len(piece) :]
             if self._held == CHUNK_BYTES:
                 self._hand_over()
+        return memoryview(data).nbytes
 
     def finish(self) -> None:
         """Wait until the file has everything. Raises what the file raised."""
