@@ -113,7 +113,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         'null_values=[""]',
         f"{TEST_PARQUET}::test_null_of_json_is_null_and_leaves_its_column_typed",
     ),
-    (WRITE, "_writer(sink, columns.empty_schema(), [])", "_writer(sink, schema, [])", NO_EVENTS),
+    (WRITE, "_writer(file, columns.empty_schema(), [])", "_writer(file, schema, [])", NO_EVENTS),
     (CONVERT, "self._earlier_types.get(name))", "None)", NARROWER),
     (
         CONVERT,

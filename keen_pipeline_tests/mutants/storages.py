@@ -82,6 +82,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_FAULTS} -k settings_of_aws",
     ),
     (_AT + "s3.py", "    if code in _ELSEWHERE:", "    if False:", f"{_FAULTS} -k word_of_s3"),
+    (
+        _AT + "s3.py",
+        """if any(part["LastModified"] >= oldest for part in page.get("Parts", ())):""",
+        "if False:",
+        f"{_STORAGES} -k no_leftover",
+    ),
     (_AT + "s3_upload.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),
     (
         _AT + "s3_upload.py",

@@ -30,7 +30,7 @@ class UnreadableError(Exception):
 
 
 class CsvBody(TemporaryFile):
-    """The staged CSV: written at its end by the download, and read meanwhile by a conversion, which waits for what is still to come.
+    """The staged CSV: written at its end by the download, and read meanwhile by a conversion, which waits for what has yet to come.
 
     `grown` is called when it has become longer, `begun_anew` before it is emptied: what was made of it is dropped then. Once it is
     whole it can be read as any file.
