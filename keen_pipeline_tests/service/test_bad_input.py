@@ -223,7 +223,7 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
 def test_wrong_parameters(http: Http, collection: str, kind: str, parameters: dict[str, Any], field: str) -> None:
     http.add(collection, {"a": 1})
     refused(http, "POST", f"{http.v3}/queries/{kind}", 400, field, body={"event_collection": collection, **parameters})
-    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, "collection", body=parameters if field != "group_by" else {})
+    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, "event_collection", body=parameters if field != "group_by" else {})
 
 
 def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:
@@ -236,6 +236,26 @@ def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:
     ]
     assert http.query("count", collection, filters=filters) == 1
     assert evil.encode() in http.csv(collection, filters=filters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "given"),
+    [
+        ("count", "event_collection", {"event_collection": ""}),
+        ("sum", "target_property", {}),
+        ("percentile", "percentile", {"target_property": "a"}),
+        ("percentile", "percentile", {"target_property": "a", "percentile": 10**400}),
+        ("percentile", "percentile", {"target_property": "a", "percentile": True}),
+        ("count", "timezone", {"timezone": 10**400}),
+        ("extraction", "latest", {"latest": 10**400}),
+        ("extraction", "content_encoding", {"content_encoding": "br"}),
+    ],
+)
+def test_a_parameter_that_is_missing_or_out_of_its_range_is_named(
+    http: Http, collection: str, kind: str, field: str, given: dict[str, Any]
+) -> None:
+    http.add(collection, {"a": 1})
+    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, field, body={"event_collection": collection, **given})
 
 
 def test_a_property_may_be_called_like_a_list(http: Http, collection: str) -> None:

@@ -267,6 +267,8 @@ def test_unique_values_are_bounded_in_bytes_and_repeated_ones_are_not_counted_tw
     small.add("texts", *[{"same": "y" * 30_000, "other": str(n) * 30_000} for n in range(5)])
     assert small.query("select_unique", "texts", target_property="same") == ["y" * 30_000]
     assert small.query("count_unique", "texts", target_property="missing") == 0
+    assert small.query("count_unique", "texts", target_property="other") == 5  # nothing of them is answered
+    assert small.json("GET", f"{small.v2}/texts/_count_unique?unique_property=other") == {"result": 5}
     asked = {"event_collection": "texts", "target_property": "other"}
     answer = small.request("POST", f"{small.v3}/queries/select_unique", body=asked)
     assert (answer.status, answer.json()["error_code"]) == (400, "ExtractionTooLargeError")

@@ -14,7 +14,7 @@ from typing import Any
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Filter, Operator
 from keen_pipeline.service.events.incoming import micros_of
-from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, path_of_name
+from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, meant_path
 from keen_pipeline.service.events.values import encode_value, number_texts
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
@@ -38,50 +38,30 @@ def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: T
     parts = [Where("true")]
     if timeframe is not None:
         parts.append(Where("t >= ? AND t < ?", (micros_of(timeframe.start), micros_of(timeframe.end))))
-    known = _Known(columns, names)
-    for index, condition in enumerate(filters):
-        parts.append(_condition(known, condition, f"filters[{index}]"))
+    parts += [_condition(columns, names, condition, f"filters[{index}]") for index, condition in enumerate(filters)]
     return _joined(parts, " AND ")
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The columns by path, and how the names of a request are read."""
-
-    columns: Mapping[str, str]
-    names: str
-
-    def of(self, name: str) -> list[str]:
-        return [self.columns[path] for path in matching_paths(name, self.columns, self.names)]
-
-    def inside(self, name: str, found: Sequence[str]) -> list[str]:
-        """The columns of the properties of an object. `found`: the paths that its name means."""
-        literal = [column for path, column in self.columns.items() if path.startswith(name + ".")]
-        exact = path_of_name(name)
-        if exact == name or (self.names == "v3" and (literal or name in found)):
-            return literal
-        return [column for path, column in self.columns.items() if path.startswith(exact + ".")]
 
 
 def _joined(parts: Sequence[Where], word: str) -> Where:
     return Where(word.join(f"({part.sql})" for part in parts), tuple(p for part in parts for p in part.parameters))
 
 
-def _condition(known: _Known, condition: Condition, field: str) -> Where:
+def _condition(columns: Mapping[str, str], names: str, condition: Condition, field: str) -> Where:
     if isinstance(condition, AnyOf):
-        return _joined([_condition(known, c, f"{field}.operands[{i}]") for i, c in enumerate(condition.operands)], " OR ")
-    name = condition.property_name
-    found = matching_paths(name, known.columns, known.names)
-    path = found[0] if found else path_of_name(name)
-    if path in (TIMESTAMP, CREATED_AT) and condition.operator is not Operator.EXISTS:
-        return _instants(known.columns, path, condition, field)
+        operands = [_condition(columns, names, one, f"{field}.operands[{i}]") for i, one in enumerate(condition.operands)]
+        return _joined(operands, " OR ")
+    operator, value = condition.operator, condition.property_value
+    meant = meant_path(condition.property_name, columns, names)
+    if meant in (TIMESTAMP, CREATED_AT) and operator is not Operator.EXISTS:
+        return _instants(columns, meant, condition, field)
     _check_type(condition, field)
-    columns = known.of(name)
-    if condition.operator is Operator.EXISTS:
-        present = " OR ".join(f"{column} IS NOT NULL" for column in [*columns, *known.inside(name, found)]) or "false"
-        return Where(f"({present}) = ?", (condition.property_value,))
-    negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(condition.operator)
-    parts = [_comparison(column, negative or condition.operator, condition.property_value) for column in columns]
+    found = [columns[path] for path in matching_paths(condition.property_name, columns, names)]
+    if operator is Operator.EXISTS:
+        found += [column for path, column in columns.items() if path.startswith(f"{meant}.")]
+        present = " OR ".join(f"{column} IS NOT NULL" for column in found) or "false"
+        return Where(f"({present}) = ?", (value,))
+    negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(operator)
+    parts = [_comparison(column, negative or operator, value) for column in found]
     passing = _joined([Where(f"coalesce({p.sql}, false)", p.parameters) for p in parts], " OR ") if parts else Where("false")
     return Where(f"NOT ({passing.sql})", passing.parameters) if negative else passing
 

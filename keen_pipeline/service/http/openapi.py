@@ -8,11 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from keen_pipeline.filters import Operator
-from keen_pipeline.service.http.openapi_schemas import SCHEMAS, json_of, object_of, ref, refusal
-from keen_pipeline.service.http.operation import Operation, Parameter
+from keen_pipeline.service.http.operation import Operation
+from keen_pipeline.service.http.parameters import Parameter
+from keen_pipeline.service.http.schemas import SCHEMAS, json_of, object_of, ref, refusal
 
-# What the HTTP server itself refuses, whatever the path.
-_MALFORMED = (400, 408, 431, 501, 503)
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 
@@ -54,10 +53,11 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.answer is not None:
         success["content"] = dict(operation.answer)
     body = _body(operation)
-    codes = {*operation.errors, *_MALFORMED, *((413,) if body is not None or operation.method == "DELETE" else ())}
-    if operation.keys is not None and operation.method != "POST":
-        codes.add(413)
-    responses = {str(operation.status): success, **{str(code): refusal(code) for code in sorted(codes)}, **operation.responses}
+    responses = {
+        str(operation.status): success,
+        **{str(code): refusal(code) for code in _refusals(operation)},
+        **operation.responses,
+    }
     described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
     parameters = [_path_parameter(name) for name in _VARIABLE.findall(operation.path)]
     if operation.method != "POST":
@@ -69,6 +69,16 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.keys is None:
         described["security"] = []
     return described
+
+
+def _refusals(operation: Operation) -> list[int]:
+    """The statuses of the refusals that such an operation may answer with."""
+    codes = {400, 408, 431, 501, 503}  # the HTTP server's own, whatever the path, and what every request may run into
+    if operation.keys is not None:
+        codes |= {401, 404, 413, 504, 507}
+    if operation.kind is not None:
+        codes.add(429)
+    return sorted(codes)
 
 
 def _body(operation: Operation) -> dict[str, Any] | None:

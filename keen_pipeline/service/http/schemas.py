@@ -26,9 +26,6 @@ ERRORS = {
     504: "The query took too long",
     507: "The service's disk is full",
 }
-NOTHING_FOUND = (400, 401, 404)
-LATE = (*NOTHING_FOUND, 503, 504, 507)
-LIMITED = (*LATE, 429)
 
 
 def ref(name: str) -> dict[str, Any]:
