@@ -258,6 +258,12 @@ def test_a_parameter_that_is_missing_or_out_of_its_range_is_named(
     refused(http, "POST", f"{http.v3}/queries/{kind}", 400, field, body={"event_collection": collection, **given})
 
 
+def test_a_distance_beyond_the_range_of_a_double_takes_in_the_whole_earth(http: Http, collection: str) -> None:
+    http.add(collection, {"a": [13.4, 52.5]}, {"a": 1})
+    near = {"coordinates": [-70, -30], "max_distance_miles": 10**400}
+    assert http.query("count", collection, filters=[{"property_name": "a", "operator": "within", "property_value": near}]) == 1
+
+
 def test_a_property_may_be_called_like_a_list(http: Http, collection: str) -> None:
     http.add(collection, {"[a": 1, "[1]": 2})
     assert http.query("sum", collection, target_property="[a") == 1

@@ -159,9 +159,10 @@ def _instants(columns: Mapping[str, str], path: str, condition: Filter, field: s
 
 
 def _within(column: str, value: Mapping[str, Any]) -> Where:
-    """The great circle by the haversine formula, on a sphere of the Earth's mean radius."""
+    """The great circle by the haversine formula, on a sphere of the Earth's mean radius; NULL for what is no pair of numbers."""
     (longitude, latitude), miles = value["coordinates"], value["max_distance_miles"]
     x, y = (f"TRY_CAST(json_extract_string(value_list({column}), '$[{i}]') AS DOUBLE)" for i in (0, 1))
     haversine = f"power(sin(radians({y} - ?) / 2), 2) + cos(radians(?)) * cos(radians({y})) * power(sin(radians({x} - ?) / 2), 2)"
-    distance = f"{2 * EARTH_RADIUS_MILES} * asin(sqrt(least(1, {haversine})))"
-    return Where(f"{distance} <= ?", (float(latitude), float(latitude), float(longitude), float(miles)))
+    half_angle = _nearest_double(miles) / (2 * EARTH_RADIUS_MILES)
+    most = math.sin(half_angle) ** 2 if half_angle < math.pi / 2 else math.inf  # no two points are farther apart
+    return Where(f"{haversine} <= ?", (float(latitude), float(latitude), float(longitude), most))
