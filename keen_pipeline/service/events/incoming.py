@@ -70,11 +70,6 @@ def micros_of(moment: datetime) -> int:
     return (moment - EPOCH) // _MICROSECOND
 
 
-def instant_of(micros: int) -> datetime:
-    """The aware UTC instant of microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=micros)
-
-
 def format_timestamp(moment: datetime) -> str:
     """The one form of the service's timestamps: milliseconds, or microseconds where there are any; UTC, `Z`."""
     digits = "microseconds" if moment.microsecond % 1000 else "milliseconds"

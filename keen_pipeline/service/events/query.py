@@ -94,20 +94,16 @@ def _ordered(column: str, operator: Operator, value: float) -> Where:
     """An exact comparison with a number of any size, as integers have more digits than a double, or a HUGEINT, can hold.
 
     Of a whole number the digits decide, and `x > 2.5` is `x > 2`. Any other is a double, and is compared with the one nearest to
-    the value asked for.
+    the value asked for. `x < value` is what is not `x >= value`.
     """
-    above = operator in (Operator.GT, Operator.GTE)
-    inclusive = operator in (Operator.GTE, Operator.LTE)
-    whole = math.floor(value) if above else math.ceil(value)
-    integers = _ordered_integer(column, ">" if above else "<", whole, inclusive=inclusive and whole == value)
-    double = _nearest_double(value)
-    exact = double == value
+    inclusive, negated = operator in (Operator.GTE, Operator.LT), "NOT " if operator in (Operator.LT, Operator.LTE) else ""
+    whole, double = math.floor(value), _nearest_double(value)
+    integers = _integer_above(column, whole, inclusive=inclusive and whole == value)
     # A value between two doubles equals none: `x > value` takes in the nearest one when that is above the value.
-    inclusive_double = inclusive if exact else (double > value) == above
-    sign = f"{'>' if above else '<'}{'=' if inclusive_double else ''}"
+    sign = ">=" if (inclusive if double == value else double > value) else ">"
     return Where(
-        f"CASE WHEN NOT is_number({column}) THEN false WHEN is_integer({column}) THEN {integers.sql}"
-        f" ELSE TRY_CAST({column} AS DOUBLE) {sign} ? END",
+        f"CASE WHEN NOT is_number({column}) THEN false WHEN is_integer({column}) THEN {negated}({integers.sql})"
+        f" ELSE {negated}(TRY_CAST({column} AS DOUBLE) {sign} ?) END",
         (*integers.parameters, double),
     )
 
@@ -119,20 +115,13 @@ def _nearest_double(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _ordered_integer(column: str, sign: str, value: int, *, inclusive: bool) -> Where:
+def _integer_above(column: str, value: int, *, inclusive: bool) -> Where:
     """Whole numbers as texts: of one sign the longer is the farther from 0, of one length the digits decide."""
-    equal = "=" if inclusive else ""
-    text = str(value)
-    positive = f"NOT starts_with({column}, '-')"
-    far, near = f"strlen({column}) > {len(text)}", f"strlen({column}) < {len(text)}"
-    same = f"strlen({column}) = {len(text)} AND {column}"
+    text, equal = str(value), "=" if inclusive else ""
+    positive, same = f"NOT starts_with({column}, '-')", f"strlen({column}) = {len(text)} AND {column}"
     if value >= 0:
-        if sign == ">":
-            return Where(f"{positive} AND ({far} OR ({same} >{equal} ?))", (text,))
-        return Where(f"NOT ({positive}) OR {near} OR ({same} <{equal} ?)", (text,))
-    if sign == ">":
-        return Where(f"{positive} OR {near} OR ({same} <{equal} ?)", (text,))
-    return Where(f"NOT ({positive}) AND ({far} OR ({same} >{equal} ?))", (text,))
+        return Where(f"{positive} AND (strlen({column}) > {len(text)} OR ({same} >{equal} ?))", (text,))
+    return Where(f"{positive} OR strlen({column}) < {len(text)} OR ({same} <{equal} ?)", (text,))
 
 
 def _texts_of(value: Any) -> list[str]:
