@@ -7,12 +7,14 @@ is the new one turned away.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from keen_pipeline.service.http.protocol import BoundedProtocol as Connection
 
+_log = logging.getLogger(__name__)
 _SILENT, _IDLE, _ASKING = "silent", "idle", "asking"
 
 
@@ -78,4 +80,8 @@ class Connections:
         """Let each close itself when it has stood still for too long; called about once a second."""
         now = time.monotonic()
         for connection in [one for neighbours in self._open.values() for one in neighbours]:
-            connection.look(now)
+            try:
+                connection.look(now)
+            except Exception:  # noqa: BLE001 - one connection must end neither the server nor the watch over the others
+                _log.exception("connection closed")
+                connection.abort()

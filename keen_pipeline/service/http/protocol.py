@@ -72,6 +72,8 @@ class BoundedProtocol(H11Protocol):
         self._body_since = None
         self._places.answered(self)
         super().on_response_complete()
+        if self._is_asking():  # the next request was there already
+            self._places.asks(self)
 
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
