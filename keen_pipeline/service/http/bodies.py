@@ -77,13 +77,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is outside the range of a double")
     return number
-
-
-def check_text(value: object, what: str = "body") -> None:
-    """Raises InvalidInputError for half of a surrogate pair in a text inside of a JSON value: it is no character."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError(f"{what}: holds half of a surrogate pair, which is no character", field=what) from None
-    except RecursionError:
-        raise InvalidInputError(f"{what}: nested too deep", field=what) from None

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.http.bodies import check_text, parse_json, read_body
+from keen_pipeline.service.http.bodies import parse_json, read_body
 from keen_pipeline.service.http.schemas import NAME, ref
 
 MAX_PROPERTY_NAMES = 1000
@@ -86,12 +86,22 @@ async def read_parameters(request: Request, known: Sequence[Parameter], *, with_
         pairs += given.items()
     parameters = _once(pairs)
     _check_known(parameters, known)
-    check_text(parameters)
+    _check_text(parameters)
     for name, value in parameters.items():
         size = len(value if isinstance(value, str) else json.dumps(value))
         if size > config.max_parameter_bytes:
             raise InvalidInputError(f"{name}: {size} bytes, the limit is {config.max_parameter_bytes}", field=name)
     return parameters
+
+
+def _check_text(value: object) -> None:
+    """Raises InvalidInputError for half of a surrogate pair in a text inside of a JSON value: it is no character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError("body: holds half of a surrogate pair, which is no character", field="body") from None
+    except RecursionError:
+        raise InvalidInputError("body: nested too deep", field="body") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -151,7 +161,7 @@ def _names_in(value: object) -> object:
             found = parse_json(value.encode())
         except InvalidInputError:
             return value
-        check_text(found)
+        _check_text(found)
         return found
     return value
 

@@ -16,13 +16,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from keen_pipeline.errors import NotFoundError
-from keen_pipeline.service.extractions.places import CHUNK_BYTES
 from keen_pipeline.service.http.lanes import RECORDS
 from keen_pipeline.service.http.operation import Call, Operation
 from keen_pipeline.service.http.parameters import SIGNED
 from keen_pipeline.service.http.schemas import refusal
 
 _GZIP = 16 + zlib.MAX_WBITS
+_CHUNK_BYTES = 256 * 1024
 _LEVEL = 1  # the network is the slow part
 _GONE = "this result is no longer kept; ask for a new extraction"
 
@@ -106,7 +106,7 @@ def _read(path: Path, start: int, size: int) -> Iterator[bytes]:
         raise NotFoundError(_GONE) from None
     with file:
         file.seek(start)
-        while chunk := file.read(min(size, CHUNK_BYTES)):
+        while chunk := file.read(min(size, _CHUNK_BYTES)):
             size -= len(chunk)
             yield chunk
 
