@@ -79,7 +79,6 @@ class EmbeddedService:
 
     @property
     def pid(self) -> int:
-        """The process id."""
         return self._process.pid
 
     def stop(self) -> None:

@@ -48,7 +48,6 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The bytes of a JSON value."""
         return dump_json(content).encode()
 
 

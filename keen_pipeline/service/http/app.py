@@ -70,7 +70,6 @@ class Resource:
         self.allow = ", ".join(sorted([*self._operations, "OPTIONS"]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         operation = self._operations.get(scope["method"])
         if operation is not None:
             call = Call(Request(scope, receive, send), operation)
@@ -103,7 +102,6 @@ class RequestLog:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         began, status, sent = time.monotonic(), 0, 0
 
         async def observe(message: Message) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from keen_pipeline.filters import Operator
@@ -17,13 +16,6 @@ _VARIABLE = re.compile(r"\{(\w+)\}")
 
 def document(operations: Sequence[Operation], base_url: str, project_id: str) -> dict[str, Any]:
     """The document of the service at `base_url`, which holds one project."""
-    made = _document(tuple(operations))
-    components = {**made["components"], "schemas": {**SCHEMAS, "ProjectId": {"enum": [project_id]}}}
-    return {**made, "components": components, "servers": [{"url": base_url}]}
-
-
-@lru_cache(maxsize=1)
-def _document(operations: tuple[Operation, ...]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         described = _described(operation)
@@ -42,8 +34,9 @@ def _document(operations: tuple[Operation, ...]) -> dict[str, Any]:
             "version": "3.0",
             "description": f"Filters: {', '.join(o.value for o in Operator)}, and `or` groups. Timeframes are half-open.",
         },
+        "servers": [{"url": base_url}],
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "securitySchemes": security},
+        "components": {"schemas": {**SCHEMAS, "ProjectId": {"enum": [project_id]}}, "securitySchemes": security},
         "security": [{"header": []}, {"query": []}],
     }
 

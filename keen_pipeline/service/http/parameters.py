@@ -14,7 +14,6 @@ from keen_pipeline.service.http.bodies import parse_json, read_body
 from keen_pipeline.service.http.schemas import NAME, ref
 
 MAX_PROPERTY_NAMES = 1000
-_ONE_NAME = {"type": "string", "minLength": 1}
 _OFTEN_ASKED = ("group_by", "interval", "order_by", "limit", "steps", "analyses", "zero_fill", "force_refresh")
 
 
@@ -37,14 +36,11 @@ FILTERS = Parameter("filters", ref("Filters"), in_address=ref("FiltersInAddress"
 TIMEFRAME = Parameter("timeframe", ref("Timeframe"), in_address=ref("RelativeTimeframe"))
 TIMEZONE = Parameter("timezone", ref("Timezone"))
 SELECTING = (FILTERS, TIMEFRAME, TIMEZONE)
-EMAILS = (
-    Parameter("email", ref("Email"), hidden=True),
-    Parameter("email_address", ref("Email"), hidden=True),
-)
+EMAILS = tuple(Parameter(name, ref("Email"), hidden=True) for name in ("email", "email_address"))
 EVENT_COLLECTION = Parameter("event_collection", ref("Collection"), required=True)
-TARGET = Parameter("target_property", NAME, required=True, in_address=_ONE_NAME)
-UNIQUE = Parameter("unique_property", NAME, required=True, in_address=_ONE_NAME)
-DISTINCT = Parameter("distinct_property", NAME, required=True, in_address=_ONE_NAME)
+TARGET, UNIQUE, DISTINCT = (
+    Parameter(name, NAME, required=True) for name in ("target_property", "unique_property", "distinct_property")
+)
 PERCENTILE = Parameter("percentile", {"type": "number", "minimum": 0, "maximum": 100}, required=True)
 LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100_000})
 # What Keen's clients send beside the query and this service has no use for: it answers from the events themselves.
@@ -57,12 +53,7 @@ EXTRACTING = (
     *SELECTING,
     Parameter("latest", {"type": "integer", "minimum": 1, "maximum": 10**12}),
     *EMAILS,
-    Parameter(
-        "property_names",
-        {"type": "array", "items": NAME, "minItems": 1},
-        in_address={"type": "array", "items": _ONE_NAME, "minItems": 1},
-        encoded=True,
-    ),
+    Parameter("property_names", {"type": "array", "items": NAME, "minItems": 1}, encoded=True),
     Parameter("content_type", {"enum": ["application/json", "text/csv"]}),
     Parameter("content_encoding", {"const": "gzip"}),
 )

@@ -81,7 +81,6 @@ class BoundedProtocol(H11Protocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It has read."""
         self._unread_since = None
         super().resume_writing()
 
@@ -93,7 +92,6 @@ class BoundedProtocol(H11Protocol):
         return self.conn.their_state is h11.SEND_BODY
 
     def abort(self) -> None:
-        """Close it at once."""
         self.transport.abort()
 
     def look(self, now: float) -> None:

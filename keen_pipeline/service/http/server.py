@@ -196,7 +196,6 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, and the fields that a call gives as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
