@@ -93,14 +93,7 @@ class EmbeddedService:
         self.stop()
 
 
-def start(
-    data: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    options: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-) -> EmbeddedService:
+def start(data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mapping[str, str] | None = None) -> EmbeddedService:
     """Start a service as a child in a process group of its own and wait until it answers.
 
     `port` 0: a free one. `options`: further arguments of `keen-pipeline serve`, for example `["--extraction-delay", "2"]`.
@@ -109,7 +102,7 @@ def start(
     Raises ConfigurationError with the child's own words where it gives up, ServiceUnavailableError after 30 seconds.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
-    options = ["--host", host, "--port", str(port), "--stop-with-stdin", *options]
+    options = ["--port", str(port), "--stop-with-stdin", *options]
     process = None
     try:
         process = _child(data, options, _environment() if env is None else dict(env), subprocess.PIPE, log)

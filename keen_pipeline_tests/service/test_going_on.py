@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import duckdb
@@ -334,6 +335,14 @@ def test_invented_methods_are_one_label(http: Http) -> None:
     text = http.request("GET", "/metrics", key=None).data.decode()
     assert 'method="other",status="405"' in text
     assert "INVENTED" not in text
+
+
+def test_a_gauge_that_cannot_be_read_hides_no_other_metric(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.records, "count_waiting", Mock(side_effect=ServiceUnavailableError("locked")))
+    lines = service.metrics.text().decode().splitlines()
+    assert "keen_extractions_waiting NaN" in lines
+    assert "keen_events_stored_total 1.0" in lines
+    assert "keen_extractions_running 0.0" in lines
 
 
 def test_the_bodies_of_all_requests_together_have_a_bound() -> None:

@@ -248,6 +248,6 @@ def split_v2(body: object) -> tuple[object, object]:
     if "keen" in inner:
         raise InvalidInputError("body.keen: the name keen belongs to the service", field="body.keen")
     header = body.get("header")
-    if header is not None and (not isinstance(header, Mapping) or set(header) - {"timestamp", "created_at", "id"}):
+    if header is not None and (not isinstance(header, Mapping) or set(header) - _GIVEN):
         raise InvalidInputError("header: must be an object with a timestamp", field="header")
     return inner, header or {}

@@ -28,7 +28,7 @@ _PAGE_HEADERS = {
     "Cache-Control": "no-store",
     "Vary": "Accept",
 }
-_LOOPBACK = ("127.0.0.1", "::1")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 async def root(call: Call) -> Response:
@@ -45,11 +45,15 @@ def _page() -> str:
 
 
 def _where_keys_are(call: Call) -> str:
-    """The path of the file with the keys, for somebody on this machine alone: it tells where things lie."""
-    client = call.request.client
-    if client is None or client.host not in _LOOPBACK or call.service.config.public_url is not None:
+    """The path of the file with the keys, for somebody on this machine alone: it tells where things lie.
+
+    A page of another origin may be read on this machine too, under a name of its own as well.
+    """
+    request, config = call.request, call.service.config
+    near = request.client is not None and request.client.host in _LOOPBACK and request.url.hostname in _LOOPBACK
+    if not near or "origin" in request.headers or config.public_url is not None:
         return f"{FILE_NAME} in the service's data folder"
-    path = str((call.service.config.data / FILE_NAME).resolve())
+    path = str((config.data / FILE_NAME).resolve())
     return path.replace("&", "&amp;").replace("<", "&lt;")
 
 
