@@ -36,7 +36,7 @@ class Metrics:
         self.mails = Counter("keen_mails", "Attempts to send a mail", ["outcome"], registry=self._registry)
         self._gauge("keen_extractions_waiting", "Extractions not finished", lambda: float(service.records.count_waiting()))
         self._gauge("keen_extractions_running", "Extractions being written", lambda: float(service.worker.running))
-        self._gauge("keen_events_unfolded_bytes", "Events that are in no segment yet", lambda: float(service.store.unfolded_bytes()))
+        self._gauge("keen_events_unfolded_bytes", "Events in no segment yet", lambda: float(service.store.unfolded_bytes()))
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         def value() -> float:
