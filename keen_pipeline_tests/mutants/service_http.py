@@ -123,7 +123,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_HTTP}/parameters.py",
         "if parameter.required and",
         "if False and",
-        _test("bad_input", "a_parameter_that_is_missing_or_out_of_its_range_is_named"),
+        _test("bad_input", "wrong_parameters"),
     ),
     # Going on.
     (f"{_HTTP}/lanes.py", "            cancellation.cancel()\n", "", _LEFT),
