@@ -8,11 +8,11 @@ from pydantic import Field
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import Targets, evaluation, given_up, landing_checks
-from keen_pipeline.defs.metadata import materialization
 from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.reports.checks import Targets, evaluation, given_up, landing_checks
+from keen_pipeline.defs.reports.metadata import materialization
+from keen_pipeline.defs.reports.told import failure
 from keen_pipeline.defs.resources import pipeline_of
-from keen_pipeline.defs.told import failure
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.lifecycle import Entry

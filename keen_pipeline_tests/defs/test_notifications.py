@@ -17,7 +17,7 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.notifications import KeenNotifications, notification_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, notification_sensors
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
-from keen_pipeline.defs.run import CsvAssetConfig
+from keen_pipeline.defs.assets.run import CsvAssetConfig
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.defs.preview import HEAD_BYTES, ROWS, preview
+from keen_pipeline.defs.reports.preview import HEAD_BYTES, ROWS, preview
 from keen_pipeline.landing import FileDestination
 from keen_pipeline_tests.landing.conftest import BytesSource
 

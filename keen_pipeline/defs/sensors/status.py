@@ -9,9 +9,9 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.checks import Keys, Targets, evaluation, landing_checks
-from keen_pipeline.defs.metadata import materialization, materializing_runs
-from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, tags_identity
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status, tags_identity
+from keen_pipeline.defs.reports.checks import Keys, Targets, evaluation, landing_checks
+from keen_pipeline.defs.reports.metadata import materialization, materializing_runs
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry, Land, Seen, decide
@@ -39,10 +39,9 @@ def extraction_status_sensor(
     job: dg.JobDefinition,
     collections: Sequence[Collection],
     keys: Keys,
-    *,
-    interval_seconds: int = INTERVAL_SECONDS,
-    running: bool = False,
-    partitions_per_run: int | None = None,
+    interval_seconds: int,
+    running: bool,
+    partitions_per_run: int | None,
 ) -> dg.SensorDefinition:
     """Every `interval_seconds`: one list call for each collection with open extractions, then runs that land what has finished.
 
@@ -56,7 +55,7 @@ def extraction_status_sensor(
         job=job,
         minimum_interval_seconds=interval_seconds,
         required_resource_keys=names.resources,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        default_status=sensor_status(running),
         description="Polls open extractions with one list call a collection and asks for the landing of all that finished.",
     )
     def extraction_status(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import Targets, audit, evaluation, freshness_evaluation, given_up, landing_checks
-from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.defs.partitions import is_before_start
+from keen_pipeline.defs.reports.checks import Targets, audit, evaluation, freshness_evaluation, given_up, landing_checks
+from keen_pipeline.defs.reports.metadata import materialization, materializing_runs
+from keen_pipeline.defs.reports.told import failure
 from keen_pipeline.defs.resources import KeenResource, pipeline_of
-from keen_pipeline.defs.told import failure
 from keen_pipeline.defs.translator import EXTRACTION_METADATA
 from keen_pipeline.errors import ConfigurationError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest

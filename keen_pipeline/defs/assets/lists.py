@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, identifier, key_of
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.defs.resources import pipeline_of
-from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.translator import COLLECTION_METADATA
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.layout import LATEST

@@ -12,8 +12,8 @@ import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.checks import Keys
-from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
+from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, ledger_of, pipeline_of
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
@@ -75,7 +75,7 @@ def notification_sensors(
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:
     """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
-    status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    status = sensor_status(running)
     return [_notifications_sensor(names, collections, keys, timezone, status, clock), _failures_sensor(names, keys, status, clock)]
 
 

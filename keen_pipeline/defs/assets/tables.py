@@ -7,10 +7,10 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
 from keen_pipeline.readers.types import TYPES, check_types
 from keen_pipeline.scope import DEFAULT_NAME
