@@ -39,13 +39,14 @@ class SqlLedger(LedgerSubmissions):
 
     @transaction
     def dispatch(self, connection: sa.Connection, entry_ids: Iterable[int], until: datetime) -> list[Entry]:
-        """A run has been asked to land these complete entries: nobody asks for another before `until`.
+        """A run will land these entries, which are at the service or complete: nobody asks for another before `until`.
 
         Answers those that nobody has claimed.
         """
         told: list[Entry] = []
+        to_land = entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value])
         for chunk in chunks(self._lock(connection, entry_ids)):
-            mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.COMPLETE.value, self._free_for(None))
+            mine = sa.and_(entries.c.id.in_(chunk), to_land, self._free_for(None))
             change = sa.update(entries).where(mine).values(due_at=until).returning(entries)
             told += [self._entry(row) for row in connection.execute(change)]
         return sorted(told, key=lambda entry: entry.entry_id)

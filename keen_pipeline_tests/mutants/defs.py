@@ -53,6 +53,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/run.py",
+        "            next_steps.keep()\n",
+        "",
+        f"{_EACH}::test_the_sensor_leaves_to_the_next_step_what_finishes_meanwhile",
+    ),
+    (
+        "keen_pipeline/defs/assets/run.py",
         "yield given_up(entry, self.keys[entry.request.collection])",
         "pass",
         f"{_GIVEN_UP}::test_a_run_of_the_asset_tells_what_it_gave_up",

@@ -18,6 +18,7 @@ from keen_pipeline.defs.reports.checks import Targets, audit, evaluation, freshn
 from keen_pipeline.defs.reports.metadata import materialization, materializing_runs
 from keen_pipeline.defs.reports.told import failure
 from keen_pipeline.defs.resources import KeenResource, pipeline_of
+from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS
 from keen_pipeline.defs.translator import EXTRACTION_METADATA
 from keen_pipeline.errors import ConfigurationError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest
@@ -44,6 +45,8 @@ from keen_pipeline.pipeline.freshness import freshness
 PROGRESS_SECONDS = 10.0
 # How long a step posts for the other collections of its run, so that they wait at the same time as its own.
 _POSTING_SECONDS = 30.0
+# How often a step keeps the sensor from landing what the next steps of its run are going to: more often than the sensor ticks.
+_KEEPING_SECONDS = 10.0
 # Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
 # key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
 NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
@@ -113,9 +116,10 @@ class _Step:
             for partition in before:
                 yield _before_start(self.keys[collection.name], collection, partition)
         created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)
+        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id)
         is_over = False
         try:
-            yield from self._events(pipeline, requests, keep, run_id)
+            yield from self._events(pipeline, requests, keep, run_id, next_steps)
             is_over = True
         finally:
             if not is_over:
@@ -131,7 +135,9 @@ class _Step:
     ) -> list[int]:
         """Ask for the other collections of this run too, so that all of them wait at the same time; answers the new intents."""
         created: list[int] = []
-        for collection in _others_of_the_run(self.context, self.name, self.keys):
+        others, is_one_over = _others_of_the_run(self.context, self.name, self.keys)
+        # The first steps ask for all; what one has landed or given up is not asked for again.
+        for collection in [] if is_one_over else others:
             requests, _ = _requests(pipeline, collection, partition_keys)
             submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
             created += [entry.entry_id for entry in submission.created]
@@ -141,13 +147,19 @@ class _Step:
         return created
 
     def _events(
-        self, pipeline: Pipeline, requests: list[ExtractionRequest], keep: Callable[[Entry], bool], run_id: str
+        self,
+        pipeline: Pipeline,
+        requests: list[ExtractionRequest],
+        keep: Callable[[Entry], bool],
+        run_id: str,
+        next_steps: "_NextSteps",
     ) -> Iterator[Any]:
         context = self.context
         targets = Targets(context.instance, self.keys)
         progress = _ProgressLog(context, pipeline)
         doing = f"run {context.run.run_id[:8]}, {context.op_execution_context.op.name}"
         for event in extract(pipeline, requests, doing=doing, keep=keep, run_id=run_id):
+            next_steps.keep()
             match event:
                 case Landed(entry, adopted):
                     key = self.keys[entry.request.collection]
@@ -221,24 +233,46 @@ def _before_start(key: dg.AssetKey, collection: Collection, partition: str) -> d
     return dg.AssetMaterialization(key, partition=partition, description=text, metadata={"keen/before_start_date": text})
 
 
-def _others_of_the_run(context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]) -> Iterator[Collection]:
-    """The collections of the same definitions that other steps of this run are going to land over the same partitions.
-
-    None once one of those steps is over: the first ones have asked for all, and what one has landed or given up is not asked again.
-    """
+def _others_of_the_run(
+    context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]
+) -> tuple[list[Collection], bool]:
+    """The collections of the same definitions that other steps of this run are going to land, and whether one of those is over."""
     selection = context.run.asset_selection or frozenset()
     graph = context.job_def.asset_layer.asset_graph if selection else None
-    others, steps = [], set()
+    others: dict[str, list[Collection]] = {}
     for key in sorted(selection - set(own.values())):
         node = graph.get(key) if graph is not None and graph.has(key) else None
         spec = node.to_asset_spec() if node is not None else None
         if node is not None and spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
-            steps.add(node.assets_def.node_def.name)
-            others.append(_collection_of(spec))
-    if others:
-        ended = {one.step_key for one in context.instance.get_run_step_stats(context.run.run_id) if one.end_time is not None}
-        if not ended & steps:
-            yield from (collection for collection in others if collection is not None)
+            collection = _collection_of(spec)
+            others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
+    stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
+    ended = {one.step_key for one in stats if one.end_time is not None}
+    return [collection for step, found in others.items() if step not in ended for collection in found], bool(ended & others.keys())
+
+
+class _NextSteps:
+    """Keeps what the other steps of this run wait for from the sensor, which would land it in a run of its own meanwhile.
+
+    Each partition would be told twice then: a backfill counts the events of its own runs alone.
+    """
+
+    def __init__(self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str) -> None:
+        self._step, self._pipeline, self._partition_keys, self._run_id = step, pipeline, partition_keys, run_id
+        self._kept_at: datetime | None = None
+
+    def keep(self) -> None:
+        """Dispatch it once more, if that is due; a run that dies keeps it for DISPATCH_SECONDS."""
+        ledger, now = self._pipeline.ledger, self._pipeline.clock.now()
+        if self._kept_at is not None and now - self._kept_at < timedelta(seconds=_KEEPING_SECONDS):
+            return
+        self._kept_at = now
+        others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
+        names = {collection.name for collection in others}
+        if names:
+            mine = [e for e in ledger.open_entries() if e.run_id == self._run_id and e.request.collection in names]
+            to_land = [e.entry_id for e in mine if e.request.partition_key in self._partition_keys]
+            ledger.dispatch(to_land, now + timedelta(seconds=DISPATCH_SECONDS))
 
 
 def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[datetime, str]:

@@ -30,7 +30,7 @@ MAX_ENTRIES_PER_RUN = 2000
 # Landing runs that may wait for a worker, those of this tick among them: to ask for a run takes a tick a third of a second, and
 # what a longer queue held would be asked for again before its turn came.
 MAX_WAITING_RUNS = 8
-# How long a run that was asked for may take to begin before another one is asked for; claims keep two from doing the same.
+# How long a run, or a run's next step, may take to begin before another run is asked for; claims keep two from doing the same.
 DISPATCH_SECONDS = 300.0
 
 
