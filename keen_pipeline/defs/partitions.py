@@ -34,6 +34,11 @@ def partitions_definition(collection: Collection, *, together_with: Sequence[Col
     return definition
 
 
+def when_landed() -> dg.AutomationCondition[Any]:
+    """A partition wakes when what it is made of lands, or lands anew; `eager()` alone looks at the latest one only."""
+    return dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+
+
 def is_before_start(collection: Collection, partition_key: str) -> bool:
     """Whether a partition of what is backfilled together lies before this collection's own start date.
 

@@ -101,6 +101,16 @@ def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap
     assert max(submitted) < min(completed)
 
 
+def test_a_neighbour_that_cant_be_asked_for_holds_nobody_up(make_place: MakePlace) -> None:
+    """Its mask needs a key that is not there: its own step says so, the others land."""
+    place = make_place(
+        collections=[Collection("logins", "2026-01-01"), Collection("purchases", "2026-01-01", mask={"body:text": "hash"})]
+    )
+    result = over_all_days(place.defs, place.instance, "keen/purchases", "keen/logins")
+    assert outcomes(result) == {"keen_logins": "STEP_SUCCESS", "keen_purchases": "STEP_FAILURE"}
+    assert place.materialized("keen/logins") == list(DAYS)
+
+
 def test_the_sensor_leaves_to_the_next_step_what_finishes_meanwhile(make_place: MakePlace) -> None:
     """With steps one after the other: a tick between them asks for no run of its own, which would tell each partition twice."""
     place = make_place(options=["--extraction-delay", "0.5"])
