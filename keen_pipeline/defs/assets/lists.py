@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
-from keen_pipeline.defs.names import Names, identifier, key_of
-from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.names import Names, key_of
+from keen_pipeline.defs.partitions import partitions_definition, when_landed
 from keen_pipeline.defs.resources import pipeline_of
-from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.translator import COLLECTION_METADATA
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.layout import LATEST
@@ -53,9 +53,7 @@ def unique_values_asset(
     names = Names(name)
     files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     key = dg.AssetKey([*files.path, "unique", property_name])
-    condition = dg.AutomationCondition.eager()
-    if partitioned:  # eager() alone wakes for the latest partition only
-        condition = condition.without(dg.AutomationCondition.in_latest_time_window())
+    condition = when_landed() if partitioned else dg.AutomationCondition.eager()
     values_of = dg.AssetOut(
         key=key,
         dagster_type=dg.Nothing,
@@ -68,7 +66,7 @@ def unique_values_asset(
     )
 
     @dg.multi_asset(
-        name=names.step(collection.name, prefix="list_") + f"_{identifier(property_name)}",
+        name=names.step(f"{collection.name} {property_name}", prefix="list_"),
         outs={"values": values_of},
         deps=[files],
         partitions_def=(partitions_def or partitions_definition(collection)) if partitioned else None,

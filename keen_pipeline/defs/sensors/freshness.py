@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.checks import Keys, freshness_evaluation
-from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.names import Names, sensor_status
+from keen_pipeline.defs.reports.checks import Keys, freshness_evaluation
 from keen_pipeline.defs.resources import ledger_of
 from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.settings import Settings
@@ -15,15 +15,17 @@ from keen_pipeline.settings import Settings
 INTERVAL_SECONDS = 60
 
 
-def freshness_sensor(names: Names, collections: Sequence[Collection], keys: Keys, *, running: bool = False) -> dg.SensorDefinition:
+def freshness_sensors(names: Names, collections: Sequence[Collection], keys: Keys, running: bool) -> list[dg.SensorDefinition]:
     """Every minute: the check `fresh` of each collection that has one, told to Dagster if its result is another than before."""
     watched = [collection for collection in collections if collection.fresh_within_hours is not None]
+    if not watched:
+        return []
 
     @dg.sensor(
         name=names.freshness_sensor,
         minimum_interval_seconds=INTERVAL_SECONDS,
         required_resource_keys=names.resources,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        default_status=sensor_status(running),
         description="Evaluates the check `fresh`: whether each partition has landed in time after its end.",
     )
     def fresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -39,4 +41,4 @@ def freshness_sensor(names: Names, collections: Sequence[Collection], keys: Keys
                 told[collection.name] = str(found)
         return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
 
-    return fresh
+    return [fresh]

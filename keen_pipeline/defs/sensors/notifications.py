@@ -12,8 +12,8 @@ import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.checks import Keys
-from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
+from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, ledger_of, pipeline_of
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
@@ -22,6 +22,7 @@ from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from keen_pipeline.ledger import SqlLedger
     from keen_pipeline.ledger.notices import Notice
 
 INTERVAL_SECONDS = 30
@@ -75,7 +76,7 @@ def notification_sensors(
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:
     """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
-    status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    status = sensor_status(running)
     return [_notifications_sensor(names, collections, keys, timezone, status, clock), _failures_sensor(names, keys, status, clock)]
 
 
@@ -105,11 +106,12 @@ def _notifications_sensor(
         pipeline = pipeline_of(context.resources, names.name)
         settings, channels, ledger = Settings.from_environment(), notifications.channels(), pipeline.ledger
         time = clock or ledger.clock
-        notices = SqlNotices(ledger.engine, clock=time)
+        of = _of(ledger)
+        notices = SqlNotices(ledger.engine, of=of, clock=time)
         local = time.now().astimezone(ZoneInfo(timezone))
         if f"{local:%H:%M}" >= notifications.time_of_day(settings):
             for channel in sorted(channels.names):
-                notices.plan(f"{names.name}/{_DIGEST}{local:%Y-%m-%d}", channel)
+                notices.plan(f"{of}{_DIGEST}{local:%Y-%m-%d}", channel)
         most_bytes = settings.digest_attachment_bytes if notifications.attachment_bytes is None else notifications.attachment_bytes
         ui_url = notifications.ui_url or settings.ui_url
 
@@ -121,7 +123,7 @@ def _notifications_sensor(
             digest = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
             attachments = attach(pipeline.destination, digest, most_bytes) if notice.channel == MAIL else []
             paths = {name: "/".join(key.path) for name, key in keys.items()}
-            return digest_message(digest, ui_url=ui_url, assets=paths, attachments=attachments)
+            return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
 
         sent, problems = deliver(notices, channels, write, time, seconds=SENDING_SECONDS)
         for what in sent:
@@ -149,7 +151,7 @@ def _failures_sensor(names: Names, keys: Keys, status: dg.DefaultSensorStatus, c
         cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
         for channel in sorted(notifications.channels().names):
             body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
-            notices.plan(f"{names.name}/failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
+            notices.plan(f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
         return None
 
     # A run failure sensor takes its resources as parameters, whose names are the keys: here they are the definitions' own.
@@ -168,6 +170,12 @@ def _failures_sensor(names: Names, keys: Keys, status: dg.DefaultSensorStatus, c
         default_status=status,
         description=f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}.",
     )(failures_sensor)
+
+
+def _of(ledger: "SqlLedger") -> str:
+    """What the names of this pipeline's notices begin with: two projects on one ledger may have definitions of one name."""
+    scope = ledger.scope
+    return f"{scope.name}/{hashlib.sha256(str(scope).encode()).hexdigest()[:8]}/"
 
 
 def _is_ours(run: dg.DagsterRun, names: Names, keys: Keys) -> bool:

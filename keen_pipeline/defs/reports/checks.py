@@ -1,7 +1,7 @@
 """The asset checks: `complete` (the service's count), `schema_drift`, `unexpected_size` and `fresh`.
 
 The first three belong to a partition and are evaluated where it lands; `fresh` belongs to a collection and is looked at by the
-sensor of `keen_pipeline.defs.freshness`. Every result names the materialization it is about, so that automation conditions like
+sensor `{name}_freshness`. Every result names the materialization it is about, so that automation conditions like
 `all_deps_blocking_checks_passed()` know for each partition whether it was checked.
 """
 
@@ -16,7 +16,7 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from keen_pipeline.collection import CheckPolicy, Collection, CountPolicy
-from keen_pipeline.defs.metadata import LANDING_KEY
+from keen_pipeline.defs.reports.metadata import LANDING_KEY
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict

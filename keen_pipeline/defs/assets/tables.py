@@ -7,10 +7,10 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
-from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.defs.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.partitions import partitions_definition, when_landed
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
 from keen_pipeline.readers.types import TYPES, check_types
 from keen_pipeline.scope import DEFAULT_NAME
@@ -89,10 +89,7 @@ def table_asset(
     names = Names(definitions)
     upstream = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     target = key or dg.AssetKey(["keen_tables", name])
-    condition = automation_condition or (
-        dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
-        & dg.AutomationCondition.all_deps_blocking_checks_passed()
-    )
+    condition = automation_condition or (when_landed() & dg.AutomationCondition.all_deps_blocking_checks_passed())
 
     @dg.asset(
         key=target,

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import BinaryIO
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.csv.grammar import RecordReader, is_null, value_of
 from keen_pipeline.landing.csv.stored import decompressed
@@ -30,8 +29,8 @@ def preview(files: LandedFiles, landing: Landing) -> str | None:
         with files.open(landing.uri) as file:
             read = _parquet_rows if encoding is Encoding.PARQUET else _csv_rows
             rows = [[_cell(value) for value in row[:COLUMNS]] for row in islice(read(file, encoding), ROWS)]
-    except (KeenPipelineError, OSError, EOFError):
-        return None  # the landing is proven and reported without it
+    except Exception:  # noqa: BLE001 - of a file that somebody has damaged since; the landing is proven and reported without it
+        return None
     names = [_cell(name) for name in landing.columns[:COLUMNS]]
     lines = [names, ["---"] * len(names), *rows]
     more = [f"{len(landing.columns) - COLUMNS} more columns"] if len(landing.columns) > COLUMNS else []

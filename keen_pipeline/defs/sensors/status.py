@@ -1,5 +1,6 @@
 """The sensor `{name}_extraction_status`: polls, posts what is due, and asks for landing runs; no run waits for Keen."""
 
+import hashlib
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,12 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.checks import Keys, Targets, evaluation, landing_checks
-from keen_pipeline.defs.metadata import materialization, materializing_runs
-from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, tags_identity
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status, tags_identity
+from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry, Land, Seen, decide
-from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due
+from keen_pipeline.pipeline import Pipeline, poll, post_due
 
 INTERVAL_SECONDS = 15
 # Dagster ends a tick after 60 s. No list call begins after the first figure, no POST after the second, and none of them takes
@@ -23,8 +23,6 @@ INTERVAL_SECONDS = 15
 POLLING_SECONDS = 15.0
 POSTING_SECONDS = 10.0
 CALL_SECONDS = 15.0
-# Outbox entries a tick reports: each asks the event log first, and has checks of its own.
-MAX_REPORTS_PER_TICK = 100
 # Entries of one landing run: bounds its config and how much one dead worker holds up.
 MAX_ENTRIES_PER_RUN = 2000
 # Landing runs that may wait for a worker, those of this tick among them: to ask for a run takes a tick a third of a second, and
@@ -39,10 +37,9 @@ def extraction_status_sensor(
     job: dg.JobDefinition,
     collections: Sequence[Collection],
     keys: Keys,
-    *,
-    interval_seconds: int = INTERVAL_SECONDS,
-    running: bool = False,
-    partitions_per_run: int | None = None,
+    interval_seconds: int,
+    running: bool,
+    partitions_per_run: int | None,
 ) -> dg.SensorDefinition:
     """Every `interval_seconds`: one list call for each collection with open extractions, then runs that land what has finished.
 
@@ -56,7 +53,7 @@ def extraction_status_sensor(
         job=job,
         minimum_interval_seconds=interval_seconds,
         required_resource_keys=names.resources,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
+        default_status=sensor_status(running),
         description="Polls open extractions with one list call a collection and asks for the landing of all that finished.",
     )
     def extraction_status(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
@@ -67,7 +64,7 @@ def extraction_status_sensor(
 
 
 class _Tick:
-    """One tick: report what a dead run left unreported, poll, post, and ask for runs."""
+    """One tick: poll, post, and ask for runs."""
 
     def __init__(
         self,
@@ -89,7 +86,6 @@ class _Tick:
         if not waiting and not ledger.outbox(limit=1) and not ledger.uncounted():
             return dg.SkipReason("no extraction is open")
         with pipeline.working(f"sensor {self.names.status_sensor}") as worker:
-            report_outbox(context.instance, pipeline, self.collections, self.keys)
             polled = poll(pipeline, waiting, seconds=POLLING_SECONDS)
             posted = post_due(pipeline, ledger.open_entries(status=Status.REQUESTED), worker.id, seconds=POSTING_SECONDS)
         for collection, problem in {**polled.problems, **posted.problems}.items():
@@ -117,10 +113,9 @@ class _Tick:
             for e in ledger.open_entries(status=Status.COMPLETE)
             if e.claimed_by is None and isinstance(decide(e, Seen(), now, limits), Land)
         ]
-        ended = [e for e in ledger.outbox(limit=MAX_ENTRIES_PER_RUN) if e.status is Status.ABANDONED]
-        # Their run died between landing and counting.
-        uncounted = [e for e in ledger.uncounted() if e.reported_at is not None or not e.is_partition]
-        return sorted((*complete, *ended, *uncounted), key=lambda entry: entry.entry_id)
+        # Ends that Dagster has not heard of, and landings whose run died before it told or counted them.
+        others = {e.entry_id: e for e in (*ledger.outbox(limit=MAX_ENTRIES_PER_RUN), *ledger.uncounted())}
+        return sorted((*complete, *others.values()), key=lambda entry: entry.entry_id)
 
     def _landing_runs(self, finished: Sequence[Entry], per_run: int, most: int) -> list[dg.RunRequest]:
         """Ask for the landing of what is finished by at most so many runs; the next tick doesn't ask for the same again."""
@@ -129,16 +124,18 @@ class _Tick:
         for entry in sorted(finished, key=lambda entry: entry.request.collection):
             alike[tags_identity(self.collections.get(entry.request.collection))].append(entry)
         parts = [entries[i : i + per_run] for entries in alike.values() for i in range(0, len(entries), per_run)]
-        until = self.pipeline.clock.now() + timedelta(seconds=DISPATCH_SECONDS)
-        requests = []
+        now, dispatch, requests = self.pipeline.clock.now(), timedelta(seconds=DISPATCH_SECONDS), []
         for part in parts[:most]:
-            told = self.pipeline.ledger.dispatch([e.entry_id for e in part if e.status is Status.COMPLETE], until)
+            told = self.pipeline.ledger.dispatch([e.entry_id for e in part if e.status is Status.COMPLETE], now + dispatch)
             others = [e for e in part if e.status is not Status.COMPLETE]
+            # Dagster takes one request of a key. The others can't be dispatched, so their key tells them apart for as long.
+            same = f"{[e.entry_id for e in others]} {now.timestamp() // DISPATCH_SECONDS}"
+            key = secrets.token_hex(8) if told else hashlib.sha256(same.encode()).hexdigest()[:16]
             if told or others:
-                requests.append(self._landing_run([*told, *others]))
+                requests.append(self._landing_run([*told, *others], key))
         return requests
 
-    def _landing_run(self, entries: Sequence[Entry]) -> dg.RunRequest:
+    def _landing_run(self, entries: Sequence[Entry], key: str) -> dg.RunRequest:
         names = sorted({e.request.collection for e in entries})
         config = {
             "entry_ids": [e.entry_id for e in entries],
@@ -147,34 +144,9 @@ class _Tick:
         }
         first = self.collections.get(entries[0].request.collection)
         (op,) = self.job.graph.node_defs
-        # Without counts or ends of others a second run of the same entries finds nothing to do: the key only tells runs apart.
         return dg.RunRequest(
-            run_key=secrets.token_hex(8),
+            run_key=key,
             job_name=self.job.name,
             run_config={"ops": {op.name: {"config": config}}},
             tags={**(dict(first.run_tags) if first is not None else {}), DEFINITIONS_TAG: self.names.name},
         )
-
-
-def report_outbox(instance: dg.DagsterInstance, pipeline: Pipeline, collections: Mapping[str, Collection], keys: Keys) -> int:
-    """Report landings whose run died between landing and reporting (or that had no run); answers how many.
-
-    With them their checks, so that downstream assets wake that wait for those: `complete` if it is counted, which the next landing
-    run does otherwise, and the others of `collections`. Entries of collections that are configured no more are nobody's asset.
-
-    The event log is asked first whether the event is there, so each landing is reported exactly once, also by a new ledger.
-    """
-    ledger, told = pipeline.ledger, list[Entry]()
-    for entry in ledger.outbox(limit=MAX_REPORTS_PER_TICK):
-        if entry.status is not Status.LANDED:
-            continue
-        key = keys.get(entry.request.collection)
-        if key is not None and not materializing_runs(instance, entry, key):
-            instance.report_runless_asset_event(materialization(entry, key, pipeline.destination))
-            told.append(entry)
-            if entry.counted_at is not None:
-                instance.report_runless_asset_event(evaluation(Targets(instance, keys), Counted(entry)))
-        ledger.reported([entry.entry_id])
-    for result in landing_checks(Targets(instance, keys, told), ledger, collections, told):
-        instance.report_runless_asset_event(result)
-    return len(told)

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import MaskMethod
-from keen_pipeline.defs.preview import preview
+from keen_pipeline.defs.reports.preview import preview
 from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import LandedFiles

@@ -12,15 +12,15 @@ from pydantic import Field
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import Targets, audit, evaluation, freshness_evaluation, given_up, landing_checks
-from keen_pipeline.defs.metadata import materialization, materializing_runs
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.defs.partitions import is_before_start
+from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation
+from keen_pipeline.defs.reports.metadata import materializing_runs
+from keen_pipeline.defs.reports.reporter import NOT_COUNTED, Reporter
 from keen_pipeline.defs.resources import KeenResource, pipeline_of
-from keen_pipeline.defs.sensors import DISPATCH_SECONDS
-from keen_pipeline.defs.told import failure
+from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS
 from keen_pipeline.defs.translator import EXTRACTION_METADATA
-from keen_pipeline.errors import ConfigurationError, PermanentError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
@@ -37,9 +37,9 @@ from keen_pipeline.pipeline import (
     partition_request,
     post_due,
     submit,
-    verdict,
 )
 from keen_pipeline.pipeline.freshness import freshness
+from keen_pipeline.pipeline.wait import Event
 
 # Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
 PROGRESS_SECONDS = 10.0
@@ -87,9 +87,6 @@ class _Step:
                 self.name = str(spec.metadata[DEFINITIONS_TAG])
         if not self.collections:
             raise ConfigurationError(f"{context.assets_def.node_def.name}: keen.run(context) is for assets made by @keen_assets")
-        self.failed: list[tuple[Entry, str]] = []
-        self.problems: list[str] = []
-        self.files: dict[str, Entry] = {}
 
     def audit(self, pipeline: Pipeline) -> Iterator[Any]:
         """The selected checks, of the partitions the run is for; of all that have landed if it is for none."""
@@ -109,6 +106,7 @@ class _Step:
         partition_keys = list(context.partition_keys)
         launched_at, run_id = _launch(context, pipeline)
         keep = _keep(context, launched_at, run_id)
+        step, progress = context.op_execution_context.op.name, _ProgressLog(context, pipeline)
         requests = []
         for collection in selected:
             asked, before = _requests(pipeline, collection, partition_keys)
@@ -117,16 +115,19 @@ class _Step:
                 yield _before_start(self.keys[collection.name], collection, partition)
         created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)
         next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id)
+        reporter = Reporter(context, pipeline, self.keys)
         is_over = False
         try:
-            yield from self._events(pipeline, requests, keep, run_id, next_steps)
+            for event in extract(pipeline, requests, doing=f"run {context.run.run_id[:8]}, {step}", keep=keep, run_id=run_id):
+                next_steps.keep()
+                yield from self._told(reporter, event, progress)
             is_over = True
         finally:
             if not is_over:
                 # Nobody asked the sensor to go on with what this run never submitted.
                 pipeline.ledger.withdraw(created)
-        if self.failed or self.problems:
-            raise failure(len(requests) - len(self.failed), self.failed, self.problems)
+        yield from self._checks(reporter, pipeline)
+        reporter.end(len(requests) - len(reporter.failed))
         for collection in selected:
             yield dg.MaterializeResult(asset_key=self.keys[collection.name], metadata=NO_SECOND_MATERIALIZATION)
 
@@ -138,73 +139,42 @@ class _Step:
         others, is_one_over = _others_of_the_run(self.context, self.name, self.keys)
         # The first steps ask for all; what one has landed or given up is not asked for again.
         for collection in [] if is_one_over else others:
-            requests, _ = _requests(pipeline, collection, partition_keys)
-            submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
-            created += [entry.entry_id for entry in submission.created]
+            try:
+                requests, _ = _requests(pipeline, collection, partition_keys)
+                submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
+            except KeenPipelineError as error:  # its own step fails by it, and no other one
+                self.context.log.info("%s is not asked for yet: %s", collection.name, error)
+            else:
+                created += [entry.entry_id for entry in submission.created]
         if created:
             with pipeline.working(f"run {self.context.run.run_id[:8]}, submitting") as worker:
                 post_due(pipeline, pipeline.ledger.entries(created), worker.id, seconds=_POSTING_SECONDS)
         return created
 
-    def _events(
-        self,
-        pipeline: Pipeline,
-        requests: list[ExtractionRequest],
-        keep: Callable[[Entry], bool],
-        run_id: str,
-        next_steps: "_NextSteps",
-    ) -> Iterator[Any]:
-        context = self.context
-        targets = Targets(context.instance, self.keys)
-        progress = _ProgressLog(context, pipeline)
-        doing = f"run {context.run.run_id[:8]}, {context.op_execution_context.op.name}"
-        for event in extract(pipeline, requests, doing=doing, keep=keep, run_id=run_id):
-            next_steps.keep()
-            match event:
-                case Landed(entry, adopted):
-                    key = self.keys[entry.request.collection]
-                    if not (adopted and _told_before(context, entry, key)):
-                        yield materialization(entry, key, pipeline.destination)
-                    self.files[entry.request.path] = entry
-                    targets.landed(entry)
-                    pipeline.ledger.reported([entry.entry_id])
-                case Ended(entry):
-                    self._fail(entry, entry.error or "unknown reason")
-                    yield given_up(entry, self.keys[entry.request.collection])
-                    pipeline.ledger.reported([entry.entry_id])
-                case Counted() as counted:
-                    yield evaluation(targets, counted)
-                    self._counted(counted)
-                case Progress():
-                    progress.tell(event)
-                case _:
-                    self._told(event)
-        yield from landing_checks(targets, pipeline.ledger, self.collections, list(self.files.values()))
+    def _told(self, reporter: Reporter, event: Event, progress: "_ProgressLog") -> Iterator[Any]:
+        match event:
+            case Landed(entry, adopted):
+                key = self.keys[entry.request.collection]
+                yield from reporter.landed(entry, is_known=adopted and _told_before(self.context, entry, key))
+            case Ended(entry):
+                yield from reporter.given_up(entry)
+            case Counted():
+                yield from reporter.counted(event)
+            case Progress():
+                progress.tell(event)
+            case Retrying(entry, follower, reason):
+                self.context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
+            case Stopped(entry, error):
+                reporter.fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
+            case Hindered(collection, error):
+                reporter.hindered(collection, NOT_COUNTED, error)
+
+    def _checks(self, reporter: Reporter, pipeline: Pipeline) -> Iterator[Any]:
+        yield from reporter.checks(self.collections)
         for watched in self.collections.values():
             if watched.fresh_within_hours is not None:
                 found = freshness(pipeline.ledger, watched, pipeline.clock.now(), mask_key=pipeline.mask_key)
                 yield freshness_evaluation(self.keys[watched.name], found)
-
-    def _told(self, event: Retrying | Stopped | Hindered) -> None:
-        match event:
-            case Retrying(entry, follower, reason):
-                self.context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
-            case Stopped(entry, error):
-                self._fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
-            case Hindered(collection, error):
-                self.context.log.warning("%s: what had landed can't be counted: %s", collection, error)
-                if isinstance(error, (ConfigurationError, PermanentError)):
-                    self.problems.append(f"{collection}: what had landed can't be counted: {error}")
-
-    def _counted(self, counted: Counted) -> None:
-        if counted.entry.is_whole is not True:
-            self.context.log.warning("%s", verdict(counted))
-        if counted.is_final_failure:
-            self.failed.append((counted.entry, verdict(counted)))
-
-    def _fail(self, entry: Entry, reason: str) -> None:
-        self.failed.append((entry, reason))
-        self.context.log.error("%s failed: %s", entry.request, reason)
 
 
 def _collection_of(spec: dg.AssetSpec) -> Collection | None:
