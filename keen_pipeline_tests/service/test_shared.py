@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -127,6 +128,29 @@ def test_a_writer_that_was_overtaken_changes_nothing(services: Services, monkeyp
     assert delete(slow, "shop", {"property_name": "n", "operator": "gte", "property_value": 5}) == 6
 
 
+def test_a_fold_that_ends_within_what_another_process_read_as_one_leaves_nothing_out(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folding, reading = services.open("folding"), services.open("reading")
+    folding.add_events("shop", [{"n": 1}])
+    tables = store_of(folding)._tables
+    published = tables.publish
+
+    def publish(name: str, files: Any) -> None:
+        for n in (2, 3, 4):
+            reading.add_events("shop", [{"n": n}])
+            if n != 2:
+                assert events(reading, "shop") == n  # one file of the appends 1 to 3, and one of the fourth
+        published(name, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "publish", publish)
+        store_of(folding).fold(collection_of(folding, "shop"))
+    assert events(reading, "shop") == events(folding, "shop") == 4
+    assert fold(reading, "shop") == 1
+    assert events(reading, "shop") == events(folding, "shop") == 4
+
+
 def test_two_deletes_beside_folds_leave_what_neither_asked_for(services: Services) -> None:
     pair = [services.open(name, fold_seconds=0.1) for name in ("one", "other")]
     for n in range(40):
@@ -154,32 +178,40 @@ def test_two_deletes_beside_folds_leave_what_neither_asked_for(services: Service
     assert events(pair[0], "shop") == events(pair[1], "shop") == 10 + 6
 
 
-def test_an_append_whose_answer_was_lost_is_there_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("away", [1, 3])
+def test_an_append_whose_answer_was_lost_is_there_once(services: Services, away: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`away`: the connections that end, that of the commit and those that ask what became of it."""
     service = services.open("one")
     service.add_events("shop", [{"n": 1}])
     usual = PostgresDatabase.transaction
-    lost = [0]
+    asked = [0]
 
-    def transaction(self: PostgresDatabase, lock: str | None = None) -> Any:
-        context = usual(self, lock)
+    @contextlib.contextmanager
+    def transaction(self: PostgresDatabase, lock: str | None = None) -> Iterator[Any]:
+        with usual(self, lock) as connection:
+            yield connection
+        asked[0] += 1
+        if asked[0] <= away:
+            raise CatalogueUnavailableError("the connection ended after the commit")
 
-        class Lost:
-            def __enter__(self) -> Any:
-                return context.__enter__()
-
-            def __exit__(self, *raised: Any) -> Any:
-                context.__exit__(*raised)
-                lost[0] += 1
-                if lost[0] == 1:
-                    raise CatalogueUnavailableError("the connection ended after the commit")
-
-        return Lost()
-
-    monkeypatch.setattr(PostgresDatabase, "transaction", transaction)
-    assert service.add_events("shop", [{"n": 2, "new": 1}]) == [None]
-    monkeypatch.setattr(PostgresDatabase, "transaction", usual)
-    assert lost[0] == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresDatabase, "transaction", transaction)
+        assert service.add_events("shop", [{"n": 2, "new": 1}]) == [None]
+    assert asked[0] == away + 1
     assert events(service, "shop") == 2
+
+
+def test_appends_that_were_swept_between_the_look_at_the_table_and_at_the_log_are_missed(
+    services: Services,
+) -> None:
+    service = services.open("one")
+    service.add_events("shop", [{"n": 1}])
+    log = collection_of(service, "shop").log
+    fold(service, "shop")
+    log.sweep(1, -1)
+    with pytest.raises(CatalogueUnavailableError, match="ask again"):
+        log.parts(0)
+    assert log.parts(1) == []
 
 
 def test_an_older_copy_of_the_database_gives_out_no_number_of_the_table_again(
@@ -250,13 +282,16 @@ def test_small_files_are_merged_and_the_cache_keeps_its_bound(services: Services
     again.close()
 
 
-def test_many_appends_are_read_as_few_files_and_none_is_left(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_appends_are_read_as_few_files_and_none_is_left(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("keen_pipeline.service.storage.shared.log.PART_BYTES", 1000)
     monkeypatch.setattr("keen_pipeline.service.storage.shared.log.MAX_PARTS", 4)
     service = services.open("one")
     for n in range(20):
         service.add_events("shop", [{"n": n}] * 3)
         assert events(service, "shop") == 3 * (n + 1)
+        assert len(rows(service, "shop", tmp_path / "out.csv")) == 3 * (n + 1)
     log = collection_of(service, "shop").log
     assert isinstance(log, SharedLog)
     lines = list((services.folder / "one" / "shared" / "log").iterdir())
