@@ -21,7 +21,7 @@ class ServiceConfig:
     `project_id`, `read_key`, `write_key`, `master_key`: made once and kept in `<data>/credentials.json` where None.
     `public_url`: the address in results URLs and mails where a proxy stands before the service, None: the caller's own.
     `extraction_delay`: seconds an extraction rests before it starts, so that clients can be tested (0 to 86400).
-    `results_uri`: where results are kept, any smart-open URI; None: `<data>/results`, or the shared storage.
+    `results_uri`: where results are kept; None: `<data>/results`, or the shared storage.
     `results_url_seconds`: lifetime of a signed results URL (1 to 604800). `retention_seconds`: how long results and their
     records are kept (1 to ten years). `max_concurrency`: extractions written at once (1 to 64). `max_queue`: extractions
     that may wait (1 to 1000000). `requests_per_minute`: per kind (extractions, queries); past it every request of the kind

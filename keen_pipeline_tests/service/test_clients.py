@@ -336,12 +336,11 @@ def test_a_parameter_that_is_absent_says_so_in_a_word(http: Http, collection: st
 def test_a_batch_keeps_what_could_be_stored_when_the_disk_is_full_for_the_rest(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from keen_pipeline.service.application import Service
     from keen_pipeline.service.config import ServiceConfig
-    from keen_pipeline.service.credentials import make_credentials
     from keen_pipeline.service.http.outcomes import store_batch
 
     config = ServiceConfig(data=data)
     data.mkdir()
-    service = Service(config, make_credentials(config), "http://127.0.0.1")
+    service = Service(config, "http://127.0.0.1")
     try:
         store = service.store.append
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from keen_pipeline.cli.shared_storage import SharedObjects
+from keen_pipeline.cli.storage_objects import StorageObjects
 from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB
-from keen_pipeline.service.extractions.queue import Turn
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
+from keen_pipeline.service.extractions import worker
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED, ExtractionRecords, Turn
 from keen_pipeline.service.storage import store, upkeep
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLog
-from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
 from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, store_of, until
@@ -269,7 +269,7 @@ def test_small_files_are_merged_and_the_cache_keeps_its_bound(services: Services
     assert [row["n"] for row in rows(service, "shop", tmp_path / "out.csv")] == [str(n) for n in range(10)]
     names = [f"events/shop/{file.name}" for file in merged]
     sizes = [file.bytes for file in merged]
-    objects = SharedObjects(str(services.storage))
+    objects = StorageObjects(str(services.storage))
     cache = FileCache(tmp_path / "cache", objects, max(sizes))
     cache.hold(names)
     assert cache.bytes == sum(sizes)
@@ -310,14 +310,10 @@ def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts
     earlier = services.open("earlier")
     earlier.add_events("shop", [{"n": 1}])
     services.close()
-    records = SharedExtractionRecords(database)
-    dead, other = SharedQueue(database, 2.0), SharedQueue(database, 2.0)
+    records, other = ExtractionRecords(database, 2.0), ExtractionRecords(database, 2.0)
     made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=10)
-    turn = dead.take(set(), set())
-    assert turn == Turn(made.id, 1, 0)
-    assert not isinstance(other.take(set(), set()), Turn)
-    dead.close()
-    other.close()
+    assert records.take_turn(()) == Turn(made.id, 1, 0)
+    assert other.take_turn(()) is None
     services.open("later")
     until(lambda: records.get(made.id).status == COMPLETE, "nobody took it over")  # type: ignore[union-attr]
     found = records.get(made.id)
@@ -327,18 +323,18 @@ def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts
     assert records.get(made.id) == found
 
 
-def test_turns_are_taken_once_and_renewed_while_they_last(database: PostgresDatabase) -> None:
-    records = SharedExtractionRecords(database)
+def test_turns_are_taken_once_and_held_while_they_are_renewed(database: PostgresDatabase) -> None:
+    processes = [ExtractionRecords(database, 1.0) for _ in range(3)]
     for _ in range(20):
-        records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
-    queues = [SharedQueue(database, 3.0) for _ in range(3)]
+        processes[0].create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
     taken: list[Turn] = []
 
-    def take(queue: SharedQueue) -> None:
-        while isinstance(turn := queue.take(set(), set()), Turn):
+    def take(process: ExtractionRecords) -> None:
+        while turn := process.take_turn(()):
             taken.append(turn)
 
-    threads = [threading.Thread(target=take, args=(queue,)) for queue in queues]
+    long = [ExtractionRecords(database, 60.0) for _ in range(3)]
+    threads = [threading.Thread(target=take, args=(process,)) for process in long]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -346,21 +342,39 @@ def test_turns_are_taken_once_and_renewed_while_they_last(database: PostgresData
     assert len({turn.extraction_id for turn in taken}) == len(taken) == 20
     held = "SELECT turn, held_until FROM extractions WHERE id = ?"
     (first,) = database.rows(held, [taken[0].extraction_id])
-    until(lambda: database.rows(held, [taken[0].extraction_id])[0]["held_until"] > first["held_until"], "it was not renewed")
-    assert database.rows(held, [taken[0].extraction_id])[0]["turn"] == first["turn"] == 1
-    for queue in queues:
-        queue.leave(taken[0])
-    queues[0].put_off(taken[0], 0)
-    assert queues[1].take(set(), set()) == Turn(taken[0].extraction_id, 2, 0)
-    for queue in queues:
-        queue.close()
-    until(lambda: isinstance(queues[2].take({taken[1].extraction_id}, set()), Turn), "no lease expired")
-    lost = database.rows("SELECT sum(lost) AS lost FROM extractions")
-    assert lost[0]["lost"] >= 1
+    for process in long:  # of which one has it
+        process.renew([taken[0]])
+    (later,) = database.rows(held, [taken[0].extraction_id])
+    assert later["held_until"] > first["held_until"]
+    assert later["turn"] == first["turn"] == 1
+    long[0].put_off(taken[0], 0)
+    for process in long:
+        process.renew([taken[0]])
+    assert processes[1].take_turn(()) == Turn(taken[0].extraction_id, 2, 0)
+    until(lambda: processes[2].take_turn([turn.extraction_id for turn in taken[1:]]), "no lease ended")
+    assert database.rows("SELECT lost FROM extractions WHERE id = ?", [taken[0].extraction_id])[0]["lost"] == 1
+
+
+def test_the_turn_of_a_slow_extraction_is_renewed_while_it_is_written(
+    services: Services, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = services.open("slow", lease_seconds=1)
+    services.open("other", lease_seconds=1)
+    service.add_events("shop", [{"n": 1}])
+    usual = worker.write_csv
+
+    def slow(*args: Any, **options: Any) -> int:
+        time.sleep(2.5)
+        return usual(*args, **options)
+
+    monkeypatch.setattr(worker, "write_csv", slow)
+    made = service.create_extraction("shop", {}, names="v2")
+    until(lambda: service.records.get(made.id).status == COMPLETE, "it did not end")  # type: ignore[union-attr]
+    assert database.rows("SELECT turn, lost FROM extractions") == [{"turn": 1, "lost": 0}]
 
 
 def test_an_extraction_that_ends_its_processes_is_given_up(services: Services, database: PostgresDatabase) -> None:
-    records = SharedExtractionRecords(database)
+    records = ExtractionRecords(database, 30.0)
     made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=1)
     database.rows("UPDATE extractions SET lost = 5, turn = 5")
     services.open("one")
@@ -417,7 +431,7 @@ def test_old_results_go_with_all_their_turns(services: Services, database: Postg
 
 
 def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: PostgresDatabase) -> None:
-    records = SharedExtractionRecords(database)
+    records = ExtractionRecords(database, 30.0)
     made = []
     for _ in range(12):
         one = records.create("shop", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=100)
@@ -426,8 +440,8 @@ def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: 
     claimed: list[str] = []
 
     def send() -> None:
-        while due := records.mails_due(records.now()):
-            claimed.extend(extraction.id for extraction in due)
+        while due := records.claim_mail(records.now()):
+            claimed.append(due.id)
 
     threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
@@ -436,10 +450,12 @@ def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: 
         thread.join()
     assert sorted(claimed) == sorted(made)
     later = records.now() + 121
-    (again,) = records.mails_due(later)
+    again = records.claim_mail(later)
+    assert again is not None
     assert again.message == "ab"
     records.mail_tried(again.id, "sent", later)
-    assert again.id not in [one.id for _ in range(11) for one in records.mails_due(later)]
+    rest = [records.claim_mail(later) for _ in range(12)]
+    assert again.id not in [one.id for one in rest if one is not None]
 
 
 def test_all_have_the_same_credentials(services: Services, tmp_path: Path) -> None:
@@ -473,7 +489,7 @@ def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: 
     until(lambda: service.records.get(made.id).status == COMPLETE, "no worker is left")  # type: ignore[union-attr]
 
 
-class Away(SharedObjects):
+class Away(StorageObjects):
     """A storage that takes nothing, as long as it is `away`."""
 
     away = False

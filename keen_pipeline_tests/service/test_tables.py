@@ -14,7 +14,8 @@ from deltalake import DeltaTable
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.storage.parts import DataFile, disk_name, name_on_disk
-from keen_pipeline.service.storage.shared.tables import SharedPlace, prove_one_winner, storage_options, table_root
+from keen_pipeline.service.storage.places import TablePlace
+from keen_pipeline.service.storage.shared.tables import prove_one_winner, storage_options, table_root
 from keen_pipeline.service.storage.tables import EMPTY, OvertakenError, Table
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
@@ -129,7 +130,7 @@ def test_a_storage_that_is_away_is_an_error_to_retry_and_soon(monkeypatch: pytes
         monkeypatch.setenv(name, value)
     options = storage_options("s3://bucket/root")
     assert {options[name] for name in ("timeout", "retry_timeout", "AWS_ALLOW_HTTP")} == {"30s", "20s", "true"}
-    table = Table(SharedPlace("s3://bucket/root/events/shop", {**options, "max_retries": "1"}), shared=True)
+    table = Table(TablePlace("s3://bucket/root/events/shop", {**options, "max_retries": "1"}, lambda version: None), shared=True)
     with pytest.raises(ServiceUnavailableError, match="can't be used now") as raised:
         table.state()
     assert raised.value.retry_after

@@ -9,14 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from keen_pipeline.errors import NotFoundError
-from keen_pipeline.service.extractions.places import CHUNK_BYTES
 from keen_pipeline.service.extractions.records import Extraction
+from keen_pipeline.service.extractions.results import CHUNK_BYTES
 from keen_pipeline.service.http.operation import Call
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -85,15 +84,8 @@ def _chunks(call: Call, name: str, start: int, end: int) -> Iterator[bytes]:
     """Bytes `start` to `end`; nothing for HEAD. The first are read at once, so that a lost result gets its 404."""
     if call.request.method == "HEAD":
         return iter(())
-    results = call.service.results
-    chunks = results.read(name, start, end - start) if results.is_remote else _read(results.path(name))
+    chunks = call.service.results.read(name, start, end - start)
     return chain([next(chunks, b"")], chunks)
-
-
-def _read(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
 
 
 def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from deltalake import DeltaTable
@@ -12,28 +13,10 @@ from deltalake.exceptions import DeltaError
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.event_log import log_numbers, sync_file, sync_folder
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk
+from keen_pipeline.service.storage.places import TablePlace
 from keen_pipeline.service.storage.tables import TableState, read_state
 
 _log = logging.getLogger(__name__)
-
-
-class FolderPlace:
-    """Where one table lies."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.options: dict[str, str] = {}
-        self.uri = str(folder)
-
-    def committed(self, version: int) -> None:
-        """Make what deltalake wrote private, and durable."""
-        log = self.folder / "_delta_log"
-        log.chmod(0o700)
-        for path in log.iterdir():
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-        sync_file(log / f"{version:020d}.json")
-        sync_folder(log)
 
 
 class FolderTables:
@@ -51,7 +34,7 @@ class FolderTables:
         found = (name_on_disk(path.name) for path in self._root.iterdir() if (path / "_delta_log").is_dir())
         return [name for name in found if name is not None]
 
-    def place(self, name: str) -> FolderPlace:
+    def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""
         folder = self._root / disk_name(name)
         if (folder / "_delta_log").is_dir():
@@ -59,7 +42,7 @@ class FolderTables:
         else:
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self._root)
-        return FolderPlace(folder)
+        return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         """Put written files where the table will look for them."""
@@ -78,6 +61,16 @@ class FolderTables:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+def _committed(log: Path, version: int) -> None:
+    """Make what deltalake wrote private, and durable."""
+    log.chmod(0o700)
+    for path in log.iterdir():
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    sync_file(log / f"{version:020d}.json")
+    sync_folder(log)
 
 
 def _check(folder: Path, logs: Path) -> None:

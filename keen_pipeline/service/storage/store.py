@@ -54,6 +54,11 @@ class Collection:
             state = self.table.state()
             return state, self.log.parts(state.watermark)
 
+    def folded(self, watermark: int) -> None:
+        """The logs up to a watermark are in the table. Whoever looks meanwhile, and saw the table before that, has them first."""
+        with self.looking:
+            self.log.folded(watermark)
+
 
 class Snapshot:
     """A collection at one moment. `columns`: names by path of every property. `segments`: where its events are, in order.
@@ -258,7 +263,7 @@ class EventStore:
                     break
                 chosen.append(log)
             if not chosen:
-                collection.log.folded(state.watermark)
+                collection.folded(state.watermark)
                 return False
             made = self._files.fold(chosen)
             try:
@@ -268,7 +273,7 @@ class EventStore:
             except BaseException:
                 self._discard([made])
                 raise
-            collection.log.folded(watermark[1])
+            collection.folded(watermark[1])
             return True
 
     def merge(self, collection: Collection) -> bool:

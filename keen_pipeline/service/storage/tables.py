@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -25,6 +24,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.engine import RETRY_SECONDS, DiskFullError
 from keen_pipeline.service.storage.parts import DataFile, column_order
+from keen_pipeline.service.storage.places import TablePlace
 
 COMMIT_TRIES = 10
 CHECKPOINT_COMMITS = 50
@@ -53,24 +53,6 @@ class TableState:
 
 
 EMPTY = TableState(-1, 0, (), {})
-
-
-class TablePlace(Protocol):
-    """Where a table lies."""
-
-    @property
-    def uri(self) -> str:
-        """For deltalake."""
-        ...
-
-    @property
-    def options(self) -> dict[str, str]:
-        """What deltalake is told of the storage."""
-        ...
-
-    def committed(self, version: int) -> None:
-        """A commit was made."""
-        ...
 
 
 class Table:

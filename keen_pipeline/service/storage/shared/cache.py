@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
-from keen_pipeline.service.storage.shared.objects import ObjectStore
+from keen_pipeline.service.storage.places import ObjectStore
 
 _FETCHERS = 4
 _MAGIC = b"PAR1"
