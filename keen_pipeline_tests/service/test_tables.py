@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.storage.parts import DataFile, disk_name, name_on_disk
@@ -82,10 +83,11 @@ def test_deltalake_refuses_a_stale_transaction_and_a_file_that_is_gone(place: Pl
     other = Table(place, shared=False)
     other.commit(add=[write(place, "000000000002-b.parquet", [2])], watermark=(1, 2))
     other.commit(remove=[one])
-    state = table.state()
     again = write(place, "000000000002-c.parquet", [2])
-    assert not table._try(stale[0], state, [again], [], 2, {})
-    assert not table._try(stale[1], state, [], [one], None, {})
+    with pytest.raises(CommitFailedError):
+        table._commit(stale[0], [again], [], 2, {})
+    with pytest.raises(CommitFailedError):
+        table._commit(stale[1], [], [one], None, {})
 
 
 def test_files_stand_in_order_of_their_logs_however_many_there_are(place: Place) -> None:

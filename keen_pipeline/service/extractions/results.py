@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keen_pipeline.errors import AuthenticationError, NotFoundError, ResultsExpiredError
-from keen_pipeline.service.storage.event_log import sync_file, sync_folder
+from keen_pipeline.service.storage.event_log import sync
 from keen_pipeline.service.storage.places import ObjectStore
 
 CHUNK_BYTES = 256 * 1024
@@ -59,9 +59,9 @@ class Results:
             self._objects.put(self._object(name), part)
             part.unlink()
             return size
-        sync_file(part)
+        sync(part)
         part.rename(self.path(name))
-        sync_folder(self._folder)
+        sync(self._folder)
         return size
 
     def read(self, name: str, start: int, size: int) -> Iterator[bytes]:

@@ -10,9 +10,7 @@ from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.extractions.results import Results
 from keen_pipeline.service.limits import RequestLimit, RequestsPerMinute
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.event_log import FileLogs
 from keen_pipeline.service.storage.files import EventFiles
-from keen_pipeline.service.storage.folder import FolderTables
 from keen_pipeline.service.storage.layout import open_layout
 from keen_pipeline.service.storage.places import Database, Logs, ObjectStore, Tables
 from keen_pipeline.service.storage.state import SqliteDatabase
@@ -42,10 +40,9 @@ class Backend:
 def one_folder(config: ServiceConfig, engine: Engine, results: ObjectStore | None = None) -> Backend:
     """Everything in the data folder, except `results` where they are kept elsewhere."""
     credentials = make_credentials(config)
-    layout = open_layout(config.data, engine, config.max_properties)
+    tables, logs = open_layout(config.data, engine, config.max_properties)
     database = SqliteDatabase(config.data / "state.db")
-    tables = FolderTables(layout.events, layout.logs, layout.work)
-    store, upkeep = open_store(config, engine, tables, FileLogs(layout.logs, config.max_properties))
+    store, upkeep = open_store(config, engine, tables, logs)
     return Backend(
         credentials,
         database,

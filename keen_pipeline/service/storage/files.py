@@ -20,7 +20,7 @@ import duckdb
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import Engine, own_errors, sql_text
-from keen_pipeline.service.storage.event_log import sync_file
+from keen_pipeline.service.storage.event_log import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
 
 MERGE_COUNT = 8
@@ -165,7 +165,7 @@ class EventFiles:
                 rows = f"SELECT {', '.join(['t', *present])} FROM {source}"
                 cursor.execute(f"COPY ({rows}) TO {sql_text(str(path))} ({options})", parameters)
                 path.chmod(0o600)
-                sync_file(path)
+                sync(path)
                 row = cursor.execute(f"SELECT count(*), min(t), max(t) FROM read_parquet({sql_text(str(path))})").fetchone()
             assert row is not None
             _check_number(path, row[0], events)
