@@ -274,9 +274,18 @@ def test_small_files_are_merged_and_the_cache_keeps_its_bound(services: Services
     cache.hold(names)
     assert cache.bytes == sum(sizes)
     assert all(cache.path(name).exists() for name in names)
-    cache.release(names)
+    cache.path(names[0]).unlink()  # as somebody who tidies up would
+    cache.hold(names)
+    assert all(cache.path(name).exists() for name in names)
+    for _ in range(2):
+        cache.release(names)
     assert cache.bytes <= max(sizes)
     cache.close()
+    cache.path(names[0]).write_bytes(b"PAR1" + bytes(100))  # as a machine without power would leave it
+    after = FileCache(tmp_path / "cache", objects, max(sizes))
+    after.hold(names[:1])
+    assert cache.path(names[0]).stat().st_size == sizes[0]
+    after.close()
     again = FileCache(tmp_path / "cache", objects, 0)
     assert list((tmp_path / "cache").glob("*.parquet")) == []
     again.close()

@@ -64,10 +64,11 @@ class Selection:
 def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[int, set[str]]:
     """The number of events of a selection, and the columns that they have. Reads only what is not known of whole segments."""
     covered, doubtful = selection.split()
+    present = set(selection.snapshot.facts(covered).kinds)  # looked at first, as reading the others holds memory from then on
     columns = sorted(selection.snapshot.facts(doubtful).kinds)
     events, *counts = _count(cursor, selection, doubtful, columns)
-    present = {column for column, number in zip(columns, counts, strict=True) if number}
-    return events + sum(segment.events for segment in covered), present | set(selection.snapshot.facts(covered).kinds)
+    present |= {column for column, number in zip(columns, counts, strict=True) if number}
+    return events + sum(segment.events for segment in covered), present
 
 
 def count(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> int:

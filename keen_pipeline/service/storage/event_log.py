@@ -175,8 +175,6 @@ class FileLog:
 class FileLogs:
     """The logs of all collections, in one folder each. `max_properties`: of one collection."""
 
-    shared = False
-
     def __init__(self, folder: Path, max_properties: int) -> None:
         self._folder = folder
         self._max_properties = max_properties
