@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,12 +23,13 @@ from keen_pipeline.service.config import MIB
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED, ExtractionRecords, Turn
 from keen_pipeline.service.storage import store, upkeep
+from keen_pipeline.service.storage.parts import LogPart
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLog
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
-from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, store_of, until
+from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, n_of, store_of, until
 from keen_pipeline_tests.service.stores import number as events
 
 
@@ -149,6 +151,40 @@ def test_a_fold_that_ends_within_what_another_process_read_as_one_leaves_nothing
     assert events(reading, "shop") == events(folding, "shop") == 4
     assert fold(reading, "shop") == 1
     assert events(reading, "shop") == events(folding, "shop") == 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_however_reads_and_folds_of_several_processes_follow_each_other_every_append_is_read_once(
+    services: Services, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process looks at what is there, and commits a fold of some of it at some later time, perhaps after another's."""
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.log.MAX_PARTS", 4)
+    chance = random.Random(seed)
+    processes = [services.open(name) for name in ("one", "other", "third")]
+    processes[0].add_events("shop", [{"n": 0}])
+    begun: dict[int, tuple[int, list[LogPart]]] = {}
+    acknowledged = 1
+    for _ in range(60):
+        number = chance.randrange(len(processes))
+        process, collection = processes[number], collection_of(processes[number], "shop")
+        step = chance.choice(["append", "append", "read", "read", "begin", "commit"])
+        if step == "append":
+            process.add_events("shop", [{"n": acknowledged}])
+            acknowledged += 1
+        elif step == "read":
+            assert n_of(process, "shop") == list(range(acknowledged)), (seed, number)
+        elif step == "begin":
+            state, logs = collection.look()
+            begun[number] = (state.watermark, logs[: chance.randint(1, max(len(logs), 1))])
+        elif begun.get(number, (0, []))[1]:
+            watermark, logs = begun.pop(number)
+            made = store_of(process)._files.fold(logs)
+            store_of(process)._tables.publish("shop", [made])
+            with contextlib.suppress(OvertakenError):
+                change = (watermark, logs[-1].last_number)
+                collection.table.commit(add=[made], watermark=change, columns=collection.log.columns)
+    for process in processes:
+        assert n_of(process, "shop") == list(range(acknowledged)), seed
 
 
 def test_two_deletes_beside_folds_leave_what_neither_asked_for(services: Services) -> None:
@@ -485,6 +521,12 @@ def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: 
     service.add_events("shop", [{"n": 1}])
     name = postgres_url.rsplit("/", 1)[1].split("?")[0]
     with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # as a standby is after a failover
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(2):
+            with pytest.raises(CatalogueUnavailableError):
+                service.add_events("shop", [{"n": 2}])
+        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         with pytest.raises(CatalogueUnavailableError):

@@ -1,6 +1,6 @@
 """The records of extractions in the database: what was asked, how it stands, whether its mail went out."""
 
-# ruff: noqa: S608 - only question marks are put together here, everything is bound
+# ruff: noqa: S608 - only names of columns and question marks are put together here, everything is bound
 from __future__ import annotations
 
 import json
@@ -140,30 +140,27 @@ class ExtractionRecords:
     ) -> Extraction:
         """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
         extraction_id = secrets.token_hex(12)
-        bounds = (format_instant(timeframe.start), format_instant(timeframe.end)) if timeframe else (None, None)
-        wire = json.dumps([condition.to_wire() for condition in filters])
+        row = {
+            "id": extraction_id,
+            "collection": collection,
+            "names": names,
+            "filters": json.dumps([condition.to_wire() for condition in filters]),
+            "start_time": format_instant(timeframe.start) if timeframe else None,
+            "end_time": format_instant(timeframe.end) if timeframe else None,
+            "email": email,
+            "status": NOT_STARTED,
+            "created": now,
+            "not_before": now + delay,
+            "mail_status": MAIL_PENDING if email else None,
+            "options": json.dumps(asdict(shape)),
+        }
         with self._database.transaction("queue") as connection:
             counted = connection.execute("SELECT count(*) AS waiting FROM extractions WHERE status = ?", [NOT_STARTED])
             waiting = counted.fetchone()["waiting"]
             if waiting >= max_queue:
                 raise RateLimitedError(f"{waiting} extractions wait already; ask again later", retry_after=QUEUE_RETRY_SECONDS)
-            connection.execute(
-                "INSERT INTO extractions (id, collection, names, filters, start_time, end_time, email, status, created, not_before,"
-                " mail_status, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    extraction_id,
-                    collection,
-                    names,
-                    wire,
-                    *bounds,
-                    email,
-                    NOT_STARTED,
-                    now,
-                    now + delay,
-                    MAIL_PENDING if email else None,
-                    json.dumps(asdict(shape)),
-                ],
-            )
+            marks = ", ".join("?" * len(row))
+            connection.execute(f"INSERT INTO extractions ({', '.join(row)}) VALUES ({marks})", list(row.values()))
         made = self.get(extraction_id)
         assert made is not None
         return made
@@ -288,20 +285,8 @@ def extraction_of(row: Any) -> Extraction:
     options = json.loads(row["options"])
     names = options.get("property_names")
     return Extraction(
-        id=row["id"],
-        collection=row["collection"],
-        names=row["names"],
+        **{name: row[name] for name in Extraction.__dataclass_fields__ if name not in ("filters", "timeframe", "shape")},
         filters=parse_filters(row["filters"]),
         timeframe=Timeframe(parse_instant(start), parse_instant(end)) if start is not None else None,
-        email=row["email"],
-        status=row["status"],
-        created=row["created"],
-        finished=row["finished"],
-        events=row["events"],
-        bytes=row["bytes"],
-        message=row["message"],
-        mail_status=row["mail_status"],
-        mail_attempts=row["mail_attempts"],
         shape=Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False)),
-        turn=row["turn"],
     )

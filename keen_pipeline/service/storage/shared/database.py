@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -141,8 +141,10 @@ class PostgresDatabase:
                 yield ours
             finally:
                 if ours:
-                    with suppress(psycopg.Error):  # a connection that is gone holds nothing
+                    try:
                         connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+                    except psycopg.Error:
+                        connection.close()  # one that is gone holds nothing
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """All rows of one statement, which is a transaction of its own."""
@@ -163,7 +165,7 @@ class PostgresDatabase:
         try:
             connection = self._take()
             yield connection
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:  # the last: a standby, read only
             if connection is None or connection.closed:
                 self._distrust()
             code = f", {error.sqlstate}" if error.sqlstate else ""
