@@ -15,7 +15,6 @@ from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.config import MIB, ServiceConfig
-from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.events.incoming import EventEncoder, split_v2
 from keen_pipeline.service.extractions.csv_export import Selection, count
 from keen_pipeline.service.extractions.mail import Mailer, completion_message
@@ -37,12 +36,10 @@ class Service:
     def __init__(
         self,
         config: ServiceConfig,
-        credentials: Credentials,
         local_url: str,
-        open_backend: Callable[[ServiceConfig, Credentials, Engine], Backend] = one_folder,
+        open_backend: Callable[[ServiceConfig, Engine], Backend] = one_folder,
     ) -> None:
         self.config = config
-        self.credentials = credentials
         self.local_url = local_url
         self.last_request = time.monotonic()
         self.open_requests = 0
@@ -50,14 +47,14 @@ class Service:
         self.mail_limit = RequestsPerMinute(config.mails_per_minute)
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
-        self.backend = open_backend(config, credentials, self.engine)
+        self.backend = open_backend(config, self.engine)
+        self.credentials = self.backend.credentials
         self.store, self.records, self.results = self.backend.store, self.backend.records, self.backend.results
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,
             self.engine,
             self.records,
-            self.backend.queue,
             self.results,
             threads=config.max_concurrency,
             retention_seconds=config.retention_seconds,
@@ -81,9 +78,7 @@ class Service:
         self.engine.close()
         self.worker.close()
         self.mailer.close()
-        self.store.close()
-        self.backend.queue.close()
-        self.backend.database.close()
+        self.backend.close()
 
     def count_request(self, kind: str) -> None:
         """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""

@@ -27,7 +27,7 @@ class ServiceConfig:
     `project_id`, `read_key`, `write_key`, `master_key`: made once and kept in `<data>/credentials.json` where None.
     `public_url`: the address in results URLs and mails where a proxy stands before the service, None: the caller's own.
     `extraction_delay`: seconds an extraction rests before it starts, so that clients can be tested.
-    `results_uri`: where results are kept, any smart-open URI; None: `<data>/results`, or the shared storage.
+    `results_uri`: where results are kept; None: `<data>/results`, or the shared storage.
     `results_url_seconds`: lifetime of a signed results URL. `retention_seconds`: how long results and their records are kept.
     `max_concurrency`: extractions written at once. `max_queue`: extractions that may wait. `requests_per_minute`: per kind
     (extractions, queries); past it every request of the kind is refused for a minute; None: off.

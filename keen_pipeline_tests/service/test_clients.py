@@ -341,12 +341,11 @@ def test_a_batch_keeps_what_could_be_stored_when_the_rest_could_not(
 ) -> None:
     from keen_pipeline.service.application import Service
     from keen_pipeline.service.config import ServiceConfig
-    from keen_pipeline.service.credentials import make_credentials
     from keen_pipeline.service.http.resources.events import store_batch
 
     config = ServiceConfig(data=data)
     data.mkdir()
-    service = Service(config, make_credentials(config), "http://127.0.0.1")
+    service = Service(config, "http://127.0.0.1")
     try:
         store = service.store.append
 

@@ -23,7 +23,6 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
 from keen_pipeline.service.http import lanes
@@ -39,7 +38,7 @@ from keen_pipeline_tests.service.http_client import Http
 def service(data: Path) -> Iterator[Service]:
     data.mkdir()
     config = ServiceConfig(data=data, max_concurrency=1)
-    made = Service(config, make_credentials(config), "http://127.0.0.1")
+    made = Service(config, "http://127.0.0.1")
     made.add_event("purchases", {"a": 1}, version="v3")
     yield made
     made.close()

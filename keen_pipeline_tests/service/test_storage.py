@@ -284,6 +284,38 @@ def test_unique_values_are_counted_however_many(folder: Place, monkeypatch: pyte
             analyses.unique_values(cursor, selection, "n", MIB)
 
 
+def test_a_fold_that_ends_between_a_reader_s_look_at_the_table_and_at_the_log_hides_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = place.open()
+    service.add_events("shop", [{"n": 1}, {"n": 2}])
+    table = collection_of(service, "shop").table
+    folding = threading.Thread(target=fold, args=[service, "shop"])
+    written, looked = threading.Event(), threading.Event()
+    commit, state = table.commit, table.state
+
+    def commit_once_looked(**changes: Any) -> None:
+        written.set()
+        assert looked.wait(20)
+        commit(**changes)
+
+    def state_before_the_commit() -> Any:
+        seen = state()
+        if threading.current_thread() is not folding and not looked.is_set():
+            looked.set()
+            until(lambda: state().watermark == 1, "it was not folded")
+            folding.join(0.5)
+        return seen
+
+    monkeypatch.setattr(table, "commit", commit_once_looked)
+    folding.start()
+    assert written.wait(20)
+    monkeypatch.setattr(table, "state", state_before_the_commit)
+    assert n_of(service, "shop") == [1, 2]
+    folding.join()
+    assert n_of(service, "shop") == [1, 2]
+
+
 def test_small_files_are_merged_and_replaced_ones_stay_for_a_while(place: Place) -> None:
     service = place.open()
     for n in range(9):

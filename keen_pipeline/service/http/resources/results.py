@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -22,9 +21,7 @@ from keen_pipeline.service.http.parameters import SIGNED
 from keen_pipeline.service.http.schemas import refusal
 
 _GZIP = 16 + zlib.MAX_WBITS
-_CHUNK_BYTES = 256 * 1024
 _LEVEL = 1  # the network is the slow part
-_GONE = "this result is no longer kept; ask for a new extraction"
 
 
 async def result(call: Call) -> Response:
@@ -34,7 +31,7 @@ async def result(call: Call) -> Response:
     service.results.check(extraction_id, query.get("expires", ""), query.get("signature", ""))
     record = await call.run(RECORDS, lambda: service.records.get(extraction_id))
     if record is None or record.bytes is None:
-        raise NotFoundError(_GONE)
+        raise NotFoundError("this result is no longer kept; ask for a new extraction")
     as_file = call.operation.path.endswith(".gz")  # as the mail of an extraction with `content_encoding=gzip` links it
     coded = not as_file and "range" not in request.headers and _accepts_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{extraction_id}{".gz" if as_file else "-gzip" if coded else ""}"'  # a result never changes under its id
@@ -93,22 +90,9 @@ def _range(text: str, size: int) -> tuple[int, int] | None:
 
 def _chunks(call: Call, name: str, start: int, end: int) -> Iterator[bytes]:
     """Bytes `start` to `end`; nothing for HEAD. The first are read at once, so that a lost result gets its 404."""
-    results = call.service.results
-    chunks = results.read(name, start, end - start) if results.is_remote else _read(results.path(name), start, end - start)
+    chunks = call.service.results.read(name, start, end - start)
     first = next(chunks, b"")
     return iter(()) if call.request.method == "HEAD" else chain([first], chunks)
-
-
-def _read(path: Path, start: int, size: int) -> Iterator[bytes]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise NotFoundError(_GONE) from None
-    with file:
-        file.seek(start)
-        while chunk := file.read(min(size, _CHUNK_BYTES)):
-            size -= len(chunk)
-            yield chunk
 
 
 def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
