@@ -150,7 +150,7 @@ def _manifests(settings: Settings) -> str:
     destination = open_destination(settings.destination, settings.destination_options)
     ledger = open_ledger(settings.ledger_url, scope_of(settings, destination.uri))
     found = [one.manifest for one in all_of(destination, most=_MANIFESTS) if one.manifest is not None]
-    mine = {manifest.token: manifest for manifest in found if manifest.is_of(ledger.scope)}
+    mine = {manifest.entry.token: manifest.entry for manifest in found if manifest.is_of(ledger.scope)}
     unknown = sorted(mine[token].request.path for token in set(mine) - ledger.known_tokens(mine))
     if unknown:
         raise ConfigurationError(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
-from keen_pipeline.defs.run import CsvAssetConfig
+from keen_pipeline.defs.assets.run import CsvAssetConfig
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
@@ -99,6 +99,16 @@ def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap
     completed = [e.completed_at for e in first if e.completed_at is not None]
     assert len(submitted) == 8
     assert max(submitted) < min(completed)
+
+
+def test_a_neighbour_that_cant_be_asked_for_holds_nobody_up(make_place: MakePlace) -> None:
+    """Its mask needs a key that is not there: its own step says so, the others land."""
+    place = make_place(
+        collections=[Collection("logins", "2026-01-01"), Collection("purchases", "2026-01-01", mask={"body:text": "hash"})]
+    )
+    result = over_all_days(place.defs, place.instance, "keen/purchases", "keen/logins")
+    assert outcomes(result) == {"keen_logins": "STEP_SUCCESS", "keen_purchases": "STEP_FAILURE"}
+    assert place.materialized("keen/logins") == list(DAYS)
 
 
 def test_the_sensor_leaves_to_the_next_step_what_finishes_meanwhile(make_place: MakePlace) -> None:
