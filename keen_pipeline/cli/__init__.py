@@ -111,8 +111,8 @@ def _terminating() -> Iterator[None]:
 
     What is ignored, as SIGHUP under nohup, stays ignored.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    caught = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in caught if signal.getsignal(number) is not signal.SIG_IGN}
 
     def end(number: int, _frame: FrameType | None) -> None:
         for one in before:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -40,6 +39,8 @@ def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
 
     Raises ConfigurationError, with the words of `refusal`, if another process holds it.
     """
+    import fcntl  # the command line's help needs none of it, and Windows has none
+
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,14 @@ def test_the_whole_group_hears_ctrl_c_at_once(tmp_path: Path) -> None:
         while b"up\n" not in lines:
             assert child.poll() is None
     assert sorted(path.name for path in tmp_path.iterdir() if not path.suffix and path.is_file()) == ["inner", "outer"]
+
+
+def test_the_command_line_needs_no_fcntl() -> None:
+    # As on Windows: whoever asks for help there has no such module.
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"
+        "import importlib\nfrom keen_pipeline.cli import _COMMANDS\n"
+        "for module, _ in _COMMANDS.values(): importlib.import_module('keen_pipeline.cli.' + module.partition(':')[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
