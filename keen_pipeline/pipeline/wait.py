@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
-from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
+from keen_pipeline.lifecycle import Entry, Land, Seen, decide
 from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile, verdict
@@ -247,10 +247,8 @@ class _Wait:
     # -- acting -------------------------------------------------------------------------------------------------------
 
     def _post(self, entries: Sequence[Entry]) -> Iterator[Event]:
-        now = self.pipeline.clock.now()
-        if any(e.is_free_for(self.worker.id) and isinstance(self._decide(e, now), Post) for e in entries):
-            posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
-            yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
+        posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
+        yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
 
     def _poll(self, entries: Sequence[Entry]) -> Iterator[Event]:
         shared = _SHARED_SHARE * self.pipeline.poll_seconds
@@ -279,7 +277,7 @@ class _Wait:
         queued, now = self.pool.entry_ids, self.pipeline.clock.now()
         for entry in entries:
             mine = entry.claimed_by == self.worker.id and entry.status is Status.COMPLETE
-            if mine and entry.entry_id not in queued and isinstance(self._decide(entry, now), Land):
+            if mine and entry.entry_id not in queued and isinstance(decide(entry, Seen(), now, self.pipeline.limits), Land):
                 self.pool.add(entry, self.urls.pop(entry.entry_id, None))
 
     def _land_until(self, until: datetime) -> Iterator[Event]:
@@ -332,10 +330,7 @@ class _Wait:
             self.failed += 1
             yield Ended(rejected)
 
-    # -- deciding -----------------------------------------------------------------------------------------------------
-
-    def _decide(self, entry: Entry, now: datetime) -> object:
-        return decide(entry, Seen(), now, self.pipeline.limits)
+    # -- the time -----------------------------------------------------------------------------------------------------
 
     def _next_round(self, entries: Sequence[Entry], next_poll: datetime) -> datetime:
         """When to read again: at the next poll, when a back-off is over, or soon if another process works on some of it."""
