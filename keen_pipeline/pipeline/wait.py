@@ -138,7 +138,7 @@ def extract(
     """
     with pipeline.working(doing) as worker:
         submission = submit(pipeline, requests, keep=keep, run_id=run_id)
-        wait = _Wait(pipeline, requests, submission, worker)
+        wait = _Wait(pipeline, requests, submission, worker, run_id)
         is_over = False
         try:
             yield from wait.events()
@@ -148,14 +148,22 @@ def extract(
             wait.pool.close()
             if not is_over and not resumable:
                 with suppress(LedgerUnavailableError):
-                    pipeline.ledger.withdraw(entry.entry_id for entry in submission.created)
+                    pipeline.ledger.withdraw(wait.created)
 
 
 class _Wait:
     """One wait: the last reading of what it still waits for, and what it has to say."""
 
-    def __init__(self, pipeline: Pipeline, requests: Sequence[ExtractionRequest], submission: Submission, worker: Worker) -> None:
-        self.pipeline, self.submission, self.worker = pipeline, submission, worker
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        requests: Sequence[ExtractionRequest],
+        submission: Submission,
+        worker: Worker,
+        run_id: str | None,
+    ) -> None:
+        self.pipeline, self.submission, self.worker, self.run_id = pipeline, submission, worker, run_id
+        self.created = [entry.entry_id for entry in submission.created]
         self.pool = LandingPool(pipeline, worker)
         self.requests: dict[_Place, ExtractionRequest] = {request.place: request for request in requests}
         self.pending: dict[_Place, Entry] = {
@@ -195,16 +203,25 @@ class _Wait:
         """Read again what is waited for, and tell what has become of it."""
         ledger = self.pipeline.ledger
         rows = {entry.entry_id: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
+        self._ask_anew([place for place, before in self.pending.items() if before.entry_id not in rows])
         moved: dict[_Place, Entry] = {}
         for place, before in self.pending.items():
             entry = rows.get(before.entry_id, before)
-            if entry.status.is_terminal or before.entry_id not in rows:
+            if entry.status.is_terminal:
                 moved[place] = entry
             else:
                 self.pending[place] = entry
         current = dict(zip(moved, ledger.current([self.requests[place] for place in moved]), strict=True))
         for place, entry in moved.items():
             yield from self._moved(place, entry, current[place])
+
+    def _ask_anew(self, places: Sequence[_Place]) -> None:
+        """Whoever asked for these first was stopped and has withdrawn them; this wait still wants them."""
+        requests = [self.requests[place] for place in places]
+        answers = self.pipeline.ledger.request(requests, run_id=self.run_id) if requests else []
+        for place, answer in zip(places, answers, strict=True):
+            self.pending[place] = answer.entry
+            self.created += [answer.entry.entry_id] if answer.created else []
 
     def _moved(self, place: _Place, entry: Entry, current: Entry | None) -> Iterator[Event]:
         """`entry`, the attempt that was waited for, has ended; `current` is what there is of its partition now."""
