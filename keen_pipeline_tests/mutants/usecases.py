@@ -112,7 +112,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "Seen(listed=True, remote=remote, tick=1e9)",
         f"{_TIME}::test_an_hour_of_answers_is_what_stuck_means",
     ),
-    (f"{_CODE}/poll.py", "final = isinstance(action, GiveUp)", "final = True", f"{_ANSWER}"),
+    (f"{_CODE}/poll.py", "final=isinstance(action, GiveUp)", "final=True", f"{_ANSWER}"),
     (
         f"{_CODE}/poll.py",
         "            if remote is not None and remote.results_url is not None:\n                outcome.urls[entry.entry_id] = remote.results_url\n",
