@@ -134,6 +134,12 @@ def test_what_cancels_a_day_cancels_its_slices(big: World) -> None:
     assert big.ledger.open_entries() == []
 
 
+def test_another_question_for_a_day_cancels_its_slices(big: World) -> None:
+    posted(big, first=2, last=2)
+    [asked] = big.ledger.request(big.requests(replace(BIG, encoding=Encoding.CSV_GZ), 2))
+    assert [e.entry_id for e in big.ledger.open_entries()] == [asked.entry.entry_id]
+
+
 def test_a_day_whose_file_was_asked_for_otherwise_leaves_no_slices(big: World) -> None:
     posted(big, first=2, last=2)
     big.api.answer = lambda made: COMPLETE if made.request.kind is Kind.SLICE else PENDING
