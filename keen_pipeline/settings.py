@@ -76,7 +76,7 @@ class Settings:
     running: bool = False
     allow_private_results: bool | None = None
     destination: str = "./data/landing"
-    destination_options: Mapping[str, object] = field(default_factory=dict)
+    destination_options: Mapping[str, object] = field(default_factory=dict, repr=False)
     ledger_url: str = field(default="sqlite:///./data/ledger.db", repr=False)
     collections_file: Path | None = None
     requests_per_minute: int = 200

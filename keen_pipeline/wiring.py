@@ -26,7 +26,6 @@ _log = logging.getLogger(__name__)
 
 # One API call with its repetitions, if the caller has no shorter limit of its own.
 CALL_SECONDS = 120.0
-# Between two clients of one budget nothing is shared but the ledger.
 _engines: dict[str, sa.Engine] = {}
 _lock = threading.Lock()
 
@@ -86,14 +85,11 @@ def open_client(settings: Settings, ledger: SqlLedger | None = None, *, total_ti
     )
 
 
-def destination_root(uri: str) -> str:
-    """The root as files are named by it: a local folder by its absolute path, so that every process names a file alike."""
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
-
-
 def open_destination(uri: str, options: Mapping[str, object]) -> FileDestination:
     """The destination at a folder or URI. Raises ConfigurationError for a scheme or an option it can't serve."""
-    return FileDestination(destination_root(uri), transport=options)
+    # A local folder by its absolute path, so that every process names a file alike.
+    root = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+    return FileDestination(root, transport=options)
 
 
 def scope_of(settings: Settings, destination: str | None = None) -> Scope:

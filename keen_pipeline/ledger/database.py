@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ConfigurationError, LedgerVersionError
 from keen_pipeline.ledger.clock import keep_time
-from keen_pipeline.ledger.migrate import Migrations, migrate
+from keen_pipeline.ledger.migrate import migrate
 from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient, reason_of
 
 _BUSY_SECONDS = 30.0
@@ -19,9 +19,7 @@ _BUSY_SECONDS = 30.0
 _NOTICE_A_DEAD_HOST = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
 
 
-def open_engine(
-    url: str, *, contract: bool = False, migrations: Migrations | None = None, patience_seconds: float = PATIENCE_SECONDS
-) -> sa.Engine:
+def open_engine(url: str, *, contract: bool = False, patience_seconds: float = PATIENCE_SECONDS) -> sa.Engine:
     """Open the ledger at a SQLAlchemy URL, creating or migrating its tables where needed; `contract`: see `migrate`.
 
     `patience_seconds`: how long its users wait for a database that goes away after it was opened.
@@ -51,7 +49,7 @@ def open_engine(
     keep_time(engine)
     be_patient(engine, patience_seconds)
     try:
-        migrate(engine, contract=contract, migrations=migrations)
+        migrate(engine, contract=contract)
     except LedgerVersionError:
         engine.dispose()
         raise

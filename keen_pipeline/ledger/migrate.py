@@ -67,17 +67,17 @@ def current_revision(connection: sa.Connection) -> str | None:
     return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
 
 
-def ledger_version(engine: sa.Engine, migrations: Migrations | None = None) -> LedgerVersion:
-    """Of a ledger that is migrated; `migrations`: those of this release."""
+def ledger_version(engine: sa.Engine) -> LedgerVersion:
+    """Of a ledger that is migrated."""
     with engine.connect() as connection:
         revision, oldest = current_revision(connection), _oldest_code(connection)
     assert revision is not None
     assert oldest is not None
-    known = (migrations or OURS).known
+    known = OURS.known
     return LedgerVersion(revision, oldest, tuple(known[known.index(revision) + 1 :]) if revision in known else ())
 
 
-def migrate(engine: sa.Engine, *, contract: bool = False, migrations: Migrations | None = None) -> None:
+def migrate(engine: sa.Engine, *, contract: bool = False) -> None:
     """Bring the ledger to this code's revision under a lock, so that processes which start together don't migrate twice.
 
     Contract migrations wait until somebody calls it with `contract`; a new ledger has all of them. A ledger that a newer
@@ -86,20 +86,19 @@ def migrate(engine: sa.Engine, *, contract: bool = False, migrations: Migrations
     Raises LedgerVersionError, with nothing changed, where the ledger no longer serves this code, or where this code needs
     what stands behind a contract migration.
     """
-    migrations = migrations or OURS
     with read_only(engine) as connection:
-        if _is_settled(connection, migrations):
+        if _is_settled(connection):
             return
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-        if not _is_settled(connection, migrations):
-            _upgrade(connection, current_revision(connection), contract, migrations)
+        if not _is_settled(connection):
+            _upgrade(connection, current_revision(connection), contract)
 
 
-def _is_settled(connection: sa.Connection, migrations: Migrations) -> bool:
+def _is_settled(connection: sa.Connection) -> bool:
     """Whether there is nothing that this code could migrate."""
-    revision, known = current_revision(connection), migrations.known
+    revision, known = current_revision(connection), OURS.known
     if revision is None or revision in known:
         return revision == known[-1]
     oldest = _oldest_code(connection)
@@ -119,15 +118,15 @@ def _oldest_code(connection: sa.Connection) -> str | None:
     return connection.execute(sa.select(compatibility.c.oldest_code)).scalar()
 
 
-def _upgrade(connection: sa.Connection, revision: str | None, contract: bool, migrations: Migrations) -> None:
+def _upgrade(connection: sa.Connection, revision: str | None, contract: bool) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(migrations.folder))
+    config.set_main_option("script_location", str(OURS.folder))
     config.attributes["connection"] = connection
-    scripts, known = ScriptDirectory.from_config(config), migrations.known
+    scripts, known = ScriptDirectory.from_config(config), OURS.known
     pending = [scripts.get_revision(name) for name in (known if revision is None else known[known.index(revision) + 1 :])]
     # Nobody lives on an empty ledger.
     due = pending if contract or revision is None else list(takewhile(lambda script: _phase(script) == EXPAND, pending))

@@ -15,7 +15,7 @@ from keen_pipeline.errors import ClaimLostError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.rows import to_entry
-from keen_pipeline.ledger.scopes import Scopes, ScopeSummary
+from keen_pipeline.ledger.scopes import ScopeSummary, adopt
 from keen_pipeline.ledger.tables import (
     collections,
     entries,
@@ -27,7 +27,7 @@ from keen_pipeline.ledger.tables import (
     is_uncounted,
     scopes,
 )
-from keen_pipeline.ledger.transactions import read_transaction
+from keen_pipeline.ledger.transactions import read_transaction, transaction
 from keen_pipeline.ledger.workers import Workers
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Clock
@@ -79,7 +79,7 @@ class PartitionState:
 
 
 class LedgerReader:
-    """The reading half of `SqlLedger`.
+    """The reading half of `SqlLedger`; it changes nothing, but for its scope's number at the first use.
 
     `scope`: whose entries it reads. `clock`: the time of all instants, by default that of the database.
     """
@@ -89,15 +89,40 @@ class LedgerReader:
         self.scope = scope
         self.clock: Clock = clock or clock_of(engine)
         self.workers = Workers(engine, self.clock)
-        self._scopes = Scopes(engine, self.clock)
-        self.scope_id = self._scopes.open(scope)
+        self.scope_id = self._known_scope() or self._new_scope()
         self._mine = entries.c.scope_id == self.scope_id
         here = sa.select(scopes.c.id).where(scopes.c.destination == scope.destination)
         self._at_destination = entries.c.scope_id.in_(here)
 
-    def scopes(self) -> list[ScopeSummary]:
-        """Every scope of this ledger, ours among them."""
-        return self._scopes.all()
+    @read_transaction
+    def _known_scope(self, connection: sa.Connection) -> int | None:
+        return self._scope_number(connection)
+
+    @transaction
+    def _new_scope(self, connection: sa.Connection) -> int:
+        known = self._scope_number(connection)
+        if known is not None:  # another process has just made it
+            return known
+        scope = self.scope
+        values = {"source": scope.source, "destination": scope.destination, "name": scope.name, "created_at": self.clock.now()}
+        number: int = connection.execute(sa.insert(scopes).values(values).returning(scopes.c.id)).scalar_one()
+        adopt(connection, number, scope)
+        return number
+
+    def _scope_number(self, connection: sa.Connection) -> int | None:
+        c, scope = scopes.c, self.scope
+        mine = sa.and_(c.source == scope.source, c.destination == scope.destination, c.name == scope.name)
+        return connection.execute(sa.select(c.id).where(mine)).scalar()
+
+    @read_transaction
+    def scopes(self, connection: sa.Connection) -> list[ScopeSummary]:
+        """Every scope of this ledger with how much it has landed and open, oldest first; ours among them."""
+        landed, open_ = (
+            sa.select(sa.func.count()).where(entries.c.scope_id == scopes.c.id, condition).scalar_subquery()
+            for condition in (is_landed, is_open)
+        )
+        query = sa.select(scopes.c.source, scopes.c.destination, scopes.c.name, landed, open_).order_by(scopes.c.id)
+        return [ScopeSummary(Scope(*row[:3]), row[3], row[4]) for row in connection.execute(query)]
 
     @read_transaction
     def entries(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -12,17 +13,13 @@ import sqlalchemy as sa
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
-from keen_pipeline.ledger.tables import MOST_CHARACTERS
+from keen_pipeline.ledger.tables import MOST_CHARACTERS, entries
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.scope import Scope
 from keen_pipeline.timeframe import Timeframe
 
 # Columns that are fields of an entry by the same name.
-_PLAIN = (
-    *("token", "fingerprint", "attempt", "requested_at", "due_at", "posted_at", "submitted_at", "submitted_tick", "completed_at"),
-    *("landed_at", "reported_at", "extraction_id", "post_tries", "landing_tries", "error", "claimed_by", "run_id", "planned_at"),
-    *("expected", "counted", "counted_at", "parent_id", "depth", "slices", "unproven"),
-)
+_PLAIN = tuple(field.name for field in fields(Entry) if field.name in entries.c and field.name != "status")
 # Of a landing: columns that are fields of it by the same name, and those that are lists.
 _PROOF = ("bytes", "records", "sha256", "stored_bytes")
 _LISTS = ("columns", "column_types", "property_types")
@@ -55,8 +52,8 @@ def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
         proof |= {name: tuple(json.loads(r[name] or "[]")) for name in _LISTS}
         masked = json.loads(r["masked"] or "{}")
         landing = Landing(uri=f"{scope.destination}/{r['path']}", seconds=r["landing_seconds"], masked=masked, **proof)
-    fields = {name: r[name] for name in _PLAIN}
-    return Entry(entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **fields)
+    plain = {name: r[name] for name in _PLAIN}
+    return Entry(entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **plain)
 
 
 def new_row(request: ExtractionRequest, scope_id: int, scope: Scope, now: datetime, *, run_id: str | None) -> dict[str, Any]:

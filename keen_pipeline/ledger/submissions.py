@@ -249,14 +249,17 @@ class LedgerSubmissions(LedgerReader):
         moved: list[Entry] = []
         for chunk in chunks(self._lock(connection, entry_ids)):
             moved += self._cancel(connection, entries.c.id.in_(chunk), reason)
-            self._cancel(connection, entries.c.parent_id.in_(chunk), reason)
         return moved
 
     def _cancel(self, connection: sa.Connection, which: sa.ColumnElement[bool], reason: str) -> list[Entry]:
         open_ = sa.and_(self._mine, which, is_open)
         lock_rows(connection, entries.c.id, open_)
         values = {"status": Status.CANCELLED.value, "error": bounded(reason), "claimed_by": None}
-        return [self._entry(row) for row in connection.execute(sa.update(entries).where(open_).values(values).returning(entries))]
+        change = sa.update(entries).where(open_).values(values).returning(entries)
+        moved = [self._entry(row) for row in connection.execute(change)]
+        for chunk in chunks([entry.entry_id for entry in moved if entry.parent_id is None]):
+            self._cancel(connection, entries.c.parent_id.in_(chunk), reason)
+        return moved
 
     @transaction
     def due_now(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:

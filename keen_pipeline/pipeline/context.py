@@ -55,6 +55,11 @@ class Pipeline:
         """A worker for the block's time; see `SqlLedger.working`."""
         return self.ledger.working(doing, self.limits)
 
+    def fail(self, entry: Entry, reason: str, worker: str | None, *, final: bool = False) -> Entry | None:
+        """An attempt is over; see `SqlLedger.fail`."""
+        limits, jitter = self.limits, self.jitter()
+        return self.ledger.fail(entry.entry_id, reason, limits=limits, worker=worker, jitter=jitter, final=final)
+
     def jitter(self) -> float:
         """Uniform in [0, 1], for back-offs."""
         return random.random()  # noqa: S311 - spreads retries, guards nothing

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keen_pipeline.extraction import Status
-from keen_pipeline.lifecycle import Entry, Limits
+from keen_pipeline.lifecycle import Entry, Limits, Seen, Wait, decide
 from keen_pipeline.pipeline.told import cause
 from keen_pipeline.timeframe import format_instant
 
@@ -58,8 +58,9 @@ def explain(
     if holder is not None and holder.worker_id != me:
         lease_over = holder.heartbeat_at + timedelta(seconds=limits.lease_seconds)
         return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it", since, lease_over)
-    if entry.waits(now) and entry.status in (Status.REQUESTED, Status.COMPLETE):
-        return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {entry.error or 'not due yet'}", since, entry.due_at)
+    action = decide(entry, Seen(), now, limits)
+    if isinstance(action, Wait) and action.until is not None:
+        return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {action.why}", since, action.until)
     if state is not None and state.problem is not None and entry.status is not Status.COMPLETE:
         return Waiting(state.problem, state.since or since, state.until)
     if entry.error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import Status
 from keen_pipeline.partitions import Partition, due_partitions, partition_for_key, partitions_between
 from keen_pipeline.pipeline.requests import partition_request
 from keen_pipeline.pipeline.submit import gaps
@@ -42,13 +43,12 @@ class Coverage:
 def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_key: bytes | None = None) -> Coverage:
     """Every partition of a collection since its start date, held against the ledger."""
     states = {state.key: state for state in ledger.partitions(collection.name)}
-    start = datetime(collection.start.year, collection.start.month, collection.start.day, tzinfo=now.tzinfo)
-    due = list(partitions_between(collection, start - timedelta(days=1), now))
-    landed = [p for p in due if p.key in states and states[p.key].landed]
-    outdated = [p.key for p in landed if _is_outdated(ledger, collection, p, states[p.key], mask_key)]
-    given_up = tuple(s for s in states.values() if s.status.is_terminal and s.status.value in ("abandoned", "cancelled"))
+    due = _ended(collection, now)
+    landed = [p for p in due if _has_landed(states, p.key)]
+    outdated = _outdated(ledger, collection, landed, states, mask_key)
+    given_up = tuple(state for state in states.values() if state.status in (Status.ABANDONED, Status.CANCELLED))
     missing = tuple(p.key for p in gaps(collection, states, now))
-    return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, tuple(outdated), given_up)
+    return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, outdated, given_up)
 
 
 def todays_landings(
@@ -70,11 +70,24 @@ def todays_landings(
     return wanted
 
 
-def _is_outdated(
-    ledger: SqlLedger, collection: Collection, partition: Partition, state: PartitionState, mask_key: bytes | None
-) -> bool:
-    wanted = partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
-    return state.unproven or state.landed_fingerprint != wanted
+def _ended(collection: Collection, now: datetime) -> list[Partition]:
+    """Every partition since the start date whose time is over."""
+    start = datetime(collection.start.year, collection.start.month, collection.start.day, tzinfo=now.tzinfo)
+    return list(partitions_between(collection, start - timedelta(days=1), now))
+
+
+def _outdated(
+    ledger: SqlLedger,
+    collection: Collection,
+    landed: Iterable[Partition],
+    states: Mapping[str, PartitionState],
+    mask_key: bytes | None,
+) -> tuple[str, ...]:
+    def is_outdated(partition: Partition) -> bool:
+        wanted = partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
+        return states[partition.key].unproven or states[partition.key].landed_fingerprint != wanted
+
+    return tuple(partition.key for partition in landed if is_outdated(partition))
 
 
 @dataclass(frozen=True)
@@ -116,8 +129,8 @@ def freshness(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_
     wanted = {p.key: p for p in (*gaps(collection, states, now - allowed), *recent)}
     due = sorted(wanted.values(), key=lambda p: p.timeframe.start)
     late = [(p, _why(states.get(p.key), p.timeframe.end + allowed)) for p in due if not _has_landed(states, p.key)]
-    outdated = coverage(ledger, collection, now - allowed, mask_key=mask_key).outdated
-    return Freshness(due[-1], tuple(late), outdated)
+    landed = [p for p in _ended(collection, now - allowed) if _has_landed(states, p.key)]
+    return Freshness(due[-1], tuple(late), _outdated(ledger, collection, landed, states, mask_key))
 
 
 def _has_landed(states: Mapping[str, PartitionState], key: str) -> bool:

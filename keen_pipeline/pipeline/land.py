@@ -219,17 +219,14 @@ class _OneLanding:
     def _split(self, error: ExtractionTooLargeError) -> NotLanded:
         pipeline, entry = self._pipeline, self._entry
         try:
-            ended = split(pipeline, entry, str(error), worker=self._worker)
-        except RetryableError as refused:
+            ended = split(pipeline, entry, str(error), self._worker)
+        except (ConfigurationError, RetryableError) as refused:
             return self._try_again(refused)
-        except PermanentError as refused:
-            return self._failed(error, f"{error}; it can't be cut, as its events can't be counted: {refused}")
         return NotLanded(ended or pipeline.ledger.entries([entry.entry_id])[0], error)
 
     def _failed(self, error: KeenPipelineError, reason: str) -> NotLanded:
-        pipeline, entry = self._pipeline, self._entry
-        after = pipeline.ledger.fail(entry.entry_id, reason, worker=self._worker, limits=pipeline.limits, jitter=pipeline.jitter())
-        return NotLanded(after or entry, error, is_lost=after is None)
+        after = self._pipeline.fail(self._entry, reason, self._worker)
+        return NotLanded(after or self._entry, error, is_lost=after is None)
 
 
 def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterator[Landed | NotLanded | Counted]:

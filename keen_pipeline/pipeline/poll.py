@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl, Status
 from keen_pipeline.lifecycle import Entry, GiveUp, Land, Poll, Retry, Seen, Split, decide
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
@@ -113,11 +113,9 @@ def _end(pipeline: Pipeline, entry: Entry, action: object, worker: str | None, o
     match action:
         case Split(reason):
             try:
-                split(pipeline, entry, reason, worker=worker)
-            except KeenPipelineError as error:  # the counts for it can't be had: the next poll tries again
+                outcome.ended += [entry] if split(pipeline, entry, reason, worker) is not None else []
+            except (RetryableError, ConfigurationError) as error:  # no count to be had now: the next poll tries again
                 outcome.problems[entry.request.collection] = error
         case Retry(reason) | GiveUp(reason):
-            final = isinstance(action, GiveUp)
-            jitter = pipeline.jitter()
-            pipeline.ledger.fail(entry.entry_id, reason, worker=worker, limits=pipeline.limits, jitter=jitter, final=final)
+            pipeline.fail(entry, reason, worker, final=isinstance(action, GiveUp))
             outcome.ended.append(entry)

@@ -130,9 +130,9 @@ class _Round:
             self._postpone(entry, error, ambiguous=maybe_posted or not told)
             raise
         except ExtractionTooLargeError as error:
-            self._split(entry, error)
+            self._split(entry, error, maybe_posted=maybe_posted)
         except PermanentError as error:
-            ended = ledger.fail(entry.entry_id, str(error), worker=self._worker, limits=pipeline.limits, final=True)
+            ended = pipeline.fail(entry, str(error), self._worker, final=True)
             if ended is not None:
                 self._note(self._outcome.ended, ended)
         else:
@@ -148,14 +148,13 @@ class _Round:
         due_at = pipeline.clock.now() + min(timedelta(seconds=wait), MAX_WAIT)
         pipeline.ledger.postpone(entry.entry_id, self._worker, due_at, str(error), ambiguous=ambiguous)
 
-    def _split(self, entry: Entry, error: ExtractionTooLargeError) -> None:
+    def _split(self, entry: Entry, error: ExtractionTooLargeError, *, maybe_posted: bool) -> None:
         try:
-            ended = split(self._pipeline, entry, str(error), worker=self._worker)
-        except PermanentError as refused:
-            reason = f"{error}; it can't be cut, as its events can't be counted: {refused}"
-            ended = self._pipeline.ledger.fail(
-                entry.entry_id, reason, worker=self._worker, limits=self._pipeline.limits, final=True
-            )
+            ended = split(self._pipeline, entry, str(error), self._worker)
+        except (RetryableError, ConfigurationError) as refused:
+            # This POST has made nothing; its answer came.
+            self._postpone(entry, refused, ambiguous=maybe_posted)
+            raise
         self._note(self._outcome.split if ended is None else self._outcome.ended, ended or entry)
 
     def _note(self, where: list[Entry], entry: Entry) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from keen_pipeline.collection import CountPolicy, Encoding
-from keen_pipeline.errors import ExtractionTooLargeError, KeenPipelineError, RateLimitedError
+from keen_pipeline.errors import ExtractionTooLargeError, KeenPipelineError, PermanentError, RateLimitedError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.landing.layout import ad_hoc_key, slice_path
 from keen_pipeline.lifecycle import Entry
@@ -54,32 +54,39 @@ def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], worker: str, plann
             known = total if len(entries) == 1 or total == 0 else None
             pipeline.ledger.planned([e.entry_id for e in entries], known)
             continue
-        given_up = split(pipeline, entries[0], f"{total} events, more than {limit}", total=total, worker=worker)
+        given_up = _split(pipeline, entries[0], f"{total} events, more than {limit}", worker, total)
         if given_up is None:
             planned.split.append(entries[0])
         else:
             planned.ended.append(given_up)
 
 
-def split(pipeline: Pipeline, entry: Entry, reason: str, *, total: int | None = None, worker: str | None = None) -> Entry | None:
-    """Ask for slices of `entry` instead; `total`: its count, if it is known already.
+def split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None) -> Entry | None:
+    """Ask for slices of `entry` instead, which the service has refused as too large.
 
-    Answers the given up entry if it can't be cut, None if all is well or if it had moved on. Raises what the counts for it raise;
-    nothing is changed then.
+    Answers the given up entry if it can't be cut, or not be counted for good; None if all is well or if it had moved on. Raises
+    RetryableError or ConfigurationError if the counts for it can't be had now; nothing is changed then.
     """
-    ledger, request = pipeline.ledger, entry.request
     try:
-        if total is None:
-            total = ask_count(pipeline, request, request.timeframe, patient=False)
+        return _split(pipeline, entry, reason, worker, ask_count(pipeline, entry.request, entry.request.timeframe, patient=False))
+    except PermanentError as error:
+        told = f"{reason}; it can't be cut, as its events can't be counted: {error}"
+        return pipeline.fail(entry, told, worker, final=True)
+
+
+def _split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None, total: int) -> Entry | None:
+    """As `split`, of an entry with `total` events; raises PermanentError too."""
+    request = entry.request
+    try:
         windows = _halve(pipeline, request, request.timeframe, total, entry.depth, 1)
     except ExtractionTooLargeError as error:
         told = f"{reason}; the service counts {total} events in it, which can't be cut: {error}"
-        return ledger.fail(entry.entry_id, told, worker=worker, limits=pipeline.limits, final=True)
+        return pipeline.fail(entry, told, worker, final=True)
     from keen_pipeline.ledger import Slice
 
     parent = entry.parent_id or entry.entry_id
     slices = [Slice(_slice_request(request, parent, window), depth, count) for window, count, depth in windows]
-    ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
+    pipeline.ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
     return None
 
 

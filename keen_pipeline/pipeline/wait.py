@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
-from keen_pipeline.lifecycle import Entry, Land, Post, Seen, decide
+from keen_pipeline.lifecycle import Entry, Land, Seen, decide
 from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, reconcile, verdict
@@ -138,7 +138,7 @@ def extract(
     """
     with pipeline.working(doing) as worker:
         submission = submit(pipeline, requests, keep=keep, run_id=run_id)
-        wait = _Wait(pipeline, requests, submission, worker)
+        wait = _Wait(pipeline, requests, submission, worker, run_id)
         is_over = False
         try:
             yield from wait.events()
@@ -148,14 +148,22 @@ def extract(
             wait.pool.close()
             if not is_over and not resumable:
                 with suppress(LedgerUnavailableError):
-                    pipeline.ledger.withdraw(entry.entry_id for entry in submission.created)
+                    pipeline.ledger.withdraw(wait.created)
 
 
 class _Wait:
     """One wait: the last reading of what it still waits for, and what it has to say."""
 
-    def __init__(self, pipeline: Pipeline, requests: Sequence[ExtractionRequest], submission: Submission, worker: Worker) -> None:
-        self.pipeline, self.submission, self.worker = pipeline, submission, worker
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        requests: Sequence[ExtractionRequest],
+        submission: Submission,
+        worker: Worker,
+        run_id: str | None,
+    ) -> None:
+        self.pipeline, self.submission, self.worker, self.run_id = pipeline, submission, worker, run_id
+        self.created = [entry.entry_id for entry in submission.created]
         self.pool = LandingPool(pipeline, worker)
         self.requests: dict[_Place, ExtractionRequest] = {request.place: request for request in requests}
         self.pending: dict[_Place, Entry] = {
@@ -195,16 +203,25 @@ class _Wait:
         """Read again what is waited for, and tell what has become of it."""
         ledger = self.pipeline.ledger
         rows = {entry.entry_id: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
+        self._ask_anew([place for place, before in self.pending.items() if before.entry_id not in rows])
         moved: dict[_Place, Entry] = {}
         for place, before in self.pending.items():
             entry = rows.get(before.entry_id, before)
-            if entry.status.is_terminal or before.entry_id not in rows:
+            if entry.status.is_terminal:
                 moved[place] = entry
             else:
                 self.pending[place] = entry
         current = dict(zip(moved, ledger.current([self.requests[place] for place in moved]), strict=True))
         for place, entry in moved.items():
             yield from self._moved(place, entry, current[place])
+
+    def _ask_anew(self, places: Sequence[_Place]) -> None:
+        """Whoever asked for these first was stopped and has withdrawn them; this wait still wants them."""
+        requests = [self.requests[place] for place in places]
+        answers = self.pipeline.ledger.request(requests, run_id=self.run_id) if requests else []
+        for place, answer in zip(places, answers, strict=True):
+            self.pending[place] = answer.entry
+            self.created += [answer.entry.entry_id] if answer.created else []
 
     def _moved(self, place: _Place, entry: Entry, current: Entry | None) -> Iterator[Event]:
         """`entry`, the attempt that was waited for, has ended; `current` is what there is of its partition now."""
@@ -247,10 +264,8 @@ class _Wait:
     # -- acting -------------------------------------------------------------------------------------------------------
 
     def _post(self, entries: Sequence[Entry]) -> Iterator[Event]:
-        now = self.pipeline.clock.now()
-        if any(e.is_free_for(self.worker.id) and isinstance(self._decide(e, now), Post) for e in entries):
-            posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
-            yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
+        posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
+        yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
 
     def _poll(self, entries: Sequence[Entry]) -> Iterator[Event]:
         shared = _SHARED_SHARE * self.pipeline.poll_seconds
@@ -279,7 +294,7 @@ class _Wait:
         queued, now = self.pool.entry_ids, self.pipeline.clock.now()
         for entry in entries:
             mine = entry.claimed_by == self.worker.id and entry.status is Status.COMPLETE
-            if mine and entry.entry_id not in queued and isinstance(self._decide(entry, now), Land):
+            if mine and entry.entry_id not in queued and isinstance(decide(entry, Seen(), now, self.pipeline.limits), Land):
                 self.pool.add(entry, self.urls.pop(entry.entry_id, None))
 
     def _land_until(self, until: datetime) -> Iterator[Event]:
@@ -332,10 +347,7 @@ class _Wait:
             self.failed += 1
             yield Ended(rejected)
 
-    # -- deciding -----------------------------------------------------------------------------------------------------
-
-    def _decide(self, entry: Entry, now: datetime) -> object:
-        return decide(entry, Seen(), now, self.pipeline.limits)
+    # -- the time -----------------------------------------------------------------------------------------------------
 
     def _next_round(self, entries: Sequence[Entry], next_poll: datetime) -> datetime:
         """When to read again: at the next poll, when a back-off is over, or soon if another process works on some of it."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
+from keen_pipeline.ledger import migrate, open_engine
 from keen_pipeline.ledger.migrate import CONTRACT, EXPAND, OURS, Migrations
 
 
@@ -56,6 +59,20 @@ def release(folder: Path, steps: Sequence[Step] = (), *, until: str | None = Non
         revision = next_revision(number)
         (versions / f"{revision}_step.py").write_text(step.text(revision, f"{int(revision) - 1:04d}"))
     return Migrations(folder)
+
+
+@contextmanager
+def running(migrations: Migrations) -> Iterator[None]:
+    """The code of a release for the block's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "OURS", migrations)
+        yield
+
+
+def open_with(migrations: Migrations, url: str, *, contract: bool = False) -> sa.Engine:
+    """The ledger at a URL, opened by a release."""
+    with running(migrations):
+        return open_engine(url, contract=contract)
 
 
 def _rule(found: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, migrate, open_engine
 from keen_pipeline.ledger.migrate import CONTRACT, CONTRACT_COMMAND, EXPAND, OURS, LedgerVersion, Migrations, ledger_version
 from keen_pipeline.ledger.notices import SqlNotices
-from keen_pipeline_tests.contract.releases import WIDER, Step, Tables, drop, next_revision, release
+from keen_pipeline_tests.contract.releases import WIDER, Step, Tables, drop, next_revision, open_with, release, running
 from keen_pipeline_tests.contract.rules import halves
 from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, day, land, one, url
 
@@ -26,17 +26,18 @@ __all__ = ["url"]
 FIRST, SECOND, THIRD = (next_revision(number) for number in (1, 2, 3))
 
 
-def version(url: str, migrations: Migrations | None = None) -> LedgerVersion:
+def version(url: str, migrations: Migrations = OURS) -> LedgerVersion:
     engine = sa.create_engine(url)
     try:
-        return ledger_version(engine, migrations)
+        with running(migrations):
+            return ledger_version(engine)
     finally:
         engine.dispose()
 
 
-def opened(url: str, migrations: Migrations | None = None, *, contract: bool = False) -> LedgerVersion:
+def opened(url: str, migrations: Migrations = OURS, *, contract: bool = False) -> LedgerVersion:
     """What a ledger is once a release has opened it."""
-    open_engine(url, migrations=migrations, contract=contract).dispose()
+    open_with(migrations, url, contract=contract).dispose()
     return version(url, migrations)
 
 
@@ -96,7 +97,7 @@ def test_what_says_that_it_expands_breaks_no_statement_of_the_release_before(url
     before = OURS.known[OURS.known.index(revision) - 1]
     tables = []
     for number, until in enumerate((before, revision)):
-        engine = open_engine(url, migrations=release(tmp_path / str(number), until=until))
+        engine = open_with(release(tmp_path / str(number), until=until), url)
         with engine.connect() as connection:
             tables.append(Tables.of(connection))
         engine.dispose()
@@ -133,7 +134,7 @@ def test_that_test_sees_what_would_break_them(tmp_path: Path, lines: str, says: 
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     tables = []
     for number, steps in enumerate(([], [Step(lines)])):
-        engine = open_engine(url, migrations=release(tmp_path / str(number), steps))
+        engine = open_with(release(tmp_path / str(number), steps), url)
         with engine.connect() as connection:
             tables.append(Tables.of(connection))
         engine.dispose()
@@ -174,7 +175,7 @@ def test_what_older_releases_need_stays_until_a_person_says_that_they_are_gone(u
     assert everything(url) == before
     between = release(tmp_path / "between", [WIDER])  # the release between the two goes on
     assert version(url, between) == LedgerVersion(SECOND, FIRST, ())
-    open_engine(url, migrations=between).dispose()
+    open_with(between, url).dispose()
 
 
 def test_a_release_that_needs_more_than_a_contract_that_waits_says_what_to_do(url: str, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_release_that_needs_more_than_a_contract_that_waits_says_what_to_do(ur
     newer = release(tmp_path / "newer", [drop("email", OURS.head), WIDER])
     before = everything(url)
     with pytest.raises(LedgerVersionError) as refused:
-        open_engine(url, migrations=newer)
+        open_with(newer, url)
     assert f"this keen_pipeline needs {SECOND}, but {FIRST}, {SECOND} wait for a person" in str(refused.value)
     assert CONTRACT_COMMAND in str(refused.value)
     assert everything(url) == before
@@ -200,7 +201,7 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(url: str, tmp_path: 
     before = everything(url)
     broken = release(tmp_path / "newer", [WIDER, Step('op.execute("SELECT missing FROM nowhere")')])
     with pytest.raises(Exception, match="nowhere"):
-        open_engine(url, migrations=broken)
+        open_with(broken, url)
     assert everything(url) == before
 
 

@@ -22,7 +22,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
-from keen_pipeline_tests.contract.releases import release
+from keen_pipeline_tests.contract.releases import open_with, release
 from keen_pipeline_tests.ledgers import OTHER_SCOPE, SCOPE, asked, clock, complete, day, everything, land, ledger, one, submit, url
 
 __all__ = ["clock", "ledger", "url"]
@@ -130,7 +130,7 @@ def test_a_source_is_the_service_and_the_project(first: str, second: str, same: 
 @pytest.fixture
 def old_engine(url: str, tmp_path: Path) -> Iterator[sa.Engine]:
     """A ledger of revision 0007, opened by today's code."""
-    old = open_engine(url, migrations=release(tmp_path / "0007", until="0007"))
+    old = open_with(release(tmp_path / "0007", until="0007"), url)
     with old.begin() as connection:
         for line in ROWS.read_text().splitlines()[1:]:
             connection.exec_driver_sql(line.replace("%", "%%") if connection.dialect.name == "postgresql" else line)
@@ -247,7 +247,7 @@ def test_of_several_open_ones_of_a_partition_the_newest_goes_on(old_engine: sa.E
 def test_code_from_before_scopes_refuses_the_ledger(ledger: SqlLedger, url: str, tmp_path: Path) -> None:
     before = everything(ledger.engine)
     with pytest.raises(LedgerVersionError, match=r"is at revision 0009.*serves code from revision 0008 on; upgrade keen_pipeline"):
-        open_engine(url, migrations=release(tmp_path / "0007", until="0007"))
+        open_with(release(tmp_path / "0007", until="0007"), url)
     assert everything(ledger.engine) == before
 
 

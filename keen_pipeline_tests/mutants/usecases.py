@@ -112,7 +112,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "Seen(listed=True, remote=remote, tick=1e9)",
         f"{_TIME}::test_an_hour_of_answers_is_what_stuck_means",
     ),
-    (f"{_CODE}/poll.py", "final = isinstance(action, GiveUp)", "final = True", f"{_ANSWER}"),
+    (f"{_CODE}/poll.py", "final=isinstance(action, GiveUp)", "final=True", f"{_ANSWER}"),
     (
         f"{_CODE}/poll.py",
         "            if remote is not None and remote.results_url is not None:\n                outcome.urls[entry.entry_id] = remote.results_url\n",
@@ -280,7 +280,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/wait.py",
-        "ledger.withdraw(entry.entry_id for entry in submission.created)",
+        "ledger.withdraw(wait.created)",
         "ledger.cancel((r.entry.entry_id for r in submission.requested), 'stopped')",
         f"{_FENCES}::test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_posted",
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.collection import Collection, CountPolicy, Encoding, MaskMethod
-from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
+from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, NotFoundError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
@@ -134,6 +134,12 @@ def test_what_cancels_a_day_cancels_its_slices(big: World) -> None:
     assert big.ledger.open_entries() == []
 
 
+def test_another_question_for_a_day_cancels_its_slices(big: World) -> None:
+    posted(big, first=2, last=2)
+    [asked] = big.ledger.request(big.requests(replace(BIG, encoding=Encoding.CSV_GZ), 2))
+    assert [e.entry_id for e in big.ledger.open_entries()] == [asked.entry.entry_id]
+
+
 def test_a_day_whose_file_was_asked_for_otherwise_leaves_no_slices(big: World) -> None:
     posted(big, first=2, last=2)
     big.api.answer = lambda made: COMPLETE if made.request.kind is Kind.SLICE else PENDING
@@ -182,8 +188,42 @@ def test_too_large_by_the_services_word_and_no_count_to_be_had(big: World, error
         return
     assert big.entry(requests[0]).status is Status.REQUESTED  # nothing is changed, it is tried again
     failing = False
+    big.clock.advance(60)
     big.ticks()
     assert big.is_right(requests[0])
+    assert big.ledger.orphans() == 0  # the service has said that it made nothing
+
+
+def test_what_failed_as_too_large_and_can_never_be_counted_is_given_up(big: World) -> None:
+    """Polled for ever otherwise: neither cut nor ended."""
+    requests = big.requests(BIG, 2)
+    big.api.answer = lambda made: Answer("failed", "too many events")
+    big.api.fault = lambda call, collection, number: NotFoundError("HTTP 404") if call == "count" else None
+    big.ledger.request(requests)
+    big.ticks(5)
+    assert big.entry(requests[0]).status is Status.ABANDONED
+    assert "too many events; it can't be cut, as its events can't be counted: HTTP 404" in (big.entry(requests[0]).error or "")
+    assert big.api.posts[requests[0].place] == 1
+
+
+@pytest.mark.parametrize("caller", ["the sensor", "a wait"])
+def test_what_is_too_large_only_when_it_is_fetched_and_can_t_be_counted_stops_nobody_else(big: World, caller: str) -> None:
+    """As of API v3.0, with a key that may not count."""
+    big.api.fault = lambda call, collection, number: {
+        ("open", "big"): ExtractionTooLargeError("more than 4 events"),
+        ("count", "big"): AuthenticationError("HTTP 403"),
+    }.get((call, collection))
+    requests = [*big.requests(BIG, 2), *big.requests(Collection("well", "2026-01-01"), 1, 3)]
+    if caller == "the sensor":
+        big.ledger.request(requests)
+        big.ticks(6)
+    else:
+        events = big.extract(requests)
+        assert [str(e.entry.request) for e in events if type(e).__name__ == "Stopped"] == ["big[2026-01-02]"]
+    assert all(big.is_right(request) for request in requests[1:])
+    waiting = big.entry(requests[0])
+    assert (waiting.status, waiting.error) == (Status.COMPLETE, "HTTP 403")
+    assert [big.api.posts[request.place] for request in requests] == [1, 1, 1, 1]
 
 
 def test_a_slice_that_grew_too_large_is_cut_again(big: World) -> None:

@@ -13,7 +13,14 @@ import pytest
 from pyarrow import parquet
 
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.errors import AuthenticationError, ConfigurationError, LedgerUnavailableError, NotFoundError, TransferError
+from keen_pipeline.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    LedgerUnavailableError,
+    NotFoundError,
+    TransferError,
+    UnreachableError,
+)
 from keen_pipeline.extraction import ExtractionRequest, Landing, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Landed, NotLanded, Progress, extract, land, poll, post_due
@@ -268,3 +275,27 @@ def test_entries_of_one_partition_asked_for_by_two_waits_land_once(world: World)
     assert Counter((number, key) for number, key, _ in heard) == {(n, str(r)): 1 for n in (1, 2) for r in requests}
     assert Counter(key for _, key, adopted in heard if not adopted) == {str(r): 1 for r in requests}
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
+
+
+def test_what_somebody_else_asked_for_first_and_withdrew_is_asked_for_again_by_who_still_waits(world: World) -> None:
+    requests = world.requests(WELL, 1, 3)
+    stopped = extract(world.pipeline, requests, doing="stopped before it posted")
+    next(stopped)
+    goes_on = extract(world.pipeline, requests, doing="goes on")
+    next(goes_on)
+    stopped.close()
+    assert world.ledger.open_entries() == []
+    events = [event for event in goes_on if type(event).__name__ not in ("Progress", "Counted")]
+    assert [type(event).__name__ for event in events] == ["Landed"] * 3
+    assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
+    assert all(world.is_right(request) for request in requests)
+    # What it asked for is withdrawn with it, too.
+    third = extract(world.pipeline, world.requests(WELL, 4), doing="asks first")
+    next(third)
+    fourth = extract(world.pipeline, world.requests(WELL, 4), doing="goes on, and is stopped before it posts")
+    next(fourth)
+    third.close()
+    world.api.fault = lambda call, collection, number: UnreachableError("no connection") if call == "submit" else None
+    next(fourth)
+    fourth.close()
+    assert world.ledger.open_entries() == []

@@ -25,7 +25,7 @@ def test_all_of_it() -> None:
             "KEEN_READ_KEY": "r3ad",
             "KEEN_PIPELINE_COLLECTIONS": "c.yaml",
             "KEEN_PIPELINE_RETRY_SECONDS": "0.5",
-            "KEEN_PIPELINE_DESTINATION_OPTIONS": '{"region": "eu"}',
+            "KEEN_PIPELINE_DESTINATION_OPTIONS": '{"region": "eu", "account_key": "0pen"}',
             "KEEN_PIPELINE_MAX_ATTEMPTS": "7",
             "KEEN_PIPELINE_PARTITIONS_PER_RUN": "30",
             "SMTP_HOST": "mail.example",
@@ -37,11 +37,12 @@ def test_all_of_it() -> None:
     assert settings.base_url == "https://api.keen.io"
     assert (settings.collections_file, settings.retry_seconds, settings.max_attempts) == (Path("c.yaml"), 0.5, 7)
     assert (settings.partitions_per_run, Settings().partitions_per_run) == (30, None)
-    assert settings.destination_options == {"region": "eu"}
+    assert settings.destination_options == {"region": "eu", "account_key": "0pen"}
     assert settings.smtp is not None
     assert (settings.smtp.port, settings.smtp.starttls) == (587, True)
     assert "r3ad" not in repr(settings)
     assert "s3cret" not in repr(settings)
+    assert "0pen" not in repr(settings)
 
 
 @pytest.mark.parametrize(
