@@ -430,7 +430,7 @@ def test_an_extraction_that_ends_its_processes_is_given_up(services: Services, d
 
 
 def test_the_limit_of_a_minute_and_the_queue_hold_for_all(services: Services, database: PostgresDatabase) -> None:
-    settings: Mapping[str, Any] = {"requests_per_minute": 5, "max_queue": 3, "extraction_delay": 3600}
+    settings: Mapping[str, Any] = {"requests_per_minute": 5, "mails_per_minute": 2, "max_queue": 3, "extraction_delay": 3600}
     one, other = services.open("one", **settings), services.open("other", **settings)
     one.add_events("shop", [{"n": 1}])
     for n in range(5):
@@ -443,6 +443,11 @@ def test_the_limit_of_a_minute_and_the_queue_hold_for_all(services: Services, da
     other.count_request("extraction")
     database.rows("UPDATE request_kinds SET refused_until = 0")
     other.count_request("query")
+    for service in (one, other):
+        service.count_request("mail")
+    for service in (one, other):
+        with pytest.raises(RateLimitedError):
+            service.create_extraction("shop", {"email": "ada@example.com"}, names="v2")
 
     outcomes: list[str] = []
 
