@@ -40,15 +40,9 @@ class SqlNotices:
         self._mine = notices.c.name.startswith(of, autoescape=True)
         self._clock: Clock = clock or clock_of(engine)
 
-    def plan(self, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
-        """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
-        try:
-            return self._plan(name, channel, body)
-        except sa.exc.IntegrityError:
-            return False  # another process was quicker
-
     @transaction
-    def _plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None) -> bool:
+    def plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
+        """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
         now = self._clock.now()
         values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
         same = sa.and_(notices.c.name == name, notices.c.channel == channel)

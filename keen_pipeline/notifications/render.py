@@ -153,7 +153,7 @@ def _text(digest: Digest, lines: Sequence[Line], attachments: Sequence[Attachmen
 
 def _keys(keys: Sequence[str]) -> str:
     shown = ", ".join(keys[-5:])
-    return shown if len(keys) <= 5 else f"{shown} and {len(keys) - 5} earlier ones"
+    return shown if len(keys) <= 5 else f"{shown} and {len(keys) - 5} earlier"
 
 
 def _more(number: int, shown: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
 from keen_pipeline.wiring import open_ledger, scope_of
 from keen_pipeline_tests.acceptance.ledger_figures import counts
-from keen_pipeline_tests.acceptance.processes import Shell, await_ui
+from keen_pipeline_tests.acceptance.processes import Shell, await_ui, free_port
 from keen_pipeline_tests.acceptance.test_browser import page  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -59,9 +58,7 @@ class Ui:
 
 @contextmanager
 def running_ui(folder: Path, days: Sequence[str], options: Sequence[str]) -> Iterator[Ui]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     wanted = [{"name": name, "start_date": days[start]} for name, start in STARTS.items()]
     (folder / "collections.yaml").write_text(yaml.safe_dump({"collections": wanted}))
     with ExitStack() as stack:

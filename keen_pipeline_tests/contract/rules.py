@@ -237,7 +237,7 @@ RULES = [
         lambda ledger, case: ledger.dispatch([case.entry_id], case.now + LATER),
         statuses(Status.SUBMITTED, Status.COMPLETE),
         (FREE,),
-        lambda case: {"due_at": case.now + LATER},
+        lambda case: {"due_at": case.now + LATER, "error": None},
         refused=[],
     ),
     Rule(
@@ -253,7 +253,7 @@ RULES = [
         lambda ledger, case: ledger.publishing(case.entry_id, case.me),
         statuses(Status.COMPLETE),
         (MINE,),
-        lambda _: {"unproven": False},
+        lambda case: {"unproven": False, "publisher": case.me},
         refused=RAISES,
         earlier=lambda _: {"unproven": True},
     ),

@@ -83,3 +83,19 @@ def test_a_landing_that_failed_is_not_due_before_its_time_whoever_claims_it(ledg
         assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Wait)
         clock.advance(61)
         assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Land)
+
+
+def test_a_run_that_was_asked_for_after_a_failure_keeps_nobody_waiting_when_it_dies(ledger: SqlLedger, clock: FakeClock) -> None:
+    entry = complete(ledger)
+    with ledger.working("a run", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+        ledger.landing_failed(entry.entry_id, worker.id, "the disk is full", clock.now() + timedelta(seconds=60))
+    clock.advance(61)
+    [dispatched] = ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    waits = decide(dispatched, Seen(), clock.now(), LIMITS)
+    assert isinstance(waits, Wait)
+    assert waits.why == "its landing run has been asked for"
+    with ledger.working("the run that was asked for", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+    [left] = ledger.open_entries()
+    assert isinstance(decide(left, Seen(), clock.now(), LIMITS), Land)

@@ -231,7 +231,8 @@ class _NextSteps:
         names = {collection.name for collection in others}
         if names:
             mine = [e for e in ledger.open_entries() if e.run_id == self._run_id and e.request.collection in names]
-            to_land = [e.entry_id for e in mine if e.request.partition_key in self._partition_keys]
+            # A landing that failed is put off already.
+            to_land = [e.entry_id for e in mine if e.request.partition_key in self._partition_keys and e.error is None]
             ledger.dispatch(to_land, now + timedelta(seconds=DISPATCH_SECONDS))
 
 

@@ -185,7 +185,7 @@ def landing_checks(
         collection = collections[name]
         entries.sort(key=lambda e: e.request.timeframe.start)
         first, last = entries[0].request.timeframe, entries[-1].request.timeframe
-        history = ledger.landed_between(name, first.start - history_span(collection), last.end)
+        history = ledger.landed_entries(name, start=first.start - history_span(collection), end=last.end)
         for entry in entries:
             if collection.schema_check is not CheckPolicy.OFF:
                 yield _drift(targets, collection, entry, history)

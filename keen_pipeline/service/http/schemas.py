@@ -9,8 +9,10 @@ from keen_pipeline.service.events.incoming import MAX_ID_CHARACTERS, MAX_KEY_CHA
 
 _STRING: dict[str, Any] = {"type": "string"}
 _COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
-_TYPE: dict[str, Any] = {"enum": ["string", "num", "bool", "null", "array", "object", "datetime"]}
-
+_TYPES: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"enum": ["string", "num", "bool", "null", "array", "object", "datetime"]},
+}
 
 ERRORS = {
     400: "A parameter or the body is wrong; `field` names it",
@@ -26,9 +28,6 @@ ERRORS = {
     504: "The query took too long",
     507: "The service's disk is full",
 }
-NOTHING_FOUND = (400, 401, 404)
-LATE = (*NOTHING_FOUND, 503, 504, 507)
-LIMITED = (*LATE, 429)
 
 
 def ref(name: str) -> dict[str, Any]:
@@ -59,6 +58,10 @@ def object_of(required: dict[str, Any], optional: dict[str, Any] | None = None) 
     }
 
 
+def _strings(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, _STRING)
+
+
 def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
@@ -81,8 +84,6 @@ _OPERANDS: list[tuple[tuple[Operator, ...], dict[str, Any]]] = [
     ((Operator.REGEX,), {"type": "string", "description": "RE2"}),
     ((Operator.WITHIN,), object_of({"coordinates": _POINT, "max_distance_miles": {"type": "number", "minimum": 0}})),
 ]
-
-
 _MOMENTS = (Operator.EQ, Operator.NE, Operator.LT, Operator.GT, Operator.LTE, Operator.GTE)
 
 
@@ -95,10 +96,10 @@ _KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS}
 _INSTANT = {"type": "string", "format": "date-time"}
 _SERVICE = {"timestamp": _INSTANT, "created_at": _INSTANT, "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARACTERS}}
 
-_LINK = object_of({"url": _STRING, "name": _STRING})
+_LINK = object_of(_strings("url", "name"))
 
 SCHEMAS: dict[str, Any] = {
-    "Error": object_of({"message": _STRING, "error_code": _STRING}, {"field": _STRING}),
+    "Error": object_of(_strings("message", "error_code"), _strings("field")),
     "Collection": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_:+/\-]{0,63}$"},
     "Timezone": {
         "anyOf": [{"enum": ["UTC", "Europe/Berlin", "US/Pacific"]}, {"type": "integer", "minimum": -86399, "maximum": 86399}]
@@ -110,7 +111,7 @@ SCHEMAS: dict[str, Any] = {
     "Timeframe": {
         "anyOf": [
             ref("RelativeTimeframe"),
-            object_of({"start": {"type": "string", "format": "date-time"}, "end": {"type": "string", "format": "date-time"}}),
+            object_of({"start": _INSTANT, "end": _INSTANT}),
         ]
     },
     "Filters": {"type": "array", "items": ref("Filter"), "maxItems": MAX_CONDITIONS},
@@ -124,21 +125,13 @@ SCHEMAS: dict[str, Any] = {
             _condition(_MOMENTS, _INSTANT, {"enum": ["keen.timestamp", "keen.created_at", "header:timestamp"]}),
         ]
     },
-    "Versions": _list(object_of({"url": _STRING, "is_public": {"type": "boolean"}, "version": _STRING})),
-    "Version": object_of({"projects_resource_url": _STRING}),
+    "Versions": _list(object_of({**_strings("url", "version"), "is_public": {"type": "boolean"}})),
+    "Version": object_of(_strings("projects_resource_url")),
     "Health": object_of({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),
-    "Project2": object_of({"api_key": _STRING, "_id": _STRING, "url": _STRING, "collections": _list(_LINK)}),
+    "Project2": object_of({**_strings("api_key", "_id", "url"), "collections": _list(_LINK)}),
     "Projects2": _list(ref("Project2")),
     "Project3": object_of(
-        {
-            "id": _STRING,
-            "name": _STRING,
-            "url": _STRING,
-            "events_url": _STRING,
-            "events": _list(_LINK),
-            "queries_url": _STRING,
-            "queries": _list(_LINK),
-        }
+        {**_strings("id", "name", "url", "events_url", "queries_url"), "events": _list(_LINK), "queries": _list(_LINK)}
     ),
     "Projects3": _list(ref("Project3")),
     "Created": object_of({"created": {"const": True}}),
@@ -156,37 +149,33 @@ SCHEMAS: dict[str, Any] = {
     "Outcomes": {
         "type": "object",
         "additionalProperties": _list(
-            object_of({"success": {"type": "boolean"}}, {"error": object_of({"name": _STRING, "description": _STRING})})
+            object_of({"success": {"type": "boolean"}}, {"error": object_of(_strings("name", "description"))})
         ),
     },
     "Schema2": object_of(
         {
-            "name": _STRING,
-            "url": _STRING,
+            **_strings("name", "url"),
             "property_names": _list(_STRING),
-            "inferred_property_types": {"type": "object", "additionalProperties": _TYPE},
+            "inferred_property_types": _TYPES,
             "properties": {
                 "type": "object",
                 "additionalProperties": object_of(
                     {"num_appearances": {"type": "integer", "minimum": 1}, "type_appearances": _COUNTS}
                 ),
             },
-            "urls": object_of({"extractions": _STRING}),
+            "urls": object_of(_strings("extractions")),
         }
     ),
-    "Schema3": object_of({"name": _STRING, "url": _STRING, "properties": {"type": "object", "additionalProperties": _TYPE}}),
+    "Schema3": object_of({**_strings("name", "url"), "properties": _TYPES}),
     "Email": {"type": "string", "pattern": r"^[a-z]{1,20}@[a-z]{1,20}\.example$"},
     "Extraction": object_of(
         {"_id": _STRING, "status": {"enum": ["not started", "complete", "failed"]}},
         {
-            "results_url": _STRING,
-            "message": _STRING,
-            "created_at": _STRING,
-            "finished_at": _STRING,
+            **_strings("results_url", "message", "created_at", "finished_at"),
             "events": {"type": "integer", "minimum": 0},
             "bytes": {"type": "integer", "minimum": 0},
             "filters": _list({"type": "object"}),
-            "timeframe": object_of({"start": _STRING, "end": _STRING}),
+            "timeframe": object_of(_strings("start", "end")),
         },
     ),
     "Extractions": object_of({"results": _list(ref("Extraction"))}),

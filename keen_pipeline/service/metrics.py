@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from keen_pipeline.service.application import Service
 
+_log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -30,12 +34,19 @@ class Metrics:
         )
         self._extracted = Counter("keen_events_extracted", "Events written to results", registry=self._registry)
         self.mails = Counter("keen_mails", "Attempts to send a mail", ["outcome"], registry=self._registry)
-        waiting = Gauge("keen_extractions_waiting", "Extractions not finished", registry=self._registry)
-        waiting.set_function(lambda: float(service.records.count_waiting()))
-        running = Gauge("keen_extractions_running", "Extractions being written", registry=self._registry)
-        running.set_function(lambda: float(service.worker.running))
-        unfolded = Gauge("keen_events_unfolded_bytes", "Events that are in no segment yet", registry=self._registry)
-        unfolded.set_function(lambda: float(service.store.unfolded_bytes()))
+        self._gauge("keen_extractions_waiting", "Extractions not finished", lambda: float(service.records.count_waiting()))
+        self._gauge("keen_extractions_running", "Extractions being written", lambda: float(service.worker.running))
+        self._gauge("keen_events_unfolded_bytes", "Events in no segment yet", lambda: float(service.store.unfolded_bytes()))
+
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        def value() -> float:
+            try:
+                return read()
+            except Exception:  # noqa: BLE001 - a database that is away must not hide all other metrics
+                _log.exception("metric not read", extra={"metric": name})
+                return math.nan
+
+        Gauge(name, text, registry=self._registry).set_function(value)
 
     def request_finished(self, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered; whatever methods clients invent are one."""

@@ -1,4 +1,4 @@
-"""The storage that several services share, by the storages of the landing."""
+"""Where the service keeps what does not lie in its data folder, by the storages of the landing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO
 
-from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.storages.storage import normal_root, open_storage
+from keen_pipeline.service import StorageError
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-class SharedObjects:
-    """The object store below a root URI. Raises ConfigurationError where nothing can be written, read and removed there."""
+class StorageObjects:
+    """The object store below a root URI. Raises ConfigurationError for one that no storage of ours is named by."""
 
     def __init__(self, uri: str) -> None:
         self._root = normal_root(uri)
         self._storage = open_storage(self._root, {})
+
+    def prove(self) -> None:
+        """Raises ConfigurationError where nothing can be written, read and removed there."""
         probe = f"{self._root}/probe-{uuid.uuid4().hex}"
         self._storage.write(probe, b"keen_pipeline")
         with self._storage.open(probe) as file:
@@ -36,23 +40,18 @@ class SharedObjects:
                         rest = rest[stage.write(rest) :]
                 self._storage.publish(stage, target)
         except ConfigurationError as error:
-            raise _away(error) from None
+            raise StorageError(str(error)) from None
 
     def open(self, name: str) -> BinaryIO:
         """A binary reader of an object. Raises FileNotFoundError where there is none."""
         try:
             return self._storage.open(f"{self._root}/{name}")
         except ConfigurationError as error:
-            raise _away(error) from None
+            raise StorageError(str(error)) from None
 
     def remove(self, name: str) -> None:
         """Remove an object; nothing happens where there is none."""
         try:
             self._storage.remove(f"{self._root}/{name}")
         except ConfigurationError as error:
-            raise _away(error) from None
-
-
-def _away(error: ConfigurationError) -> ServiceUnavailableError:
-    """It worked when the service started, so whoever took the right or the bucket away may give it back."""
-    return ServiceUnavailableError(str(error))
+            raise StorageError(str(error)) from None
