@@ -76,8 +76,7 @@ class ExtractionWorker:
     @property
     def running(self) -> int:
         """How many extractions are being written."""
-        with self._condition:
-            return len(self._running)
+        return len(self._running)
 
     def close(self) -> None:
         """Stop; the engine is closed already, so what runs is cancelled and waits for the next start."""
@@ -103,10 +102,8 @@ class ExtractionWorker:
 
     def _renew(self, pause: float) -> None:
         while not self._stop.wait(pause):
-            with self._condition:
-                turns = list(self._running.values())
             try:
-                self._records.renew(turns)
+                self._records.renew(list(self._running.values()))  # without the lock, which who takes a turn holds for as long
             except Exception:  # noqa: BLE001 - what is lost meanwhile is written by another process, and its end is noted once
                 _log.exception("turns are not renewed")
 

@@ -8,8 +8,8 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
@@ -236,8 +236,6 @@ class SharedLogs:
         )
         return [Backlog(r["name"], r["bytes"], r["appends"], r["age"]) for r in self._database.rows(sql)]
 
-    @contextmanager
-    def exclusive(self, name: str, work: str, wait: float) -> Iterator[bool]:
+    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
         """Whether this process alone does some work on a collection while the block runs; it saves double work, no more."""
-        with self._database.exclusive(f"{work} of {name}", wait) as ours:
-            yield ours
+        return self._database.exclusive(f"{work} of {name}", wait)
