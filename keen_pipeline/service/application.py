@@ -20,9 +20,8 @@ from keen_pipeline.service.extractions.csv_export import Selection, count
 from keen_pipeline.service.extractions.mail import Mailer, completion_message
 from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extractions.worker import ExtractionWorker
-from keen_pipeline.service.http.metrics import Metrics
 from keen_pipeline.service.limits import MAILS, ByteBudget, RequestsPerMinute
-from keen_pipeline.service.names import literal_filters
+from keen_pipeline.service.metrics import Metrics
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
@@ -128,29 +127,30 @@ class Service:
         return conditions
 
     @contextmanager
-    def select(
-        self, collection: str, filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3"
-    ) -> Iterator[Selection]:
-        """The events asked for, of all acknowledged so far. Raises NotFoundError, InvalidInputError."""
-        with self.store.snapshot(collection) as snapshot:
-            meant = literal_filters(filters, snapshot.columns) if names == "v3" else filters
-            yield Selection(snapshot, meant, timeframe, names)
+    def select(self, collection: str, parameters: Mapping[str, Any], names: str = "v3") -> Iterator[Selection]:
+        """The events that the filters and the timeframe of a request ask for, of all acknowledged so far.
 
-    def create_extraction(
-        self,
-        collection: str,
-        parameters: Mapping[str, Any],
-        *,
-        names: str,
-        shape: Shape = WHOLE,
-    ) -> Extraction:
-        """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
+        Raises NotFoundError, InvalidInputError, and then nothing of the block has run.
+        """
         filters, timeframe = self.filters(parameters), self.window(parameters)
+        with self.store.snapshot(collection) as snapshot:
+            selection = Selection(snapshot, filters, timeframe, names)
+            _ = selection.where  # compiled now, so that a filter that can't work is refused with the request
+            yield selection
+
+    @contextmanager
+    def query(
+        self, collection: str, parameters: Mapping[str, Any], names: str = "v3"
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, Selection]]:
+        """The same, with a cursor that is bounded in time."""
+        with self.select(collection, parameters, names) as selection, self.engine.query() as cursor:
+            yield cursor, selection
+
+    def create_extraction(self, collection: str, parameters: Mapping[str, Any], *, names: str, shape: Shape = WHOLE) -> Extraction:
+        """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
         email = checked_email(parameters, self.config.mail_to)
         limit = self.config.max_extraction_events
-        with self.select(collection, filters, timeframe, names) as selection:
-            # Compiled now, so that a filter that can't work is refused with the request.
-            _ = selection.where
+        with self.select(collection, parameters, names) as selection:
             if limit is not None:
                 with self.engine.query() as cursor:
                     events = min(count(cursor, selection), shape.latest or limit + 1)
@@ -163,8 +163,8 @@ class Service:
         made = self.records.create(
             collection,
             names=names,
-            filters=filters,
-            timeframe=timeframe,
+            filters=selection.filters,
+            timeframe=selection.timeframe,
             email=email,
             now=self.records.now(),
             delay=self.config.extraction_delay,

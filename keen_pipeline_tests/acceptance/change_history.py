@@ -26,6 +26,7 @@ from keen_pipeline.collection import Collection, CountPolicy, Encoding, Layout, 
 from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline.pipeline import requests_of_a_night
 from keen_pipeline.pipeline.explain import explain_all
@@ -366,9 +367,7 @@ def _plain(path: Path) -> bytes:
     if path.name.endswith(".gz"):
         return gzip.decompress(data)
     if path.name.endswith(".zst"):
-        from keen_pipeline.landing.transfer.encode import _zstd
-
-        return bytes(_zstd().decompress(data))
+        return bytes(zstandard().decompress(data))
     return data
 
 

@@ -98,8 +98,8 @@ def delete(service: Service, name: str, *filters: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def selected(service: Service, name: str, *filters: dict[str, Any]) -> Iterator[tuple[Any, Selection]]:
-    with service.select(name, asked(service, *filters), None) as selection, service.engine.query() as cursor:
-        yield cursor, selection
+    with service.query(name, {"filters": list(filters)}) as found:
+        yield found
 
 
 def number(service: Service, name: str, *filters: dict[str, Any]) -> int:

@@ -15,7 +15,6 @@ from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.names import literal_filters, literal_name
 from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.store import EventStore
@@ -234,13 +233,9 @@ class ExtractionWorker:
 
     def _write(self, extraction: Extraction, turn: Turn) -> int:
         with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
-            known, shape, filters = snapshot.columns, extraction.shape, extraction.filters
-            if extraction.names == "v3":
-                filters = literal_filters(filters, known)
-            selection = Selection(snapshot, filters, extraction.timeframe, extraction.names)
+            shape, selection = extraction.shape, Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
             snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
-            names = shape.property_names  # v3.0 alone has them
-            paths = paths_of(selection, [literal_name(name, known) for name in names]) if names is not None else None
+            paths = paths_of(selection, shape.property_names) if shape.property_names is not None else None
             return write_csv(cursor, selection, self._results.part(turn.result), paths, latest=shape.latest)
 
     def _fail_on_purpose(self, extraction: Extraction) -> None:

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import uvicorn
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME as CREDENTIALS_FILE
@@ -181,14 +181,16 @@ class _Server(uvicorn.Server):
         limit = self._service.config.idle_exit_seconds
         if limit is None or self._service.open_requests or time.monotonic() - self._service.last_request < limit:
             return False
-        return not self._service.records.count_waiting()
+        try:
+            return not self._service.records.count_waiting()
+        except KeenPipelineError:  # the database is away; nobody knows
+            return False
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, and the fields that a call gives as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
