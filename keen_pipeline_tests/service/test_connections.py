@@ -192,7 +192,7 @@ def test_an_idle_service_whose_database_is_away_goes_on(data: Path, monkeypatch:
         service.last_request = time.monotonic() - 5
         server = _Server(service, "http://127.0.0.1", Connections(8, 8))
         assert server._is_idle()
-        monkeypatch.setattr(service.records, "waiting", Mock(side_effect=ServiceUnavailableError("locked")))
+        monkeypatch.setattr(service.records, "count_waiting", Mock(side_effect=ServiceUnavailableError("locked")))
         assert not server._is_idle()
     finally:
         service.close()
