@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from keen_pipeline.errors import NotFoundError, ServiceUnavailableError
+from keen_pipeline.cli.storage_objects import StorageObjects
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions import worker
@@ -149,3 +151,23 @@ def test_results_wait_for_a_storage_that_is_away_and_not_for_ever_for_one_that_r
             list(service.results.read(made.id, 0, 10))
     finally:
         service.close()
+
+
+def test_the_words_of_a_storage_are_logged_and_shown_to_nobody_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects = StorageObjects(str(tmp_path / "secret-bucket"))
+    objects.prove()
+    with pytest.raises(FileNotFoundError):
+        objects.open("absent")
+    errors: dict[type[KeenPipelineError], KeenPipelineError] = {
+        StorageError: ConfigurationError("destination secret-bucket: no right to write"),
+        ServiceUnavailableError: RetryableError("secret-bucket: it is away", retry_after=7),
+    }
+    for raised, cause in errors.items():
+        monkeypatch.setattr(objects._storage, "remove", Mock(side_effect=cause))
+        with pytest.raises(raised) as caught:
+            objects.remove("one")
+        assert "secret-bucket" not in str(caught.value)
+    assert [record.reason for record in caplog.records] == [str(cause) for cause in errors.values()]  # type: ignore[attr-defined]
+    assert getattr(caught.value, "retry_after", None) == 7
