@@ -242,6 +242,22 @@ def test_an_older_copy_of_the_database_gives_out_no_number_of_the_table_again(
     assert events(again, "shop") == 4
 
 
+def test_a_database_that_was_put_back_beside_a_running_process_gives_out_no_number_of_the_table_again(
+    services: Services, catalogue: PostgresDatabase
+) -> None:
+    service = services.open("one")
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+    assert fold(service, "shop") == 1
+    catalogue.rows("DELETE FROM event_log")
+    catalogue.rows("UPDATE collections SET next_number = 2, folded = 1")  # as after a failover to a standby that was behind
+    assert events(service, "shop") == 3
+    service.add_events("shop", [{"n": 3}])
+    assert n_of(service, "shop") == [0, 1, 2, 3]
+    assert fold(service, "shop") == 1
+    assert n_of(service, "shop") == [0, 1, 2, 3]
+
+
 def test_what_was_replaced_is_removed_once_it_is_old(services: Services, catalogue: PostgresDatabase) -> None:
     service = services.open("one")
     for n in range(3):
