@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME, Credentials, complete_credentials, load_credentials, write_private
 from keen_pipeline.service.extractions.records import ExtractionRecords
@@ -25,8 +24,8 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
     `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError where the catalogue or
     the storage can't be used.
     """
-    if config.catalogue_url is None or config.storage_uri is None:
-        raise ConfigurationError("service: a shared service needs both a catalogue and a storage")
+    assert config.catalogue_url is not None
+    assert config.storage_uri is not None
     database, local = PostgresDatabase(config.catalogue_url), config.data / "shared"
     credentials = _credentials(config, database)
     cache = FileCache(local / "files", objects, config.cache_mib * MIB)
