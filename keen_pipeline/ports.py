@@ -58,7 +58,6 @@ class ResultsStream(Protocol):
     `start`: offset in the whole file of the first byte of this body (0, or the asked offset where the service honoured
     the range). `total`: length in bytes of the whole file, None where the service did not say. `validator`: a strong
     ETag or Last-Modified for If-Range, None where it gave none. `encoding`: `identity` or `gzip` (Content-Encoding).
-    `delimited`: whether the end of the body can be told from a cut (Content-Length or chunked).
     """
 
     @property
@@ -69,8 +68,6 @@ class ResultsStream(Protocol):
     def validator(self) -> str | None: ...
     @property
     def encoding(self) -> str: ...
-    @property
-    def delimited(self) -> bool: ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` with up to its length of raw body bytes (before any content decoding); 0 at the body's end.

@@ -11,7 +11,7 @@ import queue
 import socket
 import threading
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from keen_pipeline.errors import ConfigurationError, UnreachableError, UnreadableAnswerError
 
@@ -122,17 +122,26 @@ def resolve(host: str, port: int, seconds: float) -> tuple[str, ...]:
     return ips
 
 
-def split_url(url: str) -> tuple[SplitResult, Address]:
-    """The parts of an http(s) URL and the place it names. Raises UnreadableAnswerError, which doesn't show the URL."""
+def split_url(url: str, what: str = "the results URL") -> tuple[SplitResult, Address]:
+    """The parts of an http(s) URL and the place it names. Raises UnreadableAnswerError, which names `what` and not the URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise UnreadableAnswerError("the results URL is not a URL") from None
+        raise UnreadableAnswerError(f"{what} is not a URL") from None
     if parts.scheme not in ("http", "https") or not host or port == 0 or any(c <= " " or c == "\x7f" for c in url):
-        raise UnreadableAnswerError("the results URL is not http(s) with a host")
+        raise UnreadableAnswerError(f"{what} is not http(s) with a host")
     secure = parts.scheme == "https"
     return parts, Address(secure=secure, host=host, port=port or (443 if secure else 80))
+
+
+def redirected(url: str, location: str, what: str = "results: the URL") -> str:
+    """Where the Location in the answer of `url` leads. Raises UnreadableAnswerError."""
+    try:
+        # http.client reads a head as Latin-1; what isn't ASCII in it is UTF-8.
+        return urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
+    except ValueError:
+        raise UnreadableAnswerError(f"{what} redirects to what is no URL") from None
 
 
 def checked(place: Address, *, allow_private: bool, by_proxy: bool = False, seconds: float = 10.0) -> Address:

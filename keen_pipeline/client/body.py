@@ -49,7 +49,6 @@ class ResultsBody:
         self.total = total
         self.validator = validator
         self.encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
-        self.delimited = self._chunked or length is not None
 
     def head(self) -> tuple[bytes, bool]:
         """The first bytes of the file, up to HEAD_BYTES, and whether they are all of it; `readinto` gives them again.

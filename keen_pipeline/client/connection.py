@@ -12,7 +12,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +137,29 @@ class _Reader(io.RawIOBase):
         return self._channel.recv_into(buffer)
 
 
+class Connection(http.client.HTTPConnection):
+    """To `place`, by `channel`; `proxy` is the one that gets plain requests, with the whole address."""
+
+    def __init__(self, place: Address, sock: Any, read_timeout: float, proxy: Proxy | None = None) -> None:
+        super().__init__(place.host, place.port)
+        self.default_port = 443 if place.secure else 80  # the Host header leaves a default port out
+        self.channel = Channel(sock, read_timeout)
+        self.sock: Any = self.channel
+        self._proxy = proxy
+
+    def ask(self, method: str, path: str, headers: Mapping[str, str], data: bytes | None = None) -> http.client.HTTPResponse:
+        """Send a request; returns the head of its answer. Raises ConfigurationError when a proxy refuses the user."""
+        if self._proxy is None:
+            self.request(method, path, data, headers)
+        else:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            port = "" if self.port == 80 else f":{self.port}"
+            self.request(method, f"http://{host}{port}{path}", data, {**headers, **self._proxy.headers})
+        response = self.getresponse()
+        refuse_proxy(response.status, self._proxy)
+        return response
+
+
 class Connector:
     """Opens connections by the environment's proxies."""
 
@@ -145,8 +168,8 @@ class Connector:
         self.proxies = proxies
         self._context = context
 
-    def connect(self, place: Address, seconds: float) -> http.client.HTTPConnection:
-        """A connection whose `sock` is a Channel, to `place.ips` or to what its name resolves to; `seconds` are left for it all.
+    def connect(self, place: Address, seconds: float) -> Connection:
+        """A connection to `place.ips` or to what its name resolves to; `seconds` are left for it all.
 
         Raises UnreachableError (no request was sent), ConfigurationError for a certificate that is not trusted or a proxy.
         """
@@ -165,19 +188,7 @@ class Connector:
             except BaseException:
                 sock.close()
                 raise
-        connection = http.client.HTTPConnection(place.host, place.port)
-        connection.default_port = 443 if place.secure else 80  # the Host header leaves a default port out
-        connection.sock = Channel(sock, self.limits.read)
-        return connection
-
-    def target(self, place: Address, path: str) -> tuple[str, dict[str, str]]:
-        """What the request line names and the headers it takes besides: a proxy gets a plain request with the whole address."""
-        proxy = None if place.secure else self.proxies.of(place)
-        if proxy is None:
-            return path, {}
-        host = f"[{place.host}]" if ":" in place.host else place.host
-        port = "" if place.port == 80 else f":{place.port}"
-        return f"http://{host}{port}{path}", proxy.headers
+        return Connection(place, sock, self.limits.read, None if place.secure else proxy)
 
     def _reach(self, place: Address, deadline: float) -> socket.socket:
         why = ""
@@ -209,23 +220,13 @@ class Connector:
 
     def _tunnel(self, sock: Any, place: Address, proxy: Proxy, deadline: float) -> None:
         host = f"[{place.host}]" if ":" in place.host else place.host
-        channel = Channel(sock, self.limits.read)
-        channel.limit(min(self.limits.connect, deadline - time.monotonic()))
-        connection = http.client.HTTPConnection(proxy.host, proxy.port)
-        connection.sock = channel
-        connection.request("CONNECT", f"{host}:{place.port}", headers=proxy.headers | {"Host": f"{host}:{place.port}"})
-        status = connection.getresponse().status
+        connection = Connection(Address(proxy.secure, proxy.host, proxy.port), sock, self.limits.read)
+        connection.channel.limit(min(self.limits.connect, deadline - time.monotonic()))
+        status = connection.ask("CONNECT", f"{host}:{place.port}", headers=proxy.headers | {"Host": f"{host}:{place.port}"}).status
         refuse_proxy(status, proxy)
         if status != 200:
             raise UnreachableError(f"no connection to {place.host}: the proxy {proxy.host} refused it (HTTP {status})")
         sock.settimeout(min(self.limits.connect, max(0.001, deadline - time.monotonic())))
-
-
-def channel_of(connection: http.client.HTTPConnection) -> Channel:
-    """What `Connector.connect` put into it."""
-    channel: Any = connection.sock
-    assert isinstance(channel, Channel)
-    return channel
 
 
 def refuse_proxy(status: int, proxy: Proxy | None) -> None:

@@ -10,7 +10,6 @@ from urllib.parse import quote
 from keen_pipeline.client import synchronous, wire
 from keen_pipeline.client.connection import Connector, TimeLimits
 from keen_pipeline.client.proxy import Proxies
-from keen_pipeline.client.refusals import Subject
 from keen_pipeline.client.renewal import RenewingResults
 from keen_pipeline.client.results import ResultsOpener
 from keen_pipeline.client.scrub import Credential, Scrubber
@@ -257,8 +256,8 @@ class KeenClient:
     def _v2(self, collection: str, *parts: str) -> str:
         return "/".join(["/2.0/projects", _part(self.project_id), _part(collection), *map(_part, parts)])
 
-    def _subject(self, action: str) -> Subject:
-        return Subject(action, self.project_id)
+    def _subject(self, action: str) -> str:
+        return f"{action} (project {self.project_id})"
 
 
 def _part(text: str) -> str:

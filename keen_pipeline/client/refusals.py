@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import math
 import re
-from dataclasses import dataclass
+import zlib
+from datetime import datetime, timezone
+from email.message import Message
+from email.utils import parsedate_to_datetime
 
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.errors import (
@@ -22,22 +27,38 @@ from keen_pipeline.errors import (
 
 LARGEST_REFUSAL_BYTES = 64 * 1024
 """How much of an error's body is read."""
+DEFAULT_REFUSAL_SECONDS = 60.0
+"""How long Keen refuses every request after a 429 that does not say it: the next minute."""
+LONGEST_REFUSAL_SECONDS = 3600.0
+"""A Retry-After beyond this is taken as this; a broken clock at the service must not stop a pipeline for a year."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What a request is about, in the words of its reader: `submit of purchases[2026-01-01] in project P`."""
-
-    action: str
-    project_id: str
-
-    def __str__(self) -> str:
-        return f"{self.action} (project {self.project_id})"
+def body_of(response: http.client.HTTPResponse) -> bytes:
+    """What can be read of a refusal's body, unzipped; its status says enough without it."""
+    try:
+        data = response.read(LARGEST_REFUSAL_BYTES)
+        return zlib.decompressobj(31).decompress(data, LARGEST_REFUSAL_BYTES) if data.startswith(b"\x1f\x8b") else data
+    except (OSError, http.client.HTTPException, ValueError, zlib.error):
+        return b""
 
 
-def missing_key(credential: Credential, subject: Subject) -> AuthenticationError:
-    """The error of a request whose key was never set; nothing was sent."""
-    return AuthenticationError(f"{subject}: {credential.variable} is not set; nothing was requested. Set it to the project's key")
+def retry_after(headers: Message, now: datetime) -> float | None:
+    """Seconds to wait from `now` (aware UTC), of a Retry-After header in either form (seconds, HTTP-date).
+
+    None when the header is missing or unreadable. Never negative, never above LONGEST_REFUSAL_SECONDS.
+    """
+    text = headers.get("Retry-After", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        # An HTTP-date is GMT by definition, even if `-0000` made the parser leave the zone out.
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        seconds = (moment - now).total_seconds()
+    return min(max(seconds, 0.0), LONGEST_REFUSAL_SECONDS) if math.isfinite(seconds) else None
 
 
 def service_words(body: bytes) -> tuple[str, str, bool]:
@@ -56,7 +77,7 @@ def service_words(body: bytes) -> tuple[str, str, bool]:
 
 
 def refusal(
-    status: int, body: bytes, subject: Subject, credential: Credential, scrub: Scrubber, retry_after: float | None
+    status: int, body: bytes, subject: str, credential: Credential, scrub: Scrubber, retry_after: float | None
 ) -> KeenPipelineError:
     """Translate an HTTP answer with `status` >= 400 (or an unexpected 1xx or 3xx) into the error to raise."""
     message, code, known = service_words(body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 
 from keen_pipeline.errors import ExtractionFailedError, ResultsExpiredError, ServiceUnavailableError
 from keen_pipeline.extraction import RemoteStatus, SecretUrl
@@ -16,14 +15,13 @@ MOST_RENEWALS = 2
 
 
 class RenewingResults:
-    """The results of one extraction (a ResultsSource). `url` saves the first status request when it is known."""
+    """The results of one extraction (a ResultsSource), for one thread. `url` saves the first status request when it is known."""
 
     def __init__(self, api: ExtractionApi, collection: str, extraction_id: str, url: SecretUrl | None = None) -> None:
         self._api = api
         self._collection = collection
         self._extraction_id = extraction_id
         self._url = url
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"RenewingResults({self._collection}, {self._extraction_id})"
@@ -36,22 +34,15 @@ class RenewingResults:
         """
         renewals = 0
         while True:
-            url = self._current()
+            self._url = self._url or self._fresh()
             try:
-                return self._api.open_results(url, offset=offset, validator=validator)
+                return self._api.open_results(self._url, offset=offset, validator=validator)
             except ResultsExpiredError as error:
-                with self._lock:
-                    self._url = None if self._url is url else self._url
+                self._url = None
                 if renewals == MOST_RENEWALS:
                     raise
                 renewals += 1
                 log.info("asking for a fresh results URL of extraction %s of %s: %s", self._extraction_id, self._collection, error)
-
-    def _current(self) -> SecretUrl:
-        with self._lock:
-            if self._url is None:
-                self._url = self._fresh()
-            return self._url
 
     def _fresh(self) -> SecretUrl:
         remote = self._api.get_extraction(self._collection, self._extraction_id)

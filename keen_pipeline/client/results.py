@@ -5,26 +5,20 @@ from __future__ import annotations
 import http.client
 import re
 import time
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
-from keen_pipeline.client import backoff
-from keen_pipeline.client.address import Address, checked, is_private_host, split_url
+from keen_pipeline.client.address import Address, checked, is_private_host, redirected, split_url
 from keen_pipeline.client.body import ResultsBody
-from keen_pipeline.client.connection import Channel, Connector, channel_of, refuse_proxy, translated
+from keen_pipeline.client.connection import Channel, Connector, translated
 from keen_pipeline.client.document import why_not_csv
-from keen_pipeline.client.refusals import LARGEST_REFUSAL_BYTES, Subject, refusal, service_words
+from keen_pipeline.client.refusals import body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber
-from keen_pipeline.client.transport import origin
 from keen_pipeline.errors import (
     ExtractionTooLargeError,
     KeenPipelineError,
-    RateLimitedError,
-    RequestRejectedError,
     ResultsExpiredError,
-    ServiceUnavailableError,
     TransferError,
     UnreadableAnswerError,
 )
@@ -36,17 +30,6 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _STRONG_AFTER_SECONDS = 1.0
 """RFC 9110, 8.8.2.2: a Last-Modified is strong if the answer's Date is at least one second later."""
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is wanted of a URL; the heads of all its redirects have `seconds` together, until `deadline` of time.monotonic."""
-
-    offset: int
-    validator: str | None
-    subject: Subject | None
-    seconds: float
-    deadline: float
 
 
 class ResultsOpener:
@@ -62,83 +45,63 @@ class ResultsOpener:
         clock: Clock,
         scrub: Scrubber,
     ) -> None:
-        self._base_url = base_url
+        _, self._service = split_url(base_url)
         self._credential = credential
         self._connector = connector
-        self._allow_private = is_private_host(urlsplit(base_url).hostname or "") if allow_private is None else allow_private
+        self._allow_private = is_private_host(self._service.host) if allow_private is None else allow_private
         self._clock = clock
         self._scrub = scrub
 
-    def open(self, secret: SecretUrl, *, offset: int, validator: str | None, subject: Subject | None = None) -> ResultsBody:
+    def open(self, secret: SecretUrl, *, offset: int, validator: str | None, subject: str | None = None) -> ResultsBody:
         """See `KeenClient.open_results`. `subject`: the URL is a query of the API itself, which says what is wrong with it."""
         url = secret.reveal()
         limits = self._connector.limits
         seconds = min(max(limits.total, limits.read), limits.transfer)
-        asked = _Asked(offset, validator, subject, seconds, time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds  # for the heads of all redirects together
         for _ in range(MOST_REDIRECTS + 1):
             parts, place = split_url(url)
             by_proxy = self._connector.proxies.of(place) is not None
             address = checked(place, allow_private=self._allow_private, by_proxy=by_proxy, seconds=limits.connect)
             path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_CHARACTERS, errors="replace")
-            answer = self._request(url, path, address, asked)
-            if isinstance(answer, ResultsBody):
-                return answer
-            url = _redirected(url, answer)
+            with ExitStack() as stack:
+                connection = self._connector.connect(address, min(limits.connect, deadline - time.monotonic()))
+                stack.callback(connection.channel.end)
+                connection.channel.limit(seconds, deadline)
+                with _translated(place.host):
+                    response = connection.ask("GET", path, self._headers(place, offset, validator))
+                    is_redirect = response.status in (301, 302, 303, 307, 308) and response.headers.get("Location")
+                    if not is_redirect and response.status not in (200, 206):
+                        raise self._refused(response, subject)
+                if is_redirect:
+                    url = _redirected(url, str(response.headers["Location"]))
+                    continue
+                body = self._body(response, connection.channel, place.host, offset, validator)
+                connection.channel.limit(limits.transfer)
+                stack.pop_all()
+                return body
         raise UnreadableAnswerError(f"results: the URL redirects more than {MOST_REDIRECTS} times in a row")
 
-    # The answer's body, or the Location of a redirect.
-    def _request(self, url: str, path: str, address: Address, asked: _Asked) -> ResultsBody | str:
-        limits = self._connector.limits
-        connection = self._connector.connect(address, min(limits.connect, asked.deadline - time.monotonic()))
-        channel = channel_of(connection)
-        channel.limit(asked.seconds, asked.deadline)
-        answer: ResultsBody | str = ""
-        try:
-            with translated(address.host, lambda why: TransferError(f"results: {address.host} gave no whole answer ({why})")):
-                line, extra = self._connector.target(address, path)
-                connection.request("GET", line, headers=self._headers(url, asked) | extra)
-                response = connection.getresponse()
-                if line != path:
-                    refuse_proxy(response.status, self._connector.proxies.of(address))
-                answer = self._answer(response, channel, address.host, asked)
-            if isinstance(answer, ResultsBody):
-                self._check_content(response, answer)
-                channel.limit(limits.transfer)
-        except BaseException:
-            channel.end()
-            raise
-        if not isinstance(answer, ResultsBody):
-            channel.end()
-        return answer
-
-    def _headers(self, url: str, asked: _Asked) -> dict[str, str]:
+    def _headers(self, place: Address, offset: int, validator: str | None) -> dict[str, str]:
         headers = {"Accept": "text/csv, */*;q=0.5", "Accept-Encoding": "gzip, identity;q=0.9", "Connection": "close"}
-        if asked.offset and asked.validator:
-            headers["Range"] = f"bytes={asked.offset}-"
-            headers["If-Range"] = asked.validator
-        if self._credential.key and origin(url) == origin(self._base_url):
+        if offset and validator:
+            headers["Range"] = f"bytes={offset}-"
+            headers["If-Range"] = validator
+        if self._credential.key and place == self._service:
             headers["Authorization"] = self._credential.key
         return headers
 
-    def _answer(self, response: http.client.HTTPResponse, channel: Channel, host: str, asked: _Asked) -> ResultsBody | str:
-        status = response.status
-        if asked.subject is not None and status >= 400:
-            raise self._refused_query(response, asked.subject)
-        if status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
-            return str(response.headers["Location"])
-        if status not in (200, 206):
-            self._refuse(response)
+    def _body(
+        self, response: http.client.HTTPResponse, channel: Channel, host: str, offset: int, validator: str | None
+    ) -> ResultsBody:
         encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip"):
             raise UnreadableAnswerError(f"results: the Content-Encoding {self._scrub(encoding)!r} was not asked for")
-        start, total = _extent(response, asked.offset)
+        start, total = _extent(response, offset)
         found = strong_validator(response.headers)
-        if start and found is not None and found != asked.validator:
+        if start and found is not None and found != validator:
             raise TransferError("results: the file changed between two requests, though the service sent its rest")
-        kept = found or (asked.validator if start else None)
-        return ResultsBody(response, channel, host, start=start, total=total, validator=kept)
-
-    def _check_content(self, response: http.client.HTTPResponse, body: ResultsBody) -> None:
+        kept = found or (validator if start else None)
+        body = ResultsBody(response, channel, host, start=start, total=total, validator=kept)
         head, whole = (b"", False) if body.start else body.head()
         reason = why_not_csv(response.headers.get("Content-Type") or "", head, whole)
         if reason is not None:
@@ -146,38 +109,28 @@ class ResultsOpener:
             raise UnreadableAnswerError(
                 f"results: {self._scrub(reason)[:100]} came instead of a CSV (HTTP {response.status}): {said}"
             )
+        return body
 
-    def _refused_query(self, response: http.client.HTTPResponse, subject: Subject) -> KeenPipelineError:
-        retry_after = backoff.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
-        body = response.read(LARGEST_REFUSAL_BYTES)
-        if response.status == 504:  # the service's own time limit: it would be as long the next time
-            return ExtractionTooLargeError(f"{subject}: the service could not answer in time (HTTP 504)")
-        return refusal(response.status, body, subject, self._credential, self._scrub, retry_after)
-
-    def _refuse(self, response: http.client.HTTPResponse) -> NoReturn:
-        status = response.status
-        retry_after = backoff.parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
+    def _refused(self, response: http.client.HTTPResponse, subject: str | None) -> KeenPipelineError:
+        status, body = response.status, body_of(response)
+        wait = retry_after(response.headers, self._clock.now())
+        if subject is not None:
+            if status == 504:  # the service's own time limit: it would be as long the next time
+                return ExtractionTooLargeError(f"{subject}: the service could not answer in time (HTTP 504)")
+            return refusal(status, body, subject, self._credential, self._scrub, wait)
         if status in (401, 403, 404, 410):
-            raise ResultsExpiredError(f"results: the URL is no longer valid (HTTP {status})")
-        if status == 429:
-            raise RateLimitedError("results: too many requests (HTTP 429)", retry_after=retry_after)
+            return ResultsExpiredError(f"results: the URL is no longer valid (HTTP {status})")
         if status == 416:
-            raise TransferError("results: the service has fewer bytes than it announced before (HTTP 416)")
-        if status >= 500 or status in (408, 425):
-            raise ServiceUnavailableError(f"results: the service failed (HTTP {status})", retry_after=retry_after)
-        message, _, known = service_words(response.read(LARGEST_REFUSAL_BYTES))
-        said = self._scrub(message)
-        if known and status >= 400:
-            raise RequestRejectedError(f"results: refused (HTTP {status}): {said}", status=status)
-        raise UnreadableAnswerError(f"results: unexpected answer (HTTP {status}): {said}")
+            return TransferError("results: the service has fewer bytes than it announced before (HTTP 416)")
+        return refusal(status, body, "results", self._credential, self._scrub, wait)
+
+
+def _translated(host: str) -> AbstractContextManager[None]:
+    return translated(host, lambda why: TransferError(f"results: {host} gave no whole answer ({why})"))
 
 
 def _redirected(url: str, location: str) -> str:
-    try:
-        # http.client reads a head as Latin-1; what isn't ASCII in it is UTF-8.
-        target = urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
-    except ValueError:
-        raise UnreadableAnswerError("results: the URL redirects to what is no URL") from None
+    target = redirected(url, location)
     if url.lower().startswith("https:") and not target.lower().startswith("https:"):
         raise UnreadableAnswerError("results: the URL redirects from https to an insecure address; it was not followed")
     return target

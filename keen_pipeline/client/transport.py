@@ -7,20 +7,21 @@ import http.client
 import json
 import logging
 import math
+import random
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
-from keen_pipeline.client import backoff
-from keen_pipeline.client.address import Address
-from keen_pipeline.client.connection import Connector, channel_of, refuse_proxy, translated
-from keen_pipeline.client.refusals import LARGEST_REFUSAL_BYTES, Subject, missing_key, refusal
+from keen_pipeline.client.address import redirected, split_url
+from keen_pipeline.client.connection import Connection, Connector, translated
+from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
 from keen_pipeline.client.wire import WrongShape
 from keen_pipeline.errors import (
+    AuthenticationError,
     ConfigurationError,
     InvalidInputError,
     KeenPipelineError,
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 MOST_TRIES = 4
 """How often one call is sent at most, the first time included."""
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 20.0
+"""Before a further try: doubling from the first to this, with jitter of a half."""
 MOST_REDIRECTS = 3
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
@@ -52,7 +56,7 @@ class _Call:
     method: str
     url: str
     data: bytes | None
-    subject: Subject
+    subject: str
     credential: Credential
     budget_wait: float = math.inf
 
@@ -78,15 +82,14 @@ class ApiTransport:
 
     def __init__(self, base_url: str, connector: Connector, *, limiter: RateLimiter | None, clock: Clock, scrub: Scrubber) -> None:
         self.base_url = base_url
-        parts = urlsplit(base_url)
-        secure = parts.scheme == "https"
-        self._place = Address(secure=secure, host=parts.hostname or "", port=parts.port or (443 if secure else 80))
+        parts, self._place = split_url(base_url)
+        self._netloc = parts.netloc
         self._connector = connector
         self._read_timeout, self._total_timeout = connector.limits.read, connector.limits.total
         self._limiter = limiter
         self._clock = clock
         self._scrub = scrub
-        self._idle: collections.deque[http.client.HTTPConnection] = collections.deque()
+        self._idle: collections.deque[Connection] = collections.deque()
 
     def __repr__(self) -> str:
         return f"ApiTransport({self.base_url})"
@@ -94,13 +97,13 @@ class ApiTransport:
     def close(self) -> None:
         """Close the kept connections."""
         while self._idle:
-            channel_of(self._idle.pop()).end()
+            self._idle.pop().channel.end()
 
     def get(
         self,
         path: str,
         read: Callable[[Any, Callable[[str], str]], Answer],
-        subject: Subject,
+        subject: str,
         credential: Credential,
         params: Mapping[str, Any] | None = None,
     ) -> Answer:
@@ -121,14 +124,14 @@ class ApiTransport:
     def rest(self, retry_after: float | None) -> None:
         """The service refused a request (429): nobody sends another for so many seconds."""
         if self._limiter is not None:
-            self._limiter.refuse_until(backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after)
+            self._limiter.refuse_until(DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after)
 
     def post(
         self,
         path: str,
         body: Any,
         read: Callable[[Any, Callable[[str], str]], Answer],
-        subject: Subject,
+        subject: str,
         credential: Credential,
         *,
         budget_wait: float = math.inf,
@@ -142,10 +145,11 @@ class ApiTransport:
 
     def _repeat(self, call: _Call) -> bytes:
         if not call.credential.key:
-            raise missing_key(call.credential, call.subject)
+            raise AuthenticationError(
+                f"{call.subject}: {call.credential.variable} is not set; nothing was requested. Set it to the project's key"
+            )
         deadline = time.monotonic() + self._total_timeout
-        waits = backoff.waits()
-        tries_left = MOST_TRIES
+        longest, tries_left = FIRST_WAIT_SECONDS, MOST_TRIES
         while True:
             tries_left -= 1
             try:
@@ -153,7 +157,8 @@ class ApiTransport:
             except RetryableError as error:
                 unread = isinstance(error, UnreadableAnswerError)
                 repeatable = isinstance(error, UnreachableError) or (call.method == "GET" and not unread)
-                wait = max(next(waits), error.retry_after or 0.0)
+                wait = max(longest * random.uniform(0.5, 1.0), error.retry_after or 0.0)  # noqa: S311 - spreads load, protects nothing
+                longest = min(longest * 2, LONGEST_WAIT_SECONDS)
                 if not repeatable or not tries_left or time.monotonic() + wait >= deadline:
                     raise
                 log.info("waiting %.1f s before the next of %d tries left: %s", wait, tries_left, error)
@@ -170,58 +175,64 @@ class ApiTransport:
             if 200 <= status < 300:
                 return body
             if status in (301, 302, 303, 307, 308) and call.method == "GET" and "Location" in headers:
-                url = _redirected(url, str(headers["Location"]), call.subject)
+                url = self._redirected(url, str(headers["Location"]), call.subject)
                 continue
-            retry_after = backoff.parse_retry_after(headers.get("Retry-After"), self._clock.now())
+            wait = retry_after(headers, self._clock.now())
             if status == 429:
-                retry_after = backoff.DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after
-                self.rest(retry_after)
-            raise refusal(status, body, call.subject, call.credential, self._scrub, retry_after)
+                wait = DEFAULT_REFUSAL_SECONDS if wait is None else wait
+                self.rest(wait)
+            raise refusal(status, body, call.subject, call.credential, self._scrub, wait)
         raise UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
 
     def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[int, http.client.HTTPMessage, bytes]:
         headers = {"Authorization": str(call.credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
         if call.data is not None:
             headers["Content-Type"] = "application/json"
-        host = urlsplit(self.base_url).netloc
         connection = self._connection(call, deadline)
-        channel = channel_of(connection)
         kept = False
         try:
-            channel.limit(self._total_timeout, deadline)
-            line, extra = self._connector.target(self._place, "/" + url.partition("://")[2].partition("/")[2])
-            with translated(host, lambda why: ServiceUnavailableError(f"{call.subject}: {host} gave no whole answer ({why})")):
-                connection.request(call.method, line, call.data, headers | extra)
-                response = connection.getresponse()
-                if not line.startswith("/"):
-                    refuse_proxy(response.status, self._connector.proxies.of(self._place))
-                body = _body(response, call.subject)
+            connection.channel.limit(self._total_timeout, deadline)
+            broken = f"{call.subject}: {self._netloc} gave no whole answer"
+            with translated(self._netloc, lambda why: ServiceUnavailableError(f"{broken} ({why})")):
+                path = "/" + url.partition("://")[2].partition("/")[2]
+                response = connection.ask(call.method, path, headers, call.data)
+                body = _body(response, call.subject) if 200 <= response.status < 300 else body_of(response)
             kept = call.method == "GET" and connection.sock is not None and response.isclosed()
         finally:
             if kept and len(self._idle) < _MOST_IDLE:
                 self._idle.append(connection)
             else:
-                channel.end()
+                connection.channel.end()
         return response.status, response.headers, body
 
     # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a POST: it
     # gets a connection of its own.
-    def _connection(self, call: _Call, deadline: float) -> http.client.HTTPConnection:
+    def _connection(self, call: _Call, deadline: float) -> Connection:
         while call.method == "GET" and self._idle:
             try:
                 kept = self._idle.pop()
             except IndexError:
                 break  # another thread was quicker
-            if channel_of(kept).is_idle():
+            if kept.channel.is_idle():
                 return kept
-            channel_of(kept).end()
+            kept.channel.end()
         try:
             return self._connector.connect(self._place, deadline - time.monotonic())
         except KeenPipelineError as error:
             error.args = (f"{call.subject}: {error}",)
             raise
 
-    def _decode(self, body: bytes, read: Callable[[Any, Callable[[str], str]], Answer], subject: Subject) -> Answer:
+    def _redirected(self, url: str, location: str, subject: str) -> str:
+        target = redirected(url, location, f"{subject}: the service")
+        # The key goes in a header of every request, so another origin may not have the request at all.
+        if split_url(target, f"{subject}: what the service redirects to")[1] != self._place:
+            raise ConfigurationError(
+                f"{subject}: the service redirects to another host, which must not see the key. "
+                "Set KEEN_BASE_URL to the service's own address"
+            )
+        return target
+
+    def _decode(self, body: bytes, read: Callable[[Any, Callable[[str], str]], Answer], subject: str) -> Answer:
         try:
             return read(json.loads(body), self._scrub)
         except WrongShape as error:
@@ -239,14 +250,8 @@ def _json(value: Any, name: str) -> str:
         raise InvalidInputError(f"{name}: it can't be written as JSON (NaN, or an unknown kind of value)", field=name) from None
 
 
-def _body(response: http.client.HTTPResponse, subject: Subject) -> bytes:
-    """The whole body, unzipped; of a refusal what can be read of its beginning. Raises UnreadableAnswerError, IncompleteRead."""
-    if not 200 <= response.status < 300:
-        try:
-            data = response.read(LARGEST_REFUSAL_BYTES)
-            return zlib.decompressobj(31).decompress(data, LARGEST_REFUSAL_BYTES) if data.startswith(b"\x1f\x8b") else data
-        except (OSError, http.client.HTTPException, ValueError, zlib.error):
-            return b""  # its status says enough
+def _body(response: http.client.HTTPResponse, subject: str) -> bytes:
+    """The whole body, unzipped. Raises UnreadableAnswerError, IncompleteRead."""
     pieces = bytearray()
     while len(pieces) <= LARGEST_ANSWER_BYTES and (piece := response.read(_READ_BYTES)):
         pieces += piece
@@ -275,31 +280,3 @@ def _unzipped(data: bytearray) -> bytearray:
     except zlib.error:
         raise http.client.IncompleteRead(b"") from None
     return out
-
-
-def _redirected(url: str, location: str, subject: Subject) -> str:
-    try:
-        target = urljoin(url, location)
-    except ValueError:
-        raise UnreadableAnswerError(f"{subject}: the service redirects to what is no URL") from None
-    # The key goes in a header of every request, so another origin may not have the request at all.
-    if origin(target) != origin(url):
-        raise ConfigurationError(
-            f"{subject}: the service redirects to another host, which must not see the key. "
-            "Set KEEN_BASE_URL to the service's own address"
-        )
-    return target
-
-
-def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what decides whether a request may carry the key."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return (
-        parts.scheme.lower(),
-        (parts.hostname or "").lower(),
-        port if port is not None else {"http": 80, "https": 443}.get(parts.scheme, -1),
-    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import mmap
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +10,14 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
 
-from keen_pipeline.collection import Encoding, Layout, MaskMethod
+from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, VerificationError
 from keen_pipeline.extraction import Landing
-from keen_pipeline.landing.layout import (
-    REASON_SUFFIX,
-    encoding_of,
-    file_path,
-    list_path,
-    path_below,
-    quarantine_path,
-)
+from keen_pipeline.landing.layout import REASON_SUFFIX, encoding_of, file_path, list_path, path_below, quarantine_path
 from keen_pipeline.landing.storages.errors import of_temporary_folder
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence, normal_root, open_storage
 from keen_pipeline.landing.transfer.encode import check_encoding
+from keen_pipeline.landing.transfer.workers import copy
 from keen_pipeline.ports import ResultsSource
 from keen_pipeline.timeframe import format_instant
 
@@ -35,7 +27,8 @@ if TYPE_CHECKING:
     from keen_pipeline.landing.transfer.download import Download
     from keen_pipeline.landing.transfer.intake import Intake
 
-_PIECE_BYTES = 1 << 20
+LONGEST_LIST_BYTES = 256 * 1024 * 1024
+"""Of a list of unique values; the service's answer, of which it is made, has at most 64 MiB."""
 LEFTOVER_AGE = timedelta(hours=6)
 """A staged file or upload this old belongs to a landing that died: none is allowed to take so long."""
 
@@ -45,15 +38,12 @@ class FileDestination:
 
     Safe to share between threads; landings of one target don't disturb each other.
 
-    `encoding`: of files whose target does not say another one by its suffix. `transport`: the options of the scheme,
-    as `landing.options` has them. Raises ConfigurationError for a scheme, option or encoding it can't serve.
+    `transport`: the options of the scheme, as `landing.storages.options` has them. Raises ConfigurationError for a scheme or option
+    it can't serve.
     """
 
-    def __init__(self, root_uri: str, *, encoding: Encoding = Encoding.CSV, transport: Mapping[str, object] | None = None) -> None:
-        check_encoding(encoding)
+    def __init__(self, root_uri: str, *, transport: Mapping[str, object] | None = None) -> None:
         self._root = normal_root(root_uri)
-        self._encoding = encoding
-        self._transport = transport
         self._storage: Storage = open_storage(self._root, transport or {})
 
     @property
@@ -61,23 +51,16 @@ class FileDestination:
         """Root of the destination, without a trailing slash; a plain path for a local folder."""
         return self._root
 
-    @property
-    def encoding(self) -> Encoding:
-        """How `target_uri` names files unless told otherwise."""
-        return self._encoding
-
     def __repr__(self) -> str:
-        return f"FileDestination({self._root}, {self._encoding.value})"
+        return f"FileDestination({self._root})"
 
     def uri_of(self, path: str) -> str:
         """The URI of a path below the root."""
         return f"{self._root}/{path}"
 
-    def target_uri(
-        self, collection: str, partition_key: str, encoding: Encoding | None = None, layout: Layout = Layout.PLAIN
-    ) -> str:
-        """The URI of one partition's file here."""
-        return self.uri_of(file_path(collection, partition_key, encoding or self._encoding, layout))
+    def target_uri(self, collection: str, partition_key: str, encoding: Encoding = Encoding.CSV) -> str:
+        """The URI of one partition's file here, in the plain layout."""
+        return self.uri_of(file_path(collection, partition_key, encoding))
 
     def land(
         self,
@@ -86,17 +69,16 @@ class FileDestination:
         *,
         extraction_id: str,
         label: str | None = None,
-        encoding: Encoding | None = None,
         types: Mapping[str, str] | None = None,
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
         earlier_types: Mapping[str, str] | None = None,
         fence: Fence = no_fence,
     ) -> Landing:
-        """Download, verify, then publish the file at the URI `target` in one step (the old whole file or the new one).
+        """Download, verify, then publish the file at the URI `target`, of the encoding that its suffix names, in one step (the old
+        whole file or the new one).
 
         `label`: what errors call it, its path by default.
-        `encoding`: of the file, by its suffix unless it is given.
         `types`: Keen's inferred type by property, which parquet needs for any column but text.
         `earlier_types`: the types of columns in earlier Parquet files of the collection, in Arrow's words; none gets narrower.
         `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven are the
@@ -107,57 +89,46 @@ class FileDestination:
         transfer can't finish now, ConfigurationError if the place can't be written. In all these cases the file at `target` is as
         it was.
         """
-        from keen_pipeline.landing.transfer.download import (
-            Download,  # brings NumPy, which a code location that lands nothing can spare
-        )
-
         path = path_below(self._root, target)
-        encoding = encoding or encoding_of(path)
-        what = f"{label or path}, extraction {extraction_id}"
+        encoding = encoding_of(path)
         check_encoding(encoding)
+        mask = mask or {}
+        what = f"{label or path}, extraction {extraction_id}"
         begun = time.monotonic()
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
             conversion = (
-                stack.enter_context(_conversion(stage, *_of_what_is_written(mask or {}, types or {}, earlier_types or {})))
+                stack.enter_context(_conversion(stage, *_of_what_is_written(mask, types or {}, earlier_types or {})))
                 if encoding is Encoding.PARQUET
                 else None
             )
-            body, transfer = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
-            download = Download(source, body, transfer, time.sleep, _masker_of(mask or {}, mask_key))
+            download = stack.enter_context(_download(source, stage, encoding, conversion, _masker_of(mask, mask_key)))
             try:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
                     intake = download.run()
-                    column_types = () if conversion is None else _finished(conversion, intake)
-                    # Of Keen's own CSV it is known already.
-                    as_it_came = encoding is Encoding.CSV and not mask
-                    stored_sha256 = intake.sha256 if as_it_came else _sha256(stage)
-                    stored = stage.seek(0, 2)
+                    column_types = () if conversion is None else conversion.finish(intake)
                 self._storage.publish(stage, target, fence=fence)
             except VerificationError as error:
+                if download.came is None:  # the source's own word, such as a slice's that is no CSV
+                    raise _about(error, what) from None
                 if conversion is not None:
-                    conversion.stop()
-                    with of_temporary_folder():
-                        body.seek(0)
-                        _copy(body, stage)
-                raise self._keep_aside(error, download, stage, path, encoding, what, extraction_id) from None
+                    conversion.restore(stage)
+                raise self._keep_aside(f"{what}: {error}", download.came, stage, path, extraction_id) from None
             except KeenPipelineError as error:
                 raise _about(error, what) from None
-            finally:
-                download.close()
         return Landing(
             uri=target,
             bytes=intake.bytes,
             records=intake.records,
             sha256=intake.sha256,
             columns=intake.columns,
-            stored_bytes=stored,
+            stored_bytes=(conversion or intake).stored_bytes,
             seconds=time.monotonic() - begun,
             column_types=column_types,
             property_types=tuple(types.get(name, "") for name in intake.columns) if types else (),
             masked=intake.masked,
-            stored_sha256=stored_sha256,
+            stored_sha256=(conversion or intake).stored_sha256,
         )
 
     def exists(self, target: str) -> int | None:
@@ -178,18 +149,15 @@ class FileDestination:
         path = path_below(self._root, target)
         aside = self.uri_of(quarantine_path(path, extraction_id))
         with self._storage.open(target) as file, self._storage.stage(aside) as stage:
-            _copy(file, stage)
+            copy(file, stage)
             self._storage.publish(stage, aside)
         self._write_reason(aside, reason)
         self._storage.remove(target)
         return aside
 
     def write(self, path: str, data: bytes) -> None:
-        """A small file at a path below the root, in one step. Raises ConfigurationError."""
-        try:
-            self._storage.write(self.uri_of(path), data)
-        except OSError as error:
-            raise ConfigurationError(f"{self.uri_of(path)} can't be written ({error.strerror or type(error).__name__})") from error
+        """A small file at a path below the root, in one step. Raises ConfigurationError or RetryableError."""
+        self._storage.write(self.uri_of(path), data)
 
     def read(self, path: str, most_bytes: int) -> bytes:
         """A small file at a path below the root. Raises FileNotFoundError, InvalidInputError if it is longer than `most_bytes`."""
@@ -214,9 +182,8 @@ class FileDestination:
         return self.uri_of(path)
 
     def read_list(self, collection: str, property_name: str, partition_key: str) -> list[object]:
-        """What `write_list` wrote. Raises FileNotFoundError."""
-        with self._storage.open(self.uri_of(list_path(collection, property_name, partition_key))) as file:
-            values: list[object] = json.loads(file.read())
+        """What `write_list` wrote. Raises FileNotFoundError, InvalidInputError if it is longer than LONGEST_LIST_BYTES."""
+        values: list[object] = json.loads(self.read(list_path(collection, property_name, partition_key), LONGEST_LIST_BYTES))
         return values
 
     def remove_leftovers(self, older_than: timedelta = LEFTOVER_AGE) -> list[str]:
@@ -237,28 +204,18 @@ class FileDestination:
         if read != written:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
-    def _keep_aside(
-        self,
-        error: VerificationError,
-        download: Download,
-        stage: BinaryIO,
-        path: str,
-        encoding: Encoding,
-        what: str,
-        extraction_id: str,
-    ) -> VerificationError:
-        kept = f"{path.removesuffix(encoding.value)}{Encoding.CSV.value}" if encoding is Encoding.PARQUET else path
+    def _keep_aside(self, why: str, came: Intake, stage: BinaryIO, path: str, extraction_id: str) -> VerificationError:
+        kept = f"{path.removesuffix('parquet')}csv" if encoding_of(path) is Encoding.PARQUET else path
         aside = self.uri_of(quarantine_path(kept, extraction_id))
-        assert download.intake is not None
-        received = f"{download.intake.bytes} bytes came, sha256 {download.intake.sha256}"
-        if download.intake.masked:
+        received = f"{came.bytes} bytes came, sha256 {came.sha256}"
+        if came.masked:
             received += ", and are kept masked, up to where it is wrong"
         try:
-            self._storage.publish(stage, aside, elsewhere=True)
-            self._write_reason(aside, f"{what}: {error}\n{received}; nothing was landed at {self.uri_of(path)}")
+            self._storage.publish(stage, aside)
+            self._write_reason(aside, f"{why}\n{received}; nothing was landed at {self.uri_of(path)}")
         except (ConfigurationError, RetryableError) as unkept:
-            return VerificationError(f"{what}: {error}. Nothing was landed; what came could not be kept either: {unkept}")
-        return VerificationError(f"{what}: {error}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
+            return VerificationError(f"{why}. Nothing was landed; what came could not be kept either: {unkept}")
+        return VerificationError(f"{why}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
 
     def _write_reason(self, aside: str, reason: str) -> None:
         moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
@@ -268,7 +225,9 @@ class FileDestination:
 def _about(error: KeenPipelineError, what: str) -> KeenPipelineError:
     """The same error, saying of which extraction it speaks."""
     if not isinstance(error, InvalidInputError) and what not in str(error):
-        error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
+        first, *mend = str(error).split("\n")
+        kept = "" if "nothing was published" in first else "; nothing was landed"
+        error.args = ("\n".join([f"{what}: {first}{kept}", *mend]), *error.args[1:])
     return error
 
 
@@ -294,28 +253,11 @@ def _conversion(stage: BinaryIO, types: Mapping[str, str], earlier_types: Mappin
     return Conversion(stage, types, earlier_types)
 
 
-def _finished(conversion: Conversion, intake: Intake) -> tuple[str, ...]:
-    from keen_pipeline.landing.parquet.source import Facts
+def _download(
+    source: ResultsSource, stage: BinaryIO, encoding: Encoding, conversion: Conversion | None, masker: Callable[[], Masker | None]
+) -> Download:
+    # Brings NumPy, which a code location that lands nothing can spare.
+    from keen_pipeline.landing.transfer.download import Download
 
-    return conversion.finish(Facts(intake.columns, intake.records, intake.bytes, intake.sha256))
-
-
-def _sha256(stage: BinaryIO) -> str:
-    # Page-aligned: a stage may be open past the system's cache.
-    digest, buffer = hashlib.sha256(), mmap.mmap(-1, _PIECE_BYTES)
-    with buffer, memoryview(buffer) as view:
-        stage.seek(0)
-        got = _PIECE_BYTES
-        while got == _PIECE_BYTES:
-            got = stage.readinto(view)  # type: ignore[attr-defined]  # a raw file
-            digest.update(view[:got])
-    return digest.hexdigest()
-
-
-def _copy(body: BinaryIO, stage: BinaryIO) -> None:
-    from keen_pipeline.landing.transfer.packed import write_all
-
-    stage.seek(0)
-    stage.truncate()
-    while piece := body.read(256 * 1024):
-        write_all(stage, piece)
+    body, written = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
+    return Download(source, body, written, masker)

@@ -38,13 +38,13 @@ class SqlLedger(LedgerSubmissions):
 
     @transaction
     def dispatch(self, connection: sa.Connection, entry_ids: Iterable[int], until: datetime) -> list[Entry]:
-        """A run has been asked to land these complete entries: nobody asks for another before `until`, unless somebody claims them.
+        """A run will land these entries, which are at the service or complete: until then nobody asks for another one.
 
-        Answers those that nobody has claimed.
+        Whoever claims them may land them at once. Answers those that nobody has claimed.
         """
-        complete = sa.and_(entries.c.status == Status.COMPLETE.value, self._free_for(None))
+        to_land = sa.and_(entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value]), self._free_for(None))
         # Without an error it is due again for whoever claims it, see `claim`: an earlier try is over once a run is asked for.
-        return self._update(connection, entry_ids, complete, due_at=until, error=None)
+        return self._update(connection, entry_ids, to_land, due_at=until, error=None)
 
     @transaction
     def landing_failed(self, connection: sa.Connection, entry_id: int, worker: str, reason: str, due_at: datetime) -> Entry:

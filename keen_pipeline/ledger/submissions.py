@@ -106,16 +106,17 @@ class LedgerSubmissions(LedgerReader):
     def claim(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> list[Entry]:
         """Take what nobody has claimed, whatever its status; answers those that are the worker's now. None for one that is gone.
 
-        What a run has been asked to land is due for whoever claims it first, be it another one.
+        What a run is to land is due for whoever claims it first, be it another one.
         """
+        now = self.clock.now()
         alive = sa.select(workers.c.id).where(workers.c.id == worker).with_for_update(read=True)
         if connection.execute(alive).first() is None:
             return []
         # Of a landing that failed, the error says so: that one is not due before.
         dispatched = sa.and_(
-            entries.c.status == Status.COMPLETE.value, entries.c.error.is_(None), entries.c.completed_at.is_not(None)
+            entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value]), entries.c.error.is_(None), entries.c.due_at > now
         )
-        due_at = sa.case((dispatched, entries.c.completed_at), else_=entries.c.due_at)
+        due_at = sa.case((dispatched, now), else_=entries.c.due_at)
         return self._update(connection, entry_ids, self._free_for(worker), claimed_by=worker, due_at=due_at)
 
     @transaction
@@ -188,10 +189,14 @@ class LedgerSubmissions(LedgerReader):
 
     @transaction
     def complete(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str | None = None) -> list[Entry]:
-        """submitted ▶ complete, of what nobody else has claimed; answers those it moved."""
+        """submitted ▶ complete, of what nobody else has claimed; answers those it moved.
+
+        What a run is to land stays put off for others than the `worker` that has claimed it.
+        """
         now = self.clock.now()
         submitted = sa.and_(entries.c.status == Status.SUBMITTED.value, self._free_for(worker))
-        values = {"status": Status.COMPLETE.value, "completed_at": now, "due_at": now, "error": None}
+        due_at = now if worker is not None else sa.case((entries.c.due_at > now, entries.c.due_at), else_=now)
+        values = {"status": Status.COMPLETE.value, "completed_at": now, "due_at": due_at, "error": None}
         return self._update(connection, entry_ids, submitted, **values)
 
     @transaction

@@ -48,7 +48,7 @@ def verdict(counted: Counted) -> str:
     records = entry.landing.records if entry.landing is not None else 0
     what = f"{entry.request}: {records} events landed"
     if counted.problem is not None:
-        return f"{what}; the service's count can't be had now: {counted.problem}"
+        return f"{what}; they can't be held against the service's count now: {counted.problem}"
     what += f", the service counts {entry.counted}"
     if records == entry.counted:
         return what

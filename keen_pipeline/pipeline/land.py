@@ -183,7 +183,6 @@ class _OneLanding:
             pipeline.destination.uri_of(request.path),
             extraction_id=extraction_id,
             label=str(request),
-            encoding=request.encoding,
             # What a mask leaves of a value has another type.
             types={name: kind for name, kind in self._types.of(entry).items() if name not in request.mask},
             # Slices were masked when they landed: hashing a hash would join with nothing.

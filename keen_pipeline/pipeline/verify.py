@@ -12,12 +12,13 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, TransferError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.csv.stored import decompressed
 from keen_pipeline.landing.layout import collection_folder, manifest_path
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
@@ -39,8 +40,8 @@ _REMOTE_READERS = 16
 class Verified:
     """One thing that was looked at. `problem`: what is wrong with it, None if nothing is.
 
-    `partition`: None for a file that nobody knows. `entry`: its landing, None for such a file. `is_file`: whether the file is
-    wrong; else only its manifest is, which can be written anew.
+    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would mend nothing.
+    `is_file`: whether the file is wrong; else only its manifest is, which can be written anew.
     """
 
     collection: str
@@ -93,7 +94,8 @@ def verify(pipeline: Pipeline, landed: Sequence[Entry], *, counts: bool = False)
             pool.shutdown(wait=False, cancel_futures=True)
     for entries, answer in count_landed(pipeline, whole):
         if isinstance(answer, KeenPipelineError):
-            yield from (_verified(entry, f"its events could not be counted: {answer}") for entry in entries)
+            why = f"its events could not be counted: {answer}"
+            yield from (replace(_verified(entry, why), entry=None) for entry in entries)  # the file is right: nothing to extract
             continue
         yield from (_verified(entry, _counted_otherwise(entry)) for entry in answer)
         gone = {e.entry_id for e in entries} - {e.entry_id for e in answer}
@@ -161,16 +163,16 @@ def _differs(manifest: Manifest | None, entry: Entry) -> str | None:
 def _content(
     destination: FileDestination, entry: Entry, landing: Landing, manifest: Manifest | None, about: str | None
 ) -> str | None:
-    encoding = entry.request.encoding
     with destination.open(landing.uri) as file:
-        if encoding is Encoding.PARQUET or entry.request.mask:
+        if entry.request.encoding is Encoding.PARQUET or entry.request.mask:
             stored = manifest.landing.stored_sha256 if manifest is not None else None
             if stored is None:
                 return f"nothing proves it: its manifest alone could, and {about or 'has no hash'}"
             return _compared(_sha256(_pieces(file)), stored)
         try:
-            return _compared(_sha256(_unpacked(file, encoding)), landing.sha256)
-        except (EOFError, TransferError) as error:
+            with decompressed(file, landing.uri) as csv:
+                return _compared(_sha256(_pieces(csv)), landing.sha256)
+        except (OSError, EOFError) as error:
             return f"it can't be unpacked ({error})"
 
 
@@ -188,27 +190,6 @@ def _sha256(pieces: Iterable[bytes | memoryview]) -> str:
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
     while piece := file.read(_PIECE_BYTES):
         yield piece
-
-
-def _unpacked(file: BinaryIO, encoding: Encoding) -> Iterator[bytes]:
-    """The CSV in the file. Raises EOFError or TransferError if it is damaged."""
-    if encoding is Encoding.CSV:
-        yield from _pieces(file)
-    elif encoding is Encoding.CSV_GZ:
-        from keen_pipeline.landing.transfer.decode import GzipDecoder
-
-        decoder = GzipDecoder()
-        for piece in _pieces(file):
-            yield from decoder.decode(piece)
-        decoder.finish()
-    else:
-        from backports import zstd  # heavy, as the other's module is
-
-        try:
-            with zstd.ZstdFile(file) as unpacked:
-                yield from _pieces(cast("BinaryIO", unpacked))
-        except zstd.ZstdError as error:
-            raise TransferError(str(error)) from None
 
 
 def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verified]:

@@ -125,9 +125,7 @@ class KeenLanding:
             ledger.submitted(entry_id, worker, extraction_id)
             ledger.complete([entry_id], worker)
             target, types = self.destination.uri_of(request.path), self._words[request.collection]
-            landing = self.destination.land(
-                LiteralResults(csv), target, extraction_id=extraction_id, encoding=request.encoding, types=types
-            )
+            landing = self.destination.land(LiteralResults(csv), target, extraction_id=extraction_id, types=types)
             ledger.landed(entry_id, worker, landing)
         finally:
             ledger.workers.retire(worker)
@@ -150,7 +148,6 @@ class LiteralStream:
 
     validator: str | None = None
     encoding = "identity"
-    delimited = True
 
     def __init__(self, body: bytes, start: int) -> None:
         self._left = memoryview(body)[start:]

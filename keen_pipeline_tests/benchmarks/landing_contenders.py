@@ -54,14 +54,14 @@ def ours(task: Task, encoding: str, root: str, transport: dict[str, Any] | None 
     from keen_pipeline.extraction import Landing, SecretUrl
     from keen_pipeline.landing import FileDestination
 
-    destination = FileDestination(root, encoding=Encoding(encoding), transport=transport or {})
+    destination = FileDestination(root, transport=transport or {})
     client = KeenClient(task.urls[0].rsplit("/", 1)[0], "P", read_key="k")
     _import_what_a_landing_needs(Encoding(encoding))
 
     def one(numbered: tuple[int, str]) -> Landing:
         number, url = numbered
         results = RenewingResults(client, "benchmark", f"e{number}", SecretUrl(url))
-        target = destination.target_uri("benchmark", f"part-{number:05d}")
+        target = destination.target_uri("benchmark", f"part-{number:05d}", Encoding(encoding))
         if encoding == "parquet":
             return destination.land(results, target, extraction_id=f"e{number}", types=task.types)
         return destination.land(results, target, extraction_id=f"e{number}")

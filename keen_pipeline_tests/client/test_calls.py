@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,10 +138,11 @@ def test_version_3_extracts_with_one_query_that_its_refusals_explain(server: Fau
     assert "e1" not in client.list_extractions("purchases")
     server.api = [
         status(400, b'{"message": "the extraction is too large", "error_code": "ExtractionTooLargeError"}'),
+        status(400, gzip.compress(b'{"message": "the extraction is too large"}'), Content_Encoding="gzip"),
         status(504, b""),
         status(429, b""),
     ]
-    for error in (ExtractionTooLargeError, ExtractionTooLargeError, RateLimitedError):
+    for error in (ExtractionTooLargeError, ExtractionTooLargeError, ExtractionTooLargeError, RateLimitedError):
         with pytest.raises(error, match="extraction of purchases"):
             client.results_of(REQUEST, made.extraction_id).open()
     asked = server.requests[0]

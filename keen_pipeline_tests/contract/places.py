@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
@@ -33,17 +32,16 @@ class Place:
     transport: dict[str, Any] = field(default_factory=dict)
     leftovers: bool = True
     shown: Path | None = None
-    _made: dict[Encoding, FileDestination] = field(default_factory=dict)
+    _made: FileDestination | None = None
 
     @property
     def is_local(self) -> bool:
         return "://" not in self.root
 
-    def destination(self, encoding: Encoding = Encoding.CSV) -> FileDestination:
+    def destination(self) -> FileDestination:
         """Made once: a client of S3 takes a second of the processor."""
-        if encoding not in self._made:
-            self._made[encoding] = FileDestination(self.root, encoding=encoding, transport=self.transport)
-        return self._made[encoding]
+        self._made = self._made or FileDestination(self.root, transport=self.transport)
+        return self._made
 
     def folder(self) -> Path:
         """The folder of this machine that the root is."""

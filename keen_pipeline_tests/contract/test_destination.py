@@ -51,8 +51,8 @@ def land(
 ) -> Landing:
     server.results = results
     server.api = [document({"_id": "e1", "status": "complete", "results_url": server.results_url})]
-    destination = place.destination(encoding)
-    return destination.land(source(server), destination.target_uri("purchases", key), extraction_id="e1")
+    destination = place.destination()
+    return destination.land(source(server), destination.target_uri("purchases", key, encoding), extraction_id="e1")
 
 
 def land_in_child(root: str, transport: dict[str, Any], url: str, results_url: str, peak: Any) -> None:
@@ -108,7 +108,7 @@ def test_compressed_file_unfolds_to_the_csv(place: Place, server: FaultServer, e
     stored = place.files()[f"purchases/2026-01-01.{encoding.value}"]
     assert (gzip.decompress(stored) if encoding is Encoding.CSV_GZ else zstandard().decompress(stored)) == server.body
     assert (landing.bytes, landing.stored_bytes) == (len(server.body), len(stored))
-    with place.destination(encoding).open(landing.uri) as file:
+    with place.destination().open(landing.uri) as file:
         assert file.read() == stored
 
 

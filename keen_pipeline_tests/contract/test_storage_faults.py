@@ -31,7 +31,7 @@ from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import local, remote, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages.options import S3Options
-from keen_pipeline.landing.storages.remote import TemporaryStage
+from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract import proxy
 from keen_pipeline_tests.contract.places import NOW, TARGET, Place, outcome, publish
@@ -45,7 +45,7 @@ OLD, NEW = b"old", b"n" * (2 * PART + 1)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several parts, and each request is tried twice."""
-    for module in (azure_storage, gcs_storage, s3_upload):
+    for module in (remote, s3_upload):
         monkeypatch.setattr(module, "PART_BYTES", PART)
     monkeypatch.setattr(s3_storage, "ATTEMPTS", 2)
     once = LinearRetry(backoff=0, retry_total=1, random_jitter_range=0)
@@ -140,8 +140,7 @@ def test_whole_file_or_named_error_whatever_the_way_does(place: Place, between: 
 def test_reading_that_breaks_is_named_and_can_be_tried_again(
     place: Place, between: HttpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (azure_storage, s3_storage, remote):
-        monkeypatch.setattr(module, "READ_BYTES", 64 * 1024)
+    monkeypatch.setattr(remote, "READ_BYTES", 64 * 1024)
     monkeypatch.setattr("smart_open.s3.time.sleep", lambda _: None)
     publish(place.destination(), NEW)
     destination = behind(place, between)
@@ -192,7 +191,7 @@ def test_upload_is_aborted_when_what_was_staged_goes_elsewhere_and_fails(place: 
     with storage.stage(f"{root}/{TARGET}") as stage:
         stage.write(NEW)
         with pytest.raises(ClaimLostError):
-            storage.publish(stage, f"{root}/_quarantine/{TARGET}", elsewhere=True, fence=lost)
+            storage.publish(stage, f"{root}/_quarantine/{TARGET}", fence=lost)
     assert place.unfinished() == 0
     assert place.files() == {}
 
@@ -305,7 +304,7 @@ def test_full_temporary_folder_is_named_and_not_the_storage(place: Place, monkey
     said = r"temporary folder \S+ \(TMPDIR\) is full \(No space left on device\)"
     with monkeypatch.context() as patched:
         patched.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "r+b", buffering=0))  # noqa: PTH123, SIM115
-        patched.setattr(TemporaryStage, "truncate", lambda *_: 0)  # which that device has not
+        patched.setattr(TemporaryFile, "truncate", lambda *_: 0)  # which that device has not
         with pytest.raises(ConfigurationError, match=said) as raised:
             land(place)
         with pytest.raises(ConfigurationError, match=said):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
@@ -16,10 +19,7 @@ from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.errors import ClaimLostError, ConfigurationError, InvalidInputError, ServiceUnavailableError, TransferError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.storages import azure as azure_storage
-from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import remote, s3_upload
-from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.storage import Storage
 from keen_pipeline_tests import faults
@@ -34,15 +34,14 @@ PART = 256 * 1024
 LARGE = 5 * PART + 1
 OF_SEVERAL_PARTS = 2 * 5 * 1024 * 1024 + 1
 TARGET = "purchases/2026-01-01.csv"
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a MiB takes several parts and several reads."""
-    for module in (azure_storage, gcs_storage):
-        monkeypatch.setattr(module, "PART_BYTES", PART)
-    for module in (azure_storage, s3_storage, remote):
-        monkeypatch.setattr(module, "READ_BYTES", PART)
+    monkeypatch.setattr(remote, "PART_BYTES", PART)
+    monkeypatch.setattr(remote, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
 
 
@@ -243,6 +242,36 @@ def test_clean_up_at_the_root_of_a_bucket_touches_only_keys_of_the_layout(s3: S3
     assert removed == sorted(f"s3://shared-bucket/{key}" for key in ours)
     left = client.list_multipart_uploads(Bucket="shared-bucket").get("Uploads", [])
     assert {upload["Key"] for upload in left} == set(others)
+
+
+def test_upload_that_still_grows_or_has_just_ended_is_no_leftover(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, storage = s3.client(), FileDestination(f"{s3.uri}/grows", transport=s3.transport)._storage
+    begun = [{"Bucket": s3.bucket, "Key": f"grows/purchases/2026-01-0{day}.csv"} for day in (1, 2, 3)]
+    for place in begun:
+        place["UploadId"] = client.create_multipart_upload(**place)["UploadId"]
+    pages = storage._client.get_paginator  # type: ignore[attr-defined]
+    old, fresh = datetime.now(timezone.utc) - 2 * HOUR, datetime.now(timezone.utc)
+
+    class Pages:
+        """All uploads began long ago, a part of the first came just now, and the second has ended since it was listed."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def paginate(self, **asked: str) -> Iterator[dict[str, Any]]:
+            if self._name == "list_multipart_uploads":
+                client.abort_multipart_upload(**begun[1])
+                yield {"Uploads": [{**place, "Initiated": old} for place in begun]}
+            elif asked["Key"] == begun[0]["Key"]:
+                yield {"Parts": [{"LastModified": old}, {"LastModified": fresh}]}
+            else:
+                yield from pages(self._name).paginate(**asked)
+
+    monkeypatch.setattr(storage._client, "get_paginator", Pages)  # type: ignore[attr-defined]
+    assert storage.remove_leftovers(HOUR) == [f"s3://{s3.bucket}/{begun[2]['Key']}"]
+    left = client.list_multipart_uploads(Bucket=s3.bucket, Prefix="grows/").get("Uploads", [])
+    assert [upload["Key"] for upload in left] == [begun[0]["Key"]]
+    client.abort_multipart_upload(**begun[0])
 
 
 def refusal(root: str, **options: object) -> str:

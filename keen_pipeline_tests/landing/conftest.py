@@ -37,8 +37,8 @@ class Lander:
     allow_private: bool | None = None
     landings: list[Landing] = field(default_factory=list)
 
-    def destination(self, encoding: Encoding = Encoding.CSV) -> FileDestination:
-        return FileDestination(str(self.root), encoding=encoding)
+    def destination(self) -> FileDestination:
+        return FileDestination(str(self.root))
 
     def source(self) -> RenewingResults:
         client = KeenClient(
@@ -54,9 +54,12 @@ class Lander:
     def land(self, results: Sequence[Behaviour], encoding: Encoding = Encoding.CSV) -> Landing:
         self.server.results = results
         self.server.api = [document({"_id": "e1", "status": "complete", "results_url": self.server.results_url})]
-        destination = self.destination(encoding)
+        destination = self.destination()
         return destination.land(
-            self.source(), destination.target_uri("purchases", "2026-01-01"), extraction_id="e1", label="purchases[2026-01-01]"
+            self.source(),
+            destination.target_uri("purchases", "2026-01-01", encoding),
+            extraction_id="e1",
+            label="purchases[2026-01-01]",
         )
 
 

@@ -29,11 +29,11 @@ MOST_MIB = {Encoding.CSV: 64, Encoding.CSV_GZ: 64, Encoding.CSV_ZST: 128, Encodi
 def land_at_once(root: str, encoding: str, url: str, results_url: str, answer: Any) -> None:
     """Run in a process of its own; `answer` gets its highest resident memory in MiB before and after, and the bytes landed."""
     client = KeenClient(url, "P", read_key="k")
-    destination = FileDestination(root, encoding=Encoding(encoding))
+    destination = FileDestination(root)
 
     def land(number: int) -> int:
         results = RenewingResults(client, "purchases", f"e{number}", SecretUrl(results_url))
-        target = destination.target_uri("purchases", f"2026-01-{number + 1:02d}")
+        target = destination.target_uri("purchases", f"2026-01-{number + 1:02d}", Encoding(encoding))
         return destination.land(results, target, extraction_id=f"e{number}", types={"a": "num"}).bytes
 
     land(0)

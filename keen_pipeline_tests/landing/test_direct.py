@@ -10,7 +10,7 @@ import pytest
 
 from keen_pipeline.landing.transfer import direct
 from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
-from keen_pipeline.landing.transfer.lane import CHUNK_BYTES
+from keen_pipeline.landing.transfer.workers import CHUNK_BYTES
 
 
 def test_long_writes_at_any_place_from_any_memory_leave_the_same_bytes(tmp_path: Path) -> None:

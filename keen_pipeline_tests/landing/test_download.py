@@ -19,9 +19,8 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
     TransferError,
 )
-from keen_pipeline.landing.transfer import download
+from keen_pipeline.landing.transfer import download, intake
 from keen_pipeline.landing.transfer.download import Download
-from keen_pipeline.landing.transfer.intake import Intake
 from keen_pipeline.ports import ResultsStream
 
 BODY = b"a,b\n" + b"1,2\n" * 1000
@@ -36,7 +35,6 @@ class Stream:
     total: int | None = len(BODY)
     validator: str | None = '"one"'
     encoding: str = "identity"
-    delimited: bool = True
     broken: bool = False
 
     def __post_init__(self) -> None:
@@ -71,15 +69,11 @@ class Answers:
         answer.__post_init__()
         return answer
 
-    def land(self, **options: int) -> bytes:
+    def land(self, stage: Stage | None = None) -> bytes:
         """What stands on the stage then."""
-        stage = Stage()
-        running = Download(self, stage, Encoding.CSV, self.slept.append, **options)  # type: ignore[arg-type]
-        try:
-            intake = running.run()
-            assert intake.bytes == len(stage.getvalue())
-        finally:
-            running.close()
+        stage = stage or Stage()
+        with Download(self, stage, Encoding.CSV, sleep=self.slept.append) as running:
+            assert running.run().bytes == len(stage.getvalue())
         return stage.getvalue()
 
 
@@ -190,10 +184,12 @@ def test_waits_grow_and_a_long_wish_is_the_callers() -> None:
     ],
     ids=["announced", "as it comes", "as unzipped", "as zipped"],
 )
-def test_result_has_a_bound_that_the_error_names(answer: Stream) -> None:
-    with pytest.raises(ExtractionTooLargeError, match=r"longer than 4,000 bytes \(max_result_bytes\)"):
-        Answers(answer).land(max_result_bytes=4000)
-    assert Answers(Stream(BODY)).land(max_result_bytes=len(BODY)) == BODY
+def test_result_has_a_bound_that_the_error_names(answer: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MAX_RESULT_BYTES", 4000)
+    with pytest.raises(ExtractionTooLargeError, match=r"longer than 4,000 bytes"):
+        Answers(answer).land()
+    monkeypatch.setattr(intake, "MAX_RESULT_BYTES", len(BODY))
+    assert Answers(Stream(BODY)).land() == BODY
 
 
 def test_bound_is_100_gigabytes_by_default() -> None:
@@ -224,19 +220,38 @@ def test_what_the_stage_refuses_is_raised() -> None:
         def write(self, data: object) -> int:
             raise OSError(28, "No space left on device")
 
-    running = Download(Answers(Stream(BODY)), Full(), Encoding.CSV, lambda seconds: None)
     with pytest.raises(OSError, match="No space"):
-        running.run()
-    running.close()
+        Answers(Stream(BODY)).land(Full())
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("first", [1, 3])
+def test_stage_that_fails_is_not_taken_for_a_broken_connection(first: int) -> None:
+    """Each connection would bring bytes again, and nothing would ever take them."""
+
+    class Sick(Stage):
+        writes = 0
+
+        def write(self, data: bytes) -> int:
+            self.writes += 1
+            if self.writes >= first:
+                raise ServiceUnavailableError("the storage failed")
+            return super().write(data)
+
+    body = b"a,b\n" + b"1,2\n" * 2_000_000
+    answers = Answers(*(Stream(body[at:], start=at, total=len(body)) for at in range(0, len(body), 1024 * 1024)))
+    with pytest.raises(ServiceUnavailableError, match="the storage failed"):
+        answers.land(Sick())
+    assert answers.asked == [(0, None)]
 
 
 def test_facts_of_an_intake_are_of_the_bytes_as_they_came() -> None:
     pieces: Sequence[bytes] = [gzip.compress(BODY[:2000]), gzip.compress(BODY[2000:])]
     stage = Stage()
-    intake = Intake(stage, Encoding.CSV, "gzip")
+    running = intake.Intake(stage, Encoding.CSV, "gzip")
     for piece in pieces:
-        while intake.pull(Stream(piece)):
+        while running.pull(Stream(piece)):
             pass
-    intake.finish()
-    assert (intake.received, intake.bytes, intake.records) == (sum(map(len, pieces)), len(BODY), 1000)
+    running.finish()
+    assert (running.received, running.bytes, running.records) == (sum(map(len, pieces)), len(BODY), 1000)
     assert stage.getvalue() == BODY

@@ -19,7 +19,7 @@ from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.landing.transfer import download
-from keen_pipeline.landing.transfer.lane import CHUNK_BYTES
+from keen_pipeline.landing.transfer.workers import CHUNK_BYTES
 from keen_pipeline.ports import ResultsStream
 
 DECODE: dict[Encoding, Callable[[bytes], bytes]] = {
@@ -54,7 +54,6 @@ class Pieces:
     start = 0
     validator = '"one"'
     encoding = "identity"
-    delimited = True
 
     def __init__(self, data: bytes, lengths: Sequence[int], breaks: Sequence[int]) -> None:
         self._data = data
@@ -96,8 +95,8 @@ def test_every_encoding_decodes_to_the_bytes_that_came(
 ) -> None:
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "FIRST_WAIT_SECONDS", 0.0001)
-        destination = FileDestination(root, encoding=encoding)
-        target = destination.target_uri("purchases", "2026-01-01")
+        destination = FileDestination(root)
+        target = destination.target_uri("purchases", "2026-01-01", encoding)
         landing, kept = None, target
         try:
             landing = destination.land(Pieces(data, lengths, breaks), target, extraction_id="e1")

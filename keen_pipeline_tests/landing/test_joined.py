@@ -138,6 +138,19 @@ def test_a_slice_that_is_no_csv_is_named(tmp_path: Path, data: bytes, message: s
         joined(tmp_path, [b"t,a\n1,2\n", data])
 
 
+@pytest.mark.parametrize(("data", "message"), [(b't,"b\n', "header begins a quoted"), (b"t,b\n1,2,3\n", "record 1 has 3 columns")])
+def test_a_slice_that_is_no_csv_ends_its_landing_and_nothing_is_kept_aside(tmp_path: Path, data: bytes, message: str) -> None:
+    place = FileDestination(str(tmp_path))
+    paths = ["_slices/purchases/0.csv", "_slices/purchases/1.csv"]
+    for path, content in zip(paths, (b"t,a\n1,2\n", data), strict=True):
+        place.write(path, content)
+    joined_results = JoinedResults(place, [place.uri_of(path) for path in paths])
+    with pytest.raises(VerificationError, match=rf"extraction e1: the slice \S+/1\.csv: .*{message}.*nothing was landed") as raised:
+        place.land(joined_results, place.uri_of("purchases/2026-01-01.csv"), extraction_id="e1")
+    assert raised.value.quarantined is None
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == paths
+
+
 def test_a_slice_that_breaks_while_it_is_read_is_named_and_not_the_destination(tmp_path: Path) -> None:
     class Broken(FileDestination):
         @contextmanager

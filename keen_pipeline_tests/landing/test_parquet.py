@@ -24,14 +24,13 @@ from keen_pipeline import build_keen_definitions
 from keen_pipeline.collection import Collection, Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.parquet import write as parquet_write
 from keen_pipeline.landing.parquet.convert import Conversion
-from keen_pipeline.landing.parquet.source import Facts
 from keen_pipeline.landing.parquet.types import wider
+from keen_pipeline.landing.transfer.intake import Intake
 from keen_pipeline_tests import faults
-from keen_pipeline_tests.landing.conftest import Lander
+from keen_pipeline_tests.landing.conftest import BytesSource, Lander
 
 TYPES = {"n": "num", "b": "bool", "t": "datetime", "s": "string"}
 CELLS = st.one_of(
@@ -49,15 +48,19 @@ CELLS = st.one_of(
 
 def made(data: bytes, types: Mapping[str, str], earlier: Mapping[str, str] | None = None) -> tuple[bytes, tuple[str, ...]]:
     """The Parquet file of a CSV, and what its columns' types are said to be."""
-    verifier = CsvVerifier()
-    verifier.feed(data)
-    verifier.finish()
     target = io.BytesIO()
-    facts = Facts(verifier.columns, verifier.records, len(data), hashlib.sha256(data).hexdigest())
     with Conversion(target, types, earlier) as conversion:
-        conversion.body.write(data)
-        column_types = conversion.finish(facts)
+        intake, stream = Intake(conversion.body, Encoding.CSV, "identity"), BytesSource(data).open()
+        while intake.pull(stream):
+            pass
+        intake.finish()
+        column_types = conversion.finish(intake)
+        assert (conversion.stored_bytes, conversion.stored_sha256) == facts(target.getvalue())
     return target.getvalue(), column_types
+
+
+def facts(data: bytes) -> tuple[int, str]:
+    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def converted(data: bytes, types: Mapping[str, str]) -> tuple[pa.Table, tuple[str, ...]]:
@@ -339,8 +342,8 @@ def test_landed_file_names_the_csv_it_was_made_of(lander: Lander) -> None:
 
 def test_types_reach_the_landed_file(lander: Lander) -> None:
     lander.server.results = [faults.whole()]
-    destination = lander.destination(Encoding.PARQUET)
-    target = destination.target_uri("purchases", "2026-01-01")
+    destination = lander.destination()
+    target = destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET)
     types = {"keen.id": "num", "amount": "num", "note": "num"}
     landing = destination.land(lander.source(), target, extraction_id="e1", types=types)
     assert landing.column_types == ("double", "string", "double", "string")
@@ -349,10 +352,10 @@ def test_types_reach_the_landed_file(lander: Lander) -> None:
 
 def test_earlier_types_and_masks_reach_the_landed_file(lander: Lander) -> None:
     lander.server.results = [faults.whole()]
-    destination = lander.destination(Encoding.PARQUET)
+    destination = lander.destination()
     landing = destination.land(
         lander.source(),
-        destination.target_uri("purchases", "2026-01-01"),
+        destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET),
         extraction_id="e1",
         types={"keen.id": "num", "amount": "num"},
         earlier_types={"amount": "string", "note": "binary"},
@@ -365,8 +368,8 @@ def test_earlier_types_and_masks_reach_the_landed_file(lander: Lander) -> None:
 def test_dropped_column_is_not_in_a_file_without_events(lander: Lander) -> None:
     lander.server.body = b"keen.id,amount\r\n"
     lander.server.results = [faults.whole()]
-    destination = lander.destination(Encoding.PARQUET)
-    target = destination.target_uri("purchases", "2026-01-01")
+    destination = lander.destination()
+    target = destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET)
     types, mask = {"amount": "num", "email": "string", "n": "num"}, {"amount": MaskMethod.DROP, "email": MaskMethod.DROP}
     landing = destination.land(
         lander.source(), target, extraction_id="e1", types=types, mask=mask, earlier_types={"email": "string"}
@@ -387,6 +390,6 @@ def test_refused_file_is_kept_aside_as_the_csv_that_came(lander: Lander) -> None
 def test_missing_extra_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ConfigurationError, match=r"keen_pipeline\[parquet\]"):
-        FileDestination(str(tmp_path), encoding=Encoding.PARQUET)
+        FileDestination(str(tmp_path)).land(BytesSource(b""), f"{tmp_path}/purchases/2026-01-01.parquet", extraction_id="e1")
     with pytest.raises(ConfigurationError, match=r"keen_pipeline\[parquet\]"):
         build_keen_definitions([Collection("purchases", "2026-01-01", encoding=Encoding.PARQUET)])

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.errors import VerificationError
-from keen_pipeline.landing.csv import grammar
+from keen_pipeline.landing.csv import grammar, verify
 from keen_pipeline.landing.csv.grammar import RecordReader, column_names, value_of
 from keen_pipeline.landing.csv.verify import CsvVerifier
 
@@ -204,6 +204,25 @@ def test_field_longer_than_csvs_limit_in_constant_memory() -> None:
     verifier.feed(b'"\n')
     verifier.finish()
     assert (verifier.columns, verifier.records) == (("a", "b"), 1)
+
+
+@pytest.mark.parametrize("step", [3, 99_999, 1_500_000])
+def test_record_has_a_bound(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (grammar, verify):
+        monkeypatch.setattr(module, "LONGEST_RECORD_BYTES", 20_000 if step == 3 else 2_000_000)
+    longest, verifier = verify.LONGEST_RECORD_BYTES, CsvVerifier()
+
+    def feed(size: int) -> int:
+        verifier.feed(b'3,"')
+        for _ in range(size // step):
+            verifier.feed(b"x,\n" * (step // 3))
+        verifier.feed(b'"\n')
+        return len(b'3,""\n') + size // step * step
+
+    verifier.feed(b"a,b\n1,2\n")
+    whole = 8 + feed(longest // 2) + feed(longest * 3 // 4)
+    with pytest.raises(VerificationError, match=rf"record 4 is longer than {longest} bytes \(at byte {whole}\)"):
+        feed(longest * 3)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (_AT + "errors.py", "if len(name) <= _LONGEST_NAME:", "if True:", f"{_ROOTS} -k messages"),
     (
-        _AT + "remote.py",
+        "keen_pipeline/landing/transfer/direct.py",
         "        with of_temporary_folder():\n            return super().write(data)",
         "        return super().write(data)",
         f"{_FAULTS} -k 'full_temporary and s3'",
@@ -65,14 +65,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "s3.py", " and is_ours(self._root, uri)", "", f"{_STORAGES} -k root_of_a_bucket"),
     (
         _AT + "s3.py",
-        'pinned = {"S3.Client.get_object": {"IfMatch": found["ETag"]}}',
+        'pinned = {"S3.Client.get_object": {"IfMatch": version}}',
         "pinned: dict[str, dict[str, str]] = {}",
         f"{_FAULTS} -k pinned",
     ),
     (
-        _AT + "s3.py",
-        "            file.write(data)\n            fence()\n",
-        "            file.write(data)\n",
+        _AT + "remote.py",
+        "            fence()\n            self._put(target, data)",
+        "            self._put(target, data)",
         f"{_STORAGES} -k 'fence and s3'",
     ),
     (
@@ -82,6 +82,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_FAULTS} -k settings_of_aws",
     ),
     (_AT + "s3.py", "    if code in _ELSEWHERE:", "    if False:", f"{_FAULTS} -k word_of_s3"),
+    (
+        _AT + "s3.py",
+        """if any(part["LastModified"] >= oldest for part in page.get("Parts", ())):""",
+        "if False:",
+        f"{_STORAGES} -k no_leftover",
+    ),
     (_AT + "s3_upload.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),
     (
         _AT + "s3_upload.py",
@@ -108,8 +114,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         _AT + "azure.py",
-        "            fence()\n            blob.commit",
-        "            blob.commit",
+        "        fence()\n        blob.commit",
+        "        blob.commit",
         f"{_STORAGES} -k 'fence and azure'",
     ),
     (_AT + "azure.py", 'f"{token}-{number:06d}"', 'f"{number:06d}"', f"{_STORAGES} -k 'never_mix and azure'"),

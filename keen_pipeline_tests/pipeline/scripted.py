@@ -49,7 +49,6 @@ class Body:
     start = 0
     validator = None
     encoding = "identity"
-    delimited = True
 
     def __init__(self, data: bytes) -> None:
         self.total = len(data)

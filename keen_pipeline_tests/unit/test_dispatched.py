@@ -24,15 +24,43 @@ def ledger(clock: FakeClock) -> SqlLedger:
     return memory_ledger(clock=clock)
 
 
-def complete(ledger: SqlLedger) -> Entry:
+def submitted(ledger: SqlLedger) -> Entry:
     """One that nobody has claimed."""
     [asked] = ledger.request([day(0)])
     with ledger.working("a test", LIMITS) as worker:
         ledger.claim([asked.entry.entry_id], worker.id)
         ledger.posting(asked.entry.entry_id, worker.id)
-        ledger.submitted(asked.entry.entry_id, worker.id, "e1")
-        [entry] = ledger.complete([asked.entry.entry_id], worker.id)
+        return ledger.submitted(asked.entry.entry_id, worker.id, "e1")
+
+
+def complete(ledger: SqlLedger) -> Entry:
+    """One that nobody has claimed."""
+    [entry] = ledger.complete([submitted(ledger).entry_id])
     return entry
+
+
+@pytest.mark.parametrize(("dispatched", "action"), [(True, Wait), (False, Land)])
+def test_what_a_run_is_to_land_is_left_to_it_when_it_is_finished_later(
+    ledger: SqlLedger, clock: FakeClock, dispatched: bool, action: type
+) -> None:
+    entry = submitted(ledger)
+    clock.advance(1)
+    if dispatched:
+        ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    [finished] = ledger.complete([entry.entry_id])
+    assert isinstance(decide(finished, Seen(), clock.now(), LIMITS), action)
+    clock.advance(300)  # that run has died
+    assert isinstance(decide(finished, Seen(), clock.now(), LIMITS), Land)
+
+
+def test_a_run_that_takes_what_it_is_to_land_before_it_is_finished_lands_it_at_once(ledger: SqlLedger, clock: FakeClock) -> None:
+    entry = submitted(ledger)
+    clock.advance(1)
+    ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    with ledger.working("the run", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+        [finished] = ledger.complete([entry.entry_id], worker.id)
+        assert isinstance(decide(finished, Seen(), clock.now(), LIMITS), Land)
 
 
 def test_what_a_run_was_asked_to_land_is_landed_at_once_by_whoever_claims_it(ledger: SqlLedger, clock: FakeClock) -> None:

@@ -11,9 +11,8 @@ They are RFC 4180's as Keen writes it, and those of Python's `csv.reader(..., st
 - A column is its name without quotes, and the how-manyth of that name: `"a"` and `a` are one column, the second `a` another.
 - An empty cell is no value, and so is an unquoted `null`, JSON's; in quotes both are text.
 
-`Scanner` goes through bytes as they come, in any pieces, and keeps none of them: fields may have any length. `RecordReader` gives
-whole records, of bounded length. Both use the expressions below; what is faster (`structure`, by NumPy, and Arrow's own reader)
-is tested to give the same answers.
+`RecordReader` gives whole records, of bounded length, by the expressions below; what is faster (`structure`, by NumPy, and Arrow's
+own reader) is tested to give the same answers.
 """
 
 from __future__ import annotations
@@ -30,96 +29,12 @@ LONGEST_RECORD_BYTES = 16 * 1024 * 1024
 SNIFFED_BYTES = 1024
 """So many bytes of a file have come before anything is made of it, or it has ended."""
 MARKUP = re.compile(rb"\s*<(?:!doctype|!--|html|head|body|\?xml|error)", re.IGNORECASE)
-_COMMA, _LF, _CR = b",\n\r"
 
 _INSIDE = rb'[^"]*+(?:""[^"]*+)*+'  # of quotes
 _PLAIN = rb"[^,\r\n]*+"
-_ENDS = rb"(,|\r\n?|\n)"
-_FIELD = re.compile(rb'("' + _INSIDE + rb'"|[^",\r\n]' + _PLAIN + rb"|)" + _ENDS)
-
-# Where a scan stands between two bytes; CLOSED: behind a quote that closes a field, unless a second one follows.
-RECORD_START, FIELD_START, IN_PLAIN, IN_QUOTES, CLOSED = range(5)
-# By that: the rest of the field and what ends it, or the rest up to where the bytes end.
-_REST = (
-    _FIELD,
-    _FIELD,
-    re.compile(rb"(" + _PLAIN + rb")" + _ENDS),
-    re.compile(rb"(" + _INSIDE + rb'")' + _ENDS),
-    re.compile(rb'((?:"' + _INSIDE + rb'")?)' + _ENDS),
-)
-_OPEN_FIELD = re.compile(rb'(")' + _INSIDE + rb'("?)\Z|[^",\r\n]' + _PLAIN + rb"\Z")
-_OPEN = (
-    _OPEN_FIELD,
-    _OPEN_FIELD,
-    re.compile(_PLAIN + rb"\Z"),
-    re.compile(rb"()" + _INSIDE + rb'("?)\Z'),
-    re.compile(rb'(")' + _INSIDE + rb'("?)\Z'),
-)
-
-
-class BrokenQuotesError(VerificationError):
-    """What a scan says, which knows no records' numbers: whoever scans adds them."""
-
-
-def _open_state(state: int, data: bytes | bytearray, start: int, end: int) -> int | None:
-    """Where a scan stands behind bytes that end within a field; None: there is text behind a closing quote."""
-    if start == end:
-        return state
-    found = _OPEN[state].match(data, start, end)
-    if found is None:
-        return None
-    if state == IN_PLAIN or found[2] is None:
-        return IN_PLAIN
-    return CLOSED if found[2] else IN_QUOTES
-
-
-class Scanner:
-    """Where fields and records end, of bytes in any pieces. `state`, `commas` of the present record, and `after_cr` (a LF that
-    follows belongs to the line end that was counted) may be set by who has found out more quickly."""
-
-    def __init__(self) -> None:
-        self.state = RECORD_START
-        self.commas = 0
-        self.after_cr = False
-
-    def record_ends(self, data: bytes | bytearray, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Of each record that ends in `data[start:end]`: its number of fields, and the place behind it.
-
-        Raises BrokenQuotesError where a closing quote has text behind it.
-        """
-        at = start
-        if self.after_cr and at < end:
-            self.after_cr = False
-            at += data[at] == _LF
-        while at < end:
-            found = _REST[self.state].match(data, at, end)
-            if found is None:
-                state = _open_state(self.state, data, at, end)
-                if state is None:
-                    raise BrokenQuotesError("has text after a closing quote")
-                self.state = state
-                return
-            ends = found.start(2)
-            if data[ends] == _COMMA:
-                self.commas += 1
-                self.state = FIELD_START
-                at = ends + 1
-                continue
-            nothing = self.state == RECORD_START and ends == at
-            fields = 0 if nothing else self.commas + 1
-            self.state, self.commas = RECORD_START, 0
-            at = found.end()
-            self.after_cr = at == end and data[at - 1] == _CR
-            yield fields, at
-
-    def finish(self) -> int | None:
-        """The file is over: the number of fields of a last record without a line end, None where there is none.
-
-        Raises BrokenQuotesError where a quote is open.
-        """
-        if self.state == IN_QUOTES:
-            raise BrokenQuotesError("begins a quoted field that never ends: a cut file or broken quotes")
-        return None if self.state == RECORD_START else self.commas + 1
+_FIELD = re.compile(rb'("' + _INSIDE + rb'"|[^",\r\n]' + _PLAIN + rb"|)" + rb"(,|\r\n?|\n)")
+# A field that has begun where the bytes end: within quotes, unless there is a second group, which a quote may follow.
+_OPEN_FIELD = re.compile(rb'(")' + _INSIDE + rb'("?)\Z|[^",\r\n]' + _PLAIN + rb"\Z|\Z")
 
 
 Record = tuple[list[bytes], bytes]
@@ -130,17 +45,17 @@ class RecordReader:
     """Whole records of a CSV that is added in pieces. Memory: a piece, and one record of at most LONGEST_RECORD_BYTES.
 
     `add` bytes and ask for `next` until that is None, then add more; at last `end`. `number` counts what was given out, the
-    header too, `offset` is where the next one begins, `bom` what stood before the first.
+    header too, `offset` is where the next one begins, `bom` what stood before the first. Both may begin behind what others read.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, number: int = 0, offset: int = 0) -> None:
+        self.number = number
         self.bom = b""
-        self._before = 0
+        self._before = offset
         self._data = b""
         self._at = 0
         self._last = False
-        self._sniffed = False
+        self._sniffed = number > 0
 
     @property
     def offset(self) -> int:
@@ -234,13 +149,13 @@ class RecordReader:
     def _open(self, cells: list[bytes], at: int) -> Record | None:
         """What is left from the cell at `at` on has no end yet."""
         data = self._data
-        state = _open_state(FIELD_START if cells else RECORD_START, data, at, len(data))
-        if state is None:
+        found = _OPEN_FIELD.match(data, at)
+        if found is None:
             raise VerificationError(f"{self.place()} has text after a closing quote (at byte {self.offset})")
-        if not self._last or state == RECORD_START:
+        if not self._last or (at == len(data) and not cells):
             self._check_length(len(data))
             return None
-        if state == IN_QUOTES:
+        if found[1] and not found[2]:
             raise VerificationError(
                 f"{self.place()} begins a quoted field that never ends: a cut file or broken quotes (at byte {self.offset})"
             )

@@ -157,7 +157,6 @@ class _Stream:
     total: int | None = None
     validator: str | None = None
     encoding = "identity"
-    delimited = True
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces

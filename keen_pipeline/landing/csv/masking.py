@@ -16,9 +16,7 @@ from collections.abc import Mapping
 
 from keen_pipeline.collection import MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
-from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES, RecordReader, column_names, is_null, value_of
-
-__all__ = ["HASH_DIGITS", "LONGEST_RECORD_BYTES", "MASKED", "Masker"]
+from keen_pipeline.landing.csv.grammar import RecordReader, column_names, is_null, value_of
 
 HASH_DIGITS = 32
 """Hexadecimal: 128 bits, so that two values of one hash don't happen."""

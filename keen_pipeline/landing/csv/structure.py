@@ -7,7 +7,7 @@ and `split`, and beside the threads that read, hash and write. No list of places
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,57 +19,34 @@ _ONE, _LAST_BIT = np.uint64(1), np.uint64(63)
 _STEPS = [np.uint64(1 << step) for step in range(6)]
 
 
-class Stretch(NamedTuple):
-    """Of a well-formed stretch: records that end in it, commas after the last of these ends, whether it ends inside quotes, and how
-    many bytes lie before the place after that last end (0: there is none)."""
-
-    records: int
-    commas: int
-    quoted: bool
-    whole: int
-
-
-class _Marks(NamedTuple):
-    """Of a well-formed stretch: a bit for each comma and each LF that separates, each CR before such a LF (None: there is no CR);
-    whether it ends inside quotes."""
-
-    commas: Words
-    line_ends: Words
-    returns: Words | None
-    quoted: bool
+STRETCH_BYTES = 512 * 1024
+"""The most one look takes in: larger ones leave the processor's cache, smaller ones cost more calls."""
 
 
 class StructureReader:
-    """Reads stretches, most of them of at most `usual` bytes, in a document of `columns` columns. Not shared between threads."""
+    """Reads stretches, most of them of at most STRETCH_BYTES, of a document of `columns` columns. Not shared between threads."""
 
-    def __init__(self, usual: int, columns: int) -> None:
+    def __init__(self, columns: int) -> None:
         self._commas_wanted = columns - 1
-        self._flags = np.zeros(-(-usual // 64) * 64, np.bool_)
+        self._flags = np.zeros(STRETCH_BYTES, np.bool_)
 
-    def read(self, data: bytes | bytearray, start: int, end: int, *, commas: int, quoted: bool, in_field: bool) -> Stretch | None:
-        """What `data[start:end]` holds, or None where it is not plainly well-formed (which need not mean that it is wrong).
+    def read(self, data: bytes | bytearray, start: int, end: int) -> tuple[int, int] | None:
+        """How many records end in `data[start:end]`, which begins with one, and how many bytes they have. None where it is not
+        plainly well-formed (which need not mean that it is wrong).
 
-        `commas`: of the record that has begun before; `quoted`, `in_field`: whether it begins inside quotes, or within an
-        unquoted field. It must not end with a quote or a CR, of which the next byte decides what they mean.
+        It must not end with a quote or a CR, of which the next byte decides what they mean.
         """
-        marks = self._marks(data, start, end, quoted=quoted, in_field=in_field)
-        if marks is None or (self._commas_wanted == 0 and _may_have_empty_line(marks.line_ends, marks.returns)):
-            return None
-        return self._records(marks.commas, marks.line_ends, commas, marks.quoted)
-
-    def _marks(self, data: bytes | bytearray, start: int, end: int, *, quoted: bool, in_field: bool) -> _Marks | None:
-        """The separators of `data[start:end]`, or None as `read`; records may have any number of columns."""
         stretch = np.frombuffer(data, np.uint8, end - start, start)
         line_ends, commas = self._bits(stretch, _LF), self._bits(stretch, _COMMA)
         returns = self._bits(stretch, _CR) if data.find(_CR, start, end) >= 0 else None
-        if quoted or data.find(_QUOTE, start, end) >= 0:
+        if data.find(_QUOTE, start, end) >= 0:
             quotes = self._bits(stretch, _QUOTE)
-            inside, quoted = _inside(quotes, quoted)
+            inside = _inside(quotes)
             around = commas | line_ends
             around |= quotes
             if returns is not None:
                 around |= returns
-            if not _well_placed(quotes, inside, around, in_field=in_field):
+            if not _well_placed(quotes, inside, around):
                 return None
             outside = np.invert(inside, out=inside)
             commas &= outside
@@ -77,9 +54,11 @@ class StructureReader:
             returns = None if returns is None else returns & outside
         if returns is not None and (_shifted(returns) & ~line_ends).any():
             return None  # a lone CR ends a record too
-        return _Marks(commas, line_ends, returns, quoted)
+        if self._commas_wanted == 0 and _may_have_empty_line(line_ends, returns):
+            return None
+        return self._records(commas, line_ends)
 
-    def _records(self, separators: Words, line_ends: Words, commas: int, quoted: bool) -> Stretch | None:
+    def _records(self, separators: Words, line_ends: Words) -> tuple[int, int] | None:
         wanted = self._commas_wanted
         ends_in = np.bitwise_count(line_ends)
         records = int(ends_in.sum(dtype=np.int64))
@@ -87,16 +66,15 @@ class StructureReader:
         missing_in = np.multiply(ends_in, wanted, dtype=np.int64)
         missing_in -= np.bitwise_count(separators)
         missing = np.cumsum(missing_in)
-        rest = commas - int(missing[-1])
-        if not 0 <= rest <= wanted:
+        if not 0 <= -int(missing[-1]) <= wanted:
             return None
         places = np.flatnonzero(line_ends)
         whole = _end_of_last(line_ends, places)
         if wanted == 0:
-            return Stretch(records, 0, quoted, whole)
+            return records, whole
         # In every word, how many commas shall stand before its first line end, given those in the words before it.
         due = np.subtract(missing, missing_in, out=missing)
-        due += wanted - commas
+        due += wanted
         ends, found, due = line_ends[places], separators[places], due[places]
         while len(ends):
             others = ends & (ends - _ONE)
@@ -104,7 +82,7 @@ class StructureReader:
                 return None
             more = np.flatnonzero(others)
             ends, found, due = others[more], found[more], due[more] + wanted
-        return Stretch(records, rest, quoted, whole)
+        return records, whole
 
     def _bits(self, stretch: Any, byte: int) -> Words:
         length = -(-len(stretch) // 64) * 64
@@ -122,27 +100,23 @@ def _end_of_last(marks: Words, places: Any) -> int:
     return word * 64 + int(marks[word]).bit_length()
 
 
-def _inside(quotes: Words, quoted: bool) -> tuple[Words, bool]:
-    """A bit for each byte from an opening quote on until before the closing one; whether the end lies inside."""
+def _inside(quotes: Words) -> Words:
+    """A bit for each byte from an opening quote on until before the closing one."""
     inside = quotes.copy()
     shifted = np.empty_like(inside)
     for step in _STEPS:
         inside ^= np.left_shift(inside, step, out=shifted)
     parity = np.bitwise_xor.accumulate(inside >> _LAST_BIT)
-    if quoted:
-        parity ^= _ONE
-    carried = np.empty_like(parity)
-    carried[0] = quoted
+    carried = np.zeros_like(parity)
     carried[1:] = parity[:-1]
     inside ^= np.negative(carried, out=carried)
-    return inside, bool(parity[-1])
+    return inside
 
 
-def _well_placed(quotes: Words, inside: Words, around: Words, *, in_field: bool) -> bool:
+def _well_placed(quotes: Words, inside: Words, around: Words) -> bool:
     """Whether each opening quote stands behind a separator or a quote, each closing one before one."""
     allowed = _shifted(around)
-    if not in_field:
-        allowed[0] |= _ONE
+    allowed[0] |= _ONE
     opening = quotes & inside
     if (opening & ~allowed).any():
         return False

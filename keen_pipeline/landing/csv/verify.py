@@ -1,82 +1,62 @@
 """Is it a whole CSV? Records, header and columns of a CSV that streams by, in constant memory, whatever its chunks.
 
 The rules are those of `grammar`. Refused besides: a record with another number of columns than the header, a document in a markup
-language, a header longer than LONGEST_HEADER_BYTES. Zero bytes, or a header alone, are zero records.
+language, a header longer than LONGEST_HEADER_BYTES, a record longer than LONGEST_RECORD_BYTES. Zero bytes, or a header alone, are
+zero records.
 
-Two ways give the same answer: the grammar's `Scanner` goes from field to field and knows everything; `StructureReader` looks at
-a whole stretch at once, which is ten times quicker and can only say "all right" or "let the scanner look".
+Two ways give the same answer: the grammar's `RecordReader` goes from field to field and knows everything; `StructureReader` looks
+at a whole stretch at once, which is ten times quicker and can only say "all right" or "let the other one look". Each look begins
+with a record; what has begun and not ended is held until it has.
 """
 
 from __future__ import annotations
 
 from keen_pipeline.errors import VerificationError
-from keen_pipeline.landing.csv.grammar import (
-    CLOSED,
-    FIELD_START,
-    IN_PLAIN,
-    IN_QUOTES,
-    RECORD_START,
-    BrokenQuotesError,
-    RecordReader,
-    Scanner,
-    column_names,
-)
-from keen_pipeline.landing.csv.structure import StructureReader
+from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES, RecordReader, column_names
+from keen_pipeline.landing.csv.structure import STRETCH_BYTES, StructureReader
 
-_STRETCH_BYTES = 512 * 1024
-"""The most one look takes in: larger ones leave the processor's cache, smaller ones cost more calls."""
 _SCANNED_BYTES = 4096
-"""A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only."""
-_COMMA, _LF = b",\n"
+"""A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only. Where doubts
+follow each other, twice as much is scanned each time."""
+_JOINED_BYTES = 8 * 1024
+"""Copied behind a record that is held, to find its end."""
 
 
 class CsvVerifier:
     """Feed it the CSV in chunks, then `finish()`. Both raise VerificationError naming the record and the byte where it begins.
 
-    `columns`: those of a header that was read before; what is fed begins with a record then.
+    `columns`: those of a header that was read before; what is fed begins with a record then. `whole`: bytes that are whole records,
+    of those fed; a CR at the end may still get its LF.
     """
 
     def __init__(self, columns: tuple[str, ...] = ()) -> None:
         self.columns = columns
         self.records = 0
+        self.whole = 0
         self._head: RecordReader | None = None if columns else RecordReader()
-        self._scanner = Scanner()
-        self._structure = StructureReader(_STRETCH_BYTES, len(columns)) if columns else None
-        self._base = 0  # where `data[0]` of this feed lies in the whole
-        self._fed = 0
-        self._whole = self._whole_before = 0  # where the last record, and the one before it, ended
-
-    @property
-    def whole(self) -> int:
-        """Bytes that are whole records, of those fed; a CR at the end may still get its LF."""
-        return self._whole_before if self._scanner.after_cr else self._whole
+        self._structure = StructureReader(len(columns))
+        self._scanned = _SCANNED_BYTES
+        self._held = b""
+        self._look_at = 0  # the length of what is held before it is looked at again
 
     def feed(self, data: bytes | bytearray, start: int = 0, end: int | None = None) -> None:
         """Take the next bytes, any number of them: `data[start:end]`."""
         end = len(data) if end is None else end
-        self._fed += end - start
         if self._head is not None:
             self._head.add(memoryview(data)[start:end])
             data = self._after_header(self._head)
             start, end = 0, len(data)
-        self._base = self._fed - end
-        for at in range(start, end, _STRETCH_BYTES):
-            self._feed_stretch(data, at, min(end, at + _STRETCH_BYTES))
+        while self._held and start < end:
+            start = self._end_held(data, start, end)
+        if start < end:
+            self._held = bytes(data[self._records(data, start, end) : end])
 
     def finish(self) -> None:
         """The file is over: `columns` and `records` now stand."""
         if self._head is not None:
             self._head.end()
-            data = self._after_header(self._head)
-            self._base = self._fed - len(data)
-            for at in range(0, len(data), _STRETCH_BYTES):
-                self._feed_stretch(data, at, min(len(data), at + _STRETCH_BYTES))
-        try:
-            fields = self._scanner.finish()
-        except BrokenQuotesError as error:
-            raise self._about(str(error)) from None
-        if fields is not None:
-            self._end_record(fields)
+            self._held = self._after_header(self._head)
+        self._scan(self._held, is_last=True)
 
     def _after_header(self, head: RecordReader) -> bytes:
         """What follows the header; nothing as long as that is not whole."""
@@ -84,58 +64,79 @@ class CsvVerifier:
         if header is None:
             return b""
         self.columns = column_names(header[0])
-        self._whole = self._whole_before = head.offset
+        self.whole = head.offset
         self._head = None
-        self._structure = StructureReader(_STRETCH_BYTES, len(self.columns))
+        self._structure = StructureReader(len(self.columns))
         return head.rest()
 
-    def _feed_stretch(self, data: bytes | bytearray, start: int, end: int) -> None:
-        while start < end and (self._scanner.state == CLOSED or self._scanner.after_cr):
-            self._scan(data, start, start + 1)
-            start += 1
+    def _end_held(self, data: bytes | bytearray, start: int, end: int) -> int:
+        """Go on with the record that is held; returns up to where `data` is taken."""
+        held = len(self._held)
+        line_end = data.find(b"\n", start, min(end, start + _JOINED_BYTES)) + 1 if held < _JOINED_BYTES else 0
+        joined = self._held + data[start : line_end or min(end, start + max(_JOINED_BYTES, held))]
+        after = 0
+        if line_end:  # most records end with their line, for which a look would cost too much
+            after = self._scan(joined)
+        elif len(joined) >= min(self._look_at, LONGEST_RECORD_BYTES):
+            after = self._records(joined, 0, len(joined))
+        if after:
+            self._held, self._look_at = self._held[after:], 0
+            return start + max(0, after - held)
+        if len(joined) > LONGEST_RECORD_BYTES:
+            raise self._about(f"is longer than {LONGEST_RECORD_BYTES} bytes")
+        # The whole of it is gone through each time: when it has doubled.
+        self._held, self._look_at = joined, 2 * len(joined) if len(joined) > _JOINED_BYTES else 0
+        return start + len(joined) - held
+
+    def _records(self, data: bytes | bytearray, start: int, end: int) -> int:
+        """Count the whole records of `data[start:end]`, which begins with one; returns where the last of them ends."""
+        at, length, doubtful = start, STRETCH_BYTES, 0
+        while at < end:
+            stop = min(end, at + length)
+            after = self._look(data, at, stop)
+            if after is None and stop - at > _SCANNED_BYTES:
+                doubtful, length = stop - at, (stop - at) // 2
+                continue
+            if after is None or (after == at and doubtful):
+                stop = min(end, at + max(doubtful, self._scanned))
+                after = at + self._scan(data[at:stop])
+                self._scanned *= 2
+            elif after > at:
+                self._scanned = _SCANNED_BYTES
+            if after > at:
+                at, length, doubtful = after, min(2 * length, STRETCH_BYTES), 0
+            elif stop < end:
+                length, doubtful = 2 * (stop - at), 0
+            else:
+                break
+        return at
+
+    def _look(self, data: bytes | bytearray, start: int, end: int) -> int | None:
+        """Count the records of `data[start:end]` at once; returns where the last ends. None, and nothing counted, in doubt."""
         # A quote or CR at the very end means nothing before the next byte is known.
         last = end
         while last > start and data[last - 1] in b'"\r':
             last -= 1
-        if last > start and not self._look(data, start, last):
-            if last - start > _SCANNED_BYTES:
-                middle = (start + last) // 2
-                self._feed_stretch(data, start, middle)
-                self._feed_stretch(data, middle, last)
-            else:
-                self._scan(data, start, last)
-        self._scan(data, last, end)
+        found = self._structure.read(data, start, last) if last > start else None
+        if found is None or (not found[0] and last < end):
+            return None
+        self.records += found[0]
+        self.whole += found[1]
+        return start + found[1]
 
-    def _look(self, data: bytes | bytearray, start: int, end: int) -> bool:
-        """Take `data[start:end]` at once. False, and nothing changed, where that can't tell."""
-        assert self._structure is not None
-        scanner = self._scanner
-        quoted, in_field = scanner.state == IN_QUOTES, scanner.state == IN_PLAIN
-        found = self._structure.read(data, start, end, commas=scanner.commas, quoted=quoted, in_field=in_field)
-        if found is None:
-            return False
-        self.records += found.records
-        if found.whole:
-            self._whole = self._base + start + found.whole
-        scanner.commas = found.commas
-        scanner.state = IN_QUOTES if found.quoted else {_LF: RECORD_START, _COMMA: FIELD_START}.get(data[end - 1], IN_PLAIN)
-        return True
-
-    def _scan(self, data: bytes | bytearray, start: int, end: int) -> None:
-        """Step through `data[start:end]` exactly."""
-        if self._scanner.after_cr and start < end and data[start] == _LF:
-            self._whole = self._base + start + 1
-        try:
-            for fields, after in self._scanner.record_ends(data, start, end):
-                self._end_record(fields)
-                self._whole_before, self._whole = self._whole, self._base + after
-        except BrokenQuotesError as error:
-            raise self._about(str(error)) from None
-
-    def _end_record(self, fields: int) -> None:
-        if fields != len(self.columns):
-            raise self._about(f"has {fields} columns, the header has {len(self.columns)}")
-        self.records += 1
+    def _scan(self, data: bytes | bytearray, *, is_last: bool = False) -> int:
+        """Go through the records one by one; returns how many bytes they have."""
+        before = self.whole
+        reader = RecordReader(self.records + 1, before)
+        reader.add(data)
+        if is_last:
+            reader.end()
+        for cells, _ in reader:
+            if len(cells) != len(self.columns):
+                raise self._about(f"has {len(cells)} columns, the header has {len(self.columns)}")
+            self.records += 1
+            self.whole = reader.offset
+        return self.whole - before
 
     def _about(self, problem: str) -> VerificationError:
-        return VerificationError(f"record {self.records + 1} {problem} (at byte {self._whole})")
+        return VerificationError(f"record {self.records + 1} {problem} (at byte {self.whole})")

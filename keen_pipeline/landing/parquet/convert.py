@@ -19,9 +19,12 @@ from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing.parquet.cells import release_memory
-from keen_pipeline.landing.parquet.source import CsvBody, Facts, Feed, StoppedError, UnreadableError, read_header
+from keen_pipeline.landing.parquet.source import CsvBody, StoppedError, UnreadableError, read_header
 from keen_pipeline.landing.parquet.types import STRING, WORDS, kind_of
 from keen_pipeline.landing.parquet.write import Columns, MisfitError, write_file
+from keen_pipeline.landing.storages.errors import of_temporary_folder
+from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.landing.transfer.workers import copy
 
 EARLY_BYTES = 8 * 1024 * 1024
 """Of CSV that have come before it is converted beside the download; a shorter one is converted at once when it is proven."""
@@ -47,39 +50,49 @@ class Conversion:
         self._earlier_types = earlier_types or {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
         self._early: Future[tuple[str, ...] | None] | None = None
-        self._size = 0
-        self._csv = CsvBody(self._grown, self._begun_anew)
-        self._feed = Feed(self._csv.reader)
+        self.stored_bytes = 0
+        self.stored_sha256 = ""
+        self._csv = CsvBody(self._grown, self.stop)
 
     @property
     def body(self) -> BinaryIO:
         """An empty, unbuffered file for the CSV, without a name, in this machine's temporary folder."""
         return cast("BinaryIO", self._csv)
 
-    def finish(self, facts: Facts) -> tuple[str, ...]:
-        """The CSV is whole and proven: write the rest of the Parquet file. Returns the type of each column of the CSV, in Arrow's
-        words.
+    def finish(self, proven: Intake) -> tuple[str, ...]:
+        """The CSV is whole and proven: write the rest of the Parquet file, of `stored_bytes` and `stored_sha256` then.
+
+        Returns the type of each column of the CSV, in Arrow's words.
 
         Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is
         too long for it, OSError of either file.
         """
-        self._feed.end(facts)
+        self._csv.end(proven)
         if self._early is None:
-            with _late_places if self._size >= EARLY_BYTES else nullcontext():
-                types = self._convert(self._feed)
+            with _late_places if self._csv.size >= EARLY_BYTES else nullcontext():
+                types = self._convert()
         else:
             types = self._early.result()
         assert types is not None, "nobody stops a landing that is being finished"
-        if self._size >= EARLY_BYTES:
+        if self._csv.size >= EARLY_BYTES:
             release_memory()
         return types
 
     def stop(self) -> None:
         """What was made of the CSV is worth nothing; it can still be read from `body`. Can be called again."""
-        self._feed.stop()
+        self._csv.stop()
         if self._early is not None:
             wait([self._early])
         self._early = None
+
+    def restore(self, target: BinaryIO) -> None:
+        """Make `target` the CSV that came, instead of what was made of it."""
+        self.stop()
+        with of_temporary_folder():
+            self._csv.seek(0)
+            target.seek(0)
+            target.truncate()
+            copy(self.body, target)
 
     def __enter__(self) -> Conversion:
         return self
@@ -89,36 +102,29 @@ class Conversion:
         self._thread.shutdown()
         self._csv.close()
 
-    def _grown(self, size: int) -> None:
-        self._size = size
-        self._feed.grow(size)
+    def _grown(self) -> None:
         if self._early is None:
-            if size >= EARLY_BYTES and _early_places.acquire(blocking=False):
-                self._early = self._thread.submit(self._convert_early, self._feed)
+            if self._csv.size >= EARLY_BYTES and _early_places.acquire(blocking=False):
+                self._early = self._thread.submit(self._convert_early)
         elif self._early.done():
             self._early.result()  # before the end it ends by an exception only, such as a full disk
 
-    def _begun_anew(self) -> None:
-        self.stop()
-        self._size = 0
-        self._feed = Feed(self._csv.reader)
-
-    def _convert_early(self, feed: Feed) -> tuple[str, ...] | None:
+    def _convert_early(self) -> tuple[str, ...] | None:
         try:
-            return self._convert(feed)
+            return self._convert()
         finally:
             _early_places.release()
 
-    def _convert(self, feed: Feed) -> tuple[str, ...] | None:
+    def _convert(self) -> tuple[str, ...] | None:
         """The column types, or None where it was stopped."""
         try:
-            return self._written(feed)
+            return self._written()
         except StoppedError:
             return None
 
-    def _written(self, feed: Feed) -> tuple[str, ...]:
+    def _written(self) -> tuple[str, ...]:
         try:
-            columns, start = read_header(feed)
+            columns, start = read_header(self._csv)
             kinds = [self._kind(name) for name in columns]
             others = {name: self._kind(name) for name in self._others(columns)}
             while True:
@@ -128,14 +134,15 @@ class Conversion:
                 asked = [kind_of(self._types.get(name, STRING), None) for name in columns]
                 text = [name for name, kind, wish in zip(columns, kinds, asked, strict=True) if kind != wish]
                 try:
-                    write_file(feed, start, self._target, Columns(columns, kinds, text, others))
+                    written = write_file(self._csv, start, self._target, Columns(columns, kinds, text, others))
                 except MisfitError as misfit:
                     for number, kind in misfit.kinds.items():
                         kinds[number] = kind
                 else:
+                    self.stored_bytes, self.stored_sha256 = written.tell(), written.sha256()
                     return tuple(WORDS[kind] for kind in kinds)
         except (VerificationError, UnreadableError) as error:
-            feed.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
+            self._csv.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
             if isinstance(error, VerificationError):
                 raise
             raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None

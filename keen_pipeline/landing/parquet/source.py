@@ -3,18 +3,16 @@ blocks of whole records that are cut at the same places however the bytes came."
 
 from __future__ import annotations
 
-import os
 import queue
-import tempfile
 import threading
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any
 
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader, column_names
 from keen_pipeline.landing.csv.verify import CsvVerifier
-from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, StagedFile
+from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, TemporaryFile
+from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.landing.transfer.workers import Chunk
 
 BLOCK_BYTES = 1024 * 1024
 """Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
@@ -31,80 +29,44 @@ class UnreadableError(Exception):
     """A record does not fit into a block, or Arrow reads others than the verifier. Never leaves a conversion."""
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the verifier found in the whole CSV."""
+class CsvBody(TemporaryFile):
+    """The staged CSV: written at its end by the download, and read meanwhile by a conversion, which waits for what has yet to come.
 
-    columns: Sequence[str]
-    records: int
-    bytes: int
-    sha256: str
-
-
-def _not_written(error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"the temporary folder can't be written ({error.strerror or type(error).__name__}): a Parquet landing keeps its CSV there "
-        "until it is proven; make room, or set TMPDIR to a folder that has it"
-    )
-
-
-class CsvBody(StagedFile):
-    """The staged CSV, a file of this machine's temporary folder that a crash takes with it.
-
-    Writing at its end and beginning anew are all it is used for, but for reading it once it is whole; `reader` reads it meanwhile.
+    `grown` is called when it has become longer, `begun_anew` before it is emptied: what was made of it is dropped then. Once it is
+    whole it can be read as any file.
     """
 
-    def __init__(self, grown: Callable[[int], None], begun_anew: Callable[[], None]) -> None:
-        try:
-            with tempfile.TemporaryFile(buffering=0) as file:
-                super().__init__(os.dup(file.fileno()), "r+")
-        except OSError as error:
-            raise _not_written(error) from error
-        self.reader = DirectReader(self.fileno())
-        self._grown = grown
-        self._begun_anew = begun_anew
+    def __init__(self, grown: Callable[[], None], begun_anew: Callable[[], None]) -> None:
+        super().__init__(direct=True)
+        self._reader = DirectReader(self.fileno())
+        self._grown, self._begun_anew = grown, begun_anew
+        self._changed = threading.Condition()
+        self.size = 0
+        self._proven: Intake | None = None
+        self._stopped = False
 
     def write(self, data: Any) -> int:
-        """As a file does. Raises ConfigurationError naming the temporary folder, which is not the destination."""
-        try:
-            written = super().write(data)
-        except OSError as error:
-            raise _not_written(error) from error
-        self._grown(self.tell())
+        written = super().write(data)
+        with self._changed:
+            self.size = self.tell()
+            self._changed.notify_all()
+        self._grown()
         return written
 
     def truncate(self, size: int | None = None) -> int:
-        """As a file does; what was made of it is dropped."""
         self._begun_anew()
+        self.size, self._proven, self._stopped = 0, None, False
         return super().truncate(size)
 
     def close(self) -> None:
-        """Of it and its reader."""
         if not self.closed:
-            self.reader.close()
+            self._reader.close()
         super().close()
 
-
-class Feed:
-    """The bytes of one run of the CSV, for readers that wait for those which have not come yet."""
-
-    def __init__(self, reader: DirectReader) -> None:
-        self._reader = reader
-        self._changed = threading.Condition()
-        self._size = 0
-        self._facts: Facts | None = None
-        self._stopped = False
-
-    def grow(self, size: int) -> None:
-        """So many bytes can be read by now."""
+    def end(self, proven: Intake) -> None:
+        """All bytes have come, and are proven."""
         with self._changed:
-            self._size = size
-            self._changed.notify_all()
-
-    def end(self, facts: Facts) -> None:
-        """All bytes can be read, and are proven."""
-        with self._changed:
-            self._facts = facts
+            self._proven = proven
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -113,41 +75,36 @@ class Feed:
             self._stopped = True
             self._changed.notify_all()
 
-    @property
-    def ended(self) -> bool:
-        """Whether no more bytes come."""
-        return self._stopped or self._facts is not None
-
-    def proven(self) -> Facts:
+    def proven(self) -> Intake:
         """Wait until the CSV is whole. Raises StoppedError."""
         with self._changed:
-            self._changed.wait_for(lambda: self.ended)
-            if self._stopped or self._facts is None:
+            self._changed.wait_for(lambda: self._stopped or self._proven is not None)
+            if self._stopped or self._proven is None:
                 raise StoppedError
-            return self._facts
+            return self._proven
 
     def wait(self, offset: int, length: int) -> int:
         """Wait until `length` bytes from `offset` on have come; returns how many: fewer only at the end. Raises StoppedError."""
         with self._changed:
-            self._changed.wait_for(lambda: self._size >= offset + length or self.ended)
+            self._changed.wait_for(lambda: self.size >= offset + length or self._stopped or self._proven is not None)
             if self._stopped:
                 raise StoppedError
-            return min(length, self._size - offset)
+            return min(length, self.size - offset)
 
-    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> int:
-        """Read bytes that have come; returns where in `buffer.memory` they begin. For one thread."""
+    def read_into(self, buffer: AlignedBuffer, offset: int, length: int) -> int:
+        """Read bytes that have come; returns where in `buffer.memory` they begin."""
         start, end = self._reader.read(buffer, offset, length)
         assert end - start == length
         return start
 
 
-def read_header(feed: Feed) -> tuple[tuple[str, ...], int]:
+def read_header(body: CsvBody) -> tuple[tuple[str, ...], int]:
     """The columns, and where the records begin. Raises StoppedError, and VerificationError for what the verifier refuses too."""
     size = _HEADER_BYTES
     while True:
-        length = feed.wait(0, size)
+        length = body.wait(0, size)
         buffer = AlignedBuffer(length)
-        start = feed.read(buffer, 0, length)
+        start = body.read_into(buffer, 0, length)
         reader = RecordReader()
         reader.add(buffer.memory[start : start + length])
         if length < size:
@@ -156,56 +113,45 @@ def read_header(feed: Feed) -> tuple[tuple[str, ...], int]:
         if header is not None:
             return column_names(header[0]), reader.offset
         if length < size or size > LONGEST_HEADER_BYTES:
-            return tuple(feed.proven().columns), length
+            return tuple(body.proven().columns), length
         size *= 2
 
 
-class Block(NamedTuple):
-    """`buffer.memory[start:end]` is records, each with its line end."""
-
-    buffer: AlignedBuffer
-    start: int
-    end: int
-
-    @property
-    def view(self) -> memoryview:
-        return memoryview(self.buffer.memory)[self.start : self.end]
-
-
 class BlockReader:
-    """Reads the records of `feed` from the offset `at` on. For one thread; `give` is for any."""
+    """Reads the records of `body` from the offset `at` on. For one thread; `give` is for any."""
 
-    def __init__(self, feed: Feed, at: int, columns: tuple[str, ...]) -> None:
-        self._feed = feed
+    def __init__(self, body: CsvBody, at: int, columns: tuple[str, ...]) -> None:
+        self._body = body
         self._columns = columns
         self._at = at
         self._free: queue.SimpleQueue[AlignedBuffer] = queue.SimpleQueue()
 
-    def blocks(self) -> Generator[Block, None, None]:
-        """All records; each block's memory is to be given back.
+    def blocks(self) -> Generator[Chunk, None, None]:
+        """All records, each with its line end; each block is to be given back.
 
         Raises StoppedError, UnreadableError, and VerificationError for what the verifier refuses too.
         """
         wanted = BLOCK_BYTES
         while True:
-            length = self._feed.wait(self._at, wanted)
+            length = self._body.wait(self._at, wanted)
             if not length:
                 return
             buffer = self._buffer(length)
-            start = self._feed.read(buffer, self._at, length)
+            start = self._body.read_into(buffer, self._at, length)
             end = self._end_of_records(buffer.memory, start, start + length, last=length < wanted)
             if end > start:
                 self._at += min(end - start, length)
                 wanted = BLOCK_BYTES
-                yield Block(buffer, start, end)
+                yield Chunk(buffer.memory, start, end, buffer)
                 continue
             wanted *= 2
             if wanted > LONGEST_BLOCK_BYTES:
                 raise UnreadableError(f"a record is longer than {wanted // 2} bytes")
 
-    def give(self, buffer: AlignedBuffer) -> None:
-        """It can be filled anew."""
-        if BLOCK_BYTES < len(buffer.view) <= BLOCK_BYTES + 2 * PAGE_BYTES:
+    def give(self, block: Chunk) -> None:
+        """Its buffer can be filled anew."""
+        buffer = block.buffer
+        if buffer is not None and BLOCK_BYTES < len(buffer.view) <= BLOCK_BYTES + 2 * PAGE_BYTES:
             self._free.put(buffer)
 
     def _buffer(self, length: int) -> AlignedBuffer:

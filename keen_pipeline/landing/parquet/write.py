@@ -4,7 +4,6 @@ its type; the row groups, which columns have a dictionary, and what the file say
 from __future__ import annotations
 
 import collections
-import io
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,9 +17,10 @@ from pyarrow import compute, csv, parquet
 
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.landing.parquet.cells import POOL, arrow_type, converted, fallback
-from keen_pipeline.landing.parquet.source import Block, BlockReader, Facts, Feed, UnreadableError
+from keen_pipeline.landing.parquet.source import BlockReader, CsvBody, UnreadableError
 from keen_pipeline.landing.parquet.types import BYTES
-from keen_pipeline.landing.transfer.packed import PackedWriter
+from keen_pipeline.landing.transfer.intake import Intake
+from keen_pipeline.landing.transfer.workers import BufferedFileWriter, Chunk
 
 ROW_GROUP_RECORDS = 1024 * 1024
 ROW_GROUP_BYTES = 10 * 1024 * 1024
@@ -62,37 +62,38 @@ class Columns(NamedTuple):
         return pa.schema([*self.schema(), *(pa.field(name, arrow_type(kind)) for name, kind in self.others.items())])
 
 
-def write_file(feed: Feed, start: int, target: BinaryIO, columns: Columns) -> None:
-    """Write all records of `feed` from the offset `start` on into the empty `target`, and then what is known of them.
+def write_file(body: CsvBody, start: int, target: BinaryIO, columns: Columns) -> BufferedFileWriter:
+    """Write all records of `body` from the offset `start` on into the empty `target`, and then what is known of them. Returns what
+    it was written by, which knows its size and sha256.
 
     Raises VerificationError where they are not those that the verifier counted, MisfitError at the end, so that one more try is
     enough, UnreadableError, StoppedError, and OSError of either file.
     """
     schema = columns.schema()
-    packed = PackedWriter(target)
-    sink = _Sink(packed)
+    file = BufferedFileWriter(target)
     written = 0
     with ExitStack() as stack:
-        stack.callback(packed.stop)
-        batches = stack.enter_context(closing(_typed_batches(feed, start, columns, schema)))
+        stack.callback(file.stop)
+        batches = stack.enter_context(closing(_typed_batches(body, start, columns, schema)))
         writer: Any = None
         for group in _groups(batches, schema):
             if writer is None:
-                writer = stack.enter_context(_writer(sink, schema, _worth_a_dictionary(group)))
+                writer = stack.enter_context(_writer(file, schema, _worth_a_dictionary(group)))
             writer.write_table(group, row_group_size=group.num_rows)
             written += group.num_rows
             del group  # or it would still be there while the next one is put together
-        facts = feed.proven()
-        if written != facts.records or columns.names != tuple(facts.columns):
-            raise VerificationError(f"as Parquet it would have {written} records, the CSV has {facts.records}")
+        proven = body.proven()
+        if written != proven.records or columns.names != proven.columns:
+            raise VerificationError(f"as Parquet it would have {written} records, the CSV has {proven.records}")
         if writer is None:
-            writer = stack.enter_context(_writer(sink, columns.empty_schema(), []))
-        writer.add_key_value_metadata(_metadata(facts, columns.text))
+            writer = stack.enter_context(_writer(file, columns.empty_schema(), []))
+        writer.add_key_value_metadata(_metadata(proven, columns.text))
         writer.close()
-        packed.finish()
+        file.finish()
+    return file
 
 
-def _typed_batches(feed: Feed, start: int, columns: Columns, schema: Any) -> Generator[Any, None, None]:
+def _typed_batches(body: CsvBody, start: int, columns: Columns, schema: Any) -> Generator[Any, None, None]:
     """The records from the offset `start` on in the columns of the schema; close it to end early. Raises as `write_file`."""
     misfits: dict[int, str] = {}
     running: collections.deque[Future[tuple[list[Any], dict[int, str]]]] = collections.deque()
@@ -106,7 +107,7 @@ def _typed_batches(feed: Feed, start: int, columns: Columns, schema: Any) -> Gen
             if not misfits:
                 yield pa.record_batch(arrays, schema=schema)
 
-    reader = BlockReader(feed, start, columns.names)
+    reader = BlockReader(body, start, columns.names)
     blocks = reader.blocks()
     opening = list(itertools.islice(blocks, 2))
     # Most files are one block, and a thread costs more than what it would do.
@@ -132,11 +133,11 @@ class _Here(Executor):
         return future
 
 
-def _typed(reader: BlockReader, block: Block, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:
+def _typed(reader: BlockReader, block: Chunk, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:
     """The columns, and the kinds for those with a cell that does not fit."""
     columns, misfits = [], {}
     texts = _texts(block, len(kinds))
-    reader.give(block.buffer)
+    reader.give(block)
     for number, (column, kind) in enumerate(zip(texts, kinds, strict=True)):
         found = converted(column, kind)
         if found is None:
@@ -145,13 +146,13 @@ def _typed(reader: BlockReader, block: Block, kinds: Sequence[str]) -> tuple[lis
     return columns, misfits
 
 
-def _texts(block: Block, width: int) -> list[Any]:
+def _texts(block: Chunk, width: int) -> list[Any]:
     """A string array for each column, binary where the block is no UTF-8; nothing of the block's memory is kept.
 
     An empty cell and a `null` are null, in quotes they are not, as the grammar has it. Raises UnreadableError.
     """
     names = [str(number) for number in range(width)]
-    data = pa.py_buffer(block.view)
+    data = pa.py_buffer(block.data)
     try:
         table = csv.read_csv(
             data,
@@ -182,20 +183,20 @@ def _is_utf8(data: Any) -> bool:
     return True
 
 
-def _writer(sink: _Sink, schema: Any, dictionaries: list[str]) -> Any:
+def _writer(file: BufferedFileWriter, schema: Any, dictionaries: list[str]) -> Any:
     # Without Arrow's own copy of the schema, since readers would see its metadata instead of those added at the end; every type
     # here is one of Parquet's own.
     return parquet.ParquetWriter(
-        sink, schema, compression="zstd", compression_level=ZSTD_LEVEL, use_dictionary=dictionaries, store_schema=False
+        file, schema, compression="zstd", compression_level=ZSTD_LEVEL, use_dictionary=dictionaries, store_schema=False
     )
 
 
-def _metadata(facts: Facts, text: Sequence[str]) -> dict[str, str]:
+def _metadata(proven: Intake, text: Sequence[str]) -> dict[str, str]:
     return {
-        "keen_pipeline.sha256": facts.sha256,
-        "keen_pipeline.records": str(facts.records),
-        "keen_pipeline.bytes": str(facts.bytes),
-        "keen_pipeline.columns": json.dumps(list(facts.columns)),
+        "keen_pipeline.sha256": proven.sha256,
+        "keen_pipeline.records": str(proven.records),
+        "keen_pipeline.bytes": str(proven.bytes),
+        "keen_pipeline.columns": json.dumps(list(proven.columns)),
         "keen_pipeline.text_columns": json.dumps(list(text)),
     }
 
@@ -233,21 +234,3 @@ def _distinct(columns: Sequence[str]) -> list[str]:
             name = f"{column}#{times}"
         names[name] = None
     return list(names)
-
-
-class _Sink(io.RawIOBase):
-    """Arrow's way to a PackedWriter."""
-
-    def __init__(self, writer: PackedWriter) -> None:
-        self._writer = writer
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self._writer.write(view)
-        return len(view)
-
-    def tell(self) -> int:
-        return self._writer.size

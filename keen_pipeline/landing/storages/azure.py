@@ -11,7 +11,7 @@ import secrets
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, BinaryIO
 
@@ -20,127 +20,96 @@ from azure.core import MatchConditions, exceptions
 from azure.storage.blob import BlobBlock, BlobServiceClient, ExponentialRetry
 
 from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import AzureOptions
-from keen_pipeline.landing.storages.remote import (
-    READ_BYTES,
-    check_inside,
-    check_size,
-    exactly,
-    local_stage,
-    part_of,
-    reader_of,
-    split,
-)
-from keen_pipeline.landing.storages.storage import Fence, no_fence
+from keen_pipeline.landing.storages.remote import ObjectStorage, part_of, split
+from keen_pipeline.landing.storages.storage import Fence
 
-PART_BYTES = 8 * 1024 * 1024
-"""Of a block, held in memory while it is sent, of blobs up to 400 GB; those of larger ones have longer blocks."""
 MOST_BLOCKS = 50_000
-LARGEST_BLOB = MOST_BLOCKS * 4000 * 1024**2
-"""In bytes: what Azure allows."""
+"""Of a blob; those of larger ones than 400 GB are longer than a part."""
 PARTS_AT_ONCE = 2
-_FAILURES = (exceptions.AzureError, ValueError, OSError)
 _WRONG = frozenset({"InvalidResourceName", "InvalidUri", "UnsupportedHttpVerb", "AccountIsDisabled", "FeatureNotSupported"})
 _KEYS = "Check the AZURE_STORAGE_* variables and the account's roles."
 
 
-class AzureStorage:
+class AzureStorage(ObjectStorage):
     """One container, or a prefix of it. Raises ConfigurationError when no account is named."""
 
+    _failures = (exceptions.AzureError, ValueError, OSError)
+    _largest = MOST_BLOCKS * 4000 * 1024**2
+
     def __init__(self, root: str, options: AzureOptions) -> None:
-        self._root = root
+        super().__init__(root)
         try:
             self._client = _new_client(root, options)
         except (ValueError, TypeError) as error:
             raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _KEYS) from None
 
-    def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
-        """An empty file without a name, in this machine's temporary folder."""
-        return local_stage()
-
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
-        """Make the staged bytes the blob at `target`, in one step."""
-        descriptor, size = stage.fileno(), stage.seek(0, os.SEEK_END)
-        check_size(target, size, LARGEST_BLOB)
-        if size <= PART_BYTES:
-            self.write(target, exactly(descriptor, 0, size), fence=fence)
-            return
-        blob, token = self._blob(target), secrets.token_hex(8)
-        length = max(PART_BYTES, -(-size // MOST_BLOCKS))
-        blocks = [b64encode(f"{token}-{number:06d}".encode()).decode() for number in range(-(-size // length))]
-
-        def send(number: int) -> None:
-            part = part_of(descriptor, number * length, min(length, size - number * length))
-            blob.stage_block(blocks[number], part, length=len(part))
-
-        with _translated(target):
-            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
-                sent = [threads.submit(send, number) for number in range(len(blocks))]
-                try:
-                    for one in sent:
-                        one.result()
-                except BaseException:
-                    threads.shutdown(wait=False, cancel_futures=True)
-                    raise
-            fence()
-            blob.commit_block_list([BlobBlock(block_id=block) for block in blocks])
-
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        """A small blob in one request."""
-        with _translated(target):
-            fence()
-            self._blob(target).upload_blob(data, length=len(data), overwrite=True)
-
-    def size(self, target: str) -> int | None:
-        """In bytes; None if there is no blob."""
-        found = self._found(target)
-        return None if found is None else int(found.size)
-
-    def open(self, target: str) -> BinaryIO:
-        """A binary reader of the present version. Raises FileNotFoundError."""
-        found = self._found(target)
-        if found is None:
-            raise FileNotFoundError(target)
-        parameters = {"client": _Pinned(self._blob(target), found), "buffer_size": READ_BYTES}
-        with _translated(target):
-            file = smart_open.open(target, "rb", compression="disable", transport_params=parameters)
-        return reader_of(target, file, _FAILURES)
-
-    def remove(self, target: str) -> None:
-        """Remove one blob; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
-        check_inside(self._root, target)
-        with _translated(target):
-            try:
-                self._blob(target).delete_blob()
-            except exceptions.ResourceNotFoundError:
-                return
-
-    def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of each blob below `folder`."""
-        check_inside(self._root, folder)
-        container, prefix = split(folder + "/")
-        with _translated(folder):
-            for found in self._client.get_container_client(container).list_blobs(name_starts_with=prefix):
-                if not found.name.endswith("/"):
-                    yield f"azure://{container}/{found.name}", int(found.size)
-
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Nothing is ever left that could be removed. Raises ConfigurationError when the container is missing."""
-        with _translated(self._root):
+        with self._translated(self._root):
             self._client.get_container_client(split(self._root)[0]).get_container_properties()
         return []
 
-    def _found(self, target: str) -> Any:
-        with _translated(target):
+    def _put(self, target: str, data: bytes) -> None:
+        self._blob(target).upload_blob(data, length=len(data), overwrite=True)
+
+    def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
+        blob, token = self._blob(target), secrets.token_hex(8)
+        length = max(remote.PART_BYTES, -(-size // MOST_BLOCKS))
+        blocks = [b64encode(f"{token}-{number:06d}".encode()).decode() for number in range(-(-size // length))]
+
+        def send(number: int) -> None:
+            part = part_of(stage.fileno(), number * length, min(length, size - number * length))
+            blob.stage_block(blocks[number], part, length=len(part))
+
+        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
+            sent = [threads.submit(send, number) for number in range(len(blocks))]
             try:
-                return self._blob(target).get_blob_properties()
-            except exceptions.ResourceNotFoundError:
-                return None
+                for one in sent:
+                    one.result()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+        fence()
+        blob.commit_block_list([BlobBlock(block_id=block) for block in blocks])
+
+    def _find(self, target: str) -> tuple[int, Any] | None:
+        try:
+            found = self._blob(target).get_blob_properties()
+        except exceptions.ResourceNotFoundError:
+            return None
+        return int(found.size), found
+
+    def _reader(self, target: str, size: int, version: Any) -> Any:
+        parameters = {"client": _Pinned(self._blob(target), version), "buffer_size": remote.READ_BYTES}
+        return smart_open.open(target, "rb", compression="disable", transport_params=parameters)
+
+    def _delete(self, target: str) -> None:
+        with suppress(exceptions.ResourceNotFoundError):
+            self._blob(target).delete_blob()
+
+    def _listed(self, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+        for found in self._client.get_container_client(bucket).list_blobs(name_starts_with=prefix):
+            yield found.name, int(found.size)
 
     def _blob(self, target: str) -> Any:
         container, key = split(target)
         return self._client.get_blob_client(container, key)
+
+    def _error(self, error: Exception, target: str) -> KeenPipelineError:
+        if isinstance(error, exceptions.ResourceNotFoundError):
+            return for_a_person(target, "there is no such container")
+        if not isinstance(error, exceptions.HttpResponseError):
+            return unavailable(target, error)
+        code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
+        code = cleaned(getattr(code, "value", code))
+        if error.status_code in (401, 403):
+            return for_a_person(target, f"access was refused ({code})", _KEYS)
+        if code in _WRONG:
+            return for_a_person(target, f"the service refuses what it was asked ({code})", _KEYS)
+        return unavailable(target, code)
 
 
 class _Pinned:
@@ -150,11 +119,9 @@ class _Pinned:
         self._blob, self._found = blob, found
 
     def get_blob_properties(self) -> Any:
-        """Of the version that was found."""
         return self._found
 
     def download_blob(self, **asked: Any) -> Any:
-        """A piece of it."""
         return self._blob.download_blob(**asked, etag=self._found.etag, match_condition=MatchConditions.IfNotModified)
 
 
@@ -163,9 +130,9 @@ def _new_client(root: str, options: AzureOptions) -> BlobServiceClient:
         "retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4),
         "connection_timeout": 20,  # seconds
         "read_timeout": 60,  # seconds, of each wait for an answer
-        "max_single_get_size": READ_BYTES,
-        "max_chunk_get_size": READ_BYTES,
-        "max_single_put_size": PART_BYTES,
+        "max_single_get_size": remote.READ_BYTES,
+        "max_chunk_get_size": remote.READ_BYTES,
+        "max_single_put_size": remote.PART_BYTES,
     }
     connection = os.environ.get("AZURE_STORAGE_CONNECTION_STRING")
     account = options.account or os.environ.get("AZURE_STORAGE_ACCOUNT")
@@ -194,24 +161,3 @@ def _credential(root: str, account: str | None) -> Any:
         mend = "Set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, or pip install azure-identity."
         raise for_a_person(root, "no credentials", mend) from None
     return DefaultAzureCredential()
-
-
-@contextmanager
-def _translated(target: str) -> Iterator[None]:
-    """Errors of Azure's client as ours: what the caller does next."""
-    try:
-        yield
-    except (KeenPipelineError, FileNotFoundError):
-        raise
-    except exceptions.ResourceNotFoundError:
-        raise for_a_person(target, "there is no such container") from None
-    except exceptions.HttpResponseError as error:
-        code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
-        code = cleaned(getattr(code, "value", code))
-        if error.status_code in (401, 403):
-            raise for_a_person(target, f"access was refused ({code})", _KEYS) from None
-        if code in _WRONG:
-            raise for_a_person(target, f"the service refuses what it was asked ({code})", _KEYS) from None
-        raise unavailable(target, code) from None
-    except _FAILURES as error:
-        raise unavailable(target, error) from None

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, cast
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable, unreadable
 from keen_pipeline.landing.storages.options import LocalOptions
 from keen_pipeline.landing.storages.remote import check_inside
-from keen_pipeline.landing.storages.storage import Fence, no_fence
+from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 
 try:
@@ -42,16 +42,14 @@ _NO_SUCH_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 _log = logging.getLogger(__name__)
 
 
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder of this machine or a mount of it."""
 
     def __init__(self, root: str, options: LocalOptions) -> None:
-        self._root = root
-        self._options = options
+        super().__init__(root)
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
-        """An empty, unbuffered file beside `target`; removed at the end unless it was published."""
         place = Path(target)
         with of_folder(str(place.parent)):
             _make_folder(place.parent)
@@ -65,8 +63,7 @@ class LocalStorage:
                 if _unlink(file.name):
                     _log.info("%s was not published; its staged file is removed", target)
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
-        """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
+    def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         place = Path(target)
         with of_folder(target):
             os.fsync(stage.fileno())
@@ -79,13 +76,11 @@ class LocalStorage:
             _sync_folder(place.parent)
 
     def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        """A small file, as whole as a landed one."""
         with self.stage(target) as stage:
             stage.write(data)
             self.publish(stage, target, fence=fence)
 
     def size(self, target: str) -> int | None:
-        """In bytes; None if there is no file."""
         with of_folder(target):
             try:
                 return os.stat(target).st_size  # noqa: PTH116
@@ -93,7 +88,6 @@ class LocalStorage:
                 return None
 
     def open(self, target: str) -> BinaryIO:
-        """A binary reader. Raises FileNotFoundError."""
         try:
             return cast("BinaryIO", io.BufferedReader(_Reader(target), 128 * 1024))
         except FileNotFoundError:
@@ -102,13 +96,11 @@ class LocalStorage:
             raise for_a_person(target, f"it can't be read ({error.strerror or type(error).__name__})") from error
 
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
         check_inside(self._root, target)
         with of_folder(target):
             _unlink(target)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of each file below `folder`, but of no staged one and nothing behind a symbolic link."""
         check_inside(self._root, folder)
         home = os.path.realpath(self._root)
         if os.path.commonpath([home, os.path.realpath(folder)]) != home:

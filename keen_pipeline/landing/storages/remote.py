@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, cast
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, short, unreadable
+from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
+from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 READ_BYTES = 4 * 1024 * 1024
 """Of an object, held in memory while it is read."""
+PART_BYTES = 8 * 1024 * 1024
+"""What is longer is sent in parts of at least so many bytes; a multiple of 256 KiB, as Google's protocol asks."""
 _WHOLE_PIECE_BYTES = 16 * 1024 * 1024
 """A part of an upload up to this size is held in memory while it is sent; a longer one is read from the disk as it leaves."""
-
-
-class TemporaryStage(io.FileIO):
-    """A staged file in this machine's temporary folder, which is named when it can't be written."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "r+", closefd=False)
-
-    def write(self, data: Any) -> int:
-        """As a file does. Raises ConfigurationError when the temporary folder is full."""
-        with of_temporary_folder():
-            return super().write(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        """As a file does."""
-        with of_temporary_folder():
-            return super().truncate(size)
-
-
-@contextmanager
-def temporary_file() -> Iterator[int]:
-    """The descriptor of an empty file without a name in this machine's temporary folder; a crash takes it with it."""
-    with of_temporary_folder():
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its errors are told, its user's are not
-    with file:
-        yield file.fileno()
-
-
-@contextmanager
-def local_stage() -> Iterator[BinaryIO]:
-    """An empty file for the bytes of one landing."""
-    with temporary_file() as descriptor, TemporaryStage(descriptor) as stage:
-        yield cast("BinaryIO", stage)
 
 
 class StagedReader(io.RawIOBase):
@@ -65,25 +36,20 @@ class StagedReader(io.RawIOBase):
         return self.size
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is, so that a client can send a piece again."""
-        return True
+        return True  # so that a client can send a piece again
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         self._position = start + offset
         return self._position
 
     def tell(self) -> int:
-        """As of a file."""
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """As of a file; fewer than `size` bytes only at the end."""
         left = max(self.size - self._position, 0)
         data = exactly(self._descriptor, self._start + self._position, left if size is None or size < 0 else min(size, left))
         self._position += len(data)
@@ -92,7 +58,6 @@ class StagedReader(io.RawIOBase):
         return data
 
     def readinto(self, buffer: Any) -> int:
-        """As of a file."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))
         view[: len(data)] = data
@@ -119,24 +84,21 @@ def part_of(descriptor: int, offset: int, length: int) -> bytes | StagedReader:
 
 
 class RemoteReader(io.RawIOBase):
-    """A file behind a network; `failures` are its client's errors, `end` closes what was opened for it.
+    """A file behind a network; `failures` are its client's errors, `end` closes what was opened for it, if that is more than it.
 
     What fails is raised as TransferError: the file may be read again from its beginning.
     """
 
-    def __init__(self, uri: str, file: Any, failures: tuple[type[Exception], ...], end: Callable[[], None]) -> None:
-        self._uri, self._file, self._failures, self._end = uri, file, failures, end
+    def __init__(self, uri: str, file: Any, failures: tuple[type[Exception], ...], end: Callable[[], None] | None = None) -> None:
+        self._uri, self._file, self._failures, self._end = uri, file, failures, end or file.close
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is: Parquet is read from its end."""
-        return True
+        return True  # Parquet is read from its end
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
         try:
             self._file.seek(offset, whence)
             return int(self._file.tell())
@@ -144,11 +106,9 @@ class RemoteReader(io.RawIOBase):
             raise unreadable(self._uri, error) from None
 
     def tell(self) -> int:
-        """As of a file."""
         return int(self._file.tell())
 
     def readinto(self, buffer: Any) -> int:
-        """As of a file."""
         view = memoryview(buffer).cast("B")
         try:
             data = self._file.read(len(view))
@@ -158,15 +118,9 @@ class RemoteReader(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close what was opened for it."""
         if not self.closed:
             self._end()
         super().close()
-
-
-def reader_of(uri: str, file: Any, failures: tuple[type[Exception], ...]) -> BinaryIO:
-    """A buffered reader of an opened file, which closes it."""
-    return cast("BinaryIO", io.BufferedReader(RemoteReader(uri, file, failures, file.close), READ_BYTES))
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -189,3 +143,78 @@ def check_size(target: str, size: int, largest: int) -> None:
             f"a file of {size:,} bytes is larger than the {largest:,} that the service takes",
             "Land it compressed (csv.gz, csv.zst, parquet) or by shorter partitions.",
         )
+
+
+class ObjectStorage(Storage):
+    """The objects of a bucket or container, or of a prefix of it: one appears with the request that completes it."""
+
+    _largest: int
+    """In bytes: what the service takes as one object."""
+
+    def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
+        return cast("AbstractContextManager[BinaryIO]", TemporaryFile())
+
+    def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
+        size = stage.seek(0, os.SEEK_END)
+        check_size(target, size, self._largest)
+        if size <= PART_BYTES:
+            self.write(target, exactly(stage.fileno(), 0, size), fence=fence)
+            return
+        with self._translated(target):
+            self._send(target, stage, size, fence)
+
+    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
+        with self._translated(target):
+            fence()
+            self._put(target, data)
+
+    def size(self, target: str) -> int | None:
+        with self._translated(target):
+            found = self._find(target)
+        return None if found is None else found[0]
+
+    def open(self, target: str) -> BinaryIO:
+        with self._translated(target):
+            found = self._find(target)
+            file = None if found is None else self._reader(target, *found)
+        if file is None:
+            raise FileNotFoundError(target)
+        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file, self._failures), READ_BYTES))
+
+    def remove(self, target: str) -> None:
+        check_inside(self._root, target)
+        with self._translated(target):
+            self._delete(target)
+
+    def files(self, folder: str) -> Iterator[tuple[str, int]]:
+        check_inside(self._root, folder)
+        scheme = folder.partition("://")[0]
+        bucket, prefix = split(folder + "/")
+        with self._translated(folder):
+            for key, size in self._listed(bucket, prefix):
+                if not key.endswith("/"):
+                    yield f"{scheme}://{bucket}/{key}", size
+
+    @abstractmethod
+    def _put(self, target: str, data: bytes) -> None:
+        """A small object in one request."""
+
+    @abstractmethod
+    def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
+        """The first `size` bytes of a staged file as a large object."""
+
+    @abstractmethod
+    def _find(self, target: str) -> tuple[int, Any] | None:
+        """The bytes of the present version, and what names it."""
+
+    @abstractmethod
+    def _reader(self, target: str, size: int, version: Any) -> Any:
+        """An open file of that version alone, with `read`, `seek`, `tell` and `close`."""
+
+    @abstractmethod
+    def _delete(self, target: str) -> None:
+        """Nothing happens when there is no such object."""
+
+    @abstractmethod
+    def _listed(self, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and bytes of each object whose key begins so."""

@@ -21,15 +21,17 @@ from botocore import exceptions
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.layout import is_ours
+from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable, unreadable
 from keen_pipeline.landing.storages.options import S3Options
-from keen_pipeline.landing.storages.remote import READ_BYTES, check_inside, reader_of, split, temporary_file
-from keen_pipeline.landing.storages.s3_upload import S3Upload, UploadingStage
-from keen_pipeline.landing.storages.storage import Fence, no_fence
+from keen_pipeline.landing.storages.remote import ObjectStorage, split
+from keen_pipeline.landing.storages.s3_upload import LARGEST_OBJECT, S3Upload, UploadingStage
+from keen_pipeline.landing.storages.storage import Fence
 
 ATTEMPTS = 4
 """Of each request."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_REPLACED = frozenset({"412", "PreconditionFailed", "NoSuchKey"})  # while it is read
 _FORBIDDEN = frozenset(
     {
         *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
@@ -40,7 +42,6 @@ _ELSEWHERE = frozenset(
     {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"}
 )
 _WRONG = frozenset({"400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"})
-_FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, urllib3.exceptions.HTTPError, ValueError, OSError)
 _MISCONFIGURED = (
     *(exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.SSOError),
     *(exceptions.NoRegionError, exceptions.InvalidRegionError, exceptions.ParamValidationError, exceptions.ConfigParseError),
@@ -50,11 +51,14 @@ _REGION = "Check AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endp
 _log = logging.getLogger(__name__)
 
 
-class S3Storage:
+class S3Storage(ObjectStorage):
     """One bucket, or a prefix of it. Raises ConfigurationError for a profile, region or endpoint that can't be used."""
 
+    _largest = LARGEST_OBJECT
+    _failures = (exceptions.ClientError, exceptions.BotoCoreError, urllib3.exceptions.HTTPError, ValueError, OSError)
+
     def __init__(self, root: str, options: S3Options) -> None:
-        self._root = root
+        super().__init__(root)
         try:
             self._client = _new_client(options)
         except (exceptions.BotoCoreError, ValueError) as error:
@@ -62,134 +66,100 @@ class S3Storage:
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
-        """An empty file without a name, in this machine's temporary folder; large ones are on their way to S3 as they grow."""
-        with (
-            temporary_file() as descriptor,
-            UploadingStage(descriptor, self._upload(target, descriptor), lambda: _translated(target)) as stage,
-        ):
+        """Large files are on their way to S3 as they grow."""
+        with UploadingStage(lambda file: self._upload(target, file), lambda: self._translated(target)) as stage:
             try:
                 yield cast("BinaryIO", stage)
             finally:
                 stage.upload.abort()
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
-        """Make the staged bytes the object at `target`, in one step; `elsewhere`: it was staged for another target."""
-        with _translated(target):
-            own = isinstance(stage, UploadingStage) and not elsewhere
-            upload = cast("UploadingStage", stage).upload if own else self._upload(target, stage.fileno())
-            upload.complete(stage.seek(0, os.SEEK_END), fence)
-
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        """A small object in one request."""
-        parameters = {"client": self._client, "multipart_upload": False}
-        with _translated(target), smart_open.open(target, "wb", compression="disable", transport_params=parameters) as file:
-            file.write(data)
-            fence()
-
-    def size(self, target: str) -> int | None:
-        """In bytes; None if there is no object."""
-        found = self._head(target)
-        return None if found is None else int(found["ContentLength"])
-
-    def open(self, target: str) -> BinaryIO:
-        """A binary reader of the present version. Raises FileNotFoundError."""
-        found = self._head(target)
-        if found is None:
-            raise FileNotFoundError(target)
-        pinned = {"S3.Client.get_object": {"IfMatch": found["ETag"]}}
-        parameters = {"client": self._client, "client_kwargs": pinned, "buffer_size": READ_BYTES}
-        try:
-            file = smart_open.open(target, "rb", compression="disable", transport_params=parameters)
-        except _FAILURES as error:
-            if _code(error) in {"412", "PreconditionFailed", "NoSuchKey"}:
-                raise unreadable(target, _code(error)) from None
-            raise translated(error, target) from None
-        return reader_of(target, file, _FAILURES)
-
-    def remove(self, target: str) -> None:
-        """Remove one object; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
-        check_inside(self._root, target)
-        bucket, key = split(target)
-        with _translated(target):
-            self._client.delete_object(Bucket=bucket, Key=key)
-
-    def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of each object below `folder`."""
-        check_inside(self._root, folder)
-        bucket, prefix = split(folder + "/")
-        with _translated(folder):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                for found in page.get("Contents", ()):
-                    if not found["Key"].endswith("/"):
-                        yield f"s3://{bucket}/{found['Key']}", int(found["Size"])
-
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Abort the multipart uploads that began before `older_than`, of keys that a landing here has; returns their URIs."""
+        """Abort the multipart uploads of our keys that have had no part for `older_than`; returns their URIs."""
         bucket, prefix = split(self._root + "/")
         oldest = datetime.now(timezone.utc) - older_than
         removed = []
-        with _translated(self._root):
+        with self._translated(self._root):
             for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
                 for upload in page.get("Uploads", ()):
                     uri = f"s3://{bucket}/{upload['Key']}"
                     if upload["Initiated"] < oldest and is_ours(self._root, uri):
-                        self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                        _log.info("aborted an upload of %s, which a landing that died has left", uri)
-                        removed.append(uri)
+                        place = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                        if self._abort_abandoned(place, oldest):
+                            _log.info("aborted an upload of %s, which a landing that died has left", uri)
+                            removed.append(uri)
         return sorted(removed)
 
-    def _head(self, target: str) -> Any:
-        bucket, key = split(target)
-        with _translated(target):
-            try:
-                return self._client.head_object(Bucket=bucket, Key=key)
-            except exceptions.ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
+    def _abort_abandoned(self, place: dict[str, str], oldest: datetime) -> bool:
+        try:
+            for page in self._client.get_paginator("list_parts").paginate(**place):
+                if any(part["LastModified"] >= oldest for part in page.get("Parts", ())):
+                    return False  # a long landing is not a dead one
+            self._client.abort_multipart_upload(**place)
+        except exceptions.ClientError as error:
+            if _code(error) != "NoSuchUpload":
                 raise
+            return False  # it was completed meanwhile, or another process was quicker
+        return True
+
+    def _put(self, target: str, data: bytes) -> None:
+        parameters = {"client": self._client, "multipart_upload": False}
+        with smart_open.open(target, "wb", compression="disable", transport_params=parameters) as file:
+            file.write(data)
+
+    def _find(self, target: str) -> tuple[int, Any] | None:
+        bucket, key = split(target)
+        try:
+            found = self._client.head_object(Bucket=bucket, Key=key)
+        except exceptions.ClientError as error:
+            if _code(error) in _MISSING:
+                return None
+            raise
+        return int(found["ContentLength"]), found["ETag"]
+
+    def _reader(self, target: str, size: int, version: Any) -> Any:
+        pinned = {"S3.Client.get_object": {"IfMatch": version}}
+        parameters = {"client": self._client, "client_kwargs": pinned, "buffer_size": remote.READ_BYTES}
+        return smart_open.open(target, "rb", compression="disable", transport_params=parameters)
+
+    def _delete(self, target: str) -> None:
+        bucket, key = split(target)
+        self._client.delete_object(Bucket=bucket, Key=key)
+
+    def _listed(self, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for found in page.get("Contents", ()):
+                yield found["Key"], int(found["Size"])
+
+    def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
+        begun = isinstance(stage, UploadingStage) and stage.upload.target == target
+        upload = cast("UploadingStage", stage).upload if begun else self._upload(target, stage.fileno())
+        upload.complete(size, fence)
 
     def _upload(self, target: str, descriptor: int) -> S3Upload:
         bucket, key = split(target)
-        return S3Upload(
-            self._client,
-            target,
-            {"Bucket": bucket, "Key": key},
-            descriptor,
-            lambda data, fence: self.write(target, data, fence=fence),
-        )
+        return S3Upload(self._client, target, {"Bucket": bucket, "Key": key}, descriptor)
 
-
-@contextmanager
-def _translated(target: str) -> Iterator[None]:
-    """Errors of boto3 and smart_open as ours; their texts name buckets and keys of objects, never secrets."""
-    try:
-        yield
-    except KeenPipelineError:
-        raise
-    except _FAILURES as error:
-        raise translated(error, target) from None
-
-
-def translated(error: BaseException, target: str) -> KeenPipelineError:
-    """What the caller does next: fix the configuration (no bucket, no right, no credentials) or try again."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, _MISCONFIGURED):
-            why = "no credentials" if isinstance(cause, exceptions.NoCredentialsError) else "its settings can't be used"
-            return for_a_person(target, f"{why} ({type(cause).__name__})", f"{_KEYS} {_REGION}")
-        cause = cause.__cause__ or cause.__context__
-    code = _code(error)
-    if code == "NoSuchBucket":
-        return for_a_person(target, "there is no such bucket")
-    if code in _FORBIDDEN:
-        return for_a_person(target, f"access was refused ({code})", _KEYS)
-    if code in _ELSEWHERE:
-        return for_a_person(target, f"the bucket lies in another region ({code})", _REGION)
-    if code in _WRONG:
-        return for_a_person(target, f"the service refuses what it was asked ({code})", _REGION)
-    if isinstance(error, exceptions.EndpointConnectionError):
-        return unavailable(target, error, f"The service's address can't be reached. {_REGION}")
-    return unavailable(target, code or error)
+    def _error(self, error: Exception, target: str) -> KeenPipelineError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, _MISCONFIGURED):
+                why = "no credentials" if isinstance(cause, exceptions.NoCredentialsError) else "its settings can't be used"
+                return for_a_person(target, f"{why} ({type(cause).__name__})", f"{_KEYS} {_REGION}")
+            cause = cause.__cause__ or cause.__context__
+        code = _code(error)
+        if code in _REPLACED:
+            return unreadable(target, code)
+        if code == "NoSuchBucket":
+            return for_a_person(target, "there is no such bucket")
+        if code in _FORBIDDEN:
+            return for_a_person(target, f"access was refused ({code})", _KEYS)
+        if code in _ELSEWHERE:
+            return for_a_person(target, f"the bucket lies in another region ({code})", _REGION)
+        if code in _WRONG:
+            return for_a_person(target, f"the service refuses what it was asked ({code})", _REGION)
+        if isinstance(error, exceptions.EndpointConnectionError):
+            return unavailable(target, error, f"The service's address can't be reached. {_REGION}")
+        return unavailable(target, code or error)
 
 
 def _code(error: BaseException | None) -> str:

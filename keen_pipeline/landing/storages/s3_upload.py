@@ -1,4 +1,4 @@
-"""One object's way to S3: small ones in one request, large ones in parts that leave while the rest is still coming.
+"""A large object's way to S3, in parts that leave while the rest is still coming.
 
 Parts are read again from the staged file by two threads, so that a download goes on beside them, and nothing but `complete` makes
 the object appear.
@@ -14,8 +14,9 @@ from typing import Any
 
 from botocore import exceptions  # type: ignore[import-untyped]
 
-from keen_pipeline.landing.storages.remote import TemporaryStage, check_size, exactly, part_of
+from keen_pipeline.landing.storages.remote import check_size, part_of
 from keen_pipeline.landing.storages.storage import Fence, no_fence
+from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 PART_BYTES = 8 * 1024 * 1024
 """Of a part of an upload, until the object has 10 GB; from there on parts grow."""
@@ -38,13 +39,11 @@ def part_bytes(sent: int) -> int:
 
 
 class S3Upload:
-    """The object at `target` from the staged file `descriptor`; `put` sends a small one. Used by one thread at a time."""
+    """The large object at `target` from the staged file `descriptor`. Used by one thread at a time."""
 
-    def __init__(
-        self, client: Any, target: str, place: dict[str, str], descriptor: int, put: Callable[[bytes, Fence], None]
-    ) -> None:
-        self._client, self._target, self._place = client, target, place
-        self._descriptor, self._put = descriptor, put
+    def __init__(self, client: Any, target: str, place: dict[str, str], descriptor: int) -> None:
+        self._client, self.target, self._place = client, target, place
+        self._descriptor = descriptor
         self._upload: dict[str, str] = {}
         self._parts: list[Future[dict[str, Any]]] = []
         self._sent = 0
@@ -52,7 +51,7 @@ class S3Upload:
 
     def grow(self, size: int) -> None:
         """`size` bytes can be read by now: send every part that is whole and not the last. Raises what an earlier part raised."""
-        check_size(self._target, size, LARGEST_OBJECT)
+        check_size(self.target, size, LARGEST_OBJECT)
         while size > self._sent + part_bytes(self._sent):
             _raise_failed(self._parts)
             self._send(part_bytes(self._sent))
@@ -60,10 +59,6 @@ class S3Upload:
     def complete(self, size: int, fence: Fence = no_fence) -> None:
         """The object has `size` bytes: send the rest and make it appear. After an exception it has not appeared."""
         try:
-            check_size(self._target, size, LARGEST_OBJECT)
-            if size <= PART_BYTES:
-                self._put(exactly(self._descriptor, 0, size), fence)
-                return
             self.grow(size)
             self._send(size - self._sent)
             parts = [part.result() for part in self._parts]
@@ -83,9 +78,9 @@ class S3Upload:
         try:
             self._client.abort_multipart_upload(**upload)
         except (exceptions.ClientError, exceptions.BotoCoreError) as error:
-            _log.warning("an upload of %s could not be aborted (%s); it is when leftovers are", self._target, type(error).__name__)
+            _log.warning("an upload of %s could not be aborted (%s); it is when leftovers are", self.target, type(error).__name__)
         else:
-            _log.info("an upload of %s was aborted", self._target)
+            _log.info("an upload of %s was aborted", self.target)
 
     def _end(self) -> None:
         if self._threads is not None:
@@ -107,22 +102,22 @@ class S3Upload:
         return {"PartNumber": number, "ETag": answer["ETag"], **checks}
 
 
-class UploadingStage(TemporaryStage):
+class UploadingStage(TemporaryFile):
     """A staged file whose parts are uploaded as it grows. Writing at its end and beginning anew are all it is used for."""
 
-    def __init__(self, descriptor: int, upload: S3Upload, translated: Callable[[], AbstractContextManager[None]]) -> None:
-        super().__init__(descriptor)
-        self.upload, self._translated = upload, translated
+    def __init__(self, upload: Callable[[int], S3Upload], translated: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__()
+        self.upload, self._translated = upload(self.fileno()), translated
 
     def write(self, data: Any) -> int:
-        """As a file does; whole parts leave from here, and what one of them raised is raised here."""
+        """Whole parts leave from here, and what one of them raised is raised here."""
         written = super().write(data)
         with self._translated():
             self.upload.grow(self.tell())
         return written
 
     def truncate(self, size: int | None = None) -> int:
-        """As a file does; what was uploaded is dropped."""
+        """What was uploaded is dropped."""
         with self._translated():
             self.upload.abort()
         return super().truncate(size)

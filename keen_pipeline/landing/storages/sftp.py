@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,8 +25,9 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, check_inside, local_stage
-from keen_pipeline.landing.storages.storage import Fence, no_fence
+from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, check_inside
+from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
+from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
@@ -36,11 +37,13 @@ _FAILURES = (paramiko.SSHException, OSError, EOFError, paramiko.SFTPError, struc
 _log = logging.getLogger(__name__)
 
 
-class SftpStorage:
+class SftpStorage(Storage):
     """A folder of an SFTP server. One connection for all threads, made at the first use and again when it broke."""
 
+    _failures = _FAILURES
+
     def __init__(self, root: str, options: SftpOptions) -> None:
-        self._root = root
+        super().__init__(root)
         self._options = options
         self._lock = threading.Lock()
         self._connection: paramiko.SSHClient | None = None
@@ -52,22 +55,18 @@ class SftpStorage:
             raise for_a_person(root, "it names no host", "Write sftp://user@host/folder.")
 
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
-        """An empty file without a name, in this machine's temporary folder."""
-        return local_stage()
+        return cast("AbstractContextManager[BinaryIO]", TemporaryFile())
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
-        """Make the staged bytes the file at `target`: readers see the old whole file or this one."""
+    def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, 2)
         with StagedReader(stage.fileno(), 0, size) as reader, self._session(target) as files:
             self._put(files, reader, size, _path(target), fence)
 
     def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        """A small file, as whole as a landed one."""
         with self._session(target) as files:
             self._put(files, io.BytesIO(data), len(data), _path(target), fence)
 
     def size(self, target: str) -> int | None:
-        """In bytes; None if there is no file."""
         with self._session(target) as files:
             try:
                 return int(files.stat(_path(target)).st_size or 0)
@@ -75,31 +74,25 @@ class SftpStorage:
                 return None
 
     def open(self, target: str) -> BinaryIO:
-        """A binary reader with a channel of its own. Raises FileNotFoundError."""
-        with self._translated(target), ExitStack() as stack:
-            files = self._new_channel()
-            stack.callback(files.close)
+        file = None
+        with self._translated(target):
+            files = self._new_channel()  # of its own
             try:
-                file = files.open(_path(target), "rb")
-            except FileNotFoundError:
-                file = None
-            else:
-                stack.pop_all()
+                with suppress(FileNotFoundError):
+                    file = files.open(_path(target), "rb")
+            finally:
+                if file is None:
+                    files.close()
         if file is None:
             raise FileNotFoundError(target)
         return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
 
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
         check_inside(self._root, target)
-        with self._session(target) as files:
-            try:
-                files.remove(_path(target))
-            except FileNotFoundError:
-                return
+        with self._session(target) as files, suppress(FileNotFoundError):
+            files.remove(_path(target))
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of each file below `folder`, but of no staged one and nothing behind a symbolic link."""
         check_inside(self._root, folder)
         with self._session(folder) as files:
             for path, found in _walk(files, _path(folder)):
@@ -217,33 +210,24 @@ class SftpStorage:
             raise
         return client
 
-    @contextmanager
-    def _translated(self, target: str) -> Iterator[None]:
-        """Errors of paramiko and the server as ours: what the caller does next."""
-        try:
-            yield
-        except KeenPipelineError:
-            raise
-        except paramiko.BadHostKeyException:
+    def _error(self, error: Exception, target: str) -> KeenPipelineError:
+        if isinstance(error, paramiko.BadHostKeyException):
             why = "the server shows another key than the file of known hosts has"
-            raise for_a_person(target, why, "It is a new server, or a stranger.") from None
-        except (paramiko.AuthenticationException, paramiko.PasswordRequiredException):
+            return for_a_person(target, why, "It is a new server, or a stranger.")
+        if isinstance(error, (paramiko.AuthenticationException, paramiko.PasswordRequiredException)):
             mend = "Check KEEN_PIPELINE_SFTP_PASSWORD or the option key_file."
-            raise for_a_person(target, "the server refuses this user", mend) from None
-        except PermissionError:
-            raise for_a_person(target, "this user may not read or write there") from None
-        except paramiko.SSHException as error:
-            if "not found in known_hosts" in str(error):
-                mend = "Add its key, which its owner tells."
-                raise for_a_person(target, "the server is not in the file of known hosts", mend) from None
-            raise unavailable(target, error) from None
-        except _FAILURES as error:
-            if "unsupported" in str(error).lower():
-                why = "the server can't replace a file in one step (posix-rename@openssh.com)"
-                raise for_a_person(target, why) from None
-            if str(error) == "Failure":  # all that the protocol's third version can say
-                raise unavailable(target, "Failure", "Servers say this when a disk or quota is full, among others.") from None
-            raise unavailable(target, error) from None
+            return for_a_person(target, "the server refuses this user", mend)
+        if isinstance(error, PermissionError):
+            return for_a_person(target, "this user may not read or write there")
+        if isinstance(error, paramiko.SSHException):
+            if "not found in known_hosts" not in str(error):
+                return unavailable(target, error)
+            return for_a_person(target, "the server is not in the file of known hosts", "Add its key, which its owner tells.")
+        if "unsupported" in str(error).lower():
+            return for_a_person(target, "the server can't replace a file in one step (posix-rename@openssh.com)")
+        if str(error) == "Failure":  # all that the protocol's third version can say
+            return unavailable(target, "Failure", "Servers say this when a disk or quota is full, among others.")
+        return unavailable(target, error)
 
 
 def _path(uri: str) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.landing.storages.errors import cleaned, for_a_person
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import AzureOptions, GcsOptions, LocalOptions, S3Options, SftpOptions, read_options
 
 Fence = Callable[[], None]
@@ -40,47 +41,68 @@ def no_fence() -> None:
     """Nothing to prove."""
 
 
-class Storage(Protocol):
+class Storage(ABC):
     """Where files lie. A file appears whole, by `publish` or `write`, or not at all.
 
     Every method raises ConfigurationError when a person has to change something, and RetryableError when the same call may go
     through later; the first line of each names the storage and the path.
     """
 
+    _failures: tuple[type[Exception], ...] = (OSError,)
+    """What its client raises, which `_error` translates."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    @abstractmethod
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         """An empty, unbuffered, seekable file for the bytes that shall lie at `target`; gone at the end."""
-        ...
 
-    def publish(self, stage: BinaryIO, target: str, *, elsewhere: bool = False, fence: Fence = no_fence) -> None:
-        """Make the staged bytes the file at `target`, in one step; `elsewhere`: they were staged for another target."""
-        ...
+    @abstractmethod
+    def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
+        """Make the staged bytes the file at `target`, in one step, for which they need not have been staged."""
 
+    @abstractmethod
     def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         """A small file, in one step."""
-        ...
 
+    @abstractmethod
     def size(self, target: str) -> int | None:
         """In bytes; None if there is no file."""
-        ...
 
+    @abstractmethod
     def open(self, target: str) -> BinaryIO:
-        """A binary reader of the file as it is stored. Raises FileNotFoundError."""
-        ...
+        """A binary reader of the file as it is stored, of this version alone. Raises FileNotFoundError."""
 
+    @abstractmethod
     def remove(self, target: str) -> None:
         """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
-        ...
 
+    @abstractmethod
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none.
+        """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none, and nothing
+        behind a symbolic link is one.
 
         Raises InvalidInputError for a folder outside the root. Nothing is found in a folder that isn't there.
         """
-        ...
 
+    @abstractmethod
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove what crashed landings left; returns its URIs or paths. Only what this package can have made is touched."""
-        ...
+
+    @contextmanager
+    def _translated(self, target: str) -> Iterator[None]:
+        """Errors of the client as ours; `from None`, as their texts may hold whole requests."""
+        try:
+            yield
+        except KeenPipelineError:
+            raise
+        except self._failures as error:
+            raise self._error(error, target) from None
+
+    def _error(self, error: Exception, target: str) -> KeenPipelineError:
+        """By what the caller does next: fix the configuration, or try again."""
+        return unavailable(target, error)
 
 
 def normal_root(uri: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from keen_pipeline.errors import TransferError
 
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 1024 * 1024
 """The most one step gives out, so that a few bytes can't unfold into all memory."""
 
 

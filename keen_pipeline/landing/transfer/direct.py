@@ -9,7 +9,10 @@ import ctypes
 import errno
 import io
 import os
+import tempfile
 from typing import Any
+
+from keen_pipeline.landing.storages.errors import of_temporary_folder
 
 PAGE_BYTES = 4096
 """Where memory and places in a file begin that the disk reads and writes by itself."""
@@ -61,6 +64,27 @@ class StagedFile(io.FileIO):
             self._possible = False  # a file system without it, such as one in memory
         else:
             self._direct = wanted
+
+
+class TemporaryFile(StagedFile):
+    """A staged file without a name in this machine's temporary folder, which a crash takes with it.
+
+    Raises ConfigurationError or ServiceUnavailableError that name this folder. `direct`: whether long writes go to the disk at
+    once; then it can't be read by its own descriptor meanwhile.
+    """
+
+    def __init__(self, *, direct: bool = False) -> None:
+        with of_temporary_folder(), tempfile.TemporaryFile(buffering=0) as file:
+            super().__init__(os.dup(file.fileno()), "r+")
+        self._possible = self._possible and direct
+
+    def write(self, data: Any) -> int:
+        with of_temporary_folder():
+            return super().write(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        with of_temporary_folder():
+            return super().truncate(size)
 
 
 class DirectReader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -11,7 +12,7 @@ from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import RetryableError, TransferError
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.transfer.decode import DamagedContentError
-from keen_pipeline.landing.transfer.intake import MAX_RESULT_BYTES, Intake, check_size
+from keen_pipeline.landing.transfer.intake import Intake, check_size
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ LONGEST_WAIT_SECONDS = 30.0
 
 
 class Download:
-    """One file's transfer into `stage` (unbuffered, seekable). `run` returns the Intake with its facts.
+    """One file's transfer into `stage` (unbuffered, seekable), as a context manager; `run` returns the Intake with its facts.
 
-    `new_masker`: makes what the bytes go through before they are written, a fresh one when the transfer begins again.
-    `max_result_bytes`: a longer result is refused, as it is sent and as it is unzipped.
+    `new_masker`: makes what the bytes go through before they are written, a fresh one when the transfer begins again. `came`: the
+    Intake of all bytes, once they are here, whatever they are.
     """
 
     def __init__(
@@ -37,12 +38,10 @@ class Download:
         source: ResultsSource,
         stage: BinaryIO,
         encoding: Encoding,
-        sleep: Callable[[float], None],
         new_masker: Callable[[], Masker | None] = lambda: None,
         *,
-        max_result_bytes: int = MAX_RESULT_BYTES,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._most = max_result_bytes
         self._new_masker = new_masker
         self._source = source
         self._stage = stage
@@ -53,12 +52,13 @@ class Download:
         self._validator: str | None = None
         self._total: int | None = None
         self._content_encoding = "identity"
+        self.came: Intake | None = None
 
     def run(self) -> Intake:
         """Transfer until the body is whole.
 
-        Raises VerificationError (the stage then holds all that came, `intake` its facts), ExtractionTooLargeError, TransferError or
-        another RetryableError when the tries are used up, and what the source raises.
+        Raises VerificationError (the stage then holds all that came), ExtractionTooLargeError, TransferError or another
+        RetryableError when the tries are used up, what the source raises, and at once what the stage raises.
         """
         failures = connections = 0
         while True:
@@ -68,6 +68,8 @@ class Download:
                 return self._connection()
             except RetryableError as error:
                 if self._intake is not None:
+                    if self._intake.failed:
+                        raise
                     self._furthest = max(self._furthest, self._intake.received)
                 failures = 1 if self._furthest > before else failures + 1
                 backoff = min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
@@ -77,13 +79,10 @@ class Download:
                 log.info("%r: waiting %.1f s after failure %d at byte %d: %s", self._source, wait, failures, self._furthest, error)
                 self._sleep(wait)
 
-    @property
-    def intake(self) -> Intake | None:
-        """The present run of bytes."""
-        return self._intake
+    def __enter__(self) -> Download:
+        return self
 
-    def close(self) -> None:
-        """End the threads."""
+    def __exit__(self, *exc_info: object) -> None:
         if self._intake is not None:
             self._intake.stop()
 
@@ -96,16 +95,18 @@ class Download:
                 while intake.pull(stream):
                     pass
                 self._check_length(intake.received)
+                self.came = intake
                 intake.finish()
             except DamagedContentError:
                 self._validator = None  # its decoder can't go on: from the first byte
+                self.came = None
                 raise
         return intake
 
     def _resume(self, stream: ResultsStream) -> Intake:
         """The intake that goes on if `stream` is the rest of the same file, else a fresh one on an empty stage."""
         same = self._intake is not None and stream.encoding == self._content_encoding and self._total in (None, stream.total)
-        check_size(stream.total, self._most)
+        check_size(stream.total)
         if same and self._intake is not None and stream.start == self._intake.received and stream.start > 0:
             self._total = stream.total
             log.info("%r: resuming at byte %d of %s", self._source, stream.start, stream.total or "an unknown number")
@@ -116,10 +117,10 @@ class Download:
         if self._intake is not None:
             why = "no part could be asked for" if self._validator is None else "another file or no part came"
             log.info("%r: beginning again after %d bytes: %s", self._source, self._intake.received, why)
-        self.close()
+            self._intake.stop()
         self._stage.seek(0)
         self._stage.truncate()
-        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker(), self._most)
+        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker())
         self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
         return self._intake
 

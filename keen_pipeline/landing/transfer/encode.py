@@ -27,7 +27,7 @@ zstd without threads of its own."""
 class Encoder(Protocol):
     """Bytes of the CSV in, bytes of the file out."""
 
-    def encode(self, data: bytes | memoryview) -> bytes | memoryview:
+    def encode(self, data: bytes | memoryview) -> bytes:
         """The file's next bytes, possibly none yet."""
         ...
 
@@ -36,21 +36,13 @@ class Encoder(Protocol):
         ...
 
 
-class _Plain:
-    def encode(self, data: bytes | memoryview) -> bytes | memoryview:
-        return data
-
-    def finish(self) -> bytes:
-        return b""
-
-
 class _Gzip:
     def __init__(self) -> None:
         # 16: a gzip header, which both write with time 0 and no name.
         self._compressor: Any = _deflate().compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
         self._held = bytearray()
 
-    def encode(self, data: bytes | memoryview) -> bytes | memoryview:
+    def encode(self, data: bytes | memoryview) -> bytes:
         if not self._held and len(data) == _PIECE_BYTES:
             return bytes(self._compressor.compress(data))
         self._held += data
@@ -69,7 +61,7 @@ class _Zstd:
         self._compressor: Any = None
         self._held = bytearray()
 
-    def encode(self, data: bytes | memoryview) -> bytes | memoryview:
+    def encode(self, data: bytes | memoryview) -> bytes:
         if self._compressor is not None:
             return bytes(self._compressor.compress(data))
         self._held += data
@@ -106,10 +98,8 @@ def check_encoding(encoding: Encoding) -> None:
 
 
 def new_encoder(encoding: Encoding) -> Encoder:
-    """A fresh encoder for one file. Not for parquet, which is made of the whole CSV once it is proven."""
-    check_encoding(encoding)
-    kinds: dict[Encoding, type[Encoder]] = {Encoding.CSV: _Plain, Encoding.CSV_GZ: _Gzip, Encoding.CSV_ZST: _Zstd}
-    return kinds[encoding]()
+    """A fresh encoder for one file of csv.gz or csv.zst."""
+    return _Gzip() if encoding is Encoding.CSV_GZ else _Zstd()
 
 
 def _deflate() -> ModuleType:
