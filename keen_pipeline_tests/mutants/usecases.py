@@ -136,7 +136,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CODE}/land.py",
         "if self._is_publishing:  #",
         "if False:  #",
-        f"{_FENCES}::test_a_process_paused_inside_the_switch_leaves_an_unproven_file_that_is_asked_for_again",
+        f"{_FENCES}::test_a_process_paused_inside_the_switch_for_so_long_that_all_was_mended_says_what_it_has_done",
     ),
     (
         f"{_CODE}/land.py",
