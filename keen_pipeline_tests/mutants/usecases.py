@@ -188,7 +188,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CODE}/counts.py",
         "return total == sum(records[position] for position in positions)",
         "return total <= sum(records[position] for position in positions)",
-        f"{_COUNTS}::test_a_cut_file_among_neighbours_that_have_more_is_found",
+        f"{_COUNTS}::test_a_landed_file_with_more_events_than_are_counted_now_is_asked_for_anew",
     ),
     (
         f"{_CODE}/counts.py",
@@ -226,7 +226,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CODE}/slices.py",
         "lambda _, total: total <= limit",
         "lambda _, total: total < limit",
-        f"{_SLICES}::test_exactly_the_limit_is_one_extraction_and_one_more_is_two",
+        f"{_SLICES}::test_days_that_hold_exactly_the_limit_together_are_counted_once",
     ),
     (
         f"{_CODE}/slices.py",
