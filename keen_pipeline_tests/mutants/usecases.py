@@ -255,12 +255,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/slices.py",
-        "parent = entry.parent_id or entry.entry_id",
-        "parent = entry.entry_id",
-        f"{_SLICES}::test_a_slice_that_grew_too_large_is_cut_again",
-    ),
-    (
-        f"{_CODE}/slices.py",
         "        if isinstance(answer, RateLimitedError):\n            planned",
         "        if answer is not None:\n            planned",
         f"{_NEIGHBOURS}::test_a_collection_that_can_t_be_counted_keeps_nobody_from_being_cut",
