@@ -69,10 +69,12 @@ def test_the_readme_is_one_page_that_opens_with_the_two_commands(project_root: P
     assert "README.md" in (project_root / ".ci" / "run").read_text()
 
 
-def test_links_work_outside_of_a_checkout() -> None:
-    links = [(name, to) for name, text in TEXTS.items() for to in re.findall(r"\]\(([^)]*)\)", text)]
-    assert links
-    assert [(name, to) for name, to in links if not to.startswith("https://")] == []
+def test_links_work_outside_of_a_checkout_and_pictures_are_of_the_package() -> None:
+    found = [(name, mark, to) for name, text in TEXTS.items() for mark, to in re.findall(r"(!?)\[[^]]*\]\(([^)]*)\)", text)]
+    assert [(name, to) for name, mark, to in found if not mark and not to.startswith("https://")] == []
+    pictures = [(README.parent if name == "README" else PAGES) / to for name, mark, to in found if mark]
+    assert pictures
+    assert [picture for picture in pictures if PAGES not in picture.parents or picture.stat().st_size > 200_000] == []
 
 
 def test_every_page_is_named_in_the_readme_and_every_name_is_a_page() -> None:

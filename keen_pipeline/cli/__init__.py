@@ -97,6 +97,12 @@ def _status() -> int:
         # The reader of a pipe (head, say) has seen enough.
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that can't be made or written: what it is for stands in `docs settings`.
+        click.echo(f"keen-pipeline: {error.filename}: {error.strerror}", err=True)
+        return 1
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from keen_pipeline.collection import Collection
@@ -143,22 +143,15 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     if not is_narrow:
         table.add_column("URI", overflow="fold")
     for row in rows:
-        cells = [
-            row["collection"],
-            row["partition"],
-            f"{row['events']:,}",
-            f"{row['bytes']:,}",
-            f"{row['seconds']:.2f}",
-            row["uri"],
-        ]
-        table.add_row(*cells[: len(table.columns)])
+        numbers = (f"{row['events']:,}", f"{row['bytes']:,}", f"{row['seconds']:.2f}")
+        table.add_row(row["collection"], row["partition"], *numbers, *([] if is_narrow else [row["uri"]]))
     return table
 
 
-def progress_bar() -> Progress:
-    """A bar of one thing after another, on a terminal; gone when it ends."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+def progress_bar(counted: ProgressColumn | None = None) -> Progress:
+    """A bar on a terminal, gone when it ends; off a terminal nothing. `counted`: how far it is, unless that is `3/7`."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), counted or MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal)
 
 
 def follow(events: Generator[Event, None, None], total: int, what: str) -> tuple[list[Entry], list[tuple[Entry, str]]]:

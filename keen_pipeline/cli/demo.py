@@ -23,6 +23,7 @@ from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
+from keen_pipeline.service.endpoint import is_held
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_client, open_ledger, scope_of
 
@@ -68,6 +69,8 @@ def command(folder: Path, as_json: bool) -> None:
 def _fresh(folder: Path) -> Path:
     """An empty folder of the demo's; one of an earlier demo is emptied, anybody else's is refused."""
     folder = folder.resolve()
+    if is_held(folder / "keen"):
+        raise ConfigurationError(f"another demo runs in {folder}; give another folder by --dir")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).exists():
             raise ConfigurationError(f"{folder} is not empty and not a folder of an earlier demo; give another one by --dir")

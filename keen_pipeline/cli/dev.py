@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -23,7 +22,7 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.pipeline.sample import load_sample_events
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
-from keen_pipeline.service.endpoint import lock
+from keen_pipeline.service.endpoint import locked
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_client, open_ledger, scope_of, warn_of_unknown
 
@@ -79,27 +78,15 @@ def command(port: int, log_level: str) -> None:
 def _only_one(url: str) -> Iterator[None]:
     """Hold this folder. Raises ConfigurationError saying where the one that holds it is."""
     _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            lock(descriptor)
-        except OSError:
-            raise ConfigurationError(
-                f"keen-pipeline dev runs in this folder already, {_holder()}; stop it there, or start this one in another folder"
-            ) from None
+    with locked(_LOCK, _refusal) as descriptor:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"url": url, "pid": os.getpid()}).encode())
+        os.write(descriptor, f"at {url} (process {os.getpid()})".encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _holder() -> str:
-    try:
-        held = json.loads(_LOCK.read_text(encoding="utf-8"))
-        return f"at {held['url']} (process {held['pid']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "and is about to start or to end"
+def _refusal() -> str:
+    holder = _LOCK.read_text(encoding="utf-8")[:100] or "and is about to start or to end"
+    return f"keen-pipeline dev runs in this folder already, {holder}; stop it there, or start this one in another folder"
 
 
 def _service(settings: Settings, stack: ExitStack) -> None:

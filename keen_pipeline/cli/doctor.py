@@ -189,7 +189,7 @@ def _mail(settings: Settings) -> str:
     try:
         with connected(smtp) as server:
             server.noop()
-    except (OSError, smtplib.SMTPException) as error:
+    except (OSError, smtplib.SMTPException, ValueError) as error:
         # The class alone: a server's words may quote the user.
         raise ConfigurationError(
             f"the mail server {smtp.host}:{smtp.port} does not take our mail ({type(error).__name__}): check SMTP_HOST, SMTP_PORT, "
@@ -209,8 +209,13 @@ def _dagster(settings: Settings) -> str:
         raise ConfigurationError(f"DAGSTER_HOME {home} must be the absolute path of a folder that exists")
     import dagster as dg  # a second and a half, only here
 
-    with dg.DagsterInstance.get() as instance:
-        beats = instance.get_daemon_heartbeats()
+    try:
+        with dg.DagsterInstance.get() as instance:
+            beats = instance.get_daemon_heartbeats()
+    except Exception as error:  # noqa: BLE001 - of Dagster, its storage's driver or YAML; their words may quote a password
+        raise ConfigurationError(
+            f"Dagster can't be opened for DAGSTER_HOME {home} ({type(error).__name__}): check its dagster.yaml and its database"
+        ) from None
     now = datetime.now(timezone.utc).timestamp()
     newest = max((beat.timestamp for beat in beats.values()), default=0.0)
     if now - newest > _HEARTBEAT_SECONDS:

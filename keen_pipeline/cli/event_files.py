@@ -180,14 +180,9 @@ def _records(pieces: Iterable[bytes], name: str) -> Iterator[tuple[int, list[byt
     """The line on which each record begins, and its cells."""
     reader, line = RecordReader(), 1
     try:
-        for piece in chain(pieces, [None]):
-            if piece is None:
-                reader.end()
-            else:
-                reader.add(piece)
-            for cells, _ in reader:
-                yield line, cells
-                line += 1 + sum(cell.count(b"\n") for cell in cells)
+        for cells, _ in reader.read(pieces):
+            yield line, cells
+            line += 1 + sum(cell.count(b"\n") for cell in cells)
     except VerificationError as error:
         _refuse(f"{name}: line {line}: {error}")
 

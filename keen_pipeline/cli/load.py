@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 
-from keen_pipeline.cli.common import console, service_for_command
+from keen_pipeline.cli.common import progress_bar, service_for_command
 from keen_pipeline.cli.event_files import STANDARD_INPUT, NoEventsError, read_event_batches
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import KeenPipelineError, RequestRejectedError, RetryableError, UnreadableAnswerError
@@ -36,7 +36,11 @@ def command(collection: str, files: tuple[str, ...]) -> None:
     settings = Settings.from_environment()
     refused = 0
     empty: list[str] = []
-    with service_for_command(settings), open_client(settings) as client, _progress() as bar:
+    with (
+        service_for_command(settings),
+        open_client(settings) as client,
+        progress_bar(TextColumn("{task.fields[events]:,} events")) as bar,
+    ):
         for name in files:
             task = bar.add_task(name, total=None, events=0)
             loaded = 0
@@ -60,12 +64,6 @@ def command(collection: str, files: tuple[str, ...]) -> None:
         raise NoEventsError(f"no events, though not empty: {', '.join(empty)}; all other files were sent", field="file")
     if refused:
         raise RequestRejectedError(f"the service refused {refused} events of {collection}; all others are stored", status=200)
-
-
-def _progress() -> Progress:
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), TextColumn("{task.fields[events]:,} events"), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
 
 
 def _post(client: KeenClient, collection: str, batch: list[dict[str, Any]]) -> list[str | None]:

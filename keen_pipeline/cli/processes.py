@@ -79,10 +79,6 @@ def end_group(child: subprocess.Popen[bytes]) -> None:
 
     Dagster's runs are in it: told all at once they end as failed, while those whose parents end first stay "started" for ever.
     """
-    if os.name != "posix":
-        child.terminate()
-        child.wait(GRACE_SECONDS)
-        return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(child.pid, number)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, RetryableError, ServiceUnavailableError
 from keen_pipeline.landing.storages.storage import normal_root, open_storage
 from keen_pipeline.service import StorageError
 
 _CHUNK_BYTES = 1024 * 1024
+_log = logging.getLogger(__name__)
 
 
 class StorageObjects:
@@ -32,26 +36,34 @@ class StorageObjects:
     def put(self, name: str, source: Path) -> None:
         """Make a local file the object of a name: whole, or not at all."""
         target = f"{self._root}/{name}"
-        try:
-            with source.open("rb") as file, self._storage.stage(target) as stage:
-                while chunk := file.read(_CHUNK_BYTES):
-                    rest = memoryview(chunk)
-                    while rest:  # it is unbuffered, and may take less than it is given
-                        rest = rest[stage.write(rest) :]
-                self._storage.publish(stage, target)
-        except ConfigurationError as error:
-            raise StorageError(str(error)) from None
+        with _own_errors(), source.open("rb") as file, self._storage.stage(target) as stage:
+            while chunk := file.read(_CHUNK_BYTES):
+                rest = memoryview(chunk)
+                while rest:  # it is unbuffered, and may take less than it is given
+                    rest = rest[stage.write(rest) :]
+            self._storage.publish(stage, target)
 
     def open(self, name: str) -> BinaryIO:
         """A binary reader of an object. Raises FileNotFoundError where there is none."""
-        try:
+        with _own_errors():
             return self._storage.open(f"{self._root}/{name}")
-        except ConfigurationError as error:
-            raise StorageError(str(error)) from None
 
     def remove(self, name: str) -> None:
         """Remove an object; nothing happens where there is none."""
-        try:
+        with _own_errors():
             self._storage.remove(f"{self._root}/{name}")
-        except ConfigurationError as error:
-            raise StorageError(str(error)) from None
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """The words of a storage name its bucket or host, and are for whoever runs the service, not for who asks it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        _log.error("the storage refuses", extra={"reason": str(error)})
+        raise StorageError(
+            "the service's storage refuses what it took when the service started; the service's log says why"
+        ) from None
+    except RetryableError as error:
+        _log.warning("the storage is away", extra={"reason": str(error)})
+        raise ServiceUnavailableError("the service's storage is away; ask again later", retry_after=error.retry_after) from None

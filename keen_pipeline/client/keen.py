@@ -116,7 +116,7 @@ class KeenClient:
         if request.email:
             body["email"] = request.email
         return self._transport.post(
-            self._v2(request.collection, "_extract"),
+            self._path("2.0", request.collection, "_extract"),
             body,
             wire.read_extraction,
             self._subject(f"submit of {request}"),
@@ -129,7 +129,12 @@ class KeenClient:
             body = {**self._selection(request), "email": request.email}
             subject = self._subject(f"mail of {request}")
             self._transport.post(
-                self._v3("extraction"), body, lambda answer, clean: None, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT
+                self._query("extraction"),
+                body,
+                lambda answer, clean: None,
+                subject,
+                self._read,
+                budget_wait=SUBMIT_BUDGET_WAIT,
             )
         return RemoteExtraction(synchronous.new_extraction_id(), RemoteStatus.PENDING)
 
@@ -138,7 +143,7 @@ class KeenClient:
         if self.api_version == "3.0":
             return synchronous.CompleteExtractions()
         return self._transport.get(
-            self._v2(collection, "_extract"),
+            self._path("2.0", collection, "_extract"),
             wire.read_extractions,
             self._subject(f"list of extractions of {collection}"),
             self._read,
@@ -149,7 +154,7 @@ class KeenClient:
         if self.api_version == "3.0":
             raise ConfigurationError("KEEN_API_VERSION is 3.0, which has no id to poll: the status of an extraction needs 2.0")
         return self._transport.get(
-            self._v2(collection, "_extract", extraction_id),
+            self._path("2.0", collection, "_extract", extraction_id),
             wire.read_extraction,
             self._subject(f"status of extraction {extraction_id} of {collection}"),
             self._read,
@@ -169,17 +174,15 @@ class KeenClient:
 
     def collections(self) -> list[str]:
         """The names of the project's event collections, sorted."""
-        path = f"/2.0/projects/{_part(self.project_id)}"
-        path = path if self.api_version == "2.0" else f"/3.0/projects/{_part(self.project_id)}/events"
+        path = self._path("2.0") if self.api_version == "2.0" else self._path("3.0", "events")
         return self._transport.get(path, wire.read_collections, self._subject("list of collections"), self._read)
 
     def property_types(self, collection: str) -> Mapping[str, str]:
         """Keen's type by property of a collection (nulls aside); with v2.0 `string` for those that have several."""
         subject = self._subject(f"schema of {collection}")
         if self.api_version == "3.0":
-            path = f"/3.0/projects/{_part(self.project_id)}/events/{_part(collection)}"
-            return self._transport.get(path, wire.read_schema, subject, self._read)
-        return self._transport.get(self._v2(collection), wire.read_property_types, subject, self._read)
+            return self._transport.get(self._path("3.0", "events", collection), wire.read_schema, subject, self._read)
+        return self._transport.get(self._path("2.0", collection), wire.read_property_types, subject, self._read)
 
     def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
         """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
@@ -188,7 +191,7 @@ class KeenClient:
         Not repeated after an ambiguous failure: some of the batch may have been stored.
         """
         number = sum(len(batch) for batch in events.values())
-        path = f"/3.0/projects/{_part(self.project_id)}/events"
+        path = self._path("3.0", "events")
         body = {name: list(batch) for name, batch in events.items()}
         return self._transport.post(path, body, wire.read_outcomes, self._subject(f"load of {number} events"), self._write)
 
@@ -219,7 +222,7 @@ class KeenClient:
 
     def _extract_now(self, request: ExtractionRequest) -> ResultsStream:
         subject = self._subject(f"extraction of {request}")
-        url = self._transport.url(self._v3("extraction"), {**self._selection(request), "content_type": "text/csv"})
+        url = self._transport.url(self._query("extraction"), {**self._selection(request), "content_type": "text/csv"})
         self._transport.take_one()
         try:
             return self._results.open(SecretUrl(url), offset=0, validator=None, subject=subject)
@@ -244,17 +247,17 @@ class KeenClient:
         if timeframe is not None:
             params["timeframe"] = timeframe.to_wire()
         if self.api_version == "2.0":
-            path = self._v2(collection, f"_{kind}")
+            path = self._path("2.0", collection, f"_{kind}")
         else:
-            path = self._v3(kind)
+            path = self._query(kind)
             params["event_collection"] = collection
         return self._transport.get(path, read, self._subject(f"{kind} of {collection}"), self._read, params)
 
-    def _v3(self, kind: str) -> str:
-        return f"/3.0/projects/{_part(self.project_id)}/queries/{kind}"
+    def _query(self, kind: str) -> str:
+        return self._path("3.0", "queries", kind)
 
-    def _v2(self, collection: str, *parts: str) -> str:
-        return "/".join(["/2.0/projects", _part(self.project_id), _part(collection), *map(_part, parts)])
+    def _path(self, version: str, *parts: str) -> str:
+        return "/".join([f"/{version}/projects", _part(self.project_id), *map(_part, parts)])
 
     def _subject(self, action: str) -> str:
         return f"{action} (project {self.project_id})"

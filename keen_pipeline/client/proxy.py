@@ -14,18 +14,13 @@ from keen_pipeline.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Proxy:
-    """One proxy, and the variable that names it. Its user and password never show."""
+    """One proxy, and the variable that names it. `headers`, which requests to it carry besides, have its user and never show."""
 
     variable: str
     secure: bool
     host: str
     port: int
-    authorization: str | None = field(default=None, repr=False)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What a request to the proxy carries besides."""
-        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 class Proxies:
@@ -78,8 +73,8 @@ def _read(variable: str, url: str) -> Proxy:
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(f"{wrong}; SOCKS is not supported" if parts.scheme.startswith("socks") else wrong)
     secure = parts.scheme == "https"
-    authorization = _basic(parts.username, parts.password or "") if parts.username is not None else None
-    return Proxy(variable, secure, host, port or (443 if secure else 80), authorization)
+    user = {} if parts.username is None else {"Proxy-Authorization": _basic(parts.username, parts.password or "")}
+    return Proxy(variable, secure, host, port or (443 if secure else 80), user)
 
 
 def _basic(user: str, password: str) -> str:

@@ -11,6 +11,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -96,8 +97,9 @@ class ApiTransport:
 
     def close(self) -> None:
         """Close the kept connections."""
-        while self._idle:
-            self._idle.pop().channel.end()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().channel.end()
 
     def get(
         self,
@@ -208,14 +210,12 @@ class ApiTransport:
     # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a POST: it
     # gets a connection of its own.
     def _connection(self, call: _Call, deadline: float) -> Connection:
-        while call.method == "GET" and self._idle:
-            try:
+        with suppress(IndexError):  # there is none, or another thread was quicker
+            while call.method == "GET":
                 kept = self._idle.pop()
-            except IndexError:
-                break  # another thread was quicker
-            if kept.channel.is_idle():
-                return kept
-            kept.channel.end()
+                if kept.channel.is_idle():
+                    return kept
+                kept.channel.end()
         try:
             return self._connector.connect(self._place, deadline - time.monotonic())
         except KeenPipelineError as error:

@@ -58,8 +58,7 @@ def build_keen_definitions(
     `downstream`: assets whose automation conditions a sensor of ours evaluates; by default none, as projects have their own sensor.
     `translator`: makes the assets' keys, groups, owners, tags and conditions.
     `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, if it has any.
-    `partitions_per_run` (1 to 100000): a longer backfill, or more finished extractions, are several runs of so many; unset, the
-    environment's KEEN_PIPELINE_PARTITIONS_PER_RUN, or one run.
+    `partitions_per_run` (1 to 100000): larger backfills and landings are several runs; unset, KEEN_PIPELINE_PARTITIONS_PER_RUN.
     `pool`, `retry_policy`, `hooks`, `op_tags`: of the assets' steps, as Dagster's own decorators take them.
     `execute`: what an asset's step does instead of `keen.run(context)`.
 

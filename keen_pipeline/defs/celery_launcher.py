@@ -91,6 +91,3 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
         if task_id not in answers[worker]:
             return f"Celery worker {worker} does not have task {task_id} any more"
         return None
-
-
-__all__ = ["WatchedCeleryRunLauncher"]

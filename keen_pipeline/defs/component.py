@@ -8,7 +8,7 @@ attributes:
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -49,7 +49,7 @@ def _collections(context: dg.ResolutionContext, models: Sequence[BaseModel]) -> 
     return parse_collections([_given(context, model) for model in models])
 
 
-class DiscoveryModel(BaseModel):
+class Discovery(BaseModel):
     """Which collections of the project are extracted beside those that are named, and how."""
 
     model_config = _STRICT
@@ -59,25 +59,16 @@ class DiscoveryModel(BaseModel):
     )
     exclude: list[str] = Field(default=[], description="names of collections that are left out")
 
-
-@dataclass(frozen=True)
-class Discovery:
-    """See DiscoveryModel."""
-
-    defaults: Mapping[str, Any]
-    exclude: tuple[str, ...] = ()
-
     def collections(self, found: Sequence[str], named: Sequence[Collection]) -> list[Collection]:
         """The collections of the names that were found, without those excluded or named already."""
         known = {*self.exclude, *(collection.name for collection in named)}
         return parse_collections([{**self.defaults, "name": name} for name in sorted(set(found) - known)])
 
 
-def _discovery(context: dg.ResolutionContext, model: DiscoveryModel | None) -> Discovery | None:
+def _discovery(context: dg.ResolutionContext, model: Discovery | None) -> Discovery | None:
     if model is None:
         return None
-    given = _given(context, model)
-    discovery = Discovery(given["defaults"], tuple(given.get("exclude", ())))
+    discovery = Discovery(**_given(context, model))
     if "name" in discovery.defaults:
         raise InvalidInputError("discover: defaults can't have a name, they are for every collection", field="discover")
     discovery.collections(["any"], ())  # what is wrong with the defaults is said now, not after the first discovery
@@ -146,10 +137,7 @@ class _Translated(KeenTranslator):
 
     def __init__(self, component: "KeenExtractionComponent") -> None:
         super().__init__(component.group_name)
-        self._component = component
-
-    def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
-        return self._component.get_asset_spec(data)
+        self.get_asset_spec = component.get_asset_spec  # type: ignore[method-assign]
 
 
 @dg.scaffold_with(KeenExtractionScaffolder)
@@ -171,7 +159,7 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     ] = ()
     discover: Annotated[
         Discovery | None,
-        dg.Resolver(_discovery, model_field_type=DiscoveryModel | None, description="the project's other collections too"),
+        dg.Resolver(_discovery, model_field_type=Discovery | None, description="the project's other collections too"),
     ] = None
     keen: ServiceModel | None = None
     destination: DestinationModel | None = None

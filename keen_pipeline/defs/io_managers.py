@@ -1,16 +1,14 @@
 """Landed partitions as inputs: an asset annotates what it wants, `purchases: pd.DataFrame`, and gets it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, open_scope
-from keen_pipeline.defs.translator import COLLECTION_METADATA, EXTRACTION_METADATA
+from keen_pipeline.defs.translator import COLLECTION_METADATA, collection_of, plain
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.pipeline.freshness import todays_landings
@@ -63,21 +61,20 @@ class KeenIOManager(dg.ConfigurableIOManager):
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The value. Raises as `LandedReader.load` does."""
-        listed = _upstream_metadata(context, UNIQUE_METADATA)
-        if listed is not None:
-            return self._lists(context, listed)
-        options = _options(context.definition_metadata or {})
+        upstream = context.upstream_output.definition_metadata or {} if context.upstream_output is not None else {}
+        collection = str(plain(upstream.get(COLLECTION_METADATA)) or context.asset_key.path[-1])
         keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
-        options = {"missing": self.reader.missing, **options}
-        configured = _configured(context)
-        extracted = [key for key in keys if configured is None or not is_before_start(configured, key)]
-        reader = self.reader.open(configured)
-        return reader.load(_collection(context), extracted, context.dagster_type.typing_type, **options)
+        if UNIQUE_METADATA in upstream:
+            return self._lists(context, collection, str(plain(upstream[UNIQUE_METADATA])), keys or [LATEST])
+        asked = context.definition_metadata or {}
+        options = {name: plain(asked[name]) for name in ("columns", "types", "missing") if name in asked}
+        # Of an asset that is not known here, as in another code location, every landing is good.
+        reader = self.reader.open(collection_of(upstream))
+        return reader.load(collection, keys, context.dagster_type.typing_type, **{"missing": self.reader.missing, **options})
 
-    def _lists(self, context: dg.InputContext, property_name: str) -> Any:
+    def _lists(self, context: dg.InputContext, collection: str, property_name: str, keys: list[str]) -> Any:
         """The unique values of a property: a list, or of several partitions a list by partition."""
-        collection, destination = _collection(context), self.reader.destination.open()
-        keys = list(context.asset_partition_keys) if context.has_asset_partitions else [LATEST]
+        destination = self.reader.destination.open()
         try:
             lists = {key: destination.read_list(collection, property_name, key) for key in keys}
         except FileNotFoundError as error:
@@ -86,29 +83,3 @@ class KeenIOManager(dg.ConfigurableIOManager):
                 f"materialize {context.asset_key.to_user_string()}"
             ) from None
         return lists[keys[0]] if len(keys) == 1 else lists
-
-
-def _configured(context: dg.InputContext) -> Collection | None:
-    """The upstream collection as its asset is configured; None if the asset is not known here, as in another code location."""
-    wire = _upstream(context, EXTRACTION_METADATA)
-    return parse_collections([wire])[0] if isinstance(wire, dict) else None
-
-
-def _options(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: metadata[name] for name in ("columns", "types", "missing") if name in metadata}
-    return {name: value.value if isinstance(value, dg.MetadataValue) else value for name, value in values.items()}
-
-
-def _collection(context: dg.InputContext) -> str:
-    return _upstream_metadata(context, COLLECTION_METADATA) or context.asset_key.path[-1]
-
-
-def _upstream_metadata(context: dg.InputContext, name: str) -> str | None:
-    known = _upstream(context, name)
-    return None if known is None else str(known)
-
-
-def _upstream(context: dg.InputContext, name: str) -> Any:
-    upstream = context.upstream_output
-    known = (upstream.definition_metadata or {}).get(name) if upstream is not None else None
-    return known.value if isinstance(known, dg.MetadataValue) else known

@@ -22,30 +22,19 @@ HOURLY_CRON = "5 * * * *"
 def submit_extractions_job(names: Names, collections: Sequence[Collection]) -> dg.JobDefinition:
     """`{name}_submit_extractions`: asks for what the last nights lack and ends in seconds."""
     op = submit_extractions_op(names.name)
-
-    @dg.graph(
-        name=names.submit_job, description="Submits an extraction for every partition that the last nights lack; does not wait."
-    )
-    def graph() -> None:
-        op()
-
-    return graph.to_job(
-        config=_submit_config(op, collections), executor_def=dg.in_process_executor, tags={DEFINITIONS_TAG: names.name}
-    )
+    said = "Submits an extraction for every partition that the last nights lack; does not wait."
+    return _job(names, names.submit_job, said, op, _submit_config(op, collections))
 
 
 def materialize_csvs_job(names: Names) -> dg.JobDefinition:
     """`{name}_materialize_csvs`: lands what has finished, one run for any number of collections and partitions."""
-    op = materialize_csvs_op(names.name)
+    said = f"Lands every finished extraction and reports it; asked for by the sensor {names.status_sensor}."
+    return _job(names, names.materialize_job, said, materialize_csvs_op(names.name))
 
-    @dg.graph(
-        name=names.materialize_job,
-        description=f"Lands every finished extraction and reports it; asked for by the sensor {names.status_sensor}.",
-    )
-    def graph() -> None:
-        op()
 
-    return graph.to_job(executor_def=dg.in_process_executor, tags={DEFINITIONS_TAG: names.name})
+def _job(names: Names, name: str, said: str, op: dg.OpDefinition, config: dict[str, Any] | None = None) -> dg.JobDefinition:
+    graph = dg.GraphDefinition(name, description=said, node_defs=[op])
+    return graph.to_job(config=config, executor_def=dg.in_process_executor, tags={DEFINITIONS_TAG: names.name})
 
 
 def _submit_config(op: dg.OpDefinition, collections: Sequence[Collection], as_of: str | None = None) -> dict[str, Any]:

@@ -18,6 +18,16 @@ DEFINITIONS_TAG = "keen/definitions"
 """Tag of our runs and metadata of our assets: the name of the definitions they belong to."""
 
 
+class _Derived:
+    """`{name}_{what}`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __get__(self, names: Names, _: type[Names]) -> str:
+        return f"{names.name}_{self._what}"
+
+
 @dataclass(frozen=True)
 class Names:
     """What the definitions called `name` call their parts. Raises InvalidInputError for a name that Dagster doesn't take.
@@ -34,65 +44,21 @@ class Names:
                 f"name must be letters, digits and underscores, beginning with a letter, not {self.name!r}", field="name"
             )
 
-    @property
-    def ledger(self) -> str:
-        """Resource: the ledger."""
-        return f"{self.name}_ledger"
-
-    @property
-    def destination(self) -> str:
-        """Resource: the destination storage."""
-        return f"{self.name}_destination"
-
-    @property
-    def reader(self) -> str:
-        """Resource: reads landed partitions."""
-        return f"{self.name}_reader"
-
-    @property
-    def io_manager(self) -> str:
-        """Resource: loads landed partitions as inputs."""
-        return f"{self.name}_io_manager"
-
-    @property
-    def notifications(self) -> str:
-        """Resource and sensor: digest and failures."""
-        return f"{self.name}_notifications"
-
-    @property
-    def submit_job(self) -> str:
-        """Job: asks for what the last nights lack."""
-        return f"{self.name}_submit_extractions"
-
-    @property
-    def materialize_job(self) -> str:
-        """Job: lands what has finished."""
-        return f"{self.name}_materialize_csvs"
-
-    @property
-    def nightly(self) -> str:
-        """What the schedules' names begin with."""
-        return f"{self.name}_nightly"
-
-    @property
-    def status_sensor(self) -> str:
-        """Sensor: polls, and asks for landing runs."""
-        return f"{self.name}_extraction_status"
-
-    @property
-    def freshness_sensor(self) -> str:
-        """Sensor: evaluates the check `fresh`."""
-        return f"{self.name}_freshness"
-
-    @property
-    def failures_sensor(self) -> str:
-        """Sensor: takes failed runs up into the outbox."""
-        return f"{self.name}_extraction_failures"
-
-    @property
-    def downstream_sensor(self) -> str:
-        """Sensor: evaluates the automation conditions of the assets downstream that the user selected."""
-        return f"{self.name}_downstream"
+    # Resources
+    ledger = _Derived("ledger")
+    destination = _Derived("destination")
+    reader = _Derived("reader")
+    io_manager = _Derived("io_manager")
+    notifications = _Derived("notifications")  # and the sensor that sends them
+    # Jobs, and what the schedules' names begin with
+    submit_job = _Derived("submit_extractions")
+    materialize_job = _Derived("materialize_csvs")
+    nightly = _Derived("nightly")
+    # Sensors
+    status_sensor = _Derived("extraction_status")
+    freshness_sensor = _Derived("freshness")
+    failures_sensor = _Derived("extraction_failures")
+    downstream_sensor = _Derived("downstream")
 
     @property
     def resources(self) -> set[str]:

@@ -231,5 +231,6 @@ def materialize_csvs_op(name: str = DEFAULT_NAME) -> dg.OpDefinition:
     return op
 
 
-submit_extraction = submit_extractions_op()
-materialize_csv = materialize_csvs_op()
+# Under the singular name Dagster shows, and under the plural of the jobs made of them.
+submit_extraction = submit_extractions = submit_extractions_op()
+materialize_csv = materialize_csvs = materialize_csvs_op()

@@ -1,6 +1,6 @@
 """Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +37,15 @@ else:
 _FIELDS = {variable.field: variable for variable in VARIABLES}
 
 
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a resource as settings, without those that are None. Raises ConfigurationError naming a wrong one.
+
+    Bounds are checked when a dg.EnvVar has become its value, not before.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    return {name: _FIELDS[name].parse(f"resource field {name}", str(value).strip()) for name, value in values.items()}
+
+
 class KeenResource(dg.ConfigurableResource["KeenClient"]):
     """Keen's Data Extraction API. Without any field: `KEEN_BASE_URL`, `KEEN_PROJECT_ID`, `KEEN_READ_KEY`, ... of the
     environment, or the embedded service if none of them is set. Give keys as `dg.EnvVar`, so that the UI shows names.
@@ -55,9 +64,7 @@ class KeenResource(dg.ConfigurableResource["KeenClient"]):
 
     def settings(self) -> Settings:
         """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
-        # Bounds are checked here, when a dg.EnvVar has become its value.
-        given = {name: getattr(self, name) for name in _OWN if getattr(self, name) is not None}
-        values = {name: _FIELDS[name].parse(f"resource field {name}", str(value).strip()) for name, value in given.items()}
+        values = checked({name: getattr(self, name) for name in _OWN})
         settings = Settings.from_environment()
         warn_of_unknown(settings)
         if settings.base_url is None and ("project_id" in values or "read_key" in values):
@@ -113,37 +120,29 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
         return open_destination(self.uri, self.options or {})
 
 
-def build_pipeline(
-    keen: KeenResource,
-    ledger: ExtractionLedger,
-    destination: CsvDestination,
-    *,
-    name: str,
-    call_seconds: float = CALL_SECONDS,
-) -> "Pipeline":
-    """The use cases' context of the three resources; one API call takes at most `call_seconds`. `name`: of the definitions."""
-    from keen_pipeline.pipeline import Pipeline
-
-    settings, place = replace(keen.settings(), name=name), destination.open()
-    book = ledger.open(scope_of(settings, place.uri))
-    return Pipeline(
-        api=keen.client(book, total_timeout=call_seconds),
-        ledger=book,
-        destination=place,
-        limits=limits_of(settings),
-        poll_seconds=settings.poll_seconds,
-        mask_key=settings.mask_key,
-    )
-
-
 def open_scope(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination, *, name: str) -> "SqlLedger":
     """The ledger's share of the three resources; nothing is asked of Keen. `name`: of the definitions."""
     return ledger.open(scope_of(replace(keen.settings(), name=name), destination.open().uri))
 
 
 def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS) -> "Pipeline":
-    """The context of the resources that a step or sensor has under the definitions' names. Raises ConfigurationError."""
-    return build_pipeline(*_three(resources, name), name=name, call_seconds=call_seconds)
+    """The use cases' context of the resources that a step or sensor has under the definitions' names.
+
+    One API call takes at most `call_seconds`. Raises ConfigurationError.
+    """
+    from keen_pipeline.pipeline import Pipeline
+
+    keen, ledger, destination = _three(resources, name)
+    settings, place = replace(keen.settings(), name=name), destination.open()
+    share = ledger.open(scope_of(settings, place.uri))
+    return Pipeline(
+        api=keen.client(share, total_timeout=call_seconds),
+        ledger=share,
+        destination=place,
+        limits=limits_of(settings),
+        poll_seconds=settings.poll_seconds,
+        mask_key=settings.mask_key,
+    )
 
 
 def ledger_of(resources: Any, name: str) -> "SqlLedger":

@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.collections_file import collection_to_wire, parse_collections
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
 from keen_pipeline.defs.partitions import grain, partitions_definition
 from keen_pipeline.errors import InvalidInputError
@@ -82,6 +82,17 @@ def _metadata(data: KeenTranslatorData) -> Mapping[str, Any]:
         DEFINITIONS_TAG: data.name,
         "keen/timezone": data.collection.timezone,
     }
+
+
+def plain(value: Any) -> Any:
+    """A value of metadata, whether Dagster has wrapped it or not."""
+    return value.value if isinstance(value, dg.MetadataValue) else value
+
+
+def collection_of(metadata: Mapping[str, Any]) -> Collection | None:
+    """The collection of an asset of ours as it is configured, None if the asset is somebody else's."""
+    wire = plain(metadata.get(EXTRACTION_METADATA))
+    return parse_collections([wire])[0] if wire is not None else None
 
 
 def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name: str) -> dict[str, dg.AssetSpec]:

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -79,15 +79,13 @@ class FileDestination:
         whole file or the new one).
 
         `label`: what errors call it, its path by default.
-        `types`: Keen's inferred type by property, which parquet needs for any column but text.
-        `earlier_types`: the types of columns in earlier Parquet files of the collection, in Arrow's words; none gets narrower.
-        `mask`, with the key of its hashes: what is done to which columns before anything is written, be it aside; proven are the
-        bytes as they came.
+        `types`: Keen's type by property, which Parquet needs for any column but text; `earlier_types`: in Arrow's words, those of
+        columns in the collection's earlier Parquet files; none gets narrower.
+        `mask`, with the key of its hashes: what is done to which columns before anything is written; what came is proven.
         `fence`: called immediately before the file is switched into place; if it raises, nothing is.
 
         Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside it), RetryableError if the
-        transfer can't finish now, ConfigurationError if the place can't be written. In all these cases the file at `target` is as
-        it was.
+        transfer can't finish now, ConfigurationError if the place can't be written. The file at `target` is as it was then.
         """
         path = path_below(self._root, target)
         encoding = encoding_of(path)
@@ -98,11 +96,7 @@ class FileDestination:
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
-            conversion = (
-                stack.enter_context(_conversion(stage, *_of_what_is_written(mask, types or {}, earlier_types or {})))
-                if encoding is Encoding.PARQUET
-                else None
-            )
+            conversion = stack.enter_context(_conversion(encoding, stage, mask, types or {}, earlier_types or {}))
             download = stack.enter_context(_download(source, stage, encoding, conversion, _masker_of(mask, mask_key)))
             try:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
@@ -110,11 +104,9 @@ class FileDestination:
                     column_types = () if conversion is None else conversion.finish(intake)
                 self._storage.publish(stage, target, fence=fence)
             except VerificationError as error:
-                if download.came is None:  # the source's own word, such as a slice's that is no CSV
-                    raise _about(error, what) from None
-                if conversion is not None:
+                if download.came is not None and conversion is not None:
                     conversion.restore(stage)
-                raise self._keep_aside(f"{what}: {error}", download.came, stage, path, extraction_id) from None
+                raise self._keep_aside(error, download.came, stage, path, what, extraction_id) from None
             except KeenPipelineError as error:
                 raise _about(error, what) from None
         return Landing(
@@ -204,7 +196,12 @@ class FileDestination:
         if read != written:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
-    def _keep_aside(self, why: str, came: Intake, stage: BinaryIO, path: str, extraction_id: str) -> VerificationError:
+    def _keep_aside(
+        self, error: VerificationError, came: Intake | None, stage: BinaryIO, path: str, what: str, extraction_id: str
+    ) -> KeenPipelineError:
+        if came is None:  # the source's own word, such as a slice's that is no CSV: nothing came of the service
+            return _about(error, what)
+        why = f"{what}: {error}"
         kept = f"{path.removesuffix('parquet')}csv" if encoding_of(path) is Encoding.PARQUET else path
         aside = self.uri_of(quarantine_path(kept, extraction_id))
         received = f"{came.bytes} bytes came, sha256 {came.sha256}"
@@ -239,18 +236,17 @@ def _masker_of(mask: Mapping[str, MaskMethod], key: bytes | None) -> Callable[[]
     return lambda: Masker(mask, key)
 
 
-def _of_what_is_written(
-    mask: Mapping[str, MaskMethod], types: Mapping[str, str], earlier: Mapping[str, str]
-) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """The types of the columns as they are written: a masked one is text, a dropped one is none."""
-    kept = {name: "string" if name in mask else word for name, word in types.items() if mask.get(name) is not MaskMethod.DROP}
-    return kept, {name: word for name, word in earlier.items() if mask.get(name) is not MaskMethod.DROP}
-
-
-def _conversion(stage: BinaryIO, types: Mapping[str, str], earlier_types: Mapping[str, str]) -> Conversion:
+def _conversion(
+    encoding: Encoding, stage: BinaryIO, mask: Mapping[str, MaskMethod], types: Mapping[str, str], earlier: Mapping[str, str]
+) -> AbstractContextManager[Conversion | None]:
+    """For Parquet, by the types of the columns as they are written: a masked one is text, a dropped one is none."""
+    if encoding is not Encoding.PARQUET:
+        return nullcontext()
     from keen_pipeline.landing.parquet.convert import Conversion  # brings Arrow
 
-    return Conversion(stage, types, earlier_types)
+    dropped = {name for name, method in mask.items() if method is MaskMethod.DROP}
+    kept = {name: "string" if name in mask else word for name, word in types.items() if name not in dropped}
+    return Conversion(stage, kept, {name: word for name, word in earlier.items() if name not in dropped})
 
 
 def _download(

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError
-from keen_pipeline.extraction import Landing
+from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing import FileDestination as Destination
 from keen_pipeline.notifications.digest import Digest
 from keen_pipeline.notifications.render import attachment_name
@@ -63,7 +62,9 @@ def attach(destination: Destination, digest: Digest, most_bytes: int) -> list[At
     """The newest partitions' files, the smallest first, as many as fit into `most_bytes` together; without unreadable ones."""
     attached: list[Attachment] = []
     left = most_bytes
-    for landing, name in sorted(((line.landing, attachment_name(line)) for line in digest.landed), key=_stored_bytes):
+    files = [(line.entry, line.landing, attachment_name(line)) for line in digest.landed]
+    for entry, landing, name in sorted(files, key=lambda file: file[1].stored_bytes if file[1] is not None else 0):
+        assert entry is not None
         assert landing is not None
         if landing.stored_bytes > left:
             break
@@ -74,22 +75,5 @@ def attach(destination: Destination, digest: Digest, most_bytes: int) -> list[At
             continue  # the link is in the mail all the same
         if len(data) <= left:
             left -= len(data)
-            attached.append(Attachment(name, _media_type(name), data))
+            attached.append(Attachment(name, _MEDIA_TYPES.get(entry.request.encoding, "application/octet-stream"), data))
     return attached
-
-
-def _stored_bytes(file: tuple[Landing | None, str]) -> int:
-    return file[0].stored_bytes if file[0] is not None else 0
-
-
-def _media_type(name: str) -> str:
-    found = (kind for encoding, kind in _MEDIA_TYPES.items() if name.endswith("." + encoding.value))
-    return next(found, "application/octet-stream")
-
-
-def check_time(text: str) -> tuple[int, int]:
-    """`HH:MM` as (hour, minute). Raises ConfigurationError."""
-    hour, separator, minute = text.partition(":")
-    if not (separator and hour.isdigit() and minute.isdigit() and int(hour) < 24 and int(minute) < 60 and len(text) <= 5):
-        raise ConfigurationError(f"KEEN_PIPELINE_DIGEST_AT must be HH:MM, not {text!r}")
-    return int(hour), int(minute)

@@ -6,13 +6,15 @@ cuts a mail off at 102 kB, so the number of lines with a chart is bounded, and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import TypeAlias
 from urllib.parse import quote
 
 from keen_pipeline.notifications.digest import Digest, Line, Missing
 from keen_pipeline.notifications.send import Attachment, Message
+
+Links: TypeAlias = Callable[[str, str], str | None]
 
 MOST_CHARTS = 12
 MOST_LINES = 100
@@ -37,7 +39,7 @@ def digest_message(
     attachments: Sequence[Attachment] = (),
 ) -> Message:
     """The nightly digest. `ui_url`: root of Dagster's UI, for links; `assets`: the path of each collection's asset."""
-    links = Links(ui_url, assets or {})
+    links = _links_of(ui_url, assets or {})
     lines = sorted(digest.lines, key=lambda line: (line.entry is not None, not line.unusual, line.collection))
     return Message(
         identity=identity,
@@ -59,24 +61,16 @@ def failure_message(identity: str, title: str, story: str, link: str | None) -> 
     return Message(identity, title, f"{title}\n\n{story}\n" + (f"\n{link}\n" if link else ""), _page(html), blocks)
 
 
-@dataclass(frozen=True)
-class Links:
-    """Links to partitions in Dagster's UI. `ui_url`: its root, None: no links. `assets`: the path of each collection's asset."""
+def _links_of(ui_url: str | None, assets: Mapping[str, str]) -> Links:
+    """By collection and partition key the partition in Dagster's UI, None without a root or for what is no asset."""
 
-    ui_url: str | None = None
-    assets: Mapping[str, str] = field(default_factory=dict)
-
-    def of(self, collection: str, partition_key: str) -> str | None:
-        """The asset's partition; None without a root or for a collection that is no asset.
-
-        >>> Links("http://dagster.local/", {"Sign Ups": "keen/Sign_Ups"}).of("Sign Ups", "2026-01-31")
-        'http://dagster.local/assets/keen/Sign_Ups?view=partitions&partition=2026-01-31'
-        """
-        asset = self.assets.get(collection)
-        if self.ui_url is None or asset is None:
+    def link(collection: str, partition_key: str) -> str | None:
+        if ui_url is None or collection not in assets:
             return None
-        path, partition = quote(asset), quote(partition_key, safe="")
-        return f"{self.ui_url.rstrip('/')}/assets/{path}?view=partitions&partition={partition}"
+        path, partition = quote(assets[collection]), quote(partition_key, safe="")
+        return f"{ui_url.rstrip('/')}/assets/{path}?view=partitions&partition={partition}"
+
+    return link
 
 
 def _subject(digest: Digest) -> str:
@@ -197,7 +191,7 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
 
 def _missing_html(one: Missing, links: Links) -> str:
     colour, word = (_AMBER, "still open") if one.is_open else (_RED, "failed")
-    name = _linked(f"{one.collection} {one.partition_key}", links.of(one.collection, one.partition_key))
+    name = _linked(f"{one.collection} {one.partition_key}", links(one.collection, one.partition_key))
     return (
         f'<div style="{_FONT};font-size:14px;color:{_INK};border-left:4px solid {colour};padding:4px 0 4px 10px;margin:0 0 6px">'
         f'<b>{name}</b> <span style="color:{colour}">{word}</span><br>{escape(_short(one.why))}</div>'
@@ -212,7 +206,7 @@ def _linked(text: str, link: str | None) -> str:
 
 
 def _row(line: Line, links: Links, attachments: Sequence[Attachment], *, chart: bool) -> str:
-    name = f"<b>{escape(line.collection)}</b><br>" + _linked(line.partition_key, links.of(line.collection, line.partition_key))
+    name = f"<b>{escape(line.collection)}</b><br>" + _linked(line.partition_key, links(line.collection, line.partition_key))
     if line.landing is None:
         events, change, file = f'<span style="color:{_RED}">not landed</span>', "", ""
     else:
@@ -253,12 +247,12 @@ def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str
     blocks: list[dict[str, object]] = [{"type": "header", "text": {"type": "plain_text", "text": _subject(digest)[:150]}}]
     for one in digest.missing[: MOST_MISSING // 2]:
         sign = ":hourglass:" if one.is_open else ":red_circle:"
-        name = _slack_link(f"{one.collection} {one.partition_key}", links.of(one.collection, one.partition_key))
+        name = _slack_link(f"{one.collection} {one.partition_key}", links(one.collection, one.partition_key))
         blocks.append(_section(f"{sign} *{name}* {_slack_text(_short(one.why))}"))
     said = []
     for line in lines[:_SLACK_LINES]:
         events = "not landed" if line.events is None else f"{line.events:,} events"
-        name = _slack_link(f"{line.collection} {line.partition_key}", links.of(line.collection, line.partition_key))
+        name = _slack_link(f"{line.collection} {line.partition_key}", links(line.collection, line.partition_key))
         warning = ":warning: " if line.unusual else ""
         said.append(f"{warning}*{name}*  {events}  {_change(line)}\n`{sparkline(line.bars)}`")
     blocks += [_section("\n".join(said[at : at + 6])) for at in range(0, len(said), 6)]

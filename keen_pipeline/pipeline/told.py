@@ -62,10 +62,14 @@ def shortened(text: str, most: int = _MOST_CHARACTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def summary(landed: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[str] = ()) -> str:
-    """The end of a run or a command in which something failed: how much on the first line, then why."""
-    lines = [*grouped(failed), *problems[:MOST_LINES]]
-    return f"{landed} of {landed + len(failed)} partitions landed, {len(failed)} failed\n" + "\n".join(lines)
+def summary(well: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[str] = ()) -> str:
+    """The end of a run or a command in which something failed: how much on the first line, then why.
+
+    `well`: partitions that didn't fail. `problems`: of collections with which nothing went on, by `name: why`.
+    """
+    first = [f"{len(failed)} of {well + len(failed)} partitions failed"] if failed else []
+    first += [f"{len(problems)} collection{'s'[: len(problems) > 1]} stopped"] if problems else []
+    return "\n".join([", ".join(first), *grouped(failed), *problems[:MOST_LINES]])
 
 
 def in_lines(text: str) -> list[str]:

@@ -33,7 +33,6 @@ class LandedFile:
     encoding: Encoding
     columns: tuple[str, ...]
     records: int
-    sha256: str
     fingerprint: str = ""
     words: tuple[str, ...] = ()
     masked: frozenset[str] = frozenset()
@@ -77,7 +76,6 @@ def _file(entry: Entry) -> LandedFile:
         entry.request.encoding,
         landing.columns,
         landing.records,
-        landing.sha256,
         "" if entry.unproven else entry.fingerprint,
         landing.property_types,
         frozenset(landing.masked) & frozenset(landing.columns),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from keen_pipeline.readers.scan import Part, Scan
+from keen_pipeline.readers.scan import Part
 from keen_pipeline.readers.types import pyarrow
 
 
@@ -21,13 +21,8 @@ def converter_of(kind: object) -> Callable[[Part], Any] | None:
 
 
 def is_lazy(kind: object) -> bool:
-    """Whether values of the class read the files later, so that their copies must stay."""
+    """Whether values of the class read the files later, so that their copies must stay until the process ends."""
     return converter_of(kind) in (_dataset, _polars_lazy, _duckdb)
-
-
-def keep(scan: Scan) -> None:
-    """Let the copies of a scan stay until the process ends."""
-    _scans.append(scan)
 
 
 def _table(part: Part) -> Any:
@@ -113,7 +108,6 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-_scans: list[Scan] = []
 _CONVERTERS: dict[tuple[str, str], Callable[[Part], Any]] = {
     ("pandas", "DataFrame"): _pandas,
     ("polars", "DataFrame"): _polars,

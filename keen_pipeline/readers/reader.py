@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.files import LandedFile, landed_files, refuse_outdated, require
-from keen_pipeline.readers.frames import KINDS, converter_of, is_lazy, keep
+from keen_pipeline.readers.frames import KINDS, converter_of, is_lazy
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.readers.types import check_types, known_words
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keen_pipeline.ledger import SqlLedger
 
 Kind = TypeVar("Kind")
+# Scans whose copies lazy values read.
+_kept: list[Scan] = []
 
 
 class Missing(str, Enum):
@@ -127,11 +129,11 @@ class LandedReader:
         scan = Scan(self._destination, list(files.values()), words)
         try:
             if each is None:
-                return convert(scan.of_all())
-            return {key: convert(scan.of_partition(key)) for key in keys}
+                return convert(scan.of())
+            return {key: convert(scan.of(key)) for key in keys}
         finally:
             if is_lazy(each or kind):
-                keep(scan)
+                _kept.append(scan)
             else:
                 scan.close()
 

@@ -59,24 +59,9 @@ class Scan:
         """Remove the copies; the dataset can't be read any more."""
         self._copies.close()
 
-    def of_partition(self, key: str) -> Part:
-        """The events of one partition, with the columns and types of the whole."""
-        return Part(self, [placed for placed in self._placed if placed[0].partition_key == key])
-
-    def table(self) -> Any:
-        """Everything as a pyarrow Table. Raises ConfigurationError naming the partition and the column of a misfit."""
-        return self.of_all().table()
-
-    def batches(self, columns: Sequence[str] | None = None, *, records: int = BATCH_RECORDS) -> Iterator[Any]:
-        """Record batches of at most `records`, in the order of the files; memory is bounded by a few of them.
-
-        Raises as `table` does.
-        """
-        yield from self.of_all().batches(columns, records=records)
-
-    def of_all(self) -> Part:
-        """The events of all files."""
-        return Part(self, self._placed)
+    def of(self, partition_key: str | None = None) -> Part:
+        """The events of one partition, with the columns and types of the whole; unless told which, of all."""
+        return Part(self, [p for p in self._placed if partition_key is None or p[0].partition_key == partition_key])
 
     def _types(self) -> dict[str, Any]:
         """Arrow's type of each column. `numbers` tells afterwards what holds for all cells of those that are Keen's numbers."""
@@ -122,24 +107,19 @@ class Part:
         self.schema: Any = scan.schema
         self.dataset: Any = _dataset(placed, scan.schema)
 
-    @property
-    def scan(self) -> Scan:
-        """The whole, which owns the copies."""
-        return self._scan
-
     def table(self) -> Any:
-        """As `Scan.table`."""
+        """Everything as a pyarrow Table. Raises ConfigurationError naming the partition and the column of a misfit."""
         try:
             return self.dataset.to_table()
         except (pyarrow().ArrowInvalid, OSError) as error:
             raise self._scan.explained(error) from None
 
-    def batches(self, columns: Sequence[str] | None = None, *, records: int = BATCH_RECORDS) -> Iterator[Any]:
-        """As `Scan.batches`."""
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """Record batches in the order of the files; memory is bounded by a few of them. Raises as `table` does."""
         wanted = None if columns is None else list(columns)
         ahead = {"batch_readahead": BATCHES_AHEAD, "fragment_readahead": FILES_AHEAD}
         try:
-            yield from self.dataset.scanner(columns=wanted, batch_size=records, **ahead).to_batches()
+            yield from self.dataset.scanner(columns=wanted, batch_size=BATCH_RECORDS, **ahead).to_batches()
         except (pyarrow().ArrowInvalid, OSError) as error:
             raise self._scan.explained(error) from None
 
@@ -185,17 +165,14 @@ def _must_be_converted(path: str, schema: Any) -> bool:
     pa = pyarrow()
     from pyarrow import parquet
 
-    stored = parquet.read_schema(path)
-    for name in stored.names:
-        if name in schema.names:
-            have, want = stored.field(name).type, schema.field(name).type
-            if pa.types.is_floating(have) and pa.types.is_decimal(want):
-                return True
-            if pa.types.is_timestamp(have) and pa.types.is_string(want):
-                return True
-            if pa.types.is_integer(have) and pa.types.is_floating(want):
-                return True
-    return False
+    stored, kinds = parquet.read_schema(path), pa.types
+    changes = (
+        (kinds.is_floating, kinds.is_decimal),
+        (kinds.is_timestamp, kinds.is_string),
+        (kinds.is_integer, kinds.is_floating),
+    )
+    columns = [(stored.field(name).type, schema.field(name).type) for name in stored.names if name in schema.names]
+    return any(was(have) and becomes(want) for have, want in columns for was, becomes in changes)
 
 
 def _check_header(file: LandedFile) -> None:

@@ -20,7 +20,7 @@ from keen_pipeline.service.extractions.csv_export import Selection, count
 from keen_pipeline.service.extractions.mail import Mailer, completion_message
 from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extractions.worker import ExtractionWorker
-from keen_pipeline.service.limits import MAILS, ByteBudget, RequestsPerMinute
+from keen_pipeline.service.limits import MAILS, ByteBudget
 from keen_pipeline.service.metrics import Metrics
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
@@ -44,7 +44,6 @@ class Service:
         self.last_request = time.monotonic()
         self.open_requests = 0
         self.pending_bodies = ByteBudget(config.pending_body_mib * MIB)
-        self.mail_limit = RequestsPerMinute(config.mails_per_minute)
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
         self.backend = open_backend(config, self.engine)
@@ -82,7 +81,9 @@ class Service:
 
     def count_request(self, kind: str) -> None:
         """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""
-        self.backend.limits.count(kind)
+        limit = self.config.mails_per_minute if kind == MAILS else self.config.requests_per_minute
+        if limit is not None:
+            self.backend.limits.count(kind, limit)
 
     def add_event(self, collection: str, event: object, *, version: str) -> None:
         """Store one event of the v2.0 or v3.0 form. Raises InvalidInputError."""
@@ -159,7 +160,7 @@ class Service:
                         f"the extraction is too large: {events} events, the limit is {limit}; ask for a shorter timeframe"
                     )
         if email is not None:
-            self.mail_limit.count(MAILS)
+            self.count_request(MAILS)
         made = self.records.create(
             collection,
             names=names,

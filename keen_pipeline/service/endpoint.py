@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,41 +33,42 @@ def read_announcement(data: Path) -> Announcement | None:
         return None
 
 
-def lock(descriptor: int) -> None:
-    """Lock an open file for this process; the system gives it back however the process ends. Raises OSError if another has it."""
+@contextlib.contextmanager
+def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
+    """Hold a file for this process, and give its descriptor; the system gives it back however the process ends.
+
+    Raises ConfigurationError, with the words of `refusal`, if another process holds it.
+    """
     import fcntl  # the command line's help needs none of it, and Windows has none
 
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(refusal()) from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
 def exclusive(data: Path) -> Iterator[None]:
     """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it."""
     make_private(data)
-    descriptor = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            lock(descriptor)
-        except OSError:
-            raise ConfigurationError(f"service: {data} is in use by {_holder(data)}; stop it or choose another --data") from None
+    with locked(data / LOCK_NAME, lambda: f"service: {data} is in use by {_holder(data)}; stop it or choose another --data"):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def is_held(data: Path) -> bool:
     """Whether a service holds the data folder, or is about to."""
-    try:
-        descriptor = os.open(data / LOCK_NAME, os.O_RDWR)
-    except FileNotFoundError:
+    if not (data / LOCK_NAME).exists():
         return False
     try:
-        lock(descriptor)
-    except OSError:
+        with locked(data / LOCK_NAME, str):
+            return False
+    except ConfigurationError:
         return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _holder(data: Path) -> str:

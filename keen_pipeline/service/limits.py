@@ -1,4 +1,4 @@
-"""The per-minute limit of the real service, for testing clients against it."""
+"""Limits on requests in a minute, as the real service has them, and on the bytes of their bodies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EXTRACTIONS, QUERIES, MAILS = "extraction", "query", "mail"
 
 
 class RequestLimit(Protocol):
-    """A limit on the requests of each kind in a minute."""
+    """Counts the requests of each kind. After `limit` within a minute, every request of that kind is refused for a minute."""
 
-    def count(self, kind: str) -> None:
+    def count(self, kind: str, limit: int) -> None:
         """Count one request. Raises RateLimitedError with the seconds to wait."""
         ...
 
@@ -32,18 +32,15 @@ def exceeded(kind: str, limit: int) -> RateLimitedError:
 
 
 class RequestsPerMinute:
-    """Counts the requests of each kind. After `limit` within a minute, every request of that kind is refused for a minute."""
+    """The limit of one process."""
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._times: dict[str, deque[float]] = {}
         self._refused_until: dict[str, float] = {}
 
-    def count(self, kind: str) -> None:
-        """Count one request. Raises RateLimitedError with the seconds to wait."""
-        if self._limit is None:
-            return
+    def count(self, kind: str, limit: int) -> None:
+        """See `RequestLimit`."""
         now = time.monotonic()
         with self._lock:
             until = self._refused_until.get(kind, 0.0)
@@ -52,10 +49,10 @@ class RequestsPerMinute:
             times = self._times.setdefault(kind, deque())
             while times and times[0] <= now - WINDOW_SECONDS:
                 times.popleft()
-            if len(times) >= self._limit:
+            if len(times) >= limit:
                 times.clear()
                 self._refused_until[kind] = now + WINDOW_SECONDS
-                raise exceeded(kind, self._limit)
+                raise exceeded(kind, limit)
             times.append(now)
 
 

@@ -54,7 +54,7 @@ class TableLoader:
         self._place = place
         self._reader = reader
         self._collection = collection
-        self._table = table
+        self.table = table
         self._source = source
         self._types = types or {}
 
@@ -82,10 +82,10 @@ class TableLoader:
 
     def _prepare(self, client: Any, file: LandedFile, names: Mapping[str, str]) -> tuple[dict[str, str], int, list[str], list[str]]:
         """Bring the table into shape: the word by column, the rows that will be replaced, columns added, columns widened."""
-        shape = Shape(client, self._table)
+        shape = Shape(client, self.table)
         if shape.columns and not {SOURCE_COLUMN, PARTITION_COLUMN} <= set(shape.columns):
             raise ConfigurationError(
-                f"table {self._table} exists and has no columns {SOURCE_COLUMN} and {PARTITION_COLUMN}: it was not made here; "
+                f"table {self.table} exists and has no columns {SOURCE_COLUMN} and {PARTITION_COLUMN}: it was not made here; "
                 "nothing was changed. Choose another name"
             )
         words: dict[str, str] = {}
@@ -115,7 +115,7 @@ class TableLoader:
         def tables() -> Iterator[Any]:
             nonlocal rows
             yield _with_marks(scan.schema.empty_table(), columns, self._source, partition_key)  # also for no event
-            for batch in scan.batches():
+            for batch in scan.of().batches():
                 rows += batch.num_rows
                 yield _with_marks(batch, columns, self._source, partition_key)
 
@@ -123,7 +123,7 @@ class TableLoader:
         hints += [hint(name, "string") for name in (SOURCE_COLUMN, PARTITION_COLUMN)]
         resource = import_dlt().resource(
             tables,
-            name=self._table,
+            name=self.table,
             columns={one["name"]: one for one in hints},
             write_disposition={
                 "disposition": "merge",
@@ -150,7 +150,7 @@ class TableLoader:
             ours = next((one for one in _causes(error) if isinstance(one, KeenPipelineError)), None)
             if ours is not None:
                 raise ours from None
-            what = f"{self._collection}[{partition_key}]: table {self._table} can't be loaded"
+            what = f"{self._collection}[{partition_key}]: table {self.table} can't be loaded"
             raise ConfigurationError(f"{what}: {_reason(error)}; its rows are as they were") from None
 
 

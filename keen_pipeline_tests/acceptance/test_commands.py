@@ -109,7 +109,7 @@ def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Here) -> 
     assert "(3 attempts since " in failed["error"]
     said = done.stderr.strip().splitlines()
     first = next(number for number, line in enumerate(said) if line.startswith("keen-pipeline: "))
-    assert said[first] == "keen-pipeline: 3 of 4 partitions landed, 1 failed"
+    assert said[first] == "keen-pipeline: 1 of 4 partitions failed"
     assert said[first + 1].startswith("purchases 2026-01-03: the service reports the extraction as failed")
     assert said[first + 2 :] == ["  keen-pipeline retry purchases 2026-01-03"]
     [row] = collections_of(shell)
@@ -258,3 +258,10 @@ def test_without_an_account_the_embedded_service_runs_for_the_commands_time(tmp_
     assert loaded.returncode == 0, loaded.stderr
     assert shell.run("list", "purchases", "body:amount").stdout == "1\n"
     assert shell.await_nothing_left() == []
+
+
+@pytest.mark.parametrize("words", [["dev"], ["serve", "--port", "0"], ["doctor"], ["list", "purchases", "amount"]])
+def test_a_folder_that_cant_be_written_is_told_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "data").touch()
+    done = Shell(tmp_path).run(*words)
+    assert (done.returncode, done.stderr.count("\n"), "keen-pipeline: data" in done.stderr) == (1, 1, True), done.stderr

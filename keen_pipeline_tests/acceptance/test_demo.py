@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline_tests.acceptance.processes import Shell, await_text
 
 
@@ -67,6 +68,13 @@ def test_a_stopped_demo_stops_everything_it_started(tmp_path: Path, sent: signal
     demo.send_signal(sent)
     assert demo.wait(60) != 0
     assert shell.await_nothing_left() == []
+
+
+def test_a_demo_that_runs_is_left_alone(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "demo" / "keen"):
+        (tmp_path / "demo" / ".keen-pipeline-demo").touch()
+        done = Shell(tmp_path).run("demo", "--dir", "demo")
+    assert (done.returncode, "another demo runs in" in done.stderr) == (1, True)
 
 
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -144,3 +144,10 @@ def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor
     (tmp_path / "home").mkdir()
     well.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     assert "no daemon runs" in wrong(doctor)["dagster"]
+
+
+def test_a_dagster_home_that_cant_be_opened_hides_nothing_else(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "dagster.yaml").write_text("storage: {nonsense: true}")
+    well.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    assert "check its dagster.yaml" in wrong(doctor)["dagster"]

@@ -90,7 +90,7 @@ def test_a_wait_says_what_it_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("2026-01-02", "the disk is full (it stays open)"),
     ]
     assert summary(0, failed).splitlines() == [
-        "0 of 2 partitions landed, 2 failed",
+        "2 of 2 partitions failed",
         f"purchases 2026-01-01: {WORDS.strip()}",
         "  keen-pipeline retry purchases 2026-01-01",
         "purchases 2026-01-02: the disk is full (it stays open)",
@@ -128,6 +128,11 @@ def test_a_narrow_terminal_shows_one_line_a_file(
     monkeypatch.setattr(common, "Console", lambda **_: Console(force_terminal=True, width=width))
     table = landings_table(landed, "Landed")
     assert (len(table.columns), table.row_count, table.caption) == (columns, 2, caption)
+
+
+def test_what_did_not_go_on_is_not_called_landed() -> None:
+    refused = ["purchases: the service refused KEEN_READ_KEY", "logins: the service refused KEEN_READ_KEY"]
+    assert summary(6, [], refused).splitlines() == ["2 collections stopped", *refused]
 
 
 def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(

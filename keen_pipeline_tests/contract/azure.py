@@ -35,6 +35,7 @@ class AzureServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.blobs: dict[str, tuple[bytes, int]] = {}
         self.blocks: dict[str, dict[str, bytes]] = {}
+        self.folders: set[str] = set()
         self.versions = 0
 
     @property
@@ -110,9 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
             sizes = {name: len(self.server.blobs[name][0]) for name in named}
         rest = [name for name in named if name > query.get("marker", "")]
         page, more = rest[:3], rest[3:]
+        told = query.get("include") == "metadata"
         blobs = "".join(
             f"<Blob><Name>{escape(name)}</Name><Properties><Content-Length>{sizes[name]}</Content-Length>"
-            "<BlobType>BlockBlob</BlobType></Properties></Blob>"
+            "<BlobType>BlockBlob</BlobType></Properties>"
+            f"{'<Metadata><hdi_isfolder>true</hdi_isfolder></Metadata>' if told and name in self.server.folders else ''}</Blob>"
             for name in page
         )
         marker = f"<NextMarker>{escape(page[-1])}</NextMarker>" if more else "<NextMarker/>"

@@ -109,6 +109,13 @@ def test_staged_file_of_another_machine_or_release_goes_by_its_age(tmp_path: Pat
     assert other.exists() is stays
 
 
+def test_folder_that_is_removed_meanwhile_stops_no_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / ".2026-01-01.csv.0123456789abcdef.landing"
+    old.touch()
+    monkeypatch.setattr(os, "walk", lambda root: [(f"{root}/gone", [], []), (root, [], [])])
+    assert FileDestination(str(tmp_path)).remove_leftovers(-HOUR) == [str(old)]
+
+
 def test_stage_that_was_removed_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, left = local._lock, [True]
 

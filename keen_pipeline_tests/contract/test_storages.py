@@ -346,6 +346,17 @@ def test_sftp_host_that_does_not_answer_can_be_tried_again(tmp_path: Path) -> No
         FileDestination(f"sftp://{USER}@127.0.0.1:{port}/x", transport={"known_hosts": str(tmp_path / "known")}).probe()
 
 
+def test_folders_of_an_azure_account_that_has_them_are_no_files(azure: AzureServer) -> None:
+    options = {"endpoint": azure.endpoint, "account": "lander"}
+    root = f"azure://{CONTAINER}/folders"
+    storage = FileDestination(root, transport=options)._storage
+    storage.write(f"{root}/_manifests/{TARGET}.json", b"12345")
+    with azure.lock:
+        azure.put("folders/_manifests/purchases", b"")
+        azure.folders.add("folders/_manifests/purchases")
+    assert list(storage.files(f"{root}/_manifests")) == [(f"{root}/_manifests/{TARGET}.json", 5)]
+
+
 def test_azure_key_that_is_wrong_is_said_so(azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", "bm90LWl0LTc3MzE=")
     text = refusal(f"azure://{CONTAINER}/x", endpoint=azure.endpoint, account="lander")

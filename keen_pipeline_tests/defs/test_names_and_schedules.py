@@ -87,8 +87,8 @@ def test_what_is_no_schedule_is_refused_with_its_collection(kwargs: dict[str, st
 
 def test_names_that_look_alike_load_together() -> None:
     east, west = Collection("east", "2026-01-01", timezone="Etc/GMT+5"), Collection("west", "2026-01-01", timezone="Etc/GMT-5")
-    spaced, dotted, lined = (Collection(name, "2026-01-01") for name in ("Sign Ups", "a.b", "a_b"))
-    ours = build_keen_definitions([east, west, spaced, dotted, lined])
+    spaced, dotted, lined, short = (Collection(name, "2026-01-01") for name in ("Sign Ups", "a.b", "a_b", "a"))
+    ours = build_keen_definitions([east, west, spaced, dotted, lined, short])
     of_users = [
         table_asset(spaced),
         table_asset(dotted),
@@ -97,6 +97,8 @@ def test_names_that_look_alike_load_together() -> None:
         unique_values_asset(spaced, "body:user_id"),
         unique_values_asset(dotted, "body:x"),
         unique_values_asset(lined, "body:x"),
+        unique_values_asset(lined, "c"),
+        unique_values_asset(short, "b_c"),
     ]
     defs = dg.Definitions.merge(ours, dg.Definitions(assets=of_users, resources={"keen_database": object()}))
     dg.Definitions.validate_loadable(defs)

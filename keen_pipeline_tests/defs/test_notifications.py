@@ -18,7 +18,8 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.sensors.notifications import KeenNotifications, notification_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of, notification_sensors
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
@@ -162,11 +163,14 @@ def test_nothing_is_sent_before_its_hour_and_once_a_night_by_any_number_of_proce
 
 def test_two_projects_on_one_ledger_have_a_digest_each(make_place: MakePlace, mail_port: int) -> None:
     to = KeenNotifications(mail_to=["data@example.com"])
-    offices = [Office(make_place(collections=COLLECTIONS), to) for _ in range(2)]
-    assert len({office.place.endpoint.project_id for office in offices}) == 2
+    one, other = (Office(make_place(collections=COLLECTIONS), to) for _ in range(2))
+    assert one.place.endpoint.project_id != other.place.endpoint.project_id
+    with pytest.raises(Exception, match="it is tried again in 1 min"):
+        one.tick()
+    one.clock.advance(61)
+    other.clock.advance(61)
     with mail_server(mail_port, "s3cret-word") as box:
-        for office in offices:
-            assert office.tick() == "sent keen/digest/2026-01-05 by mail"
+        assert other.tick() == one.tick() == "sent keen/digest/2026-01-05 by mail"
         assert len({mail["Message-ID"] for _, _, mail in box.mails}) == 2
 
 
@@ -255,7 +259,7 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         office.failures(context)
         assert office.tick().startswith("sent keen/failure/2026-01-05/")
         mail = mail_of(box)
-    assert mail["Subject"] == "Keen: 1 of 2 partitions landed, 1 failed"
+    assert mail["Subject"] == "Keen: 1 of 2 partitions failed: purchases 2026-01-02"
     assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
     assert "keen-pipeline retry purchases 2026-01-02" in part(mail, "plain")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
@@ -272,4 +276,10 @@ def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Pat
     assert both <= sensors(notifications=KeenNotifications(mail_to=["a@b.example"]))
     monkeypatch.setenv("KEEN_PIPELINE_SLACK_WEBHOOK", "http://127.0.0.1:9/s3cret-hook")
     assert both <= sensors()
-    assert "s3cret" not in repr(KeenNotifications().channels())
+    assert "s3cret" not in repr(channels_of(KeenNotifications().settings()))
+    for wrong, said in (
+        ({"digest_at": "25:00"}, "digest_at must be"),
+        ({"attachment_bytes": -1}, "digest_attachment_bytes must lie"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            KeenNotifications(**wrong).settings()

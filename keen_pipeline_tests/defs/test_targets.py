@@ -47,14 +47,17 @@ def test_each_partition_has_its_newest_also_past_one_page(instance: dg.DagsterIn
     for round_ in range(4):
         for one in entries[round_:]:  # the first partitions have the fewest, and are the oldest
             newest[one.request.path] = told(instance, one)
-    targets = checks.Targets(instance, KEYS, entries)
+    targets = checks.Targets(instance, KEYS)
+    for one in entries:
+        targets.landed(one)
     assert [found(targets, one) for one in entries] == [newest[one.request.path] for one in entries]
 
 
 def test_a_partition_that_lands_again_is_read_again_and_an_unknown_one_has_none(instance: dg.DagsterInstance) -> None:
     first, second = (entry("purchases", day) for day in DAYS[:2])
     before = told(instance, first)
-    targets = checks.Targets(instance, KEYS, [first])
+    targets = checks.Targets(instance, KEYS)
+    targets.landed(first)
     assert found(targets, first) == before
     assert found(targets, second) is None
     after = told(instance, first)

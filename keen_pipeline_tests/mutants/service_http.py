@@ -230,7 +230,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_SERVICE}/addresses.py", 'address.endswith("@" + entry', "address.endswith(entry", _ALLOWED),
     (
         f"{_SERVICE}/application.py",
-        "            self.mail_limit.count(MAILS)",
+        "            self.count_request(MAILS)",
         "            pass",
         _test("mail", "the_environment_says_who_gets_mail_and_a_minute_has_a_limit"),
     ),

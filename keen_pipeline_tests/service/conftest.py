@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.service import embedded
+from keen_pipeline.service.storage.shared.database import PostgresDatabase
 from keen_pipeline_tests.contract.s3 import S3Server, running_s3
 from keen_pipeline_tests.postgres import database
 from keen_pipeline_tests.service.cluster import Shared, in_bucket
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
+from keen_pipeline_tests.service.stores import Services
 
 _numbers = itertools.count()
 
@@ -62,3 +64,17 @@ def shared_endpoints(
         shared = in_bucket(tmp_path_factory.mktemp("shared"), url, bucket, name, ["--fold-seconds", "0.5"])
         with shared.running([0, 0]) as cluster:
             yield cluster.endpoints
+
+
+@pytest.fixture
+def services(tmp_path: Path, postgres_url: str) -> Iterator[Services]:
+    made = Services(tmp_path, postgres_url, str(tmp_path / "storage"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def catalogue(postgres_url: str) -> Iterator[PostgresDatabase]:
+    made = PostgresDatabase(postgres_url)
+    yield made
+    made.close()

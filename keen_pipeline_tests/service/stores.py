@@ -52,6 +52,14 @@ class Place:
             self.opened.pop().close()
 
 
+class Services(Place):
+    """Services in this process, on one catalogue and a folder."""
+
+    def files(self) -> list[str]:
+        assert self.storage is not None
+        return sorted(path.name for path in (Path(self.storage) / "events").glob("*/*.parquet"))
+
+
 def store_of(service: Service) -> EventStore:
     assert isinstance(service.store, EventStore)
     return service.store

@@ -20,7 +20,6 @@ from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.http.connections import Connections
 from keen_pipeline.service.http.server import _Server
 from keen_pipeline_tests.service.configured import configured
@@ -188,12 +187,12 @@ def test_a_connection_that_fails_when_it_is_looked_at_is_closed_and_the_others_a
 def test_an_idle_service_whose_database_is_away_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.mkdir()
     config = ServiceConfig(data=data, idle_exit_seconds=1)
-    service = Service(config, make_credentials(config), "http://127.0.0.1")
+    service = Service(config, "http://127.0.0.1")
     try:
         service.last_request = time.monotonic() - 5
         server = _Server(service, "http://127.0.0.1", Connections(8, 8))
         assert server._is_idle()
-        monkeypatch.setattr(service.records, "waiting", Mock(side_effect=ServiceUnavailableError("locked")))
+        monkeypatch.setattr(service.records, "count_waiting", Mock(side_effect=ServiceUnavailableError("locked")))
         assert not server._is_idle()
     finally:
         service.close()

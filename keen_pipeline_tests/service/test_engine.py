@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
@@ -28,6 +29,30 @@ def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
     with engine.query() as cursor:
         assert cursor.execute("SELECT 1").fetchone() == (1,)
     engine.close()
+
+
+def test_a_query_that_begins_while_the_engine_closes_is_cancelled_too(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, memory_mib=128, query_seconds=60)
+    given, closing = threading.Event(), threading.Event()
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with engine.cursor() as cursor:
+                given.set()
+                closing.wait(20)
+                time.sleep(0.1)  # as long as files are fetched
+                cursor.execute("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b").fetchall()
+        except RetryableError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    given.wait(20)
+    closing.set()
+    engine.close()
+    thread.join(5)
+    assert [str(error) for error in ended] == ["the service is shutting down"]
 
 
 def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:

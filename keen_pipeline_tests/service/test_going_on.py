@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -23,8 +22,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.extractions import worker
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
+from keen_pipeline.service.extractions.records import NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.limits import ByteBudget
@@ -49,52 +47,6 @@ def await_status(service: Service, extraction_id: str, status: str) -> None:
     while (found := service.records.get(extraction_id)) is None or found.status != status:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize("name", ["finish", "expired"])
-def test_the_extraction_thread_outlives_a_database_that_fails(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.05)
-    failures = iter(range(3))
-    original = getattr(service.records, name)
-
-    def sometimes(*args: Any, **options: Any) -> Any:
-        if next(failures, None) is not None:
-            raise sqlite3.OperationalError("database is locked")
-        return original(*args, **options)
-
-    monkeypatch.setattr(service.records, name, sometimes)
-    monkeypatch.setattr(service.worker, "_sweep_seconds", 0.01)
-    made = service.create_extraction("purchases", {}, names="v2")
-    await_status(service, made.id, COMPLETE)
-    assert all(thread.is_alive() for thread in service.worker._threads)
-
-
-def test_an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, broken = worker.write_csv, iter([True])
-
-    def once(*args: Any, **options: Any) -> int:
-        if next(broken, False):
-            raise IndexError("string index out of range")
-        return original(*args, **options)
-
-    monkeypatch.setattr(worker, "write_csv", once)
-    first = service.create_extraction("purchases", {}, names="v2")
-    await_status(service, first.id, FAILED)
-    found = service.records.get(first.id)
-    assert found is not None
-    assert found.message == "the service could not write the result (IndexError)"
-    await_status(service, service.create_extraction("purchases", {}, names="v2").id, COMPLETE)
-
-
-def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:
-    unknown, old = data / "results" / "unknown.csv", data / "results" / "old.csv"
-    unknown.write_text("a\n")
-    old.write_text("a\n")
-    os.utime(old, (0, 0))
-    service.worker._remove_old()
-    assert (unknown.exists(), old.exists()) == (True, False)
 
 
 def test_work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,9 @@ def test_whole_ranges_head_etag_and_gzip(served: Http) -> None:
         assert int(part.headers["Content-Length"]) == end - start
     assert served.request("GET", url, key=None, Range="bytes=5-", If_Range='"another"').status == 200
     assert served.request("GET", url, key=None, Range=f"bytes={len(body)}-").status == 416
+    for spec in ("items=1-2", "bytes=-", "bytes=5-3", "bytes=0-1,4-5"):
+        whole = served.request("GET", url, key=None, Range=spec)
+        assert (whole.status, whole.data) == (200, body)
     assert served.request("GET", url, key=None, If_None_Match=etag).status == 304
 
     packed = served.pool.request("GET", url, headers={"Accept-Encoding": "gzip"}, decode_content=False)

@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import random
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from keen_pipeline.cli.storage_objects import StorageObjects
-from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
+from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB
-from keen_pipeline.service.extractions import worker
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED, ExtractionRecords, Turn
+from keen_pipeline.service.extractions.records import COMPLETE
 from keen_pipeline.service.storage import store, upkeep
 from keen_pipeline.service.storage.parts import LogPart
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
@@ -29,30 +25,8 @@ from keen_pipeline.service.storage.shared.database import CatalogueUnavailableEr
 from keen_pipeline.service.storage.shared.log import SharedLog
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
-from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, n_of, store_of, until
+from keen_pipeline_tests.service.stores import Services, collection_of, csv_text, delete, fold, n_of, store_of, until
 from keen_pipeline_tests.service.stores import number as events
-
-
-class Services(Place):
-    """Services in this process, on one catalogue and a folder."""
-
-    def files(self) -> list[str]:
-        assert self.storage is not None
-        return sorted(path.name for path in (Path(self.storage) / "events").glob("*/*.parquet"))
-
-
-@pytest.fixture
-def services(tmp_path: Path, postgres_url: str) -> Iterator[Services]:
-    made = Services(tmp_path, postgres_url, str(tmp_path / "storage"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def database(postgres_url: str) -> Iterator[PostgresDatabase]:
-    made = PostgresDatabase(postgres_url)
-    yield made
-    made.close()
 
 
 def rows(service: Service, collection: str, target: Path) -> list[dict[str, str]]:
@@ -251,16 +225,16 @@ def test_appends_that_were_swept_between_the_look_at_the_table_and_at_the_log_ar
 
 
 def test_an_older_copy_of_the_database_gives_out_no_number_of_the_table_again(
-    services: Services, database: PostgresDatabase
+    services: Services, catalogue: PostgresDatabase
 ) -> None:
     service = services.open("one")
     for n in range(3):
         service.add_events("shop", [{"n": n, f"p{n}": 1}])
     assert fold(service, "shop") == 1
     services.close()
-    database.rows("DELETE FROM event_log")
-    database.rows("DELETE FROM properties WHERE number > 3")
-    database.rows("UPDATE collections SET next_number = 2, folded = 1, properties = 4")
+    catalogue.rows("DELETE FROM event_log")
+    catalogue.rows("DELETE FROM properties WHERE number > 3")
+    catalogue.rows("UPDATE collections SET next_number = 2, folded = 1, properties = 4")
     again = services.open("again")
     again.add_events("shop", [{"n": 3, "p3": 1}])
     assert events(again, "shop") == 4
@@ -268,17 +242,33 @@ def test_an_older_copy_of_the_database_gives_out_no_number_of_the_table_again(
     assert events(again, "shop") == 4
 
 
-def test_what_was_replaced_is_removed_once_it_is_old(services: Services, database: PostgresDatabase) -> None:
+def test_a_database_that_was_put_back_beside_a_running_process_gives_out_no_number_of_the_table_again(
+    services: Services, catalogue: PostgresDatabase
+) -> None:
+    service = services.open("one")
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+    assert fold(service, "shop") == 1
+    catalogue.rows("DELETE FROM event_log")
+    catalogue.rows("UPDATE collections SET next_number = 2, folded = 1")  # as after a failover to a standby that was behind
+    assert events(service, "shop") == 3
+    service.add_events("shop", [{"n": 3}])
+    assert n_of(service, "shop") == [0, 1, 2, 3]
+    assert fold(service, "shop") == 1
+    assert n_of(service, "shop") == [0, 1, 2, 3]
+
+
+def test_what_was_replaced_is_removed_once_it_is_old(services: Services, catalogue: PostgresDatabase) -> None:
     service = services.open("one")
     for n in range(3):
         service.add_events("shop", [{"n": n}])
         fold(service, "shop")
     delete(service, "shop", {"property_name": "n", "operator": "lt", "property_value": 2})
     assert len(services.files()) == 3
-    assert database.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 3
+    assert catalogue.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 3
     sweeper = services.open("sweeper", replaced_seconds=1.0, fold_seconds=0.2)
     until(lambda: len(services.files()) == 1, "the files stayed")
-    until(lambda: database.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 0, "the appends stayed")
+    until(lambda: catalogue.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 0, "the appends stayed")
     assert events(sweeper, "shop") == events(service, "shop") == 1
 
 
@@ -349,197 +339,6 @@ def test_many_appends_are_read_as_few_files_and_none_is_left(
     assert events(service, "shop") == 60
 
 
-def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts_for_nothing(
-    services: Services, database: PostgresDatabase
-) -> None:
-    earlier = services.open("earlier")
-    earlier.add_events("shop", [{"n": 1}])
-    services.close()
-    records, other = ExtractionRecords(database, 2.0), ExtractionRecords(database, 2.0)
-    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=10)
-    assert records.take_turn(()) == Turn(made.id, 1, 0)
-    assert other.take_turn(()) is None
-    services.open("later")
-    until(lambda: records.get(made.id).status == COMPLETE, "nobody took it over")  # type: ignore[union-attr]
-    found = records.get(made.id)
-    assert found is not None
-    assert (found.turn, found.events) == (2, 1)
-    assert not records.finish(made.id, FAILED, now=0, events=None, size=None, message="late", turn=1)
-    assert records.get(made.id) == found
-
-
-def test_turns_are_taken_once_and_held_while_they_are_renewed(database: PostgresDatabase) -> None:
-    processes = [ExtractionRecords(database, 1.0) for _ in range(3)]
-    for _ in range(20):
-        processes[0].create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
-    taken: list[Turn] = []
-
-    def take(process: ExtractionRecords) -> None:
-        while turn := process.take_turn(()):
-            taken.append(turn)
-
-    long = [ExtractionRecords(database, 60.0) for _ in range(3)]
-    threads = [threading.Thread(target=take, args=(process,)) for process in long]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({turn.extraction_id for turn in taken}) == len(taken) == 20
-    held = "SELECT turn, held_until FROM extractions WHERE id = ?"
-    (first,) = database.rows(held, [taken[0].extraction_id])
-    for process in long:  # of which one has it
-        process.renew([taken[0]])
-    (later,) = database.rows(held, [taken[0].extraction_id])
-    assert later["held_until"] > first["held_until"]
-    assert later["turn"] == first["turn"] == 1
-    long[0].put_off(taken[0], 0)
-    for process in long:
-        process.renew([taken[0]])
-    assert processes[1].take_turn(()) == Turn(taken[0].extraction_id, 2, 0)
-    until(lambda: processes[2].take_turn([turn.extraction_id for turn in taken[1:]]), "no lease ended")
-    assert database.rows("SELECT lost FROM extractions WHERE id = ?", [taken[0].extraction_id])[0]["lost"] == 1
-
-
-def test_the_turn_of_a_slow_extraction_is_renewed_while_it_is_written(
-    services: Services, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service = services.open("slow", lease_seconds=1)
-    services.open("other", lease_seconds=1)
-    service.add_events("shop", [{"n": 1}])
-    usual = worker.write_csv
-
-    def slow(*args: Any, **options: Any) -> int:
-        time.sleep(2.5)
-        return usual(*args, **options)
-
-    monkeypatch.setattr(worker, "write_csv", slow)
-    made = service.create_extraction("shop", {}, names="v2")
-    until(lambda: service.records.get(made.id).status == COMPLETE, "it did not end")  # type: ignore[union-attr]
-    assert database.rows("SELECT turn, lost FROM extractions") == [{"turn": 1, "lost": 0}]
-
-
-def test_an_extraction_that_ends_its_processes_is_given_up(services: Services, database: PostgresDatabase) -> None:
-    records = ExtractionRecords(database, 30.0)
-    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=1)
-    database.rows("UPDATE extractions SET lost = 5, turn = 5")
-    services.open("one")
-    until(lambda: records.get(made.id).status != NOT_STARTED, "it was not given up")  # type: ignore[union-attr]
-    found = records.get(made.id)
-    assert found is not None
-    assert (found.status, found.message) == (FAILED, "given up: the service ended 5 times while it wrote this extraction")
-
-
-def test_the_limit_of_a_minute_and_the_queue_hold_for_all(services: Services, database: PostgresDatabase) -> None:
-    settings: Mapping[str, Any] = {"requests_per_minute": 5, "max_queue": 3, "extraction_delay": 3600}
-    one, other = services.open("one", **settings), services.open("other", **settings)
-    one.add_events("shop", [{"n": 1}])
-    for n in range(5):
-        (one, other)[n % 2].count_request("query")
-    for service in (one, other, one):
-        with pytest.raises(RateLimitedError) as raised:
-            service.count_request("query")
-        assert raised.value.retry_after is not None
-        assert 50 < raised.value.retry_after <= 60
-    other.count_request("extraction")
-    database.rows("UPDATE request_kinds SET refused_until = 0")
-    other.count_request("query")
-
-    outcomes: list[str] = []
-
-    def create(service: Service) -> None:
-        try:
-            service.create_extraction("shop", {}, names="v2")
-            outcomes.append("made")
-        except RateLimitedError:
-            outcomes.append("refused")
-
-    threads = [threading.Thread(target=create, args=((one, other)[n % 2],)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == ["made"] * 3 + ["refused"] * 5
-
-
-def test_old_results_go_with_all_their_turns(services: Services, database: PostgresDatabase) -> None:
-    service = services.open("one", retention_seconds=3600)
-    service.add_events("shop", [{"n": 1}])
-    made = service.create_extraction("shop", {}, names="v2")
-    until(lambda: service.records.get(made.id).status == COMPLETE, "it did not end")  # type: ignore[union-attr]
-    results = services.folder / "storage" / "results"
-    assert [path.name for path in results.iterdir()] == [f"{made.id}-1.csv"]
-    database.rows("UPDATE extractions SET turn = 2, finished = finished - 3601")
-    (results / f"{made.id}-2.csv").write_text("a turn that was lost after it published\n")
-    services.open("sweeper", retention_seconds=3600)
-    until(lambda: service.records.get(made.id) is None, "the record stayed")
-    assert list(results.iterdir()) == []
-
-
-def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: PostgresDatabase) -> None:
-    records = ExtractionRecords(database, 30.0)
-    made = []
-    for _ in range(12):
-        one = records.create("shop", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=100)
-        assert records.finish(one.id, COMPLETE, now=0, events=1, size=1, message="a\0b")
-        made.append(one.id)
-    claimed: list[str] = []
-
-    def send() -> None:
-        while due := records.claim_mail(records.now()):
-            claimed.append(due.id)
-
-    threads = [threading.Thread(target=send) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(claimed) == sorted(made)
-    later = records.now() + 121
-    again = records.claim_mail(later)
-    assert again is not None
-    assert again.message == "ab"
-    records.mail_tried(again.id, "sent", later)
-    rest = [records.claim_mail(later) for _ in range(12)]
-    assert again.id not in [one.id for one in rest if one is not None]
-
-
-def test_all_have_the_same_credentials(services: Services, tmp_path: Path) -> None:
-    one, other = services.open("one"), services.open("other")
-    assert one.credentials == other.credentials
-    renamed = services.open("third", read_key="a-key-from-the-environment")
-    assert renamed.credentials.read_key == "a-key-from-the-environment"
-    assert renamed.credentials.signing_key == one.credentials.signing_key
-    assert services.open("fourth").credentials == renamed.credentials
-    kept = json.loads((tmp_path / "fourth" / "credentials.json").read_text())
-    assert kept["project_id"] == one.credentials.project_id
-    with pytest.raises(ConfigurationError, match="must differ"):
-        services.open("fifth", write_key="a-key-from-the-environment")
-
-
-def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: Services, postgres: str, postgres_url: str) -> None:
-    service = services.open("one")
-    service.add_events("shop", [{"n": 1}])
-    name = postgres_url.rsplit("/", 1)[1].split("?")[0]
-    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
-        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # as a standby is after a failover
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        for _ in range(2):
-            with pytest.raises(CatalogueUnavailableError):
-                service.add_events("shop", [{"n": 2}])
-        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
-        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        with pytest.raises(CatalogueUnavailableError):
-            service.add_events("shop", [{"n": 2}])
-        with pytest.raises(CatalogueUnavailableError):
-            service.add_events("shop", [{"n": 2}])
-        admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
-    made = service.create_extraction("shop", {}, names="v2")
-    assert events(service, "shop") == 1
-    # Workers, mailer and upkeep have outlived it.
-    until(lambda: service.records.get(made.id).status == COMPLETE, "no worker is left")  # type: ignore[union-attr]
-
-
 class Away(StorageObjects):
     """A storage that takes nothing, as long as it is `away`."""
 
@@ -573,41 +372,3 @@ def test_events_are_taken_and_read_while_the_storage_is_away_up_to_a_bound(
     until(lambda: not service.store.unfolded_bytes(), "the backlog stayed")
     service.add_events("shop", [{"n": 5}])
     assert events(service, "shop") == 4
-
-
-def test_a_name_has_one_holder_until_it_ends_or_its_connection_does(database: PostgresDatabase, postgres_url: str) -> None:
-    other = PostgresDatabase(postgres_url)
-    with database.exclusive("work", 0) as ours:
-        assert ours
-        with other.exclusive("work", 0.1) as theirs:
-            assert not theirs
-        with other.exclusive("other work", 0) as theirs:
-            assert theirs
-        other.rows(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
-        )
-        with other.exclusive("work", 5) as theirs:
-            assert theirs
-    other.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("mysql://a:very-secret@127.0.0.1/x", "must be postgresql://"),
-        ("postgresql://a:very-secret@@127.0.0.1:1/x", "can't be read"),
-        ("postgresql://a:very-secret@127.0.0.1:port/x", "can't be"),
-        ("postgresql://a:very-secret@127.0.0.1:1/x", "can't be used"),
-    ],
-)
-def test_a_catalogue_that_can_not_be_used_is_named_without_its_password(url: str, words: str) -> None:
-    with pytest.raises(ConfigurationError, match=words) as raised:
-        PostgresDatabase(url)
-    assert "very-secret" not in str(raised.value)
-
-
-def test_a_catalogue_of_a_newer_version_is_refused(database: PostgresDatabase, postgres_url: str) -> None:
-    database.rows("UPDATE version SET number = 99")
-    with pytest.raises(ConfigurationError, match="schema 99"):
-        PostgresDatabase(postgres_url)

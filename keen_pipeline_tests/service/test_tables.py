@@ -149,7 +149,8 @@ def test_a_storage_that_lets_two_win_is_refused(tmp_path: Path, bucket: S3Server
     options = {**keys, "AWS_ENDPOINT_URL": bucket.endpoint, "AWS_ALLOW_HTTP": "true"}
     prove_one_winner(f"{bucket.uri}/probes", options, Objects())  # type: ignore[arg-type]
     prove_one_winner(str(tmp_path), {}, Objects())  # type: ignore[arg-type]
-    assert len(removed) == 4
+    assert len(removed) == 2
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigurationError, match="can't hold tables"):
         prove_one_winner(f"{bucket.uri}/probes", {**options, "AWS_CONDITIONAL_PUT": "disabled"}, Objects())  # type: ignore[arg-type]
 

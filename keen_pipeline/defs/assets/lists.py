@@ -15,7 +15,9 @@ from keen_pipeline.defs.translator import COLLECTION_METADATA
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import Pipeline
 from keen_pipeline.scope import DEFAULT_NAME
+from keen_pipeline.timeframe import Timeframe
 
 PREVIEWED = 20
 
@@ -78,15 +80,19 @@ def unique_values_asset(
         now = pipeline.clock.now()
         for partition in context.partition_keys if partitioned else [LATEST]:
             window = partition_for_key(collection, partition, now).timeframe if partitioned else None
-            values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-            uri = pipeline.destination.write_list(collection.name, property_name, partition, values)
-            yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=_metadata(uri, values))
+            metadata = _write(pipeline, collection, property_name, partition, window)
+            yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=metadata)
         yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
 
     return list_values
 
 
-def _metadata(uri: str, values: list[object]) -> dict[str, Any]:
+def _write(
+    pipeline: Pipeline, collection: Collection, property_name: str, partition: str, window: Timeframe | None
+) -> dict[str, Any]:
+    """One list to the destination; answers what is told of it."""
+    values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+    uri = pipeline.destination.write_list(collection.name, property_name, partition, values)
     return {
         "keen/values": len(values),
         "keen/preview": dg.MetadataValue.json(values[:PREVIEWED]),

@@ -11,7 +11,6 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation
@@ -19,7 +18,7 @@ from keen_pipeline.defs.reports.metadata import materializing_runs
 from keen_pipeline.defs.reports.reporter import NOT_COUNTED, Reporter
 from keen_pipeline.defs.resources import KeenResource, pipeline_of
 from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS
-from keen_pipeline.defs.translator import EXTRACTION_METADATA
+from keen_pipeline.defs.translator import collection_of
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.lifecycle import Entry
@@ -81,7 +80,7 @@ class _Step:
         self.collections: dict[str, Collection] = {}
         self.name = ""
         for spec in context.assets_def.specs:
-            collection = _collection_of(spec)
+            collection = collection_of(spec.metadata)
             if collection is not None:
                 self.keys[collection.name], self.collections[collection.name] = spec.key, collection
                 self.name = str(spec.metadata[DEFINITIONS_TAG])
@@ -177,15 +176,6 @@ class _Step:
                 yield freshness_evaluation(self.keys[watched.name], found)
 
 
-def _collection_of(spec: dg.AssetSpec) -> Collection | None:
-    """The collection of an asset of ours, None if it is somebody else's."""
-    wire = spec.metadata.get(EXTRACTION_METADATA)
-    if wire is None:
-        return None
-    data = wire.value if isinstance(wire, dg.MetadataValue) else wire
-    return parse_collections([data])[0]
-
-
 def _requests(
     pipeline: Pipeline, collection: Collection, partition_keys: Sequence[str]
 ) -> tuple[list[ExtractionRequest], list[str]]:
@@ -214,7 +204,7 @@ def _others_of_the_run(
         node = graph.get(key) if graph is not None and graph.has(key) else None
         spec = node.to_asset_spec() if node is not None else None
         if node is not None and spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
-            collection = _collection_of(spec)
+            collection = collection_of(spec.metadata)
             others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
     stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
     ended = {one.step_key for one in stats if one.end_time is not None}

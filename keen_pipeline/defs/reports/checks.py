@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
@@ -75,40 +75,32 @@ def check_specs(collection: Collection, spec: dg.AssetSpec) -> Iterator[dg.Asset
 
 
 def _evaluation(
-    name: str,
-    entry: Entry,
-    key: dg.AssetKey,
-    passed: bool,
-    policy: CheckPolicy | CountPolicy,
-    description: str,
-    metadata: Mapping[str, dg.MetadataValue],
-    target: AssetCheckEvaluationTargetMaterializationData | None,
+    targets: Targets, name: str, entry: Entry, policy: CheckPolicy | CountPolicy, passed: bool, said: str, **metadata: Any
 ) -> dg.AssetCheckEvaluation:
-    """One result for one partition, of the policy's severity, about the materialization `target`."""
+    """One result for one partition, of the policy's severity, about the partition's newest materialization; without None."""
     fails = policy.value == CheckPolicy.FAIL.value
+    known = {f"keen/{name}": value for name, value in metadata.items() if value is not None}
     return dg.AssetCheckEvaluation(
-        asset_key=key,
+        asset_key=targets.keys[entry.request.collection],
         check_name=name,
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR if fails else dg.AssetCheckSeverity.WARN,
         blocking=fails,
-        description=description,
-        metadata={**metadata, LANDING_KEY: dg.MetadataValue.text(entry.token)},
+        description=said,
+        metadata={**known, LANDING_KEY: entry.token},
         partition=entry.request.partition_key,
-        target_materialization_data=target,
+        target_materialization_data=targets.of(entry) if entry.landing is not None else None,
     )
 
 
 class Targets:
     """The newest materialization of each landed partition, which is what check results are about. Many are read with one query."""
 
-    def __init__(self, instance: dg.DagsterInstance, keys: Keys, landed: Iterable[Entry] = ()) -> None:
+    def __init__(self, instance: dg.DagsterInstance, keys: Keys) -> None:
         self._instance = instance
         self.keys = keys
         self._known: dict[tuple[dg.AssetKey, str], AssetCheckEvaluationTargetMaterializationData | None] = {}
         self._unread: set[tuple[dg.AssetKey, str]] = set()
-        for entry in landed:
-            self.landed(entry)
 
     def landed(self, entry: Entry) -> None:
         """The partition of `entry` has a new materialization, read together with others when the first of them is needed."""
@@ -157,23 +149,25 @@ def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> d
     only `audits`: most likely events came later, and the nightly job has the last word on the days of its lookback."""
     entry = counted.entry
     assert entry.landing is not None
-    metadata: dict[str, dg.MetadataValue] = {"keen/landed_events": dg.MetadataValue.int(entry.landing.records)}
-    if entry.counted is not None:
-        metadata["keen/counted_events"] = dg.MetadataValue.int(entry.counted)
-    if entry.expected is not None:
-        metadata["keen/counted_before"] = dg.MetadataValue.int(entry.expected)
-    policy = CountPolicy.FAIL if counted.is_final_failure and not audits else CountPolicy.WARN
-    key = targets.keys[entry.request.collection]
-    return _evaluation(COMPLETE, entry, key, entry.is_whole is True, policy, verdict(counted), metadata, targets.of(entry))
+    return _evaluation(
+        targets,
+        COMPLETE,
+        entry,
+        CountPolicy.FAIL if counted.is_final_failure and not audits else CountPolicy.WARN,
+        entry.is_whole is True,
+        verdict(counted),
+        landed_events=entry.landing.records,
+        counted_events=entry.counted,
+        counted_before=entry.expected,
+    )
 
 
-def given_up(entry: Entry, key: dg.AssetKey) -> dg.AssetCheckEvaluation:
+def given_up(targets: Targets, entry: Entry) -> dg.AssetCheckEvaluation:
     """The failed check `complete` of a partition that no attempt is left for, with the reason and what mends it."""
     request = entry.request
-    description = f"{entry.error or 'unknown reason'}\n\nOnce the cause is gone: materialize it, or "
-    description += f"`keen-pipeline retry {request.collection!r} {request.partition_key}`"
-    metadata = {"keen/attempts": dg.MetadataValue.text(str(entry.attempt))}
-    return _evaluation(COMPLETE, entry, key, False, CountPolicy.FAIL, description, metadata, None)
+    said = f"{entry.error or 'unknown reason'}\n\nOnce the cause is gone: materialize it, or "
+    said += f"`keen-pipeline retry {request.collection!r} {request.partition_key}`"
+    return _evaluation(targets, COMPLETE, entry, CountPolicy.FAIL, False, said, attempts=str(entry.attempt))
 
 
 def landing_checks(
@@ -193,57 +187,53 @@ def landing_checks(
         first, last = entries[0].request.timeframe, entries[-1].request.timeframe
         history = ledger.landed_entries(name, start=first.start - history_span(collection), end=last.end)
         for entry in entries:
-            target = targets.of(entry)
-            key = targets.keys[name]
             if collection.schema_check is not CheckPolicy.OFF:
-                yield _drift(collection, entry, key, history, target)
+                yield _drift(targets, collection, entry, history)
             if collection.size_check is not CheckPolicy.OFF:
-                yield _size(collection, entry, key, history, target)
+                yield _size(targets, collection, entry, history)
 
 
-def _drift(
-    collection: Collection,
-    entry: Entry,
-    key: dg.AssetKey,
-    history: Sequence[Entry],
-    target: AssetCheckEvaluationTargetMaterializationData | None,
-) -> dg.AssetCheckEvaluation:
-    before = before_with_events(entry, history)
+def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
+    before, policy = before_with_events(entry, history), collection.schema_check
     assert entry.landing is not None
-    metadata: dict[str, dg.MetadataValue] = {"keen/columns": dg.MetadataValue.int(len(entry.landing.columns))}
+    columns = len(entry.landing.columns)
     if before is None or before.landing is None or not entry.landing.records:
         why = "it has no events" if not entry.landing.records else "no partition with events has landed before it"
-        return _evaluation(SCHEMA, entry, key, True, collection.schema_check, f"not compared: {why}", metadata, target)
+        return _evaluation(targets, SCHEMA, entry, policy, True, f"not compared: {why}", columns=columns)
     drift = drift_between(before.landing, entry.landing)
-    metadata["keen/compared_with"] = dg.MetadataValue.text(before.request.partition_key)
-    for name, columns in (("keen/added", drift.added), ("keen/removed", drift.removed)):
-        if columns:
-            metadata[name] = dg.MetadataValue.json(list(columns))
-    if drift.retyped:
-        metadata["keen/retyped"] = dg.MetadataValue.json({name: list(words) for name, words in drift.retyped.items()})
-    description = f"against {before.request.partition_key}: {drift}"
-    return _evaluation(SCHEMA, entry, key, not drift, collection.schema_check, description, metadata, target)
+    compared_with = before.request.partition_key
+    return _evaluation(
+        targets,
+        SCHEMA,
+        entry,
+        policy,
+        not drift,
+        f"against {compared_with}: {drift}",
+        columns=columns,
+        compared_with=compared_with,
+        added=list(drift.added) or None,
+        removed=list(drift.removed) or None,
+        retyped={name: list(words) for name, words in (drift.retyped or {}).items()} or None,
+    )
 
 
-def _size(
-    collection: Collection,
-    entry: Entry,
-    key: dg.AssetKey,
-    history: Sequence[Entry],
-    target: AssetCheckEvaluationTargetMaterializationData | None,
-) -> dg.AssetCheckEvaluation:
+def _size(targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
     assert entry.landing is not None
-    events, usual = entry.landing.records, usual_events(entry, history, collection)
-    metadata: dict[str, dg.MetadataValue] = {"keen/landed_events": dg.MetadataValue.int(events)}
+    events, usual, policy = entry.landing.records, usual_events(entry, history, collection), collection.size_check
     if usual is None:
-        return _evaluation(
-            SIZE, entry, key, True, collection.size_check, "not compared: too few weeks have landed", metadata, target
-        )
-    metadata["keen/usual_events"] = dg.MetadataValue.float(usual.events)
-    metadata["keen/usual_within"] = dg.MetadataValue.float(round(usual.tolerance, 1))
-    metadata["keen/compared_partitions"] = dg.MetadataValue.int(usual.compared)
-    description = f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}"
-    return _evaluation(SIZE, entry, key, usual.holds(events), collection.size_check, description, metadata, target)
+        return _evaluation(targets, SIZE, entry, policy, True, "not compared: too few weeks have landed", landed_events=events)
+    return _evaluation(
+        targets,
+        SIZE,
+        entry,
+        policy,
+        usual.holds(events),
+        f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}",
+        landed_events=events,
+        usual_events=usual.events,
+        usual_within=round(usual.tolerance, 1),
+        compared_partitions=usual.compared,
+    )
 
 
 def freshness_evaluation(key: dg.AssetKey, found: Freshness) -> dg.AssetCheckEvaluation:
@@ -255,10 +245,7 @@ def freshness_evaluation(key: dg.AssetKey, found: Freshness) -> dg.AssetCheckEva
         passed=found.is_fresh,
         severity=dg.AssetCheckSeverity.ERROR if late else dg.AssetCheckSeverity.WARN,
         description=str(found),
-        metadata={
-            "keen/late_partitions": dg.MetadataValue.json(late),
-            "keen/outdated_partitions": dg.MetadataValue.json(list(found.outdated)),
-        },
+        metadata={"keen/late_partitions": late, "keen/outdated_partitions": list(found.outdated)},
     )
 
 

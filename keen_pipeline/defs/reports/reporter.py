@@ -58,7 +58,7 @@ class Reporter:
         """The failed check `complete`, with the reason."""
         self.fail(entry, entry.error or "unknown reason")
         if entry.is_partition:
-            yield given_up(entry, self.targets.keys[entry.request.collection])
+            yield given_up(self.targets, entry)
         self._pipeline.ledger.reported([entry.entry_id])
 
     def fail(self, entry: Entry, reason: str) -> None:

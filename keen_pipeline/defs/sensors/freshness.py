@@ -29,16 +29,13 @@ def freshness_sensors(names: Names, collections: Sequence[Collection], keys: Key
         description="Evaluates the check `fresh`: whether each partition has landed in time after its end.",
     )
     def fresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        told: dict[str, str] = json.loads(context.cursor or "{}")
+        before: dict[str, str] = json.loads(context.cursor or "{}")
         ledger, mask_key = ledger_of(context.resources, names.name), Settings.from_environment().mask_key
         now = ledger.clock.now()
-        events = []
-        for collection in watched:
-            found = freshness(ledger, collection, now, mask_key=mask_key)
-            # What it says changes with each newly due partition, with what keeps it, and when it has landed.
-            if told.get(collection.name) != str(found):
-                events.append(freshness_evaluation(keys[collection.name], found))
-                told[collection.name] = str(found)
+        found = {collection.name: freshness(ledger, collection, now, mask_key=mask_key) for collection in watched}
+        # What it says changes with each newly due partition, with what keeps it, and when it has landed.
+        told = {name: str(state) for name, state in found.items()}
+        events = [freshness_evaluation(keys[name], state) for name, state in found.items() if before.get(name) != told[name]]
         return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
 
     return [fresh]

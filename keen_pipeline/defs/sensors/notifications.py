@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -14,7 +15,7 @@ from pydantic import Field
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, ledger_of, pipeline_of
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, checked, ledger_of, pipeline_of
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 30
 # Dagster ends a tick after 60 s; a sending that began before takes at most 20 more for each step.
 SENDING_SECONDS = 15.0
+_TITLE_CHARACTERS = 150
 _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
 
 
-class KeenNotifications(dg.ConfigurableResource[Channels]):
+class KeenNotifications(dg.ConfigurableResource[Settings]):
     """Where the digest and failures go. Without a field: `KEEN_PIPELINE_DIGEST_TO`, `KEEN_PIPELINE_SLACK_WEBHOOK` and the other
     variables; the mail server is that of `SMTP_HOST` and its like. Give the webhook as `dg.EnvVar`: it is a secret.
     """
@@ -45,19 +47,22 @@ class KeenNotifications(dg.ConfigurableResource[Channels]):
     )
     ui_url: str | None = Field(default=None, description="root of Dagster's UI, for links; unset: KEEN_PIPELINE_UI_URL")
 
-    def channels(self) -> Channels:
-        """What is configured. Raises ConfigurationError naming a wrong variable."""
-        settings = Settings.from_environment()
-        mail_to = self.mail_to if self.mail_to is not None else settings.digest_to
-        webhook = self.slack_webhook or settings.slack_webhook
-        return Channels(tuple(mail_to), settings.smtp, SecretUrl(webhook) if webhook else None)
+    def settings(self) -> Settings:
+        """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
+        given = {
+            "digest_to": None if self.mail_to is None else ",".join(self.mail_to),
+            "slack_webhook": self.slack_webhook,
+            "digest_at": self.digest_at,
+            "digest_attachment_bytes": self.attachment_bytes,
+            "ui_url": self.ui_url,
+        }
+        return replace(Settings.from_environment(), **checked(given))
 
-    def time_of_day(self, settings: Settings) -> str:
-        """When the digest is due, as HH:MM. Raises ConfigurationError."""
-        from keen_pipeline.notifications.outbox import check_time
 
-        hour, minute = check_time(self.digest_at or settings.digest_at)
-        return f"{hour:02}:{minute:02}"
+def channels_of(settings: Settings) -> Channels:
+    """What is configured."""
+    webhook = SecretUrl(settings.slack_webhook) if settings.slack_webhook else None
+    return Channels(settings.digest_to, settings.smtp, webhook)
 
 
 def are_notifications_configured() -> bool:
@@ -104,16 +109,15 @@ def _notifications_sensor(
 
         notifications: KeenNotifications = getattr(context.resources, names.notifications)
         pipeline = pipeline_of(context.resources, names.name)
-        settings, channels, ledger = Settings.from_environment(), notifications.channels(), pipeline.ledger
+        settings, ledger = notifications.settings(), pipeline.ledger
+        channels, ui_url = channels_of(settings), settings.ui_url
         time = clock or ledger.clock
         of = _of(ledger)
         notices = SqlNotices(ledger.engine, of=of, clock=time)
         local = time.now().astimezone(ZoneInfo(timezone))
-        if f"{local:%H:%M}" >= notifications.time_of_day(settings):
+        if f"{local:%H:%M}" >= settings.digest_at:
             for channel in sorted(channels.names):
                 notices.plan(f"{of}{_DIGEST}{local:%Y-%m-%d}", channel)
-        most_bytes = settings.digest_attachment_bytes if notifications.attachment_bytes is None else notifications.attachment_bytes
-        ui_url = notifications.ui_url or settings.ui_url
 
         def write(notice: "Notice") -> Message:
             if notice.body is not None:
@@ -121,7 +125,7 @@ def _notifications_sensor(
                 return failure_message(notice.name, notice.body["title"], notice.body["story"], link)
             night = notice.name.rpartition(_DIGEST)[2]
             digest = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
-            attachments = attach(pipeline.destination, digest, most_bytes) if notice.channel == MAIL else []
+            attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
             paths = {name: "/".join(key.path) for name, key in keys.items()}
             return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
 
@@ -149,7 +153,7 @@ def _failures_sensor(names: Names, keys: Keys, status: dg.DefaultSensorStatus, c
         story = _story(context)
         # One cause that fails run after run is told once a day.
         cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
-        for channel in sorted(notifications.channels().names):
+        for channel in sorted(channels_of(notifications.settings()).names):
             body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
             notices.plan(f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
         return None
@@ -185,10 +189,12 @@ def _is_ours(run: dg.DagsterRun, names: Names, keys: Keys) -> bool:
 
 
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
-    """What failed and, if it is in the first line, how much of it."""
-    first = story.splitlines()[0] if story else ""
+    """How much failed and which first, if the story's first lines say it; else what."""
+    first, second = [*story.splitlines(), "", ""][:2]
+    if re.search(r" partitions failed| stopped$", first):
+        return f"Keen: {first}: {second.partition(': ')[0]}"[:_TITLE_CHARACTERS]
     what = "submitting" if run.job_name == names.submit_job else "landing"
-    return f"Keen: {first}" if "failed" in first and len(first) < 120 else f"Keen: {what} failed ({run.job_name})"
+    return f"Keen: {what} failed ({run.job_name})"
 
 
 def _cause(story: str) -> str:

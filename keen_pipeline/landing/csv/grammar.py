@@ -18,7 +18,7 @@ own reader) is tested to give the same answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from keen_pipeline.errors import VerificationError
 
@@ -44,8 +44,9 @@ Record = tuple[list[bytes], bytes]
 class RecordReader:
     """Whole records of a CSV that is added in pieces. Memory: a piece, and one record of at most LONGEST_RECORD_BYTES.
 
-    `add` bytes and ask for `next` until that is None, then add more; at last `end`. `number` counts what was given out, the
-    header too, `offset` is where the next one begins, `bom` what stood before the first. Both may begin behind what others read.
+    `read` all pieces; or `add` bytes and ask for `next` until that is None, then add more, and at last `end`. `number` counts what
+    was given out, the header too, `offset` is where the next one begins, `bom` what stood before the first. Number and offset may
+    begin behind what others have read.
     """
 
     def __init__(self, number: int = 0, offset: int = 0) -> None:
@@ -72,10 +73,13 @@ class RecordReader:
         """Nothing follows what was added."""
         self._last = True
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing follows what was added."""
-        return self._last
+    def read(self, pieces: Iterable[bytes]) -> Iterator[Record]:
+        """The records of `pieces`, which are all that is left of the file. Raises as iterating does."""
+        for piece in pieces:
+            self.add(piece)
+            yield from self
+        self.end()
+        yield from self
 
     def rest(self) -> bytes:
         """What was added and not given out."""

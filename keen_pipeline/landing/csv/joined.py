@@ -3,16 +3,18 @@ unchanged. A column is its name and the how-manyth of that name; a byte order ma
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 from keen_pipeline.errors import TransferError, VerificationError
-from keen_pipeline.landing.csv.grammar import RecordReader, value_of
+from keen_pipeline.landing.csv.grammar import Record, RecordReader, value_of
 from keen_pipeline.ports import LandedFiles, ResultsStream
 
 _PIECE = 1 << 18
+_BATCH = 1000  # records
 Column = tuple[bytes, int]
 
 
@@ -40,7 +42,7 @@ class JoinedResults:
         headers = []
         for uri in self._uris:
             with self._slice(uri) as file:
-                headers.append(_header(file, RecordReader()))
+                headers.append(_header(RecordReader().read(_pieces(file))))
         return _Stream(self._bytes(headers))
 
     @contextmanager
@@ -65,59 +67,51 @@ class JoinedResults:
         for uri, header in zip(self._uris, headers, strict=True):
             with self._slice(uri) as file:
                 reader = RecordReader()
-                _header(file, reader)
+                records = reader.read(_pieces(file))
+                _header(records)
                 if header.columns == union:
-                    yield from _as_they_are(file, reader, ending)
+                    yield from _as_they_are(itertools.chain([reader.rest()], _pieces(file)), ending)
                 else:
-                    yield from _rearranged(file, reader, header, union, ending)
+                    yield from _rearranged(records, reader, header, union, ending)
 
 
-def _header(file: BinaryIO, reader: RecordReader) -> Header:
-    """Read the first record; the rest of what was read stays in `reader`."""
-    while (record := reader.next()) is None:
-        if piece := file.read(_PIECE):
-            reader.add(piece)
-        elif reader.ended:
-            return Header([], [], b"")
-        else:
-            reader.end()
-    cells, line_end = record
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.read(_PIECE), b"")
+
+
+def _header(records: Iterator[Record]) -> Header:
+    cells, line_end = next(records, ([], b""))
     return Header(numbered(cells), cells, line_end)
 
 
-def _as_they_are(file: BinaryIO, reader: RecordReader, ending: bytes) -> Iterator[bytes]:
+def _as_they_are(pieces: Iterable[bytes], ending: bytes) -> Iterator[bytes]:
     last = ending
-    if rest := reader.rest():
-        yield rest
-        last = rest
-    while piece := file.read(_PIECE):
+    for piece in pieces:
         yield piece
-        last = piece
+        last = piece or last
     if not last.endswith((b"\n", b"\r")):
         yield ending
 
 
-def _rearranged(file: BinaryIO, reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes) -> Iterator[bytes]:
-    """The records in the columns of the union, a piece of the file at a time."""
+def _rearranged(
+    records: Iterator[Record], reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes
+) -> Iterator[bytes]:
+    """The records in the columns of the union."""
     place = {column: position for position, column in enumerate(header.columns)}
     order = [place.get(column) for column in union]
-    more = True
-    while more:
-        batch = []
-        for cells, line_end in reader:
-            if len(cells) != len(order) - order.count(None):
+
+    def lines() -> Iterator[bytes]:
+        for cells, line_end in records:
+            if len(cells) != len(header.cells):
                 raise VerificationError(
                     f"record {reader.number - 1} has {len(cells)} columns, the header has {len(header.cells)} "
                     f"(before byte {reader.offset})"
                 )
-            batch.append(b",".join([b"" if at is None else cells[at] for at in order]) + (line_end or ending))
-        yield b"".join(batch)
-        piece = file.read(_PIECE)
-        more = bool(piece) or not reader.ended
-        if piece:
-            reader.add(piece)
-        else:
-            reader.end()
+            yield b",".join([b"" if at is None else cells[at] for at in order]) + (line_end or ending)
+
+    made = lines()
+    while batch := b"".join(itertools.islice(made, _BATCH)):
+        yield batch
 
 
 def numbered(cells: Sequence[bytes]) -> list[Column]:

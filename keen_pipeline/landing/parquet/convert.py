@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing.parquet.cells import release_memory
-from keen_pipeline.landing.parquet.source import CsvBody, StoppedError, UnreadableError, read_header
+from keen_pipeline.landing.parquet.source import CsvBody, UnreadableError, read_header
 from keen_pipeline.landing.parquet.types import STRING, WORDS, kind_of
 from keen_pipeline.landing.parquet.write import Columns, MisfitError, write_file
 from keen_pipeline.landing.storages.errors import of_temporary_folder
@@ -49,7 +49,7 @@ class Conversion:
         self._types = types
         self._earlier_types = earlier_types or {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")
-        self._early: Future[tuple[str, ...] | None] | None = None
+        self._early: Future[tuple[str, ...]] | None = None
         self.stored_bytes = 0
         self.stored_sha256 = ""
         self._csv = CsvBody(self._grown, self.stop)
@@ -73,7 +73,6 @@ class Conversion:
                 types = self._convert()
         else:
             types = self._early.result()
-        assert types is not None, "nobody stops a landing that is being finished"
         if self._csv.size >= EARLY_BYTES:
             release_memory()
         return types
@@ -109,20 +108,13 @@ class Conversion:
         elif self._early.done():
             self._early.result()  # before the end it ends by an exception only, such as a full disk
 
-    def _convert_early(self) -> tuple[str, ...] | None:
+    def _convert_early(self) -> tuple[str, ...]:
         try:
             return self._convert()
         finally:
             _early_places.release()
 
-    def _convert(self) -> tuple[str, ...] | None:
-        """The column types, or None where it was stopped."""
-        try:
-            return self._written()
-        except StoppedError:
-            return None
-
-    def _written(self) -> tuple[str, ...]:
+    def _convert(self) -> tuple[str, ...]:
         try:
             columns, start = read_header(self._csv)
             kinds = [self._kind(name) for name in columns]

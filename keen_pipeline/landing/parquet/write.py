@@ -4,10 +4,9 @@ its type; the row groups, which columns have a dictionary, and what the file say
 from __future__ import annotations
 
 import collections
-import itertools
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any, BinaryIO, NamedTuple
 
@@ -54,7 +53,6 @@ class Columns(NamedTuple):
     others: Mapping[str, str]
 
     def schema(self) -> Any:
-        """Arrow's."""
         return pa.schema([pa.field(name, arrow_type(kind)) for name, kind in zip(_distinct(self.names), self.kinds, strict=True)])
 
     def empty_schema(self) -> Any:
@@ -108,12 +106,9 @@ def _typed_batches(body: CsvBody, start: int, columns: Columns, schema: Any) -> 
                 yield pa.record_batch(arrays, schema=schema)
 
     reader = BlockReader(body, start, columns.names)
-    blocks = reader.blocks()
-    opening = list(itertools.islice(blocks, 2))
-    # Most files are one block, and a thread costs more than what it would do.
-    pool: Executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet") if len(opening) > 1 else _Here()
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet")
     try:
-        for block in itertools.chain(opening, blocks):
+        for block in reader.blocks():
             kinds = [misfits.get(number, kind) for number, kind in enumerate(columns.kinds)]
             running.append(pool.submit(_typed, reader, block, kinds))
             yield from taken(BLOCKS_AHEAD)
@@ -122,15 +117,6 @@ def _typed_batches(body: CsvBody, start: int, columns: Columns, schema: Any) -> 
         pool.shutdown(cancel_futures=True)
     if misfits:
         raise MisfitError(misfits)
-
-
-class _Here(Executor):
-    """Does what it is given in the thread that gives it."""
-
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(work(*args, **kwargs))
-        return future
 
 
 def _typed(reader: BlockReader, block: Chunk, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:

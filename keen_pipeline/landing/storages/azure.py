@@ -91,8 +91,9 @@ class AzureStorage(ObjectStorage):
             self._blob(target).delete_blob()
 
     def _listed(self, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-        for found in self._client.get_container_client(bucket).list_blobs(name_starts_with=prefix):
-            yield found.name, int(found.size)
+        for found in self._client.get_container_client(bucket).list_blobs(name_starts_with=prefix, include=["metadata"]):
+            if (found.metadata or {}).get("hdi_isfolder") != "true":  # accounts with a hierarchical namespace list folders too
+                yield found.name, int(found.size)
 
     def _blob(self, target: str) -> Any:
         container, key = split(target)

@@ -17,7 +17,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -108,8 +108,9 @@ class LocalStorage(Storage):
         for path, _, names in os.walk(folder, onerror=_raise_other):
             below = Path(path).relative_to(folder).as_posix()
             for name in names:
-                with of_folder(path):
-                    found = _lstat(f"{path}/{name}")
+                found = None
+                with of_folder(path), suppress(FileNotFoundError):  # removed meanwhile
+                    found = os.lstat(f"{path}/{name}")
                 if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name):
                     yield "/".join(part for part in (folder, below if below != "." else "", name) if part), found.st_size
 
@@ -194,7 +195,8 @@ def _lock(descriptor: int) -> bool | None:
 def _remove_leftovers(folder: Path, oldest: float | None) -> list[str]:
     """Of this folder alone: what no process on this machine holds, and what is older than `oldest`."""
     removed = []
-    with os.scandir(folder) as entries:
+    staged = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
         staged = [entry for entry in entries if is_staged(entry.name) and entry.is_file(follow_symlinks=False)]
     for entry in staged:
         try:
@@ -258,13 +260,6 @@ def _unlink(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _lstat(path: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except FileNotFoundError:
-        return None  # removed meanwhile
 
 
 def _raise_other(error: OSError) -> None:

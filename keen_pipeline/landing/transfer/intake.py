@@ -25,16 +25,19 @@ fill a disk."""
 class Intake:
     """Takes the raw body in order. `received` counts its bytes as they are sent, `bytes` those of the CSV.
 
-    After `finish()` all facts stand: `bytes`, `sha256`, `records`, of the CSV as it came, and `columns`, `stored_bytes` and
-    `stored_sha256` of what is written.
+    After `finish()` all facts stand, as far as they are known of a CSV that it refuses: `bytes`, `sha256`, `records` (without the
+    header), of the CSV as it came; `columns`, `stored_bytes` and `stored_sha256` of what is written; `masked`: by column of the
+    mask what was done to it, a method's word or `absent`.
 
     The caller's thread reads. Verifier, hash and file work beside it in a thread each, and so does what compresses or masks; all
     release the interpreter's lock for most of their time, and are given a megabyte at once, so that they seldom wait for it.
     """
 
     def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:
-        self.received = 0
-        self.bytes = 0
+        self.received = self.bytes = self.records = self.stored_bytes = 0
+        self.sha256 = self.stored_sha256 = ""
+        self.columns: tuple[str, ...] = ()
+        self.masked: dict[str, str] = {}
         self._stage = stage
         self._decoder = None if content_encoding == "identity" else GzipDecoder()
         self._packed = AlignedBuffer(CHUNK_BYTES) if self._decoder else None
@@ -80,9 +83,17 @@ class Intake:
             if self._encoder is not None:
                 self._writer.write(self._encoder.finish())
             self._writer.finish()
+        self.sha256 = self.stored_sha256 = self._hash.hexdigest()
+        self.stored_bytes = self.bytes
+        if self._writer is not None:
+            self.stored_bytes, self.stored_sha256 = self._writer.tell(), self._writer.sha256()
+        if self._masker is not None:
+            self.masked = self._masker.masked | dict.fromkeys(self._masker.absent, "absent")
         if self._refusal is not None:
             raise self._refusal
         self._verifier.finish()
+        self.records = self._verifier.records
+        self.columns = self._verifier.columns if self._masker is None else self._masker.columns
         if self._masker is not None and self._masker.stopped:
             raise VerificationError(f"it can't be masked: a record is longer than {LONGEST_RECORD_BYTES} bytes")
 
@@ -96,36 +107,6 @@ class Intake:
     def failed(self) -> bool:
         """Whether the stage refused something: no further byte of any connection mends that."""
         return self._workers.failed or (self._writer is not None and self._writer.failed)
-
-    @property
-    def sha256(self) -> str:
-        """Of the CSV, hexadecimal."""
-        return self._hash.hexdigest()
-
-    @property
-    def records(self) -> int:
-        """Without the header."""
-        return self._verifier.records
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the header that is written."""
-        return self._verifier.columns if self._masker is None else self._masker.columns
-
-    @property
-    def masked(self) -> dict[str, str]:
-        """By column of the mask what was done to it: a method's word, or `absent`."""
-        return {} if self._masker is None else self._masker.masked | dict.fromkeys(self._masker.absent, "absent")
-
-    @property
-    def stored_bytes(self) -> int:
-        """Of the file that is written."""
-        return self.bytes if self._writer is None else self._writer.tell()
-
-    @property
-    def stored_sha256(self) -> str:
-        """Of the file that is written, hexadecimal."""
-        return self.sha256 if self._writer is None else self._writer.sha256()
 
     def _take(self, buffer: AlignedBuffer, length: int) -> None:
         if self._decoder is None:

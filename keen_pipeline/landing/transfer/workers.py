@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import io
+import queue
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from keen_pipeline.landing.transfer.direct import AlignedBuffer
 
@@ -17,13 +18,15 @@ BUFFERS = 4
 """Chunks on their way between the threads of one landing; 4 MiB in all, whatever the file's size."""
 
 
-class Chunk(NamedTuple):
-    """The bytes `memory[start:end]`, and the buffer that is free again once all work on them is done."""
+@dataclass(slots=True)
+class Chunk:
+    """The bytes `memory[start:end]`; the buffer that is free again once all work on them is done; how many works are left."""
 
     memory: bytes | bytearray
     start: int
     end: int
     buffer: AlignedBuffer | None = None
+    left: int = 0
 
     @property
     def data(self) -> memoryview:
@@ -40,12 +43,18 @@ class Workers:
     def __init__(self, most: int, **works: Callable[[Chunk], object]) -> None:
         self._most = most
         self._works = works
-        self._threads: list[ThreadPoolExecutor] = []
+        self._queues: list[queue.SimpleQueue[Chunk | None]] = []
+        self._threads: list[threading.Thread] = []
+        self._done: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
         self._first: Chunk | None = None
-        self._running: collections.deque[tuple[Chunk, list[Future[None]]]] = collections.deque()
+        self._running = self._made = 0
         self._free: list[AlignedBuffer] = []
-        self._made = 0
-        self.failed = False
+        self._failure: BaseException | None = None
+        self._stopped = False
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
 
     def buffer(self) -> AlignedBuffer:
         """One of `most` buffers of CHUNK_BYTES, to be put with a chunk; waits until one is free. Raises what a work raised."""
@@ -53,7 +62,7 @@ class Workers:
             self._made += 1
             return AlignedBuffer(CHUNK_BYTES)
         while not self._free:
-            self._await_oldest()
+            self._await_one()
         return self._free.pop()
 
     def put(self, chunk: Chunk) -> None:
@@ -62,7 +71,11 @@ class Workers:
             if self._first is None:
                 self._first = chunk
                 return
-            self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"landing-{name}") for name in self._works]
+            for name, work in self._works.items():
+                self._queues.append(queue.SimpleQueue())
+                thread = threading.Thread(target=self._run, args=(work, self._queues[-1]), name=f"landing-{name}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
             first, self._first = self._first, None
             self._start(first)
         self._start(chunk)
@@ -73,38 +86,57 @@ class Workers:
         if first is not None:
             for work in self._works.values():
                 self._do(work, first)
-        while self._running:
-            self._await_oldest()
+        while self._running and not self.failed:
+            self._await_one()
         self.stop()
+        self._raise()
 
     def stop(self) -> None:
         """End the threads; what has not begun by then is left undone. Can be called again."""
+        self._stopped = True
+        for waiting in self._queues:
+            waiting.put(None)
         for thread in self._threads:
-            thread.shutdown(cancel_futures=True)
+            thread.join()
         self._first = None
-        self._running.clear()
         self._free.clear()  # not when the garbage collector comes by
 
     def _start(self, chunk: Chunk) -> None:
-        while len(self._running) >= self._most:
-            self._await_oldest()
-        works = zip(self._threads, self._works.values(), strict=True)
-        self._running.append((chunk, [thread.submit(self._do, work, chunk) for thread, work in works]))
+        while self._running >= self._most:
+            self._await_one()
+        self._raise()
+        self._running += 1
+        chunk.left = len(self._works)
+        for waiting in self._queues:
+            waiting.put(chunk)
+
+    def _run(self, work: Callable[[Chunk], object], chunks: queue.SimpleQueue[Chunk | None]) -> None:
+        while (chunk := chunks.get()) is not None:
+            self._do(work, chunk)
+            self._done.put(chunk)
 
     def _do(self, work: Callable[[Chunk], object], chunk: Chunk) -> None:
-        if not self.failed:
+        if self._failure is None and not self._stopped:
             try:
                 work(chunk)
-            except BaseException:
-                self.failed = True
-                raise
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that puts the chunks
+                self._failure = error
 
-    def _await_oldest(self) -> None:
-        chunk, futures = self._running.popleft()
-        for future in futures:
-            future.result()
+    def _await_one(self) -> None:
+        """Until all work on a chunk is done."""
+        while True:
+            chunk = self._done.get()
+            self._raise()
+            chunk.left -= 1
+            if not chunk.left:
+                break
+        self._running -= 1
         if chunk.buffer is not None:
             self._free.append(chunk.buffer)
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 class BufferedFileWriter(io.RawIOBase):

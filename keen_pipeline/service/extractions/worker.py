@@ -27,6 +27,9 @@ PAUSE_SECONDS = 1.0
 POLL_SECONDS = 0.5
 # Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
 LOST_TURNS = 5
+MOST_FAILURES = 3
+"""Results that can't be removed before a sweep is given up."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -72,8 +75,7 @@ class ExtractionWorker:
     @property
     def running(self) -> int:
         """How many extractions are being written."""
-        with self._condition:
-            return len(self._running)
+        return len(self._running)
 
     def close(self) -> None:
         """Stop; the engine is closed already, so what runs is cancelled and waits for the next start."""
@@ -99,10 +101,8 @@ class ExtractionWorker:
 
     def _renew(self, pause: float) -> None:
         while not self._stop.wait(pause):
-            with self._condition:
-                turns = list(self._running.values())
             try:
-                self._records.renew(turns)
+                self._records.renew(list(self._running.values()))  # without the lock, which who takes a turn holds for as long
             except Exception:  # noqa: BLE001 - what is lost meanwhile is written by another process, and its end is noted once
                 _log.exception("turns are not renewed")
 
@@ -146,13 +146,17 @@ class ExtractionWorker:
         finished_before = self._records.now() - self._retention_seconds
         self._results.remove_unknown(self._records.ids, finished_before)
         removed = []
+        failures = 0
         for extraction_id, turns in self._records.expired(finished_before):
             try:
                 for turn in range(1, turns + 1) if turns else (0,):
                     self._results.remove(result_name(extraction_id, turn))
             except (RetryableError, OSError) as error:
                 _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
-                break  # the others wait for the same storage
+                failures += 1
+                if failures == MOST_FAILURES:
+                    break  # the others wait for the same storage
+                continue
             removed.append(extraction_id)
         if removed:
             self._records.remove(removed)
@@ -168,7 +172,6 @@ class ExtractionWorker:
         if shortage:
             self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
             if self._put_off[extraction_id] > (MEMORY_TRIES if isinstance(error, MemoryShortageError) else TRIES):
-                del self._put_off[extraction_id]
                 return False
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
         self._records.put_off(turn, 0 if self._stop.is_set() else PAUSE_SECONDS)
@@ -198,7 +201,6 @@ class ExtractionWorker:
             _log.exception("extraction failed", extra={"extraction": extraction.id, "collection": extraction.collection})
             self._finished(FAILED, time.monotonic() - began, 0)
             return
-        self._put_off.pop(extraction.id, None)
         if not self._note(turn, COMPLETE, events, size, None):
             return
         seconds = time.monotonic() - began
@@ -214,6 +216,7 @@ class ExtractionWorker:
 
     def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
+        self._put_off.pop(turn.extraction_id, None)
         noted = self._records.finish(
             turn.extraction_id,
             status,

@@ -49,7 +49,7 @@ def one_folder(config: ServiceConfig, engine: Engine, results: ObjectStore | Non
         store,
         upkeep,
         ExtractionRecords(database),
-        RequestsPerMinute(config.requests_per_minute),
+        RequestsPerMinute(),
         Results(config.data / "results", results, credentials.signing_key, config.results_url_seconds),
     )
 

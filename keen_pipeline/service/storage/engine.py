@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -42,6 +43,7 @@ CREATE MACRO unique_text(v) AS CASE
 
 
 RESERVE_SECONDS = 20.0
+CLOSE_SECONDS = 5.0
 _SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
 RETRY_SECONDS = 30.0
 """After a shortage."""
@@ -195,11 +197,16 @@ class Engine:
             yield cursor
 
     def close(self) -> None:
-        """Cancel what runs and close the database."""
-        with self._lock:
-            self._closed = True
-            for cursor in self._cursors:
-                cursor.interrupt()
+        """Cancel what runs, and what begins to run on a cursor given out before; waits some seconds until all are back."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while time.monotonic() < deadline:
+            with self._lock:
+                self._closed = True
+                if not self._cursors:
+                    return
+                for cursor in self._cursors:
+                    cursor.interrupt()
+            time.sleep(0.02)
 
 
 def sql_text(text: str) -> str:

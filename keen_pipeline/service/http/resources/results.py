@@ -6,6 +6,7 @@ its own, as the compressed bytes are another representation).
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import chain
@@ -20,6 +21,7 @@ from keen_pipeline.service.http.operation import Call, Operation
 from keen_pipeline.service.http.parameters import SIGNED
 from keen_pipeline.service.http.schemas import refusal
 
+_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,19})-([0-9]{0,19})\s*")
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1  # the network is the slow part
 
@@ -78,13 +80,14 @@ def _plain(call: Call, name: str, size: int, headers: dict[str, str]) -> Respons
 
 def _range(text: str, size: int) -> tuple[int, int] | None:
     """The half-open range of a single-range header; an empty one where it lies past the end, None where it is no such header."""
-    unit, _, spec = text.partition("=")
-    first, dash, last = spec.strip().partition("-")
-    digits = [d for d in (first, last) if d]
-    if unit.strip() != "bytes" or not dash or not digits or not all(d.isascii() and d.isdigit() and len(d) < 20 for d in digits):
+    found = _RANGE.fullmatch(text)
+    if found is None or not any(found.groups()):
         return None
+    first, last = found.groups()
     if not first:
         return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
     return int(first), min(int(last) + 1, size) if last else size
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME, Credentials, complete_credentials, load_credentials, write_private
 from keen_pipeline.service.extractions.records import ExtractionRecords
@@ -25,8 +24,8 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
     `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError where the catalogue or
     the storage can't be used.
     """
-    if config.catalogue_url is None or config.storage_uri is None:
-        raise ConfigurationError("service: a shared service needs both a catalogue and a storage")
+    assert config.catalogue_url is not None
+    assert config.storage_uri is not None
     database, local = PostgresDatabase(config.catalogue_url), config.data / "shared"
     credentials = _credentials(config, database)
     cache = FileCache(local / "files", objects, config.cache_mib * MIB)
@@ -39,7 +38,7 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
         store,
         upkeep,
         ExtractionRecords(database, config.lease_seconds),
-        _RequestsPerMinute(database, config.requests_per_minute),
+        _RequestsPerMinute(database),
         Results(local / "results", results or objects, credentials.signing_key, config.results_url_seconds, prefix),
     )
 
@@ -61,16 +60,13 @@ def _credentials(config: ServiceConfig, database: PostgresDatabase) -> Credentia
 
 
 class _RequestsPerMinute:
-    """`limits.RequestsPerMinute`, counted over all processes."""
+    """The limit of all processes together."""
 
-    def __init__(self, database: PostgresDatabase, limit: int | None) -> None:
+    def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
-        self._limit = limit
 
-    def count(self, kind: str) -> None:
-        """Count one request. Raises RateLimitedError with the seconds to wait."""
-        if self._limit is None:
-            return
+    def count(self, kind: str, limit: int) -> None:
+        """See `RequestLimit`."""
         with self._database.transaction(f"{kind} requests") as connection:
             connection.execute("INSERT INTO request_kinds (kind) VALUES (?) ON CONFLICT DO NOTHING", [kind])
             sql = (
@@ -79,7 +75,7 @@ class _RequestsPerMinute:
             )
             (row,) = connection.execute(sql, [kind, WINDOW_SECONDS, kind]).fetchall()
             now, wait = row["now"], row["refused_until"] - row["now"]
-            over = wait <= 0 and row["made"] >= self._limit
+            over = wait <= 0 and row["made"] >= limit
             if over:
                 connection.execute("UPDATE request_kinds SET refused_until = ? WHERE kind = ?", [now + WINDOW_SECONDS, kind])
             elif wait <= 0:
@@ -88,4 +84,4 @@ class _RequestsPerMinute:
         if wait > 0:
             raise refused(kind, wait)
         if over:
-            raise exceeded(kind, self._limit)
+            raise exceeded(kind, limit)

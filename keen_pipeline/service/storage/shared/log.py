@@ -8,8 +8,8 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
@@ -44,6 +44,7 @@ class SharedLog:
         self._lock = threading.Lock()  # of `columns`
         self._reading = threading.Lock()
         self._parts: list[LogPart] = []
+        self._watermark = 0  # the newest seen: a database that was put back while we run must not give out its numbers again
         self.columns: dict[str, str] = {}
         self._learn()
 
@@ -75,8 +76,8 @@ class SharedLog:
             with self._database.transaction() as connection:
                 # The row is locked until the commit, so that numbers are committed in their order.
                 taken = "RETURNING next_number - 1 AS number, properties"
-                sql = f"UPDATE collections SET next_number = next_number + 1 WHERE id = ? {taken}"
-                row = connection.execute(sql, [self._collection]).fetchone()
+                sql = f"UPDATE collections SET next_number = greatest(next_number, ?) + 1 WHERE id = ? {taken}"
+                row = connection.execute(sql, [self._watermark + 1, self._collection]).fetchone()
                 assert row is not None
                 if new:
                     if row["properties"] != known:
@@ -129,6 +130,7 @@ class SharedLog:
     def parts(self, watermark: int) -> list[LogPart]:
         """Every append above a watermark that was committed until now, in order, as files of this machine."""
         with self._reading:
+            self._watermark = max(self._watermark, watermark)
             parts = self._chain(watermark, {part.number: part for part in self._parts})
             self._parts = parts if len(parts) <= MAX_PARTS else self._chain(watermark, {})
             return list(self._parts)
@@ -150,7 +152,7 @@ class SharedLog:
             f" FROM collections LEFT JOIN ({counted}) counted ON before < ? WHERE id = ? ORDER BY number"
         )
         rows = self._database.rows(sql, [self._collection, after, PART_BYTES, self._collection])
-        if rows[0]["number"] is None and rows[0]["next_number"] == after + 1:
+        if rows[0]["number"] is None and rows[0]["next_number"] <= after + 1:
             return None
         numbers = [row["number"] for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
@@ -236,8 +238,6 @@ class SharedLogs:
         )
         return [Backlog(r["name"], r["bytes"], r["appends"], r["age"]) for r in self._database.rows(sql)]
 
-    @contextmanager
-    def exclusive(self, name: str, work: str, wait: float) -> Iterator[bool]:
+    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
         """Whether this process alone does some work on a collection while the block runs; it saves double work, no more."""
-        with self._database.exclusive(f"{work} of {name}", wait) as ours:
-            yield ours
+        return self._database.exclusive(f"{work} of {name}", wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -126,5 +127,8 @@ def prove_one_winner(root: str, options: dict[str, str], objects: ObjectStore) -
     except (DeltaError, OSError) as error:
         raise ConfigurationError(f"service: --storage can't hold tables ({type(error).__name__}); see its log") from error
     finally:
-        for version in range(2):
-            objects.remove(f"{probe}/_delta_log/{version:020d}.json")
+        if "://" not in root:
+            shutil.rmtree(uri, ignore_errors=True)
+        else:
+            for version in range(2):
+                objects.remove(f"{probe}/_delta_log/{version:020d}.json")

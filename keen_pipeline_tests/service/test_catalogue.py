@@ -1,0 +1,74 @@
+"""The database of several services: away, read only, of a newer version, named without its password; names that one holds."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.extractions.records import COMPLETE
+from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
+from keen_pipeline_tests.service.stores import Services, until
+from keen_pipeline_tests.service.stores import number as events
+
+
+def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: Services, postgres: str, postgres_url: str) -> None:
+    service = services.open("one")
+    service.add_events("shop", [{"n": 1}])
+    name = postgres_url.rsplit("/", 1)[1].split("?")[0]
+    with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # as a standby is after a failover
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(2):
+            with pytest.raises(CatalogueUnavailableError):
+                service.add_events("shop", [{"n": 2}])
+        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        with pytest.raises(CatalogueUnavailableError):
+            service.add_events("shop", [{"n": 2}])
+        with pytest.raises(CatalogueUnavailableError):
+            service.add_events("shop", [{"n": 2}])
+        admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+    made = service.create_extraction("shop", {}, names="v2")
+    assert events(service, "shop") == 1
+    # Workers, mailer and upkeep have outlived it.
+    until(lambda: service.records.get(made.id).status == COMPLETE, "no worker is left")  # type: ignore[union-attr]
+
+
+def test_a_name_has_one_holder_until_it_ends_or_its_connection_does(catalogue: PostgresDatabase, postgres_url: str) -> None:
+    other = PostgresDatabase(postgres_url)
+    with catalogue.exclusive("work", 0) as ours:
+        assert ours
+        with other.exclusive("work", 0.1) as theirs:
+            assert not theirs
+        with other.exclusive("other work", 0) as theirs:
+            assert theirs
+        other.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
+        )
+        with other.exclusive("work", 5) as theirs:
+            assert theirs
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://a:very-secret@127.0.0.1/x", "must be postgresql://"),
+        ("postgresql://a:very-secret@@127.0.0.1:1/x", "can't be read"),
+        ("postgresql://a:very-secret@127.0.0.1:port/x", "can't be"),
+        ("postgresql://a:very-secret@127.0.0.1:1/x", "can't be used"),
+    ],
+)
+def test_a_catalogue_that_can_not_be_used_is_named_without_its_password(url: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as raised:
+        PostgresDatabase(url)
+    assert "very-secret" not in str(raised.value)
+
+
+def test_a_catalogue_of_a_newer_version_is_refused(catalogue: PostgresDatabase, postgres_url: str) -> None:
+    catalogue.rows("UPDATE version SET number = 99")
+    with pytest.raises(ConfigurationError, match="schema 99"):
+        PostgresDatabase(postgres_url)

@@ -1,0 +1,173 @@
+"""Extractions of one service: its threads outlive any of them, results go where they are kept, and go after their time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from keen_pipeline.cli.storage_objects import StorageObjects
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFoundError, RetryableError, ServiceUnavailableError
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.extractions import worker
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED
+from keen_pipeline.service.storage.backend import one_folder
+from keen_pipeline.service.storage.places import StorageError
+
+
+@pytest.fixture
+def service(data: Path) -> Iterator[Service]:
+    data.mkdir()
+    config = ServiceConfig(data=data, max_concurrency=1)
+    made = Service(config, "http://127.0.0.1")
+    made.add_event("purchases", {"a": 1}, version="v3")
+    yield made
+    made.close()
+
+
+def await_status(service: Service, extraction_id: str, status: str) -> None:
+    deadline = time.monotonic() + 20
+    while (found := service.records.get(extraction_id)) is None or found.status != status:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["finish", "expired"])
+def test_the_extraction_thread_outlives_a_database_that_fails(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.05)
+    failures = iter(range(3))
+    original = getattr(service.records, name)
+
+    def sometimes(*args: Any, **options: Any) -> Any:
+        if next(failures, None) is not None:
+            raise sqlite3.OperationalError("database is locked")
+        return original(*args, **options)
+
+    monkeypatch.setattr(service.records, name, sometimes)
+    monkeypatch.setattr(service.worker, "_sweep_seconds", 0.01)
+    made = service.create_extraction("purchases", {}, names="v2")
+    await_status(service, made.id, COMPLETE)
+    assert all(thread.is_alive() for thread in service.worker._threads)
+
+
+def test_an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, broken = worker.write_csv, iter([True])
+
+    def once(*args: Any, **options: Any) -> int:
+        if next(broken, False):
+            raise IndexError("string index out of range")
+        return original(*args, **options)
+
+    monkeypatch.setattr(worker, "write_csv", once)
+    first = service.create_extraction("purchases", {}, names="v2")
+    await_status(service, first.id, FAILED)
+    found = service.records.get(first.id)
+    assert found is not None
+    assert found.message == "the service could not write the result (IndexError)"
+    await_status(service, service.create_extraction("purchases", {}, names="v2").id, COMPLETE)
+
+
+def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:
+    unknown, old = data / "results" / "unknown.csv", data / "results" / "old.csv"
+    unknown.write_text("a\n")
+    old.write_text("a\n")
+    os.utime(old, (0, 0))
+    service.worker._remove_old()
+    assert (unknown.exists(), old.exists()) == (True, False)
+
+
+def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [service.create_extraction("purchases", {}, names="v2").id for _ in range(3)]
+    for one in made:
+        await_status(service, one, COMPLETE)
+    usual = service.results.remove
+
+    def remove(name: str) -> None:
+        if name == made[0]:
+            raise PermissionError("it is locked")
+        usual(name)
+
+    monkeypatch.setattr(service.results, "remove", remove)
+    monkeypatch.setattr(service.worker, "_retention_seconds", -1)
+    monkeypatch.setattr(service.results, "remove_unknown", lambda known, before: None)
+    service.worker._remove_old()
+    assert [one for one in made if service.records.get(one)] == made[:1]
+    assert [path.stem for path in (data / "results").iterdir()] == made[:1]
+
+
+class Refusing:
+    """A storage of results that raises `error` so many times."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self.errors = itertools.repeat(error, times)
+        self.kept: list[str] = []
+
+    def put(self, name: str, source: Path) -> None:
+        error = next(self.errors, None)
+        if error is not None:
+            raise error
+        self.kept.append(name)
+
+    def open(self, name: str) -> Any:
+        raise FileNotFoundError(name)
+
+    def remove(self, name: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "status"),
+    [
+        (ServiceUnavailableError("it is away"), worker.TRIES + 2, COMPLETE),
+        (StorageError("it refuses"), worker.TRIES, COMPLETE),
+        (StorageError("it refuses"), worker.TRIES + 1, FAILED),
+    ],
+)
+def test_results_wait_for_a_storage_that_is_away_and_not_for_ever_for_one_that_refuses(
+    data: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, times: int, status: str
+) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
+    results = Refusing(error, times)
+    service = Service(ServiceConfig(data=data, max_concurrency=1), "http://127.0.0.1", partial(one_folder, results=results))
+    try:
+        service.add_event("purchases", {"a": 1}, version="v3")
+        made = service.create_extraction("purchases", {}, names="v2")
+        await_status(service, made.id, status)
+        assert results.kept == ([f"{made.id}.csv"] if status == COMPLETE else [])
+        assert list((data / "results").iterdir()) == []
+        assert service.worker._put_off == {}
+        with pytest.raises(NotFoundError, match="no longer kept"):
+            list(service.results.read(made.id, 0, 10))
+    finally:
+        service.close()
+
+
+def test_the_words_of_a_storage_are_logged_and_shown_to_nobody_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects = StorageObjects(str(tmp_path / "secret-bucket"))
+    objects.prove()
+    with pytest.raises(FileNotFoundError):
+        objects.open("absent")
+    errors: dict[type[KeenPipelineError], KeenPipelineError] = {
+        StorageError: ConfigurationError("destination secret-bucket: no right to write"),
+        ServiceUnavailableError: RetryableError("secret-bucket: it is away", retry_after=7),
+    }
+    for raised, cause in errors.items():
+        monkeypatch.setattr(objects._storage, "remove", Mock(side_effect=cause))
+        with pytest.raises(raised) as caught:
+            objects.remove("one")
+        assert "secret-bucket" not in str(caught.value)
+    assert [record.reason for record in caplog.records] == [str(cause) for cause in errors.values()]  # type: ignore[attr-defined]
+    assert getattr(caught.value, "retry_after", None) == 7
