@@ -64,7 +64,7 @@ class SqlLedger(LedgerSubmissions):
         at_path = sa.and_(self._at_destination, self._at_path_of(row))
         others = sa.and_(is_publishing, sa.or_(entries.c.id != entry_id, entries.c.publisher != worker))
         doubt = sa.update(entries).where(at_path, others).values(unproven=sa.true(), publisher=None)
-        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`, if he lives.
+        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`, if still alive.
         disown = sa.update(entries).where(at_path, is_stale, is_claimed).values(claimed_by=None)
         in_doubt = sum(connection.execute(change).rowcount for change in (doubt, disown)) > 0
         self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=in_doubt, publisher=worker)

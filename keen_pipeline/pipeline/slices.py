@@ -84,8 +84,7 @@ def _split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None, to
         return pipeline.fail(entry, told, worker, final=True)
     from keen_pipeline.ledger import Slice
 
-    parent = entry.parent_id or entry.entry_id
-    slices = [Slice(_slice_request(request, parent, window), depth, count) for window, count, depth in windows]
+    slices = [Slice(_slice_request(request, entry.entry_id, window), depth, count) for window, count, depth in windows]
     pipeline.ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
     return None
 
@@ -110,8 +109,8 @@ def _halve(
     return found
 
 
-def _slice_request(request: ExtractionRequest, parent_id: int, window: Timeframe) -> ExtractionRequest:
-    key = f"{parent_id}.{ad_hoc_key(window)}"
+def _slice_request(request: ExtractionRequest, entry_id: int, window: Timeframe) -> ExtractionRequest:
+    key = f"{entry_id}.{ad_hoc_key(window)}"
     return replace(
         request,
         timeframe=window,

@@ -165,6 +165,26 @@ def test_a_process_that_dies_between_the_switch_and_its_word_leaves_nothing_prov
     assert world.api.posts[request.place] == 2
 
 
+def test_a_process_paused_inside_the_switch_for_so_long_that_all_was_mended_says_what_it_has_done(world: World) -> None:
+    """What landed in doubt has been extracted again and is proven, when the old file comes after all."""
+    [old], [new] = world.requests(WELL, 1), world.requests(FILTERED, 1)
+    ids = finished(world, [old])
+
+    def meanwhile() -> None:
+        gone(world)
+        world.extract([new])
+        assert world.entry(new).unproven
+        world.extract([new])
+        assert not world.entry(new).unproven
+        assert world.is_right(new)
+
+    slow = slowed(world, before=meanwhile)
+    with slow.working("paused") as worker:
+        list(land(slow, ids, worker))
+    assert world.file(new) == world.api.csv(old)
+    assert world.entry(new).unproven
+
+
 @pytest.mark.parametrize("with_filters", [False, True])
 def test_a_process_that_switches_its_file_in_late_and_dies_before_its_word_leaves_nothing_proven(
     world: World, with_filters: bool

@@ -265,6 +265,12 @@ def test_a_list_of_many_days_is_planned_by_few_counts(world: World) -> None:
         assert len(poll(world.pipeline, world.ledger.open_entries(), worker=worker.id).completed) == 0
 
 
+def test_days_that_hold_exactly_the_limit_together_are_counted_once(big: World) -> None:
+    big.with_limits(max_events=9)
+    assert [e.status for e in posted(big, last=2)] == [Status.SUBMITTED] * 2
+    assert big.api.count_of("count", "big") == 1
+
+
 def test_slices_of_a_masked_day_are_hashed_once(big: World) -> None:
     """A hash of a hash would join with nothing."""
     masked = replace(BIG, mask={"body:n": MaskMethod.HASH})
