@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import EmailMessage
 
 from keen_pipeline.errors import ConfigurationError
@@ -28,11 +30,18 @@ def send_mail(smtp: SmtpSettings, message: EmailMessage) -> None:
     Raises OSError, smtplib.SMTPException or ValueError (an address or field that can't be written). Their words may quote the
     address and the message: a log gets their class alone. Raises ConfigurationError as `check_login` does.
     """
-    check_login(smtp)
     message["From"] = smtp.sender
+    with connected(smtp) as server:
+        server.send_message(message)
+
+
+@contextmanager
+def connected(smtp: SmtpSettings) -> Iterator[smtplib.SMTP]:
+    """The mail server, by TLS and logged in as the settings say. Raises as `send_mail` does."""
+    check_login(smtp)
     with smtplib.SMTP(smtp.host, smtp.port, timeout=TIMEOUT_SECONDS) as server:
         if smtp.starttls:
             server.starttls(context=ssl.create_default_context())
         if smtp.user is not None:
             server.login(smtp.user, smtp.password or "")
-        server.send_message(message)
+        yield server

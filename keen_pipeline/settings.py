@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from keen_pipeline.errors import ConfigurationError
@@ -25,6 +25,7 @@ _READ_ELSEWHERE = ("KEEN_PIPELINE_SFTP_PASSWORD", "KEEN_PIPELINE_SFTP_KEY_PASSPH
 _SHORTEST_MASK_KEY_BYTES = 16
 MOST_PARTITIONS_PER_RUN = 100_000
 _PREFIX = "KEEN_PIPELINE_"
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -174,32 +175,20 @@ def _choice(*choices: str) -> Callable[[str, str], str]:
     return parse
 
 
-def _number(low: float, high: float) -> Callable[[str, str], float]:
-    def parse(name: str, text: str) -> float:
+def _number(low: _Number, high: _Number) -> Callable[[str, str], _Number]:
+    """Numbers of the bounds' type, both inclusive."""
+    kind = type(low)
+
+    def parse(name: str, text: str) -> _Number:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
-            raise ConfigurationError(f"{name} must be a number, not {text!r}") from None
-        return _between(name, text, value, low, high)
+            raise ConfigurationError(f"{name} must be a {'whole ' if kind is int else ''}number, not {text!r}") from None
+        if not low <= value <= high:
+            raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text}")
+        return value
 
     return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str, str], int]:
-    def parse(name: str, text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ConfigurationError(f"{name} must be a whole number, not {text!r}") from None
-        return int(_between(name, text, value, low, high))
-
-    return parse
-
-
-def _between(name: str, text: str, value: float, low: float, high: float) -> float:
-    if not low <= value <= high:
-        raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text}")
-    return value
 
 
 def _switch(name: str, text: str) -> bool:
@@ -271,32 +260,34 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", "destination_options", _options, "JSON object of the storage's options"),
     Variable("KEEN_PIPELINE_LEDGER_URL", "ledger_url", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
     Variable("KEEN_PIPELINE_COLLECTIONS", "collections_file", _path, "YAML file of the collections"),
-    Variable("KEEN_PIPELINE_REQUESTS_PER_MINUTE", "requests_per_minute", _whole(1, 100_000), "API requests a minute (default 200)"),
+    Variable(
+        "KEEN_PIPELINE_REQUESTS_PER_MINUTE", "requests_per_minute", _number(1, 100_000), "API requests a minute (default 200)"
+    ),
     Variable("KEEN_PIPELINE_BUDGET", "budget", _text, "projects with this in common share their requests a minute"),
-    Variable("KEEN_PIPELINE_POLL_SECONDS", "poll_seconds", _number(0.05, 3600), "between polls of a run or command (default 5)"),
-    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", "max_attempts", _whole(1, 100), "of one extraction (default 3)"),
+    Variable("KEEN_PIPELINE_POLL_SECONDS", "poll_seconds", _number(0.05, 3600.0), "between polls of a run or command (default 5)"),
+    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", "max_attempts", _number(1, 100), "of one extraction (default 3)"),
     Variable(
         "KEEN_PIPELINE_RETRY_SECONDS",
         "retry_seconds",
-        _number(0, 600),
+        _number(0.0, 600.0),
         "first back-off after a failed extraction (default 30), doubling, at most 600",
     ),
     Variable(
         "KEEN_PIPELINE_LEASE_SECONDS",
         "lease_seconds",
-        _number(2, 86_400),
+        _number(2.0, 86_400.0),
         "after how long without a heartbeat others take over a process's work (default 60)",
     ),
     Variable(
         "KEEN_PIPELINE_PARTITIONS_PER_RUN",
         "partitions_per_run",
-        _whole(1, MOST_PARTITIONS_PER_RUN),
+        _number(1, MOST_PARTITIONS_PER_RUN),
         "of each collection in one run of a backfill; unset: a whole range is one run",
     ),
     Variable(
         "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS",
         "max_extraction_events",
-        _whole(1, 1_000_000_000),
+        _number(1, 1_000_000_000),
         "a request of more events is split (default 10000000)",
     ),
     Variable(
@@ -311,7 +302,7 @@ VARIABLES = (
     Variable(
         "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES",
         "digest_attachment_bytes",
-        _whole(0, 20_000_000),
+        _number(0, 20_000_000),
         "of all files in one mail (default 2000000)",
     ),
     Variable("KEEN_PIPELINE_SLACK_WEBHOOK", "slack_webhook", _url, "the same for Slack; a secret"),
@@ -336,7 +327,7 @@ def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:
         return None
     return SmtpSettings(
         host=host,
-        port=_whole(1, 65535)("SMTP_PORT", env.get("SMTP_PORT", "25")),
+        port=_number(1, 65535)("SMTP_PORT", env.get("SMTP_PORT", "25")),
         user=env.get("SMTP_USER"),
         password=env.get("SMTP_PASSWORD"),
         starttls=_switch("SMTP_STARTTLS", env.get("SMTP_STARTTLS", "false")),

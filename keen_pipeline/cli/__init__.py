@@ -1,4 +1,4 @@
-"""The command line: one module a command, imported when it is called."""
+"""The command line: each command's module is imported when it is called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -23,15 +23,15 @@ _COMMANDS = {
     "init": ("init", "Write a commented collections file to begin with."),
     "load": ("load", "Load events from files into the service."),
     "extract": ("extract", "Extract one timeframe of a collection now."),
-    "list": ("unique", "The unique values of a property."),
+    "list": ("extract:list_values", "The unique values of a property."),
     "backfill": ("backfill", "Land a range of partitions of configured collections."),
     "status": ("status", "What has landed, what is missing, what is waited for and why."),
-    "retry": ("word:retry", "Ask again for partitions that were given up."),
-    "cancel": ("word:cancel", "Cancel open extractions."),
+    "retry": ("status:retry", "Ask again for partitions that were given up."),
+    "cancel": ("status:cancel", "Cancel open extractions."),
     "verify": ("verify", "Read what has landed again, and prove it again."),
     "ledger": ("ledger", "The ledger: made anew from manifests, pruned, upgraded."),
-    "metrics": ("metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
-    "deployment": ("deployment", "Profiles for one machine and for many: list them, copy one."),
+    "metrics": ("ledger:metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
+    "deployment": ("docs:deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),
     "docs": ("docs", "The pages of the documentation, in the terminal."),
 }
@@ -64,11 +64,11 @@ def cli() -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: everything ends as it does on Ctrl-C, so claims are given back."""
+    """SIGTERM or SIGHUP, its argument: all ends as it does on Ctrl-C, so claims are given back and what was started is stopped."""
 
 
 def main() -> NoReturn:
-    """Entry point: exit status 0 on success, 2 on bad usage, 1 with what failed on failure, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Entry point: exit status 0 on success, 2 on bad usage, 1 with what failed on failure, 128 and its number on a signal."""
     with _terminating():
         sys.exit(_status())
 
@@ -84,8 +84,9 @@ def _status() -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as stopped:
-        click.echo("stopped", err=True)
-        return 143 if Terminated in (type(stopped), type(stopped.__cause__)) else 130
+        with suppress(OSError):  # the terminal may be gone
+            click.echo("stopped", err=True)
+        return 128 + next((one.args[0] for one in (stopped, stopped.__cause__) if isinstance(one, Terminated)), signal.SIGINT)
     except KeenPipelineError as error:
         from keen_pipeline.pipeline.told import in_lines  # only a failure pays for the pipeline's import
 
@@ -100,14 +101,22 @@ def _status() -> int:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """SIGTERM is Terminated in the main thread for the block's time; a second one changes nothing."""
+    """SIGTERM and SIGHUP (a closed terminal) are Terminated in the main thread for the block's time; a second one changes nothing.
+
+    What is ignored, as SIGHUP under nohup, stays ignored.
+    """
+    caught = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in caught if signal.getsignal(number) is not signal.SIG_IGN}
 
     def end(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

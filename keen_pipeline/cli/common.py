@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +22,6 @@ from rich.table import Table
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
-from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
 from keen_pipeline.pipeline import Progress as Waiting
@@ -27,7 +29,7 @@ from keen_pipeline.pipeline.sample import sample_collections
 from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
-from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant, resolve_timeframe
+from keen_pipeline.timeframe import format_instant
 
 # Names, errors of a service and of a storage stand as they are: a bracket in them is no markup, and in a log a message is one line.
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
@@ -48,6 +50,13 @@ def show(*tables: Table | str) -> None:
         out = Console(width=_WIDE, **_PLAIN)
     for table in tables:
         out.print(table, soft_wrap=isinstance(table, str))
+
+
+def program() -> str:
+    """How the user's shell can call this program again: by its name, or as it was called where that isn't found."""
+    if shutil.which("keen-pipeline"):
+        return "keen-pipeline"
+    return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).suffix != ".py" else f"{shlex.quote(sys.executable)} -m keen_pipeline"
 
 
 @contextmanager
@@ -95,38 +104,6 @@ def as_usage(what: str = "") -> Iterator[None]:
         yield
     except InvalidInputError as error:
         raise click.UsageError(f"{what}{error}") from None
-
-
-def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:
-    """`--timeframe` or `--from` and `--to`; None where none of them is given."""
-    if relative is not None:
-        if start is not None or end is not None:
-            raise click.UsageError("give either --timeframe or --from and --to")
-        with as_usage():
-            return resolve_timeframe(relative, now=now)
-    if (start is None) != (end is None):
-        raise click.UsageError("--from and --to belong together")
-    if start is None or end is None:
-        return None
-    with as_usage():
-        first, last = parse_instant(start, field="--from"), parse_instant(end, field="--to")
-    if last < first:
-        raise click.UsageError(f"--to {end} is before --from {start}")
-    return Timeframe(first, last)
-
-
-def parse_filter(text: str) -> Filter:
-    """`NAME OP JSON`, for example `body:amount gt 3.5`."""
-    parts = text.split(None, 2)
-    if len(parts) != 3:
-        raise click.UsageError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'")
-    try:
-        value = json.loads(parts[2])
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
-    with as_usage(f"--filter {text!r}: "):
-        return Filter(parts[0], parts[1], value)
-    raise AssertionError("unreachable")
 
 
 def landing_json(entry: Entry) -> dict[str, Any]:
@@ -178,23 +155,20 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     return table
 
 
+def progress_bar() -> Progress:
+    """A bar of one thing after another, on a terminal; gone when it ends."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+
+
 def follow(events: Generator[Event, None, None], total: int, what: str) -> tuple[list[Entry], list[tuple[Entry, str]]]:
     """Show a wait as a progress bar; answers what landed, and what was given up or is not whole, with the reason.
 
     What is waited for is said once nothing has changed for a while, on a terminal and off it.
     """
     view = _View(what)
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
     # Ctrl-C may come between two events: the wait then has to end with this block, not when its memory is freed.
-    with bar, closing(events):
+    with progress_bar() as bar, closing(events):
         task = bar.add_task(what, total=total)
         for event in events:
             for text, style in view.told(event):
@@ -213,6 +187,7 @@ class _View:
         self._changed_at = time.monotonic()
         self._last: Waiting | None = None
         self._reasons: list[str] = []
+        self._uncountable: set[str] = set()
 
     def told(self, event: Event) -> Iterator[tuple[str, str]]:
         """Lines for a person, with their style."""
@@ -227,7 +202,9 @@ class _View:
             case Stopped(entry, error):
                 self.failed.append((entry, f"{error} (it stays open)"))
             case Hindered(collection, error):
-                yield f"{collection}: what had landed can't be counted now: {error}", "yellow"
+                yield from self._uncounted(collection, error)
+            case Counted(entry, problem=error) if error is not None:
+                yield from self._uncounted(entry.request.collection, error)
             case Counted(entry) as counted:
                 if entry.is_whole is not True:
                     yield verdict(counted), "yellow"
@@ -236,6 +213,12 @@ class _View:
             case Waiting() as progress:
                 self.outlook = progress.outlook
                 yield from self._waiting(progress)
+
+    def _uncounted(self, collection: str, error: KeenPipelineError) -> Iterator[tuple[str, str]]:
+        told = f"{collection}: what has landed can't be held against the service's count now: {error}"
+        if told not in self._uncountable:  # one reason for a hundred partitions
+            self._uncountable.add(told)
+            yield told, "yellow"
 
     def _waiting(self, progress: Waiting) -> Iterator[tuple[str, str]]:
         now = time.monotonic()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
 import time
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, show
-from keen_pipeline.cli.dagster_home import make_dagster_home
-from keen_pipeline.cli.processes import environment, running
+from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, program, show
+from keen_pipeline.cli.processes import NIGHTLY_JOB, environment, launch_nightly_job, make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger import SqlLedger
@@ -45,29 +44,24 @@ def command(folder: Path, as_json: bool) -> None:
     Example: keen-pipeline demo --dir ./data/demo
     """
     begun = time.monotonic()
-    demo = _Demo(_fresh(folder))
-    landed, downstream = demo.run()
+    folder = _fresh(folder)
+    landed, downstream = _run(folder)
     seconds = time.monotonic() - begun
     if as_json:
         landings = [landing_json(entry) for entry in landed]
-        print_json(
-            {
-                "landings": landings,
-                "downstream": {"asset": _DOWNSTREAM, "partitions": downstream},
-                "seconds": round(seconds, 1),
-                "dir": str(demo.folder),
-            }
-        )
+        woken = {"asset": _DOWNSTREAM, "partitions": downstream}
+        print_json({"landings": landings, "downstream": woken, "seconds": round(seconds, 1), "dir": str(folder)})
         return
+    variables = _variables(Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder)
     show(
         landings_table(landed, f"Landed in {seconds:.0f} s by the nightly job"),
         f"Downstream asset {_DOWNSTREAM} woke for {len(downstream)} partitions: {', '.join(downstream)}",
-        f"Files: {demo.folder / 'landing'}",
-        f"Dagster's history: DAGSTER_HOME={demo.home}   Logs: {demo.folder / 'logs'}",
+        f"Dagster's history: DAGSTER_HOME={folder / 'dagster'}",
+        f"Logs: {folder / 'logs'}",
         "Next, the same in the Dagster UI at http://127.0.0.1:3000, on events of its own:",
-        "  keen-pipeline dev",
+        f"  {program()} dev",
         "and what this demo has landed, read and proven again:",
-        f"  {demo.variables} keen-pipeline verify",
+        f"  {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())} {program()} verify",
     )
 
 
@@ -88,99 +82,67 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-class _Demo:
-    """One demo in its folder: everything below it, nothing of the user's configuration in it."""
+def _variables(folder: Path) -> dict[str, str]:
+    """What makes a command speak of the demo in this folder; nothing of the user's configuration is in it."""
+    return {
+        "KEEN_PIPELINE_DESTINATION": str(folder / "landing"),
+        "KEEN_PIPELINE_LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+        "KEEN_PIPELINE_SERVICE_DATA": str(folder / "keen"),
+    }
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.home = folder / "dagster"
-        self.settings = Settings(
-            destination=str(folder / "landing"), ledger_url=f"sqlite:///{folder / 'ledger.db'}", service_data=folder / "keen"
-        )
-        self.env = environment(
-            DAGSTER_HOME=str(self.home),
-            KEEN_PIPELINE_DESTINATION=self.settings.destination,
-            KEEN_PIPELINE_LEDGER_URL=self.settings.ledger_url,
-            KEEN_PIPELINE_SERVICE_DATA=str(self.settings.service_data),
-        )
-        # For a shell: what makes other commands speak of this demo.
-        self.variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.env.items() if name.startswith("KEEN_"))
-        self._deadline = time.monotonic() + LIMIT_SECONDS
 
-    def run(self) -> tuple[list[Entry], list[str]]:
-        """What landed, and the partitions that the downstream asset has; raises KeenPipelineError where it can't be done."""
-        with ExitStack() as stack, console.status("starting the embedded service") as status:
-            service = stack.enter_context(embedded.start(self.settings.service_data))
-            client = stack.enter_context(open_client(self.settings, None))
-            today = SystemClock().now().date()
-            count = load_sample_events(client, self.settings.service_data, today)
-            console.print(f"embedded service at {service.endpoint.base_url} with {count:,} sample events")
-            self._make_history()
-            daemon = ["dagster._daemon", "run", "-m", "keen_pipeline.definitions"]
-            status.update("starting Dagster's daemon")
-            children = [
-                stack.enter_context(running(daemon, env=self.env, cwd=self.folder, log=self.folder / "logs" / "daemon.log"))
-            ]
-            status.update("nightly job: submitting")
-            self._launch_nightly_job()
-            console.print("nightly job keen_submit_extractions is launched; its run ends without waiting for the extractions")
-            requests = self._requests()
-            ledger = open_ledger(self.settings.ledger_url, scope_of(self.settings))
-            landed: list[Entry] = []
-            while len(landed) < len(requests):
-                self._look(children)
-                landed = self._landed(ledger, requests)
-                status.update(
-                    f"the sensor keen_extraction_status polls and lands: {len(landed)} of {len(requests)} partitions landed"
-                )
-            console.print(f"{len(landed)} partitions landed; automation wakes {_DOWNSTREAM}")
-            wanted = {e.request.partition_key for e in landed if e.request.collection == "purchases"}
-            done: set[str] = set()
-            while not wanted <= done:
-                self._look(children)
-                done = self._materialized()
-                status.update(f"downstream asset {_DOWNSTREAM}: {len(done & wanted)} of {len(wanted)} partitions")
-            status.update("stopping what was started")
-            return landed, sorted(done)
-
-    def _launch_nightly_job(self) -> None:
-        launch = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", "keen_submit_extractions"]
-        with running(launch, env=self.env, cwd=self.folder, log=self.folder / "logs" / "launch.log") as child:
-            while child.poll() is None:
-                self._look([])
-        if child.returncode:
-            raise KeenPipelineError(f"the nightly job could not be launched, see {self.folder / 'logs' / 'launch.log'}")
-
-    def _requests(self) -> list[ExtractionRequest]:
-        """What the night asks for, as its op computes it."""
-        now = SystemClock().now()
-        return [partition_request(c, p) for c in sample_collections() for p in due_partitions(c, now)]
-
-    def _landed(self, ledger: SqlLedger, requests: list[ExtractionRequest]) -> list[Entry]:
-        latest = ledger.current(requests)
-        for entry in latest:
-            if entry is not None and entry.status is Status.ABANDONED:
-                raise KeenPipelineError(f"{entry.error} (logs: {self.folder / 'logs'})")
-        return [entry for entry in latest if entry is not None and entry.status is Status.LANDED]
-
-    def _make_history(self) -> None:
-        """Create Dagster's databases once, before two processes that start together both try to."""
+def _run(folder: Path) -> tuple[list[Entry], list[str]]:
+    """What landed, and the partitions that the downstream asset has. Raises KeenPipelineError where it can't be done."""
+    variables, home, logs = _variables(folder), folder / "dagster", folder / "logs"
+    settings, env = Settings.from_environment(variables), environment(DAGSTER_HOME=str(home), **variables)
+    with ExitStack() as stack, console.status("starting the embedded service") as status:
+        service = stack.enter_context(embedded.start(settings.service_data))
+        status.update("loading sample events")
+        with open_client(settings) as client:
+            count = load_sample_events(client, settings.service_data, SystemClock().now().date())
+        console.print(f"embedded service at {service.endpoint.base_url} with {count:,} sample events")
+        status.update("starting Dagster's daemon")
         import dagster as dg
 
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            instance.get_runs(limit=1)
+        instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+        instance.get_runs(limit=1)  # makes its databases, before two processes that start together both try to
+        daemon = ["dagster._daemon", "run", "-m", "keen_pipeline.definitions"]
+        child = stack.enter_context(running(daemon, env=env, cwd=folder, log=logs / "daemon.log"))
+        status.update("nightly job: submitting")
+        launch_nightly_job(env, folder, logs / "launch.log")
+        console.print(f"nightly job {NIGHTLY_JOB} is launched; its run ends without waiting for the extractions")
+        now, deadline = SystemClock().now(), time.monotonic() + LIMIT_SECONDS
+        # What the night asks for, as its op computes it.
+        requests = [partition_request(c, p) for c in sample_collections() for p in due_partitions(c, now)]
+        ledger = open_ledger(settings.ledger_url, scope_of(settings))
+        landed: list[Entry] = []
+        while len(landed) < len(requests):
+            _look(child, deadline, logs)
+            landed = _landed(ledger, requests, logs)
+            status.update(f"the sensor keen_extraction_status polls and lands: {len(landed)} of {len(requests)} partitions landed")
+        console.print(f"{len(landed)} partitions landed; automation wakes {_DOWNSTREAM}")
+        wanted = {e.request.partition_key for e in landed if e.request.collection == "purchases"}
+        done: set[str] = set()
+        while not wanted <= done:
+            _look(child, deadline, logs)
+            done = set(instance.get_materialized_partitions(dg.AssetKey(_DOWNSTREAM)))
+            status.update(f"downstream asset {_DOWNSTREAM}: {len(done & wanted)} of {len(wanted)} partitions")
+        status.update("stopping what was started")
+        return landed, sorted(done)
 
-    def _materialized(self) -> set[str]:
-        import dagster as dg
 
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            return set(instance.get_materialized_partitions(dg.AssetKey(_DOWNSTREAM)))
+def _landed(ledger: SqlLedger, requests: list[ExtractionRequest], logs: Path) -> list[Entry]:
+    latest = ledger.current(requests)
+    for entry in latest:
+        if entry is not None and entry.status is Status.ABANDONED:
+            raise KeenPipelineError(f"{entry.error} (logs: {logs})")
+    return [entry for entry in latest if entry is not None and entry.status is Status.LANDED]
 
-    def _look(self, children: list[subprocess.Popen[bytes]]) -> None:
-        """Wait for the next look; raises where a child has ended or the time is over."""
-        logs = self.folder / "logs"
-        if any(child.poll() is not None for child in children):
-            raise KeenPipelineError(f"Dagster's daemon ended unexpectedly, see {logs / 'daemon.log'}")
-        if time.monotonic() > self._deadline:
-            raise KeenPipelineError(f"not done after {timedelta(seconds=LIMIT_SECONDS)}, see {logs} and `keen-pipeline status`")
-        time.sleep(_LOOK_SECONDS)
+
+def _look(daemon: subprocess.Popen[bytes], deadline: float, logs: Path) -> None:
+    """Wait for the next look. Raises KeenPipelineError if the daemon has ended or the time is over."""
+    if daemon.poll() is not None:
+        raise KeenPipelineError(f"Dagster's daemon ended unexpectedly, see {logs / 'daemon.log'}")
+    if time.monotonic() > deadline:
+        raise KeenPipelineError(f"not done after {LIMIT_SECONDS:.0f} seconds, see {logs}")
+    time.sleep(_LOOK_SECONDS)

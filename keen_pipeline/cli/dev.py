@@ -11,15 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
 import click
 
 from keen_pipeline.cli.common import configured_collections, console
-from keen_pipeline.cli.dagster_home import make_dagster_home
-from keen_pipeline.cli.processes import running
+from keen_pipeline.cli.processes import NIGHTLY_JOB, launch_nightly_job, make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.pipeline.sample import load_sample_events
 from keen_pipeline.ports import SystemClock
@@ -32,7 +31,6 @@ _LOCK = Path("data/dev.lock")
 _LEVELS = ("critical", "error", "warning", "info", "debug")
 _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 2.0
-_NIGHTLY_JOB = "keen_submit_extractions"
 
 
 @click.command("dev")
@@ -72,7 +70,8 @@ def command(port: int, log_level: str) -> None:
             _ended(child.wait())
         except KeyboardInterrupt:
             stopping.set()
-            console.print("stopping")
+            with suppress(OSError):  # the terminal may be gone
+                console.print("stopping")
             raise
 
 
@@ -116,13 +115,13 @@ def _service(settings: Settings, stack: ExitStack) -> None:
 
 
 def _environment(log_level: str) -> dict[str, str]:
-    """Ours as it is; without DAGSTER_HOME and a dagster.yaml a home below data/, so that history lasts."""
+    """Ours as it is; without DAGSTER_HOME the folder, if it has a dagster.yaml, else one below data/: history lasts."""
     env = {"KEEN_PIPELINE_RUNNING": "true", **os.environ, "PYTHONUNBUFFERED": "1"}
     if log_level in _LEVELS[:3]:
         # Of Dagster's betas, one for each import; they stand in its documentation.
         env.setdefault("PYTHONWARNINGS", "ignore")
-    if not env.get("DAGSTER_HOME") and not Path("dagster.yaml").exists():
-        env["DAGSTER_HOME"] = str(make_dagster_home(Path("data/dagster")))
+    if not env.get("DAGSTER_HOME"):
+        env["DAGSTER_HOME"] = str(make_dagster_home(Path() if Path("dagster.yaml").exists() else Path("data/dagster")))
     return env
 
 
@@ -162,18 +161,23 @@ def _ended(status: int) -> None:
 
 def _welcome(settings: Settings, url: str, env: Mapping[str, str]) -> None:
     console.print(f"Dagster UI: {url}   Ctrl-C stops everything")
-    is_sample = settings.is_embedded and settings.collections_file is None and not Path("workspace.yaml").exists()
+    is_sample = settings.is_embedded and settings.collections_file is None and _shows_ours()
     if is_sample and _is_new(settings):
-        arguments = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", _NIGHTLY_JOB]
-        log = Path("data/first_night.log")
-        with running(arguments, env=env, cwd=Path.cwd(), log=log) as launch:
-            status = launch.wait()
-        told = "runs now on the sample" if status == 0 else f"could not be launched, see {log}"
-        console.print(f"the nightly job {_NIGHTLY_JOB} {told}")
-    console.print(
-        f"what to click: Lineage ({url}/asset-groups) shows what has landed; an asset, then Materialize, lands days of your "
-        f"choice; Runs ({url}/runs) shows what was done"
-    )
+        try:
+            launch_nightly_job(env, Path.cwd(), Path("data/first_night.log"))
+            console.print(f"the nightly job {NIGHTLY_JOB} runs now on the sample")
+        except KeenPipelineError as error:
+            console.print(str(error), style="yellow")
+    console.print("what to click:")
+    console.print(f"  Lineage ({url}/asset-groups) shows what has landed;")
+    console.print("  an asset, then Materialize, lands days of your choice;")
+    console.print(f"  Runs ({url}/runs) shows what was done")
+
+
+def _shows_ours() -> bool:
+    """Whether the code location of the sample is among those that are shown."""
+    workspace = Path("workspace.yaml")
+    return not workspace.exists() or "keen_pipeline.definitions" in workspace.read_text(encoding="utf-8")
 
 
 def _is_new(settings: Settings) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import smtplib
-import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from difflib import get_close_matches
@@ -14,21 +13,22 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
-from keen_pipeline.collection import Collection, MaskMethod
+from keen_pipeline.collection import MaskMethod
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
+from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.manifests import all_of
+from keen_pipeline.pipeline.told import MOST_NAMED
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
-_MAIL_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 300
-# Manifests that are looked at, and partitions that a line names.
+_NOT_TRIED = "not tried"
+# So many manifests are looked at.
 _MANIFESTS = 200
-_NAMED = 5
 
 
 @click.command("doctor")
@@ -45,12 +45,13 @@ def command(as_json: bool) -> None:
         told: list[tuple[str, bool, str]] = []
         for name, (check, needs) in _CHECKS.items():
             broken = [one for one, well, _ in told if one in needs and not well]
-            told.append((name, True, f"not tried, see {broken[0]} above") if broken else _try(name, check, settings))
+            told.append((name, True, f"{_NOT_TRIED}, see {broken[0]} above") if broken else _try(name, check, settings))
     if as_json:
         print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
     else:
         for name, well, text in told:
-            click.echo(f"{'ok   ' if well else 'wrong'} {name}: {text}")
+            mark = "wrong" if not well else "-" if text.startswith(_NOT_TRIED) else "ok"
+            click.echo(f"{mark:5} {name}: {text}")
     bad = sum(not well for _, well, _ in told)
     if bad:
         raise ConfigurationError(f"{bad} of {len(told)} checks failed, see above for what to fix")
@@ -74,14 +75,6 @@ def _variables(settings: Settings) -> str:
     raise ConfigurationError(f"{'; '.join(told)}: correct or unset it")
 
 
-def _configured(settings: Settings) -> list[Collection]:
-    """The collections, or none where the check of them says what is wrong with them."""
-    try:
-        return configured_collections(settings)
-    except KeenPipelineError:
-        return []
-
-
 def _collections(settings: Settings) -> str:
     collections = configured_collections(settings)
     if not collections:
@@ -97,7 +90,7 @@ def _collections(settings: Settings) -> str:
 
 
 def _service(settings: Settings) -> str:
-    client = open_client(settings, None)
+    client = open_client(settings)
     client.ping()
     return f"{client.base_url}, API {client.api_version}" + (
         "" if not settings.is_embedded else " (embedded, as KEEN_BASE_URL is not set)"
@@ -105,27 +98,28 @@ def _service(settings: Settings) -> str:
 
 
 def _key(settings: Settings) -> str:
-    client = open_client(settings, None)
+    client = open_client(settings)
     client.check_key()
     return f"the read key opens project {client.project_id}"
 
 
 def _names(settings: Settings) -> str:
-    collections = _configured(settings)
+    collections = configured_collections(settings)
     if settings.collections_file is None:
         return "not compared: KEEN_PIPELINE_COLLECTIONS is not set"
-    known = open_client(settings, None).collections()
+    known = open_client(settings).collections()
     unknown = [c.name for c in collections if c.name not in known]
     if unknown:
         raise ConfigurationError(
             f"the project has no collection {', '.join(unknown)}; it has {', '.join(known[:20]) or 'none'}. "
-            f"Names are case-sensitive; correct {settings.collections_file}, or wait for the first event"
+            f"Names are case-sensitive; correct {settings.collections_file}, take a deleted collection out of it (what has landed "
+            "stays), or wait for the first event"
         )
     return f"the project has all {len(collections)}"
 
 
 def _mask(settings: Settings) -> str:
-    hashing = sorted(c.name for c in _configured(settings) if MaskMethod.HASH in c.mask.values())
+    hashing = sorted(c.name for c in configured_collections(settings) if MaskMethod.HASH in c.mask.values())
     if hashing and settings.mask_key is None:
         raise ConfigurationError(
             f"{', '.join(hashing)}: columns are to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a "
@@ -156,7 +150,7 @@ def _manifests(settings: Settings) -> str:
     destination = open_destination(settings.destination, settings.destination_options)
     ledger = open_ledger(settings.ledger_url, scope_of(settings, destination.uri))
     found = [one.manifest for one in all_of(destination, most=_MANIFESTS) if one.manifest is not None]
-    mine = {manifest.token: manifest for manifest in found if manifest.is_of(ledger.scope)}
+    mine = {manifest.entry.token: manifest.entry for manifest in found if manifest.is_of(ledger.scope)}
     unknown = sorted(mine[token].request.path for token in set(mine) - ledger.known_tokens(mine))
     if unknown:
         raise ConfigurationError(
@@ -170,7 +164,7 @@ def _manifests(settings: Settings) -> str:
 def _partitions(settings: Settings) -> str:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     wrong, landed = [], 0
-    for collection in _configured(settings):
+    for collection in configured_collections(settings):
         found, name = coverage(ledger, collection, ledger.clock.now(), mask_key=settings.mask_key), shlex.quote(collection.name)
         landed += found.landed
         for what, keys in (("without a file", found.gaps), ("out of date or unproven", found.outdated)):
@@ -179,8 +173,8 @@ def _partitions(settings: Settings) -> str:
                 wrong.append(f"{collection.name} has {len(keys)} partitions {what}: keen-pipeline backfill {name} {span}")
         abandoned = [state.key for state in found.given_up if state.status is Status.ABANDONED]
         if abandoned:
-            named = " ".join(abandoned[:_NAMED]) + (" ..." if len(abandoned) > _NAMED else "")
-            wrong.append(f"{collection.name} has {len(abandoned)} given up: keen-pipeline retry {name} {named}")
+            first = " ".join(abandoned[:MOST_NAMED])
+            wrong.append(f"{collection.name} has {len(abandoned)} given up: keen-pipeline retry {name} {first}")
     if wrong:
         raise ConfigurationError("; ".join(wrong))
     return f"{landed} landed, none missing between the first and today, none given up"
@@ -193,11 +187,7 @@ def _mail(settings: Settings) -> str:
             raise ConfigurationError("KEEN_PIPELINE_DIGEST_TO is set, and there is no mail server: set SMTP_HOST, or unset it")
         return "not configured"
     try:
-        with smtplib.SMTP(smtp.host, smtp.port, timeout=_MAIL_SECONDS) as server:
-            if smtp.starttls:
-                server.starttls(context=ssl.create_default_context())
-            if smtp.user is not None:
-                server.login(smtp.user, smtp.password or "")
+        with connected(smtp) as server:
             server.noop()
     except (OSError, smtplib.SMTPException) as error:
         # The class alone: a server's words may quote the user.
@@ -238,8 +228,8 @@ _CHECKS: Mapping[str, tuple[Callable[[Settings], str], tuple[str, ...]]] = {
     "collections": (_collections, ()),
     "service": (_service, ()),
     "key": (_key, ("service",)),
-    "names": (_names, ("service", "key")),
-    "mask": (_mask, ()),
+    "names": (_names, ("collections", "service", "key")),
+    "mask": (_mask, ("collections",)),
     "destination": (_destination, ()),
     "ledger": (_ledger, ("destination",)),
     "manifests": (_manifests, ("destination", "ledger")),

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 from uuid import UUID
@@ -94,9 +95,10 @@ def _events(source: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _read_parquet(name)
         return
     with _open(name) as file:
-        first = _read(file, name)
+        pieces = iter(lambda: _read(file, name), b"")
+        first = next(pieces, b"")
         found = False
-        for event in (_read_csv if kind == ".csv" else _read_ndjson)(_pieces(first, file, name), name):
+        for event in (_read_csv if kind == ".csv" else _read_ndjson)(chain([first] if first else [], pieces), name):
             found = True
             yield event
     if first and not found:
@@ -121,13 +123,6 @@ def _read(file: BinaryIO, name: str) -> bytes:
         return file.read(_PIECE)
     except (OSError, EOFError) as error:
         _refuse(f"{name}: can't be read any further ({error})")
-
-
-def _pieces(first: bytes, file: BinaryIO, name: str) -> Iterator[bytes]:
-    piece = first
-    while piece:
-        yield piece
-        piece = _read(file, name)
 
 
 def _text(data: bytes, place: str) -> str:
@@ -223,8 +218,7 @@ def _read_parquet(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with _open(name) as file, tempfile.NamedTemporaryFile(suffix=".parquet") as unpacked:
         path = name
         if not name.lower().endswith(".parquet"):
-            while piece := _read(file, name):
-                unpacked.write(piece)
+            unpacked.writelines(iter(lambda: _read(file, name), b""))
             unpacked.flush()
             path = unpacked.name
         number = 0

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
-import urllib3
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from keen_pipeline.cli.common import console
+from keen_pipeline.cli.common import console, service_for_command
 from keen_pipeline.cli.event_files import STANDARD_INPUT, NoEventsError, read_event_batches
-from keen_pipeline.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    KeenPipelineError,
-    RequestRejectedError,
-    ServiceUnavailableError,
-)
-from keen_pipeline.service import embedded
+from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import KeenPipelineError, RequestRejectedError, RetryableError, UnreadableAnswerError
 from keen_pipeline.service.names import check_event_collection
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client
 
 MAX_TRIES = 6
 MAX_WAIT_SECONDS = 60.0
 SHOWN_ERRORS = 20
-_TIMEOUT = urllib3.Timeout(connect=10, read=300)
 
 
 @click.command("load")
@@ -44,19 +33,19 @@ def command(collection: str, files: tuple[str, ...]) -> None:
     Example: keen-pipeline load purchases january.csv.gz february.ndjson
     """
     check_event_collection(collection)
+    settings = Settings.from_environment()
     refused = 0
     empty: list[str] = []
-    with _poster(Settings.from_environment()) as poster, _progress() as bar:
+    with service_for_command(settings), open_client(settings) as client, _progress() as bar:
         for name in files:
             task = bar.add_task(name, total=None, events=0)
             loaded = 0
             try:
                 for batch in read_event_batches(name):
-                    problems = poster.post(collection, batch)
-                    for index, problem in problems:
-                        refused += 1
-                        if refused <= SHOWN_ERRORS:
-                            bar.console.print(f"{name}: event {loaded + index + 1}: {problem}")
+                    for number, problem in enumerate(_post(client, collection, batch), loaded + 1):
+                        refused += problem is not None
+                        if problem is not None and refused <= SHOWN_ERRORS:
+                            bar.console.print(f"{name}: event {number}: {problem}")
                     loaded += len(batch)
                     bar.update(task, events=loaded)
             except NoEventsError:
@@ -79,72 +68,20 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-class EventPoster:
-    """Posts batches of events with the v3.0 resource. The key never shows itself."""
+def _post(client: KeenClient, collection: str, batch: list[dict[str, Any]]) -> list[str | None]:
+    """Post one batch; answers for each event why it was refused, or None.
 
-    def __init__(self, base_url: str, project_id: str, write_key: str) -> None:
-        self._url = f"{base_url}/3.0/projects/{project_id}/events"
-        self._headers = {"Authorization": write_key, "Content-Type": "application/json"}
-        self._where = base_url
-        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
-
-    def post(self, collection: str, batch: list[dict[str, Any]]) -> list[tuple[int, str]]:
-        """Post one batch; returns (index, why) of the events that were refused.
-
-        A refusal to take more now (429, 503) is repeated after the service's own wish; nothing else is, as a batch may be
-        stored already where the answer got lost. Raises ServiceUnavailableError, AuthenticationError, RequestRejectedError.
-        """
-        # ASCII, so that half of a surrogate pair reaches the service and is refused as that one event.
-        body = json.dumps({collection: batch}, separators=(",", ":")).encode()
-        for attempt in range(1, MAX_TRIES + 1):
-            try:
-                answer = self._pool.request("POST", self._url, body=body, headers=self._headers, redirect=False)
-            except urllib3.exceptions.HTTPError as error:
-                raise ServiceUnavailableError(
-                    f"{self._where} can't be reached or did not answer ({type(error).__name__})"
-                ) from None
-            if answer.status not in (429, 503) or attempt == MAX_TRIES:
-                break
-            time.sleep(min(_seconds(answer.headers.get("Retry-After")), MAX_WAIT_SECONDS))
-        return _problems(collection, answer)
-
-
-def _seconds(text: str | None) -> float:
-    return float(text) if text is not None and text.isascii() and text.isdigit() else 2.0
-
-
-def _problems(collection: str, answer: urllib3.BaseHTTPResponse) -> list[tuple[int, str]]:
-    try:
-        body = json.loads(answer.data)
-    except ValueError:
-        body = {}
-    if answer.status == 200 and isinstance(body.get(collection), list):
-        return [
-            (i, str(item.get("error", {}).get("description"))) for i, item in enumerate(body[collection]) if not item.get("success")
-        ]
-    message = str(body.get("message", "no message"))[:500] if isinstance(body, dict) else "no message"
-    if answer.status in (401, 403):
-        raise AuthenticationError(f"the service refused the write key (KEEN_WRITE_KEY): {message}")
-    if answer.status in (429, 503):
-        raise ServiceUnavailableError(f"the service takes no more events now: {message}")
-    raise RequestRejectedError(
-        f"the service refused a batch of {collection} (HTTP {answer.status}): {message}", status=answer.status
-    )
-
-
-@contextmanager
-def _poster(settings: Settings) -> Iterator[EventPoster]:
-    """Of the configured service; else of the embedded one, started for the command's time where none runs."""
-    if settings.base_url is not None:
-        missing = [n for n, v in (("KEEN_PROJECT_ID", settings.project_id), ("KEEN_WRITE_KEY", settings.write_key)) if v is None]
-        if missing:
-            raise ConfigurationError(f"{' and '.join(missing)} not set: needed to load events into {settings.base_url}")
-        yield EventPoster(settings.base_url, str(settings.project_id), str(settings.write_key))
-        return
-    data = Path(settings.service_data)
-    found = embedded.find(data)
-    if found is not None:
-        yield EventPoster(found.base_url, found.project_id, found.write_key)
-        return
-    with embedded.start(data) as service:
-        yield EventPoster(service.endpoint.base_url, service.endpoint.project_id, service.endpoint.write_key)
+    A service that says when to come again has stored nothing, and is asked again then. Nothing else is repeated: a batch may be
+    stored although its answer got lost.
+    """
+    for attempt in range(1, MAX_TRIES + 1):
+        try:
+            outcomes = client.add_events({collection: batch}).get(collection, [])
+            break
+        except RetryableError as error:
+            if error.retry_after is None or attempt == MAX_TRIES:
+                raise
+            time.sleep(min(error.retry_after, MAX_WAIT_SECONDS))
+    if len(outcomes) != len(batch):
+        raise UnreadableAnswerError(f"the service answered for {len(outcomes)} of {len(batch)} events of {collection}")
+    return outcomes

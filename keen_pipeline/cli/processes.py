@@ -1,4 +1,4 @@
-"""Child processes of the commands: each in a group of its own, so that a whole tree ends together."""
+"""Child processes of the commands, each in a group of its own so that a whole tree ends together, and a DAGSTER_HOME for them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+import keen_pipeline
+from keen_pipeline.errors import KeenPipelineError
+
+# The deployment profile of one machine.
+DAGSTER_YAML = (Path(keen_pipeline.__file__).parent / "deployment" / "one_machine" / "dagster.yaml").read_text(encoding="utf-8")
 # From one signal to the next. A Dagster daemon ends its code servers, and a run itself, within seconds.
 GRACE_SECONDS = 15.0
+LAUNCH_SECONDS = 180.0
+NIGHTLY_JOB = "keen_submit_extractions"
 _LOOK_SECONDS = 0.1
 
 
@@ -112,3 +119,21 @@ def _lives(group: int) -> bool:
             if int(number) == group and state not in "ZX":
                 return True
     return False
+
+
+def launch_nightly_job(env: Mapping[str, str], cwd: Path, log: Path) -> None:
+    """Launch the nightly job of `keen_pipeline.definitions`. Raises KeenPipelineError, with the log's name, where that fails."""
+    arguments = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", NIGHTLY_JOB]
+    with running(arguments, env=env, cwd=cwd, log=log) as child, suppress(subprocess.TimeoutExpired):
+        if child.wait(LAUNCH_SECONDS) == 0:
+            return
+    raise KeenPipelineError(f"the nightly job {NIGHTLY_JOB} could not be launched, see {log}")
+
+
+def make_dagster_home(folder: Path) -> Path:
+    """The absolute folder with a dagster.yaml in it; one that is there is left as it is."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dagster.yaml").exists():
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML)
+    return folder

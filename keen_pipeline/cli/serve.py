@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
-from keen_pipeline.cli.shared_storage import SharedObjects
+from keen_pipeline.cli.storage_objects import StorageObjects
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing.storages.storage import is_supported, normal_root, open_storage
 from keen_pipeline.service import ServiceConfig, serve
 from keen_pipeline.settings import Settings
 
@@ -39,7 +37,10 @@ from keen_pipeline.settings import Settings
     help="How long replaced files stay in the storage; longer than between two backups of the catalogue.",
 )
 @click.option("--public-url", help="Address in results URLs and mails, where a proxy stands before the service.")
-@click.option("--results-uri", help="Where results are kept: any smart-open URI. [default: the data folder, or the shared storage]")
+@click.option(
+    "--results-uri",
+    help="Where results are kept: a folder, s3://, gs://, azure:// or sftp://. [default: the data folder, or the storage]",
+)
 @click.option("--results-url-seconds", type=float, default=3600, show_default=True, help="Lifetime of a signed results URL.")
 @click.option("--retention-days", type=float, default=7, show_default=True, help="How long results and their records are kept.")
 @click.option("--max-concurrency", type=int, default=2, show_default=True, help="Extractions written at once.")
@@ -108,7 +109,10 @@ def command(
         mail_to=settings.service_mail_to,
         **same,  # the options that are called and counted as the configuration does
     )
-    serve(config, _remover(results_uri), SharedObjects(storage_uri) if storage_uri is not None else None)
+    objects = StorageObjects(storage_uri) if storage_uri is not None else None
+    if objects is not None:
+        objects.prove()
+    serve(config, objects, StorageObjects(results_uri) if results_uri is not None else None)
 
 
 def _without_password(url: str) -> str:
@@ -121,16 +125,6 @@ def _without_password(url: str) -> str:
             field="--catalogue",
         )
     return url
-
-
-def _remover(results_uri: str | None) -> Callable[[str], None] | None:
-    """What removes results at the results URI; None where they lie in the data folder, or where smart-open alone knows the storage:
-    there the storage's lifecycle rules have to."""
-    if results_uri is None or not is_supported(results_uri):
-        return None
-    root = normal_root(results_uri)
-    storage = open_storage(root, {})
-    return lambda name: storage.remove(f"{root}/{name}")
 
 
 def _fault(text: str) -> tuple[str, int]:

@@ -1,9 +1,12 @@
-"""`keen-pipeline status`: one row a collection, what is waited for and why, and the command that mends it."""
+"""`keen-pipeline status`: one row a collection, what is waited for and why, and the command that mends it.
+
+`keen-pipeline retry` and `keen-pipeline cancel`: a person's word on what is given up or open.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,16 +15,18 @@ from rich.table import Table
 
 from keen_pipeline.cli.common import complete_collections, configured, configured_collections, print_json, show
 from keen_pipeline.collection import Collection
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
-from keen_pipeline.pipeline.told import shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
-
-# Partitions that a line names; --json has all.
-_SHOWN = 5
 
 
 @click.command("status")
@@ -49,18 +54,23 @@ def command(collection: str | None, as_json: bool) -> None:
         }
         print_json(document)
         return
+    openly = Counter(entry.request.collection for entry in open_)
     table = Table("collection", "landed", "newest", "missing", "open", "given up", title=f"{ledger.scope}", title_justify="left")
     for one, found in rows:
-        mine = [e for e in open_ if e.request.collection == one.name]
         missing = len(found.gaps) + len(found.outdated)
-        table.add_row(
-            one.name, f"{found.landed} of {found.due}", found.newest or "-", str(missing), str(len(mine)), str(len(found.given_up))
-        )
+        counts = (missing, openly[one.name], len(found.given_up))
+        table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
     show(table)
     if not rows:
         show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
+    new = [c.name for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
+    if new:
+        show(f"nothing has landed yet of {few(new, ', ')}: the nightly job lands the last days, and any range")
+        show("  keen-pipeline backfill COLLECTION --from D --to D")
+    for name in sorted(set(openly) - {c.name for c in chosen}) if collection is None else ():
+        show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
     for other in others:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
 
@@ -98,22 +108,78 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
         show(f"{collection.name} waits: {line}")
     if found.gaps:
         first, last = found.gaps[0], found.gaps[-1]
-        show(f"{collection.name} lacks {_named(found.gaps)}: keen-pipeline backfill {name} --from {first} --to {last}")
+        show(f"{collection.name} lacks {few(found.gaps, ', ')}: keen-pipeline backfill {name} --from {first} --to {last}")
     if found.outdated:
         first, last = found.outdated[0], found.outdated[-1]
         show(
-            f"{collection.name} has files that another configuration made, {_named(found.outdated)}: "
+            f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
         )
-    reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
+    reasons: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for state in found.given_up:
-        reasons[state.status.value, state.error or "no reason was noted"].append(state.key)
-    for (status, error), keys in list(reasons.items())[:_SHOWN]:
-        show(f"{collection.name} {status}: {_named(keys, ' ')}: {shortened(error)}")
-        show(f"  keen-pipeline retry {name} {' '.join(keys[:_SHOWN])}")
-    if len(reasons) > _SHOWN:
-        show(f"and {len(reasons) - _SHOWN} other reasons (--json lists all)")
+        why = (state.error or "no reason was noted").replace(f"{collection.name}[{state.key}]", collection.name)
+        reasons.setdefault((state.status.value, cause(why, state.key)), (why, []))[1].append(state.key)
+    for (status, _), (why, keys) in list(reasons.items())[:MOST_NAMED]:
+        show(f"{collection.name} {status}: {few(keys)}: {shortened(why)}")
+        show(f"  keen-pipeline retry {name} {' '.join(keys[:MOST_NAMED])}")
+    if len(reasons) > MOST_NAMED:
+        show(f"and {len(reasons) - MOST_NAMED} other reasons (--json lists all)")
 
 
-def _named(keys: Sequence[str], separator: str = ", ") -> str:
-    return separator.join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")
+@click.command("retry")
+@click.argument("collection", shell_complete=complete_collections)
+@click.argument("partitions", nargs=-1, required=True, metavar="PARTITION...")
+def retry(collection: str, partitions: tuple[str, ...]) -> None:
+    """Ask again for partitions that were given up or cancelled; what waits for a back-off is due at once.
+
+    The status sensor, or `keen-pipeline backfill`, submits and lands them.
+
+    Example: keen-pipeline retry purchases 2026-11-01 2026-11-02
+    """
+    settings = Settings.from_environment()
+    (chosen,) = configured(settings, [collection])
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    requests = _requests(ledger, chosen, partitions, settings.mask_key)
+    found = ledger.current(requests)
+    wrong = [_stands(key, e) for key, e in zip(partitions, found, strict=True) if e is not None and e.status is Status.LANDED]
+    if wrong:
+        raise InvalidInputError(f"{collection}: {'; '.join(wrong)}; `keen-pipeline backfill --force` extracts it again")
+    ledger.due_now([e.entry_id for e in found if e is not None and not e.status.is_terminal])
+    asked = ledger.request(requests)
+    made = sum(one.created for one in asked)
+    show(f"{made} asked for again, {len(asked) - made} open before and due now; the status sensor goes on with them")
+
+
+@click.command("cancel")
+@click.argument("collection", shell_complete=complete_collections)
+@click.argument("partitions", nargs=-1, metavar="[PARTITION...]")
+def cancel(collection: str, partitions: tuple[str, ...]) -> None:
+    """Cancel open extractions of COLLECTION, all of them or those of some partitions; the nightly job leaves these alone then.
+
+    Example: keen-pipeline cancel purchases 2026-11-01
+    """
+    settings = Settings.from_environment()
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    open_ = {
+        e.request.partition_key: e for e in ledger.open_entries() if e.request.collection == collection and e.parent_id is None
+    }
+    missing = [key for key in partitions if key not in open_]
+    if missing:
+        there = ", ".join(sorted(open_)) or "nothing"
+        raise InvalidInputError(f"{collection}: {', '.join(missing)} is not open; open is {there}")
+    if not open_:
+        raise InvalidInputError(f"{collection}: nothing is open")
+    chosen = [open_[key].entry_id for key in partitions or open_]
+    cancelled = ledger.cancel(chosen, "cancelled by `keen-pipeline cancel`")
+    show(f"{len(cancelled)} cancelled; `keen-pipeline retry` asks for them again")
+
+
+def _requests(ledger: SqlLedger, collection: Collection, keys: tuple[str, ...], mask_key: bytes | None) -> list[ExtractionRequest]:
+    now = ledger.clock.now()
+    return [
+        partition_request(collection, partition_for_key(collection, key, now), mask_key=mask_key) for key in dict.fromkeys(keys)
+    ]
+
+
+def _stands(key: str, entry: Entry) -> str:
+    return f"{key} has {entry.status.value}"

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from keen_pipeline.cli.common import (
     complete_collections,
     configured_collections,
-    console,
     follow,
     print_json,
+    progress_bar,
     service_for_command,
     show,
 )
@@ -67,7 +66,7 @@ def command(collection: str | None, first: str | None, last: str | None, counts:
         _tell(document, wrong, mended)
     left = [one for one in wrong if id(one) not in mended]
     if left:
-        more = "" if mend else "; --repair extracts again what is wrong"
+        more = "; --repair extracts again what is wrong" if not mend and any(one.entry is not None for one in left) else ""
         raise VerificationError(f"{len(left)} of {len(found)} files are not as they landed{more}")
 
 
@@ -92,16 +91,7 @@ def _names(pipeline: Pipeline, collection: str | None, configured: Sequence[str]
 
 def _verify(pipeline: Pipeline, names: Sequence[str], landed: Sequence[Any], wanted: Range, counts: bool) -> list[Verified]:
     found: list[Verified] = []
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
-    with bar:
+    with progress_bar() as bar:
         task = bar.add_task("verify", total=len(landed))
         for one in verify(pipeline, landed, counts=counts):
             found.append(one)

@@ -9,14 +9,14 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire, parse_collections
-from keen_pipeline.defs.assets import collection_assets
-from keen_pipeline.defs.freshness import freshness_sensor
+from keen_pipeline.defs.assets.collections import StepOptions, collection_assets
 from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
 from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedules, submit_extractions_job
-from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.notifications import KeenNotifications, are_notifications_configured, notification_sensors
+from keen_pipeline.defs.names import Names, sensor_status
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
-from keen_pipeline.defs.sensors import INTERVAL_SECONDS, extraction_status_sensor
+from keen_pipeline.defs.sensors.freshness import freshness_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, are_notifications_configured, notification_sensors
+from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.transfer.encode import check_encoding
@@ -50,85 +50,62 @@ def build_keen_definitions(
     It is a guest: it sets no executor and no default I/O manager, nothing of it runs by itself unless `running`, and it touches no
     asset but its own. Merge the answer with your own by `dg.Definitions.merge`.
 
-    `name`: what every name in Dagster derives from, so that several projects live in one code location. Assets are
-    `[name, collection]`, resources `{name}`, `{name}_ledger`, `{name}_destination`, `{name}_reader`, `{name}_io_manager`, jobs
-    `{name}_submit_extractions` and `{name}_materialize_csvs`, schedules begin with `{name}_nightly`, the sensor is
-    `{name}_extraction_status`.
+    `name`: what every name in Dagster derives from (see `Names`), so that several projects live in one code location.
     `keen`, `ledger`, `destination`: the resources; what is not given is the environment's.
     `running`: whether schedules and sensors start by themselves.
-    `nightly_cron`: when the collections without a cron of their own that are not hourly are asked for (01:00).
+    `nightly_cron`: when those collections are asked for that are not hourly and have no cron of their own (01:00).
     `nightly_timezone`: an IANA zone for every cron; by default each collection's own.
-    `downstream`: assets whose automation conditions a sensor of ours evaluates, so that those with `AutomationCondition.eager()`
-    wake; by default none, as projects have an automation sensor of their own.
+    `downstream`: assets whose automation conditions a sensor of ours evaluates; by default none, as projects have their own sensor.
     `translator`: makes the assets' keys, groups, owners, tags and conditions.
-    `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, and no sensors for them if it
-    has none.
-    `partitions_per_run` (1 to 100000): a longer backfill, or more finished extractions, are several runs of so many, which
-    executors spread over workers; unset, the environment's KEEN_PIPELINE_PARTITIONS_PER_RUN, and one run if that is unset too.
+    `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, if it has any.
+    `partitions_per_run` (1 to 100000): a longer backfill, or more finished extractions, are several runs of so many; unset, the
+    environment's KEEN_PIPELINE_PARTITIONS_PER_RUN, or one run.
     `pool`, `retry_policy`, `hooks`, `op_tags`: of the assets' steps, as Dagster's own decorators take them.
     `execute`: what an asset's step does instead of `keen.run(context)`.
-
-    >>> defs = build_keen_definitions([Collection(name="purchases", start_date="2026-01-01")])
-    >>> sorted(job.name for job in defs.jobs)
-    ['keen_materialize_csvs', 'keen_submit_extractions']
 
     Raises InvalidInputError naming what is wrong with a collection or argument, ConfigurationError if the extra of an encoding is
     missing or the environment is wrong.
     """
-    names = Names(name)
-    parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
-    for encoding in {collection.encoding for collection in collections}:
-        check_encoding(encoding)
-    per_run = _partitions_per_run(partitions_per_run)
-    keys = {collection: spec.key for collection, spec in specs_of(translator or KeenTranslator(), collections, name).items()}
-    submit_job, materialize_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
+    names, per_run = Names(name), _partitions_per_run(partitions_per_run)
+    _check(collections)
+    specs = specs_of(translator or KeenTranslator(), collections, name)
+    keys = {collection: spec.key for collection, spec in specs.items()}
+    submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
     resources = keen_resources(names, keen, ledger, destination)
-    sensors = [
-        extraction_status_sensor(
-            names,
-            materialize_job,
-            collections,
-            keys,
-            interval_seconds=sensor_interval_seconds,
-            running=running,
-            partitions_per_run=per_run,
-        )
-    ]
-    if any(collection.fresh_within_hours is not None for collection in collections):
-        sensors.append(freshness_sensor(names, collections, keys, running=running))
+    sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
+    sensors += freshness_sensors(names, collections, keys, running)
+    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
     if notifications is not None or are_notifications_configured():
-        sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone or "UTC", running=running)
         resources[names.notifications] = notifications or KeenNotifications()
-    if downstream is not None:
-        sensors.append(_downstream_sensor(names, downstream, sensor_interval_seconds, running))
+        sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone or "UTC", running=running)
     return dg.Definitions(
-        assets=collection_assets(
-            collections,
-            name=name,
-            translator=translator,
-            partitions_per_run=per_run,
-            pool=pool,
-            retry_policy=retry_policy,
-            hooks=hooks,
-            op_tags=op_tags,
-            execute=execute,
-        ),
-        jobs=[submit_job, materialize_job],
+        assets=collection_assets(collections, specs, names, StepOptions(per_run, pool, retry_policy, hooks, op_tags), execute),
+        jobs=[submit_job, landing_job],
         schedules=nightly_schedules(names, submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running),
         sensors=sensors,
         resources=resources,
     )
 
 
-def _downstream_sensor(
-    names: Names, downstream: dg.AssetSelection | str | Sequence[str], interval_seconds: int, running: bool
-) -> dg.SensorDefinition:
-    return dg.AutomationConditionSensorDefinition(
-        names.downstream_sensor,
-        target=downstream,
-        minimum_interval_seconds=interval_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
-    )
+def _check(collections: Sequence[Collection]) -> None:
+    parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
+    for encoding in {collection.encoding for collection in collections}:
+        check_encoding(encoding)
+
+
+def _downstream_sensors(
+    names: Names, downstream: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
+) -> list[dg.SensorDefinition]:
+    if downstream is None:
+        return []
+    return [
+        dg.AutomationConditionSensorDefinition(
+            names.downstream_sensor,
+            target=downstream,
+            minimum_interval_seconds=interval_seconds,
+            default_status=sensor_status(running),
+        )
+    ]
 
 
 def _partitions_per_run(given: int | None) -> int | None:

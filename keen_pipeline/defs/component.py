@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
-from keen_pipeline.defs.run import run_assets
-from keen_pipeline.defs.sensors import INTERVAL_SECONDS
+from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS
 from keen_pipeline.defs.translator import KeenTranslator, KeenTranslatorData
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME

@@ -71,8 +71,6 @@ class KeenIOManager(dg.ConfigurableIOManager):
         options = {"missing": self.reader.missing, **options}
         configured = _configured(context)
         extracted = [key for key in keys if configured is None or not is_before_start(configured, key)]
-        if keys and not extracted:  # nothing is ever extracted for them
-            extracted, options = keys, {**options, "missing": Missing.EMPTY}
         reader = self.reader.open(configured)
         return reader.load(_collection(context), extracted, context.dagster_type.typing_type, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -128,17 +128,9 @@ def identifier(text: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_]', '_', text)}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def check_distinct(keys: Mapping[str, dg.AssetKey]) -> None:
-    """Raises InvalidInputError if two collections would be one asset."""
-    seen: dict[dg.AssetKey, str] = {}
-    for collection, key in keys.items():
-        other = seen.setdefault(key, collection)
-        if other != collection:
-            raise InvalidInputError(
-                f"collections {other!r} and {collection!r} would be one asset, {key.to_user_string()}; give one of them another "
-                "key by a KeenTranslator",
-                field="collections",
-            )
+def sensor_status(running: bool) -> dg.DefaultSensorStatus:
+    """Nothing of ours starts by itself unless its user says so."""
+    return dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
 
 
 def tags_identity(collection: Collection | None) -> str:

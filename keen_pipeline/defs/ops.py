@@ -8,11 +8,10 @@ from pydantic import Field
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
-from keen_pipeline.defs.checks import Targets, evaluation, given_up, landing_checks
-from keen_pipeline.defs.metadata import materialization
 from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.reports.metadata import materializing_runs
+from keen_pipeline.defs.reports.reporter import NOT_COUNTED, Reporter
 from keen_pipeline.defs.resources import pipeline_of
-from keen_pipeline.defs.told import failure
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.lifecycle import Entry
@@ -28,9 +27,7 @@ from keen_pipeline.pipeline import (
     post_due,
     requests_of_a_night,
     submit,
-    verdict,
 )
-from keen_pipeline.pipeline.told import grouped
 from keen_pipeline.pipeline.upkeep import tidy_up
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.timeframe import parse_instant
@@ -65,43 +62,13 @@ class MaterializeCsvConfig(dg.Config):
     )
 
 
-def _submit_op(name: str, op_name: str) -> dg.OpDefinition:
-    @dg.op(
-        name=op_name,
-        ins={"after": dg.In(dg.Nothing)},
-        out=dg.Out(dg.Nothing, description="the intents are journalled, and most of them submitted"),
-        required_resource_keys=Names(name).resources,
-        description="Journals and submits an asynchronous extraction for each due partition; ends without waiting.",
-    )
-    def op(context: dg.OpExecutionContext, config: SubmitExtractionConfig) -> None:
-        pipeline = pipeline_of(context.resources, name)
-        _Night(context, pipeline, config).run()
-
-    return op
-
-
-def _materialize_op(name: str, op_name: str) -> dg.OpDefinition:
-    @dg.op(
-        name=op_name,
-        ins={"after": dg.In(dg.Nothing)},
-        out=dg.Out(dg.Nothing, is_required=False, description="what had finished is landed and reported"),
-        required_resource_keys=Names(name).resources,
-        description="Lands every finished extraction as a whole, verified file and records a materialization for each.",
-    )
-    def op(context: dg.OpExecutionContext, config: MaterializeCsvConfig) -> Iterator[Any]:
-        pipeline = pipeline_of(context.resources, name)
-        yield from _LandingRun(context, pipeline, config, Names(name)).events()
-        yield dg.Output(None)
-
-    return op
-
-
 class _Night:
     """One run of the submitting op: each collection for itself, so that what is wrong with one keeps no other."""
 
     def __init__(self, context: dg.OpExecutionContext, pipeline: Pipeline, config: SubmitExtractionConfig) -> None:
         self.context, self.pipeline, self.config = context, pipeline, config
-        self.problems: list[str] = []
+        # Of a night it only keeps what went wrong: there is no key of an asset to tell anything of.
+        self.reporter = Reporter(context, pipeline, {})
         self.counts = {"partitions": 0, "landed_before": 0, "adopted": 0, "submitted": 0}
 
     def run(self) -> None:
@@ -129,12 +96,10 @@ class _Night:
         try:
             submission = submit(self.pipeline, requests, keep=lambda _: not force, run_id=self.context.run.run_id)
         except (ConfigurationError, PermanentError) as error:
-            self.problems.append(f"{collection.name}: {error}")
+            self.reporter.problems.append(f"{collection.name}: {error}")
             return []
         for name, problem in submission.problems.items():
-            self.context.log.warning("%s: what had landed can't be counted: %s", name, problem)
-            if isinstance(problem, (ConfigurationError, PermanentError)):
-                self.problems.append(f"{name}: what had landed can't be counted: {problem}")
+            self.reporter.hindered(name, NOT_COUNTED, problem)
         open_ = [*submission.created, *submission.adopted]
         self.counts["partitions"] += len(requests)
         self.counts["landed_before"] += len(submission.landed)
@@ -144,16 +109,13 @@ class _Night:
     def _told(self, posted: Posted, asked: int) -> None:
         context = self.context
         for collection, problem in posted.problems.items():
-            context.log.warning("%s: not all is submitted, the sensor goes on with it: %s", collection, problem)
-            if isinstance(problem, (ConfigurationError, PermanentError)):
-                self.problems.append(f"{collection}: {problem}")
+            self.reporter.hindered(collection, "not all is submitted, the sensor goes on with it", problem)
         self.counts["submitted"] = len(posted.submitted)
         left = asked - len(posted.submitted) - len(posted.ended)
         context.log.info("%s; %d left to the sensor", ", ".join(f"{n} {name}" for name, n in self.counts.items()), left)
         context.add_output_metadata(self.counts)
-        failed = [(entry, entry.error or "unknown reason") for entry in posted.ended]
-        if failed or self.problems:
-            raise failure(self.counts["partitions"] - len(failed), failed, self.problems)
+        self.reporter.failed += [(entry, entry.error or "unknown reason") for entry in posted.ended]
+        self.reporter.end(self.counts["partitions"] - len(posted.ended))
 
     def _tidy_up(self) -> None:
         """Once a night, as it walks the whole destination; a landing's own failure removes its own leftovers at once."""
@@ -168,69 +130,58 @@ class _LandingRun:
     """One run for any number of collections and partitions. What lands is kept and reported, also if others fail."""
 
     def __init__(self, context: dg.OpExecutionContext, pipeline: Pipeline, config: MaterializeCsvConfig, names: Names) -> None:
-        self.context, self.pipeline, self.ledger = context, pipeline, pipeline.ledger
-        self.config = config
+        self.context, self.pipeline, self.ledger, self.config = context, pipeline, pipeline.ledger, config
         self.collections = {c.name: c for c in parse_collections(config.collections)}
-        self.keys: Mapping[str, dg.AssetKey] = _Keys(names, config.asset_keys)
-        self.failed: list[tuple[Entry, str]] = []
-        self.landed: list[Entry] = []
+        self.keys = _Keys(names, config.asset_keys)
+        self.reporter = Reporter(context, pipeline, self.keys)
 
     def events(self) -> Iterator[Any]:
         """Materializations and checks; raises Failure at the end, naming each partition that has no attempt left and why."""
-        targets = Targets(self.context.instance, self.keys)
+        reporter = self.reporter
         with self.pipeline.working(f"run {self.context.run.run_id[:8]}, landing") as worker:
-            wanted = self._wanted()
-            abandoned = [e for e in self.ledger.claim([e.entry_id for e in wanted], worker.id) if e.status is Status.ABANDONED]
-            yield from self._given_up(abandoned)
-            for outcome in land(self.pipeline, [e.entry_id for e in wanted if e.status is not Status.ABANDONED], worker):
+            claimed = self.ledger.claim(self._wanted(), worker.id)
+            for entry in claimed:
+                if entry.status is Status.ABANDONED:
+                    yield from reporter.given_up(entry)
+                elif entry.status is Status.LANDED:
+                    yield from self._unreported(entry)
+            for outcome in land(self.pipeline, [e.entry_id for e in claimed if e.status is not Status.ABANDONED], worker):
                 match outcome:
                     case NotLanded():
                         yield from self._not_landed(outcome)
-                    case Counted(entry):
-                        if entry.is_partition:
-                            yield evaluation(targets, outcome)
-                        if entry.is_whole is not True:
-                            self.context.log.warning("%s", verdict(outcome))
-                        if outcome.is_final_failure:
-                            self.failed.append((entry, verdict(outcome)))
+                    case Counted():
+                        yield from reporter.counted(outcome)
                     case Landed(entry):
-                        self.landed.append(entry)
-                        if entry.is_partition:
-                            yield materialization(entry, self.keys[entry.request.collection], self.pipeline.destination)
-                            targets.landed(entry)
-                        self.ledger.reported([entry.entry_id])
-            yield from landing_checks(targets, self.ledger, self.collections, self.landed)
-        for line in grouped(self.failed):
-            self.context.log.error("%s", line)
-        if self.failed:
-            raise failure(len(self.landed), self.failed)
-        self.context.log.info("%d landed", len(self.landed))
+                        yield from reporter.landed(entry)
+            yield from reporter.checks(self.collections)
+        reporter.end()
 
-    def _wanted(self) -> list[Entry]:
+    def _wanted(self) -> list[int]:
         if self.config.entry_ids:
             known = self.ledger.entries(self.config.entry_ids)
         else:
-            known = [*self.ledger.open_entries(status=Status.COMPLETE), *self.ledger.uncounted()]
+            known = [*self.ledger.open_entries(status=Status.COMPLETE), *self.ledger.uncounted(), *self.ledger.outbox()]
         ends = (Status.COMPLETE, Status.LANDED, Status.ABANDONED)
-        return [e for e in known if e.status in ends and not (e.status is Status.ABANDONED and e.reported_at is not None)]
+        return [e.entry_id for e in known if e.status in ends and not (e.status is Status.ABANDONED and e.reported_at is not None)]
 
-    def _given_up(self, abandoned: list[Entry]) -> Iterator[Any]:
-        for entry in abandoned:
-            self.failed.append((entry, entry.error or "unknown reason"))
-            if entry.is_partition:
-                yield given_up(entry, self.keys[entry.request.collection])
-        if abandoned:
-            self.ledger.reported([entry.entry_id for entry in abandoned])
+    def _unreported(self, entry: Entry) -> Iterator[Any]:
+        """What a run that died, or a command, has landed and Dagster may not have heard of; `land` counts it if that is due."""
+        if not entry.is_partition or entry.reported_at is not None:
+            return
+        key = self.keys[entry.request.collection]
+        yield from self.reporter.landed(entry, is_known=bool(materializing_runs(self.context.instance, entry, key)))
+        if entry.counted_at is not None:
+            yield from self.reporter.counted(Counted(entry))
 
     def _not_landed(self, outcome: NotLanded) -> Iterator[Any]:
         entry, error = outcome.entry, outcome.error
         if outcome.is_lost:
             self.context.log.info("%s is another process's: %s", entry.request, error)
         elif entry.status is Status.ABANDONED and entry.request.kind is not Kind.SLICE:  # a slice's end is its partition's
-            yield from self._given_up([entry])
+            yield from self.reporter.given_up(entry)
         elif isinstance(error, ConfigurationError) and entry.landing_tries == 1:
             # Told once: the same cause keeps it at every later try too, and `status` names it until it is mended.
-            self.failed.append((entry, f"{error} (it is tried again by itself)"))
+            self.reporter.fail(entry, f"{error} (it is tried again by itself)")
         else:
             # The next attempt, or the next try of this one, is the sensor's.
             self.context.log.warning("%s not landed, it is tried again: %s", entry.request, error)
@@ -249,12 +200,35 @@ class _Keys(dict[str, dg.AssetKey]):
 
 def submit_extractions_op(name: str = DEFAULT_NAME) -> dg.OpDefinition:
     """The op that submits, on the resources of the definitions called `name`."""
-    return _submit_op(name, f"{name}_submit_extraction" if name != DEFAULT_NAME else "submit_extraction")
+
+    @dg.op(
+        name=f"{name}_submit_extraction" if name != DEFAULT_NAME else "submit_extraction",
+        ins={"after": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing, description="the intents are journalled, and most of them submitted"),
+        required_resource_keys=Names(name).resources,
+        description="Journals and submits an asynchronous extraction for each due partition; ends without waiting.",
+    )
+    def op(context: dg.OpExecutionContext, config: SubmitExtractionConfig) -> None:
+        _Night(context, pipeline_of(context.resources, name), config).run()
+
+    return op
 
 
 def materialize_csvs_op(name: str = DEFAULT_NAME) -> dg.OpDefinition:
     """The op that lands, on the resources of the definitions called `name`."""
-    return _materialize_op(name, f"{name}_materialize_csv" if name != DEFAULT_NAME else "materialize_csv")
+
+    @dg.op(
+        name=f"{name}_materialize_csv" if name != DEFAULT_NAME else "materialize_csv",
+        ins={"after": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing, is_required=False, description="what had finished is landed and reported"),
+        required_resource_keys=Names(name).resources,
+        description="Lands every finished extraction as a whole, verified file and records a materialization for each.",
+    )
+    def op(context: dg.OpExecutionContext, config: MaterializeCsvConfig) -> Iterator[Any]:
+        yield from _LandingRun(context, pipeline_of(context.resources, name), config, Names(name)).events()
+        yield dg.Output(None)
+
+    return op
 
 
 submit_extraction = submit_extractions_op()

@@ -27,11 +27,16 @@ def partitions_definition(collection: Collection, *, together_with: Sequence[Col
     >>> partitions_definition(Collection(name="purchases", start_date="2026-01-01")).get_first_partition_key()
     '2026-01-01'
     """
-    alike = [one for one in (collection, *together_with) if _grain(one) == _grain(collection)]
+    alike = [one for one in (collection, *together_with) if grain(one) == grain(collection)]
     start: date = min(one.start for one in alike)
     make: Any = _DEFINITIONS[collection.granularity]  # the subclasses take a start date, their common base doesn't
     definition: dg.TimeWindowPartitionsDefinition = make(start_date=datetime.combine(start, time()), timezone=collection.timezone)
     return definition
+
+
+def when_landed() -> dg.AutomationCondition[Any]:
+    """A partition wakes when what it is made of lands, or lands anew; `eager()` alone looks at the latest one only."""
+    return dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
 
 
 def is_before_start(collection: Collection, partition_key: str) -> bool:
@@ -44,5 +49,6 @@ def is_before_start(collection: Collection, partition_key: str) -> bool:
     return partition_key[: len(start)] < start
 
 
-def _grain(collection: Collection) -> tuple[Granularity, str]:
+def grain(collection: Collection) -> tuple[Granularity, str]:
+    """Collections of one grain can be backfilled together."""
     return collection.granularity, collection.timezone

@@ -73,7 +73,7 @@ class KeenResource(dg.ConfigurableResource["KeenClient"]):
 
         Each partition's materialization goes out as it lands, its checks follow; at the end it raises Failure naming what failed.
         """
-        from keen_pipeline.defs.run import run_assets
+        from keen_pipeline.defs.assets.run import run_assets
 
         return run_assets(context, self)
 

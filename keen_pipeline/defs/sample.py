@@ -9,7 +9,7 @@ import dagster as dg
 
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.partitions import partitions_definition, when_landed
 from keen_pipeline.defs.resources import CsvDestination, KeenResource
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
@@ -39,8 +39,10 @@ class SampleKeenResource(KeenResource):
     deps=[NAMES.asset_key(PURCHASES.name)],
     partitions_def=partitions_definition(PURCHASES, together_with=COLLECTIONS),
     backfill_policy=dg.BackfillPolicy.single_run(),
-    # eager() alone wakes for the latest day only; a backfilled day is as good as yesterday.
-    automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
+    # By eager() a first look counts all that landed before it as handled; on a slow machine the first night is over by then.
+    automation_condition=when_landed().replace(
+        "handled", dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    )
     & dg.AutomationCondition.all_deps_blocking_checks_passed(),
     group_name="keen",
     kinds={"duckdb"},

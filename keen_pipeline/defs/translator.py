@@ -20,8 +20,10 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, check_distinct
-from keen_pipeline.defs.partitions import partitions_definition
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
+from keen_pipeline.defs.partitions import grain, partitions_definition
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.scope import DEFAULT_NAME
 
 COLLECTION_METADATA = "keen/collection"
 EXTRACTION_METADATA = "keen/extraction"
@@ -30,10 +32,11 @@ EXTRACTION_METADATA = "keen/extraction"
 
 @dataclass(frozen=True)
 class KeenTranslatorData:
-    """What a spec is made of. `name`: of the definitions. `others`: collections that are backfilled together with it."""
+    """What a spec is made of. `name`: of the definitions. `others`: collections that are backfilled together with it, of which the
+    earliest is enough."""
 
     collection: Collection
-    name: str = "keen"
+    name: str = DEFAULT_NAME
     others: Sequence[Collection] = field(default=(), repr=False)
 
     @property
@@ -86,11 +89,18 @@ def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name
 
     Raises InvalidInputError if two collections would be one asset.
     """
-    specs = {}
+    earliest = {grain(c): c for c in sorted(collections, key=lambda c: c.start, reverse=True)}
+    specs: dict[str, dg.AssetSpec] = {}
+    seen: dict[dg.AssetKey, str] = {}
     for collection in collections:
-        data = KeenTranslatorData(collection, name, collections)
-        needed = _metadata(data)
-        spec = translator.get_asset_spec(data).merge_attributes(metadata=needed)
-        specs[collection.name] = spec.replace_attributes(skippable=True).with_io_manager_key(Names(name).io_manager)
-    check_distinct({collection: spec.key for collection, spec in specs.items()})
+        data = KeenTranslatorData(collection, name, [earliest[grain(collection)]])
+        spec = translator.get_asset_spec(data).merge_attributes(metadata=_metadata(data)).replace_attributes(skippable=True)
+        specs[collection.name] = spec.with_io_manager_key(Names(name).io_manager)
+        other = seen.setdefault(spec.key, collection.name)
+        if other != collection.name:
+            raise InvalidInputError(
+                f"collections {other!r} and {collection.name!r} would be one asset, {spec.key.to_user_string()}; give one of them "
+                "another key by a KeenTranslator",
+                field="collections",
+            )
     return specs

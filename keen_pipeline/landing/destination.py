@@ -222,7 +222,9 @@ class FileDestination:
 def _about(error: KeenPipelineError, what: str) -> KeenPipelineError:
     """The same error, saying of which extraction it speaks."""
     if not isinstance(error, InvalidInputError) and what not in str(error):
-        error.args = (f"{what}: {error}; nothing was landed", *error.args[1:])
+        first, *mend = str(error).split("\n")
+        kept = "" if "nothing was published" in first else "; nothing was landed"
+        error.args = ("\n".join([f"{what}: {first}{kept}", *mend]), *error.args[1:])
     return error
 
 

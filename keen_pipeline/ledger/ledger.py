@@ -11,15 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy
-from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Kind, Landing, Status
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
 from keen_pipeline.ledger.submissions import LedgerSubmissions
-from keen_pipeline.ledger.tables import entries, is_landed, is_stale
+from keen_pipeline.ledger.tables import entries, is_claimed, is_landed, is_open, is_publishing, is_stale
 from keen_pipeline.ledger.transactions import transaction
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, sources_of
 
-_OPEN = sorted(status.value for status in OPEN_STATUSES)
 _SPLITTABLE = [status.value for status in sources_of(Status.SPLIT)]
 
 
@@ -39,47 +38,43 @@ class SqlLedger(LedgerSubmissions):
 
     @transaction
     def dispatch(self, connection: sa.Connection, entry_ids: Iterable[int], until: datetime) -> list[Entry]:
-        """A run has been asked to land these complete entries: nobody asks for another before `until`.
+        """A run will land these entries, which are at the service or complete: until then nobody asks for another one.
 
-        Answers those that nobody has claimed.
+        Whoever claims them may land them at once. Answers those that nobody has claimed.
         """
-        told: list[Entry] = []
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.COMPLETE.value, self._free_for(None))
-            change = sa.update(entries).where(mine).values(due_at=until).returning(entries)
-            told += [self._entry(row) for row in connection.execute(change)]
-        return sorted(told, key=lambda entry: entry.entry_id)
-
-    @transaction
-    def begun(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> None:
-        """The run that was asked for lands these claimed entries: if it dies, nobody waits for the end of its `dispatch`."""
-        now = self.clock.now()
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            mine = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.claimed_by == worker)
-            complete = sa.and_(mine, entries.c.status == Status.COMPLETE.value, entries.c.due_at > now)
-            connection.execute(sa.update(entries).where(complete).values(due_at=now))
+        to_land = sa.and_(entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value]), self._free_for(None))
+        # Without an error it is due again for whoever claims it, see `claim`: an earlier try is over once a run is asked for.
+        return self._update(connection, entry_ids, to_land, due_at=until, error=None)
 
     @transaction
     def landing_failed(self, connection: sa.Connection, entry_id: int, worker: str, reason: str, due_at: datetime) -> Entry:
         """Count a landing of a claimed entry that can be tried again, not before `due_at`. Raises ClaimLostError."""
         values = {"landing_tries": entries.c.landing_tries + 1, "error": bounded(reason), "due_at": due_at}
-        self._change(connection, entry_id, worker, {Status.COMPLETE}, **values)
-        return self._entry(self._row(connection, entry_id))
+        return self._change(connection, entry_id, worker, {Status.COMPLETE}, **values)
 
     @transaction
     def publishing(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
-        """The file of a claimed entry is about to be switched into place.
+        """The file of a claimed entry is about to be switched into place; the worker says with `landed` or `published` that it was.
 
-        From here to `landed` the file that lies there may be either one: an earlier landing at its path is unproven, be it that of
-        another project that landed at the same destination. Raises ClaimLostError: then nothing may be switched.
+        Until then the file that lies there may be either one: an earlier landing at its path is unproven, be it that of another
+        project that landed at the same destination. So is this one, if somebody else has come as far as this at the path and has
+        not been heard of since: such a file may still come. Raises ClaimLostError: then nothing may be switched.
         """
-        self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=sa.false())
         row = self._row(connection, entry_id)
-        before = sa.and_(self._at_destination, is_landed, self._at_path_of(row), entries.c.id != entry_id)
+        at_path = sa.and_(self._at_destination, self._at_path_of(row))
+        others = sa.and_(is_publishing, sa.or_(entries.c.id != entry_id, entries.c.publisher != worker))
+        doubt = sa.update(entries).where(at_path, others).values(unproven=sa.true(), publisher=None)
+        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`, if he lives.
+        disown = sa.update(entries).where(at_path, is_stale, is_claimed).values(claimed_by=None)
+        in_doubt = sum(connection.execute(change).rowcount for change in (doubt, disown)) > 0
+        self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=in_doubt, publisher=worker)
+        before = sa.and_(at_path, is_landed, entries.c.id != entry_id)
         connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
-        # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`.
-        stale = sa.and_(self._at_destination, is_stale, self._at_path_of(row))
-        connection.execute(sa.update(entries).where(stale).values(claimed_by=None))
+
+    @transaction
+    def published(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
+        """What the worker was about to switch into place lies there, or never comes."""
+        self._update_one(connection, entry_id, entries.c.publisher == worker, publisher=None)
 
     @transaction
     def landed(self, connection: sa.Connection, entry_id: int, worker: str, landing: Landing) -> Entry:
@@ -89,17 +84,15 @@ class SqlLedger(LedgerSubmissions):
         """
         row = self._row(connection, entry_id)
         now = self.clock.now()
-        is_slice = row.kind == Kind.SLICE.value
-        values = {**landing_values(landing), "landed_at": now, "error": None, "reported_at": now if is_slice else None}
-        self._move(connection, entry_id, worker, Status.LANDED, **values)
-        if is_slice:  # nobody's asset: its claim has done its work
-            connection.execute(sa.update(entries).where(entries.c.id == entry_id).values(claimed_by=None))
+        values = {**landing_values(landing), "landed_at": now, "error": None, "reported_at": None, "publisher": None}
+        if row.kind == Kind.SLICE.value:  # nobody's asset: its claim has done its work
+            values |= {"reported_at": now, "claimed_by": None}
+        landed = self._move(connection, entry_id, worker, Status.LANDED, **values)
         self._supersede_earlier(connection, row, now)
-        return self._entry(self._row(connection, entry_id))
+        return landed
 
     def _supersede_earlier(self, connection: sa.Connection, row: sa.Row[Any], now: datetime) -> None:
-        same_place = sa.and_(entries.c.collection == row.collection, entries.c.partition_key == row.partition_key)
-        others = sa.and_(self._mine, same_place, entries.c.id != row.id)
+        others = sa.and_(self._mine, self._at_place_of(row), entries.c.id != row.id)
         superseded = {"status": Status.SUPERSEDED.value, "claimed_by": None, "unproven": sa.false()}
         connection.execute(sa.update(entries).where(others, entries.c.status == Status.LANDED.value).values(superseded))
         # A file at the same path was replaced; one at another path is still there.
@@ -114,48 +107,37 @@ class SqlLedger(LedgerSubmissions):
     @transaction
     def reject(self, connection: sa.Connection, entry_id: int, reason: str) -> Entry | None:
         """An ad hoc landing ▶ abandoned: its count contradicts it, and the file was kept aside. None if it had moved on."""
-        mine = sa.and_(self._mine, entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
         values = {"status": Status.ABANDONED.value, "error": bounded(reason), "claimed_by": None}
-        if connection.execute(sa.update(entries).where(mine).values(values)).rowcount != 1:
-            return None
-        return self._entry(self._row(connection, entry_id))
+        return self._update_one(connection, entry_id, entries.c.status == Status.LANDED.value, **values)
 
     @transaction
     def reported(self, connection: sa.Connection, entry_ids: Iterable[int]) -> None:
         """Dagster has heard of these landings or ends."""
-        now = self.clock.now()
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            ended = sa.and_(self._mine, entries.c.id.in_(chunk), sa.not_(entries.c.status.in_(_OPEN)))
-            connection.execute(sa.update(entries).where(ended, entries.c.reported_at.is_(None)).values(reported_at=now))
+        ended = sa.and_(sa.not_(is_open), entries.c.reported_at.is_(None))
+        self._update(connection, entry_ids, ended, reported_at=self.clock.now())
 
     # -- counts -------------------------------------------------------------------------------------------------------
 
     @transaction
     def counted(self, connection: sa.Connection, counts: Mapping[int, int]) -> list[Entry]:
         """Note the service's count of landed entries; answers those that are landed still."""
-        answers: list[Entry] = []
-        now = self.clock.now()
-        for entry_id in self._lock(connection, counts):
-            landed = sa.and_(self._mine, entries.c.id == entry_id, entries.c.status == Status.LANDED.value)
-            values = {"counted": counts[entry_id], "counted_at": now}
-            change = sa.update(entries).where(landed).values(values).returning(entries)
-            answers += [self._entry(row) for row in connection.execute(change)]
-        return answers
+        landed, now = entries.c.status == Status.LANDED.value, self.clock.now()
+        ids = self._lock(connection, counts)
+        noted = [self._update_one(connection, i, landed, counted=counts[i], counted_at=now) for i in ids]
+        return [entry for entry in noted if entry is not None]
 
-    def ask_again(self, entry_id: int, reason: str, *, limits: Limits, worker: str | None = None) -> Entry | None:
+    @transaction
+    def ask_again(
+        self, connection: sa.Connection, entry_id: int, reason: str, *, limits: Limits, worker: str | None = None
+    ) -> Entry | None:
         """Journal the next attempt of a landed entry that is not whole; its file stays until the new one supersedes it.
 
         The new attempt is `worker`'s claim. None if no attempt is left, or if the partition is asked for already.
         """
-        try:
-            return self._ask_again(entry_id, reason, limits, worker)
-        except sa.exc.IntegrityError:
-            return None
-
-    @transaction
-    def _ask_again(self, connection: sa.Connection, entry_id: int, reason: str, limits: Limits, worker: str | None) -> Entry | None:
         now, row = self.clock.now(), self._known(connection, entry_id)
         if row is None or row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
+            return None
+        if self._found(connection, sa.and_(is_open, self._at_place_of(row))):
             return None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
         values = next_attempt_row(row, now, due_at) | {"claimed_by": worker, "error": bounded(reason)}
@@ -166,10 +148,8 @@ class SqlLedger(LedgerSubmissions):
     @transaction
     def planned(self, connection: sa.Connection, entry_ids: Iterable[int], expected: int | None) -> None:
         """The service's count lets these intents be posted whole; `expected`: that count of each, None if it is not known."""
-        now = self.clock.now()
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            waiting = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.status == Status.REQUESTED.value)
-            connection.execute(sa.update(entries).where(waiting).values(planned_at=now, expected=expected))
+        waiting = entries.c.status == Status.REQUESTED.value
+        self._update(connection, entry_ids, waiting, planned_at=self.clock.now(), expected=expected)
 
     @transaction
     def split(
@@ -196,8 +176,8 @@ class SqlLedger(LedgerSubmissions):
         values: dict[str, Any] = {"status": Status.SPLIT.value, "planned_at": now, "expected": expected, "due_at": now}
         if row.parent_id is not None:
             values = {"status": Status.FAILED.value, "error": bounded(reason), "claimed_by": None}
-        guard = sa.and_(entries.c.id == entry_id, entries.c.status.in_(_SPLITTABLE), self._free_for(worker))
-        if connection.execute(sa.update(entries).where(guard).values(values)).rowcount != 1:
+        splittable = sa.and_(entries.c.status.in_(_SPLITTABLE), self._free_for(worker))
+        if self._update_one(connection, entry_id, splittable, **values) is None:
             return []
         parent_id = row.parent_id or entry_id
         made = [self._insert(connection, self._slice_row(row, parent_id, part, now)) for part in slices]
@@ -216,11 +196,9 @@ class SqlLedger(LedgerSubmissions):
     def joined(self, connection: sa.Connection, entry_id: int, slices: int, worker: str | None = None) -> Entry | None:
         """split ▶ complete: all its slices have landed. None if it had moved on, or somebody else has claimed it."""
         now = self.clock.now()
-        split = sa.and_(entries.c.id == entry_id, entries.c.status == Status.SPLIT.value, self._free_for(worker))
+        split = sa.and_(entries.c.status == Status.SPLIT.value, self._free_for(worker))
         values = {"status": Status.COMPLETE.value, "completed_at": now, "due_at": now, "slices": slices}
-        if connection.execute(sa.update(entries).where(split).values(values)).rowcount != 1:
-            return None
-        return self._entry(self._row(connection, entry_id))
+        return self._update_one(connection, entry_id, split, **values)
 
     # -- files that nobody needs any more -----------------------------------------------------------------------------
 
@@ -232,23 +210,20 @@ class SqlLedger(LedgerSubmissions):
             return None
         # Another project's file at the same destination is nobody's to remove either.
         at_path = sa.and_(self._at_destination, self._at_path_of(row), entries.c.id != entry_id)
-        in_use = sa.select(entries.c.id).where(at_path, entries.c.status.in_([*_OPEN, Status.LANDED.value])).limit(1)
+        is_used = sa.or_(is_open, entries.c.status == Status.LANDED.value)
+        in_use = sa.select(entries.c.id).where(at_path, is_used).limit(1)
         if connection.execute(in_use).first() is not None:
             return None
         over = [Status.SUPERSEDED.value, Status.LANDED.value] if row.kind == Kind.SLICE.value else [Status.SUPERSEDED.value]
-        mine = sa.and_(entries.c.id == entry_id, entries.c.status.in_(over), self._free_for(None))
-        change = sa.update(entries).where(mine).values(claimed_by=worker, status=Status.SUPERSEDED.value)
-        if connection.execute(change).rowcount != 1:
-            return None
-        return self._entry(self._row(connection, entry_id))
+        free = sa.and_(entries.c.status.in_(over), self._free_for(None))
+        return self._update_one(connection, entry_id, free, claimed_by=worker, status=Status.SUPERSEDED.value)
 
     @transaction
     def removed(self, connection: sa.Connection, entry: Entry, worker: str) -> bool:
         """The file of a stale entry is gone. False if the claim was lost meanwhile: what lands at its path is unproven."""
-        stale = sa.and_(entries.c.id == entry.entry_id, entries.c.status == Status.SUPERSEDED.value)
-        mine = sa.and_(self._mine, stale, entries.c.claimed_by == worker)
-        change = sa.update(entries).where(mine).values(removed_at=self.clock.now(), claimed_by=None)
-        if connection.execute(change).rowcount == 1:
+        stale = sa.and_(entries.c.status == Status.SUPERSEDED.value, entries.c.claimed_by == worker)
+        values = {"removed_at": self.clock.now(), "claimed_by": None}
+        if self._update_one(connection, entry.entry_id, stale, **values) is not None:
             return True
         self._doubt(connection, entry)
         return False
@@ -270,12 +245,12 @@ class SqlLedger(LedgerSubmissions):
     @transaction
     def _restore(self, connection: sa.Connection, places: Sequence[Sequence[Entry]]) -> list[Entry]:
         now = self.clock.now()
-        tokens = self._tokens(connection, [entry.token for group in places for entry in group], self._mine)
+        tokens = self._among(connection, entries.c.token, [entry.token for group in places for entry in group], self._mine)
         restored = []
         for group in places:
             collection, key = group[-1].request.place
             here = sa.and_(entries.c.collection == collection, entries.c.partition_key == key)
-            if self._rows(connection, sa.and_(here, entries.c.status == Status.LANDED.value)):
+            if self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value)):
                 continue
             new = [entry for entry in group if entry.token not in tokens]
             made = [self._insert(connection, self._restored_row(entry, now, is_valid=entry is group[-1])) for entry in new]
@@ -303,15 +278,19 @@ class SqlLedger(LedgerSubmissions):
     def prune(self, connection: sa.Connection, before: datetime) -> int:
         """Forget attempts that ended before that and mean nothing any more; answers how many.
 
-        Kept: what is open or landed, what still has a file, and the newest attempt of a partition.
+        Kept: what is open or landed, what still has a file, and the newest attempt of a partition; of a slice nothing.
         """
         later = entries.alias("later")
         newer = sa.exists().where(
             *(later.c[name] == entries.c[name] for name in ("scope_id", "collection", "partition_key")), later.c.id > entries.c.id
         )
+        is_old = sa.or_(newer, entries.c.kind == Kind.SLICE.value)
         over = [Status.FAILED.value, Status.SUPERSEDED.value, Status.ABANDONED.value, Status.CANCELLED.value]
-        ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), newer)
+        ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), is_old)
         return connection.execute(sa.delete(entries).where(ended)).rowcount
+
+    def _at_place_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:
+        return sa.and_(entries.c.collection == row.collection, entries.c.partition_key == row.partition_key)
 
     def _at_path_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:
         return sa.and_(entries.c.collection == row.collection, entries.c.path == row.path)

@@ -30,21 +30,19 @@ class Notice:
 
 
 class SqlNotices:
-    """The notices in the ledger's database. Every method is one transaction."""
+    """The notices in the ledger's database. Every method is one transaction.
 
-    def __init__(self, engine: sa.Engine, *, clock: Clock | None = None) -> None:
+    `of`: what the names of one pipeline's notices begin with; others' are not claimed. Unless given, all are.
+    """
+
+    def __init__(self, engine: sa.Engine, *, of: str = "", clock: Clock | None = None) -> None:
         self.engine = engine
+        self._mine = notices.c.name.startswith(of, autoescape=True)
         self._clock: Clock = clock or clock_of(engine)
 
-    def plan(self, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
-        """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
-        try:
-            return self._plan(name, channel, body)
-        except sa.exc.IntegrityError:
-            return False  # another process was quicker
-
     @transaction
-    def _plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None) -> bool:
+    def plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
+        """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
         now = self._clock.now()
         values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
         same = sa.and_(notices.c.name == name, notices.c.channel == channel)
@@ -57,7 +55,7 @@ class SqlNotices:
     def claim(self, connection: sa.Connection, channels: set[str], hold_seconds: float) -> Notice | None:
         """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
         now = self._clock.now()
-        due = sa.and_(is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
+        due = sa.and_(self._mine, is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
         row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
         if row is None:
             return None

@@ -102,7 +102,7 @@ class LedgerReader:
     @read_transaction
     def entries(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:
         """Entries by id, ascending; unknown ids are left out."""
-        return [self._entry(row) for chunk in chunks(sorted(entry_ids)) for row in self._rows(connection, entries.c.id.in_(chunk))]
+        return [entry for chunk in chunks(sorted(entry_ids)) for entry in self._found(connection, entries.c.id.in_(chunk))]
 
     @read_transaction
     def current(self, connection: sa.Connection, requests: Sequence[ExtractionRequest]) -> list[Entry | None]:
@@ -113,10 +113,7 @@ class LedgerReader:
     @read_transaction
     def open_entries(self, connection: sa.Connection, *, status: Status | None = None) -> list[Entry]:
         """All open attempts, or those in one status; oldest first."""
-        # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
-        wanted = is_open if status is None else sa.and_(is_open, entries.c.status == status.value)
-        found = [self._entry(row) for row in connection.execute(sa.select(entries).where(self._mine, wanted))]
-        return sorted(found, key=lambda entry: entry.entry_id)
+        return self._found(connection, is_open if status is None else sa.and_(is_open, entries.c.status == status.value))
 
     @read_transaction
     def outbox(self, connection: sa.Connection, *, limit: int = 100) -> list[Entry]:
@@ -131,9 +128,17 @@ class LedgerReader:
         return self._found(connection, sa.and_(is_uncounted, entries.c.claimed_by.is_(None)))
 
     @read_transaction
-    def landed_entries(self, connection: sa.Connection, collection: str) -> list[Entry]:
-        """The valid landings of a collection in the order of time, without slices."""
-        return self._landed(connection, entries.c.collection == collection)
+    def landed_entries(
+        self, connection: sa.Connection, collection: str, *, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Entry]:
+        """The valid landings of a collection in the order of time, without slices; those whose timeframe begins in [start, end)."""
+        wanted, begins = sa.and_(is_landed, entries.c.collection == collection), entries.c.window_start
+        if start is not None:
+            wanted = sa.and_(wanted, begins >= start)
+        if end is not None:
+            wanted = sa.and_(wanted, begins < end)
+        query = sa.select(entries).where(self._mine, wanted).order_by(begins)
+        return [self._entry(row) for row in connection.execute(query)]
 
     @read_transaction
     def landed_collections(self, connection: sa.Connection) -> list[str]:
@@ -144,20 +149,7 @@ class LedgerReader:
     @read_transaction
     def known_tokens(self, connection: sa.Connection, tokens: Iterable[str]) -> set[str]:
         """Those of the tokens that any scope of this ledger has given out."""
-        return self._tokens(connection, tokens, sa.true())
-
-    def _tokens(self, connection: sa.Connection, tokens: Iterable[str], condition: sa.ColumnElement[bool]) -> set[str]:
-        found: set[str] = set()
-        for chunk in chunks(sorted(tokens)):
-            query = sa.select(entries.c.token).where(condition, entries.c.token.in_(chunk))
-            found.update(connection.execute(query).scalars())
-        return found
-
-    @read_transaction
-    def landed_between(self, connection: sa.Connection, collection: str, start: datetime, end: datetime) -> list[Entry]:
-        """The valid landings of a collection whose timeframe begins in [start, end), in the order of time, without slices."""
-        begins = entries.c.window_start
-        return self._landed(connection, sa.and_(entries.c.collection == collection, begins >= start, begins < end))
+        return self._among(connection, entries.c.token, tokens, sa.true())
 
     @read_transaction
     def partitions(self, connection: sa.Connection, collection: str) -> list[PartitionState]:
@@ -193,8 +185,9 @@ class LedgerReader:
         found: dict[int, list[Entry]] = defaultdict(list)
         for chunk in chunks(sorted(parent_ids)):
             alive = sa.and_(entries.c.parent_id.in_(chunk), entries.c.status != Status.FAILED.value)
-            for row in connection.execute(sa.select(entries).where(self._mine, alive).order_by(entries.c.window_start)):
-                found[row.parent_id].append(self._entry(row))
+            for entry in sorted(self._found(connection, alive), key=lambda e: e.request.timeframe.start):
+                assert entry.parent_id is not None
+                found[entry.parent_id].append(entry)
         return found
 
     @read_transaction
@@ -202,8 +195,7 @@ class LedgerReader:
         """Landed slices of entries that need them no more."""
         parents = entries.alias("parents")
         is_over = parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])
-        query = sa.select(entries).join(parents, parents.c.id == entries.c.parent_id).where(self._mine, is_landed_slice, is_over)
-        return [self._entry(row) for row in connection.execute(query)]
+        return self._found(connection, sa.and_(is_landed_slice, sa.exists().where(parents.c.id == entries.c.parent_id, is_over)))
 
     @read_transaction
     def stale_files(self, connection: sa.Connection) -> list[Entry]:
@@ -213,11 +205,8 @@ class LedgerReader:
     @read_transaction
     def known(self, connection: sa.Connection, collection: str, extraction_ids: Iterable[str]) -> set[str]:
         """Those of the service's extractions that an attempt of this scope asked for."""
-        found: set[str] = set()
-        for chunk in chunks(sorted(extraction_ids)):
-            mine = sa.and_(self._mine, entries.c.collection == collection, entries.c.extraction_id.in_(chunk))
-            found.update(connection.execute(sa.select(entries.c.extraction_id).where(mine)).scalars())
-        return found
+        mine = sa.and_(self._mine, entries.c.collection == collection)
+        return self._among(connection, entries.c.extraction_id, extraction_ids, mine)
 
     @read_transaction
     def collections(self, connection: sa.Connection) -> Mapping[str, CollectionState]:
@@ -248,27 +237,16 @@ class LedgerReader:
         """The names of other definitions whose files, landed or asked for, lie at one of these paths of our destination."""
         here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.name != self.scope.name)
         names = {row.id: row.name for row in connection.execute(sa.select(scopes.c.id, scopes.c.name).where(here))}
-        if not names:  # as nearly always: nothing of the history is read
-            return set()
-        found: set[str] = set()
         alive = sa.or_(is_open, sa.and_(entries.c.status == Status.LANDED.value, sa.not_(entries.c.unproven)))
-        for chunk in chunks(sorted(paths)):
-            theirs = sa.and_(entries.c.scope_id.in_(sorted(names)), entries.c.path.in_(chunk), alive)
-            found.update(names[i] for i in connection.execute(sa.select(entries.c.scope_id).distinct().where(theirs)).scalars())
-        return found
+        theirs = {name: sa.and_(entries.c.scope_id == number, alive) for number, name in names.items()}
+        return {name for name, condition in theirs.items() if self._among(connection, entries.c.path, paths, condition)}
 
     @read_transaction
     def others_paths(self, connection: sa.Connection, paths: Iterable[str]) -> set[str]:
         """Those of some paths below our destination at which other scopes of this ledger have a file, or ask for one."""
         here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.id != self.scope_id)
-        others = list(connection.execute(sa.select(scopes.c.id).where(here)).scalars())
-        if not others:
-            return set()
-        found: set[str] = set()
-        for chunk in chunks(sorted(paths)):
-            theirs = sa.and_(entries.c.scope_id.in_(others), entries.c.path.in_(chunk), sa.or_(is_open, is_landed, is_stale))
-            found.update(connection.execute(sa.select(entries.c.path).where(theirs)).scalars())
-        return found
+        others = sa.and_(entries.c.scope_id.in_(sa.select(scopes.c.id).where(here)), sa.or_(is_open, is_landed, is_stale))
+        return self._among(connection, entries.c.path, paths, others)
 
     @read_transaction
     def orphans(self, connection: sa.Connection) -> int:
@@ -281,16 +259,19 @@ class LedgerReader:
     def _entry(self, row: sa.Row[Any]) -> Entry:
         return to_entry(row, self.scope)
 
-    def _rows(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[sa.Row[Any]]:
-        return list(connection.execute(sa.select(entries).where(self._mine, condition).order_by(entries.c.id)).all())
-
     def _found(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
+        # Sorted here: asked for an order, SQLite reads the whole table in it instead of the few by their index.
         found = [self._entry(row) for row in connection.execute(sa.select(entries).where(self._mine, condition))]
         return sorted(found, key=lambda entry: entry.entry_id)
 
-    def _landed(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Entry]:
-        query = sa.select(entries).where(self._mine, is_landed, condition).order_by(entries.c.window_start)
-        return [self._entry(row) for row in connection.execute(query)]
+    def _among(
+        self, connection: sa.Connection, column: sa.Column[Any], values: Iterable[str], condition: sa.ColumnElement[bool]
+    ) -> set[str]:
+        """Those of some values that the column has in entries which meet the condition."""
+        found: set[str] = set()
+        for chunk in chunks(sorted(values)):
+            found.update(connection.execute(sa.select(column).where(condition, column.in_(chunk))).scalars())
+        return found
 
     def _newest(self, connection: sa.Connection, places: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Entry]:
         """Per place the open attempt, else the landing that is valid, else the newest attempt."""

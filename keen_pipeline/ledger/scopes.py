@@ -46,22 +46,20 @@ class Scopes:
         known = self._find(scope)
         if known is not None:
             return known
-        try:
-            number, adopted = self._make(scope)
-        except sa.exc.IntegrityError:  # another process has just made it
-            found = self._find(scope)
-            assert found is not None
-            return found
+        number, adopted = self._make(scope)
         if adopted:
             _log.warning("%d entries of the ledger are from before it knew whose they are; they belong to %s now", adopted, scope)
         return number
 
     @read_transaction
     def _find(self, connection: sa.Connection, scope: Scope) -> int | None:
-        return connection.execute(sa.select(scopes.c.id).where(_is(scope))).scalar()
+        return connection.execute(_number_of(scope)).scalar()
 
     @transaction
     def _make(self, connection: sa.Connection, scope: Scope) -> tuple[int, int]:
+        known = connection.execute(_number_of(scope)).scalar()
+        if known is not None:  # another process has just made it
+            return known, 0
         values = {"source": scope.source, "destination": scope.destination, "name": scope.name, "created_at": self._clock.now()}
         number: int = connection.execute(sa.insert(scopes).values(values).returning(scopes.c.id)).scalar_one()
         unclaimed = connection.execute(sa.select(scopes.c.id).where(scopes.c.source == UNCLAIMED)).scalar()
@@ -78,9 +76,9 @@ class Scopes:
         return [ScopeSummary(Scope(*row[:3]), row[3], row[4]) for row in connection.execute(query)]
 
 
-def _is(scope: Scope) -> sa.ColumnElement[bool]:
+def _number_of(scope: Scope) -> sa.Select[int]:
     c = scopes.c
-    return sa.and_(c.source == scope.source, c.destination == scope.destination, c.name == scope.name)
+    return sa.select(c.id).where(c.source == scope.source, c.destination == scope.destination, c.name == scope.name)
 
 
 def _adopt(connection: sa.Connection, unclaimed: int, number: int, scope: Scope) -> int:

@@ -16,8 +16,6 @@ from functools import reduce
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Status
@@ -39,23 +37,6 @@ OTHERS = "(others)"
 MOST_UNREPORTED = 10_000
 # A statement that takes longer is given up: whoever asks has long gone.
 _STATEMENT_SECONDS = 30
-
-
-class _Unindexed(FunctionElement[int]):
-    """A column beside a range of ids: of the bare one SQLite takes the index of places, and reads all of the scope each time."""
-
-    type = sa.Integer()
-    inherit_cache = True
-
-
-@compiles(_Unindexed)
-def _plain(element: _Unindexed, compiler: Any, **options: Any) -> str:
-    return str(compiler.process(element.clauses, **options))
-
-
-@compiles(_Unindexed, "sqlite")
-def _plain_on_sqlite(element: _Unindexed, compiler: Any, **options: Any) -> str:
-    return f"+{compiler.process(element.clauses, **options)}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +79,8 @@ class StatisticsReader:
         self._engine = ledger.engine
         self._clock = ledger.clock
         self._mine = entries.c.scope_id == ledger.scope_id
-        self._mine_by_id = _Unindexed(entries.c.scope_id) == ledger.scope_id
+        # Beside a range of ids: of the bare column SQLite takes the index of places, and reads all of the scope each time.
+        self._mine_by_id = entries.c.scope_id + 0 == ledger.scope_id
         self._budget = budget or ledger.scope.source
         # The totals of entries that have ended, up to the id `_until`, but for `_unended`, which were open when they were read.
         self._settled: dict[str, Totals] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,13 +21,12 @@ from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import bounded, new_row, next_attempt_row
 from keen_pipeline.ledger.tables import collections, entries, is_open, workers
 from keen_pipeline.ledger.transactions import lock_rows, transaction
-from keen_pipeline.ledger.workers import Worker, working
+from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, history, sources_of
 
-# Two submitters that insert the same partition at once: the second looks again and adopts.
-_REQUEST_TRIES = 3
 # A list call that comes later than this after the one before says nothing about the time between them.
 _LONGEST_TICK_SECONDS = 60.0
+_NO_PROBLEM: Mapping[str, Any] = {"problem": None, "problem_since": None, "problem_until": None}
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,17 @@ class LedgerSubmissions(LedgerReader):
     or on what nobody has where it says so.
     """
 
-    def working(self, doing: str, limits: Limits) -> AbstractContextManager[Worker]:
+    def working(self, doing: str, limits: Limits) -> Worker:
         """A worker for the block's time, whose claims are given back at its end; those that are gone are taken over first."""
         self.workers.prune(limits.lease_seconds)
-        return working(self.workers, doing, limits.lease_seconds)
+        return Worker(self.workers, doing, limits.lease_seconds)
 
     # -- intents ------------------------------------------------------------------------------------------------------
 
+    @transaction
     def request(
         self,
+        connection: sa.Connection,
         requests: Sequence[ExtractionRequest],
         *,
         keep: Callable[[Entry], bool] = lambda _: True,
@@ -64,18 +64,6 @@ class LedgerSubmissions(LedgerReader):
 
         So is a valid landing with `keep(entry)` true. An open attempt of another question for the same partition is cancelled.
         """
-        for last in range(_REQUEST_TRIES):
-            try:
-                return self._request(requests, keep, run_id)
-            except sa.exc.IntegrityError:
-                if last == _REQUEST_TRIES - 1:
-                    raise
-        raise AssertionError("unreachable")
-
-    @transaction
-    def _request(
-        self, connection: sa.Connection, requests: Sequence[ExtractionRequest], keep: Callable[[Entry], bool], run_id: str | None
-    ) -> list[Requested]:
         now = self.clock.now()
         known = self._newest(connection, [r.place for r in requests])
         answers: list[Requested] = []
@@ -98,9 +86,7 @@ class LedgerSubmissions(LedgerReader):
         """Today's policy decides what a wrong count means, also of what was asked for under another one."""
         if entry.request.count_check is request.count_check:
             return entry
-        change = sa.update(entries).where(entries.c.id == entry.entry_id).values(count_check=request.count_check.value)
-        connection.execute(change)
-        return self._entry(self._row(connection, entry.entry_id))
+        return self._update_one(connection, entry.entry_id, sa.true(), count_check=request.count_check.value) or entry
 
     @transaction
     def withdraw(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[int]:
@@ -120,29 +106,23 @@ class LedgerSubmissions(LedgerReader):
     def claim(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> list[Entry]:
         """Take what nobody has claimed, whatever its status; answers those that are the worker's now. None for one that is gone.
 
-        What a run has been asked to land is due for whoever claims it first, be it another one.
+        What a run is to land is due for whoever claims it first, be it another one.
         """
+        now = self.clock.now()
         alive = sa.select(workers.c.id).where(workers.c.id == worker).with_for_update(read=True)
         if connection.execute(alive).first() is None:
             return []
-        free = sa.or_(entries.c.claimed_by.is_(None), entries.c.claimed_by == worker)
         # Of a landing that failed, the error says so: that one is not due before.
         dispatched = sa.and_(
-            entries.c.status == Status.COMPLETE.value, entries.c.error.is_(None), entries.c.completed_at.is_not(None)
+            entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value]), entries.c.error.is_(None), entries.c.due_at > now
         )
-        values = {"claimed_by": worker, "due_at": sa.case((dispatched, entries.c.completed_at), else_=entries.c.due_at)}
-        claimed: list[Entry] = []
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            change = sa.update(entries).where(self._mine, entries.c.id.in_(chunk), free).values(values)
-            claimed += [self._entry(row) for row in connection.execute(change.returning(entries))]
-        return sorted(claimed, key=lambda entry: entry.entry_id)
+        due_at = sa.case((dispatched, now), else_=entries.c.due_at)
+        return self._update(connection, entry_ids, self._free_for(worker), claimed_by=worker, due_at=due_at)
 
     @transaction
     def release(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str) -> None:
         """Give claims back; those of others stay."""
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            mine = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.claimed_by == worker)
-            connection.execute(sa.update(entries).where(mine).values(claimed_by=None))
+        self._update(connection, entry_ids, entries.c.claimed_by == worker, claimed_by=None)
 
     # -- submission ---------------------------------------------------------------------------------------------------
 
@@ -168,9 +148,8 @@ class LedgerSubmissions(LedgerReader):
     @transaction
     def submitted(self, connection: sa.Connection, entry_id: int, worker: str, extraction_id: str) -> Entry:
         """requested ▶ submitted, of a claimed intent. Raises ClaimLostError."""
-        row = self._row(connection, entry_id)
         tick = sa.select(collections.c.answered_seconds).where(
-            collections.c.scope_id == self.scope_id, collections.c.collection == row.collection
+            collections.c.scope_id == self.scope_id, collections.c.collection == entries.c.collection
         )
         values = {"extraction_id": extraction_id, "submitted_at": self.clock.now(), "error": None}
         values |= {"submitted_tick": sa.func.coalesce(tick.scalar_subquery(), 0.0)}
@@ -178,56 +157,47 @@ class LedgerSubmissions(LedgerReader):
 
     # -- the service's word -------------------------------------------------------------------------------------------
 
-    def listed(self, collection: str, pending: Iterable[str]) -> None:
+    @transaction
+    def listed(self, connection: sa.Connection, collection: str, pending: Iterable[str]) -> None:
         """A list call was answered: these extractions of the collection are unfinished. Whatever kept the collection is over."""
-        with suppress(sa.exc.IntegrityError):  # another process has just listed it too
-            self._listed(collection, pending)
+        now, row = self.clock.now(), self._collection(connection, collection)
+        passed = 0.0 if row.listed_at is None else (now - row.listed_at).total_seconds()
+        answered = row.answered_seconds + min(max(passed, 0.0), _LONGEST_TICK_SECONDS)
+        values = {"listed_at": now, "pending": json.dumps(sorted(pending)), "answered_seconds": answered, **_NO_PROBLEM}
+        connection.execute(sa.update(collections).where(self._is_collection(collection)).values(values))
 
     @transaction
-    def _listed(self, connection: sa.Connection, collection: str, pending: Iterable[str]) -> None:
-        now = self.clock.now()
-        mine = sa.and_(collections.c.scope_id == self.scope_id, collections.c.collection == collection)
-        row = connection.execute(sa.select(collections).where(mine)).first()
-        values: dict[str, Any] = {"listed_at": now, "pending": json.dumps(sorted(pending))}
-        values |= {"problem": None, "problem_since": None, "problem_until": None}
-        if row is None:
-            connection.execute(sa.insert(collections).values(scope_id=self.scope_id, collection=collection, **values))
-            return
-        if row.listed_at is not None:
-            passed = (now - row.listed_at).total_seconds()
-            values["answered_seconds"] = row.answered_seconds + min(max(passed, 0.0), _LONGEST_TICK_SECONDS)
-        connection.execute(sa.update(collections).where(mine).values(values))
-
-    def hindered(self, collection: str, problem: str | None, until: datetime | None = None) -> None:
+    def hindered(self, connection: sa.Connection, collection: str, problem: str | None, until: datetime | None = None) -> None:
         """Why nothing of the collection goes on now, not tried before `until`; None: something does."""
-        with suppress(sa.exc.IntegrityError):  # another process has just said so too
-            self._hindered(collection, problem, until)
-
-    @transaction
-    def _hindered(self, connection: sa.Connection, collection: str, problem: str | None, until: datetime | None) -> None:
-        mine = sa.and_(collections.c.scope_id == self.scope_id, collections.c.collection == collection)
-        row = connection.execute(sa.select(collections.c.problem, collections.c.problem_since).where(mine)).first()
-        if problem is None and (row is None or row.problem is None):
-            return
-        since = self.clock.now() if row is None or row.problem_since is None else row.problem_since
-        values: dict[str, Any] = {"problem": None, "problem_since": None, "problem_until": None}
+        values = _NO_PROBLEM
         if problem is not None:
+            since = self._collection(connection, collection).problem_since or self.clock.now()
             values = {"problem": bounded(problem), "problem_since": since, "problem_until": until}
-        if row is None:
-            connection.execute(sa.insert(collections).values(scope_id=self.scope_id, collection=collection, **values))
-        else:
-            connection.execute(sa.update(collections).where(mine).values(values))
+        connection.execute(sa.update(collections).where(self._is_collection(collection)).values(values))
+
+    def _is_collection(self, collection: str) -> sa.ColumnElement[bool]:
+        return sa.and_(collections.c.scope_id == self.scope_id, collections.c.collection == collection)
+
+    def _collection(self, connection: sa.Connection, collection: str) -> sa.Row[Any]:
+        """What is known of a collection; its row is made the first time."""
+        query = sa.select(collections).where(self._is_collection(collection))
+        row = connection.execute(query).first()
+        if row is not None:
+            return row
+        connection.execute(sa.insert(collections).values(scope_id=self.scope_id, collection=collection))
+        return connection.execute(query).one()
 
     @transaction
     def complete(self, connection: sa.Connection, entry_ids: Iterable[int], worker: str | None = None) -> list[Entry]:
-        """submitted ▶ complete, of what nobody else has claimed; answers those it moved."""
-        moved: list[Entry] = []
-        values = {"status": Status.COMPLETE.value, "completed_at": self.clock.now(), "due_at": self.clock.now(), "error": None}
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            mine = sa.and_(entries.c.id.in_(chunk), entries.c.status == Status.SUBMITTED.value, self._free_for(worker))
-            query = sa.update(entries).where(mine).values(values).returning(entries)
-            moved += [self._entry(row) for row in connection.execute(query)]
-        return sorted(moved, key=lambda entry: entry.entry_id)
+        """submitted ▶ complete, of what nobody else has claimed; answers those it moved.
+
+        What a run is to land stays put off for others than the `worker` that has claimed it.
+        """
+        now = self.clock.now()
+        submitted = sa.and_(entries.c.status == Status.SUBMITTED.value, self._free_for(worker))
+        due_at = now if worker is not None else sa.case((entries.c.due_at > now, entries.c.due_at), else_=now)
+        values = {"status": Status.COMPLETE.value, "completed_at": now, "due_at": due_at, "error": None}
+        return self._update(connection, entry_ids, submitted, **values)
 
     @transaction
     def fail(
@@ -254,13 +224,13 @@ class LedgerSubmissions(LedgerReader):
         earlier = [*self._earlier(connection, row), self._entry(row)]
         error = history(earlier, reason) if is_last else reason
         status = Status.ABANDONED if is_last else Status.FAILED
-        guard = sa.and_(entries.c.id == entry_id, is_open, self._free_for(worker))
-        change = sa.update(entries).where(guard).values(status=status.value, error=bounded(error), claimed_by=None)
-        if connection.execute(change).rowcount != 1:
+        values = {"status": status.value, "error": bounded(error), "claimed_by": None}
+        ended = self._update_one(connection, entry_id, sa.and_(is_open, self._free_for(worker)), **values)
+        if ended is None:
             return None
         self._cancel(connection, entries.c.parent_id == entry_id, "the extraction it is part of has failed")
         if is_last:
-            return self._entry(self._row(connection, entry_id))
+            return ended
         now = self.clock.now()
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits, jitter))
         return self._insert(
@@ -271,7 +241,7 @@ class LedgerSubmissions(LedgerReader):
         if row.series_id is None:
             return []
         series = sa.or_(entries.c.series_id == row.series_id, entries.c.id == row.series_id)
-        return [self._entry(earlier) for earlier in self._rows(connection, sa.and_(series, entries.c.id < row.id))]
+        return self._found(connection, sa.and_(series, entries.c.id < row.id))
 
     @transaction
     def cancel(self, connection: sa.Connection, entry_ids: Iterable[int], reason: str) -> list[Entry]:
@@ -291,12 +261,8 @@ class LedgerSubmissions(LedgerReader):
     @transaction
     def due_now(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:
         """Open attempts that wait for a back-off are due at once: a person's word. Answers those it moved."""
-        now, moved = self.clock.now(), []
-        for chunk in chunks(self._lock(connection, entry_ids)):
-            waiting = sa.and_(self._mine, entries.c.id.in_(chunk), is_open, entries.c.due_at > now)
-            change = sa.update(entries).where(waiting).values(due_at=now).returning(entries)
-            moved += [self._entry(row) for row in connection.execute(change)]
-        return moved
+        now = self.clock.now()
+        return self._update(connection, entry_ids, sa.and_(is_open, entries.c.due_at > now), due_at=now)
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
 
@@ -308,24 +274,41 @@ class LedgerSubmissions(LedgerReader):
         return ordered
 
     def _insert(self, connection: sa.Connection, values: Mapping[str, Any]) -> Entry:
-        new_id = connection.execute(sa.insert(entries).values(values).returning(entries.c.id)).scalar_one()
-        return self._entry(self._row(connection, new_id))
+        return self._entry(connection.execute(sa.insert(entries).values(values).returning(entries)).one())
+
+    def _update(
+        self, connection: sa.Connection, entry_ids: Iterable[int], condition: sa.ColumnElement[bool], **values: Any
+    ) -> list[Entry]:
+        """Change those of the entries that meet the condition; answers these, by ascending id."""
+        changed: list[Entry] = []
+        for chunk in chunks(self._lock(connection, entry_ids)):
+            mine = sa.and_(self._mine, entries.c.id.in_(chunk), condition)
+            change = sa.update(entries).where(mine).values(values).returning(entries)
+            changed += [self._entry(row) for row in connection.execute(change)]
+        return sorted(changed, key=lambda entry: entry.entry_id)
+
+    def _update_one(
+        self, connection: sa.Connection, entry_id: int, condition: sa.ColumnElement[bool], **values: Any
+    ) -> Entry | None:
+        """Change one entry if it meets the condition; None if it doesn't."""
+        mine = sa.and_(self._mine, entries.c.id == entry_id, condition)
+        row = connection.execute(sa.update(entries).where(mine).values(values).returning(entries)).first()
+        return None if row is None else self._entry(row)
 
     def _free_for(self, worker: str | None) -> sa.ColumnElement[bool]:
-        free = sa.and_(self._mine, entries.c.claimed_by.is_(None))
-        return free if worker is None else sa.and_(self._mine, sa.or_(free, entries.c.claimed_by == worker))
+        free = entries.c.claimed_by.is_(None)
+        return free if worker is None else sa.or_(free, entries.c.claimed_by == worker)
 
     def _move(self, connection: sa.Connection, entry_id: int, worker: str, target: Status, **values: Any) -> Entry:
         """A claimed entry into a status that may follow its own; raises ClaimLostError."""
-        self._change(connection, entry_id, worker, sources_of(target), status=target.value, **values)
-        return self._entry(self._row(connection, entry_id))
+        return self._change(connection, entry_id, worker, sources_of(target), status=target.value, **values)
 
-    def _change(self, connection: sa.Connection, entry_id: int, worker: str, expected: Iterable[Status], **values: Any) -> None:
+    def _change(self, connection: sa.Connection, entry_id: int, worker: str, expected: Iterable[Status], **values: Any) -> Entry:
         """Change one claimed entry that is in an expected status, or raise ClaimLostError without a change."""
-        status = entries.c.status.in_([s.value for s in expected])
-        guard = sa.and_(self._mine, entries.c.id == entry_id, status, entries.c.claimed_by == worker)
-        if connection.execute(sa.update(entries).where(guard).values(values)).rowcount == 1:
-            return
+        claimed = sa.and_(entries.c.status.in_([s.value for s in expected]), entries.c.claimed_by == worker)
+        changed = self._update_one(connection, entry_id, claimed, **values)
+        if changed is not None:
+            return changed
         row = self._row(connection, entry_id)
         holder = "claimed by another process" if row.claimed_by not in (None, worker) else "no longer claimed"
         raise ClaimLostError(

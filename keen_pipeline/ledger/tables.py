@@ -119,6 +119,7 @@ entries = sa.Table(
     sa.Column("slices", sa.Integer, nullable=False, server_default="0", comment="of an entry that was split"),
     sa.Column("error", sa.Text),
     sa.Column("claimed_by", sa.String(32), comment="the worker that is at it"),
+    sa.Column("publisher", sa.String(32), comment="the worker that is about to switch its file into place"),
 )
 
 
@@ -146,6 +147,8 @@ is_landed = sa.and_(entries.c.status == _word(Status.LANDED.value), entries.c.ki
 # Files that nobody needs any more and that may still be there.
 is_stale = sa.and_(entries.c.status == _word(Status.SUPERSEDED.value), entries.c.removed_at.is_(None))
 is_claimed = entries.c.claimed_by.is_not(None)
+# A file is about to be switched into place, as far as is known.
+is_publishing = entries.c.publisher.is_not(None)
 # Parts that wait to be put together, or to be removed.
 is_landed_slice = sa.and_(entries.c.status == _word(Status.LANDED.value), entries.c.kind == _word(Kind.SLICE.value))
 
@@ -163,6 +166,7 @@ _partial("ix_keen_entries_uncounted", is_uncounted, entries.c.scope_id, entries.
 _partial("ix_keen_entries_stale", is_stale, entries.c.scope_id, entries.c.id)
 _partial("ix_keen_entries_slices", is_landed_slice, entries.c.scope_id, entries.c.id)
 _partial("ix_keen_entries_claimed", is_claimed, entries.c.claimed_by)
+_partial("ix_keen_entries_publishing", is_publishing, entries.c.publisher)
 _partial("ix_keen_entries_landed", is_landed, entries.c.scope_id, entries.c.collection, entries.c.window_start)
 sa.Index("ix_keen_entries_place", entries.c.scope_id, entries.c.collection, entries.c.partition_key, entries.c.id)
 # Whose file is switched, or removed: every landing asks what else is at its path, of other scopes too.

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 # serialization_failure and deadlock_detected: the transaction has been rolled back as a whole, and may go well the next time.
 # https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html
 _CONFLICTS = {"40001", "40P01"}
-# Before each PostgreSQL has waited for its deadlock_timeout (1 s).
+# Before each deadlock PostgreSQL has waited for its deadlock_timeout (1 s).
 _MOST_CONFLICTS = 7
 # What pg_xact_status says where a standby took over that had not heard of the transaction.
 _NUMBER_OF_THE_FUTURE = "22023"
@@ -88,8 +88,9 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
 def transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
     """A method as one transaction on `self.engine`, whose connection it is given.
 
-    It is done anew where PostgreSQL ended it in favour of another (_MOST_CONFLICTS times at most), and where the database went away
-    before it was committed. Raises LedgerUnavailableError where that stays away.
+    It is done anew where PostgreSQL ended it in favour of another, or another has just inserted the same row, which the next look
+    finds (_MOST_CONFLICTS times at most), and where the database went away before it was committed. Raises LedgerUnavailableError
+    where that stays away.
     """
 
     @wraps(body)
@@ -116,7 +117,8 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
         try:
             answer = once()
         except sa.exc.DBAPIError as error:
-            if _sqlstate(error) in _CONFLICTS and conflicts < _MOST_CONFLICTS:
+            is_conflict = isinstance(error, sa.exc.IntegrityError) or _sqlstate(error) in _CONFLICTS
+            if is_conflict and conflicts < _MOST_CONFLICTS:
                 conflicts += 1
             elif _is_away(error):
                 outage.goes_on(reason_of(error))

@@ -10,8 +10,7 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -21,7 +20,7 @@ from threading import Event, Thread
 import sqlalchemy as sa
 
 from keen_pipeline.errors import LedgerUnavailableError
-from keen_pipeline.ledger.tables import entries, is_claimed, workers
+from keen_pipeline.ledger.tables import entries, is_claimed, is_publishing, workers
 from keen_pipeline.ledger.transactions import lock_rows, read_transaction, reason_of, transaction
 from keen_pipeline.ports import Clock
 
@@ -39,9 +38,15 @@ class WorkerRow:
     worker_id: str
     host: str
     pid: int
+    process_started: str | None
     doing: str
     started_at: datetime
     heartbeat_at: datetime
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it ran on this host and its process is no more."""
+        return self.host == this_host() and not is_alive(self.pid, self.process_started)
 
     def __str__(self) -> str:
         return f"{self.doing} (process {self.pid} on {self.host.partition(' ')[0]})"
@@ -72,38 +77,39 @@ class Workers:
     @transaction
     def retire(self, connection: sa.Connection, worker_id: str) -> None:
         """The worker ends and gives back all that it had claimed."""
-        self._remove(connection, [worker_id])
+        connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
+        self._free(connection, worker_id)
 
     @transaction
-    def prune(self, connection: sa.Connection, lease_seconds: float) -> list[str]:
-        """Remove the workers that are gone and free what they had claimed; answers what they did."""
+    def prune(self, connection: sa.Connection, lease_seconds: float) -> list[WorkerRow]:
+        """Remove the workers that are gone and free what they had claimed; answers them."""
         now, lease = self._clock.now(), timedelta(seconds=lease_seconds)
         removed = []
-        for row in connection.execute(sa.select(workers)).all():
+        for worker in self._rows(connection):
+            is_dead = worker.is_dead
             # A heartbeat that lies ahead was written by a clock that was wrong.
-            is_late = abs(now - row.heartbeat_at) > lease
-            if not is_late and (row.host != this_host() or is_alive(row.pid, row.process_started)):
+            if not is_dead and abs(now - worker.heartbeat_at) <= lease:
                 continue
             # By the heartbeat that was seen: one that came meanwhile says that the worker lives.
-            still = sa.and_(workers.c.id == row.id, workers.c.heartbeat_at == row.heartbeat_at)
-            if connection.execute(sa.delete(workers).where(still)).rowcount == 1:
-                self._free(connection, row.id)
-                removed.append(f"{row.doing} (process {row.pid} on {str(row.host).partition(' ')[0]})")
-        for what in removed:
-            _log.info("taken over from a worker that is gone: %s", what)
+            still = sa.and_(workers.c.id == worker.worker_id, workers.c.heartbeat_at == worker.heartbeat_at)
+            if connection.execute(sa.delete(workers).where(still)).rowcount != 1:
+                continue
+            self._free(connection, worker.worker_id)
+            if is_dead:  # what it was about to publish never comes; of one that is late it may
+                publishing = sa.and_(is_publishing, entries.c.publisher == worker.worker_id)
+                connection.execute(sa.update(entries).where(publishing).values(publisher=None))
+            removed.append(worker)
+        for worker in removed:
+            _log.info("taken over from a worker that is gone: %s", worker)
         return removed
 
     @read_transaction
     def all(self, connection: sa.Connection) -> list[WorkerRow]:
         """The workers that are registered, oldest first."""
-        c = workers.c
-        query = sa.select(c.id, c.host, c.pid, c.doing, c.started_at, c.heartbeat_at).order_by(c.started_at)
-        return [WorkerRow(*row) for row in connection.execute(query)]
+        return self._rows(connection)
 
-    def _remove(self, connection: sa.Connection, worker_ids: list[str]) -> None:
-        for worker_id in worker_ids:
-            connection.execute(sa.delete(workers).where(workers.c.id == worker_id))
-            self._free(connection, worker_id)
+    def _rows(self, connection: sa.Connection) -> list[WorkerRow]:
+        return [WorkerRow(*row) for row in connection.execute(sa.select(workers).order_by(workers.c.started_at))]
 
     def _free(self, connection: sa.Connection, worker_id: str) -> None:
         mine = sa.and_(is_claimed, entries.c.claimed_by == worker_id)
@@ -112,7 +118,10 @@ class Workers:
 
 
 class Worker:
-    """A registered worker with a thread that sends its heartbeats. `id` changes if it was taken for gone meanwhile."""
+    """A registered worker with a thread that sends its heartbeats. `id` changes if it was taken for gone meanwhile.
+
+    A context manager; at its end, however it comes, all claims are given back.
+    """
 
     def __init__(self, table: Workers, doing: str, lease_seconds: float) -> None:
         self._table, self._doing = table, doing
@@ -135,23 +144,15 @@ class Worker:
                 # This thread has no caller, and must not end before the worker does.
                 _log.exception("no heartbeat of %s", self._doing)
 
-    def end(self) -> None:
-        """Stop the heartbeats and give everything back."""
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
         self._thread.join(timeout=30)
         # Whoever comes next sees that this process is gone, or that its heartbeat is old.
         with suppress(LedgerUnavailableError):
             self._table.retire(self.id)
-
-
-@contextmanager
-def working(table: Workers, doing: str, lease_seconds: float) -> Iterator[Worker]:
-    """A worker for the block's time; at its end, however it comes, all claims are given back."""
-    worker = Worker(table, doing, lease_seconds)
-    try:
-        yield worker
-    finally:
-        worker.end()
 
 
 @cache

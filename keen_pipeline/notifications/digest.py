@@ -97,7 +97,7 @@ def gather(
         states = {state.key: state for state in ledger.partitions(collection.name)}
         due = {p.key: p for p in (*gaps(collection, states, now), *due_partitions(collection, now))}
         start = min([newest.timeframe.start - history_span(collection), *(p.timeframe.start for p in due.values())])
-        history = ledger.landed_between(collection.name, start, newest.timeframe.end)
+        history = ledger.landed_entries(collection.name, start=start, end=newest.timeframe.end)
         landed = {e.request.partition_key: e for e in history if e.is_partition}
         lines.append(_line(collection, newest, landed, now))
         missing += [

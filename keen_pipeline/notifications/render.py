@@ -29,6 +29,7 @@ _HEAD = f"padding:4px 10px 4px 0;border-bottom:2px solid #cbd2d9;{_FONT};font-si
 
 
 def digest_message(
+    identity: str,
     digest: Digest,
     *,
     ui_url: str | None = None,
@@ -39,7 +40,7 @@ def digest_message(
     links = Links(ui_url, assets or {})
     lines = sorted(digest.lines, key=lambda line: (line.entry is not None, not line.unusual, line.collection))
     return Message(
-        identity=f"digest/{digest.night}",
+        identity=identity,
         subject=_subject(digest),
         text=_text(digest, lines, attachments),
         html=_html(digest, lines, links, attachments),
@@ -158,7 +159,7 @@ def _text(digest: Digest, lines: Sequence[Line], attachments: Sequence[Attachmen
 
 def _keys(keys: Sequence[str]) -> str:
     shown = ", ".join(keys[-5:])
-    return shown if len(keys) <= 5 else f"{shown} and {len(keys) - 5} earlier ones"
+    return shown if len(keys) <= 5 else f"{shown} and {len(keys) - 5} earlier"
 
 
 def _more(number: int, shown: int) -> str:

@@ -6,10 +6,9 @@ Partitions that follow each other are counted together; only if the sum says tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
 
 from keen_pipeline.collection import CountPolicy
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, RetryableError
@@ -19,7 +18,6 @@ from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.timeframe import Timeframe
 
-_Item = TypeVar("_Item")
 # A longer range is counted in pieces: one count over years of events may take a service longer than it allows itself.
 MOST_COUNTED_TOGETHER = 400
 # One sleep while the requests a minute are used up.
@@ -50,7 +48,7 @@ def verdict(counted: Counted) -> str:
     records = entry.landing.records if entry.landing is not None else 0
     what = f"{entry.request}: {records} events landed"
     if counted.problem is not None:
-        return f"{what}; the service's count can't be had now: {counted.problem}"
+        return f"{what}; they can't be held against the service's count now: {counted.problem}"
     what += f", the service counts {entry.counted}"
     if records == entry.counted:
         return what
@@ -76,12 +74,11 @@ def ask_count(pipeline: Pipeline, request: ExtractionRequest, timeframe: Timefra
             pipeline.clock.sleep(min(max(error.retry_after or 0.0, 1.0), _LONGEST_REST_SECONDS))
 
 
-def groups_of(items: Sequence[_Item], request_of: Callable[[_Item], ExtractionRequest]) -> dict[tuple[str, str], list[_Item]]:
-    """The items that ask for the same events, by collection and filters: what a call about them says is about them alone."""
-    groups: dict[tuple[str, str], list[_Item]] = defaultdict(list)
-    for item in items:
-        request = request_of(item)
-        groups[request.collection, filters_identity(request.filters)].append(item)
+def groups_of(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """The entries that ask for the same events, by collection and filters: what a call about them says is about them alone."""
+    groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.request.collection, filters_identity(entry.request.filters)].append(entry)
     return groups
 
 
@@ -138,7 +135,7 @@ def count_landed(pipeline: Pipeline, landed: Sequence[Entry]) -> Iterator[tuple[
 
     Yields the entries of a group, and them with their counts or why these can't be had. Nobody's policy is asked.
     """
-    groups = groups_of([e for e in landed if e.status is Status.LANDED], lambda entry: entry.request)
+    groups = groups_of(e for e in landed if e.status is Status.LANDED)
     for _, entries, answer in each(groups.items(), lambda group: _count(pipeline, group)):
         yield entries, answer
 

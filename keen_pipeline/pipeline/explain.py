@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry, Limits
+from keen_pipeline.pipeline.told import cause
 from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
@@ -82,11 +83,12 @@ def in_few_lines(entries: Sequence[Entry], waiting: Mapping[int, Waiting]) -> li
     groups: dict[str, list[Waiting]] = defaultdict(list)
     for entry in entries:
         if entry.entry_id in waiting:
-            groups[waiting[entry.entry_id].why].append(waiting[entry.entry_id])
+            one = waiting[entry.entry_id]
+            groups[cause(one.why, entry.request.partition_key)].append(one)
     lines = []
-    for why, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+    for members in sorted(groups.values(), key=len, reverse=True):
         untils = [one.until for one in members if one.until is not None]
-        told = Waiting(why, min(one.since for one in members), min(untils, default=None))
+        told = Waiting(members[0].why, min(one.since for one in members), min(untils, default=None))
         lines.append(f"{len(members)} of them: {told}" if len(members) > 1 else str(told))
     more = [f"and {len(lines) - _MOST_LINES} other reasons"] if len(lines) > _MOST_LINES else []
     return [*lines[:_MOST_LINES], *more]

@@ -24,7 +24,8 @@ from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
 from keen_pipeline.pipeline.counts import Counted, reconcile
 from keen_pipeline.pipeline.property_types import PropertyTypes
-from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split, sweep
+from keen_pipeline.pipeline.slices import landed_slices, masked_in_slices, split
+from keen_pipeline.pipeline.upkeep import sweep
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ class _OneLanding:
                 # After the file, before the ledger: a process that dies in between lands it again.
                 made = manifests.Manifest.of(replace(entry, landing=landing), self._pipeline.scope, ledger.clock.now())
                 manifests.write(self._pipeline.destination, made)
-            return Landed(ledger.landed(entry.entry_id, self._worker, landing))
+            landed = ledger.landed(entry.entry_id, self._worker, landing)
+            self._is_publishing = False
+            return Landed(landed)
         except StoppedError as error:
             return NotLanded(entry, error, is_lost=True)
         except ClaimLostError as error:
@@ -161,6 +164,9 @@ class _OneLanding:
             return self._split(error)
         except PermanentError as error:
             return self._failed(error, str(error))
+        finally:
+            if self._is_publishing:
+                ledger.published(entry.entry_id, self._worker)
 
     def _land(self, url: SecretUrl | None) -> Landing:
         pipeline, entry = self._pipeline, self._entry
@@ -235,7 +241,6 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
     claimed = pipeline.ledger.claim(entry_ids, worker.id)
     complete = [e for e in claimed if e.status is Status.COMPLETE]
     landed = [e for e in claimed if e.status is Status.LANDED]
-    pipeline.ledger.begun([e.entry_id for e in complete], worker.id)
     urls = _urls(pipeline, [e for e in complete if not e.slices])
     pool = LandingPool(pipeline, worker)
     try:

@@ -34,7 +34,7 @@ from typing import Any
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, RetryableError
-from keen_pipeline.extraction import ExtractionRequest, Kind, Landing
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import MANIFESTS, collection_folder, manifest_path
@@ -48,43 +48,30 @@ MOST_BYTES = 16 << 20
 """Of one manifest: 100,000 columns. A longer file is none of ours."""
 READERS = 8
 """Manifests that are read or written at once."""
+_BATCH = 1_000
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one manifest says. `source` and `name` are those of its scope; `request` and `landing` are as the ledger has them."""
+    """What one manifest says. `source` and `name` are those of its scope.
+
+    `entry`: the landing as the ledger has it, but for its `entry_id` and fingerprint, which no manifest tells.
+    """
 
     source: str
     name: str
-    request: ExtractionRequest
-    landing: Landing
-    token: str
-    attempt: int
-    extraction_id: str | None
-    requested_at: datetime
-    landed_at: datetime
-    expected: int | None = None
-    counted: int | None = None
-    counted_at: datetime | None = None
+    entry: Entry
 
     @classmethod
     def of(cls, entry: Entry, scope: Scope, landed_at: datetime) -> Manifest:
         """The manifest of an entry that has a landing."""
-        assert entry.landing is not None
-        return cls(
-            scope.source,
-            scope.name,
-            entry.request,
-            entry.landing,
-            entry.token,
-            entry.attempt,
-            entry.extraction_id,
-            entry.requested_at,
-            landed_at,
-            entry.expected,
-            entry.counted,
-            entry.counted_at,
-        )
+        return cls(scope.source, scope.name, replace(entry, landed_at=landed_at))
+
+    @property
+    def landing(self) -> Landing:
+        """The proof of the file."""
+        assert self.entry.landing is not None
+        return self.entry.landing
 
     def is_of(self, scope: Scope) -> bool:
         """Whether it tells of a file of this project and these definitions."""
@@ -92,7 +79,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The file."""
-        request, landing = self.request, self.landing
+        entry, request, landing = self.entry, self.entry.request, self.landing
+        assert entry.landed_at is not None
         types = landing.column_types or (None,) * len(landing.columns)
         properties = landing.property_types or (None,) * len(landing.columns)
         document = {
@@ -109,9 +97,9 @@ class Manifest:
             "mask_key": request.mask_key,
             "masked": dict(landing.masked),
             "count_check": request.count_check.value,
-            "extraction_id": self.extraction_id,
-            "attempt": self.attempt,
-            "token": self.token,
+            "extraction_id": entry.extraction_id,
+            "attempt": entry.attempt,
+            "token": entry.token,
             "path": request.path,
             "uri": landing.uri,
             "encoding": request.encoding.value,
@@ -120,15 +108,15 @@ class Manifest:
             "events": landing.records,
             "stored_bytes": landing.stored_bytes,
             "stored_sha256": landing.stored_sha256,
-            "expected": self.expected,
-            "counted": self.counted,
+            "expected": entry.expected,
+            "counted": entry.counted,
             "columns": [
                 {"name": name, "type": kind, "property_type": inferred or None}
                 for name, kind, inferred in zip(landing.columns, types, properties, strict=True)
             ],
-            "requested_at": format_instant(self.requested_at),
-            "landed_at": format_instant(self.landed_at),
-            "counted_at": format_instant(self.counted_at) if self.counted_at is not None else None,
+            "requested_at": format_instant(entry.requested_at),
+            "landed_at": format_instant(entry.landed_at),
+            "counted_at": format_instant(entry.counted_at) if entry.counted_at is not None else None,
             "seconds": round(landing.seconds, 3),
         }
         return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
@@ -180,25 +168,28 @@ def _read(d: Mapping[str, Any]) -> Manifest:
         masked={str(name): str(what) for name, what in d["masked"].items()},
         stored_sha256=d["stored_sha256"],
     )
-    return Manifest(
-        source=str(d["source"]),
-        name=str(d["name"]),
-        request=request,
-        landing=landing,
+    entry = Entry(
+        entry_id=0,
         token=str(d["token"]),
+        request=request,
+        fingerprint="",
         attempt=int(d["attempt"]),
-        extraction_id=d["extraction_id"],
+        status=Status.LANDED,
         requested_at=parse_instant(d["requested_at"]),
+        due_at=parse_instant(d["requested_at"]),
         landed_at=parse_instant(d["landed_at"]),
+        extraction_id=d["extraction_id"],
+        landing=landing,
         expected=d["expected"],
         counted=d["counted"],
         counted_at=parse_instant(d["counted_at"]) if d["counted_at"] is not None else None,
     )
+    return Manifest(str(d["source"]), str(d["name"]), entry)
 
 
 def write(destination: FileDestination, manifest: Manifest) -> None:
     """Put it in its place. Raises ConfigurationError or RetryableError."""
-    destination.write(manifest_path(manifest.request.path), manifest.to_json())
+    destination.write(manifest_path(manifest.entry.request.path), manifest.to_json())
 
 
 def find(destination: FileDestination, path: str) -> Manifest | None:
@@ -226,10 +217,10 @@ def note_counts(destination: FileDestination, scope: Scope, counts: Iterable[tup
             known = find(destination, entry.request.path)
         except InvalidInputError:
             known = None
-        if known is not None and known.token != entry.token:
+        if known is not None and known.entry.token != entry.token:
             return  # another landing has replaced the file meanwhile
         made = known or Manifest.of(entry, scope, entry.landed_at or now)
-        write(destination, replace(made, counted=count, counted_at=now))
+        write(destination, replace(made, entry=replace(made.entry, counted=count, counted_at=now)))
 
     changed = [(entry, count) for entry, count in counts if entry.landing is not None and entry.counted != count]
     if changed:
@@ -272,6 +263,3 @@ def all_of(destination: FileDestination, collection: str | None = None, *, most:
                 yield from pool.map(look, batch)
                 batch = []
         yield from pool.map(look, batch)
-
-
-_BATCH = 1_000

@@ -18,14 +18,15 @@ from keen_pipeline.errors import (
     RetryableError,
     UnreachableError,
 )
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import RemoteExtraction, Status
 from keen_pipeline.lifecycle import MAX_WAIT, Entry, Post, Seen, backoff_seconds, decide
 from keen_pipeline.pipeline.context import Pipeline, first_line
-from keen_pipeline.pipeline.orphans import Orphans
 from keen_pipeline.pipeline.slices import plan, split
 
 # A refused request says by itself how long to wait; this is for one that does not.
 _REST_SECONDS = 60.0
+# The service's clock and ours may differ by so much.
+CLOCK_SLACK = timedelta(minutes=5)
 
 
 @dataclass
@@ -68,7 +69,7 @@ class _Round:
 
     def __init__(self, pipeline: Pipeline, worker: str, deadline: datetime) -> None:
         self._pipeline, self._worker, self._deadline = pipeline, worker, deadline
-        self._orphans = Orphans(pipeline)
+        self._orphans = _Orphans(pipeline)
         self._outcome = Posted()
         self._refused: KeenPipelineError | None = None
         self._lock = Lock()
@@ -83,7 +84,7 @@ class _Round:
         self._outcome.problems.update(planned.problems)
         if planned.problems:
             return self._outcome  # nobody sends anything for now
-        over = {e.entry_id for e in (*planned.split, *planned.ended)} | planned.held
+        over = {e.entry_id for e in (*planned.split, *planned.ended)}
         with ThreadPoolExecutor(self._pipeline.posting_threads, thread_name_prefix="keen-post") as pool:
             list(pool.map(self._one, [e for e in claimed if e.entry_id not in over]))
         return self._outcome
@@ -160,3 +161,34 @@ class _Round:
     def _note(self, where: list[Entry], entry: Entry) -> None:
         with self._lock:
             where.append(entry)
+
+
+class _Orphans:
+    """Extractions whose POST was answered to nobody: found in the service's list, asked once a collection, adopted if it tells what
+    they are. Safe to share between threads."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._lock = Lock()
+        self._unknown: dict[str, dict[str, RemoteExtraction]] = {}
+
+    def find(self, entry: Entry) -> str | None:
+        """The id of an extraction that an earlier POST of this intent made, each answered once; None where there is none.
+
+        Raises what the list call raises: posting again without having looked could double the extraction.
+        """
+        assert entry.posted_at is not None
+        with self._lock:
+            unknown = self._of(entry.request.collection)
+            for extraction_id, remote in unknown.items():
+                if remote.is_of(entry.request, entry.posted_at, CLOCK_SLACK):
+                    del unknown[extraction_id]
+                    return extraction_id
+        return None
+
+    def _of(self, collection: str) -> dict[str, RemoteExtraction]:
+        if collection not in self._unknown:
+            listed = self._pipeline.api.list_extractions(collection)
+            known = self._pipeline.ledger.known(collection, list(listed))
+            self._unknown[collection] = {key: remote for key, remote in listed.items() if key not in known}
+        return self._unknown[collection]

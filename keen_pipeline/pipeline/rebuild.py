@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import collection_folder
 from keen_pipeline.ledger import SqlLedger
@@ -41,35 +40,16 @@ def rebuild(ledger: SqlLedger, destination: FileDestination) -> Rebuilt:
             told.append(found.manifest)
         else:
             others += 1
-    folders = sorted({collection_folder(manifest.request.collection) for manifest in told})
+    folders = sorted({collection_folder(manifest.entry.request.collection) for manifest in told})
     sizes = dict(file for folder in folders for file in destination.files(folder))
     landed = []
     for manifest in told:
-        size, path = sizes.get(manifest.request.path), manifest.request.path
+        path = manifest.entry.request.path
+        size = sizes.get(path)
         if size != manifest.landing.stored_bytes:
             there = "is not there" if size is None else f"has {size} bytes, not {manifest.landing.stored_bytes}"
             problems.append((destination.uri_of(path), f"the file {there}"))
             continue
-        landed.append(_entry(manifest, ledger, destination))
+        landed.append(replace(manifest.entry, landing=replace(manifest.landing, uri=destination.uri_of(path))))
     restored = ledger.restore(landed)
     return Rebuilt(tuple(restored), len(landed) - len(restored), others, tuple(problems))
-
-
-def _entry(manifest: Manifest, ledger: SqlLedger, destination: FileDestination) -> Entry:
-    request = manifest.request
-    return Entry(
-        entry_id=0,
-        token=manifest.token,
-        request=request,
-        fingerprint=request.fingerprint(ledger.scope),
-        attempt=manifest.attempt,
-        status=Status.LANDED,
-        requested_at=manifest.requested_at,
-        due_at=manifest.requested_at,
-        landed_at=manifest.landed_at,
-        extraction_id=manifest.extraction_id,
-        landing=replace(manifest.landing, uri=destination.uri_of(request.path)),
-        expected=manifest.expected,
-        counted=manifest.counted,
-        counted_at=manifest.counted_at,
-    )

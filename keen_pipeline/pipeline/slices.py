@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 from keen_pipeline.collection import CountPolicy, Encoding
-from keen_pipeline.errors import (
-    ConfigurationError,
-    ExtractionTooLargeError,
-    KeenPipelineError,
-    RateLimitedError,
-    RetryableError,
-)
+from keen_pipeline.errors import ExtractionTooLargeError, KeenPipelineError, RateLimitedError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.landing.layout import ad_hoc_key, slice_path
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.pipeline.counts import ask_count, count_together, groups_of
 from keen_pipeline.timeframe import Timeframe
-
-if TYPE_CHECKING:
-    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
-    from keen_pipeline.ledger.workers import Worker
 
 # A day halved so often is shorter than Keen's resolution of a millisecond.
 MAX_DEPTH = 40
 _ABSENT = "absent"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Planned:
     """What became of some intents before their POST.
 
     `split`: slices are asked for instead. `ended`: given up, as they can't be cut far enough. `problems`: by collection that the
-    requests a minute are used up; `held`: the intents that have to wait for that.
+    requests a minute are used up.
     """
 
-    split: tuple[Entry, ...] = ()
-    ended: tuple[Entry, ...] = ()
-    problems: tuple[tuple[str, KeenPipelineError], ...] = ()
-    held: frozenset[int] = frozenset()
+    split: list[Entry] = field(default_factory=list)
+    ended: list[Entry] = field(default_factory=list)
+    problems: dict[str, KeenPipelineError] = field(default_factory=dict)
 
 
 def plan(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> Planned:
@@ -51,26 +38,16 @@ def plan(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> Planned:
     Intents of a collection whose count can't be had are posted as they are: the service says itself what is too large. If the
     requests a minute are used up, they wait.
     """
-    due = [e for e in intents if e.planned_at is None and e.request.count_check is not CountPolicy.OFF]
-    split_: list[Entry] = []
-    ended: list[Entry] = []
-    problems: list[tuple[str, KeenPipelineError]] = []
-    held: set[int] = set()
-    groups = groups_of(due, lambda entry: entry.request)
-    for (collection, _), entries, answer in each(groups.items(), lambda group: _plan_group(pipeline, group, worker)):
-        if not isinstance(answer, KeenPipelineError):
-            split_ += answer[0]
-            ended += answer[1]
-        elif isinstance(answer, RateLimitedError):
-            problems.append((collection, answer))
-            held.update(entry.entry_id for entry in entries)
-    return Planned(tuple(split_), tuple(ended), tuple(problems), frozenset(held))
+    planned = Planned()
+    groups = groups_of(e for e in intents if e.planned_at is None and e.request.count_check is not CountPolicy.OFF)
+    for (collection, _), _members, answer in each(groups.items(), lambda group: _plan_group(pipeline, group, worker, planned)):
+        if isinstance(answer, RateLimitedError):
+            planned.problems[collection] = answer
+    return planned
 
 
-def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> tuple[list[Entry], list[Entry]]:
+def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], worker: str, planned: Planned) -> None:
     limit = pipeline.limits.max_events
-    split_: list[Entry] = []
-    ended: list[Entry] = []
     for positions, total in count_together(pipeline, [e.request for e in intents], lambda _, total: total <= limit, patient=False):
         entries = [intents[position] for position in positions]
         if total <= limit:
@@ -79,10 +56,9 @@ def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> tu
             continue
         given_up = split(pipeline, entries[0], f"{total} events, more than {limit}", total=total, worker=worker)
         if given_up is None:
-            split_.append(entries[0])
+            planned.split.append(entries[0])
         else:
-            ended.append(given_up)
-    return split_, ended
+            planned.ended.append(given_up)
 
 
 def split(pipeline: Pipeline, entry: Entry, reason: str, *, total: int | None = None, worker: str | None = None) -> Entry | None:
@@ -153,20 +129,3 @@ def masked_in_slices(parts: Sequence[Landing]) -> dict[str, str]:
     for part in parts:
         found.update({name: what for name, what in part.masked.items() if found.get(name, _ABSENT) == _ABSENT})
     return found
-
-
-def sweep(pipeline: Pipeline, worker: Worker) -> None:
-    """Remove files that nobody needs any more: slices of what has landed or ended, and files that another encoding replaced."""
-    ledger = pipeline.ledger
-    for entry in (*ledger.stale_slices(), *ledger.stale_files()):
-        stale = ledger.claim_stale(entry.entry_id, worker.id)
-        if stale is None or stale.landing is None:
-            continue
-        try:
-            if stale.request.kind is not Kind.SLICE:
-                manifests.remove(pipeline.destination, stale.request.path)
-            pipeline.destination.remove(stale.landing.uri)
-        except (RetryableError, ConfigurationError, OSError):
-            ledger.release([stale.entry_id], worker.id)  # the next sweep tries again
-            continue
-        ledger.removed(stale, worker.id)

@@ -28,7 +28,8 @@ _LOOKS_AT_ONCE = 8
 class Submission:
     """What became of some requests, in their order: `created` intents, `adopted` open ones, `landed` ones left alone.
 
-    `problems`: by collection why its landed files could not be held against the service's count; they were left alone.
+    `problems`: by collection why its landed files could not be looked at, or held against the service's count; they were left
+    alone.
     """
 
     requested: tuple[Requested, ...]
@@ -70,8 +71,9 @@ def submit(
     _check_destination(pipeline, requests)
     answers = pipeline.ledger.request(requests, keep=keep, run_id=run_id)
     landed = {i: a.entry for i, a in enumerate(answers) if not a.created and a.entry.status is Status.LANDED}
-    gone = _gone(pipeline, landed)
-    late, problems = _late(pipeline, [e for i, e in landed.items() if i not in gone]) if recount else (set(), {})
+    problems: dict[str, KeenPipelineError] = {}
+    gone = _gone(pipeline, landed, problems)
+    late = _late(pipeline, [e for i, e in landed.items() if i not in gone], problems) if recount else set()
     again = [i for i, entry in landed.items() if i in gone or entry.entry_id in late]
     renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id)
     for index, answer in zip(again, renewed, strict=True):
@@ -88,27 +90,30 @@ def _check_destination(pipeline: Pipeline, requests: Sequence[ExtractionRequest]
         )
 
 
-def _gone(pipeline: Pipeline, landed: Mapping[int, Entry]) -> set[int]:
-    """The positions of landed files that are gone or have another length."""
+def _gone(pipeline: Pipeline, landed: Mapping[int, Entry], problems: dict[str, KeenPipelineError]) -> set[int]:
+    """The positions of landed files that are gone or have another length; `problems` gets what can't be looked at now."""
 
     def is_gone(entry: Entry) -> bool:
         assert entry.landing is not None
-        return pipeline.destination.exists(entry.landing.uri) != entry.landing.stored_bytes
+        try:
+            return pipeline.destination.exists(entry.landing.uri) != entry.landing.stored_bytes
+        except KeenPipelineError as error:
+            problems[entry.request.collection] = error
+            return False
 
     with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="keen-look") as pool:
         return {index for index, gone in zip(landed, pool.map(is_gone, landed.values()), strict=True) if gone}
 
 
-def _late(pipeline: Pipeline, landed: Sequence[Entry]) -> tuple[set[int], dict[str, KeenPipelineError]]:
-    """Ids of landed entries whose file no longer holds what the service counts, and the collections that can't be counted now."""
+def _late(pipeline: Pipeline, landed: Sequence[Entry], problems: dict[str, KeenPipelineError]) -> set[int]:
+    """Ids of landed entries whose file no longer holds what the service counts; `problems` gets what can't be counted now."""
     late: set[int] = set()
-    problems: dict[str, KeenPipelineError] = {}
     for entries, answer in count_landed(pipeline, [e for e in landed if e.request.count_check is not CountPolicy.OFF]):
         if isinstance(answer, KeenPipelineError):
             problems[entries[0].request.collection] = answer
         else:
             late.update(entry.entry_id for entry in answer if is_late(entry))
-    return late, problems
+    return late
 
 
 def requests_of_a_night(pipeline: Pipeline, collection: Collection, as_of: datetime) -> list[ExtractionRequest]:
@@ -119,7 +124,7 @@ def requests_of_a_night(pipeline: Pipeline, collection: Collection, as_of: datet
     """
     states = {state.key: state for state in pipeline.ledger.partitions(collection.name)}
     recent = due_partitions(collection, as_of)
-    wanted = [p for p in recent if not _is_given_up(states.get(p.key), Status.CANCELLED)]
+    wanted = [p for p in recent if p.key not in states or states[p.key].status is not Status.CANCELLED]
     older = gaps(collection, states, as_of)
     keys = {p.key for p in recent}
     wanted += [p for p in reversed(older) if p.key not in keys][: collection.catch_up]
@@ -138,7 +143,3 @@ def gaps(collection: Collection, states: Mapping[str, PartitionState], now: date
 
 def _is_settled(state: PartitionState) -> bool:
     return not state.status.is_terminal or state.status in (Status.ABANDONED, Status.CANCELLED)
-
-
-def _is_given_up(state: PartitionState | None, status: Status) -> bool:
-    return state is not None and state.status is status

@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 
 from keen_pipeline.lifecycle import Entry
 
 # Partitions that a line names one by one, and lines of one text; the others are counted. Metadata and --json have all.
-_MOST_NAMED = 5
+MOST_NAMED = 5
 MOST_LINES = 10
 _MOST_CHARACTERS = 600
+# Ids of extractions, and what makes the name of a temporary file unique.
+_IDS = re.compile(r"[0-9a-f]{8,}(?:-[0-9a-f]{8,})*")
 FIRST_LINE_CHARACTERS = 200
 """A first line is shorter than this: it is what a mail's subject and a phone show."""
 
 
 def grouped(failed: Iterable[tuple[Entry, str]]) -> list[str]:
     """For each collection and reason one line with its partitions, and below it what mends it."""
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry, reason in failed:
-        request = entry.request
-        groups.setdefault((request.collection, reason.replace(str(request), request.collection)), []).append(entry)
-    lines = [_line(collection, reason, entries) for (collection, reason), entries in list(groups.items())[:MOST_LINES]]
+    groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
+    for entry, error in failed:
+        collection, key = entry.request.collection, entry.request.partition_key
+        reason = error.replace(str(entry.request), collection)
+        groups.setdefault((collection, cause(reason, key)), (reason, []))[1].append(entry)
+    lines = [_line(entries[0].request.collection, reason, entries) for reason, entries in list(groups.values())[:MOST_LINES]]
     if len(groups) > MOST_LINES:
         lines.append(f"and {len(groups) - MOST_LINES} other reasons; `keen-pipeline status` has all")
     return lines
 
 
+def cause(reason: str, partition_key: str) -> str:
+    """A reason without what differs from one partition to the next, so that what is equal is told once.
+
+    >>> cause("extraction 5960b6bb4739: /d/.2026-11-26.csv.bd98ba06-0f55c9ce is full", "2026-11-26")
+    'extraction : /d/..csv. is full'
+    """
+    return _IDS.sub("", reason.replace(partition_key, ""))
+
+
 def _line(collection: str, reason: str, entries: Sequence[Entry]) -> str:
     keys = [entry.request.partition_key for entry in entries]
-    more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
-    named = " ".join(keys[:_MOST_NAMED])
-    told = f"{collection} {named}{more}: {shortened(reason)}"
+    told = f"{collection} {few(keys)}: {shortened(reason)}"
     if not entries[0].is_partition:
         return told
     # Given up: a person asks again. Still open: who lands it goes on by himself once the cause is mended.
     verb = "retry" if entries[0].status.is_terminal else "status"
-    rest = f" {named}" if verb == "retry" else ""
+    rest = f" {' '.join(keys[:MOST_NAMED])}" if verb == "retry" else ""
     return f"{told}\n  keen-pipeline {verb} {shlex.quote(collection)}{rest}"
+
+
+def few(keys: Sequence[str], separator: str = " ") -> str:
+    """The first of some partitions, and how many more there are."""
+    more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
+    return separator.join(keys[:MOST_NAMED]) + more
 
 
 def shortened(text: str, most: int = _MOST_CHARACTERS) -> str:

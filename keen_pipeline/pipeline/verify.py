@@ -40,8 +40,8 @@ _REMOTE_READERS = 16
 class Verified:
     """One thing that was looked at. `problem`: what is wrong with it, None if nothing is.
 
-    `partition`: None for a file that nobody knows. `entry`: its landing, None for such a file. `is_file`: whether the file is
-    wrong; else only its manifest is, which can be written anew.
+    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would mend nothing.
+    `is_file`: whether the file is wrong; else only its manifest is, which can be written anew.
     """
 
     collection: str
@@ -94,7 +94,8 @@ def verify(pipeline: Pipeline, landed: Sequence[Entry], *, counts: bool = False)
             pool.shutdown(wait=False, cancel_futures=True)
     for entries, answer in count_landed(pipeline, whole):
         if isinstance(answer, KeenPipelineError):
-            yield from (_verified(entry, f"its events could not be counted: {answer}") for entry in entries)
+            why = f"its events could not be counted: {answer}"
+            yield from (replace(_verified(entry, why), entry=None) for entry in entries)  # the file is right: nothing to extract
             continue
         yield from (_verified(entry, _counted_otherwise(entry)) for entry in answer)
         gone = {e.entry_id for e in entries} - {e.entry_id for e in answer}
@@ -150,11 +151,11 @@ def _problem(destination: FileDestination, entry: Entry) -> tuple[str | None, bo
 def _differs(manifest: Manifest | None, entry: Entry) -> str | None:
     if manifest is None:
         return "its manifest is missing"
-    if manifest.token != entry.token:
-        return f"its manifest is of another landing ({manifest.token}, the ledger has {entry.token})"
+    if manifest.entry.token != entry.token:
+        return f"its manifest is of another landing ({manifest.entry.token}, the ledger has {entry.token})"
     request, landing = entry.request, replace(manifest.landing, stored_sha256=None)
     assert entry.landing is not None
-    asked = replace(manifest.request, count_check=request.count_check, email=request.email)
+    asked = replace(manifest.entry.request, count_check=request.count_check, email=request.email)
     same = replace(entry.landing, uri=landing.uri, seconds=landing.seconds) == landing and asked == request
     return None if same else "its manifest differs from the ledger"
 
@@ -199,7 +200,7 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
     ledger, destination = pipeline.ledger, pipeline.destination
     for name in collections:
         there = [path for path, _ in destination.files(collection_folder(name))]
-        told = {f.manifest.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
+        told = {f.manifest.entry.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
         # Read at last: what has landed meanwhile is known then.
         mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))
         known = {entry.request.path for entry in mine}
@@ -210,13 +211,13 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
             if manifest is not None and not manifest.is_of(pipeline.scope):
                 continue
             why = "another ledger has landed it" if manifest is not None else "no landing has put it there"
-            partition = manifest.request.partition_key if manifest is not None else None
+            partition = manifest.entry.request.partition_key if manifest is not None else None
             yield Verified(name, partition, destination.uri_of(path), f"a file too many: {why}")
         for path in sorted(set(told) - known - set(there)):
             if told[path].is_of(pipeline.scope):
                 yield Verified(
                     name,
-                    told[path].request.partition_key,
+                    told[path].entry.request.partition_key,
                     destination.uri_of(manifest_path(path)),
                     "a manifest too many: its file is not there, and the ledger does not know it",
                 )

@@ -23,8 +23,8 @@ from keen_pipeline.pipeline.explain import explain_all, in_few_lines
 from keen_pipeline.pipeline.land import Landed, LandingPool, NotLanded
 from keen_pipeline.pipeline.poll import poll
 from keen_pipeline.pipeline.post import post_due
-from keen_pipeline.pipeline.slices import sweep
 from keen_pipeline.pipeline.submit import Submission, submit
+from keen_pipeline.pipeline.upkeep import sweep
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -270,7 +270,9 @@ class _Wait:
     def _stop(self, place: _Place, entry: Entry, error: KeenPipelineError) -> Stopped:
         self.pending.pop(place, None)
         self.failed += 1
-        self.pipeline.ledger.release([entry.entry_id], self.worker.id)
+        ledger = self.pipeline.ledger
+        slices = ledger.slices([entry.entry_id]).get(entry.entry_id, [])
+        ledger.release([entry.entry_id, *(part.entry_id for part in slices)], self.worker.id)
         return Stopped(entry, error)
 
     def _queue(self, entries: Sequence[Entry]) -> None:
@@ -299,13 +301,12 @@ class _Wait:
         if isinstance(outcome, Landed):
             if entry.parent_id is None and self.pending.pop(place, None) is not None:
                 yield from self._landed(entry, adopted=False)
-        elif isinstance(outcome.error, ConfigurationError) and place in self.pending:
-            yield self._stop(place, entry, outcome.error)
         elif isinstance(outcome.error, ConfigurationError):
-            # A slice's file: the partition it is part of is waited for no more.
-            parent = next((p for p, e in self.pending.items() if e.entry_id == entry.parent_id), None)
-            if parent is not None:
-                yield self._stop(parent, self.pending[parent], outcome.error)
+            # Of a slice's file: the partition it is part of is waited for no more.
+            whole = entry.parent_id or entry.entry_id
+            stopped = next((p for p, e in self.pending.items() if e.entry_id == whole), None)
+            if stopped is not None:
+                yield self._stop(stopped, self.pending[stopped] if entry.parent_id else entry, outcome.error)
 
     def _count(self) -> Iterator[Event]:
         due, self.to_count = self.to_count, []

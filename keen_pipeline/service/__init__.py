@@ -5,17 +5,15 @@ Importing this package is cheap; DuckDB and Starlette are imported when a servic
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.storage.shared.objects import ObjectStore
+from keen_pipeline.service.storage.places import ObjectStore, StorageError
 
 
-def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None, objects: ObjectStore | None = None) -> None:
+def serve(config: ServiceConfig, objects: ObjectStore | None = None, results: ObjectStore | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; see `keen_pipeline.service.http.server.serve`."""
     from keen_pipeline.service.http.server import serve as run  # the server's imports cost a second
 
-    run(config, remove_result, objects)
+    run(config, objects, results)
 
 
-__all__ = ["ObjectStore", "ServiceConfig", "serve"]
+__all__ = ["ObjectStore", "ServiceConfig", "StorageError", "serve"]

@@ -15,15 +15,13 @@ from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.config import MIB, ServiceConfig
-from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.service.events.incoming import EventEncoder, split_v2
 from keen_pipeline.service.extractions.csv_export import Selection, count
 from keen_pipeline.service.extractions.mail import Mailer, completion_message
 from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extractions.worker import ExtractionWorker
-from keen_pipeline.service.http.metrics import Metrics
 from keen_pipeline.service.limits import MAILS, ByteBudget, RequestsPerMinute
-from keen_pipeline.service.names import literal_filters
+from keen_pipeline.service.metrics import Metrics
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
@@ -38,12 +36,10 @@ class Service:
     def __init__(
         self,
         config: ServiceConfig,
-        credentials: Credentials,
         local_url: str,
-        open_backend: Callable[[ServiceConfig, Credentials, Engine], Backend] = one_folder,
+        open_backend: Callable[[ServiceConfig, Engine], Backend] = one_folder,
     ) -> None:
         self.config = config
-        self.credentials = credentials
         self.local_url = local_url
         self.last_request = time.monotonic()
         self.open_requests = 0
@@ -51,14 +47,14 @@ class Service:
         self.mail_limit = RequestsPerMinute(config.mails_per_minute)
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
-        self.backend = open_backend(config, credentials, self.engine)
+        self.backend = open_backend(config, self.engine)
+        self.credentials = self.backend.credentials
         self.store, self.records, self.results = self.backend.store, self.backend.records, self.backend.results
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,
             self.engine,
             self.records,
-            self.backend.queue,
             self.results,
             threads=config.max_concurrency,
             retention_seconds=config.retention_seconds,
@@ -82,9 +78,7 @@ class Service:
         self.engine.close()
         self.worker.close()
         self.mailer.close()
-        self.store.close()
-        self.backend.queue.close()
-        self.backend.database.close()
+        self.backend.close()
 
     def count_request(self, kind: str) -> None:
         """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""
@@ -133,29 +127,30 @@ class Service:
         return conditions
 
     @contextmanager
-    def select(
-        self, collection: str, filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3"
-    ) -> Iterator[Selection]:
-        """The events asked for, of all acknowledged so far. Raises NotFoundError, InvalidInputError."""
-        with self.store.snapshot(collection) as snapshot:
-            meant = literal_filters(filters, snapshot.columns) if names == "v3" else filters
-            yield Selection(snapshot, meant, timeframe, names)
+    def select(self, collection: str, parameters: Mapping[str, Any], names: str = "v3") -> Iterator[Selection]:
+        """The events that the filters and the timeframe of a request ask for, of all acknowledged so far.
 
-    def create_extraction(
-        self,
-        collection: str,
-        parameters: Mapping[str, Any],
-        *,
-        names: str,
-        shape: Shape = WHOLE,
-    ) -> Extraction:
-        """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
+        Raises NotFoundError, InvalidInputError, and then nothing of the block has run.
+        """
         filters, timeframe = self.filters(parameters), self.window(parameters)
+        with self.store.snapshot(collection) as snapshot:
+            selection = Selection(snapshot, filters, timeframe, names)
+            _ = selection.where  # compiled now, so that a filter that can't work is refused with the request
+            yield selection
+
+    @contextmanager
+    def query(
+        self, collection: str, parameters: Mapping[str, Any], names: str = "v3"
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, Selection]]:
+        """The same, with a cursor that is bounded in time."""
+        with self.select(collection, parameters, names) as selection, self.engine.query() as cursor:
+            yield cursor, selection
+
+    def create_extraction(self, collection: str, parameters: Mapping[str, Any], *, names: str, shape: Shape = WHOLE) -> Extraction:
+        """Queue an extraction. Raises InvalidInputError, NotFoundError, ExtractionTooLargeError, RateLimitedError."""
         email = checked_email(parameters, self.config.mail_to)
         limit = self.config.max_extraction_events
-        with self.select(collection, filters, timeframe, names) as selection:
-            # Compiled now, so that a filter that can't work is refused with the request.
-            _ = selection.where
+        with self.select(collection, parameters, names) as selection:
             if limit is not None:
                 with self.engine.query() as cursor:
                     events = min(count(cursor, selection), shape.latest or limit + 1)
@@ -168,8 +163,8 @@ class Service:
         made = self.records.create(
             collection,
             names=names,
-            filters=filters,
-            timeframe=timeframe,
+            filters=selection.filters,
+            timeframe=selection.timeframe,
             email=email,
             now=self.records.now(),
             delay=self.config.extraction_delay,

@@ -9,17 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+
+import duckdb
 
 from keen_pipeline.errors import RetryableError
-
-
-class Interruptible(Protocol):
-    """A cursor, as far as it can be told to stop from another thread."""
-
-    def interrupt(self) -> None:
-        """Cancel what runs on it."""
-        ...
 
 
 class RequestCancelledError(RetryableError):
@@ -31,7 +24,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._cursors: list[Interruptible] = []
+        self._cursors: list[duckdb.DuckDBPyConnection] = []
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -42,7 +35,7 @@ class Cancellation:
                 cursor.interrupt()
 
     @contextmanager
-    def watching(self, cursor: Interruptible) -> Iterator[None]:
+    def watching(self, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
         """Interrupt `cursor` when the request is cancelled while the block runs.
 
         Raises RequestCancelledError when it is already.

@@ -19,7 +19,7 @@ from typing import IO
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.credentials import load_credentials, make_private
-from keen_pipeline.service.endpoint import FILE_NAME, is_held
+from keen_pipeline.service.endpoint import is_held, read_announcement
 from keen_pipeline.settings import SHARED_VARIABLES
 
 PING_SECONDS = 2.0
@@ -44,17 +44,19 @@ class Endpoint:
 
 def find(data: Path) -> Endpoint | None:
     """The service that runs on a data folder, None where none answers within two seconds."""
-    try:
-        written = json.loads((data / FILE_NAME).read_text(encoding="utf-8"))
-        url, project = str(written["url"]), str(written["project_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not url.startswith("http://") or _project_at(url) != project:
-        return None
+    return _find(data)[0]
+
+
+def _find(data: Path) -> tuple[Endpoint | None, int | None]:
+    """The same, and its process id."""
+    written = read_announcement(data)
+    if written is None or not written.url.startswith("http://") or _project_at(written.url) != written.project_id:
+        return None, None
     credentials = load_credentials(data)
     if credentials is None:
-        return None
-    return Endpoint(url, project, credentials.read_key, credentials.write_key, credentials.master_key)
+        return None, None
+    keys = credentials.read_key, credentials.write_key, credentials.master_key
+    return Endpoint(written.url, written.project_id, *keys), written.pid
 
 
 def _project_at(url: str) -> str | None:
@@ -77,7 +79,6 @@ class EmbeddedService:
 
     @property
     def pid(self) -> int:
-        """The process id."""
         return self._process.pid
 
     def stop(self) -> None:
@@ -92,14 +93,7 @@ class EmbeddedService:
         self.stop()
 
 
-def start(
-    data: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    options: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-) -> EmbeddedService:
+def start(data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mapping[str, str] | None = None) -> EmbeddedService:
     """Start a service as a child in a process group of its own and wait until it answers.
 
     `port` 0: a free one. `options`: further arguments of `keen-pipeline serve`, for example `["--extraction-delay", "2"]`.
@@ -108,35 +102,16 @@ def start(
     Raises ConfigurationError with the child's own words where it gives up, ServiceUnavailableError after 30 seconds.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+    options = ["--port", str(port), "--stop-with-stdin", *options]
     process = None
     try:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            [*_command(data, host, port), "--stop-with-stdin", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env=_environment() if env is None else dict(env),
-            start_new_session=True,
-        )
-        return EmbeddedService(process, _await_own(process, data, log), log)
+        process = _child(data, options, _environment() if env is None else dict(env), subprocess.PIPE, log)
+        return EmbeddedService(process, _await(process, data, log), log)
     except BaseException:
         if process is not None:
             _end(process)
         log.close()
         raise
-
-
-def _await_own(process: subprocess.Popen[bytes], data: Path, log: IO[bytes]) -> Endpoint:
-    """Wait until the child itself answers."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")
-        endpoint = find(data) if _pid_of(data) == process.pid else None
-        if endpoint is not None:
-            return endpoint
-        time.sleep(_POLL_SECONDS)
-    raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
 
 
 def ensure(data: Path) -> Endpoint:
@@ -153,45 +128,39 @@ def ensure(data: Path) -> Endpoint:
     if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
         path.unlink(missing_ok=True)
     with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            [*_command(data, "127.0.0.1", 0), "--idle-exit", str(IDLE_EXIT_SECONDS)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env=_environment(),
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            # Asked in this order: one that loses the race for the folder ends, and then the winner is found or still holds it.
-            ended = process.poll() is not None
-            found = find(data)
-            if found is not None:
-                if _pid_of(data) != process.pid:
-                    _end(process)  # it lost the race; a slow one would not know, and serve an empty house once the winner ends
-                return found
-            if ended and not is_held(data):
-                raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")
-            time.sleep(_POLL_SECONDS)
-        if process.poll() is None:
-            _end(process)
-        raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
+        options = ["--port", "0", "--idle-exit", str(IDLE_EXIT_SECONDS)]
+        process = _child(data, options, _environment(), subprocess.DEVNULL, log)
+        return _await(process, data, log, others=True)
+
+
+def _child(data: Path, options: Sequence[str], env: Mapping[str, str], stdin: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "keen_pipeline", "serve", "--data", str(data), *options]
+    return subprocess.Popen(  # noqa: S603 - our own module
+        command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=log, env=env, start_new_session=True
+    )
+
+
+def _await(process: subprocess.Popen[bytes], data: Path, log: IO[bytes], *, others: bool = False) -> Endpoint:
+    """Wait until the child itself answers; with `others` the service of another process will do, and then the child is ended."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        # Asked in this order: one that loses the race for the folder ends, and then the winner is found or still holds it.
+        ended = process.poll() is not None
+        found, pid = _find(data)
+        if found is not None and (others or pid == process.pid):
+            if pid != process.pid:
+                _end(process)  # it lost the race; a slow one would not know, and serve an empty house once the winner ends
+            return found
+        if ended and not (others and is_held(data)):
+            raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")
+        time.sleep(_POLL_SECONDS)
+    _end(process)
+    raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
 
 
 def _environment() -> dict[str, str]:
     """This process's, without what makes a service one of several: sample events and tries belong in nobody's shared storage."""
     return {name: value for name, value in os.environ.items() if name not in SHARED_VARIABLES}
-
-
-def _command(data: Path, host: str, port: int) -> list[str]:
-    return [sys.executable, "-m", "keen_pipeline", "serve", "--data", str(data), "--host", host, "--port", str(port)]
-
-
-def _pid_of(data: Path) -> int | None:
-    try:
-        return int(json.loads((data / FILE_NAME).read_text(encoding="utf-8"))["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _words(log: IO[bytes]) -> str:

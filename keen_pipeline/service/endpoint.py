@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
@@ -16,16 +16,28 @@ FILE_NAME = "endpoint.json"
 LOCK_NAME = "lock"
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """What a running service writes into its data folder: where it listens, its process, its project."""
+
+    url: str
+    pid: int
+    project_id: str
+
+
+def read_announcement(data: Path) -> Announcement | None:
+    """What stands in a data folder; the process may be gone. None where there is nothing that can be read."""
+    try:
+        return Announcement(**json.loads((data / FILE_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def lock(descriptor: int) -> None:
     """Lock an open file for this process; the system gives it back however the process ends. Raises OSError if another has it."""
-    if sys.platform == "win32":
-        import msvcrt
+    import fcntl  # the command line's help needs none of it, and Windows has none
 
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -59,18 +71,15 @@ def is_held(data: Path) -> bool:
 
 
 def _holder(data: Path) -> str:
-    try:
-        found = json.loads((data / FILE_NAME).read_text(encoding="utf-8"))
-        return f"the service at {found['url']} (process {found['pid']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another service that is starting or stopping"
+    found = read_announcement(data)
+    return f"the service at {found.url} (process {found.pid})" if found else "another service that is starting or stopping"
 
 
 @contextlib.contextmanager
 def announced(data: Path, url: str, project_id: str) -> Iterator[None]:
     """Write `endpoint.json` while the block runs."""
     path = data / FILE_NAME
-    write_private(path, json.dumps({"url": url, "pid": os.getpid(), "project_id": project_id}) + "\n")
+    write_private(path, json.dumps(asdict(Announcement(url, os.getpid(), project_id))) + "\n")
     try:
         yield
     finally:

@@ -73,5 +73,4 @@ class ByteBudget:
         self.held += size
 
     def release(self, size: int) -> None:
-        """Give bytes back."""
         self.held -= size

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
+from keen_pipeline.service.events.incoming import format_timestamp
+
 SAMPLE_COLLECTIONS = ("purchases", "logins", "pageviews")
 SAMPLE_DAYS = 60
 """The least that the sample goes back."""
@@ -56,7 +58,7 @@ def sample_events(collection: str, day: date, *, today: date) -> list[dict[str, 
     hours = dice.choices(range(24), _HOURS, k=count)
     moments = sorted(midnight + timedelta(hours=hour, milliseconds=dice.randrange(3_600_000)) for hour in hours)
     late = (today - day).days <= _COUPON_DAYS
-    return [{"keen": {"timestamp": _iso(moment)}, **make(dice, late)} for moment in moments]
+    return [{"keen": {"timestamp": format_timestamp(moment)}, **make(dice, late)} for moment in moments]
 
 
 def sample_start(today: date) -> date:
@@ -71,10 +73,6 @@ def sample_start(today: date) -> date:
 def sample_days(today: date) -> Iterator[date]:
     """The days of the sample, oldest first; the last one is yesterday."""
     return (today - timedelta(days=ago) for ago in range((today - sample_start(today)).days, 0, -1))
-
-
-def _iso(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 def _user(dice: random.Random) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, Granularity
-from keen_pipeline.defs.metadata import LANDING_KEY
+from keen_pipeline.defs.reports.metadata import LANDING_KEY
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger import SqlLedger

@@ -22,7 +22,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from keen_pipeline.cli.dagster_home import DAGSTER_YAML
+from keen_pipeline.cli.processes import DAGSTER_YAML
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire

@@ -19,7 +19,7 @@ import dagster as dg
 import sqlalchemy as sa
 import yaml
 
-from keen_pipeline.cli.deployment import PROFILES
+from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection
 from keen_pipeline.ledger import SqlLedger

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
-import socket
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,45 +11,35 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from keen_pipeline_tests.acceptance.processes import Shell, await_ui
+from keen_pipeline_tests.acceptance import pictures
 
 if TYPE_CHECKING:  # the browser's driver is in the extra `dev`, which the README's test command does without
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-# Without these Chromium asks for things of the wide world at every start.
-_QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-gpu"]
-
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", *_QUIET])
-        page = browser.new_page(viewport={"width": 1500, "height": 950})
-        page.set_default_timeout(60_000)
+    with pictures.chromium() as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The UI's address and the folder it runs in."""
     folder = tmp_path_factory.mktemp("dev")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shell, log = Shell(folder), folder / "log"
-    dev = shell.start("dev", "--port", str(port), log=log)
-    try:
-        await_ui(log, port, dev, 120)
-        yield f"http://127.0.0.1:{port}", folder
-    finally:
-        dev.terminate()
-        dev.wait(60)
-    assert shell.await_nothing_left() == []
+    with pictures.running_dev(folder) as url:
+        yield url, folder
+
+
+@pytest.mark.timeout(600)
+def test_the_pictures_in_readme_and_pages_can_be_made_again(page: Page, ui: tuple[str, Path], tmp_path: Path) -> None:
+    pictures.take(page, *ui, tmp_path)
+    for name in pictures.NAMES:
+        for path in (tmp_path / f"{name}.png", pictures.PICTURES / f"{name}.png"):
+            assert path.read_bytes().startswith(b"\x89PNG")
+            assert path.stat().st_size < pictures.MOST_BYTES
 
 
 def test_the_graph_shows_the_collections_and_the_downstream_asset(page: Page, ui: tuple[str, Path], tmp_path: Path) -> None:

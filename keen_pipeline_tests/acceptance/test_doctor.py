@@ -103,6 +103,11 @@ CASES = {
     ),
     "a digest without mail server": ({"KEEN_PIPELINE_DIGEST_TO": "a@example.com"}, {"mail"}, "SMTP_HOST"),
     "a mail server that is not there": ({"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(unused_port())}, {"mail"}, "SMTP_PORT"),
+    "a password in clear": (
+        {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(unused_port()), "SMTP_USER": "u", "SMTP_PASSWORD": "s3cret"},
+        {"mail"},
+        "sent in clear: set SMTP_STARTTLS=true",
+    ),
     "a home that is none": ({"DAGSTER_HOME": "not/absolute"}, {"dagster"}, "absolute"),
 }
 

@@ -61,6 +61,18 @@ def test_an_extractions_error_is_shown_word_for_word(configured: Shell, monkeypa
     assert "keen-pipeline retry purchases 2026-01-01 2026-01-02" in shown.stdout
 
 
+def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
+    configured: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries(configured.folder, monkeypatch, days=2)
+    (configured.folder / "collections.yaml").write_text("collections: [{name: signups, start_date: 2026-01-01}]")
+    shown = configured.run("status").stdout
+    assert "purchases is not configured, and 2 of it are open: keen-pipeline cancel purchases" in shown
+    assert "nothing has landed yet of signups: the nightly job lands the last days, and any range" in shown
+    assert configured.run("cancel", "purchases").returncode == 0
+    assert "purchases" not in configured.run("status").stdout
+
+
 def test_a_wait_says_what_it_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
     ledger, (first, second) = entries(tmp_path, monkeypatch, days=2)
     ended = ledger.fail(first.entry_id, WORDS, limits=Limits(), final=True)
@@ -125,6 +137,9 @@ def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(
     assert grouped((entry, f"{entry.request} is refused") for entry in asked) == [
         "purchases 2026-01-01 2026-01-02 2026-01-03: purchases is refused\n  keen-pipeline status purchases"
     ]
+    # What differs is the id of the extraction and the name of the file alone.
+    full = ((one, f"{one.request}, extraction {one.fingerprint[:24]}: /d/{one.request.partition_key}.csv is full") for one in asked)
+    assert [line.partition(":")[0] for line in grouped(full)] == ["purchases 2026-01-01 2026-01-02 2026-01-03"]
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,17 @@ def test_counts_are_those_of_the_service(place: Place, endpoint: Endpoint) -> No
     assert place.json("verify", "late", "--counts")[0] == 0
 
 
+def test_a_count_that_cant_be_had_extracts_nothing_again(landed: Place) -> None:
+    asked = landed.extraction_ids()
+    with landed.monkeypatch.context() as wrong:
+        wrong.setenv("KEEN_READ_KEY", "nonsense")
+        status, told = landed.json("verify", "--counts", "--repair")
+    assert (status, {row["partition"]: row["repaired"] for row in told["wrong"]}) == (1, dict.fromkeys(DAYS, False))
+    assert all("its events could not be counted" in row["problem"] for row in told["wrong"])
+    assert landed.json("verify", "--counts")[0] == 0
+    assert landed.extraction_ids() == asked
+
+
 def test_another_encoding_takes_the_manifest_of_the_old_one_with_it(landed: Place) -> None:
     landed.collections("encoding: csv.gz")
     assert landed.run("backfill", "purchases", *RANGE)[0] == 0

@@ -55,7 +55,7 @@ def a_look(ledger: SqlLedger) -> None:
     ledger.stale_slices()
     ledger.slices([1])
     ledger.others_at(["purchases/2026-01-02.csv"])
-    ledger.landed_between("purchases", day(0).timeframe.start, day(0).timeframe.start + timedelta(days=7))
+    ledger.landed_entries("purchases", start=day(0).timeframe.start, end=day(0).timeframe.start + timedelta(days=7))
     assert all(entry is not None for entry in ledger.current([day(n) for n in range(1, 5)]))
 
 

@@ -183,7 +183,7 @@ RULES = [
         lambda ledger, case: ledger.complete([case.entry_id]),
         statuses(Status.SUBMITTED),
         (FREE,),
-        lambda case: {"status": "complete", "completed_at": case.now, "due_at": case.now, "error": None},
+        lambda case: {"status": "complete", "completed_at": case.now, "error": None},  # put off for a run that is to land it
         refused=[],
     ),
     Rule(
@@ -235,9 +235,9 @@ RULES = [
     Rule(
         "dispatch",
         lambda ledger, case: ledger.dispatch([case.entry_id], case.now + LATER),
-        statuses(Status.COMPLETE),
+        statuses(Status.SUBMITTED, Status.COMPLETE),
         (FREE,),
-        lambda case: {"due_at": case.now + LATER},
+        lambda case: {"due_at": case.now + LATER, "error": None},
         refused=[],
     ),
     Rule(
@@ -253,7 +253,7 @@ RULES = [
         lambda ledger, case: ledger.publishing(case.entry_id, case.me),
         statuses(Status.COMPLETE),
         (MINE,),
-        lambda _: {"unproven": False},
+        lambda case: {"unproven": False, "publisher": case.me},
         refused=RAISES,
         earlier=lambda _: {"unproven": True},
     ),

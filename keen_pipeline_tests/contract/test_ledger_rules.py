@@ -220,7 +220,7 @@ def test_an_entry_that_is_no_more_is_refused_like_any_other(stage: Stage, rule: 
 def test_the_claims_of_a_worker_that_is_gone_are_free_and_those_of_the_living_stay(stage: Stage) -> None:
     stage.prepare(earlier=False)
     before = everything(stage.ledger.engine)
-    assert stage.ledger.workers.prune(LEASE_SECONDS) == ["landing (process 1 on elsewhere)"]
+    assert [str(gone) for gone in stage.ledger.workers.prune(LEASE_SECONDS)] == ["landing (process 1 on elsewhere)"]
     after = everything(stage.ledger.engine)
     freed = {r["id"]: {"claimed_by": None} for r in before[entries.name] if r["claimed_by"] == DEAD}
     assert len(freed) == len(Status)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from keen_pipeline.errors import LedgerUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger, open_engine, workers
-from keen_pipeline.ledger.workers import Workers, is_alive, this_host, working
+from keen_pipeline.ledger.workers import Worker, Workers, is_alive, this_host
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.contract.host import Host
@@ -55,7 +55,7 @@ def test_a_worker_is_gone_once_its_heartbeat_is_older_than_the_lease(
     assert ledger.workers.beat(second)
     clock.advance(0.001)
     with caplog.at_level(logging.INFO):
-        assert ledger.workers.prune(60) == [f"landing (process {os.getpid()} on another)"]
+        assert [str(gone) for gone in ledger.workers.prune(60)] == [f"landing (process {os.getpid()} on another)"]
     assert caplog.messages == [f"taken over from a worker that is gone: landing (process {os.getpid()} on another)"]
     assert (one(ledger, mine).claimed_by, one(ledger, theirs).claimed_by) == (None, second)
     assert not ledger.workers.beat(first)
@@ -154,7 +154,7 @@ def test_heartbeats_outlive_every_error_of_the_database(
         return answer
 
     monkeypatch.setattr(Workers, "beat", flaky)
-    with caplog.at_level(logging.WARNING), working(memory.workers, "landing", 0.03) as worker:
+    with caplog.at_level(logging.WARNING), Worker(memory.workers, "landing", 0.03) as worker:
         assert beaten.wait(PATIENCE)
         assert [row.worker_id for row in memory.workers.all()] == [worker.id]
     told = [record.getMessage() for record in caplog.records]
@@ -170,7 +170,7 @@ def test_heartbeats_outlive_every_error_of_the_database(
 
 def test_a_worker_that_was_taken_for_gone_says_so_and_registers_anew(memory: SqlLedger, caplog: pytest.LogCaptureFixture) -> None:
     [entry_id] = asked(memory, day(0))
-    with working(memory.workers, "landing", 0.03) as worker:
+    with Worker(memory.workers, "landing", 0.03) as worker:
         old = worker.id
         memory.claim([entry_id], old)
         memory.workers.retire(old)
@@ -186,7 +186,7 @@ def test_a_worker_ends_without_its_ledger(memory: SqlLedger, monkeypatch: pytest
         raise LedgerUnavailableError("it has not answered")
 
     monkeypatch.setattr(Workers, "retire", away)
-    with working(memory.workers, "landing", 60):
+    with Worker(memory.workers, "landing", 60):
         pass
     assert len(memory.workers.all()) == 1  # its process ends, which is seen
 

@@ -61,7 +61,7 @@ def test_what_lies_there_is_proven_and_what_is_wrong_is_named(place: Place) -> N
     told = land(destination, pipeline.scope)
     assert len(rebuild(pipeline.ledger, destination).restored) == 4
     assert problems(pipeline) == {}
-    paths = [manifest.request.path for manifest in told]
+    paths = [manifest.entry.request.path for manifest in told]
     whole = gzip.compress(CSV, mtime=0)
     destination.write(paths[0], whole[:-9])
     destination.remove(destination.uri_of(paths[1]))
@@ -79,9 +79,9 @@ def test_a_rebuilt_ledger_leaves_out_what_is_not_there(place: Place) -> None:
     destination = place.destination()
     pipeline = pipeline_at(destination)
     told = land(destination, pipeline.scope)
-    destination.remove(destination.uri_of(told[0].request.path))
-    destination.write(told[1].request.path, b"half")
-    destination.write(f"_manifests/{told[2].request.path}.json", b"{}")
+    destination.remove(destination.uri_of(told[0].entry.request.path))
+    destination.write(told[1].entry.request.path, b"half")
+    destination.write(f"_manifests/{told[2].entry.request.path}.json", b"{}")
     done = rebuild(pipeline.ledger, destination)
     assert [entry.request.partition_key for entry in done.restored] == [DAYS[3]]
     assert sorted(why.partition(" ")[0] for _, why in done.problems) == ["it", "the", "the"]

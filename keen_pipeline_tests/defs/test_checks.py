@@ -105,22 +105,36 @@ def test_a_blocking_check_that_fails_holds_its_partition_s_downstream(make_place
     assert values(drift)["keen/compared_with"] == DAYS[1]
 
 
+def by_a_command(place: Place, collection: Collection) -> None:
+    """Extract two days without Dagster, and let the sensor's run tell of them."""
+    pipeline = pipeline_of(place)
+    requests = [partition_request(collection, p) for p in partition_range(collection, DAYS[0], DAYS[1], pipeline.clock.now())]
+    for _ in extract(pipeline, requests, doing="a command", keep=lambda _: False):
+        pass
+    [run] = place.tick().run_requests or []
+    [same] = place.tick().run_requests or []
+    assert run.run_key == same.run_key  # Dagster takes it for one
+    place.run("keen_materialize_csvs", dict(run.run_config))  # a blocking check that fails makes it red
+    assert place.ledger.outbox() == []
+
+
 def test_what_landed_without_a_run_is_checked_too_and_wakes_downstream(make_place: MakePlace) -> None:
     collection = Collection("purchases", DAYS[0], schema_check="fail", size_check="off")
     place = make_place(collections=[collection])
     add(place, DAYS[1], {"coupon": "A"})
     with_downstream(place)
     before = dg.evaluate_automation_conditions(place.defs, place.instance)
-    pipeline = pipeline_of(place)
-    partitions = partition_range(collection, DAYS[0], DAYS[1], pipeline.clock.now())
-    for _ in extract(pipeline, [partition_request(collection, partition) for partition in partitions], doing="a command"):
-        pass
-    place.tick()
+    by_a_command(place, collection)
     assert place.materialized("keen/purchases") == list(DAYS[:2])
     assert {day: result.passed for day, result in results(place, "complete").items()} == {DAYS[0]: True, DAYS[1]: True}
     assert {day: result.passed for day, result in results(place, "schema_drift").items()} == {DAYS[0]: True, DAYS[1]: False}
     after = dg.evaluate_automation_conditions(place.defs, place.instance, cursor=before.cursor)
     assert after.get_requested_partitions(dg.AssetKey("downstream")) == {DAYS[0]}
+    # Once more: Dagster keeps one result for each check and partition that belongs to no run, and refuses a second.
+    first = results(place, "complete")[DAYS[0]]
+    by_a_command(place, collection)
+    assert place.materialized("keen/purchases") == sorted(DAYS[:2] * 2)
+    assert values(results(place, "complete")[DAYS[0]])["keen/landing"] != values(first)["keen/landing"]
 
 
 def test_a_property_whose_type_changes_is_drift_where_it_is_first_known(make_place: MakePlace) -> None:

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from keen_pipeline.defs.sample import daily_revenue
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 WAKES = dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
@@ -22,6 +23,21 @@ def evaluated(place: Place, before: dg.EvaluateAutomationConditionsResult | None
     """One evaluation of the conditions, as the sensor `keen_downstream` makes it."""
     cursor = before.cursor if before is not None else None
     return dg.evaluate_automation_conditions(defs=place.defs, instance=place.instance, cursor=cursor)
+
+
+def test_the_sample_wakes_also_for_what_landed_before_anybody_looked(make_place: MakePlace) -> None:
+    place = make_place()
+    condition = next(iter(daily_revenue.specs)).automation_condition
+    [woken] = dg.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=condition), [daily])
+    assert isinstance(woken, dg.AssetsDefinition)
+    place.defs = dg.Definitions.merge(place.defs, dg.Definitions(assets=[woken]))
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
+    first = evaluated(place, None)
+    assert first.get_requested_partitions(woken.key) == set(DAYS[:2])
+    second = evaluated(place, first)
+    assert second.total_requested == 0
+    assert place.backfill(["keen/purchases"], DAYS[2], DAYS[2]).success
+    assert evaluated(place, second).get_requested_partitions(woken.key) == {DAYS[2]}
 
 
 def test_every_landed_partition_wakes_it_once_and_late_ones_wake_it_again(make_place: MakePlace) -> None:

@@ -20,7 +20,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon import get_default_daemon_logger
 from dagster._daemon.backfill import execute_backfill_iteration
 
-from keen_pipeline.defs import sensors
+from keen_pipeline.defs.sensors import status
 from keen_pipeline.extraction import Status
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.defs.test_nightly import LAND, SUBMIT, nightly_config
@@ -72,7 +72,7 @@ def test_a_tick_cuts_what_has_finished_into_bounded_runs_of_neighbours(
 
 def test_no_more_landing_runs_are_asked_for_than_may_wait(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEN_PIPELINE_PARTITIONS_PER_RUN", "1")
-    monkeypatch.setattr(sensors, "MAX_WAITING_RUNS", 4)
+    monkeypatch.setattr(status, "MAX_WAITING_RUNS", 4)
     place = make_place()
     assert place.run(SUBMIT, nightly_config(place)).success
     all_finished(place, 8)

@@ -136,3 +136,20 @@ def test_steps_keep_their_names_whatever_else_is_configured() -> None:
 def test_a_name_that_dagster_does_not_take_is_refused(name: Any) -> None:
     with pytest.raises(InvalidInputError, match="name must be letters"):
         build_keen_definitions([BERLIN], name=name)
+
+
+def test_each_collection_has_its_spec_made_once_however_many_there_are() -> None:
+    made: list[str] = []
+
+    class Counting(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            made.append(data.collection.name)
+            assert len(data.others) == 1
+            return super().get_asset_spec(data)
+
+    names = [f"c{number}" for number in range(40)]
+    days = {name: f"2026-01-{1 + number % 28:02}" for number, name in enumerate(names)}
+    defs = build_keen_definitions([Collection(name, day) for name, day in days.items()], translator=Counting())
+    assert sorted(made) == sorted(names)
+    keys = {spec.partitions_def.get_first_partition_key() for spec in defs.resolve_all_asset_specs() if spec.partitions_def}
+    assert keys == {"2026-01-01"}

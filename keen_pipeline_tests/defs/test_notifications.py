@@ -1,6 +1,7 @@
 """The digest and failures, received by a real SMTP server and a webhook on loopback; from a ledger of a live service's landings."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.notifications import KeenNotifications, notification_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, notification_sensors
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
@@ -78,10 +79,15 @@ class Office:
 
     def tick(self) -> str:
         with dg.build_sensor_context(instance=self.place.instance, resources=self.resources) as context:
-            return self.notifications.evaluate_tick(context).skip_message or ""
+            return without_scope(self.notifications.evaluate_tick(context).skip_message or "")
 
     def waiting(self) -> list[tuple[str, str, int, str | None]]:
-        return SqlNotices(self.place.ledger.engine).waiting()
+        return [(without_scope(name), *others) for name, *others in SqlNotices(self.place.ledger.engine).waiting()]
+
+
+def without_scope(said: str) -> str:
+    """Without what tells the pipelines of one ledger apart."""
+    return re.sub("keen/[0-9a-f]{8}/", "keen/", said)
 
 
 def mail_of(box: Mailbox) -> EmailMessage:
@@ -151,6 +157,16 @@ def test_nothing_is_sent_before_its_hour_and_once_a_night_by_any_number_of_proce
         assert len(box.mails) == 1
         assert Office(place, to, MORNING.replace(day=6)).tick() == "sent keen/digest/2026-01-06 by mail"
         assert [mail["Subject"][:15] for _, _, mail in box.mails] == ["Keen 2026-01-05", "Keen 2026-01-06"]
+        assert len({mail["Message-ID"] for _, _, mail in box.mails}) == 2
+
+
+def test_two_projects_on_one_ledger_have_a_digest_each(make_place: MakePlace, mail_port: int) -> None:
+    to = KeenNotifications(mail_to=["data@example.com"])
+    offices = [Office(make_place(collections=COLLECTIONS), to) for _ in range(2)]
+    assert len({office.place.endpoint.project_id for office in offices}) == 2
+    with mail_server(mail_port, "s3cret-word") as box:
+        for office in offices:
+            assert office.tick() == "sent keen/digest/2026-01-05 by mail"
         assert len({mail["Message-ID"] for _, _, mail in box.mails}) == 2
 
 

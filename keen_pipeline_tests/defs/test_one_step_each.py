@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime, timezone
+
 import dagster as dg
 import pandas as pd
 import pytest
 
 from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
-from keen_pipeline.defs.run import CsvAssetConfig
+from keen_pipeline.defs.assets.run import CsvAssetConfig
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import partition_request
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
+NOW = datetime(2026, 2, 1, tzinfo=timezone.utc)
 DAILY = dg.DailyPartitionsDefinition("2026-01-01")
 LATER = [Collection("purchases", "2026-01-01", lookback_days=4), Collection("logins", "2026-01-03", lookback_days=4)]
 RANGE = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[3]}
@@ -93,6 +99,46 @@ def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap
     completed = [e.completed_at for e in first if e.completed_at is not None]
     assert len(submitted) == 8
     assert max(submitted) < min(completed)
+
+
+def test_a_neighbour_that_cant_be_asked_for_holds_nobody_up(make_place: MakePlace) -> None:
+    """Its mask needs a key that is not there: its own step says so, the others land."""
+    place = make_place(
+        collections=[Collection("logins", "2026-01-01"), Collection("purchases", "2026-01-01", mask={"body:text": "hash"})]
+    )
+    result = over_all_days(place.defs, place.instance, "keen/purchases", "keen/logins")
+    assert outcomes(result) == {"keen_logins": "STEP_SUCCESS", "keen_purchases": "STEP_FAILURE"}
+    assert place.materialized("keen/logins") == list(DAYS)
+
+
+def test_the_sensor_leaves_to_the_next_step_what_finishes_meanwhile(make_place: MakePlace) -> None:
+    """With steps one after the other: a tick between them asks for no run of its own, which would tell each partition twice."""
+    place = make_place(options=["--extraction-delay", "0.5"])
+    both = [Collection("purchases", "2026-01-01"), Collection("logins", "2026-01-01")]
+    ticks: list[dg.SensorExecutionData] = []
+
+    @dg.success_hook
+    def tick(_: dg.HookContext) -> None:
+        ticks.append(place.tick())
+
+    def step(collection: Collection) -> dg.AssetsDefinition:
+        @keen_assets(collections=[collection], hooks={tick})
+        def assets(context: dg.AssetExecutionContext, keen: KeenResource):  # type: ignore[no-untyped-def]
+            yield from keen.run(context)
+
+        return assets
+
+    defs = dg.Definitions(assets=[step(c) for c in both], resources=place.defs.resources)
+    result = over_all_days(defs, place.instance, "keen/purchases", "keen/logins")
+    assert set(outcomes(result).values()) == {"STEP_SUCCESS"}
+    assert [tick.run_requests or [] for tick in ticks] == [[], []]
+    assert place.materialized("keen/purchases") == place.materialized("keen/logins") == list(DAYS)
+    # What nobody goes on with is the sensor's.
+    [asked] = place.ledger.request([partition_request(both[0], partition_for_key(both[0], "2026-01-05", NOW))])
+    assert asked.created
+    assert not place.tick().run_requests
+    time.sleep(1)
+    assert len(place.tick().run_requests or []) == 1
 
 
 class Moved(KeenTranslator):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.defs.preview import HEAD_BYTES, ROWS, preview
+from keen_pipeline.defs.reports.preview import HEAD_BYTES, ROWS, preview
 from keen_pipeline.landing import FileDestination
 from keen_pipeline_tests.landing.conftest import BytesSource
 
@@ -38,3 +38,13 @@ def test_preview_is_bounded_and_shows_whole_events_only(tmp_path: Path) -> None:
     assert max(map(len, lines)) < 60
     assert len(previewed(tmp_path, b"id\n" + b"1\n" * 99)) == ROWS + 4
     assert previewed(tmp_path, b"id\n") == []
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_file_that_was_damaged_since_has_no_preview(tmp_path: Path, encoding: Encoding) -> None:
+    place = FileDestination(str(tmp_path))
+    landing = place.land(BytesSource(b"id\n1\n"), place.target_uri("purchases", "2026-01-01", encoding), extraction_id="e1")
+    Path(landing.uri).write_bytes(b'"\x00\xff' + bytes(range(256)) * 8)
+    preview(place, landing)
+    Path(landing.uri).write_bytes(Path(landing.uri).read_bytes()[:3])
+    preview(place, landing)

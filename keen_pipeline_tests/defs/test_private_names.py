@@ -22,13 +22,13 @@ KNOWN = {
     ("defs/celery_launcher.py", "dagster._core.launcher", "WorkerStatus"),
     # The materialization that a check's result is about.
     (
-        "defs/checks.py",
+        "defs/reports/checks.py",
         "dagster._core.definitions.asset_checks.asset_check_evaluation",
         "AssetCheckEvaluationTargetMaterializationData",
     ),
     # That an output's partitions aren't materialized a second time; which backfill a run belongs to.
-    ("defs/run.py", "dagster._core.definitions.source_asset", "SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION"),
-    ("defs/run.py", "dagster._core.storage.tags", "BACKFILL_ID_TAG"),
+    ("defs/assets/run.py", "dagster._core.definitions.source_asset", "SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION"),
+    ("defs/assets/run.py", "dagster._core.storage.tags", "BACKFILL_ID_TAG"),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from keen_pipeline.defs import checks
+from keen_pipeline.defs.reports import checks
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.timeframe import Timeframe

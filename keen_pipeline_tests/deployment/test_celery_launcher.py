@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 from dagster._core.launcher import WorkerStatus
 
-from keen_pipeline.cli.deployment import PROFILES
+from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline.defs.celery_launcher import WatchedCeleryRunLauncher
 from keen_pipeline_tests.acceptance.crash_rig import die_with_parent, end_all, marked
 from keen_pipeline_tests.valkey import running_valkey

@@ -14,7 +14,7 @@ import pytest
 import urllib3
 
 from keen_pipeline import __version__
-from keen_pipeline.cli.deployment import PROFILES
+from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline_tests.acceptance.processes import await_text
 
 FOLDER = PROFILES / "images"

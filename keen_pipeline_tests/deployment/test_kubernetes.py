@@ -18,7 +18,7 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster_k8s import K8sRunLauncher
 from kubernetes.client import ApiClient, V1Job
 
-from keen_pipeline.cli.deployment import PROFILES
+from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.settings import Settings
 

@@ -14,8 +14,8 @@ from dagster_aws.s3 import S3ComputeLogManager
 from dagster_postgres import PostgresEventLogStorage
 
 import keen_pipeline.settings
-from keen_pipeline.cli.dagster_home import make_dagster_home
-from keen_pipeline.cli.deployment import PROFILES, profiles
+from keen_pipeline.cli.docs import PROFILES, profiles
+from keen_pipeline.cli.processes import make_dagster_home
 from keen_pipeline.defs.celery_launcher import WatchedCeleryRunLauncher
 from keen_pipeline_tests.acceptance.processes import Shell
 from keen_pipeline_tests.acceptance.scale_rig import merged

@@ -121,26 +121,20 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "where(self._mine, entries.c.id.in_(chunk), free)",
-        "where(self._mine, entries.c.id.in_(chunk))",
+        "self._update(connection, entry_ids, self._free_for(worker), claimed_by=worker, due_at=due_at)",
+        "self._update(connection, entry_ids, sa.true(), claimed_by=worker, due_at=due_at)",
         f"{_RULE} -k claim",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "where(self._mine, entries.c.id.in_(chunk), free)",
-        "where(entries.c.id.in_(chunk), free)",
+        "mine = sa.and_(self._mine, entries.c.id.in_(chunk), condition)",
+        "mine = sa.and_(entries.c.id.in_(chunk), condition)",
         f"{_SCOPE} -k claim",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "            mine = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.claimed_by == worker)\n            connection.execute(sa.update(entries).where(mine).values(claimed_by=None))",
-        "            mine = sa.and_(entries.c.id.in_(chunk), entries.c.claimed_by == worker)\n            connection.execute(sa.update(entries).where(mine).values(claimed_by=None))",
-        f"{_SCOPE} -k release",
-    ),
-    (
-        "keen_pipeline/ledger/submissions.py",
-        "            mine = sa.and_(self._mine, entries.c.id.in_(chunk), entries.c.claimed_by == worker)\n            connection.execute(sa.update(entries).where(mine).values(claimed_by=None))",
-        "            mine = sa.and_(self._mine, entries.c.id.in_(chunk))\n            connection.execute(sa.update(entries).where(mine).values(claimed_by=None))",
+        "self._update(connection, entry_ids, entries.c.claimed_by == worker, claimed_by=None)",
+        "self._update(connection, entry_ids, sa.true(), claimed_by=None)",
         f"{_RULE} -k release",
     ),
     (
@@ -175,14 +169,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "guard = sa.and_(entries.c.id == entry_id, is_open, self._free_for(worker))",
-        "guard = sa.and_(entries.c.id == entry_id, is_open, self._mine)",
+        "sa.and_(is_open, self._free_for(worker)), **values)",
+        "is_open, **values)",
         f"{_RULE} -k fail",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "guard = sa.and_(entries.c.id == entry_id, is_open, self._free_for(worker))",
-        "guard = sa.and_(entries.c.id == entry_id, self._free_for(worker))",
+        "sa.and_(is_open, self._free_for(worker)), **values)",
+        "self._free_for(worker), **values)",
         f"{_RULE} -k fail",
     ),
     (
@@ -236,14 +230,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "guard = sa.and_(self._mine, entries.c.id == entry_id, status, entries.c.claimed_by == worker)",
-        "guard = sa.and_(self._mine, entries.c.id == entry_id, status)",
+        "claimed = sa.and_(entries.c.status.in_([s.value for s in expected]), entries.c.claimed_by == worker)",
+        "claimed = entries.c.status.in_([s.value for s in expected])",
         f"{_RULE} -k posting",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "guard = sa.and_(self._mine, entries.c.id == entry_id, status, entries.c.claimed_by == worker)",
-        "guard = sa.and_(entries.c.id == entry_id, status, entries.c.claimed_by == worker)",
+        "mine = sa.and_(self._mine, entries.c.id == entry_id, condition)",
+        "mine = sa.and_(entries.c.id == entry_id, condition)",
         f"{_SCOPE} -k posting",
     ),
 ]

@@ -18,7 +18,7 @@ WRITE = "keen_pipeline/landing/parquet/write.py"
 CONVERT = "keen_pipeline/landing/parquet/convert.py"
 FILES = "keen_pipeline/cli/event_files.py"
 LOAD = "keen_pipeline/cli/load.py"
-PREVIEW = "keen_pipeline/defs/preview.py"
+PREVIEW = "keen_pipeline/defs/reports/preview.py"
 LANDING = "keen_pipeline/landing/destination.py"
 
 TEST_VERIFY = "keen_pipeline_tests/landing/test_verify.py"

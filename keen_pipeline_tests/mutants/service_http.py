@@ -17,7 +17,7 @@ _DOCUMENT = _test("openapi", "the_document_lists_exactly_what_is_routed_and_allo
 _NAMES = _test("clients", "names_as_keens_clients_allow_them")
 _PREFLIGHT = _test("clients", "a_browser_may_ask_from_any_page")
 _BATCH = _test("clients", "a_batch_answers_for_each_event_in_keens_words_and_nothing_takes_anything_along")
-_FULL = _test("clients", "a_batch_keeps_what_could_be_stored_when_the_disk_is_full_for_the_rest")
+_FULL = _test("clients", "a_batch_keeps_what_could_be_stored_when_the_rest_could_not")
 _BEACON = _test("clients", "an_image_beacon_stores_its_event_and_answers_a_pixel")
 _BEACON_KEY = _test("clients", "a_beacon_needs_the_write_key_and_an_event")
 _REDIRECT = _test("clients", "a_beacon_redirects_nowhere_else_and_stores_nothing_then")
@@ -36,12 +36,17 @@ _BODY = _test("connections", "a_body_that_stands_still_or_trickles_ends_the_conn
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Parameters and bodies.
-    (f"{_HTTP}/bodies.py", 'if body or request.method == "POST":', 'if request.method == "POST":', _DELETE_REFUSED),
-    (f"{_HTTP}/bodies.py", "    unknown = sorted(set(parameters) - known)", "    unknown: list[str] = []", _DELETE_REFUSED),
-    (f"{_HTTP}/bodies.py", "        if name in made:", "        if False:", _DELETE_REFUSED),
-    (f"{_HTTP}/bodies.py", "given = parse_json(body, pairs=_once)", "given = parse_json(body)", _DELETE_REFUSED),
+    (f"{_HTTP}/parameters.py", "if body or (with_body and", "if (with_body and", _DELETE_REFUSED),
     (
-        f"{_HTTP}/bodies.py",
+        f"{_HTTP}/parameters.py",
+        "    unknown = sorted(set(parameters).difference(names))",
+        "    unknown: list[str] = []",
+        _DELETE_REFUSED,
+    ),
+    (f"{_HTTP}/parameters.py", "        if name in made:", "        if False:", _DELETE_REFUSED),
+    (f"{_HTTP}/parameters.py", "given = parse_json(body, pairs=_once)", "given = parse_json(body)", _DELETE_REFUSED),
+    (
+        f"{_HTTP}/parameters.py",
         "if size > config.max_parameter_bytes:",
         "if False:",
         _test("going_on", "every_parameter_is_bounded_in_bytes"),
@@ -57,42 +62,47 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_HTTP}/app.py",
-        'if b"content-length" in names and b"transfer-encoding" in names:',
-        "if False:",
+        "error_answer(refusal) if twice else app",
+        "app",
         _test("going_on", "a_length_said_in_two_ways_is_refused"),
     ),
     # Keys and the table.
-    (f"{_HTTP}/operation.py", "if self.purpose != MASTER and self.purpose not in purposes:", "if False:", _KEYS),
+    (f"{_HTTP}/operation.py", "if self._purpose != MASTER and self._purpose not in purposes:", "if False:", _KEYS),
     (f"{_HTTP}/operation.py", "        self.allow(*operation.keys)", "        pass", _KEYS),
     (
-        f"{_HTTP}/operations.py",
+        f"{_HTTP}/app.py",
         'self._operations["HEAD"] = self._operations["GET"]',
         "pass",
         _DOCUMENT,
     ),
-    (f"{_HTTP}/operations.py", '"this resource does not take this method", headers={"Allow": self.allow}', '"no"', _ALLOW),
+    (f"{_HTTP}/app.py", '"this resource does not take this method", headers={"Allow": self.allow}', '"no"', _ALLOW),
     (f"{_HTTP}/openapi.py", 'if operation.method == "GET":', 'if operation.method == "POST":', _DOCUMENT),
     # Clients.
     (f"{_HTTP}/app.py", 'quote(unquote(segment, errors="replace"), safe="")', 'unquote(segment, errors="replace")', _NAMES),
     (f"{_HTTP}/app.py", 'allow_origins=["*"]', "allow_origins=[]", _PREFLIGHT),
     (f"{_HTTP}/app.py", 'allow_headers=["*"]', "allow_headers=[]", _PREFLIGHT),
     (
-        f"{_HTTP}/outcomes.py",
+        f"{_HTTP}/resources/events.py",
         "        return [_refused(COLLECTION_NAME, str(error))] * len(events)",
         "        raise",
         _BATCH,
     ),
-    (f"{_HTTP}/outcomes.py", "                return PROPERTY_NAME", "                return PROPERTY_VALUE", _BATCH),
-    (f"{_HTTP}/outcomes.py", "            if not is_shortage(error):", "            if True:", _FULL),
-    (f"{_HTTP}/outcomes.py", "shortage is not None and held_up == len(batch)", "False", _FULL),
-    (f"{_HTTP}/outcomes.py", "    doubtful = may_hold_surrogates(body)", "    doubtful = False", _BATCH),
-    (f"{_HTTP}/beacon.py", '.replace("-", "+").replace("_", "/")', "", _BEACON),
-    (f"{_HTTP}/beacon.py", ' + "=" * (-len(text) % 4)', "", _BEACON),
-    (f"{_HTTP}/beacon.py", '.replace(" ", "+")', "", _test("clients", "a_plus_that_the_client_did_not_encode_is_still_a_plus")),
-    (f"{_HTTP}/beacon.py", "if parts.username is not None or host not in", "if host not in", _REDIRECT),
-    (f"{_HTTP}/beacon.py", "host not in {one.lower() for one in hosts}", "not host", _REDIRECT),
-    (f"{_HTTP}/routes_v3.py", "    call.allow(WRITE)", "    pass", _BEACON_KEY),
-    (f"{_HTTP}/routes_v3.py", 'if call.request.method == "HEAD":', "if False:", _BEACON_KEY),
+    (f"{_HTTP}/resources/events.py", "                return PROPERTY_NAME", "                return PROPERTY_VALUE", _BATCH),
+    (f"{_HTTP}/resources/events.py", "            held_up.append(error)", "            raise", _FULL),
+    (f"{_HTTP}/resources/events.py", "if batch and len(held_up) == len(batch):", "if False:", _FULL),
+    (f"{_SERVICE}/events/incoming.py", "        self._check_text(line)\n", "", _BATCH),
+    (f"{_HTTP}/resources/events.py", '.replace("-", "+").replace("_", "/")', "", _BEACON),
+    (f"{_HTTP}/resources/events.py", ' + "=" * (-len(text) % 4)', "", _BEACON),
+    (
+        f"{_HTTP}/resources/events.py",
+        '.replace(" ", "+")',
+        "",
+        _test("clients", "a_plus_that_the_client_did_not_encode_is_still_a_plus"),
+    ),
+    (f"{_HTTP}/resources/events.py", "if parts.username is not None or host not in", "if host not in", _REDIRECT),
+    (f"{_HTTP}/resources/events.py", "host not in {one.lower() for one in hosts}", "not host", _REDIRECT),
+    (f"{_HTTP}/resources/events.py", "    call.allow(WRITE)", "    pass", _BEACON_KEY),
+    (f"{_HTTP}/resources/events.py", 'if call.request.method == "HEAD":', "if False:", _BEACON_KEY),
     (
         f"{_HTTP}/parameters.py",
         'if value not in (None, "", kind):',
@@ -106,8 +116,15 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         _test("clients", "empty_and_quoted_timeframes_and_zones"),
     ),
     (f"{_SERVICE}/names.py", "MAX_NAME_CHARACTERS = 64", "MAX_NAME_CHARACTERS = 65", _test("clients", "names_that_nobody_allows")),
-    (f"{_SERVICE}/names.py", "    return v2_name(name)", "    return name", _LITERAL),
-    (f"{_SERVICE}/application.py", 'names == "v3" else filters', "False else filters", _LITERAL),
+    (f"{_SERVICE}/events/properties.py", 'if names == "v3" and path != name and', "if False and", _LITERAL),
+    (f"{_SERVICE}/events/properties.py", ' or one.startswith(f"{name}.")', "", _LITERAL),
+    (f"{_HTTP}/resources/collections.py", '        if parameters.get(name) == "":', "        if False:", _DELETE_REFUSED),
+    (
+        f"{_HTTP}/parameters.py",
+        "if parameter.required and",
+        "if False and",
+        _test("bad_input", "wrong_parameters"),
+    ),
     # Going on.
     (f"{_HTTP}/lanes.py", "            cancellation.cancel()\n", "", _LEFT),
     (f"{_HTTP}/lanes.py", "            scope.cancel()  # it may still wait for a thread", "            pass", _LEFT),
@@ -125,25 +142,31 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         _test("going_on", "a_cancelled_request_opens_no_further_cursor"),
     ),
     (
-        f"{_HTTP}/metrics.py",
+        f"{_SERVICE}/metrics.py",
         'method if method in _METHODS else "other"',
         "method",
         _test("going_on", "invented_methods_are_one_label"),
     ),
-    (f"{_HTTP}/answers.py", "if number in _FULL_NUMBERS or", "if", _MACHINE),
-    (f"{_HTTP}/answers.py", "    if after is None and status == 503:", "    if False:", _MACHINE),
+    (f"{_HTTP}/answers.py", "is_disk_full(error) or ", "", _MACHINE),
+    (f"{_HTTP}/answers.py", "_RETRY_SECONDS.get(status) if after is None else after", "after", _MACHINE),
     (
-        f"{_HTTP}/sizes.py",
-        "    if size > most:",
+        f"{_SERVICE}/events/analyses.py",
+        "    if size > most_bytes:",
         "    if False:",
         _test("going_on", "an_answer_is_bounded_in_bytes_before_it_is_made"),
     ),
-    (f"{_HTTP}/sizes.py", "        if found > most:", "        if False:", _UNIQUE),
-    (f"{_HTTP}/sizes.py", "FROM (SELECT DISTINCT v FROM ({values}))", "FROM ({values})", _UNIQUE),
+    (f"{_SERVICE}/events/analyses.py", "        if size <= most_bytes:", "        if True:", _UNIQUE),
+    (f"{_SERVICE}/events/analyses.py", 'f"SELECT DISTINCT v FROM ({rows})"', "rows", _UNIQUE),
     (
-        f"{_HTTP}/queries.py",
-        "isinstance(found, float) and not math.isfinite(found)",
-        "False",
+        f"{_HTTP}/resources/queries.py",
+        "analyses.count_unique(cursor, selection, target)",
+        "len(analyses.unique_values(cursor, selection, target, call.service.config.max_answer_bytes))",
+        _UNIQUE,
+    ),
+    (
+        f"{_SERVICE}/events/analyses.py",
+        "    if not math.isfinite(value):",
+        "    if False:",
         _test("going_on", "a_sum_past_the_range_of_a_double_is_refused"),
     ),
     (
@@ -220,10 +243,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     # Connections.
     (f"{_HTTP}/connections.py", "            victim.abort()", "            pass", _PLACES),
-    (f"{_HTTP}/connections.py", "if len(place) >= self._most_per_address:", "if False:", _PLACES),
-    (f"{_HTTP}/connections.py", "since <= silent_before or not self.idle", "not self.idle", _JUST_COME),
-    (f"{_HTTP}/connections.py", "since <= silent_before or not self.idle", "True", _JUST_COME),
-    (f"{_HTTP}/connections.py", "        elif self._count >= self._most:", "        elif False:", _PLACES),
+    (f"{_HTTP}/connections.py", "if len(neighbours) < self._most_per_address:", "if True:", _PLACES),
+    (f"{_HTTP}/connections.py", "0 if since <= time.monotonic() - self._grace else 2", "2", _JUST_COME),
+    (f"{_HTTP}/connections.py", "0 if since <= time.monotonic() - self._grace else 2", "0", _JUST_COME),
+    (f"{_HTTP}/connections.py", "if len(self) >= self._most else {}", "if False else {}", _PLACES),
     (f"{_HTTP}/protocol.py", "            self._refuse(408)", "            pass", _HEAD),
     (f"{_HTTP}/protocol.py", "            self._look_at_body(now)", "            pass", _BODY),
     (
@@ -264,7 +287,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         _test("processes", "no_link_with_a_key_is_printed_for_other_machines"),
     ),
     (
-        f"{_HTTP}/routes_operations.py",
+        f"{_HTTP}/resources/discovery.py",
         " frame-ancestors 'none'",
         "",
         _test("page", "a_browser_gets_the_page_and_others_the_versions"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _CODE, _TESTS = "keen_pipeline/pipeline", "keen_pipeline_tests/pipeline"
 _ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/test_time.py", f"{_TESTS}/test_configuration.py"
+_WAITS = f"{_TESTS}/test_waits.py"
 _NEIGHBOURS, _FENCES, _ORPHANS = f"{_TESTS}/test_neighbours.py", f"{_TESTS}/test_fences.py", f"{_TESTS}/test_orphans.py"
 _SLICES, _COUNTS = f"{_TESTS}/test_slices.py", f"{_TESTS}/test_counts.py"
 _ANSWER = f"{_ANSWERS}::test_an_answer"
@@ -55,7 +56,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/submit.py",
-        "if not _is_given_up(states.get(p.key), Status.CANCELLED)",
+        "if p.key not in states or states[p.key].status is not Status.CANCELLED",
         "",
         f"{_TIME}::test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap",
     ),
@@ -161,7 +162,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        except RetryableError as error:\n            return self._try_again(error)\n        except ConfigurationError as error:\n            return self._failed(error, str(error))\n",
         f"{_NEIGHBOURS}::test_a_landing_run_lands_the_others_and_tells_the_one",
     ),
-    (f"{_CODE}/land.py", "tries >= MAX_LANDING_TRIES", "tries >= 1", f"{_ANSWER}"),
+    (f"{_CODE}/land.py", "tries >= MAX_LANDING_TRIES", "tries >= 1", f"{_WAITS} -k fetched_three_times"),
+    (f"{_CODE}/land.py", "tries >= MAX_LANDING_TRIES", "tries > MAX_LANDING_TRIES", f"{_WAITS} -k fetched_three_times"),
+    (f"{_CODE}/land.py", "MAX_LANDING_TRIES = 3", "MAX_LANDING_TRIES = 2", f"{_WAITS} -k fetched_three_times"),
     (
         f"{_CODE}/land.py",
         "        yield from reconcile(pipeline, landed)\n",
@@ -177,8 +180,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # Counts.
     (
         f"{_CODE}/counts.py",
-        "groups[request.collection, filters_identity(request.filters)]",
-        'groups[request.collection, ""]',
+        "groups[entry.request.collection, filters_identity(entry.request.filters)]",
+        'groups[entry.request.collection, ""]',
         f"{_NEIGHBOURS}::test_a_count_of_the_same_collection_with_other_filters_is_asked_by_itself",
     ),
     (
@@ -258,12 +261,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/slices.py",
-        "        elif isinstance(answer, RateLimitedError):\n",
-        "        else:\n",
+        "        if isinstance(answer, RateLimitedError):\n            planned",
+        "        if answer is not None:\n            planned",
         f"{_NEIGHBOURS}::test_a_collection_that_can_t_be_counted_keeps_nobody_from_being_cut",
     ),
     (
-        f"{_CODE}/slices.py",
+        f"{_CODE}/upkeep.py",
         "            pipeline.destination.remove(stale.landing.uri)\n",
         "            pass\n",
         f"{_SLICES}::test_slices_are_put_together_and_gone",
@@ -301,7 +304,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/wait.py",
-        "self.pipeline.ledger.release([entry.entry_id], self.worker.id)",
+        "ledger.release([entry.entry_id, *(part.entry_id for part in slices)], self.worker.id)",
         "pass",
         f"{_TESTS}/test_waits.py::test_what_a_wait_stops_for_is_free_at_once",
     ),
@@ -312,9 +315,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_FENCES}::test_a_wait_takes_over_from_a_process_that_dies_while_it_waits",
     ),
     # Orphans.
-    (f"{_CODE}/orphans.py", "if key not in known}", "}", f"{_ORPHANS}::test_an_extraction_of_something_else_is_not_adopted"),
+    (f"{_CODE}/post.py", "if key not in known}", "}", f"{_ORPHANS}::test_an_extraction_of_something_else_is_not_adopted"),
     (
-        f"{_CODE}/orphans.py",
+        f"{_CODE}/post.py",
         "                    del unknown[extraction_id]\n",
         "",
         f"{_ORPHANS}::test_one_extraction_answers_for_one_intent",

@@ -125,7 +125,7 @@ def test_a_count_that_can_t_be_had_is_made_up_for_once_it_can(world: World) -> N
     world.ledger.request([request])
     world.ticks()
     assert world.counts[-1].problem is not None
-    assert "can't be had now: HTTP 503" in verdict(world.counts[-1])
+    assert "can't be held against the service's count now: HTTP 503" in verdict(world.counts[-1])
     assert [e.request for e in world.ledger.uncounted()] == [request]
     failing = False
     world.tick()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import workers
 from keen_pipeline.pipeline import NotLanded, Pipeline, extract, land, poll, post_due
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
@@ -23,6 +25,14 @@ from keen_pipeline_tests.pipeline.world import World
 
 WELL = Collection("well", "2026-01-01")
 FILTERED = replace(WELL, filters=(Filter("body:n", "gt", 0),))
+
+
+class KilledError(BaseException):
+    """The process is no more: nothing it would have said is said."""
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KilledError
 
 
 def slowed(world: World, *, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None) -> Pipeline:
@@ -61,6 +71,11 @@ def gone(world: World) -> None:
     """Everybody else is taken for gone: the process was paused for longer than its lease."""
     world.clock.advance(3600)
     world.ledger.workers.prune(60)
+
+
+def registered(pipeline: Pipeline, doing: str) -> Any:
+    """A worker that sends no heartbeats and gives nothing back."""
+    return SimpleNamespace(id=pipeline.ledger.workers.register(doing))
 
 
 def says_what_lies_there(world: World, request: ExtractionRequest) -> bool:
@@ -136,14 +151,8 @@ def test_a_process_that_dies_between_the_switch_and_its_word_leaves_nothing_prov
         post_due(world.pipeline, world.ledger.open_entries(), worker.id)
         poll(world.pipeline, world.ledger.open_entries(), worker=worker.id)
 
-    class Killed(BaseException):
-        pass
-
-    def die() -> None:
-        raise Killed
-
-    dying = slowed(world, after=die)
-    with pytest.raises(Killed), dying.working("dies") as worker:
+    dying = slowed(world, after=killed)
+    with pytest.raises(KilledError), dying.working("dies") as worker:
         list(land(dying, [e.entry_id for e in world.ledger.open_entries(status=Status.COMPLETE)], worker))
     assert not says_what_lies_there(world, request)
     [landed] = world.ledger.landed_entries("well")
@@ -154,6 +163,70 @@ def test_a_process_that_dies_between_the_switch_and_its_word_leaves_nothing_prov
     assert world.is_right(request)
     assert says_what_lies_there(world, request)
     assert world.api.posts[request.place] == 2
+
+
+@pytest.mark.parametrize("with_filters", [False, True])
+def test_a_process_that_switches_its_file_in_late_and_dies_before_its_word_leaves_nothing_proven(
+    world: World, with_filters: bool
+) -> None:
+    """Frozen inside the switch for longer than its lease, while another landed the partition."""
+    [old] = world.requests(WELL, 1)
+    [new] = world.requests(FILTERED if with_filters else WELL, 1)
+    ids = finished(world, [old])
+    other = world.beside()
+    before = world.api.posts[new.place]
+
+    def meanwhile() -> None:
+        gone(world)
+        other.extract([new])
+        assert other.is_right(new)
+
+    slow = slowed(world, before=meanwhile, after=killed)
+    dying = replace(slow, ledger=SqlLedger(world.ledger.engine, world.ledger.scope, clock=world.clock))
+    dying.ledger.published = dying.ledger.mark_unproven = killed  # type: ignore[method-assign]
+    with pytest.raises(KilledError):
+        list(land(dying, ids, registered(dying, "frozen")))
+    assert world.api.posts[new.place] == before + with_filters
+    assert says_what_lies_there(other, new) is not with_filters  # the same extraction has the same bytes
+    assert other.entry(new).unproven is True
+    # Nobody has to look at the file: the next night asks for it again, once.
+    for _ in range(2):
+        other.night(FILTERED if with_filters else WELL)
+        other.ticks()
+    assert other.is_right(new)
+    assert says_what_lies_there(other, new)
+    assert other.entry(new).unproven is False
+    assert world.api.posts[new.place] == before + with_filters + 1
+
+
+@pytest.mark.parametrize("is_known_dead", [True, False])
+def test_what_was_about_to_be_published_by_a_process_that_is_known_to_be_dead_never_comes(
+    world: World, is_known_dead: bool
+) -> None:
+    """One that died on this host costs no extraction; of one that is only late the file may still come."""
+    [request] = world.requests(WELL, 1)
+    ids = finished(world, [request])
+    dying = replace(slowed(world, after=killed), ledger=SqlLedger(world.ledger.engine, world.ledger.scope, clock=world.clock))
+    dying.ledger.published = killed  # type: ignore[method-assign]
+    worker = registered(dying, "dies")
+    with pytest.raises(KilledError):
+        list(land(dying, ids, worker))
+    if is_known_dead:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        with world.ledger.engine.begin() as connection:  # it was this process all the time
+            connection.execute(sa.update(workers).where(workers.c.id == worker.id).values(pid=ended.pid))
+    else:
+        gone(world)
+    world.clock.advance(400)
+    world.ticks()
+    assert world.is_right(request)
+    assert world.api.posts[request.place] == 1
+    assert world.entry(request).unproven is not is_known_dead
+    world.night(WELL)
+    world.ticks()
+    assert world.api.posts[request.place] == (1 if is_known_dead else 2)
+    assert world.entry(request).unproven is False
 
 
 @pytest.mark.parametrize("ends", ["landed", "abandoned", "cancelled"])

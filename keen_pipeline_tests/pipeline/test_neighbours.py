@@ -166,6 +166,24 @@ def test_a_backfill_tells_what_it_could_not_hold_against_the_count(world: World)
     assert sum(world.api.posts.values()) == 4
 
 
+def test_a_landed_file_that_can_t_be_looked_at_now_keeps_nobody_else(world: World) -> None:
+    requests = [*world.requests(SICK, 1, 2), *world.requests(WELL, 1, 2)]
+    world.extract(requests)
+    (world.root / requests[3].path).unlink()
+    exists = world.pipeline.destination.exists
+
+    def refused(target: str) -> int | None:
+        if "/sick/" in target:
+            raise ServiceUnavailableError("HTTP 503")
+        return exists(target)
+
+    world.pipeline.destination.exists = refused  # type: ignore[method-assign]
+    events = world.extract([*requests, *world.requests(WELL, 3)])
+    assert heard(events) == {"sick": Counter({"Hindered": 1, "Landed": 2}), "well": Counter({"Landed": 3, "Counted": 2})}
+    assert all(world.is_right(request) for request in requests)
+    assert [world.api.posts[request.place] for request in requests] == [1, 1, 1, 2]
+
+
 def test_one_denied_list_stops_no_poll_and_the_next_answer_ends_it(world: World) -> None:
     world.api.answer = lambda made: COMPLETE
     world.api.fault = lambda call, collection, number: (

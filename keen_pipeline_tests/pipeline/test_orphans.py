@@ -20,7 +20,7 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
-from keen_pipeline.pipeline.orphans import CLOCK_SLACK
+from keen_pipeline.pipeline.post import CLOCK_SLACK
 from keen_pipeline.ports import ExtractionApi, SystemClock
 from keen_pipeline.scope import Scope
 from keen_pipeline.testing import live_service

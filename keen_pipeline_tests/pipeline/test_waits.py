@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.errors import AuthenticationError, ConfigurationError, LedgerUnavailableError, NotFoundError
-from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.errors import AuthenticationError, ConfigurationError, LedgerUnavailableError, NotFoundError, TransferError
+from keen_pipeline.extraction import ExtractionRequest, Landing, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Landed, NotLanded, Progress, extract, land, poll, post_due
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
@@ -138,6 +138,23 @@ def test_what_a_wait_stops_for_is_free_at_once(world: World) -> None:
     events.close()
 
 
+def test_the_slices_of_what_a_wait_stops_for_are_free_at_once(world: World) -> None:
+    world.with_limits(max_events=2)
+    world.api.fault = lambda call, collection, number: (
+        AuthenticationError("HTTP 403") if (call, collection) == ("list", "sick") else None
+    )
+    world.api.answer = lambda made: COMPLETE if made.polls > 5 else PENDING
+    sick = world.requests(Collection("sick", "2026-01-01"), 2)  # three events
+    events = extract(world.pipeline, [*sick, *world.requests(WELL, 1)], doing="a test")
+    for event in events:
+        if type(event).__name__ == "Stopped":
+            assert [e.claimed_by for e in world.ledger.open_entries() if e.request.collection == "sick"] == [None] * 3
+            break
+    else:
+        pytest.fail("nothing was stopped")
+    events.close()
+
+
 def test_a_landing_run_gives_back_at_once_what_it_could_not_land(world: World) -> None:
     requests = world.requests(WELL, 1, 2)
     (world.root / requests[0].path).mkdir(parents=True)
@@ -155,6 +172,32 @@ def test_a_landing_run_gives_back_at_once_what_it_could_not_land(world: World) -
                 break
         else:
             pytest.fail("everything landed")
+
+
+@pytest.mark.parametrize(("failures", "posts"), [(2, 1), (3, 2)])
+@pytest.mark.parametrize("caller", ["a wait", "the sensor"])
+def test_a_finished_extraction_is_fetched_three_times_before_another_one_is_asked_for(
+    world: World, caller: str, failures: int, posts: int
+) -> None:
+    [request] = world.requests(WELL, 1)
+    land_file, tries = world.pipeline.destination.land, []
+
+    def fetch(*args: Any, **options: Any) -> Landing:
+        tries.append(options["extraction_id"])
+        if len(tries) <= failures:
+            raise TransferError("the connection broke")
+        return land_file(*args, **options)
+
+    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
+    if caller == "a wait":
+        world.extract([request])
+    else:
+        world.ledger.request([request])
+        world.ticks()
+    assert world.is_right(request)
+    assert tries == ["x1"] * 3 + ["x2"] * (failures - 2)
+    assert world.api.posts[request.place] == posts
+    assert world.entry(request).attempt == posts
 
 
 def test_a_wait_that_lost_its_ledger_leaves_its_extractions_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,14 +105,16 @@ def check(http: Http, outcome: Outcome) -> None:
     for row in rows:
         counts[int(row["body:batch"])] = counts.get(int(row["body:batch"]), 0) + 1
     assert outcome.acknowledged
-    assert {n: found for n in outcome.acknowledged if (found := counts.get(n, 0)) != BATCH} == {}
-    # A batch whose answer got lost is there whole or not at all.
-    assert {counts.get(n, 0) for n in outcome.unknown} <= {0, BATCH}
+    wrong = {n: found for n in outcome.acknowledged if (found := counts.get(n, 0)) != BATCH}
+    assert wrong == {}, f"acknowledged batches lost or doubled, with the events found of each: {wrong}"
+    torn = {n: found for n in outcome.unknown if (found := counts.get(n, 0)) not in (0, BATCH)}
+    assert torn == {}, f"batches whose answer got lost, neither there whole nor missing: {torn}"
     assert set(counts) <= {*outcome.acknowledged, *outcome.unknown}
     for extraction_id in outcome.made:
         answer = http.request("GET", http.wait("crash", extraction_id), key=None)
-        assert answer.status == 200
-        assert len(list(csv.reader(io.StringIO(answer.data.decode())))) % BATCH == 1  # the header, and whole batches
+        assert answer.status == 200, answer.data[:500]
+        records = len(list(csv.reader(io.StringIO(answer.data.decode()))))
+        assert records % BATCH == 1, f"{extraction_id}: {records} records are no header and whole batches"
 
 
 def crash_some(cluster: Cluster, endpoints: Callable[[], Sequence[embedded.Endpoint]], rounds: int, seed: int) -> Outcome:

@@ -7,16 +7,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.cli.shared_storage import SharedObjects
+from keen_pipeline.cli.storage_objects import StorageObjects
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
-from keen_pipeline.service.storage.shared.backend import SharedStorage
+from keen_pipeline.service.storage.shared.backend import shared
 from keen_pipeline.service.storage.store import Collection, EventStore
 
 WAIT_SECONDS = 20.0
@@ -38,12 +38,11 @@ class Place:
         settings = {"fold_seconds": 3600.0, "memory_mib": 128, **settings}
         if self.catalogue is None or self.storage is None:
             config = ServiceConfig(self.folder / name, **settings)
-            service = Service(config, make_credentials(config), LOCAL_URL)
+            service = Service(config, LOCAL_URL)
         else:
             os.environ.update(self.environment)
             config = ServiceConfig(self.folder / name, catalogue_url=self.catalogue, storage_uri=self.storage, **settings)
-            shared = SharedStorage(config, objects or SharedObjects(self.storage), None)
-            service = Service(config, shared.credentials(), LOCAL_URL, shared.open)
+            service = Service(config, LOCAL_URL, partial(shared, objects=objects or StorageObjects(self.storage)))
         self.opened.append(service)
         return service
 
@@ -91,8 +90,8 @@ def delete(service: Service, name: str, *filters: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def selected(service: Service, name: str, *filters: dict[str, Any]) -> Iterator[tuple[Any, Selection]]:
-    with service.select(name, asked(service, *filters), None) as selection, service.engine.query() as cursor:
-        yield cursor, selection
+    with service.query(name, {"filters": list(filters)}) as found:
+        yield found
 
 
 def number(service: Service, name: str, *filters: dict[str, Any]) -> int:

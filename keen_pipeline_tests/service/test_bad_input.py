@@ -211,6 +211,11 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
         ("sum", {"target_property": ""}, "target_property"),
         ("percentile", {"target_property": "a", "percentile": 101}, "percentile"),
         ("percentile", {"target_property": "a"}, "percentile"),
+        ("percentile", {"target_property": "a", "percentile": 10**400}, "percentile"),
+        ("percentile", {"target_property": "a", "percentile": True}, "percentile"),
+        ("count", {"timezone": 10**400}, "timezone"),
+        ("count", {"event_collection": ""}, "event_collection"),
+        ("extraction", {"latest": 10**400}, "latest"),
         ("extraction", {"latest": 0}, "latest"),
         ("extraction", {"latest": "x"}, "latest"),
         ("extraction", {"property_names": []}, "property_names"),
@@ -223,7 +228,8 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
 def test_wrong_parameters(http: Http, collection: str, kind: str, parameters: dict[str, Any], field: str) -> None:
     http.add(collection, {"a": 1})
     refused(http, "POST", f"{http.v3}/queries/{kind}", 400, field, body={"event_collection": collection, **parameters})
-    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, "collection", body=parameters if field != "group_by" else {})
+    without = {} if field in ("group_by", "timezone") else parameters
+    refused(http, "POST", f"{http.v3}/queries/{kind}", 400, "event_collection", body=without)
 
 
 def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:
@@ -236,6 +242,12 @@ def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:
     ]
     assert http.query("count", collection, filters=filters) == 1
     assert evil.encode() in http.csv(collection, filters=filters)
+
+
+def test_a_distance_beyond_the_range_of_a_double_takes_in_the_whole_earth(http: Http, collection: str) -> None:
+    http.add(collection, {"a": [13.4, 52.5]}, {"a": 1})
+    near = {"coordinates": [-70, -30], "max_distance_miles": 10**400}
+    assert http.query("count", collection, filters=[{"property_name": "a", "operator": "within", "property_value": near}]) == 1
 
 
 def test_a_property_may_be_called_like_a_list(http: Http, collection: str) -> None:

@@ -255,6 +255,8 @@ def test_a_delete_deletes_what_its_filters_say_wherever_they_stand(http: Http, c
         ({"body": [1]}, "body"),
         ({"body": b"filters"}, "body"),
         ({"params": {"filters": []}, "body": {"filters": []}}, "filters"),
+        ({"params": {"filters": ""}}, "filters"),
+        ({"params": {"timeframe": ""}}, "timeframe"),
         ({"body": b'{"filters": [], "filters": []}'}, "filters"),
     ],
 )
@@ -333,28 +335,30 @@ def test_a_parameter_that_is_absent_says_so_in_a_word(http: Http, collection: st
     assert "does not offer" in answer.json()["message"]
 
 
-def test_a_batch_keeps_what_could_be_stored_when_the_disk_is_full_for_the_rest(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), IndexError("a fault of ours")])
+def test_a_batch_keeps_what_could_be_stored_when_the_rest_could_not(
+    data: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     from keen_pipeline.service.application import Service
     from keen_pipeline.service.config import ServiceConfig
-    from keen_pipeline.service.credentials import make_credentials
-    from keen_pipeline.service.http.outcomes import store_batch
+    from keen_pipeline.service.http.resources.events import store_batch
 
     config = ServiceConfig(data=data)
     data.mkdir()
-    service = Service(config, make_credentials(config), "http://127.0.0.1")
+    service = Service(config, "http://127.0.0.1")
     try:
         store = service.store.append
 
         def append(name: str, encode: Any) -> int:
             if name == "full":
-                raise OSError(28, "No space left on device")
+                raise error
             return store(name, encode)
 
         monkeypatch.setattr(service.store, "append", append)
         answer = store_batch(service, json.dumps({"good": [{"a": 1}], "full": [{"a": 1}], "also": [{"a": 1}]}).encode())
         assert [answer[name][0]["success"] for name in ("good", "full", "also")] == [True, False, True]
         assert answer["full"][0]["error"]["name"] == "ServiceUnavailableError"
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(type(error)):
             store_batch(service, b'{"full": [{"a": 1}]}')
     finally:
         service.close()

@@ -9,14 +9,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.http.connections import Connections
+from keen_pipeline.service.http.server import _Server
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -140,6 +146,18 @@ def test_at_the_bound_a_working_client_takes_the_place_of_one_that_asks_nothing(
         rest(opened[0])
 
 
+def test_a_request_that_came_together_with_the_one_before_it_keeps_its_place(data: Path) -> None:
+    healthy = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with configured(data, max_connections=8) as service, ExitStack() as stack:
+        http = Http(service.endpoint)
+        both = stack.enter_context(connect(http, healthy + half_body(http)))
+        assert both.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for _ in range(8):  # the last one takes the place of one that is idle
+            assert stack.enter_context(connect(http, healthy)).recv(65536).startswith(b"HTTP/1.1 200 ")
+        both.sendall(b"1}".rjust(994))
+        assert both.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+
 class Fake:
     """A connection that is being answered; only the order of places is of interest here."""
 
@@ -153,7 +171,32 @@ class Fake:
         self.aborted = True
 
     def look(self, now: float) -> None:
+        if self.sends:
+            raise IndexError("a connection in a state that nobody thought of")
         self.aborted = True
+
+
+def test_a_connection_that_fails_when_it_is_looked_at_is_closed_and_the_others_are_looked_at() -> None:
+    places = Connections(most=4, most_per_address=4)
+    broken, other = Fake("a", sends=True), Fake("a")
+    assert places.admit(broken)
+    assert places.admit(other)
+    places.look()
+    assert (broken.aborted, other.aborted) == (True, True)
+
+
+def test_an_idle_service_whose_database_is_away_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.mkdir()
+    config = ServiceConfig(data=data, idle_exit_seconds=1)
+    service = Service(config, make_credentials(config), "http://127.0.0.1")
+    try:
+        service.last_request = time.monotonic() - 5
+        server = _Server(service, "http://127.0.0.1", Connections(8, 8))
+        assert server._is_idle()
+        monkeypatch.setattr(service.records, "waiting", Mock(side_effect=ServiceUnavailableError("locked")))
+        assert not server._is_idle()
+    finally:
+        service.close()
 
 
 def test_who_gives_way_to_whom() -> None:

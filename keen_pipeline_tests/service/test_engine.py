@@ -12,7 +12,6 @@ import pytest
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
@@ -34,7 +33,7 @@ def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
 def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:
     # Planning an expression for each column once took 190 seconds and all memory for 990 of them.
     config = ServiceConfig(tmp_path, max_event_bytes=4_000_000, fold_seconds=3600)
-    service = Service(config, make_credentials(config), "http://127.0.0.1:1")
+    service = Service(config, "http://127.0.0.1:1")
     try:
         large = [{"n": n, "text": "\\x" * 900_000} for n in range(3)]
         room = config.max_properties - 3  # the timestamp, the time of arrival and the id are properties too
@@ -61,9 +60,9 @@ def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tm
     records = ExtractionRecords(SqliteDatabase(path))
     made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, now=1, delay=0, max_queue=1)
     with sqlite3.connect(path) as connection:
-        connection.executescript(
-            "ALTER TABLE extractions DROP COLUMN options; ALTER TABLE extractions DROP COLUMN turn; PRAGMA user_version = 1;"
-        )
+        for column in ("options", "turn", "lost", "holder", "held_until"):
+            connection.execute(f"ALTER TABLE extractions DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
     assert ExtractionRecords(SqliteDatabase(path)).get(made.id) == made
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -73,7 +72,7 @@ def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tm
 
 def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the_memory(tmp_path: Path) -> None:
     config = ServiceConfig(tmp_path, memory_mib=128, max_concurrency=4)
-    service = Service(config, make_credentials(config), "http://127.0.0.1:1")
+    service = Service(config, "http://127.0.0.1:1")
     try:
         width = config.max_properties - 3
         for batch in range(10):
@@ -81,7 +80,7 @@ def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the
             assert service.add_events("wide", events) == [None] * len(events)
         made = [service.create_extraction("wide", {}, names="v2").id for _ in range(6)]
         deadline = time.monotonic() + 120
-        while service.records.waiting():
+        while service.records.count_waiting():
             assert time.monotonic() < deadline, "the extractions did not end"
             service.add_events("wide", [{"k1": 1}])
             time.sleep(0.05)

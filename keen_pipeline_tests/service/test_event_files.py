@@ -233,8 +233,8 @@ def test_the_command_reports_refused_events_and_keeps_the_others(http: Http, col
     path.write_text('{"n": 1}\n{}\n{"n": 3}\n{"s": "\\ud800"}\n')
     done = load(http, collection, str(path))
     assert done.returncode == 1
-    assert b"event 2: event: must have at least one property" in done.stderr
-    assert b"event 4: event: holds half of a surrogate pair" in done.stderr
+    assert b"event 2: InvalidPropertyValueError: event: must have at least one property" in done.stderr
+    assert b"event 4: InvalidPropertyValueError: event: holds half of a surrogate pair" in done.stderr
     assert f"the service refused 2 events of {collection}".encode() in done.stderr
     assert http.query("select_unique", collection, target_property="n") == [1, 3]
 
@@ -269,7 +269,9 @@ def test_the_command_fails_in_one_clear_line(http: Http, collection: str, tmp_pa
     env = clean_environment(KEEN_BASE_URL=http.endpoint.base_url)
     command = [sys.executable, "-m", "keen_pipeline", "load", collection, str(path)]
     done = subprocess.run(command, capture_output=True, env=env, timeout=60)
-    assert (done.returncode, b"KEEN_PROJECT_ID and KEEN_WRITE_KEY" in done.stderr) == (1, True)
+    assert (done.returncode, b"KEEN_PROJECT_ID is not set" in done.stderr) == (1, True)
+    done = subprocess.run(command, capture_output=True, env=env | {"KEEN_PROJECT_ID": "x"}, timeout=60)
+    assert (done.returncode, b"KEEN_WRITE_KEY is not set" in done.stderr) == (1, True)
     done = subprocess.run(
         command, capture_output=True, env=env | {"KEEN_PROJECT_ID": "x", "KEEN_WRITE_KEY": "sesame-word"}, timeout=60
     )

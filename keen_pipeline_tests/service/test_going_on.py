@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import duckdb
@@ -22,7 +23,6 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.credentials import make_credentials
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
 from keen_pipeline.service.http import lanes
@@ -38,7 +38,7 @@ from keen_pipeline_tests.service.http_client import Http
 def service(data: Path) -> Iterator[Service]:
     data.mkdir()
     config = ServiceConfig(data=data, max_concurrency=1)
-    made = Service(config, make_credentials(config), "http://127.0.0.1")
+    made = Service(config, "http://127.0.0.1")
     made.add_event("purchases", {"a": 1}, version="v3")
     yield made
     made.close()
@@ -267,6 +267,8 @@ def test_unique_values_are_bounded_in_bytes_and_repeated_ones_are_not_counted_tw
     small.add("texts", *[{"same": "y" * 30_000, "other": str(n) * 30_000} for n in range(5)])
     assert small.query("select_unique", "texts", target_property="same") == ["y" * 30_000]
     assert small.query("count_unique", "texts", target_property="missing") == 0
+    assert small.query("count_unique", "texts", target_property="other") == 5  # nothing of them is answered
+    assert small.json("GET", f"{small.v2}/texts/_count_unique?unique_property=other") == {"result": 5}
     asked = {"event_collection": "texts", "target_property": "other"}
     answer = small.request("POST", f"{small.v3}/queries/select_unique", body=asked)
     assert (answer.status, answer.json()["error_code"]) == (400, "ExtractionTooLargeError")
@@ -332,6 +334,14 @@ def test_invented_methods_are_one_label(http: Http) -> None:
     text = http.request("GET", "/metrics", key=None).data.decode()
     assert 'method="other",status="405"' in text
     assert "INVENTED" not in text
+
+
+def test_a_gauge_that_cannot_be_read_hides_no_other_metric(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.records, "count_waiting", Mock(side_effect=ServiceUnavailableError("locked")))
+    lines = service.metrics.text().decode().splitlines()
+    assert "keen_extractions_waiting NaN" in lines
+    assert "keen_events_stored_total 1.0" in lines
+    assert "keen_extractions_running 0.0" in lines
 
 
 def test_the_bodies_of_all_requests_together_have_a_bound() -> None:

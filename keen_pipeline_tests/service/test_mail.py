@@ -306,7 +306,7 @@ def test_the_mail_thread_outlives_any_mail(
         original = getattr(queue.records, name)
 
         def sometimes(*args: Any) -> Any:
-            if (name == "mails_due" or args[0] == queue.ids[0]) and next(failures, None) is not None:
+            if (name == "claim_mail" or args[0] == queue.ids[0]) and next(failures, None) is not None:
                 raise sqlite3.OperationalError("database is locked")
             return original(*args)
 
@@ -320,7 +320,7 @@ def test_the_mail_thread_outlives_any_mail(
     if fault == "an address of an older release":
         queue.ids.insert(0, queue.add("a@["))
     elif fault in ("not noted", "no list"):
-        failing("mail_tried" if fault == "not noted" else "mails_due")
+        failing("mail_tried" if fault == "not noted" else "claim_mail")
     attempts = Counter("mails", "Mails", ["outcome"], registry=CollectorRegistry())
     port = free_port()
     with mail_server(port, "s3cret-word") as box:

@@ -25,6 +25,12 @@ def test_a_browser_gets_the_page_and_others_the_versions(http: Http) -> None:
     assert [v["version"] for v in http.json("GET", "/", key=None)] == ["2.0", "3.0"]
 
 
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example"}], ids=str)
+def test_a_page_of_another_origin_does_not_learn_where_the_keys_lie(http: Http, headers: dict[str, str]) -> None:
+    text = http.request("GET", "/", key=None, Accept="text/html", **headers).data.decode()
+    assert "<code>credentials.json in the service's data folder</code>" in text
+
+
 @pytest.mark.browser
 def test_the_page_shows_collections_events_and_extractions(http: Http, collection: str) -> None:
     from playwright.sync_api import expect, sync_playwright

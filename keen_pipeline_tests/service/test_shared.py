@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import random
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +16,20 @@ from typing import Any
 import psycopg
 import pytest
 
-from keen_pipeline.cli.shared_storage import SharedObjects
+from keen_pipeline.cli.storage_objects import StorageObjects
 from keen_pipeline.errors import ConfigurationError, RateLimitedError, RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB
-from keen_pipeline.service.extractions.queue import Turn
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED
+from keen_pipeline.service.extractions import worker
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED, ExtractionRecords, Turn
 from keen_pipeline.service.storage import store, upkeep
+from keen_pipeline.service.storage.parts import LogPart
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLog
-from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
-from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, store_of, until
+from keen_pipeline_tests.service.stores import Place, collection_of, csv_text, delete, fold, n_of, store_of, until
 from keen_pipeline_tests.service.stores import number as events
 
 
@@ -127,6 +130,63 @@ def test_a_writer_that_was_overtaken_changes_nothing(services: Services, monkeyp
     assert delete(slow, "shop", {"property_name": "n", "operator": "gte", "property_value": 5}) == 6
 
 
+def test_a_fold_that_ends_within_what_another_process_read_as_one_leaves_nothing_out(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folding, reading = services.open("folding"), services.open("reading")
+    folding.add_events("shop", [{"n": 1}])
+    tables = store_of(folding)._tables
+    published = tables.publish
+
+    def publish(name: str, files: Any) -> None:
+        for n in (2, 3, 4):
+            reading.add_events("shop", [{"n": n}])
+            if n != 2:
+                assert events(reading, "shop") == n  # one file of the appends 1 to 3, and one of the fourth
+        published(name, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "publish", publish)
+        store_of(folding).fold(collection_of(folding, "shop"))
+    assert events(reading, "shop") == events(folding, "shop") == 4
+    assert fold(reading, "shop") == 1
+    assert events(reading, "shop") == events(folding, "shop") == 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_however_reads_and_folds_of_several_processes_follow_each_other_every_append_is_read_once(
+    services: Services, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process looks at what is there, and commits a fold of some of it at some later time, perhaps after another's."""
+    monkeypatch.setattr("keen_pipeline.service.storage.shared.log.MAX_PARTS", 4)
+    chance = random.Random(seed)
+    processes = [services.open(name) for name in ("one", "other", "third")]
+    processes[0].add_events("shop", [{"n": 0}])
+    begun: dict[int, tuple[int, list[LogPart]]] = {}
+    acknowledged = 1
+    for _ in range(60):
+        number = chance.randrange(len(processes))
+        process, collection = processes[number], collection_of(processes[number], "shop")
+        step = chance.choice(["append", "append", "read", "read", "begin", "commit"])
+        if step == "append":
+            process.add_events("shop", [{"n": acknowledged}])
+            acknowledged += 1
+        elif step == "read":
+            assert n_of(process, "shop") == list(range(acknowledged)), (seed, number)
+        elif step == "begin":
+            state, logs = collection.look()
+            begun[number] = (state.watermark, logs[: chance.randint(1, max(len(logs), 1))])
+        elif begun.get(number, (0, []))[1]:
+            watermark, logs = begun.pop(number)
+            made = store_of(process)._files.fold(logs)
+            store_of(process)._tables.publish("shop", [made])
+            with contextlib.suppress(OvertakenError):
+                change = (watermark, logs[-1].last_number)
+                collection.table.commit(add=[made], watermark=change, columns=collection.log.columns)
+    for process in processes:
+        assert n_of(process, "shop") == list(range(acknowledged)), seed
+
+
 def test_two_deletes_beside_folds_leave_what_neither_asked_for(services: Services) -> None:
     pair = [services.open(name, fold_seconds=0.1) for name in ("one", "other")]
     for n in range(40):
@@ -154,32 +214,40 @@ def test_two_deletes_beside_folds_leave_what_neither_asked_for(services: Service
     assert events(pair[0], "shop") == events(pair[1], "shop") == 10 + 6
 
 
-def test_an_append_whose_answer_was_lost_is_there_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("away", [1, 3])
+def test_an_append_whose_answer_was_lost_is_there_once(services: Services, away: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`away`: the connections that end, that of the commit and those that ask what became of it."""
     service = services.open("one")
     service.add_events("shop", [{"n": 1}])
     usual = PostgresDatabase.transaction
-    lost = [0]
+    asked = [0]
 
-    def transaction(self: PostgresDatabase, lock: str | None = None) -> Any:
-        context = usual(self, lock)
+    @contextlib.contextmanager
+    def transaction(self: PostgresDatabase, lock: str | None = None) -> Iterator[Any]:
+        with usual(self, lock) as connection:
+            yield connection
+        asked[0] += 1
+        if asked[0] <= away:
+            raise CatalogueUnavailableError("the connection ended after the commit")
 
-        class Lost:
-            def __enter__(self) -> Any:
-                return context.__enter__()
-
-            def __exit__(self, *raised: Any) -> Any:
-                context.__exit__(*raised)
-                lost[0] += 1
-                if lost[0] == 1:
-                    raise CatalogueUnavailableError("the connection ended after the commit")
-
-        return Lost()
-
-    monkeypatch.setattr(PostgresDatabase, "transaction", transaction)
-    assert service.add_events("shop", [{"n": 2, "new": 1}]) == [None]
-    monkeypatch.setattr(PostgresDatabase, "transaction", usual)
-    assert lost[0] == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresDatabase, "transaction", transaction)
+        assert service.add_events("shop", [{"n": 2, "new": 1}]) == [None]
+    assert asked[0] == away + 1
     assert events(service, "shop") == 2
+
+
+def test_appends_that_were_swept_between_the_look_at_the_table_and_at_the_log_are_missed(
+    services: Services,
+) -> None:
+    service = services.open("one")
+    service.add_events("shop", [{"n": 1}])
+    log = collection_of(service, "shop").log
+    fold(service, "shop")
+    log.sweep(1, -1)
+    with pytest.raises(CatalogueUnavailableError, match="ask again"):
+        log.parts(0)
+    assert log.parts(1) == []
 
 
 def test_an_older_copy_of_the_database_gives_out_no_number_of_the_table_again(
@@ -237,26 +305,38 @@ def test_small_files_are_merged_and_the_cache_keeps_its_bound(services: Services
     assert [row["n"] for row in rows(service, "shop", tmp_path / "out.csv")] == [str(n) for n in range(10)]
     names = [f"events/shop/{file.name}" for file in merged]
     sizes = [file.bytes for file in merged]
-    objects = SharedObjects(str(services.storage))
+    objects = StorageObjects(str(services.storage))
     cache = FileCache(tmp_path / "cache", objects, max(sizes))
     cache.hold(names)
     assert cache.bytes == sum(sizes)
     assert all(cache.path(name).exists() for name in names)
-    cache.release(names)
+    cache.path(names[0]).unlink()  # as somebody who tidies up would
+    cache.hold(names)
+    assert all(cache.path(name).exists() for name in names)
+    for _ in range(2):
+        cache.release(names)
     assert cache.bytes <= max(sizes)
     cache.close()
+    cache.path(names[0]).write_bytes(b"PAR1" + bytes(100))  # as a machine without power would leave it
+    after = FileCache(tmp_path / "cache", objects, max(sizes))
+    after.hold(names[:1])
+    assert cache.path(names[0]).stat().st_size == sizes[0]
+    after.close()
     again = FileCache(tmp_path / "cache", objects, 0)
     assert list((tmp_path / "cache").glob("*.parquet")) == []
     again.close()
 
 
-def test_many_appends_are_read_as_few_files_and_none_is_left(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_appends_are_read_as_few_files_and_none_is_left(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("keen_pipeline.service.storage.shared.log.PART_BYTES", 1000)
     monkeypatch.setattr("keen_pipeline.service.storage.shared.log.MAX_PARTS", 4)
     service = services.open("one")
     for n in range(20):
         service.add_events("shop", [{"n": n}] * 3)
         assert events(service, "shop") == 3 * (n + 1)
+        assert len(rows(service, "shop", tmp_path / "out.csv")) == 3 * (n + 1)
     log = collection_of(service, "shop").log
     assert isinstance(log, SharedLog)
     lines = list((services.folder / "one" / "shared" / "log").iterdir())
@@ -275,14 +355,10 @@ def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts
     earlier = services.open("earlier")
     earlier.add_events("shop", [{"n": 1}])
     services.close()
-    records = SharedExtractionRecords(database)
-    dead, other = SharedQueue(database, 2.0), SharedQueue(database, 2.0)
+    records, other = ExtractionRecords(database, 2.0), ExtractionRecords(database, 2.0)
     made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=10)
-    turn = dead.take(set(), set())
-    assert turn == Turn(made.id, 1, 0)
-    assert not isinstance(other.take(set(), set()), Turn)
-    dead.close()
-    other.close()
+    assert records.take_turn(()) == Turn(made.id, 1, 0)
+    assert other.take_turn(()) is None
     services.open("later")
     until(lambda: records.get(made.id).status == COMPLETE, "nobody took it over")  # type: ignore[union-attr]
     found = records.get(made.id)
@@ -292,18 +368,18 @@ def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts
     assert records.get(made.id) == found
 
 
-def test_turns_are_taken_once_and_renewed_while_they_last(database: PostgresDatabase) -> None:
-    records = SharedExtractionRecords(database)
+def test_turns_are_taken_once_and_held_while_they_are_renewed(database: PostgresDatabase) -> None:
+    processes = [ExtractionRecords(database, 1.0) for _ in range(3)]
     for _ in range(20):
-        records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
-    queues = [SharedQueue(database, 3.0) for _ in range(3)]
+        processes[0].create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
     taken: list[Turn] = []
 
-    def take(queue: SharedQueue) -> None:
-        while isinstance(turn := queue.take(set(), set()), Turn):
+    def take(process: ExtractionRecords) -> None:
+        while turn := process.take_turn(()):
             taken.append(turn)
 
-    threads = [threading.Thread(target=take, args=(queue,)) for queue in queues]
+    long = [ExtractionRecords(database, 60.0) for _ in range(3)]
+    threads = [threading.Thread(target=take, args=(process,)) for process in long]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -311,21 +387,39 @@ def test_turns_are_taken_once_and_renewed_while_they_last(database: PostgresData
     assert len({turn.extraction_id for turn in taken}) == len(taken) == 20
     held = "SELECT turn, held_until FROM extractions WHERE id = ?"
     (first,) = database.rows(held, [taken[0].extraction_id])
-    until(lambda: database.rows(held, [taken[0].extraction_id])[0]["held_until"] > first["held_until"], "it was not renewed")
-    assert database.rows(held, [taken[0].extraction_id])[0]["turn"] == first["turn"] == 1
-    for queue in queues:
-        queue.leave(taken[0])
-    queues[0].put_off(taken[0], 0)
-    assert queues[1].take(set(), set()) == Turn(taken[0].extraction_id, 2, 0)
-    for queue in queues:
-        queue.close()
-    until(lambda: isinstance(queues[2].take({taken[1].extraction_id}, set()), Turn), "no lease expired")
-    lost = database.rows("SELECT sum(lost) AS lost FROM extractions")
-    assert lost[0]["lost"] >= 1
+    for process in long:  # of which one has it
+        process.renew([taken[0]])
+    (later,) = database.rows(held, [taken[0].extraction_id])
+    assert later["held_until"] > first["held_until"]
+    assert later["turn"] == first["turn"] == 1
+    long[0].put_off(taken[0], 0)
+    for process in long:
+        process.renew([taken[0]])
+    assert processes[1].take_turn(()) == Turn(taken[0].extraction_id, 2, 0)
+    until(lambda: processes[2].take_turn([turn.extraction_id for turn in taken[1:]]), "no lease ended")
+    assert database.rows("SELECT lost FROM extractions WHERE id = ?", [taken[0].extraction_id])[0]["lost"] == 1
+
+
+def test_the_turn_of_a_slow_extraction_is_renewed_while_it_is_written(
+    services: Services, database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = services.open("slow", lease_seconds=1)
+    services.open("other", lease_seconds=1)
+    service.add_events("shop", [{"n": 1}])
+    usual = worker.write_csv
+
+    def slow(*args: Any, **options: Any) -> int:
+        time.sleep(2.5)
+        return usual(*args, **options)
+
+    monkeypatch.setattr(worker, "write_csv", slow)
+    made = service.create_extraction("shop", {}, names="v2")
+    until(lambda: service.records.get(made.id).status == COMPLETE, "it did not end")  # type: ignore[union-attr]
+    assert database.rows("SELECT turn, lost FROM extractions") == [{"turn": 1, "lost": 0}]
 
 
 def test_an_extraction_that_ends_its_processes_is_given_up(services: Services, database: PostgresDatabase) -> None:
-    records = SharedExtractionRecords(database)
+    records = ExtractionRecords(database, 30.0)
     made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=1)
     database.rows("UPDATE extractions SET lost = 5, turn = 5")
     services.open("one")
@@ -382,7 +476,7 @@ def test_old_results_go_with_all_their_turns(services: Services, database: Postg
 
 
 def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: PostgresDatabase) -> None:
-    records = SharedExtractionRecords(database)
+    records = ExtractionRecords(database, 30.0)
     made = []
     for _ in range(12):
         one = records.create("shop", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=100)
@@ -391,8 +485,8 @@ def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: 
     claimed: list[str] = []
 
     def send() -> None:
-        while due := records.mails_due(records.now()):
-            claimed.extend(extraction.id for extraction in due)
+        while due := records.claim_mail(records.now()):
+            claimed.append(due.id)
 
     threads = [threading.Thread(target=send) for _ in range(4)]
     for thread in threads:
@@ -401,10 +495,12 @@ def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(database: 
         thread.join()
     assert sorted(claimed) == sorted(made)
     later = records.now() + 121
-    (again,) = records.mails_due(later)
+    again = records.claim_mail(later)
+    assert again is not None
     assert again.message == "ab"
     records.mail_tried(again.id, "sent", later)
-    assert again.id not in [one.id for _ in range(11) for one in records.mails_due(later)]
+    rest = [records.claim_mail(later) for _ in range(12)]
+    assert again.id not in [one.id for one in rest if one is not None]
 
 
 def test_all_have_the_same_credentials(services: Services, tmp_path: Path) -> None:
@@ -425,6 +521,12 @@ def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: 
     service.add_events("shop", [{"n": 1}])
     name = postgres_url.rsplit("/", 1)[1].split("?")[0]
     with psycopg.connect(postgres.replace("+psycopg", ""), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # as a standby is after a failover
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(2):
+            with pytest.raises(CatalogueUnavailableError):
+                service.add_events("shop", [{"n": 2}])
+        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         admin.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         with pytest.raises(CatalogueUnavailableError):
@@ -438,7 +540,7 @@ def test_a_catalogue_that_is_away_is_an_error_to_retry_and_comes_back(services: 
     until(lambda: service.records.get(made.id).status == COMPLETE, "no worker is left")  # type: ignore[union-attr]
 
 
-class Away(SharedObjects):
+class Away(StorageObjects):
     """A storage that takes nothing, as long as it is `away`."""
 
     away = False

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import count
 from keen_pipeline.service.storage import store, upkeep
@@ -163,7 +164,7 @@ def check(service: Service, name: str, expected: list[dict[str, Any]], target: P
     values = [value for event in expected if (value := leaf(event, "a")) is not naive.MISSING]
     with selected(service, name) as (cursor, selection):
         assert count(cursor, selection) == len(expected)
-        found = analyses.unique_values(cursor, selection, "a")
+        found = analyses.unique_values(cursor, selection, "a", MIB)
         assert {unique_key(value) for value in found} == {unique_key(value) for value in values}
         assert len(found) == analyses.count_unique(cursor, selection, "a") == len({unique_key(value) for value in values})
         numbers = [value for value in values if naive.is_number(value)]
@@ -253,8 +254,7 @@ def test_names_with_prefixes_can_be_addressed_in_v3(folder: Place) -> None:
     assert n_of(service, "shop", rule("body:y", "exists", value=True)) == [2]
     window = rule("header:timestamp", "gt", "2020-01-01T00:00:00Z")
     assert n_of(service, "shop", window) == [1, 2, 3]
-    second = service.filters({"filters": [rule("body:n", "eq", 2)]})
-    with service.select("shop", second, None, "v2") as selection, service.engine.query() as cursor:
+    with service.query("shop", {"filters": [rule("body:n", "eq", 2)]}, "v2") as (cursor, selection):
         assert count(cursor, selection) == 1
 
 
@@ -281,7 +281,39 @@ def test_unique_values_are_counted_however_many(folder: Place, monkeypatch: pyte
     with selected(service, "shop") as (cursor, selection):
         assert analyses.count_unique(cursor, selection, "n") == 150
         with pytest.raises(InvalidInputError, match="more than 100"):
-            analyses.unique_values(cursor, selection, "n")
+            analyses.unique_values(cursor, selection, "n", MIB)
+
+
+def test_a_fold_that_ends_between_a_reader_s_look_at_the_table_and_at_the_log_hides_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = place.open()
+    service.add_events("shop", [{"n": 1}, {"n": 2}])
+    table = collection_of(service, "shop").table
+    folding = threading.Thread(target=fold, args=[service, "shop"])
+    written, looked = threading.Event(), threading.Event()
+    commit, state = table.commit, table.state
+
+    def commit_once_looked(**changes: Any) -> None:
+        written.set()
+        assert looked.wait(20)
+        commit(**changes)
+
+    def state_before_the_commit() -> Any:
+        seen = state()
+        if threading.current_thread() is not folding and not looked.is_set():
+            looked.set()
+            until(lambda: state().watermark == 1, "it was not folded")
+            folding.join(0.5)
+        return seen
+
+    monkeypatch.setattr(table, "commit", commit_once_looked)
+    folding.start()
+    assert written.wait(20)
+    monkeypatch.setattr(table, "state", state_before_the_commit)
+    assert n_of(service, "shop") == [1, 2]
+    folding.join()
+    assert n_of(service, "shop") == [1, 2]
 
 
 def test_small_files_are_merged_and_replaced_ones_stay_for_a_while(place: Place) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import duckdb
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.storage.parts import DataFile, disk_name, name_on_disk
-from keen_pipeline.service.storage.shared.tables import SharedPlace, prove_one_winner, storage_options, table_root
+from keen_pipeline.service.storage.places import TablePlace
+from keen_pipeline.service.storage.shared.tables import prove_one_winner, storage_options, table_root
 from keen_pipeline.service.storage.tables import EMPTY, OvertakenError, Table
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 
@@ -81,10 +83,11 @@ def test_deltalake_refuses_a_stale_transaction_and_a_file_that_is_gone(place: Pl
     other = Table(place, shared=False)
     other.commit(add=[write(place, "000000000002-b.parquet", [2])], watermark=(1, 2))
     other.commit(remove=[one])
-    state = table.state()
     again = write(place, "000000000002-c.parquet", [2])
-    assert not table._try(stale[0], state, [again], [], 2, {})
-    assert not table._try(stale[1], state, [], [one], None, {})
+    with pytest.raises(CommitFailedError):
+        table._commit(stale[0], [again], [], 2, {})
+    with pytest.raises(CommitFailedError):
+        table._commit(stale[1], [], [one], None, {})
 
 
 def test_files_stand_in_order_of_their_logs_however_many_there_are(place: Place) -> None:
@@ -129,7 +132,7 @@ def test_a_storage_that_is_away_is_an_error_to_retry_and_soon(monkeypatch: pytes
         monkeypatch.setenv(name, value)
     options = storage_options("s3://bucket/root")
     assert {options[name] for name in ("timeout", "retry_timeout", "AWS_ALLOW_HTTP")} == {"30s", "20s", "true"}
-    table = Table(SharedPlace("s3://bucket/root/events/shop", {**options, "max_retries": "1"}), shared=True)
+    table = Table(TablePlace("s3://bucket/root/events/shop", {**options, "max_retries": "1"}, lambda version: None), shared=True)
     with pytest.raises(ServiceUnavailableError, match="can't be used now") as raised:
         table.state()
     assert raised.value.retry_after

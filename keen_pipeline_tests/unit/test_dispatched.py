@@ -24,15 +24,43 @@ def ledger(clock: FakeClock) -> SqlLedger:
     return memory_ledger(clock=clock)
 
 
-def complete(ledger: SqlLedger) -> Entry:
+def submitted(ledger: SqlLedger) -> Entry:
     """One that nobody has claimed."""
     [asked] = ledger.request([day(0)])
     with ledger.working("a test", LIMITS) as worker:
         ledger.claim([asked.entry.entry_id], worker.id)
         ledger.posting(asked.entry.entry_id, worker.id)
-        ledger.submitted(asked.entry.entry_id, worker.id, "e1")
-        [entry] = ledger.complete([asked.entry.entry_id], worker.id)
+        return ledger.submitted(asked.entry.entry_id, worker.id, "e1")
+
+
+def complete(ledger: SqlLedger) -> Entry:
+    """One that nobody has claimed."""
+    [entry] = ledger.complete([submitted(ledger).entry_id])
     return entry
+
+
+@pytest.mark.parametrize(("dispatched", "action"), [(True, Wait), (False, Land)])
+def test_what_a_run_is_to_land_is_left_to_it_when_it_is_finished_later(
+    ledger: SqlLedger, clock: FakeClock, dispatched: bool, action: type
+) -> None:
+    entry = submitted(ledger)
+    clock.advance(1)
+    if dispatched:
+        ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    [finished] = ledger.complete([entry.entry_id])
+    assert isinstance(decide(finished, Seen(), clock.now(), LIMITS), action)
+    clock.advance(300)  # that run has died
+    assert isinstance(decide(finished, Seen(), clock.now(), LIMITS), Land)
+
+
+def test_a_run_that_takes_what_it_is_to_land_before_it_is_finished_lands_it_at_once(ledger: SqlLedger, clock: FakeClock) -> None:
+    entry = submitted(ledger)
+    clock.advance(1)
+    ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    with ledger.working("the run", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+        [finished] = ledger.complete([entry.entry_id], worker.id)
+        assert isinstance(decide(finished, Seen(), clock.now(), LIMITS), Land)
 
 
 def test_what_a_run_was_asked_to_land_is_landed_at_once_by_whoever_claims_it(ledger: SqlLedger, clock: FakeClock) -> None:
@@ -55,3 +83,19 @@ def test_a_landing_that_failed_is_not_due_before_its_time_whoever_claims_it(ledg
         assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Wait)
         clock.advance(61)
         assert isinstance(decide(claimed, Seen(), clock.now(), LIMITS), Land)
+
+
+def test_a_run_that_was_asked_for_after_a_failure_keeps_nobody_waiting_when_it_dies(ledger: SqlLedger, clock: FakeClock) -> None:
+    entry = complete(ledger)
+    with ledger.working("a run", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+        ledger.landing_failed(entry.entry_id, worker.id, "the disk is full", clock.now() + timedelta(seconds=60))
+    clock.advance(61)
+    [dispatched] = ledger.dispatch([entry.entry_id], clock.now() + timedelta(seconds=300))
+    waits = decide(dispatched, Seen(), clock.now(), LIMITS)
+    assert isinstance(waits, Wait)
+    assert waits.why == "its landing run has been asked for"
+    with ledger.working("the run that was asked for", LIMITS) as worker:
+        ledger.claim([entry.entry_id], worker.id)
+    [left] = ledger.open_entries()
+    assert isinstance(decide(left, Seen(), clock.now(), LIMITS), Land)

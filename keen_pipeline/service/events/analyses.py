@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
 
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, matching_paths, unflatten
 from keen_pipeline.service.extractions.csv_export import Selection, column_name
 from keen_pipeline.service.storage.store import Snapshot
@@ -23,6 +24,9 @@ from keen_pipeline.service.storage.store import Snapshot
 MAX_UNIQUE_VALUES = 1_000_000
 _FETCH = 10_000
 _FETCH_EVENTS = 256  # each may have hundreds of kilobytes
+_NAME_OVERHEAD = 6  # quotes, colon, comma and bracket around a name and its value
+# Numbers from 1e38 on, whose digits are not compared in SQL; few data have any.
+_HUGE = "is_number(v) AND abs(TRY_CAST(v AS DOUBLE)) >= 1e38"
 
 FIGURES: dict[str, str] = {
     "sum": "coalesce(fsum(v), 0)",
@@ -41,11 +45,9 @@ def figure(
 
     Raises InvalidInputError where the sum is outside the range of a double.
     """
-    column = _value(selection, target)
-    condition = selection.where
     aggregate = FIGURES[name].format(share=float(percentile) / 100)
-    numbers = f"SELECT {column} AS x, value_number(x) AS v FROM {selection.source(selection.segments)} WHERE {condition.sql}"
-    row = cursor.execute(f"SELECT {aggregate} FROM ({numbers}) WHERE v IS NOT NULL", condition.parameters).fetchone()
+    numbers, parameters = _select(selection, f"{_value(selection, target)} AS x, value_number(x) AS v")
+    row = cursor.execute(f"SELECT {aggregate} FROM ({numbers}) WHERE v IS NOT NULL", parameters).fetchone()
     assert row is not None
     value: float | None = row[0]
     if value is None:
@@ -56,7 +58,7 @@ def figure(
         )
     if name in ("minimum", "maximum") and abs(value) >= 2**53:
         # Several whole numbers may be one double.
-        texts = cursor.execute(f"SELECT DISTINCT x FROM ({numbers}) WHERE v = ?", [*condition.parameters, value]).fetchall()
+        texts = cursor.execute(f"SELECT DISTINCT x FROM ({numbers}) WHERE v = ?", [*parameters, value]).fetchall()
         choose = min if name == "minimum" else max
         exact: float | int = choose(json.loads(text) for (text,) in texts)
         return exact
@@ -64,14 +66,23 @@ def figure(
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else value
 
 
-def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str) -> list[Any]:
-    """The unique values of property `target`, in the order of their texts. Raises InvalidInputError past a million."""
-    column = _value(selection, target)
-    condition = selection.where
-    source = selection.source(selection.segments)
-    rows = f"SELECT {column} AS v FROM {source} WHERE ({condition.sql}) AND {column} IS NOT NULL"
+def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str, most_bytes: int) -> list[Any]:
+    """The unique values of property `target`, in the order of their texts.
+
+    Raises InvalidInputError past a million, ExtractionTooLargeError when they have more than `most_bytes`.
+    """
+    rows, parameters = _values(selection, target)
+    # All values are measured first, which is cheap; the unique ones only when all are too large together.
+    for measured in (rows, f"SELECT DISTINCT v FROM ({rows})"):
+        size = _one(cursor, f"SELECT coalesce(sum(strlen(v)), 0) FROM ({measured})", parameters)
+        if size <= most_bytes:
+            break
+    else:
+        raise ExtractionTooLargeError(
+            f"the unique values are too large: {size} bytes, at most {most_bytes} at once; shorten the timeframe or give filters"
+        )
     sql = f"SELECT min(v) AS v FROM ({rows}) GROUP BY unique_text(v) ORDER BY v LIMIT {MAX_UNIQUE_VALUES + 1}"
-    texts = cursor.execute(sql, condition.parameters).fetchall()
+    texts = cursor.execute(sql, parameters).fetchall()
     if len(texts) > MAX_UNIQUE_VALUES:
         raise InvalidInputError(
             f"{target}: more than {MAX_UNIQUE_VALUES} unique values; narrow the timeframe or the filters", field="timeframe"
@@ -86,23 +97,13 @@ def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, targe
 
 def count_unique(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str) -> int:
     """How many unique values property `target` has, however many."""
-    column = _value(selection, target)
-    condition = selection.where
-    source = selection.source(selection.segments)
-    rows = f"SELECT {column} AS v FROM {source} WHERE ({condition.sql}) AND {column} IS NOT NULL"
-    counted = cursor.execute(
-        f"SELECT count(DISTINCT unique_text(v)) FROM ({rows}) WHERE NOT ({_HUGE})", condition.parameters
-    ).fetchone()
-    assert counted is not None
-    cursor.execute(f"SELECT DISTINCT v FROM ({rows}) WHERE {_HUGE}", condition.parameters)
+    rows, parameters = _values(selection, target)
+    counted = _one(cursor, f"SELECT count(DISTINCT unique_text(v)) FROM ({rows}) WHERE NOT ({_HUGE})", parameters)
+    cursor.execute(f"SELECT DISTINCT v FROM ({rows}) WHERE {_HUGE}", parameters)
     huge: set[float] = set()
     while found := cursor.fetchmany(_FETCH):
         huge.update(json.loads(text) for (text,) in found)
-    return int(counted[0]) + len(huge)
-
-
-# Numbers from 1e38 on, whose digits are not compared in SQL; few data have any.
-_HUGE = "is_number(v) AND abs(TRY_CAST(v AS DOUBLE)) >= 1e38"
+    return counted + len(huge)
 
 
 def _is_huge(text: str) -> bool:
@@ -116,18 +117,29 @@ def events(
 
     `paths`: only these properties.
     """
-    chosen = {p: c for p, c in selection.snapshot.columns.items() if paths is None or p in paths}
-    condition = selection.where
-    order = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
-    source = selection.source(selection.segments)
-    sql = f"SELECT {', '.join(chosen.values()) or 'NULL'} FROM {source} WHERE {condition.sql}{order}"
-    cursor.execute(sql, condition.parameters)
+    chosen = _chosen(selection, paths)
+    sql, parameters = _select(selection, ", ".join(chosen.values()) or "NULL", latest)
+    cursor.execute(sql, parameters)
     result: list[dict[str, Any]] = []
     while rows := cursor.fetchmany(_FETCH_EVENTS):
         for row in rows:
             leaves = ((path, json.loads(text)) for path, text in zip(chosen, row, strict=False) if text is not None)
             result.append(unflatten(leaves))
     return result
+
+
+def check_size(
+    cursor: duckdb.DuckDBPyConnection, selection: Selection, *, latest: int | None, paths: list[str] | None, most_bytes: int
+) -> None:
+    """Raises ExtractionTooLargeError when such events have more than `most_bytes`, names included. Nothing of them is read."""
+    columns = _chosen(selection, paths).items()
+    sizes = " + ".join(f"coalesce(strlen({column}) + {len(path) + _NAME_OVERHEAD}, 0)" for path, column in columns)
+    sql, parameters = _select(selection, f"{sizes or '0'} AS size", latest)
+    size = _one(cursor, f"SELECT coalesce(sum(size), 0) FROM ({sql})", parameters)
+    if size > most_bytes:
+        raise ExtractionTooLargeError(
+            f"the extraction is too large: {size} bytes, at most {most_bytes} at once; shorten the timeframe or give an email"
+        )
 
 
 def schema(snapshot: Snapshot, names: str) -> dict[str, dict[str, int]]:
@@ -150,11 +162,34 @@ def inferred_type(counts: dict[str, int]) -> str:
     return known[0][1] if known else "null"
 
 
-def paths_of(selection: Selection, names: list[str]) -> list[str]:
+def paths_of(selection: Selection, names: Sequence[str]) -> list[str]:
     """The paths that property names mean; a name that no event has stands for itself."""
     return [path for name in names for path in (matching_paths(name, selection.snapshot.columns, selection.names) or [name])]
 
 
+def _chosen(selection: Selection, paths: list[str] | None) -> dict[str, str]:
+    return {path: column for path, column in selection.snapshot.columns.items() if paths is None or path in paths}
+
+
 def _value(selection: Selection, target: str) -> str:
-    found = [selection.snapshot.columns[path] for path in matching_paths(target, selection.snapshot.columns, selection.names)]
+    columns = selection.snapshot.columns
+    found = [columns[path] for path in matching_paths(target, columns, selection.names)]
     return f"coalesce({', '.join(found)})" if found else "NULL::VARCHAR"
+
+
+def _values(selection: Selection, target: str) -> tuple[str, Sequence[Any]]:
+    rows, parameters = _select(selection, f"{_value(selection, target)} AS v")
+    return f"SELECT v FROM ({rows}) WHERE v IS NOT NULL", parameters
+
+
+def _select(selection: Selection, what: str, latest: int | None = None) -> tuple[str, Sequence[Any]]:
+    """The SQL and the parameters of one row for each event of a selection, or for each of the `latest`, the newest first."""
+    condition = selection.where
+    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
+    return f"SELECT {what} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}", condition.parameters
+
+
+def _one(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> int:
+    row = cursor.execute(sql, parameters).fetchone()
+    assert row is not None
+    return int(row[0])

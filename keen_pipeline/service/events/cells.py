@@ -23,14 +23,8 @@ _NEEDS_QUOTES = re.compile(r'[",\r\n]')
 _WORDS = {"null": None, "true": True, "false": False}
 
 
-class _Missing:
-    """The absence of a property; unlike null it is no value."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING = _Missing()
+MISSING = object()
+"""The absence of a property; unlike null it is no value."""
 
 
 def quote(text: str) -> str:

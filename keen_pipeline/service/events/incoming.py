@@ -70,11 +70,6 @@ def micros_of(moment: datetime) -> int:
     return (moment - EPOCH) // _MICROSECOND
 
 
-def instant_of(micros: int) -> datetime:
-    """The aware UTC instant of microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=micros)
-
-
 def format_timestamp(moment: datetime) -> str:
     """The one form of the service's timestamps: milliseconds, or microseconds where there are any; UTC, `Z`."""
     digits = "microseconds" if moment.microsecond % 1000 else "milliseconds"
@@ -253,6 +248,6 @@ def split_v2(body: object) -> tuple[object, object]:
     if "keen" in inner:
         raise InvalidInputError("body.keen: the name keen belongs to the service", field="body.keen")
     header = body.get("header")
-    if header is not None and (not isinstance(header, Mapping) or set(header) - {"timestamp", "created_at", "id"}):
+    if header is not None and (not isinstance(header, Mapping) or set(header) - _GIVEN):
         raise InvalidInputError("header: must be an object with a timestamp", field="header")
     return inner, header or {}

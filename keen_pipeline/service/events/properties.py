@@ -8,7 +8,7 @@ inside a key is written `\.` and `\\`, so no two properties share a path. v3.0 s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 TIMESTAMP = "keen.timestamp"
@@ -82,17 +82,22 @@ def path_of_name(name: str) -> str:
     return name
 
 
-def matching_paths(name: str, known: Mapping[str, Any], names: str = "v3") -> list[str]:
-    """The known paths that a name means: the exact one, and one whose keys hold the dots themselves (`{"a.b": 1}` for `a.b`).
+def meant_path(name: str, known: Iterable[str], names: str = "v3") -> str:
+    """The path that the name in a request means, of a property or of an object of properties. `known`: the collection's paths.
 
     `names`: `v2`, where `header:` and `body:` are prefixes, or `v3`, where they are that only when no property has such a name.
     """
-    exact = path_of_name(name)
-    if names == "v3" and exact != name and (literal := _alike(name, known)):
-        return literal
-    return _alike(exact, known)
+    path = path_of_name(name)
+    if names == "v3" and path != name and any(_is_alike(name, one) or one.startswith(f"{name}.") for one in known):
+        return name
+    return path
 
 
-def _alike(exact: str, known: Mapping[str, Any]) -> list[str]:
-    plain = ".".join(split_path(exact))
-    return [path for path in known if path == exact or ("\\" in path and ".".join(split_path(path)) == plain)]
+def matching_paths(name: str, known: Iterable[str], names: str = "v3") -> list[str]:
+    """The known paths that a name means: the exact one, and one whose keys hold the dots themselves (`{"a.b": 1}` for `a.b`)."""
+    meant = meant_path(name, known, names)
+    return [path for path in known if _is_alike(meant, path)]
+
+
+def _is_alike(meant: str, path: str) -> bool:
+    return path == meant or ("\\" in path and ".".join(split_path(path)) == ".".join(split_path(meant)))

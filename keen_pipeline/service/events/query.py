@@ -14,7 +14,7 @@ from typing import Any
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Filter, Operator
 from keen_pipeline.service.events.incoming import micros_of
-from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, path_of_name
+from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, meant_path
 from keen_pipeline.service.events.values import encode_value, number_texts
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
@@ -38,50 +38,30 @@ def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: T
     parts = [Where("true")]
     if timeframe is not None:
         parts.append(Where("t >= ? AND t < ?", (micros_of(timeframe.start), micros_of(timeframe.end))))
-    known = _Known(columns, names)
-    for index, condition in enumerate(filters):
-        parts.append(_condition(known, condition, f"filters[{index}]"))
+    parts += [_condition(columns, names, condition, f"filters[{index}]") for index, condition in enumerate(filters)]
     return _joined(parts, " AND ")
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The columns by path, and how the names of a request are read."""
-
-    columns: Mapping[str, str]
-    names: str
-
-    def of(self, name: str) -> list[str]:
-        return [self.columns[path] for path in matching_paths(name, self.columns, self.names)]
-
-    def inside(self, name: str, found: Sequence[str]) -> list[str]:
-        """The columns of the properties of an object. `found`: the paths that its name means."""
-        literal = [column for path, column in self.columns.items() if path.startswith(name + ".")]
-        exact = path_of_name(name)
-        if exact == name or (self.names == "v3" and (literal or name in found)):
-            return literal
-        return [column for path, column in self.columns.items() if path.startswith(exact + ".")]
 
 
 def _joined(parts: Sequence[Where], word: str) -> Where:
     return Where(word.join(f"({part.sql})" for part in parts), tuple(p for part in parts for p in part.parameters))
 
 
-def _condition(known: _Known, condition: Condition, field: str) -> Where:
+def _condition(columns: Mapping[str, str], names: str, condition: Condition, field: str) -> Where:
     if isinstance(condition, AnyOf):
-        return _joined([_condition(known, c, f"{field}.operands[{i}]") for i, c in enumerate(condition.operands)], " OR ")
-    name = condition.property_name
-    found = matching_paths(name, known.columns, known.names)
-    path = found[0] if found else path_of_name(name)
-    if path in (TIMESTAMP, CREATED_AT) and condition.operator is not Operator.EXISTS:
-        return _instants(known.columns, path, condition, field)
+        operands = [_condition(columns, names, one, f"{field}.operands[{i}]") for i, one in enumerate(condition.operands)]
+        return _joined(operands, " OR ")
+    operator, value = condition.operator, condition.property_value
+    meant = meant_path(condition.property_name, columns, names)
+    if meant in (TIMESTAMP, CREATED_AT) and operator is not Operator.EXISTS:
+        return _instants(columns, meant, condition, field)
     _check_type(condition, field)
-    columns = known.of(name)
-    if condition.operator is Operator.EXISTS:
-        present = " OR ".join(f"{column} IS NOT NULL" for column in [*columns, *known.inside(name, found)]) or "false"
-        return Where(f"({present}) = ?", (condition.property_value,))
-    negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(condition.operator)
-    parts = [_comparison(column, negative or condition.operator, condition.property_value) for column in columns]
+    found = [columns[path] for path in matching_paths(condition.property_name, columns, names)]
+    if operator is Operator.EXISTS:
+        found += [column for path, column in columns.items() if path.startswith(f"{meant}.")]
+        present = " OR ".join(f"{column} IS NOT NULL" for column in found) or "false"
+        return Where(f"({present}) = ?", (value,))
+    negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(operator)
+    parts = [_comparison(column, negative or operator, value) for column in found]
     passing = _joined([Where(f"coalesce({p.sql}, false)", p.parameters) for p in parts], " OR ") if parts else Where("false")
     return Where(f"NOT ({passing.sql})", passing.parameters) if negative else passing
 
@@ -114,20 +94,16 @@ def _ordered(column: str, operator: Operator, value: float) -> Where:
     """An exact comparison with a number of any size, as integers have more digits than a double, or a HUGEINT, can hold.
 
     Of a whole number the digits decide, and `x > 2.5` is `x > 2`. Any other is a double, and is compared with the one nearest to
-    the value asked for.
+    the value asked for. `x < value` is what is not `x >= value`.
     """
-    above = operator in (Operator.GT, Operator.GTE)
-    inclusive = operator in (Operator.GTE, Operator.LTE)
-    whole = math.floor(value) if above else math.ceil(value)
-    integers = _ordered_integer(column, ">" if above else "<", whole, inclusive=inclusive and whole == value)
-    double = _nearest_double(value)
-    exact = double == value
+    inclusive, negated = operator in (Operator.GTE, Operator.LT), "NOT " if operator in (Operator.LT, Operator.LTE) else ""
+    whole, double = math.floor(value), _nearest_double(value)
+    integers = _integer_above(column, whole, inclusive=inclusive and whole == value)
     # A value between two doubles equals none: `x > value` takes in the nearest one when that is above the value.
-    inclusive_double = inclusive if exact else (double > value) == above
-    sign = f"{'>' if above else '<'}{'=' if inclusive_double else ''}"
+    sign = ">=" if (inclusive if double == value else double > value) else ">"
     return Where(
-        f"CASE WHEN NOT is_number({column}) THEN false WHEN is_integer({column}) THEN {integers.sql}"
-        f" ELSE TRY_CAST({column} AS DOUBLE) {sign} ? END",
+        f"CASE WHEN NOT is_number({column}) THEN false WHEN is_integer({column}) THEN {negated}({integers.sql})"
+        f" ELSE {negated}(TRY_CAST({column} AS DOUBLE) {sign} ?) END",
         (*integers.parameters, double),
     )
 
@@ -139,20 +115,13 @@ def _nearest_double(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _ordered_integer(column: str, sign: str, value: int, *, inclusive: bool) -> Where:
+def _integer_above(column: str, value: int, *, inclusive: bool) -> Where:
     """Whole numbers as texts: of one sign the longer is the farther from 0, of one length the digits decide."""
-    equal = "=" if inclusive else ""
-    text = str(value)
-    positive = f"NOT starts_with({column}, '-')"
-    far, near = f"strlen({column}) > {len(text)}", f"strlen({column}) < {len(text)}"
-    same = f"strlen({column}) = {len(text)} AND {column}"
+    text, equal = str(value), "=" if inclusive else ""
+    positive, same = f"NOT starts_with({column}, '-')", f"strlen({column}) = {len(text)} AND {column}"
     if value >= 0:
-        if sign == ">":
-            return Where(f"{positive} AND ({far} OR ({same} >{equal} ?))", (text,))
-        return Where(f"NOT ({positive}) OR {near} OR ({same} <{equal} ?)", (text,))
-    if sign == ">":
-        return Where(f"{positive} OR {near} OR ({same} <{equal} ?)", (text,))
-    return Where(f"NOT ({positive}) AND ({far} OR ({same} >{equal} ?))", (text,))
+        return Where(f"{positive} AND (strlen({column}) > {len(text)} OR ({same} >{equal} ?))", (text,))
+    return Where(f"{positive} OR strlen({column}) < {len(text)} OR ({same} <{equal} ?)", (text,))
 
 
 def _texts_of(value: Any) -> list[str]:
@@ -179,9 +148,10 @@ def _instants(columns: Mapping[str, str], path: str, condition: Filter, field: s
 
 
 def _within(column: str, value: Mapping[str, Any]) -> Where:
-    """The great circle by the haversine formula, on a sphere of the Earth's mean radius."""
+    """The great circle by the haversine formula, on a sphere of the Earth's mean radius; NULL for what is no pair of numbers."""
     (longitude, latitude), miles = value["coordinates"], value["max_distance_miles"]
     x, y = (f"TRY_CAST(json_extract_string(value_list({column}), '$[{i}]') AS DOUBLE)" for i in (0, 1))
     haversine = f"power(sin(radians({y} - ?) / 2), 2) + cos(radians(?)) * cos(radians({y})) * power(sin(radians({x} - ?) / 2), 2)"
-    distance = f"{2 * EARTH_RADIUS_MILES} * asin(sqrt(least(1, {haversine})))"
-    return Where(f"{distance} <= ?", (float(latitude), float(latitude), float(longitude), float(miles)))
+    half_angle = _nearest_double(miles) / (2 * EARTH_RADIUS_MILES)
+    most = math.sin(half_angle) ** 2 if half_angle < math.pi / 2 else math.inf  # no two points are farther apart
+    return Where(f"{haversine} <= ?", (float(latitude), float(latitude), float(longitude), most))

@@ -51,43 +51,46 @@ class Selection:
         """The SQL source of some of the segments, which are here then; every column of the snapshot may be named in it."""
         return self.snapshot.source(segments)
 
-    def covers(self, segment: Part) -> bool:
-        """Whether every event of the segment is asked for, as far as its first and last one can tell."""
-        if self.filters:
-            return False
+    def split(self) -> tuple[list[Part], list[Part]]:
+        """The segments of which every event is asked for, as far as its first and last one can tell, and the others."""
+        covered, doubtful = list[Part](), list[Part]()
         window = self.timeframe
-        return window is None or (micros_of(window.start) <= segment.first and segment.last < micros_of(window.end))
+        for one in self.segments:
+            inside = window is None or (micros_of(window.start) <= one.first and one.last < micros_of(window.end))
+            (covered if inside and not self.filters else doubtful).append(one)
+        return covered, doubtful
 
 
 def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[int, set[str]]:
     """The number of events of a selection, and the columns that they have. Reads only what is not known of whole segments."""
-    covered = [segment for segment in selection.segments if selection.covers(segment)]
-    doubtful = [segment for segment in selection.segments if not selection.covers(segment)]
-    events = sum(segment.events for segment in covered)
-    present = set(selection.snapshot.facts(covered).kinds)
-    if doubtful:
-        columns = sorted(selection.snapshot.facts(doubtful).kinds)
-        condition = selection.where
-        counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
-        source = selection.source(doubtful)
-        row = cursor.execute(f"SELECT {counts} FROM {source} WHERE {condition.sql}", condition.parameters).fetchone()
-        assert row is not None
-        events += row[0]
-        present.update(column for column, count in zip(columns, row[1:], strict=True) if count)
-    return events, present
+    covered, doubtful = selection.split()
+    present = set(selection.snapshot.facts(covered).kinds)  # looked at first, as reading the others holds memory from then on
+    columns = sorted(selection.snapshot.facts(doubtful).kinds)
+    events, *counts = _count(cursor, selection, doubtful, columns)
+    present |= {column for column, number in zip(columns, counts, strict=True) if number}
+    return events + sum(segment.events for segment in covered), present
 
 
 def count(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> int:
-    """The number of events of a selection."""
-    known = sum(segment.events for segment in selection.segments if selection.covers(segment))
-    doubtful = [segment for segment in selection.segments if not selection.covers(segment)]
+    """The number of events of a selection. Raises InvalidInputError naming the filter."""
+    covered, doubtful = selection.split()
+    (events,) = _count(cursor, selection, doubtful, [])
+    return events + sum(segment.events for segment in covered)
+
+
+def _count(
+    cursor: duckdb.DuckDBPyConnection, selection: Selection, segments: Sequence[Part], columns: Sequence[str]
+) -> tuple[int, ...]:
+    """The number of events of a selection in some segments, and of values in each of the columns."""
     condition = selection.where
-    if doubtful:
-        source = selection.source(doubtful)
-        row = cursor.execute(f"SELECT count(*) FROM {source} WHERE {condition.sql}", condition.parameters).fetchone()
-        assert row is not None
-        known += row[0]
-    return known
+    if not segments:
+        return (0,) * (1 + len(columns))
+    counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
+    row = cursor.execute(
+        f"SELECT {counts} FROM {selection.source(segments)} WHERE {condition.sql}", condition.parameters
+    ).fetchone()
+    assert row is not None
+    return row
 
 
 def header_paths(selection: Selection, present: set[str]) -> list[str]:

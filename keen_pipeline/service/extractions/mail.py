@@ -63,13 +63,12 @@ class Mailer:
         message: Callable[[Extraction], EmailMessage],
         attempts: Counter,
     ) -> None:
-        self._smtp = smtp
         self._records = records
         self._message = message
         self._attempts = attempts
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="mail", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=[smtp], name="mail", daemon=True)
         if smtp is not None:
             self._thread.start()
 
@@ -84,35 +83,23 @@ class Mailer:
         if self._thread.is_alive():
             self._thread.join(TIMEOUT_SECONDS + 1)
 
-    def _run(self) -> None:
+    def _run(self, smtp: SmtpSettings) -> None:
         while not self._stopping:
             try:
-                found = self._send_due()
-            except Exception:  # noqa: BLE001 - the database may be away or locked; whatever it is, the next mails are tried again
+                due = self._records.claim_mail(self._records.now())
+                if due is not None:
+                    self._try(smtp, due)
+                    continue
+            except Exception:  # noqa: BLE001 - the database may be away or locked; whatever it is, mails are tried again
                 _log.exception("mails are held up")
-                found = False
-            if not found:
-                self._wake.wait(_POLL_SECONDS)
-                self._wake.clear()
+            self._wake.wait(_POLL_SECONDS)
+            self._wake.clear()
 
-    def _send_due(self) -> bool:
-        """Try the mails that are due; whether there were any."""
-        due = self._records.mails_due(self._records.now())
-        for extraction in due:
-            if self._stopping:
-                break
-            try:
-                self._try(extraction)
-            except Exception:  # noqa: BLE001 - what became of one mail could not be noted; the others go out
-                _log.exception("mail not noted", extra={"extraction": extraction.id})
-                self._wake.wait(_POLL_SECONDS)
-        return bool(due)
-
-    def _try(self, extraction: Extraction) -> None:
+    def _try(self, smtp: SmtpSettings, extraction: Extraction) -> None:
         attempt = extraction.mail_attempts + 1
         fields = {"extraction": extraction.id, "attempt": attempt}
         try:
-            self._send(self._message(extraction))
+            send_mail(smtp, self._message(extraction))
         except Exception as error:  # noqa: BLE001 - an address, a server, a library: one mail must not hold up the others
             status = MAIL_GIVEN_UP if attempt >= MAX_ATTEMPTS else MAIL_PENDING
             pause = min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS)
@@ -124,7 +111,3 @@ class Mailer:
         self._records.mail_tried(extraction.id, MAIL_SENT, self._records.now())
         self._attempts.labels("sent").inc()
         _log.info("mail sent", extra=fields)
-
-    def _send(self, message: EmailMessage) -> None:
-        assert self._smtp is not None
-        send_mail(self._smtp, message)

@@ -1,21 +1,25 @@
 """The records of extractions in the database: what was asked, how it stands, whether its mail went out."""
 
+# ruff: noqa: S608 - only names of columns and question marks are put together here, everything is bound
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.filters import Condition, parse_filters
-from keen_pipeline.service.storage.database import Database
+from keen_pipeline.service.storage.places import Database
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 
 NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
 MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
+MAIL_CLAIM_SECONDS = 120.0
+"""Longer than any attempt to send one; only a process that died in the middle of it leaves a mail for so long."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,31 @@ def result_name(extraction_id: str, turn: int) -> str:
     return f"{extraction_id}-{turn}" if turn else extraction_id
 
 
-class ExtractionRecords:
-    """Reads and changes the records; each change is one transaction."""
+@dataclass(frozen=True)
+class Turn:
+    """A turn at one extraction. `number`: from 1 where several processes take turns, else 0. `lost`: turns that nobody ended."""
 
-    def __init__(self, database: Database) -> None:
+    extraction_id: str
+    number: int = 0
+    lost: int = 0
+
+    @property
+    def result(self) -> str:
+        """What its result is called, without ending."""
+        return result_name(self.extraction_id, self.number)
+
+
+class ExtractionRecords:
+    """Reads and changes the records; each change is one transaction that names the state it expects.
+
+    `lease_seconds`: how long a turn is its process's unless it is renewed, then it goes to another with the next number, and is
+    counted as lost; None: there is one process, so what runs is known to it alone, and a crash leaves the record as it was.
+    """
+
+    def __init__(self, database: Database, lease_seconds: float | None = None) -> None:
         self._database = database
+        self.lease_seconds = lease_seconds
+        self._holder = secrets.token_hex(8)
 
     def now(self) -> float:
         """The time that the records are kept in, in seconds since 1970."""
@@ -116,36 +140,35 @@ class ExtractionRecords:
     ) -> Extraction:
         """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
         extraction_id = secrets.token_hex(12)
-        bounds = (format_instant(timeframe.start), format_instant(timeframe.end)) if timeframe else (None, None)
-        wire = json.dumps([condition.to_wire() for condition in filters])
+        row = {
+            "id": extraction_id,
+            "collection": collection,
+            "names": names,
+            "filters": json.dumps([condition.to_wire() for condition in filters]),
+            "start_time": format_instant(timeframe.start) if timeframe else None,
+            "end_time": format_instant(timeframe.end) if timeframe else None,
+            "email": email,
+            "status": NOT_STARTED,
+            "created": now,
+            "not_before": now + delay,
+            "mail_status": MAIL_PENDING if email else None,
+            "options": json.dumps(asdict(shape)),
+        }
         with self._database.transaction("queue") as connection:
             counted = connection.execute("SELECT count(*) AS waiting FROM extractions WHERE status = ?", [NOT_STARTED])
             waiting = counted.fetchone()["waiting"]
             if waiting >= max_queue:
                 raise RateLimitedError(f"{waiting} extractions wait already; ask again later", retry_after=QUEUE_RETRY_SECONDS)
-            connection.execute(
-                "INSERT INTO extractions (id, collection, names, filters, start_time, end_time, email, status, created, not_before,"
-                " mail_status, options) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    extraction_id,
-                    collection,
-                    names,
-                    wire,
-                    *bounds,
-                    email,
-                    NOT_STARTED,
-                    now,
-                    now + delay,
-                    MAIL_PENDING if email else None,
-                    json.dumps(asdict(shape)),
-                ],
-            )
+            marks = ", ".join("?" * len(row))
+            connection.execute(f"INSERT INTO extractions ({', '.join(row)}) VALUES ({marks})", list(row.values()))
         made = self.get(extraction_id)
         assert made is not None
         return made
 
     def get(self, extraction_id: str) -> Extraction | None:
         """One extraction, None where there is none (any more)."""
+        if "\0" in extraction_id:
+            return None  # not every database takes such a text
         rows = self._database.rows("SELECT * FROM extractions WHERE id = ?", [extraction_id])
         return extraction_of(rows[0]) if rows else None
 
@@ -162,10 +185,49 @@ class ExtractionRecords:
         rows = self._database.rows("SELECT count(*) AS waiting FROM extractions WHERE status = ?", [NOT_STARTED])
         return int(rows[0]["waiting"])
 
-    def waiting(self) -> list[tuple[str, float]]:
-        """(id, earliest start) of the extractions that are not finished, oldest first."""
-        rows = self._database.rows("SELECT id, not_before FROM extractions WHERE status = ? ORDER BY created, id", [NOT_STARTED])
-        return [(row["id"], row["not_before"]) for row in rows]
+    def take_turn(self, passed_over: Collection[str]) -> Turn | None:
+        """The oldest extraction that is due and nobody's now, apart from some; nobody else gets the same turn."""
+        marks = ", ".join(["''", *"?" * len(passed_over)])
+        due = (
+            "SELECT id, turn, lost, holder, held_until FROM extractions WHERE status = ? AND not_before <= ? AND held_until <= ?"
+            f" AND id NOT IN ({marks}) ORDER BY created, id LIMIT 1"
+        )
+        while True:
+            now = self.now()
+            rows = self._database.rows(due, [NOT_STARTED, now, now, *passed_over])
+            if not rows:
+                return None
+            row = rows[0]
+            if self.lease_seconds is None:
+                return Turn(row["id"])
+            turn = Turn(row["id"], row["turn"] + 1, row["lost"] + (row["holder"] is not None))
+            sql = (
+                "UPDATE extractions SET holder = ?, held_until = ?, turn = ?, lost = ?"
+                " WHERE id = ? AND status = ? AND turn = ? AND held_until = ?"
+            )
+            values = [self._holder, now + self.lease_seconds, turn.number, turn.lost]
+            if self._changed(sql, [*values, turn.extraction_id, NOT_STARTED, row["turn"], row["held_until"]]):
+                return turn
+
+    def renew(self, turns: Iterable[Turn]) -> None:
+        """Hold turns for another `lease_seconds`; those that went to another process, or were put off, are left as they are."""
+        sql = "UPDATE extractions SET held_until = ? WHERE id = ? AND turn = ? AND holder = ?"
+        for turn in turns:
+            self._changed(sql, [self.now() + (self.lease_seconds or 0), turn.extraction_id, turn.number, self._holder])
+
+    def put_off(self, turn: Turn, seconds: float) -> None:
+        """End a turn without an end of its extraction, which any process may take again after so many seconds."""
+        if self.lease_seconds is not None:
+            sql = "UPDATE extractions SET holder = NULL, held_until = ? WHERE id = ? AND turn = ?"
+            self._changed(sql, [self.now() + seconds, turn.extraction_id, turn.number])
+
+    def _changed(self, sql: str, values: Sequence[Any]) -> bool:
+        with self._database.transaction() as connection:
+            return bool(connection.execute(sql, values).rowcount)
+
+    def sweeping(self) -> AbstractContextManager[bool]:
+        """Whether this process is the one that removes old results, while the block runs."""
+        return self._database.exclusive("old results", 0)
 
     def finish(
         self,
@@ -181,26 +243,26 @@ class ExtractionRecords:
         """Note the end of an extraction; its result, if it has one, is durable already. False where another turn has it by now."""
         if message is not None:
             message = message.replace("\0", "")  # it may quote what was asked, and not every database takes the character
-        with self._database.transaction() as connection:
-            noted = connection.execute(
-                "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ?"
-                " WHERE id = ? AND turn = ? AND status = ?",
-                [status, now, events, size, message, now, extraction_id, turn, NOT_STARTED],
-            )
-        return noted.rowcount == 1
+        sql = (
+            "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ?"
+            " WHERE id = ? AND turn = ? AND status = ?"
+        )
+        return self._changed(sql, [status, now, events, size, message, now, extraction_id, turn, NOT_STARTED])
 
-    def mails_due(self, now: float) -> list[Extraction]:
-        """Finished extractions whose mail is to be sent now."""
-        sql = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next LIMIT 100"
-        return [extraction_of(r) for r in self._database.rows(sql, [MAIL_PENDING, COMPLETE, now])]
+    def claim_mail(self, now: float) -> Extraction | None:
+        """The finished extraction whose mail is to be sent first, if one is due; for two minutes nobody else sends it."""
+        due = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next, id LIMIT 1"
+        claim = "UPDATE extractions SET mail_next = ? WHERE id = ? AND mail_status = ? AND mail_next = ?"
+        while rows := self._database.rows(due, [MAIL_PENDING, COMPLETE, now]):
+            row = rows[0]
+            if self._changed(claim, [now + MAIL_CLAIM_SECONDS, row["id"], MAIL_PENDING, row["mail_next"]]):
+                return extraction_of(row)
+        return None
 
     def mail_tried(self, extraction_id: str, status: str, next_try: float) -> None:
         """Note an attempt to send a mail."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE extractions SET mail_status = ?, mail_attempts = mail_attempts + 1, mail_next = ? WHERE id = ?",
-                [status, next_try, extraction_id],
-            )
+        sql = "UPDATE extractions SET mail_status = ?, mail_attempts = mail_attempts + 1, mail_next = ? WHERE id = ?"
+        self._changed(sql, [status, next_try, extraction_id])
 
     def expired(self, finished_before: float) -> list[tuple[str, int]]:
         """(id, turn) of the extractions that finished earlier, oldest first."""
@@ -223,20 +285,8 @@ def extraction_of(row: Any) -> Extraction:
     options = json.loads(row["options"])
     names = options.get("property_names")
     return Extraction(
-        id=row["id"],
-        collection=row["collection"],
-        names=row["names"],
+        **{name: row[name] for name in Extraction.__dataclass_fields__ if name not in ("filters", "timeframe", "shape")},
         filters=parse_filters(row["filters"]),
         timeframe=Timeframe(parse_instant(start), parse_instant(end)) if start is not None else None,
-        email=row["email"],
-        status=row["status"],
-        created=row["created"],
-        finished=row["finished"],
-        events=row["events"],
-        bytes=row["bytes"],
-        message=row["message"],
-        mail_status=row["mail_status"],
-        mail_attempts=row["mail_attempts"],
         shape=Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False)),
-        turn=row["turn"],
     )

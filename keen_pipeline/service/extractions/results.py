@@ -1,7 +1,7 @@
 """Where results lie, and the signed URLs that open them for a while.
 
-A result is written into a local file first. It stays there and is shown by one rename; or it is copied to another place, shown
-once the copy is complete, and the local file goes.
+A result is written into a local file first. It stays there and is shown by one rename; or it is copied to a storage, shown once
+the copy is complete, and the local file goes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from keen_pipeline.errors import AuthenticationError, ResultsExpiredError
-from keen_pipeline.service.extractions.places import ResultPlace
-from keen_pipeline.service.storage.event_log import sync_file, sync_folder
+from keen_pipeline.errors import AuthenticationError, NotFoundError, ResultsExpiredError
+from keen_pipeline.service.storage.event_log import sync
+from keen_pipeline.service.storage.places import ObjectStore
+
+CHUNK_BYTES = 256 * 1024
 
 
 class Results:
-    """Result files. `folder`: the local one. `place`: where they are kept instead, None: there. `seconds`: lifetime of a URL.
+    """Result files. `folder`: the local one. `seconds`: lifetime of a URL. A result's `name` is `Extraction.result`.
 
-    A result's `name` is `Extraction.result`.
+    `objects`: where they are kept instead, under `prefix`, None: in the folder. Each method that asks it may raise
+    ServiceUnavailableError.
     """
 
-    def __init__(self, folder: Path, place: ResultPlace | None, signing_key: str, seconds: float) -> None:
+    def __init__(self, folder: Path, objects: ObjectStore | None, signing_key: str, seconds: float, prefix: str = "") -> None:
         self._folder = folder
-        self._place = place
+        self._objects, self._prefix = objects, prefix
         self._key = signing_key.encode()
         self._seconds = seconds
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -35,7 +38,7 @@ class Results:
     @property
     def is_remote(self) -> bool:
         """Whether results are kept elsewhere than in the folder."""
-        return self._place is not None
+        return self._objects is not None
 
     def part(self, name: str) -> Path:
         """Where a result is written before it is whole."""
@@ -45,23 +48,34 @@ class Results:
         """The whole result in the folder."""
         return self._folder / f"{name}.csv"
 
+    def _object(self, name: str) -> str:
+        return f"{self._prefix}{name}.csv"
+
     def publish(self, name: str) -> int:
-        """Make the written result visible, whole and on disk; returns its size in bytes. Raises StorageError."""
+        """Make the written result visible, whole and on disk; returns its size in bytes."""
         part = self.part(name)
         size = part.stat().st_size
-        if self._place is not None:
-            self._place.put(f"{name}.csv", part)
+        if self._objects is not None:
+            self._objects.put(self._object(name), part)
             part.unlink()
             return size
-        sync_file(part)
+        sync(part)
         part.rename(self.path(name))
-        sync_folder(self._folder)
+        sync(self._folder)
         return size
 
     def read(self, name: str, start: int, size: int) -> Iterator[bytes]:
-        """Bytes `start` to `start + size` of a result kept elsewhere, in chunks. Raises NotFoundError at the first step."""
-        assert self._place is not None
-        return self._place.read(f"{name}.csv", start, size)
+        """Bytes `start` to `start + size` of a result, in chunks. Raises NotFoundError at the first step."""
+        try:
+            file = self._objects.open(self._object(name)) if self._objects is not None else self.path(name).open("rb")
+        except FileNotFoundError:
+            raise NotFoundError("this result is no longer kept; ask for a new extraction") from None
+        with file:
+            if start:
+                file.seek(start)
+            while size > 0 and (chunk := file.read(min(size, CHUNK_BYTES))):
+                size -= len(chunk)
+                yield chunk
 
     def discard(self, name: str) -> None:
         """Remove what was written of a result in the folder."""
@@ -69,10 +83,10 @@ class Results:
         self.path(name).unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
-        """Remove a result wherever it is kept. Raises StorageError where that can't be done now."""
+        """Remove a result wherever it is kept."""
         self.discard(name)
-        if self._place is not None:
-            self._place.remove(f"{name}.csv")
+        if self._objects is not None:
+            self._objects.remove(self._object(name))
 
     def remove_unknown(self, known: Callable[[], set[str]], finished_before: float) -> None:
         """Remove local results without a record that were written before: an older database that was put back may still be

@@ -13,12 +13,10 @@ from collections.abc import Callable, Mapping
 from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
-from keen_pipeline.service.extractions.places import StorageError
-from keen_pipeline.service.extractions.queue import ExtractionQueue, Turn
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, result_name
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.names import literal_filters, literal_name
 from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError
+from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.store import EventStore
 
 SWEEP_SECONDS = 60.0
@@ -26,14 +24,10 @@ SWEEP_SECONDS = 60.0
 TRIES = 10
 MEMORY_TRIES = 60
 PAUSE_SECONDS = 1.0
+POLL_SECONDS = 0.5
 # Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
 LOST_TURNS = 5
 _log = logging.getLogger(__name__)
-
-
-def sweep_seconds(retention_seconds: float) -> float:
-    """Between two looks for results past their time."""
-    return min(SWEEP_SECONDS, retention_seconds / 2)
 
 
 class ExtractionWorker:
@@ -47,7 +41,6 @@ class ExtractionWorker:
         store: EventStore,
         engine: Engine,
         records: ExtractionRecords,
-        queue: ExtractionQueue,
         results: Results,
         *,
         threads: int,
@@ -55,17 +48,19 @@ class ExtractionWorker:
         faults: Mapping[str, int],
         finished: Callable[[str, float, int], None],
     ) -> None:
-        self._store, self._engine, self._records, self._queue, self._results = store, engine, records, queue, results
+        self._store, self._engine, self._records, self._results = store, engine, records, results
         self._retention_seconds = retention_seconds
-        self._sweep_seconds = sweep_seconds(retention_seconds)
+        self._sweep_seconds = min(SWEEP_SECONDS, retention_seconds / 2)
         self._faults = dict(faults)
         self._finished = finished
         self._condition = threading.Condition()
-        self._running: set[str] = set()
-        self._put_off: dict[str, int] = {}
-        self._stopping = False
+        self._running: dict[str, Turn] = {}  # by extraction
+        self._put_off: dict[str, int] = {}  # how often, by extraction
+        self._stop = threading.Event()
         self._swept = float("-inf")
         self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
+        if records.lease_seconds is not None:
+            self._threads.append(threading.Thread(target=self._renew, args=[records.lease_seconds / 3], name="renew", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -82,14 +77,14 @@ class ExtractionWorker:
 
     def close(self) -> None:
         """Stop; the engine is closed already, so what runs is cancelled and waits for the next start."""
+        self._stop.set()
         with self._condition:
-            self._stopping = True
             self._condition.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stop.is_set():
             for work in (self._sweep, self._take_turn):
                 try:
                     work()
@@ -99,8 +94,17 @@ class ExtractionWorker:
 
     def _rest(self, seconds: float) -> None:
         with self._condition:
-            if not self._stopping:
+            if not self._stop.is_set():
                 self._condition.wait(seconds)
+
+    def _renew(self, pause: float) -> None:
+        while not self._stop.wait(pause):
+            with self._condition:
+                turns = list(self._running.values())
+            try:
+                self._records.renew(turns)
+            except Exception:  # noqa: BLE001 - what is lost meanwhile is written by another process, and its end is noted once
+                _log.exception("turns are not renewed")
 
     def _take_turn(self) -> None:
         turn = self._next()
@@ -110,33 +114,31 @@ class ExtractionWorker:
             self._extract(turn)
         finally:
             with self._condition:
-                self._running.discard(turn.extraction_id)
+                del self._running[turn.extraction_id]
                 self._condition.notify_all()
-            self._queue.leave(turn)
 
     def _next(self) -> Turn | None:
         """The next turn; None after a while without one."""
         with self._condition:
-            if self._stopping:
+            if self._stop.is_set():
                 return None
-            if self._running & self._put_off.keys():
-                found: Turn | float = PAUSE_SECONDS  # what found no memory beside others now runs alone
-            else:
-                found = self._queue.take(self._running, self._put_off.keys())
-            if isinstance(found, Turn):
-                self._running.add(found.extraction_id)
-                return found
-            self._condition.wait(min(found, self._sweep_seconds))
+            put_off = self._put_off.keys() if self._running else set()
+            if not self._running.keys() & put_off:  # what found no memory beside others now runs alone
+                turn = self._records.take_turn(self._running.keys() | put_off)
+                if turn is not None:
+                    self._running[turn.extraction_id] = turn
+                    return turn
+            self._condition.wait(min(POLL_SECONDS, self._sweep_seconds))
             return None
 
     def _sweep(self) -> None:
         """Remove results past their time, then their records: what could not be removed keeps its record for the next sweep."""
         with self._condition:
             now = time.monotonic()
-            if self._stopping or now - self._swept < self._sweep_seconds:
+            if self._stop.is_set() or now - self._swept < self._sweep_seconds:
                 return
             self._swept = now
-        with self._queue.sweeping() as ours:
+        with self._records.sweeping() as ours:
             if ours:
                 self._remove_old()
 
@@ -148,7 +150,7 @@ class ExtractionWorker:
             try:
                 for turn in range(1, turns + 1) if turns else (0,):
                     self._results.remove(result_name(extraction_id, turn))
-            except (StorageError, RetryableError, OSError) as error:
+            except (RetryableError, OSError) as error:
                 _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
                 break  # the others wait for the same storage
             removed.append(extraction_id)
@@ -169,7 +171,7 @@ class ExtractionWorker:
                 del self._put_off[extraction_id]
                 return False
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
-        self._queue.put_off(turn, 0 if self._stopping else PAUSE_SECONDS)
+        self._records.put_off(turn, 0 if self._stop.is_set() else PAUSE_SECONDS)
         self._rest(PAUSE_SECONDS)
         return True
 
@@ -228,13 +230,9 @@ class ExtractionWorker:
 
     def _write(self, extraction: Extraction, turn: Turn) -> int:
         with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
-            known, shape, filters = snapshot.columns, extraction.shape, extraction.filters
-            if extraction.names == "v3":
-                filters = literal_filters(filters, known)
-            selection = Selection(snapshot, filters, extraction.timeframe, extraction.names)
+            shape, selection = extraction.shape, Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
             snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
-            names = shape.property_names  # v3.0 alone has them
-            paths = paths_of(selection, [literal_name(name, known) for name in names]) if names is not None else None
+            paths = paths_of(selection, shape.property_names) if shape.property_names is not None else None
             return write_csv(cursor, selection, self._results.part(turn.result), paths, latest=shape.latest)
 
     def _fail_on_purpose(self, extraction: Extraction) -> None:

@@ -6,10 +6,12 @@ import errno
 import json
 import math
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from keen_pipeline.errors import (
@@ -22,7 +24,7 @@ from keen_pipeline.errors import (
     ResultsExpiredError,
     RetryableError,
 )
-from keen_pipeline.service.storage.engine import QueryTimeoutError
+from keen_pipeline.service.storage.engine import DiskFullError, QueryTimeoutError, is_disk_full
 
 MAX_MESSAGE_CHARACTERS = 1000
 RETRY_SECONDS, STORAGE_RETRY_SECONDS = 1, 60
@@ -46,13 +48,13 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """The bytes of a JSON value."""
         return dump_json(content).encode()
 
 
 dump_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 _CODES: list[tuple[type[Exception], int, str]] = [
+    (DiskFullError, 507, "InsufficientStorageError"),
     (InvalidInputError, 400, "InvalidParameterError"),
     (AuthenticationError, 401, "InvalidApiKeyError"),
     (NotFoundError, 404, "ResourceNotFoundError"),
@@ -64,57 +66,61 @@ _CODES: list[tuple[type[Exception], int, str]] = [
     (RetryableError, 503, "ServiceUnavailableError"),
 ]
 _HTTP_CODES = {400: "InvalidRequestError", 404: "ResourceNotFoundError", 405: "MethodNotAllowedError"}
-_FULL, _SHORT = "the service has no room left on its disk", "the service is short of memory or of open files; send this again"
-_FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHORT_NUMBERS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-_FULL_WORDS = ("no space left", "disk is full", "disk quota", "file too large")
-_SHORT_WORDS = ("too many open files", "cannot allocate memory", "database is locked", "unable to open database")
+_RETRY_SECONDS = {503: RETRY_SECONDS, 507: STORAGE_RETRY_SECONDS}
 
 
 def error_answer(error: Exception) -> Response:
     """The answer to any error: those that a request may cause, those of a machine that is full, else the service's own fault."""
+    if isinstance(error, ClientDisconnect):
+        # The client left, or stopped to speak HTTP, in the middle of a body: nobody gets this answer, the log and the metrics do.
+        error = HTTPException(400, "the request ended before its body or its answer did")
     if isinstance(error, HTTPException):
-        body = {"message": error.detail, "error_code": _HTTP_CODES.get(error.status_code, "HttpError")}
-        return JsonResponse(body, status_code=error.status_code, headers=error.headers)
+        return _answer(error.status_code, _HTTP_CODES.get(error.status_code, "HttpError"), error.detail, headers=error.headers)
     for kind, status, code in _CODES:
         if isinstance(error, kind):
-            return _known(error, status, code)
-    return _shortage(error) or JsonResponse(
-        {"message": "the service failed; see its log", "error_code": "InternalServerError"}, status_code=500
+            field, after = getattr(error, "field", None), getattr(error, "retry_after", None)
+            name = "InvalidCollectionNameError" if field == "collection" else getattr(error, "code", code)
+            return _answer(status, name, str(error), field=field, after=after)
+    if _is_full(error):
+        return _answer(507, "InsufficientStorageError", "the service has no room left on its disk")
+    if _is_short(error):
+        return _answer(503, "ServiceUnavailableError", "the service is short of memory or of open files; send this again")
+    return _answer(500, "InternalServerError", "the service failed; see its log")
+
+
+def _answer(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    field: str | None = None,
+    after: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body = {"message": as_text(message[:MAX_MESSAGE_CHARACTERS]), "error_code": code}
+    if field:
+        body["field"] = as_text(field)
+    after = _RETRY_SECONDS.get(status) if after is None else after
+    retry = {"Retry-After": str(math.ceil(after))} if after is not None else {}
+    return JsonResponse(body, status_code=status, headers={**(headers or {}), **retry})
+
+
+def as_text(text: str) -> str:
+    """What an answer can hold of a text that may quote what was sent, half of a surrogate pair included."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _is_full(error: Exception) -> bool:
+    return is_disk_full(error) or _says(error, "disk is full")
+
+
+def _is_short(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+    return isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or _says(
+        error, "too many open files", "cannot allocate memory", "database is locked", "unable to open database"
     )
 
 
-def _known(error: Exception, status: int, code: str) -> Response:
-    # A message may quote what was sent, half of a surrogate pair included.
-    text = str(error)[:MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode()
-    field = getattr(error, "field", None)
-    code = "InvalidCollectionNameError" if field == "collection" else getattr(error, "code", code)
-    body = {"message": text, "error_code": code}
-    if field:
-        body["field"] = field.encode("utf-8", "replace").decode()
-    after = getattr(error, "retry_after", None)
-    if after is None and status == 503:
-        after = RETRY_SECONDS
-    return JsonResponse(body, status_code=status, headers={"Retry-After": str(math.ceil(after))} if after is not None else None)
-
-
-def _shortage(error: Exception) -> Response | None:
-    """What a full disk, or too little memory or too few descriptors, make of a request; None for any other error."""
-    words = str(error).lower() if isinstance(error, (duckdb.Error, sqlite3.Error)) else ""
-    number = error.errno if isinstance(error, OSError) else None
-    if number in _FULL_NUMBERS or any(word in words for word in _FULL_WORDS):
-        status, message, code, after = 507, _FULL, "InsufficientStorageError", STORAGE_RETRY_SECONDS
-    elif (
-        number in _SHORT_NUMBERS
-        or isinstance(error, (MemoryError, duckdb.OutOfMemoryException))
-        or any(word in words for word in _SHORT_WORDS)
-    ):
-        status, message, code, after = 503, _SHORT, "ServiceUnavailableError", RETRY_SECONDS
-    else:
-        return None
-    return JsonResponse({"message": message, "error_code": code}, status_code=status, headers={"Retry-After": str(after)})
-
-
-def is_shortage(error: Exception) -> bool:
-    """Whether the same request may go through later, on a machine that has room again."""
-    return isinstance(error, RetryableError) or _shortage(error) is not None
+def _says(error: Exception, *words: str) -> bool:
+    return isinstance(error, (duckdb.Error, sqlite3.Error)) and any(word in str(error).lower() for word in words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
 from starlette.applications import Starlette
@@ -11,16 +12,86 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.http.lanes import Lanes
-from keen_pipeline.service.http.operations import not_found_message, routes
+from keen_pipeline.service.http.operation import Call, Operation
+from keen_pipeline.service.http.operations import OPERATIONS, not_found_message
 
 _log = logging.getLogger("keen_pipeline.service.requests")
 _PREFLIGHT_SECONDS = 86_400
+
+
+def make_app(service: Service) -> ASGIApp:
+    """The application over a service."""
+    # What isn't known is the machine's, or the service's own fault: Starlette raises it again, and the server logs it.
+    known = (KeenPipelineError, HTTPException, ClientDisconnect, Exception)
+    app = Starlette(routes=routes(), exception_handlers=dict.fromkeys(known, _on_error))
+    app.router.redirect_slashes = False
+    app.state.service = service
+    app.state.lanes = Lanes()
+    # A key comes with each request and no cookie does, so any page may ask; outside of everything, so that errors say so too.
+    shared = CORSMiddleware(
+        _one_length(app),
+        allow_origins=["*"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After", "ETag", "Content-Range", "Content-Length"],
+        max_age=_PREFLIGHT_SECONDS,
+    )
+    return RequestLog(shared, service)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        error = HTTPException(404, not_found_message(request.scope["path"]))
+    return error_answer(error)
+
+
+def routes() -> list[Route]:
+    """One for each path of the table, in its order."""
+    paths: dict[str, list[Operation]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, []).append(operation)
+    return [Route(path, Resource(operations)) for path, operations in paths.items()]
+
+
+class Resource:
+    """One path: answers its operations, HEAD with GET's, OPTIONS with `Allow`, and refuses any other method with it."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = {operation.method: operation for operation in operations}
+        if "GET" in self._operations:
+            self._operations["HEAD"] = self._operations["GET"]
+        self.allow = ", ".join(sorted([*self._operations, "OPTIONS"]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operations.get(scope["method"])
+        if operation is not None:
+            call = Call(Request(scope, receive, send), operation)
+            await call.prepare()
+            answer = await operation.handler(call)
+        elif scope["method"] == "OPTIONS":
+            answer = Response(status_code=204, headers={"Allow": self.allow})
+        else:
+            raise HTTPException(405, "this resource does not take this method", headers={"Allow": self.allow})
+        await answer(scope, receive, send)
+
+
+def _one_length(app: ASGIApp) -> ASGIApp:
+    """Refuse a request that says its length in two ways: two servers in a row may read two different requests."""
+
+    refusal = HTTPException(400, "Content-Length and Transfer-Encoding exclude each other", {"Connection": "close"})
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        twice = {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}
+        await (error_answer(refusal) if twice else app)(scope, receive, send)
+
+    return serve
 
 
 class RequestLog:
@@ -31,10 +102,6 @@ class RequestLog:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         began, status, sent = time.monotonic(), 0, 0
 
         async def observe(message: Message) -> None:
@@ -73,60 +140,3 @@ class RequestLog:
 def canonical_path(raw: bytes) -> str:
     """The path with each of its segments percent-encoded in one way, so that a slash inside of a name stays inside of it."""
     return "/".join(quote(unquote(segment, errors="replace"), safe="") for segment in raw.decode("ascii").split("/"))
-
-
-class Framing:
-    """Refuses a request that says its length in two ways: two servers in a row may read two different requests."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        names = {name for name, _ in scope["headers"]} if scope["type"] == "http" else set()
-        if b"content-length" in names and b"transfer-encoding" in names:
-            refused = HTTPException(400, "Content-Length and Transfer-Encoding exclude each other", {"Connection": "close"})
-            await error_answer(refused)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-async def on_known_error(request: Request, error: Exception) -> Response:
-    """An error that a request can cause."""
-    if isinstance(error, HTTPException) and error.status_code == 404:
-        error = HTTPException(404, not_found_message(request.scope["path"]))
-    return error_answer(error)
-
-
-async def on_disconnect(request: Request, error: Exception) -> Response:
-    """The client left, or stopped to speak HTTP, in the middle of a body: nobody gets this answer, the log and the metrics do."""
-    return error_answer(HTTPException(400, "the request ended before its body or its answer did"))
-
-
-async def on_unknown_error(request: Request, error: Exception) -> Response:
-    """The machine is full, or the service's own fault; Starlette raises it again, and the server logs it."""
-    return error_answer(error)
-
-
-def make_app(service: Service) -> ASGIApp:
-    """The application over a service."""
-    handlers = {
-        KeenPipelineError: on_known_error,
-        HTTPException: on_known_error,
-        ClientDisconnect: on_disconnect,
-        Exception: on_unknown_error,
-    }
-    app = Starlette(routes=routes(), exception_handlers=handlers)
-    app.router.redirect_slashes = False
-    app.state.service = service
-    app.state.lanes = Lanes()
-    # A key comes with each request and no cookie does, so any page may ask; outside of everything, so that errors say so too.
-    shared = CORSMiddleware(
-        Framing(app),
-        allow_origins=["*"],
-        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
-        allow_headers=["*"],
-        expose_headers=["Retry-After", "ETag", "Content-Range", "Content-Length"],
-        max_age=_PREFLIGHT_SECONDS,
-    )
-    return RequestLog(shared, service)

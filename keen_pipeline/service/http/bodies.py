@@ -1,11 +1,12 @@
-"""What a request says: its body, whole and bounded, and its parameters, none of them unknown, given twice or without bound."""
+"""The body of a request: whole, bounded, unpacked, and strict JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 import zlib
-from collections.abc import Mapping, Set
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -15,12 +16,14 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.http.answers import BodyTooLargeError
 
 _GZIP = 16 + zlib.MAX_WBITS
-_OFTEN_ASKED = ("group_by", "interval", "order_by", "limit", "steps", "analyses", "zero_fill", "force_refresh")
 
 
-async def read_body(request: Request) -> bytes:
-    """The body as it was sent, unpacked later by `unpack`. Raises BodyTooLargeError before more than the limit is held,
-    ServiceUnavailableError when the bodies of all requests hold what they may together."""
+async def read_body(request: Request) -> Callable[[], bytes]:
+    """Read the body as it was sent; what is returned gives it without its Content-Encoding, and takes time.
+
+    Raises BodyTooLargeError before more than the limit is held, ServiceUnavailableError when the bodies of all requests hold what
+    they may together; what is returned raises InvalidInputError, BodyTooLargeError.
+    """
     service: Service = request.app.state.service
     limit = service.config.max_body_bytes
     announced = request.headers.get("content-length", "0")
@@ -34,11 +37,10 @@ async def read_body(request: Request) -> bytes:
         service.pending_bodies.take(len(chunk))
         request.scope["state"]["body_bytes"] = size  # given back at the end of the request
         chunks.append(chunk)
-    return b"".join(chunks)
+    return partial(_unpack, b"".join(chunks), request.headers.get("content-encoding", ""), limit)
 
 
-def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body without its Content-Encoding. Raises InvalidInputError, BodyTooLargeError past `limit` bytes."""
+def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
     coding = encoding.strip().lower()
     if coding in ("", "identity"):
         return body
@@ -75,61 +77,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is outside the range of a double")
     return number
-
-
-def query_parameters(request: Request, known: Set[str]) -> dict[str, Any]:
-    """The parameters of a query string, without the key. Raises InvalidInputError for one that is unknown or given twice."""
-    pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "api_key"]
-    parameters = _once(pairs)
-    _check_known(parameters, known)
-    return parameters
-
-
-async def read_parameters(request: Request, known: Set[str]) -> dict[str, Any]:
-    """The parameters of a query string and of the JSON object in the body, which only a POST must have.
-
-    Raises InvalidInputError naming one that is unknown, given twice, or longer than the limit.
-    """
-    config = request.app.state.service.config
-    parameters: dict[str, Any] = query_parameters(request, known)
-    body = unpack(await read_body(request), request.headers.get("content-encoding", ""), config.max_body_bytes)
-    if body or request.method == "POST":
-        given = parse_json(body, pairs=_once)
-        if not isinstance(given, dict):
-            raise InvalidInputError("body: must be a JSON object", field="body")
-        parameters = _once([*parameters.items(), *given.items()])
-        _check_known(parameters, known)
-    check_text(parameters)
-    for name, value in parameters.items():
-        size = len(value if isinstance(value, str) else json.dumps(value))
-        if size > config.max_parameter_bytes:
-            raise InvalidInputError(f"{name}: {size} bytes, the limit is {config.max_parameter_bytes}", field=name)
-    return parameters
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in made:
-            raise InvalidInputError(f"{name[:80]}: given twice", field=name[:80])
-        made[name] = value
-    return made
-
-
-def _check_known(parameters: Mapping[str, Any], known: Set[str]) -> None:
-    unknown = sorted(set(parameters) - known)
-    if not unknown:
-        return
-    name = unknown[0][:80]
-    if name in _OFTEN_ASKED:
-        raise InvalidInputError(f"{name}: this service does not offer {name}", field=name)
-    listed = f"known are {', '.join(sorted(known))}" if known else "none is"
-    raise InvalidInputError(f"{name}: this parameter is not known here; {listed}", field=name)
-
-
-def check_text(value: object) -> None:
-    """Raises InvalidInputError for half of a surrogate pair in a text inside of a JSON value: it is no character."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidInputError("body: holds half of a surrogate pair, which is no character", field="body") from None

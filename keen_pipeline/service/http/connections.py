@@ -7,50 +7,15 @@ is the new one turned away.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from keen_pipeline.service.http.protocol import BoundedProtocol as Connection
 
-class Connection(Protocol):
-    """An open connection, as far as its place is concerned."""
-
-    address: str
-
-    def still_sends(self) -> bool:
-        """Whether a request has begun whose body is not whole yet."""
-        ...
-
-    def abort(self) -> None:
-        """Close it at once."""
-        ...
-
-    def look(self, now: float) -> None:
-        """Close it when it has stood still for too long."""
-        ...
-
-
-class _Address:
-    def __init__(self) -> None:
-        # In order of age, each with the time since which it is there.
-        self.silent: dict[Connection, float] = {}
-        self.idle: dict[Connection, float] = {}
-        self.asking: dict[Connection, float] = {}
-
-    def __len__(self) -> int:
-        return len(self.silent) + len(self.idle) + len(self.asking)
-
-    def discard(self, connection: Connection) -> None:
-        for group in (self.silent, self.idle, self.asking):
-            group.pop(connection, None)
-
-    def least_useful(self, silent_before: float) -> Connection | None:
-        oldest, since = next(iter(self.silent.items()), (None, 0.0))
-        if oldest is not None and (since <= silent_before or not self.idle):
-            return oldest
-        if self.idle:
-            return next(iter(self.idle))
-        return next((connection for connection in self.asking if connection.still_sends()), None)
+_log = logging.getLogger(__name__)
+_SILENT, _IDLE, _ASKING = "silent", "idle", "asking"
 
 
 class Connections:
@@ -61,62 +26,62 @@ class Connections:
 
     def __init__(self, most: int, most_per_address: int, grace: float = 1.0) -> None:
         self._most, self._most_per_address, self._grace = most, most_per_address, grace
-        self._addresses: dict[str, _Address] = {}
-        self._count = 0
+        # By address, what each does and since when.
+        self._open: dict[str, dict[Connection, tuple[str, float]]] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._open.values()))
 
     def admit(self, connection: Connection) -> bool:
         """Give a new connection its place, another one's if need be; False when there is none."""
-        place = self._addresses.get(connection.address, _Address())
-        if len(place) >= self._most_per_address:
-            crowded = place
-        elif self._count >= self._most:
-            crowded = max(self._addresses.values(), key=len)
-        else:
-            crowded = None
-        if crowded is not None:
-            victim = crowded.least_useful(time.monotonic() - self._grace)
-            if victim is None:
+        neighbours = self._open.get(connection.address, {})
+        crowd = neighbours
+        if len(neighbours) < self._most_per_address:
+            crowd = max(self._open.values(), key=len) if len(self) >= self._most else {}
+        if crowd:
+            ranked = [(rank, one) for one, place in crowd.items() if (rank := self._rank(one, *place)) is not None]
+            if not ranked:
                 return False
+            _, victim = min(ranked, key=lambda pair: pair[0])
             self.leave(victim)
             victim.abort()
-        place = self._addresses.setdefault(connection.address, place)
-        place.silent[connection] = time.monotonic()
-        self._count += 1
+        self._open.setdefault(connection.address, {})[connection] = _SILENT, time.monotonic()
         return True
+
+    def _rank(self, connection: Connection, state: str, since: float) -> tuple[int, float] | None:
+        """The lower, the sooner it gives way; None: it is being answered and stays."""
+        if state == _SILENT:
+            return (0 if since <= time.monotonic() - self._grace else 2), since
+        if state == _IDLE:
+            return 1, since
+        return (3, since) if connection.still_sends() else None
 
     def asks(self, connection: Connection) -> None:
         """A request has begun on it."""
-        self._move(connection, "asking")
+        self._note(connection, _ASKING)
 
     def answered(self, connection: Connection) -> None:
         """Its request is answered; it may send the next one."""
-        self._move(connection, "idle")
+        self._note(connection, _IDLE)
 
-    def _move(self, connection: Connection, group: str) -> None:
-        place = self._addresses.get(connection.address)
-        if place is not None and any(connection in each for each in (place.silent, place.idle, place.asking)):
-            place.discard(connection)
-            getattr(place, group)[connection] = time.monotonic()
+    def _note(self, connection: Connection, state: str) -> None:
+        neighbours = self._open.get(connection.address, {})
+        if connection in neighbours:
+            neighbours[connection] = state, time.monotonic()
 
     def leave(self, connection: Connection) -> None:
         """It is closed, or about to be. Safe to repeat."""
-        place = self._addresses.get(connection.address)
-        if place is None:
-            return
-        before = len(place)
-        place.discard(connection)
-        self._count -= before - len(place)
-        if not len(place):
-            del self._addresses[connection.address]
+        neighbours = self._open.get(connection.address, {})
+        neighbours.pop(connection, None)
+        if not neighbours:
+            self._open.pop(connection.address, None)
 
     def look(self) -> None:
         """Let each close itself when it has stood still for too long; called about once a second."""
         now = time.monotonic()
-        for connection in self._all():
-            connection.look(now)
-
-    def _all(self) -> Iterable[Connection]:
-        return [c for place in self._addresses.values() for group in (place.silent, place.idle, place.asking) for c in group]
+        for connection in [one for neighbours in self._open.values() for one in neighbours]:
+            try:
+                connection.look(now)
+            except Exception:  # noqa: BLE001 - one connection must end neither the server nor the watch over the others
+                _log.exception("connection closed")
+                connection.abort()

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from keen_pipeline.filters import Operator
-from keen_pipeline.service.http.openapi_schemas import SCHEMAS, json_of, object_of, ref, refusal
-from keen_pipeline.service.http.operation import Operation, Parameter
+from keen_pipeline.service.http.operation import Operation
+from keen_pipeline.service.http.parameters import Parameter
+from keen_pipeline.service.http.schemas import SCHEMAS, json_of, object_of, ref, refusal
 
-# What the HTTP server itself refuses, whatever the path.
-_MALFORMED = (400, 408, 431, 501, 503)
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 
 def document(operations: Sequence[Operation], base_url: str, project_id: str) -> dict[str, Any]:
     """The document of the service at `base_url`, which holds one project."""
-    made = _document(tuple(operations))
-    components = {**made["components"], "schemas": {**SCHEMAS, "ProjectId": {"enum": [project_id]}}}
-    return {**made, "components": components, "servers": [{"url": base_url}]}
-
-
-@lru_cache(maxsize=1)
-def _document(operations: tuple[Operation, ...]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         described = _described(operation)
@@ -43,8 +34,9 @@ def _document(operations: tuple[Operation, ...]) -> dict[str, Any]:
             "version": "3.0",
             "description": f"Filters: {', '.join(o.value for o in Operator)}, and `or` groups. Timeframes are half-open.",
         },
+        "servers": [{"url": base_url}],
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "securitySchemes": security},
+        "components": {"schemas": {**SCHEMAS, "ProjectId": {"enum": [project_id]}}, "securitySchemes": security},
         "security": [{"header": []}, {"query": []}],
     }
 
@@ -54,10 +46,11 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.answer is not None:
         success["content"] = dict(operation.answer)
     body = _body(operation)
-    codes = {*operation.errors, *_MALFORMED, *((413,) if body is not None or operation.method == "DELETE" else ())}
-    if operation.keys is not None and operation.method != "POST":
-        codes.add(413)
-    responses = {str(operation.status): success, **{str(code): refusal(code) for code in sorted(codes)}, **operation.responses}
+    responses = {
+        str(operation.status): success,
+        **{str(code): refusal(code) for code in _refusals(operation)},
+        **operation.responses,
+    }
     described: dict[str, Any] = {"summary": operation.summary, "responses": responses}
     parameters = [_path_parameter(name) for name in _VARIABLE.findall(operation.path)]
     if operation.method != "POST":
@@ -69,6 +62,16 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.keys is None:
         described["security"] = []
     return described
+
+
+def _refusals(operation: Operation) -> list[int]:
+    """The statuses of the refusals that such an operation may answer with."""
+    codes = {400, 408, 431, 501, 503}  # the HTTP server's own, whatever the path, and what every request may run into
+    if operation.keys is not None:
+        codes |= {401, 404, 413, 504, 507}
+    if operation.kind is not None:
+        codes.add(429)
+    return sorted(codes)
 
 
 def _body(operation: Operation) -> dict[str, Any] | None:

@@ -1,29 +1,46 @@
-"""The parameters of the operations, each described once, and the readers of those that need one."""
+"""The parameters of the operations, each described once, and what reads them: none unknown, given twice or without bound."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from starlette.requests import Request
+
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.http.bodies import check_text, parse_json
-from keen_pipeline.service.http.openapi_schemas import NAME, ref
-from keen_pipeline.service.http.operation import Parameter
+from keen_pipeline.service.http.bodies import parse_json, read_body
+from keen_pipeline.service.http.schemas import NAME, ref
 
 MAX_PROPERTY_NAMES = 1000
-_ONE_NAME = {"type": "string", "minLength": 1}
+_OFTEN_ASKED = ("group_by", "interval", "order_by", "limit", "steps", "analyses", "zero_fill", "force_refresh")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter. `in_address`: its schema in a query string, if it differs from that in a body; `encoded`: JSON there.
+
+    `hidden`: taken, and not described for a query string.
+    """
+
+    name: str
+    schema: dict[str, Any]
+    required: bool = False
+    in_address: dict[str, Any] | None = None
+    encoded: bool = False
+    hidden: bool = False
+
 
 FILTERS = Parameter("filters", ref("Filters"), in_address=ref("FiltersInAddress"), encoded=True)
 TIMEFRAME = Parameter("timeframe", ref("Timeframe"), in_address=ref("RelativeTimeframe"))
 TIMEZONE = Parameter("timezone", ref("Timezone"))
 SELECTING = (FILTERS, TIMEFRAME, TIMEZONE)
-EMAILS = (
-    Parameter("email", ref("Email"), hidden=True),
-    Parameter("email_address", ref("Email"), hidden=True),
-)
+EMAILS = tuple(Parameter(name, ref("Email"), hidden=True) for name in ("email", "email_address"))
 EVENT_COLLECTION = Parameter("event_collection", ref("Collection"), required=True)
-TARGET = Parameter("target_property", NAME, required=True, in_address=_ONE_NAME)
-UNIQUE = Parameter("unique_property", NAME, required=True, in_address=_ONE_NAME)
-DISTINCT = Parameter("distinct_property", NAME, required=True, in_address=_ONE_NAME)
+TARGET, UNIQUE, DISTINCT = (
+    Parameter(name, NAME, required=True) for name in ("target_property", "unique_property", "distinct_property")
+)
 PERCENTILE = Parameter("percentile", {"type": "number", "minimum": 0, "maximum": 100}, required=True)
 LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100_000})
 # What Keen's clients send beside the query and this service has no use for: it answers from the events themselves.
@@ -36,17 +53,69 @@ EXTRACTING = (
     *SELECTING,
     Parameter("latest", {"type": "integer", "minimum": 1, "maximum": 10**12}),
     *EMAILS,
-    Parameter(
-        "property_names",
-        {"type": "array", "items": NAME, "minItems": 1},
-        in_address={"type": "array", "items": _ONE_NAME, "minItems": 1},
-        encoded=True,
-    ),
+    Parameter("property_names", {"type": "array", "items": NAME, "minItems": 1}, encoded=True),
     Parameter("content_type", {"enum": ["application/json", "text/csv"]}),
     Parameter("content_encoding", {"const": "gzip"}),
 )
 BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("data", "modified", "c", "redirect"))
 SIGNED = (Parameter("expires", {"type": "string"}), Parameter("signature", {"type": "string"}))
+
+
+async def read_parameters(request: Request, known: Sequence[Parameter], *, with_body: bool) -> dict[str, Any]:
+    """The parameters of a query string, without the key, and of the JSON object in the body, which only a POST must have.
+
+    `with_body` False: the body is no object of parameters. Raises InvalidInputError naming one that is unknown, missing, given
+    twice, or longer than the limit.
+    """
+    config = request.app.state.service.config
+    pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "api_key"]
+    body = (await read_body(request))() if with_body else b""
+    if body or (with_body and request.method == "POST"):
+        given = parse_json(body, pairs=_once)
+        if not isinstance(given, dict):
+            raise InvalidInputError("body: must be a JSON object", field="body")
+        pairs += given.items()
+    parameters = _once(pairs)
+    _check_known(parameters, known)
+    _check_text(parameters)
+    for name, value in parameters.items():
+        size = len(value if isinstance(value, str) else json.dumps(value))
+        if size > config.max_parameter_bytes:
+            raise InvalidInputError(f"{name}: {size} bytes, the limit is {config.max_parameter_bytes}", field=name)
+    return parameters
+
+
+def _check_text(value: object) -> None:
+    """Raises InvalidInputError for half of a surrogate pair in a text inside of a JSON value: it is no character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError("body: holds half of a surrogate pair, which is no character", field="body") from None
+    except RecursionError:
+        raise InvalidInputError("body: nested too deep", field="body") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise InvalidInputError(f"{name[:80]}: given twice", field=name[:80])
+        made[name] = value
+    return made
+
+
+def _check_known(parameters: dict[str, Any], known: Sequence[Parameter]) -> None:
+    names = sorted(parameter.name for parameter in known)
+    unknown = sorted(set(parameters).difference(names))
+    if unknown:
+        name = unknown[0][:80]
+        if name in _OFTEN_ASKED:
+            raise InvalidInputError(f"{name}: this service does not offer {name}", field=name)
+        listed = f"known are {', '.join(names)}" if names else "none is"
+        raise InvalidInputError(f"{name}: this parameter is not known here; {listed}", field=name)
+    for parameter in known:
+        if parameter.required and parameters.get(parameter.name) in (None, ""):
+            raise InvalidInputError(f"{parameter.name}: must be given", field=parameter.name)
 
 
 def check_analysis_type(value: object, kind: str) -> None:
@@ -83,7 +152,7 @@ def _names_in(value: object) -> object:
             found = parse_json(value.encode())
         except InvalidInputError:
             return value
-        check_text(found)
+        _check_text(found)
         return found
     return value
 

@@ -72,6 +72,8 @@ class BoundedProtocol(H11Protocol):
         self._body_since = None
         self._places.answered(self)
         super().on_response_complete()
+        if self._is_asking():  # the next request was there already
+            self._places.asks(self)
 
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
@@ -79,7 +81,6 @@ class BoundedProtocol(H11Protocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """It has read."""
         self._unread_since = None
         super().resume_writing()
 
@@ -91,7 +92,6 @@ class BoundedProtocol(H11Protocol):
         return self.conn.their_state is h11.SEND_BODY
 
     def abort(self) -> None:
-        """Close it at once."""
         self.transport.abort()
 
     def look(self, now: float) -> None:

@@ -21,18 +21,17 @@ from typing import Any, cast
 
 import uvicorn
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME as CREDENTIALS_FILE
-from keen_pipeline.service.credentials import Credentials, make_credentials
 from keen_pipeline.service.endpoint import announced, exclusive
 from keen_pipeline.service.http.app import make_app
 from keen_pipeline.service.http.connections import Connections
 from keen_pipeline.service.http.protocol import BoundedProtocol
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.shared.objects import ObjectStore
+from keen_pipeline.service.storage.places import ObjectStore
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
@@ -43,10 +42,10 @@ MAX_HEAD_BYTES = 1024 * 1024  # GET queries carry their filters in the URL
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
-def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = None, objects: ObjectStore | None = None) -> None:
+def serve(config: ServiceConfig, objects: ObjectStore | None = None, results: ObjectStore | None = None) -> None:
     """Serve until SIGTERM or SIGINT (or the configured idle time, or the end of standard input).
 
-    `remove_result` removes a file at the results URI by its name, once its time is over. `objects`: the configured storage.
+    `objects`: the configured storage. `results`: the one at the results URI.
 
     Prints `listening on http://HOST:PORT` once requests are accepted. Requests in flight get five seconds to end.
     Raises ConfigurationError for a port or a data folder in use, before anything is read or written.
@@ -55,13 +54,12 @@ def serve(config: ServiceConfig, remove_result: Callable[[str], None] | None = N
     descriptors = raise_descriptor_limit()
     with _bind(config.host, config.port) as listener, exclusive(config.data):
         configure_logging()
-        credentials, open_backend = _backend(config, remove_result, objects)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
-        service = Service(config, credentials, f"http://{reachable}:{port}", open_backend)
+        service = Service(config, f"http://{reachable}:{port}", _opener(objects, results))
         try:
-            with announced(config.data, service.local_url, credentials.project_id):
+            with announced(config.data, service.local_url, service.credentials.project_id):
                 places = Connections(min(config.max_connections, descriptors // 2), config.max_connections_per_address)
                 _Server(service, f"http://{shown}:{port}", places).run(sockets=[listener])
         finally:
@@ -78,20 +76,17 @@ def raise_descriptor_limit() -> int:
     return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def _backend(
-    config: ServiceConfig, remove_result: Callable[[str], None] | None, objects: ObjectStore | None
-) -> tuple[Credentials, Callable[[ServiceConfig, Credentials, Engine], Backend]]:
-    """The credentials, and what opens the storage that they belong to."""
+def _opener(objects: ObjectStore | None, results: ObjectStore | None) -> Callable[[ServiceConfig, Engine], Backend]:
+    """What opens the data folder alone, or the storage that several processes share."""
     if objects is None:
-        return make_credentials(config), partial(one_folder, remove_result=remove_result)
+        return partial(one_folder, results=results)
     try:
-        from keen_pipeline.service.storage.shared.backend import SharedStorage  # only this needs psycopg
+        from keen_pipeline.service.storage.shared.backend import shared  # only this needs psycopg
     except ImportError:
         raise ConfigurationError(
             "service: a shared catalogue needs the postgres extra: pip install 'keen_pipeline[postgres]'"
         ) from None
-    shared = SharedStorage(config, objects, remove_result)
-    return shared.credentials(), shared.open
+    return partial(shared, objects=objects, results=results)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -186,14 +181,16 @@ class _Server(uvicorn.Server):
         limit = self._service.config.idle_exit_seconds
         if limit is None or self._service.open_requests or time.monotonic() - self._service.last_request < limit:
             return False
-        return not self._service.records.waiting()
+        try:
+            return not self._service.records.count_waiting()
+        except KeenPipelineError:  # the database is away; nobody knows
+            return False
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, and the fields that a call gives as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -97,10 +97,7 @@ class FileLog:
         longest = max(len(line) for line in (*names, *lines))
         if longest * 4 > MIB:  # characters; what is near the bound is measured in bytes
             longest = max(len(line.encode()) for line in (*names, *lines))
-        if self._active is None:
-            self._create()
-        active = self._active
-        assert active is not None
+        active = self._active or self._create()
         self._mend(active)
         descriptor = os.open(log_path(self._folder, active.number), os.O_WRONLY)
         try:
@@ -109,7 +106,7 @@ class FileLog:
             written = 0
             while written < len(block):
                 written += os.write(descriptor, block[written:])
-            os.fdatasync(descriptor) if hasattr(os, "fdatasync") else os.fsync(descriptor)
+            getattr(os, "fdatasync", os.fsync)(descriptor)
             active.torn = False
         except OSError:
             os.ftruncate(descriptor, active.bytes)
@@ -121,13 +118,13 @@ class FileLog:
         if active.bytes >= SEAL_BYTES:
             self._seal()
 
-    def _create(self) -> None:
-        made = _File(self._next)
-        descriptor = os.open(log_path(self._folder, made.number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.close(descriptor)
+    def _create(self) -> _File:
+        """Begin a file. It is taken once its name is on disk; one whose name isn't, though it is there, is begun again."""
+        log_path(self._folder, self._next).touch(0o600)
+        sync(self._folder)
+        made = self._active = _File(self._next)
         self._next += 1
-        self._active = made
-        sync_folder(self._folder)
+        return made
 
     def _mend(self, file: _File) -> None:
         """Cut off an append that failed, and could not be cut off then."""
@@ -178,8 +175,6 @@ class FileLog:
 class FileLogs:
     """The logs of all collections, in one folder each. `max_properties`: of one collection."""
 
-    shared = False
-
     def __init__(self, folder: Path, max_properties: int) -> None:
         self._folder = folder
         self._max_properties = max_properties
@@ -195,7 +190,7 @@ class FileLogs:
         folder = self._folder / disk_name(name)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
-            sync_folder(self._folder)
+            sync(self._folder)
         opened = self._open[name] = FileLog(folder, columns, watermark, self._max_properties)
         return opened
 
@@ -224,6 +219,22 @@ def log_path(folder: Path, number: int) -> Path:
     return folder / f"{number:012d}.ndjson"
 
 
+def appends(path: Path) -> Iterator[tuple[list[bytes], int]]:
+    """The acknowledged appends of a log: the lines of each, and the position behind it."""
+    lines, crc, position = list[bytes](), 0, 0
+    with path.open("rb") as file:
+        for line in file:
+            position += len(line)
+            if not line.startswith(_MARK):
+                lines.append(line)
+                crc = zlib.crc32(line, crc)
+                continue
+            if not line.endswith(b"\n") or _mark(line) != [len(lines), crc]:
+                return
+            yield lines, position
+            lines, crc = [], 0
+
+
 def read_log(path: Path) -> tuple[_File, dict[str, str]]:
     """What a log holds, and the columns that it names, by path, after a start.
 
@@ -231,24 +242,14 @@ def read_log(path: Path) -> tuple[_File, dict[str, str]]:
     beside the log.
     """
     found, names = _File(int(path.stem), since=path.stat().st_mtime), dict[str, str]()
-    times: list[int] = []
-    new: dict[str, str] = {}
-    crc, count, position, longest = 0, 0, 0, 0
-    with path.open("rb") as file:
-        for line in file:
-            position += len(line)
-            if not line.startswith(_MARK):
-                crc, count, longest = zlib.crc32(line, crc), count + 1, max(longest, len(line))
-                if line.startswith(_NAMES):
-                    new |= _names(line)
-                else:
-                    times.append(_time_of_bytes(line))
-                continue
-            if not line.endswith(b"\n") or _mark(line) != [count, crc]:
-                break
-            found.take(times, longest, position - found.bytes)
-            names |= {text: name for name, text in new.items()}
-            times, new, crc, count, longest = [], {}, 0, 0, 0
+    for lines, position in appends(path):
+        times = []
+        for line in lines:
+            if line.startswith(_NAMES):
+                names |= {text: name for name, text in json.loads(line)["+"].items()}
+            else:
+                times.append(int(line[5 : line.index(b",")]))
+        found.take(times, max(map(len, lines)), position - found.bytes)
     if found.bytes < path.stat().st_size:
         _cut(path, found.bytes)
     return found, names
@@ -259,25 +260,11 @@ def time_of(line: str) -> int:
     return int(line[5 : line.index(",")])
 
 
-def _time_of_bytes(line: bytes) -> int:
-    try:
-        return int(line[5 : line.index(b",")])
-    except ValueError:
-        return 0  # torn; its mark is missing too
-
-
 def _mark(line: bytes) -> object:
     try:
         return json.loads(line)["#"]
     except (ValueError, KeyError):
         return None
-
-
-def _names(line: bytes) -> dict[str, str]:
-    try:
-        return dict(json.loads(line)["+"])
-    except (ValueError, KeyError, TypeError):
-        return {}  # torn; its mark is missing too
 
 
 def _cut(path: Path, size: int) -> None:
@@ -294,17 +281,8 @@ def _cut(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until the bytes of a file are on disk."""
+def sync(path: Path) -> None:
+    """Wait until the bytes of a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

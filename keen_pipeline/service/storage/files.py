@@ -13,13 +13,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import duckdb
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import Engine, own_errors, sql_text
-from keen_pipeline.service.storage.event_log import sync_file
+from keen_pipeline.service.storage.event_log import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
 
 MERGE_COUNT = 8
@@ -101,7 +102,8 @@ class EventFiles:
         self._engine, self._work = engine, work
         self.memory = engine.memory
         self._lock = threading.Lock()
-        self._facts: OrderedDict[object, Facts] = OrderedDict()
+        self._facts: OrderedDict[str, Facts] = OrderedDict()  # of files, by name
+        self._log_facts: WeakKeyDictionary[LogPart, Facts] = WeakKeyDictionary()  # whose files go with the last who reads them
 
     def fold(self, logs: Sequence[LogPart]) -> DataFile:
         """One file of the events in some logs."""
@@ -163,7 +165,7 @@ class EventFiles:
                 rows = f"SELECT {', '.join(['t', *present])} FROM {source}"
                 cursor.execute(f"COPY ({rows}) TO {sql_text(str(path))} ({options})", parameters)
                 path.chmod(0o600)
-                sync_file(path)
+                sync(path)
                 row = cursor.execute(f"SELECT count(*), min(t), max(t) FROM read_parquet({sql_text(str(path))})").fetchone()
             assert row is not None
             _check_number(path, row[0], events)
@@ -171,33 +173,35 @@ class EventFiles:
             path.unlink(missing_ok=True)
             raise
         made = DataFile(path.name, events, row[1], row[2], path.stat().st_size)
-        self._remember(made.name, facts)
+        self._remember(made, facts)
         return made
 
-    def _remember(self, key: object, facts: Facts) -> None:
+    def _remember(self, part: Part, facts: Facts) -> Facts:
         with self._lock:
-            self._facts[key] = facts
-            self._facts.move_to_end(key)
+            if isinstance(part, LogPart):
+                self._log_facts[part] = facts
+                return facts
+            self._facts[part.name] = facts
+            self._facts.move_to_end(part.name)
             while len(self._facts) > _REMEMBERED:
                 self._facts.popitem(last=False)
+            return facts
 
     def facts(self, parts: Mapping[Part, Path] | Mapping[DataFile, Path]) -> dict[Part, Facts]:
         """What parts hold, in their order. `parts`: with the paths where they are."""
         found: dict[Part, Facts] = {}
         with own_errors("reading events"), self._engine.cursor() as cursor:
             for part, path in parts.items():
-                key: object = part.name if isinstance(part, DataFile) else part
                 with self._lock:
-                    known = self._facts.get(key)
-                if known is None:
-                    if isinstance(part, DataFile):
-                        known = _footer(cursor, path) or _look_file(cursor, path)
-                    else:
-                        with self.memory.reserved(reading_mib([part])):
-                            known = _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
-                    self._remember(key, known)
-                found[part] = known
+                    known = self._log_facts.get(part) if isinstance(part, LogPart) else self._facts.get(part.name)
+                found[part] = known or self._remember(part, self._read_facts(cursor, part, path))
         return found
+
+    def _read_facts(self, cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Facts:
+        if isinstance(part, DataFile):
+            return _footer(cursor, path) or _look_file(cursor, path)
+        with self.memory.reserved(reading_mib([part])):
+            return _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
 
 
 def _check_number(path: Path, written: int, expected: int) -> None:

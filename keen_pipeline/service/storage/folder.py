@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.service.storage.event_log import log_numbers, sync_file, sync_folder
+from keen_pipeline.service.storage.event_log import log_numbers, sync
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk
-from keen_pipeline.service.storage.tables import TableState, read_state
+from keen_pipeline.service.storage.places import TablePlace
+from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
 
 _log = logging.getLogger(__name__)
-
-
-class FolderPlace:
-    """Where one table lies."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.options: dict[str, str] = {}
-        self.uri = str(folder)
-
-    def committed(self, version: int) -> None:
-        """Make what deltalake wrote private, and durable."""
-        log = self.folder / "_delta_log"
-        log.chmod(0o700)
-        for path in log.iterdir():
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-        sync_file(log / f"{version:020d}.json")
-        sync_folder(log)
 
 
 class FolderTables:
@@ -51,22 +34,22 @@ class FolderTables:
         found = (name_on_disk(path.name) for path in self._root.iterdir() if (path / "_delta_log").is_dir())
         return [name for name in found if name is not None]
 
-    def place(self, name: str) -> FolderPlace:
+    def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""
         folder = self._root / disk_name(name)
         if (folder / "_delta_log").is_dir():
             _check(folder, self._logs / disk_name(name))
         else:
             folder.mkdir(mode=0o700, exist_ok=True)
-            sync_folder(self._root)
-        return FolderPlace(folder)
+            sync(self._root)
+        return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         """Put written files where the table will look for them."""
         folder = self._root / disk_name(name)
         for file in files:
             (self.work / file.name).rename(folder / file.name)
-        sync_folder(folder)
+        sync(folder)
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
         """Where files are. One that left the table stays for longer than any query lasts."""
@@ -80,6 +63,16 @@ class FolderTables:
         """There is nothing to close."""
 
 
+def _committed(log: Path, version: int) -> None:
+    """Make what deltalake wrote private, and durable."""
+    log.chmod(0o700)
+    for path in log.iterdir():
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    sync(log / f"{version:020d}.json")
+    sync(log)
+
+
 def _check(folder: Path, logs: Path) -> None:
     """See that the newest version of a table has its files, and go back to one that has.
 
@@ -87,54 +80,35 @@ def _check(folder: Path, logs: Path) -> None:
     folder. Nothing is lost then: the logs it was made of, and the files it replaced, were kept. The commits are set aside.
     """
     log = folder / "_delta_log"
-    versions = sorted(int(path.stem) for path in log.glob("*.json") if path.stem.isdigit())
-    if not versions:
+    versions = sorted((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), reverse=True)
+    whole = next((state for version in versions if (state := _whole(folder, version)) is not None), None)
+    if not versions or (whole is not None and whole.version == versions[0]):
         return
-    broken: list[int] = []
-    newest: TableState | None = None
-    for version in reversed(versions):
-        state = _whole(folder, version)
-        if state is not None:
-            newest = state
-            break
-        broken.append(version)
-    if not broken:
-        _name_unknown(folder, newest)
-        return
-    there = set(log_numbers(logs))
-    lost = _watermark(folder, broken[0], newest)
-    if newest is None and versions[0] == 0:
-        newest_watermark = 0
-    elif newest is None:
+    if whole is None and versions[-1] != 0:
         raise ConfigurationError(f"service: {folder} lacks files of events, and its logs do not reach back; restore another copy")
-    else:
-        newest_watermark = newest.watermark
-    if not set(range(newest_watermark + 1, lost + 1)) <= there:
+    state = whole or EMPTY
+    if not set(range(state.watermark + 1, _watermark(folder, versions[0]) + 1)) <= set(log_numbers(logs)):
         raise ConfigurationError(
             f"service: {folder} lacks files of events that its newest version names; restore them, or another copy of the folder"
         )
-    _set_aside(log, newest.version if newest is not None else -1)
+    _set_aside(log, state.version)
 
 
 def _whole(folder: Path, version: int) -> TableState | None:
     """A version whose files are all there; None where it can't be read, or a file is missing or shorter."""
     try:
         state = read_state(DeltaTable(str(folder), version=version))
+        return state if all((folder / file.name).stat().st_size == file.bytes for file in state.files) else None
     except (DeltaError, OSError):
         return None
-    for file in state.files:
-        path = folder / file.name
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            return None
-    return state
 
 
-def _watermark(folder: Path, version: int, older: TableState | None) -> int:
-    """The newest log that a version says it holds, as far as it can be read."""
+def _watermark(folder: Path, version: int) -> int:
+    """The newest log that a version says it holds; 0 where it can't be read, as it was never whole then."""
     try:
         return DeltaTable(str(folder), version=version).transaction_version("log") or 0
     except (DeltaError, OSError):
-        return older.watermark if older is not None else 0
+        return 0
 
 
 def _set_aside(log: Path, version: int) -> None:
@@ -146,13 +120,5 @@ def _set_aside(log: Path, version: int) -> None:
         if path.name == "_last_checkpoint" or (digits.isdigit() and int(digits) > version):
             path.rename(aside / path.name)
             moved.append(path.name)
-    sync_folder(log)
+    sync(log)
     _log.warning("commits without their files were set aside", extra={"table": str(log.parent), "commits": moved})
-
-
-def _name_unknown(folder: Path, state: TableState | None) -> None:
-    """What the table does not name is left alone; files that were replaced not long ago are among it."""
-    known = {file.name for file in state.files} if state is not None else set()
-    unknown = [path.name for path in folder.iterdir() if path.is_file() and path.name not in known]
-    if unknown:
-        _log.info("files that the table does not name now", extra={"table": str(folder), "files": sorted(unknown)})

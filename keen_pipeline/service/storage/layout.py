@@ -10,12 +10,12 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.credentials import write_private
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.event_log import FileLogs, sync_file, sync_folder
+from keen_pipeline.service.storage.event_log import FileLogs, sync
 from keen_pipeline.service.storage.folder import FolderTables
 from keen_pipeline.service.storage.migration import migrate_segments
 
@@ -25,33 +25,23 @@ _DONE = "done"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The folders for events."""
-
-    events: Path
-    logs: Path
-    work: Path
-
-
-def open_layout(data: Path, engine: Engine, max_properties: int) -> Layout:
-    """The folders of a data folder, made where they are missing, brought up where they are older.
+def open_layout(data: Path, engine: Engine, max_properties: int) -> tuple[FolderTables, FileLogs]:
+    """The tables and logs of a data folder, made where they are missing, brought up where they are older.
 
     Nothing that is there is deleted: what an older version wrote is set aside beside it, under a name that the log tells.
     Raises ConfigurationError for a folder of a newer version.
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    layout = Layout(data / "events", data / "log", data / "work")
     found = _version(data)
     if found is not None and found != VERSION:
         raise ConfigurationError(f"service: {data} has layout {found}, this version reads {VERSION}; use the version that wrote it")
-    shutil.rmtree(layout.work, ignore_errors=True)
+    work = data / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(mode=0o700, exist_ok=True)
     if found is None:
-        _bring_up(data, layout, engine, max_properties)
+        _bring_up(data, work, engine, max_properties)
         _note_version(data)
-    for folder in (layout.events, layout.logs, layout.work):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return layout
+    return FolderTables(data / "events", data / "log", work), FileLogs(data / "log", max_properties)
 
 
 def _version(data: Path) -> int | None:
@@ -64,49 +54,39 @@ def _version(data: Path) -> int | None:
 
 
 def _note_version(data: Path) -> None:
-    part = data / f"{_FILE}.part"
-    part.write_text(json.dumps({"layout": VERSION}) + "\n", encoding="utf-8")
-    part.chmod(0o600)
-    sync_file(part)
-    part.rename(data / _FILE)
-    sync_folder(data)
+    write_private(data / _FILE, json.dumps({"layout": VERSION}) + "\n")
+    sync(data)
 
 
-def _bring_up(data: Path, layout: Layout, engine: Engine, max_properties: int) -> None:
+def _bring_up(data: Path, work: Path, engine: Engine, max_properties: int) -> None:
     """From the first layout, `events/<number>/` with its catalog in state.db; a crash leaves that, or a finished one."""
-    new = data / "migration"
-    if (new / _DONE).exists():
-        _switch(data, new, layout)
-        return
-    shutil.rmtree(new, ignore_errors=True)
-    old = data / "events"
-    if layout.logs.is_dir() or not old.is_dir() or not any(old.iterdir()):
-        return  # a copy that lacks layout.json alone, as an older layout has no such folder; or nothing at all
-    if not (data / "state.db").exists():
-        aside = _aside(old)
-        _log.error("events of an older version without their catalog were set aside", extra={"folder": str(aside)})
-        return
-    for folder in (new, layout.work):
-        folder.mkdir(mode=0o700)
-    _log.info("events of an older version are being converted", extra={"folder": str(old)})
-    tables = FolderTables(new / "events", new / "log", layout.work)
-    events = migrate_segments(data / "state.db", old, tables, FileLogs(new / "log", max_properties), engine, max_properties)
-    (new / _DONE).write_text(f"{events}\n")
-    sync_file(new / _DONE)
-    sync_folder(new)
-    _switch(data, new, layout)
+    new, old = data / "migration", data / "events"
+    if not (new / _DONE).exists():
+        shutil.rmtree(new, ignore_errors=True)
+        if (data / "log").is_dir() or not old.is_dir() or not any(old.iterdir()):
+            return  # a copy that lacks layout.json alone, as an older layout has no such folder; or nothing at all
+        if not (data / "state.db").exists():
+            _log.error("events of an older version without their catalog were set aside", extra={"folder": str(_aside(old))})
+            return
+        new.mkdir(mode=0o700)
+        _log.info("events of an older version are being converted", extra={"folder": str(old)})
+        tables, logs = FolderTables(new / "events", new / "log", work), FileLogs(new / "log", max_properties)
+        events = migrate_segments(data / "state.db", old, tables, logs, engine, max_properties)
+        write_private(new / _DONE, f"{events}\n")
+        sync(new)
+    _switch(data, new)
 
 
-def _switch(data: Path, new: Path, layout: Layout) -> None:
+def _switch(data: Path, new: Path) -> None:
     """Put what was converted into its place; every step may be the last one before a crash."""
-    events = (new / _DONE).read_text().strip()
-    if (new / "events").exists() and layout.events.exists():
-        aside = _aside(layout.events)
-        _log.warning("events were converted; the older files can be removed", extra={"events": events, "folder": str(aside)})
-    for made, place in ((new / "events", layout.events), (new / "log", layout.logs)):
-        if made.exists():
-            made.rename(place)
-    sync_folder(data)
+    if (new / "events").exists() and (data / "events").exists():
+        events = (new / _DONE).read_text().strip()
+        aside = str(_aside(data / "events"))
+        _log.warning("events were converted; the older files can be removed", extra={"events": events, "folder": aside})
+    for name in ("events", "log"):
+        if (new / name).exists():
+            (new / name).rename(data / name)
+    sync(data)
     _note_version(data)
     shutil.rmtree(new)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,13 +15,12 @@ from keen_pipeline.service.events.cells import decode_field
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.values import encode_value
 from keen_pipeline.service.storage.engine import Engine, sql_text
-from keen_pipeline.service.storage.event_log import FileLogs, log_numbers, log_path
+from keen_pipeline.service.storage.event_log import FileLogs, appends, log_numbers, log_path
 from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline.service.storage.folder import FolderTables
 from keen_pipeline.service.storage.store import FOLD_BYTES, EventStore
 
 _BATCH = 256
-_MARK = b'{"#":['
 
 
 def migrate_segments(database: Path, old: Path, new: FolderTables, logs: FileLogs, engine: Engine, max_properties: int) -> int:
@@ -40,7 +38,9 @@ def migrate_segments(database: Path, old: Path, new: FolderTables, logs: FileLog
             paths = _paths(connection, collection["id"])
             for rows in _rows(connection, old / str(collection["id"]), collection["id"], engine):
                 total += store.append(collection["name"], _encoder(rows, paths))
-                _fold_large(store, collection["name"])
+                stored = store.known(collection["name"])
+                if stored is not None and any(backlog.bytes >= FOLD_BYTES for backlog in store.backlogs()):
+                    store.fold(stored)
     return total
 
 
@@ -63,28 +63,13 @@ def _rows(connection: sqlite3.Connection, folder: Path, collection: int, engine:
     folded = {r["number"] for r in connection.execute("SELECT number FROM folded_logs WHERE collection = ?", [collection])}
     for number in log_numbers(folder) if folder.is_dir() else []:
         if number not in folded:
-            yield from _logged(_old_log(folder, number))
+            for lines, _ in appends(_old_log(folder, number)):
+                yield [json.loads(line) for line in lines]
 
 
 def _old_log(folder: Path, number: int) -> Path:
     path = folder / f"{number:010d}.ndjson"
     return path if path.exists() else log_path(folder, number)
-
-
-def _logged(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """The acknowledged events of a log, a batch for each append."""
-    lines: list[bytes] = []
-    crc = 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.startswith(_MARK):
-                lines.append(line)
-                crc = zlib.crc32(line, crc)
-                continue
-            if not line.endswith(b"\n") or json.loads(line)["#"] != [len(lines), crc]:
-                return
-            yield [json.loads(one) for one in lines]
-            lines, crc = [], 0
 
 
 def _encoder(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, str]) -> Callable[[Columns], list[str]]:
@@ -103,10 +88,3 @@ def _text(cell: str) -> str:
     quoted = cell.startswith('"')
     field = cell[1:-1].replace('""', '"') if quoted else cell
     return encode_value(decode_field(field, quoted=quoted, nested='[{"'))
-
-
-def _fold_large(store: EventStore, name: str) -> None:
-    if any(backlog.name == name and backlog.bytes >= FOLD_BYTES for backlog in store.backlogs()):
-        collection = store.known(name)
-        assert collection is not None
-        store.fold(collection)

@@ -1,15 +1,84 @@
-"""Where tables and logs lie: what the store of events asks of a folder, or of an object store and a database."""
+"""Where a service keeps things: what it asks of one folder, or of a PostgreSQL database and an object store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO, Protocol
 
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart
-from keen_pipeline.service.storage.tables import TablePlace
+
+
+class StorageError(ServiceUnavailableError):
+    """A storage refused what it took when the service started; whoever took the right or the bucket away may give it back."""
+
+
+class ObjectStore(Protocol):
+    """Whole files under names such as `events/0f3a.parquet`. Every method may be called from any thread.
+
+    Raises ServiceUnavailableError while the storage is away, StorageError where it refuses.
+    """
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a local file the object of a name: whole, or not at all."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """A binary, seekable reader of an object. Raises FileNotFoundError where there is none."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        ...
+
+
+class Connection(Protocol):
+    """What a transaction works with. Parameters stand as `?` in the SQL."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """Run one statement; its rows, by name of column, are read by `fetchone` and `fetchall`, their number is `rowcount`."""
+        ...
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
+        """Run one statement for each row of parameters."""
+        ...
+
+
+class Database(Protocol):
+    """Records, and transactions that are durable when they return. Every method may be called from any thread."""
+
+    def transaction(self, lock: str | None = None) -> AbstractContextManager[Connection]:
+        """One transaction; rolled back where the block raises. Those of one `lock` run one after another, in all processes."""
+        ...
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query, by name of column."""
+        ...
+
+    def exclusive(self, name: str, wait: float) -> AbstractContextManager[bool]:
+        """Whether no other process holds a name while the block runs. `wait`: for one that does, in seconds."""
+        ...
+
+    def now(self) -> float:
+        """The time, in seconds since 1970, that all processes on this database agree on."""
+        ...
+
+    def close(self) -> None:
+        """Close it; nothing may use it afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class TablePlace:
+    """Where a table lies. `options`: what deltalake is told of the storage. `committed` is called with each new version."""
+
+    uri: str
+    options: dict[str, str]
+    committed: Callable[[int], None]
 
 
 class Log(Protocol):

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,26 @@ from keen_pipeline.service.storage.engine import RETRY_SECONDS, DiskFullError
 WAIT_SECONDS = 10.0
 """For another process that has it locked, such as a backup."""
 
-_VERSION = 4
-_SCHEMA = """
+_VERSION = 5
+EXTRACTIONS = """
 CREATE TABLE extractions (
     id TEXT PRIMARY KEY, collection TEXT NOT NULL, names TEXT NOT NULL, filters TEXT NOT NULL, start_time TEXT, end_time TEXT,
-    email TEXT, status TEXT NOT NULL, created REAL NOT NULL, not_before REAL NOT NULL, finished REAL, events INTEGER, bytes INTEGER,
-    message TEXT, mail_status TEXT, mail_attempts INTEGER NOT NULL DEFAULT 0, mail_next REAL,
-    options TEXT NOT NULL DEFAULT '{}', turn INTEGER NOT NULL DEFAULT 0);
+    email TEXT, status TEXT NOT NULL, created DOUBLE PRECISION NOT NULL, not_before DOUBLE PRECISION NOT NULL,
+    finished DOUBLE PRECISION, events BIGINT, bytes BIGINT, message TEXT, mail_status TEXT,
+    mail_attempts INTEGER NOT NULL DEFAULT 0, mail_next DOUBLE PRECISION, options TEXT NOT NULL DEFAULT '{}',
+    turn INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0, holder TEXT, held_until DOUBLE PRECISION NOT NULL DEFAULT 0);
 CREATE INDEX extractions_by_collection ON extractions (collection, created);
 CREATE INDEX extractions_by_status ON extractions (status, created);
 """
+"""For SQLite and PostgreSQL."""
 
 # From each older version to the next one. Where the events were catalogued until version 3, see `migration`.
 _MIGRATIONS = {
     1: "ALTER TABLE extractions ADD COLUMN options TEXT NOT NULL DEFAULT '{}';",
     2: "ALTER TABLE extractions ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;",
     3: "".join(f"DROP TABLE IF EXISTS {name};" for name in ("folded_logs", "segments", "properties", "collections")),
+    4: "ALTER TABLE extractions ADD COLUMN lost INTEGER NOT NULL DEFAULT 0; ALTER TABLE extractions ADD COLUMN holder TEXT;"
+    " ALTER TABLE extractions ADD COLUMN held_until DOUBLE PRECISION NOT NULL DEFAULT 0;",
 }
 _log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class SqliteDatabase:
             self._connection.execute(f"PRAGMA {pragma}")
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;")
+            self._connection.executescript(f"BEGIN;{EXTRACTIONS}PRAGMA user_version={_VERSION};COMMIT;")
         elif version in _MIGRATIONS:
             steps = "".join(_MIGRATIONS[number] for number in range(version, _VERSION))
             self._connection.executescript(f"BEGIN;{steps}PRAGMA user_version={_VERSION};COMMIT;")
@@ -93,6 +97,10 @@ class SqliteDatabase:
         """All rows of a query."""
         with self._lock, _own_errors():
             return self._connection.execute(sql, parameters).fetchall()
+
+    def exclusive(self, name: str, wait: float) -> AbstractContextManager[bool]:
+        """There is no other process."""
+        return nullcontext(enter_result=True)
 
     def now(self) -> float:
         """The time of this machine, in seconds since 1970."""

@@ -6,7 +6,7 @@ above its watermark. Reading writes nothing. Events stand in order of arrival.
 
 from __future__ import annotations
 
-import logging
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,12 +29,9 @@ FOLD_BYTES = 16 * MIB
 MAX_BACKLOG_BYTES = 256 * MIB
 """Of one collection's logs; past it appends are refused until they are folded."""
 
-DELETE_TRIES = 5
-FOLD_TRIES = 20
+DELETE_TRIES = 20
 WRITER_WAIT_SECONDS = 30.0
 RETRY_SECONDS = 10.0
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,6 +51,11 @@ class Collection:
             state = self.table.state()
             return state, self.log.parts(state.watermark)
 
+    def folded(self, watermark: int) -> None:
+        """The logs up to a watermark are in the table. Whoever looks meanwhile, and saw the table before that, has them first."""
+        with self.looking:
+            self.log.folded(watermark)
+
 
 class Snapshot:
     """A collection at one moment. `columns`: names by path of every property. `segments`: where its events are, in order.
@@ -67,8 +69,8 @@ class Snapshot:
         self.collection, self.segments, self.columns = collection, tuple(segments), columns
         self._files, self._tables = files, tables
         self._held: dict[DataFile, Path] = {}
-        self._reserved = False
         self._until_left = ExitStack()
+        self._reserved = False
 
     @property
     def events(self) -> int:
@@ -84,6 +86,7 @@ class Snapshot:
         missing = [s for s in segments if isinstance(s, DataFile) and s not in self._held]
         if missing:
             self._held |= self._tables.hold(self.collection, missing)
+            self._until_left.callback(self._tables.release, self.collection, missing)
 
     def facts(self, segments: Sequence[Part]) -> Facts:
         """What some segments hold, together."""
@@ -105,7 +108,6 @@ class Snapshot:
     def leave(self) -> None:
         """Give back what was fetched."""
         self._until_left.close()
-        self._tables.release(self.collection, self._held)
         self._held = {}
 
 
@@ -197,28 +199,17 @@ class EventStore:
         with collection.rewriting, self._logs.exclusive(name, "rewrite", WRITER_WAIT_SECONDS) as ours:
             if not ours:
                 raise ServiceUnavailableError(f"another process rewrites {name}; ask again later", retry_after=RETRY_SECONDS)
-            for attempt in range(DELETE_TRIES):
+            _, logs = collection.look()
+            newest = logs[-1].last_number if logs else 0
+            for attempt in itertools.count(1):
                 try:
-                    self._fold_everything(collection)
+                    while collection.table.state().watermark < newest:
+                        self.fold(collection)
                     return self._rewrite(collection, where)
-                except OvertakenError:
-                    if attempt + 1 == DELETE_TRIES:
+                except OvertakenError:  # mostly by another process's upkeep, which folds the same
+                    if attempt == DELETE_TRIES:
                         raise
         raise AssertionError("unreachable")
-
-    def _fold_everything(self, collection: Collection) -> None:
-        """Into files, what was acknowledged until now."""
-        _, logs = collection.look()
-        newest = logs[-1].last_number if logs else 0
-        for attempt in range(FOLD_TRIES):
-            try:
-                while collection.table.state().watermark < newest:
-                    self.fold(collection)
-            except OvertakenError:  # by another process's upkeep, which does the same
-                if attempt + 1 == FOLD_TRIES:
-                    raise
-            else:
-                return
 
     def _rewrite(self, collection: Collection, where: Callable[[Snapshot], Where]) -> int:
         name, state = collection.name, collection.table.state()
@@ -239,12 +230,12 @@ class EventStore:
             if old:
                 self._tables.publish(name, new)
                 collection.table.commit(add=new, remove=old)
-        except BaseException:
+        finally:
             self._discard(new)
-            raise
         return sum(file.events for file in old) - sum(file.events for file in new)
 
     def _discard(self, files: Sequence[DataFile]) -> None:
+        """Remove what was written and not published."""
         for file in files:
             (self._tables.work / file.name).unlink(missing_ok=True)
 
@@ -258,40 +249,37 @@ class EventStore:
                     break
                 chosen.append(log)
             if not chosen:
-                collection.log.folded(state.watermark)
+                collection.folded(state.watermark)
                 return False
+            newest = chosen[-1].last_number
             made = self._files.fold(chosen)
             try:
                 self._tables.publish(collection.name, [made])
-                watermark = (state.watermark, chosen[-1].last_number)
-                collection.table.commit(add=[made], watermark=watermark, columns=collection.log.columns)
-            except BaseException:
+                collection.table.commit(add=[made], watermark=(state.watermark, newest), columns=collection.log.columns)
+            finally:
                 self._discard([made])
-                raise
-            collection.log.folded(watermark[1])
+            collection.folded(newest)
             return True
 
     def merge(self, collection: Collection) -> bool:
         """Turn small neighbours into one file; whether there were enough of them. Raises OvertakenError."""
         if not collection.rewriting.acquire(blocking=False):
             return False
+        made: list[DataFile] = []
         try:
             old = mergeable(collection.table.state().files)
             if not old:
                 return False
             paths = self._tables.hold(collection.name, old)
-            made = None
             try:
-                made = self._files.merge(paths)
-                self._tables.publish(collection.name, [made])
-                collection.table.commit(add=[made], remove=old)
-            except BaseException:
-                self._discard([made] if made is not None else [])
-                raise
+                made.append(self._files.merge(paths))
+                self._tables.publish(collection.name, made)
             finally:
                 self._tables.release(collection.name, old)
+            collection.table.commit(add=made, remove=old)
             return True
         finally:
+            self._discard(made)
             collection.rewriting.release()
 
     def backlogs(self) -> list[Backlog]:

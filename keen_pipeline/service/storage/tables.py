@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -25,6 +24,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.engine import RETRY_SECONDS, DiskFullError
 from keen_pipeline.service.storage.parts import DataFile, column_order
+from keen_pipeline.service.storage.places import TablePlace
 
 COMMIT_TRIES = 10
 CHECKPOINT_COMMITS = 50
@@ -53,24 +53,6 @@ class TableState:
 
 
 EMPTY = TableState(-1, 0, (), {})
-
-
-class TablePlace(Protocol):
-    """Where a table lies."""
-
-    @property
-    def uri(self) -> str:
-        """For deltalake."""
-        ...
-
-    @property
-    def options(self) -> dict[str, str]:
-        """What deltalake is told of the storage."""
-        ...
-
-    def committed(self, version: int) -> None:
-        """A commit was made."""
-        ...
 
 
 class Table:
@@ -133,9 +115,13 @@ class Table:
                     raise OvertakenError("another process took in the same events first; ask again")
                 if not {file.name for file in remove} <= {file.name for file in state.files}:
                     raise OvertakenError("another process rewrote the same events first; ask again")
-                if self._try(delta, state, add, remove, watermark[1] if watermark else None, columns or {}):
-                    self._refreshed()
-                    return
+                new = {path: name for path, name in (columns or {}).items() if path not in state.columns}
+                try:
+                    self._commit(delta, add, remove, watermark[1] if watermark else None, new)
+                except CommitFailedError:
+                    continue
+                self._state = read_state(delta)
+                return
         raise OvertakenError("other processes change the same table all the time; ask again", retry_after=1)
 
     def _create(self, columns: Mapping[str, str]) -> DeltaTable:
@@ -148,38 +134,31 @@ class Table:
         assert delta is not None
         return delta
 
-    def _try(
+    def _commit(
         self,
         delta: DeltaTable,
-        state: TableState,
         add: Sequence[DataFile],
         remove: Sequence[DataFile],
         watermark: int | None,
-        columns: Mapping[str, str],
-    ) -> bool:
-        new = {path: name for path, name in columns.items() if path not in state.columns}
+        new_columns: Mapping[str, str],
+    ) -> None:
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             *(AddAction(file.name, file.bytes, {}, now, data_change=True, stats=_statistics(file)) for file in add),
             *(RemoveAction(file.name, data_change=True, deletion_timestamp=now, size=file.bytes) for file in remove),
         ]
         transactions = [Transaction(_APP, watermark)] if watermark is not None else None
-        try:
-            if new:
-                delta.alter.add_columns(_fields(new))
-                delta.update_incremental()
-                self._place.committed(delta.version())
-            delta.create_write_transaction(
-                actions, "append", delta.schema(), commit_properties=CommitProperties(app_transactions=transactions)
-            )
-        except CommitFailedError:
-            return False
-        finally:
-            self._delta = delta if self._shared else None
+        if new_columns:
+            delta.alter.add_columns(_fields(new_columns))
+            self._committed(delta)
+        delta.create_write_transaction(
+            actions, "append", delta.schema(), commit_properties=CommitProperties(app_transactions=transactions)
+        )
+        self._committed(delta)
+
+    def _committed(self, delta: DeltaTable) -> None:
         delta.update_incremental()
         self._place.committed(delta.version())
-        self._state = read_state(delta)
-        return True
 
     def sweep(self, seconds: float) -> None:
         """Remove the files that left the table so long ago, in whole hours. What the table never named stays."""
@@ -189,8 +168,7 @@ class Table:
             if delta is None or not delta.vacuum(hours, dry_run=True, enforce_retention_duration=False):
                 return
             removed = delta.vacuum(hours, dry_run=False, enforce_retention_duration=False)
-            delta.update_incremental()
-            self._place.committed(delta.version())
+            self._committed(delta)
             _log.info("files removed that left their table", extra={"table": self._place.uri, "files": removed})
 
 

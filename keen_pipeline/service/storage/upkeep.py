@@ -10,7 +10,7 @@ from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.storage.parts import Backlog
 from keen_pipeline.service.storage.places import Logs
-from keen_pipeline.service.storage.store import Collection, EventStore
+from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
 
 DUE_BYTES = 8 * MIB
@@ -87,25 +87,13 @@ class Upkeep:
 
     def _fold(self, name: str) -> None:
         collection = self._store.known(name)
-        if collection is None:
-            return
-        with self._logs.exclusive(name, "fold", 0) as ours:
-            if not ours:
-                return
-            try:
-                while self._store.fold(collection) and not self._stop.is_set():
-                    pass
-            except OvertakenError as error:
-                _log.info("overtaken", extra={"collection": name, "reason": str(error)})
-        self._merge(collection)
-
-    def _merge(self, collection: Collection) -> None:
-        with self._logs.exclusive(collection.name, "rewrite", 0) as ours:
-            try:
-                while ours and not self._stop.is_set() and self._store.merge(collection):
-                    pass
-            except OvertakenError as error:
-                _log.info("overtaken", extra={"collection": collection.name, "reason": str(error)})
+        for work, step in (("fold", self._store.fold), ("rewrite", self._store.merge)):
+            with self._logs.exclusive(name, work, 0) as ours:
+                try:
+                    while ours and collection is not None and not self._stop.is_set() and step(collection):
+                        pass
+                except OvertakenError as error:
+                    _log.info("overtaken", extra={"collection": name, "reason": str(error)})
 
     def _sweep(self) -> None:
         if time.monotonic() - self._swept < min(SWEEP_SECONDS, self._keep_seconds):

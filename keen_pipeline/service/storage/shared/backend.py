@@ -1,56 +1,91 @@
-"""The shared storage of a service, put together."""
+"""The shared storage of a service, put together: what all processes agree on is in the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import MIB, ServiceConfig
-from keen_pipeline.service.credentials import Credentials
-from keen_pipeline.service.extractions.places import SharedPlace, UriPlace
+from keen_pipeline.service.credentials import FILE_NAME, Credentials, complete_credentials, load_credentials, write_private
+from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.storage.backend import Backend, KeptEvents
+from keen_pipeline.service.limits import WINDOW_SECONDS, exceeded, refused
+from keen_pipeline.service.storage.backend import Backend, open_store
 from keen_pipeline.service.storage.engine import Engine
+from keen_pipeline.service.storage.places import ObjectStore
 from keen_pipeline.service.storage.shared.cache import FileCache
-from keen_pipeline.service.storage.shared.credentials import shared_credentials
-from keen_pipeline.service.storage.shared.database import PostgresDatabase
-from keen_pipeline.service.storage.shared.limits import SharedRequestsPerMinute
+from keen_pipeline.service.storage.shared.database import NOW, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLogs
-from keen_pipeline.service.storage.shared.objects import ObjectStore
-from keen_pipeline.service.storage.shared.records import SharedExtractionRecords, SharedQueue
 from keen_pipeline.service.storage.shared.tables import SharedTables
 
 
-class SharedStorage:
-    """One process's way to the catalogue and the object store. `remove_result`: removes a file at the results URI by its name.
+def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results: ObjectStore | None = None) -> Backend:
+    """The parts of one of several equal processes; what is kept on this machine can be made again.
 
-    Raises ConfigurationError where the catalogue can't be used.
+    `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError where the catalogue or
+    the storage can't be used.
     """
+    if config.catalogue_url is None or config.storage_uri is None:
+        raise ConfigurationError("service: a shared service needs both a catalogue and a storage")
+    database, local = PostgresDatabase(config.catalogue_url), config.data / "shared"
+    credentials = _credentials(config, database)
+    cache = FileCache(local / "files", objects, config.cache_mib * MIB)
+    tables = SharedTables(config.storage_uri, objects, cache, local / "work")
+    store, upkeep = open_store(config, engine, tables, SharedLogs(database, local / "log", config.max_properties))
+    prefix = "results/" if results is None else ""
+    return Backend(
+        credentials,
+        database,
+        store,
+        upkeep,
+        ExtractionRecords(database, config.lease_seconds),
+        _RequestsPerMinute(database, config.requests_per_minute),
+        Results(local / "results", results or objects, credentials.signing_key, config.results_url_seconds, prefix),
+    )
 
-    def __init__(self, config: ServiceConfig, objects: ObjectStore, remove_result: Callable[[str], None] | None) -> None:
-        if config.catalogue_url is None or config.storage_uri is None:
-            raise ConfigurationError("service: a shared service needs both a catalogue and a storage")
-        self._config, self._objects, self._remove_result = config, objects, remove_result
-        self._database = PostgresDatabase(config.catalogue_url)
 
-    def credentials(self) -> Credentials:
-        """The same for all processes. Raises ConfigurationError."""
-        return shared_credentials(self._config, self._database)
+def _credentials(config: ServiceConfig, database: PostgresDatabase) -> Credentials:
+    """The credentials of `config`, completed from the catalogue, else from the data folder, else with new ones; then kept in both.
 
-    def open(self, config: ServiceConfig, credentials: Credentials, engine: Engine) -> Backend:
-        """The parts of a service over this storage; what is kept on this machine can be made again."""
-        database, local = self._database, config.data / "shared"
-        assert config.storage_uri is not None
-        uri = config.results_uri
-        place = SharedPlace(self._objects) if uri is None else UriPlace(uri, self._remove_result)
-        cache = FileCache(local / "files", self._objects, config.cache_mib * MIB)
-        tables = SharedTables(config.storage_uri, self._objects, cache, local / "work")
-        logs = SharedLogs(database, local / "log", config.max_properties)
-        return Backend(
-            database=database,
-            store=KeptEvents(tables, logs, engine, config),
-            records=SharedExtractionRecords(database),
-            queue=SharedQueue(database, config.lease_seconds),
-            limits=SharedRequestsPerMinute(database, config.requests_per_minute),
-            results=Results(local / "results", place, credentials.signing_key, config.results_url_seconds),
-        )
+    The data folder's copy tells commands of this machine which keys the service has. Raises ConfigurationError.
+    """
+    with database.transaction("credentials") as connection:
+        rows = connection.execute("SELECT name, value FROM credentials").fetchall()
+        kept = Credentials(**{row["name"]: row["value"] for row in rows}) if rows else None
+        made = complete_credentials(config, kept or load_credentials(config.data))
+        if made != kept:
+            sql = "INSERT INTO credentials (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"
+            connection.executemany(sql, list(made.__dict__.items()))
+    write_private(config.data / FILE_NAME, json.dumps(made.__dict__, indent=2) + "\n")
+    return made
+
+
+class _RequestsPerMinute:
+    """`limits.RequestsPerMinute`, counted over all processes."""
+
+    def __init__(self, database: PostgresDatabase, limit: int | None) -> None:
+        self._database = database
+        self._limit = limit
+
+    def count(self, kind: str) -> None:
+        """Count one request. Raises RateLimitedError with the seconds to wait."""
+        if self._limit is None:
+            return
+        with self._database.transaction(f"{kind} requests") as connection:
+            connection.execute("INSERT INTO request_kinds (kind) VALUES (?) ON CONFLICT DO NOTHING", [kind])
+            sql = (
+                f"SELECT {NOW} AS now, refused_until, (SELECT count(*) FROM requests WHERE kind = ? AND at > {NOW} - ?) AS made"  # noqa: S608
+                " FROM request_kinds WHERE kind = ?"
+            )
+            (row,) = connection.execute(sql, [kind, WINDOW_SECONDS, kind]).fetchall()
+            now, wait = row["now"], row["refused_until"] - row["now"]
+            over = wait <= 0 and row["made"] >= self._limit
+            if over:
+                connection.execute("UPDATE request_kinds SET refused_until = ? WHERE kind = ?", [now + WINDOW_SECONDS, kind])
+            elif wait <= 0:
+                connection.execute("INSERT INTO requests (kind, at) VALUES (?, ?)", [kind, now])
+            connection.execute("DELETE FROM requests WHERE kind = ? AND (? OR at <= ?)", [kind, over, now - WINDOW_SECONDS])
+        if wait > 0:
+            raise refused(kind, wait)
+        if over:
+            raise exceeded(kind, self._limit)

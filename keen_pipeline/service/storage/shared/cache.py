@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
-from keen_pipeline.service.storage.shared.objects import ObjectStore
+from keen_pipeline.service.storage.places import ObjectStore
 
 _FETCHERS = 4
 _MAGIC = b"PAR1"
@@ -37,10 +37,11 @@ class FileCache:
         self._holds: dict[str, int] = {}
         self._fetching: dict[str, threading.Lock] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in folder.glob("*.part"):
-            path.unlink()
-        for path in folder.glob("*.parquet"):
-            self._sizes[path.name] = path.stat().st_size
+        for path in folder.iterdir():
+            if path.suffix == ".parquet" and _is_whole(path):
+                self._sizes[path.name] = path.stat().st_size
+            else:
+                path.unlink()  # half a file, or one that a machine without power left
         self._pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
         with self._lock:
             self._make_room()
@@ -63,13 +64,16 @@ class FileCache:
                 self._holds[file] = self._holds.get(file, 0) + 1
                 if file in self._sizes:
                     self._sizes.move_to_end(file)
-            missing = [name for name in wanted if _file(name) not in self._sizes]
+            missing = [name for name in wanted if not self._has(_file(name))]
         try:
             for _ in self._pool.map(self._fetch, missing):
                 pass
         except BaseException:
             self.release(wanted)
             raise
+
+    def _has(self, file: str) -> bool:
+        return file in self._sizes and (self._folder / file).is_file()  # whoever tidies the machine may have removed it
 
     def release(self, names: Iterable[str]) -> None:
         """Objects are no longer needed by one who held them."""
@@ -98,14 +102,15 @@ class FileCache:
             turn = self._fetching.setdefault(file, threading.Lock())
         with turn:
             with self._lock:
-                if file in self._sizes:
+                if self._has(file):
                     return
             part = self._folder / f"{uuid.uuid4().hex}.part"
             try:
                 with self._objects.open(name) as source, part.open("xb") as copy:
                     part.chmod(0o600)
                     shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-                _check_whole(part)
+                if not _is_whole(part):
+                    raise ServiceUnavailableError("the storage gave an incomplete file of events; ask again")
                 size = part.stat().st_size
                 part.rename(self._folder / file)
             except FileNotFoundError:
@@ -131,10 +136,9 @@ def _file(name: str) -> str:
     return name.replace("/", ".")
 
 
-def _check_whole(path: Path) -> None:
+def _is_whole(path: Path) -> bool:
     """A Parquet file begins and ends with its mark, so one that was cut off is not used."""
     with path.open("rb") as file:
         begin = file.read(len(_MAGIC))
-        file.seek(-min(len(_MAGIC), path.stat().st_size), 2)
-        if begin != _MAGIC or file.read() != _MAGIC:
-            raise ServiceUnavailableError("the storage gave an incomplete file of events; ask again")
+        file.seek(-len(begin), 2)
+        return begin == _MAGIC == file.read()

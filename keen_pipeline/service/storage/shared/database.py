@@ -1,11 +1,14 @@
-"""The catalogue's database: PostgreSQL, by a few connections that the threads of a process share."""
+"""The catalogue's database: PostgreSQL, by a few connections that the threads of a process share.
+
+Its tables are in a schema of their own, made by the first process that starts.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -13,7 +16,33 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
-from keen_pipeline.service.storage.shared.schema import SCHEMA, bring_up
+from keen_pipeline.service.storage.state import EXTRACTIONS
+
+SCHEMA = "keen_service"
+_VERSION = 2
+_LOCK = "keen_service:schema"
+
+# A path may be longer than an index takes, and hold characters that TEXT does not. `event_log.payload` is compressed already.
+_TABLES = f"""
+CREATE TABLE collections (
+    id INTEGER GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name TEXT NOT NULL UNIQUE, next_number BIGINT NOT NULL DEFAULT 1,
+    folded BIGINT NOT NULL DEFAULT 0, properties INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE properties (
+    collection INTEGER NOT NULL REFERENCES collections (id), number INTEGER NOT NULL, path BYTEA NOT NULL,
+    PRIMARY KEY (collection, number));
+CREATE TABLE event_log (
+    collection INTEGER NOT NULL REFERENCES collections (id), number BIGINT NOT NULL, written DOUBLE PRECISION NOT NULL,
+    token BYTEA NOT NULL, events INTEGER NOT NULL, first BIGINT NOT NULL, last BIGINT NOT NULL, bytes BIGINT NOT NULL,
+    longest INTEGER NOT NULL, payload BYTEA NOT NULL, PRIMARY KEY (collection, number));
+ALTER TABLE event_log ALTER COLUMN payload SET STORAGE EXTERNAL;
+CREATE INDEX event_log_by_token ON event_log (collection, token);
+{EXTRACTIONS}
+CREATE TABLE request_kinds (kind TEXT PRIMARY KEY, refused_until DOUBLE PRECISION NOT NULL DEFAULT 0);
+CREATE TABLE requests (kind TEXT NOT NULL REFERENCES request_kinds (kind), at DOUBLE PRECISION NOT NULL);
+CREATE INDEX requests_by_time ON requests (kind, at);
+CREATE TABLE credentials (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE version (number INTEGER NOT NULL);
+"""
 
 CONNECTIONS = 8
 """Of one process at most."""
@@ -79,7 +108,7 @@ class PostgresDatabase:
         try:
             with psycopg.connect(self._conninfo, autocommit=True, row_factory=dict_row) as connection:
                 connection.execute(_SESSION.encode())
-                bring_up(connection)
+                _bring_up(connection)
         except psycopg.Error as error:
             words = (error.diag.message_primary or str(error) or type(error).__name__).strip().splitlines()[-1]
             raise ConfigurationError(f"service: the catalogue can't be used: {self._without_password(words)}") from None
@@ -112,8 +141,10 @@ class PostgresDatabase:
                 yield ours
             finally:
                 if ours:
-                    with suppress(psycopg.Error):  # a connection that is gone holds nothing
+                    try:
                         connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", key)
+                    except psycopg.Error:
+                        connection.close()  # one that is gone holds nothing
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """All rows of one statement, which is a transaction of its own."""
@@ -134,7 +165,7 @@ class PostgresDatabase:
         try:
             connection = self._take()
             yield connection
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:  # the last: a standby, read only
             if connection is None or connection.closed:
                 self._distrust()
             code = f", {error.sqlstate}" if error.sqlstate else ""
@@ -181,6 +212,24 @@ class PostgresDatabase:
             idle, self._idle = self._idle, []
         for _, connection in idle:
             connection.close()
+
+
+def _bring_up(connection: psycopg.Connection[Any]) -> None:
+    """Make the tables where they are missing. Raises ConfigurationError where a newer version made them."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [_LOCK])
+        if connection.execute("SELECT to_regclass(%s) AS found", [f"{SCHEMA}.version"]).fetchone() == {"found": None}:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            connection.execute(_TABLES)
+            connection.execute("INSERT INTO version VALUES (%s)", [_VERSION])
+            return
+        row = connection.execute("SELECT number FROM version").fetchone()
+    if row != {"number": _VERSION}:
+        found = row["number"] if row else "none"
+        raise ConfigurationError(
+            f"service: the catalogue has schema {found}, this version reads {_VERSION}; use the version that made it, or"
+            " extract its events there and load them here"
+        )
 
 
 def _conninfo(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,11 @@ PART_BYTES = 16 * MIB
 """Of the lines that are fetched into one file."""
 
 MAX_PARTS = 16
+
+ANSWER_SECONDS = 20.0
+"""How long the database is asked what became of an append, as a restart or a failover of it takes some."""
+
+_ASK_SECONDS = 0.25
 _LEVEL = 1  # the database's log is the narrow part; the fastest level takes most of a batch away already
 
 
@@ -64,6 +70,7 @@ class SharedLog:
         token = secrets.token_bytes(16)
         longest = max(len(line.encode()) for line in lines) + 1
         values = [token, len(lines), min(times), max(times), len(text), longest, zlib.compress(text, _LEVEL)]
+        committing = False
         try:
             with self._database.transaction() as connection:
                 # The row is locked until the commit, so that numbers are committed in their order.
@@ -80,8 +87,9 @@ class SharedLog:
                     f" VALUES (?, ?, {NOW}, ?, ?, ?, ?, ?, ?, ?)"
                 )
                 connection.execute(sql, [self._collection, row["number"], *values])
+                committing = True
         except CatalogueUnavailableError:
-            if not self._was_committed(token):
+            if not committing or not self._was_committed(token):
                 raise
 
     def _name_properties(self, connection: Statements, new: Mapping[str, str]) -> None:
@@ -91,11 +99,20 @@ class SharedLog:
         connection.execute(sql, [len(rows), self._collection])
 
     def _was_committed(self, token: bytes) -> bool:
-        """Whether an append whose answer was lost is there after all. A commit that still runs is waited for."""
-        with self._database.transaction() as connection:
-            connection.execute("SELECT id FROM collections WHERE id = ? FOR UPDATE", [self._collection])
-            sql = "SELECT 1 AS one FROM event_log WHERE collection = ? AND token = ?"
-            return connection.execute(sql, [self._collection, token]).fetchone() is not None
+        """Whether an append whose answer was lost is there after all. A commit that still runs is waited for, and a database that
+        is away for a while: whoever is told of an error sends the same events again.
+        """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                with self._database.transaction() as connection:
+                    connection.execute("SELECT id FROM collections WHERE id = ? FOR UPDATE", [self._collection])
+                    sql = "SELECT 1 AS one FROM event_log WHERE collection = ? AND token = ?"
+                    return connection.execute(sql, [self._collection, token]).fetchone() is not None
+            except CatalogueUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_ASK_SECONDS)
 
     def _learn(self) -> None:
         known = self.columns
@@ -112,37 +129,41 @@ class SharedLog:
     def parts(self, watermark: int) -> list[LogPart]:
         """Every append above a watermark that was committed until now, in order, as files of this machine."""
         with self._reading:
-            # A file that the watermark goes through is made again.
-            self._parts = [part for part in self._parts if part.number > watermark]
-            while self._fetch(max([watermark, *(part.last_number for part in self._parts)])):
-                pass
-            if len(self._parts) > MAX_PARTS:
-                self._parts = []
-                while self._fetch(max([watermark, *(part.last_number for part in self._parts)])):
-                    pass
+            parts = self._chain(watermark, {part.number: part for part in self._parts})
+            self._parts = parts if len(parts) <= MAX_PARTS else self._chain(watermark, {})
             return list(self._parts)
 
-    def _fetch(self, after: int) -> bool:
-        """The next file of lines; whether there were any."""
+    def _chain(self, watermark: int, known: Mapping[int, LogPart]) -> list[LogPart]:
+        """Each part begins where the one before ends, so none is left out, wherever another process's fold ended."""
+        parts: list[LogPart] = []
+        after = watermark
+        while part := known.get(after + 1) or self._fetch(after):
+            parts.append(part)
+            after = part.last_number
+        return parts
+
+    def _fetch(self, after: int) -> LogPart | None:
+        """The appends after a number as one file of lines; None where there are none."""
+        counted = "SELECT *, sum(bytes) OVER (ORDER BY number) - bytes AS before FROM event_log WHERE collection = ? AND number > ?"
         sql = (
-            "SELECT number, events, first, last, bytes, longest FROM (SELECT *, sum(bytes) OVER (ORDER BY number) - bytes AS before"
-            " FROM event_log WHERE collection = ? AND number > ?) counted WHERE before < ? ORDER BY number"
+            "SELECT next_number, number, events, first, last, bytes, longest, payload"
+            f" FROM collections LEFT JOIN ({counted}) counted ON before < ? WHERE id = ? ORDER BY number"
         )
-        rows = self._database.rows(sql, [self._collection, after, PART_BYTES])
-        if not rows:
-            return False
+        rows = self._database.rows(sql, [self._collection, after, PART_BYTES, self._collection])
+        if rows[0]["number"] is None and rows[0]["next_number"] == after + 1:
+            return None
         numbers = [row["number"] for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
             raise CatalogueUnavailableError(f"{self._name}: appends were removed while they were read; ask again", retry_after=1)
         path = self._folder / f"{disk_name(self._name)}.{numbers[0]}.{secrets.token_hex(4)}.ndjson"
-        payloads = self._database.rows(
-            "SELECT payload FROM event_log WHERE collection = ? AND number BETWEEN ? AND ? ORDER BY number",
-            [self._collection, numbers[0], numbers[-1]],
-        )
-        with path.open("xb") as file:
-            path.chmod(0o600)
-            for row in payloads:
-                file.write(zlib.decompress(row["payload"]))
+        try:
+            with path.open("xb") as file:
+                path.chmod(0o600)
+                for row in rows:
+                    file.write(zlib.decompress(row["payload"]))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         self._learn()  # the lines may have properties of other processes
         part = LogPart(
             path,
@@ -156,8 +177,7 @@ class SharedLog:
             tuple(column_order(self.columns.values())),
         )
         weakref.finalize(part, path.unlink, missing_ok=True)  # once no snapshot reads it
-        self._parts.append(part)
-        return True
+        return part
 
     def folded(self, watermark: int) -> None:
         """The appends up to a watermark are in the table; this is what the upkeep of all processes goes by."""

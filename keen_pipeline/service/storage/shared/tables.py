@@ -14,23 +14,13 @@ from deltalake.transaction import CommitProperties, Transaction, create_table_wi
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name
+from keen_pipeline.service.storage.places import ObjectStore, TablePlace
 from keen_pipeline.service.storage.shared.cache import FileCache
-from keen_pipeline.service.storage.shared.objects import ObjectStore
 
 FOLDER = "events"
 _SCHEMES = ("s3", "s3a", "gs")
 # deltalake's own would hold up a reader for three minutes.
 _PATIENCE = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "5", "retry_timeout": "20s"}
-
-
-class SharedPlace:
-    """Where one table lies."""
-
-    def __init__(self, uri: str, options: dict[str, str]) -> None:
-        self.uri, self.options = uri, options
-
-    def committed(self, version: int) -> None:
-        """The storage has it."""
 
 
 class SharedTables:
@@ -50,11 +40,11 @@ class SharedTables:
         """The catalogue knows them."""
         return []
 
-    def place(self, name: str) -> SharedPlace:
+    def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies."""
         if "://" not in self._root:
             (Path(self._root) / FOLDER / disk_name(name)).mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SharedPlace(f"{self._root}/{FOLDER}/{disk_name(name)}", self._options)
+        return TablePlace(f"{self._root}/{FOLDER}/{disk_name(name)}", self._options, lambda version: None)
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         """Put written files where the tables will look for them."""

@@ -1,0 +1,131 @@
+"""CSV assets: a step for each collection; a range of partitions is one run that submits, waits by list calls and lands."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.run import CsvAssetConfig, run_assets
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.reports.checks import check_specs
+from keen_pipeline.defs.translator import KeenTranslator, specs_of
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.scope import DEFAULT_NAME
+
+_Body = Callable[..., Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What the steps have as Dagster's own decorators take it; `partitions_per_run` None: a backfill is one run."""
+
+    partitions_per_run: int | None = None
+    pool: str | None = None
+    retry_policy: dg.RetryPolicy | None = None
+    hooks: set[dg.HookDefinition] | None = None
+    op_tags: Mapping[str, Any] | None = None
+
+
+def keen_assets(
+    *,
+    collections: Sequence[Collection],
+    name: str = DEFAULT_NAME,
+    step_name: str | None = None,
+    translator: KeenTranslator | None = None,
+    partitions_per_run: int | None = None,
+    pool: str | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    hooks: set[dg.HookDefinition] | None = None,
+    op_tags: Mapping[str, Any] | None = None,
+    together_with: Sequence[Collection] = (),
+) -> Callable[[_Body], dg.AssetsDefinition]:
+    """Make a function over `yield from keen.run(context)` the assets of some collections, landed by one step.
+
+    `name`: of the definitions, whose resources `{name}`, `{name}_ledger` and `{name}_destination` the step needs.
+    `step_name`: of the step, by default made of the collections' names.
+    `translator`: makes their specs.
+    `partitions_per_run`: a backfill of a longer range is cut into runs of so many, None: it is one run.
+    `pool`, `retry_policy`, `hooks`, `op_tags`: of the step, as Dagster's own decorators take them.
+    `together_with`: collections of other steps that shall be backfilled together with these; see `partitions_definition`.
+
+    Collections of one step need the same granularity and time zone. Raises InvalidInputError if they differ, or if two of them
+    would be one asset.
+
+    >>> import dagster as dg
+    >>> from keen_pipeline import Collection, KeenResource, keen_assets
+    >>> @keen_assets(collections=[Collection(name="purchases", start_date="2026-01-01")])
+    ... def purchases(context: dg.AssetExecutionContext, keen: KeenResource):
+    ...     yield from keen.run(context)
+    >>> purchases.key.to_user_string()
+    'keen/purchases'
+    """
+    if not collections:
+        raise InvalidInputError("keen_assets: name at least one collection", field="collections")
+    if len({(c.granularity, c.timezone) for c in collections}) > 1:
+        raise InvalidInputError(
+            "keen_assets: collections of one step need the same granularity and time zone; make another step for the others",
+            field="collections",
+        )
+    others = {c.name: c for c in (*together_with, *collections)}
+    specs = specs_of(translator or KeenTranslator(), list(others.values()), name)
+    options = StepOptions(partitions_per_run, pool, retry_policy, hooks, op_tags)
+    return lambda body: _step(body, collections, specs, Names(name), options, step_name)
+
+
+def collection_assets(
+    collections: Sequence[Collection],
+    specs: Mapping[str, dg.AssetSpec],
+    names: Names,
+    options: StepOptions,
+    execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] | None = None,
+) -> list[dg.AssetsDefinition]:
+    """The assets of all collections, a step for each. `execute`: what a step does, by default `keen.run(context)`."""
+    run = execute or (lambda context: run_assets(context, getattr(context.resources, names.name)))
+
+    def land(context: dg.AssetExecutionContext, config: CsvAssetConfig) -> Iterator[Any]:
+        yield from run(context)
+
+    return [_step(land, [collection], specs, names, options) for collection in collections]
+
+
+def _step(
+    body: _Body,
+    collections: Sequence[Collection],
+    specs: Mapping[str, dg.AssetSpec],
+    names: Names,
+    options: StepOptions,
+    step_name: str | None = None,
+) -> dg.AssetsDefinition:
+    per_run = options.partitions_per_run
+    run, asked = _with_resources(body)
+    return dg.multi_asset(
+        name=step_name or "__".join(names.step(c.name) for c in collections),
+        specs=[specs[c.name] for c in collections],
+        check_specs=[check for c in collections for check in check_specs(c, specs[c.name])],
+        can_subset=True,
+        backfill_policy=dg.BackfillPolicy.single_run() if per_run is None else dg.BackfillPolicy.multi_run(per_run),
+        op_tags={key: value for c in collections for key, value in c.run_tags.items()} | dict(options.op_tags or {}),
+        hooks=options.hooks,
+        pool=options.pool,
+        retry_policy=options.retry_policy,
+        required_resource_keys=names.resources | asked,
+        description=f"Extracts {', '.join(c.name for c in collections)} over a range of partitions in one run.",
+    )(run)
+
+
+def _with_resources(body: _Body) -> tuple[_Body, set[str]]:
+    """`body` as Dagster takes it, and the resources it asks for by its parameters.
+
+    Dagster refuses a step that asks for resources in two ways, and those of the definitions are asked for by their names.
+    """
+    context, *others = inspect.signature(body, eval_str=True).parameters.values()
+    asked = {one.name for one in others if one.name != "config"}
+
+    def step(context: dg.AssetExecutionContext, **config: Any) -> Iterator[Any]:
+        yield from body(context, **config, **{name: getattr(context.resources, name) for name in asked})
+
+    step.__signature__ = inspect.Signature([context, *(one for one in others if one.name == "config")])  # type: ignore[attr-defined]
+    return step, asked

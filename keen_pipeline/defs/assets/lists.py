@@ -1,0 +1,94 @@
+"""Lists, the second kind of extraction: the unique values of a property as an asset, for each partition or of all events."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.io_managers import UNIQUE_METADATA
+from keen_pipeline.defs.names import Names, key_of
+from keen_pipeline.defs.partitions import partitions_definition, when_landed
+from keen_pipeline.defs.resources import pipeline_of
+from keen_pipeline.defs.translator import COLLECTION_METADATA
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.landing.layout import LATEST
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.scope import DEFAULT_NAME
+
+PREVIEWED = 20
+
+
+def unique_values_asset(
+    collection: Collection,
+    property_name: str,
+    *,
+    partitioned: bool = True,
+    name: str = DEFAULT_NAME,
+    asset_key: dg.AssetKey | Sequence[str] | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    group_name: str | None = None,
+    automation_condition: dg.AutomationCondition[Any] | None = None,
+) -> dg.AssetsDefinition:
+    """The asset `[name, <collection>, "unique", <property>]`: the unique values of a property as a JSON file at the destination.
+
+    The service finds them (`_select_unique`), of the events that pass the collection's filters. `partitioned`: a list for each
+    partition of the collection; else one list of all events, replaced by each run. A parameter of an asset downstream gets a
+    `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is made anew when the
+    partition's file has landed.
+
+    `name`: of the definitions whose collection it is. `asset_key`: of the collection's files, if a translator changed it.
+    `partitions_def`: of the list, by default the collection's own.
+
+    Raises InvalidInputError where the collection masks the property: its values must not be written anywhere.
+
+    >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
+    'keen/purchases/unique/body:currency'
+    """
+    if property_name in collection.mask:
+        raise InvalidInputError(
+            f"{collection.name}: {property_name} is masked, so its values can't be listed", field="property_name"
+        )
+    names = Names(name)
+    files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
+    key = dg.AssetKey([*files.path, "unique", property_name])
+    condition = when_landed() if partitioned else dg.AutomationCondition.eager()
+    values_of = dg.AssetOut(
+        key=key,
+        dagster_type=dg.Nothing,
+        io_manager_key=names.io_manager,
+        group_name=group_name or name,
+        kinds={"json"},
+        automation_condition=automation_condition or condition,
+        metadata={COLLECTION_METADATA: collection.name, UNIQUE_METADATA: property_name},
+        description=f"The unique values of {property_name} among the events of {collection.name}.",
+    )
+
+    @dg.multi_asset(
+        name=names.step(f"{collection.name} {property_name}", prefix="list_"),
+        outs={"values": values_of},
+        deps=[files],
+        partitions_def=(partitions_def or partitions_definition(collection)) if partitioned else None,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        required_resource_keys=names.resources,
+    )
+    def list_values(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
+        pipeline = pipeline_of(context.resources, name)
+        now = pipeline.clock.now()
+        for partition in context.partition_keys if partitioned else [LATEST]:
+            window = partition_for_key(collection, partition, now).timeframe if partitioned else None
+            values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+            uri = pipeline.destination.write_list(collection.name, property_name, partition, values)
+            yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=_metadata(uri, values))
+        yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
+
+    return list_values
+
+
+def _metadata(uri: str, values: list[object]) -> dict[str, Any]:
+    return {
+        "keen/values": len(values),
+        "keen/preview": dg.MetadataValue.json(values[:PREVIEWED]),
+        "dagster/uri": dg.MetadataValue.url(uri) if "://" in uri else dg.MetadataValue.path(uri),
+    }

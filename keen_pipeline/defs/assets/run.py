@@ -1,0 +1,313 @@
+"""What a step of CSV assets does: submit, wait by list calls, land, and tell Dagster of each partition as it lands."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.storage.tags import BACKFILL_ID_TAG
+from pydantic import Field
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.defs.names import DEFINITIONS_TAG
+from keen_pipeline.defs.partitions import is_before_start
+from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation
+from keen_pipeline.defs.reports.metadata import materializing_runs
+from keen_pipeline.defs.reports.reporter import NOT_COUNTED, Reporter
+from keen_pipeline.defs.resources import KeenResource, pipeline_of
+from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS
+from keen_pipeline.defs.translator import EXTRACTION_METADATA
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.extraction import ExtractionRequest
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import (
+    Counted,
+    Ended,
+    Hindered,
+    Landed,
+    Pipeline,
+    Progress,
+    Retrying,
+    Stopped,
+    extract,
+    partition_request,
+    post_due,
+    submit,
+)
+from keen_pipeline.pipeline.freshness import freshness
+from keen_pipeline.pipeline.wait import Event
+
+# Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
+PROGRESS_SECONDS = 10.0
+# How long a step posts for the other collections of its run, so that they wait at the same time as its own.
+_POSTING_SECONDS = 30.0
+# How often a step keeps the sensor from landing what the next steps of its run are going to: more often than the sensor ticks.
+_KEEPING_SECONDS = 10.0
+# Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
+# key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
+NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+
+
+class CsvAssetConfig(dg.Config):
+    """How a run of CSV assets treats what has landed."""
+
+    skip_landed: bool = Field(
+        default=False,
+        description="leave alone what has landed and is up to date; otherwise everything selected is extracted anew, but for what "
+        "landed since this run or backfill was launched",
+    )
+
+
+def run_assets(context: dg.AssetExecutionContext, keen: KeenResource) -> Iterator[Any]:
+    """The body of every step of ours; see `KeenResource.run`."""
+    step = _Step(context)
+    pipeline = pipeline_of(context.resources, step.name)
+    if not context.selected_asset_keys:  # the checks alone
+        yield from step.audit(pipeline)
+        return
+    yield from step.land(pipeline)
+
+
+class _Step:
+    """One step: which collections it is for, by the specs of its assets, and what it has to tell."""
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self.context = context
+        self.keys: dict[str, dg.AssetKey] = {}
+        self.collections: dict[str, Collection] = {}
+        self.name = ""
+        for spec in context.assets_def.specs:
+            collection = _collection_of(spec)
+            if collection is not None:
+                self.keys[collection.name], self.collections[collection.name] = spec.key, collection
+                self.name = str(spec.metadata[DEFINITIONS_TAG])
+        if not self.collections:
+            raise ConfigurationError(f"{context.assets_def.node_def.name}: keen.run(context) is for assets made by @keen_assets")
+
+    def audit(self, pipeline: Pipeline) -> Iterator[Any]:
+        """The selected checks, of the partitions the run is for; of all that have landed if it is for none."""
+        context = self.context
+        for_some = context.has_partition_key or context.has_partition_key_range
+        keys = list(context.partition_keys) if for_some else None
+        targets = Targets(context.instance, self.keys)
+        for collection in self.collections.values():
+            wanted = [c.name for c in context.selected_asset_check_keys if c.asset_key == self.keys[collection.name]]
+            if wanted:
+                yield from audit(targets, pipeline, collection, sorted(wanted), keys)
+
+    def land(self, pipeline: Pipeline) -> Iterator[Any]:
+        """Submit, wait and land; each partition's event goes out as it lands, also if others fail."""
+        context = self.context
+        selected = [c for name, c in sorted(self.collections.items()) if self.keys[name] in context.selected_asset_keys]
+        partition_keys = list(context.partition_keys)
+        launched_at, run_id = _launch(context, pipeline)
+        keep = _keep(context, launched_at, run_id)
+        step, progress = context.op_execution_context.op.name, _ProgressLog(context, pipeline)
+        requests = []
+        for collection in selected:
+            asked, before = _requests(pipeline, collection, partition_keys)
+            requests += asked
+            for partition in before:
+                yield _before_start(self.keys[collection.name], collection, partition)
+        created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)
+        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id)
+        reporter = Reporter(context, pipeline, self.keys)
+        is_over = False
+        try:
+            for event in extract(pipeline, requests, doing=f"run {context.run.run_id[:8]}, {step}", keep=keep, run_id=run_id):
+                next_steps.keep()
+                yield from self._told(reporter, event, progress)
+            is_over = True
+        finally:
+            if not is_over:
+                # Nobody asked the sensor to go on with what this run never submitted.
+                pipeline.ledger.withdraw(created)
+        yield from self._checks(reporter, pipeline)
+        reporter.end(len(requests) - len(reporter.failed))
+        for collection in selected:
+            yield dg.MaterializeResult(asset_key=self.keys[collection.name], metadata=NO_SECOND_MATERIALIZATION)
+
+    def _submit_for_the_run(
+        self, pipeline: Pipeline, partition_keys: list[str], keep: Callable[[Entry], bool], run_id: str
+    ) -> list[int]:
+        """Ask for the other collections of this run too, so that all of them wait at the same time; answers the new intents."""
+        created: list[int] = []
+        others, is_one_over = _others_of_the_run(self.context, self.name, self.keys)
+        # The first steps ask for all; what one has landed or given up is not asked for again.
+        for collection in [] if is_one_over else others:
+            try:
+                requests, _ = _requests(pipeline, collection, partition_keys)
+                submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
+            except KeenPipelineError as error:  # its own step fails by it, and no other one
+                self.context.log.info("%s is not asked for yet: %s", collection.name, error)
+            else:
+                created += [entry.entry_id for entry in submission.created]
+        if created:
+            with pipeline.working(f"run {self.context.run.run_id[:8]}, submitting") as worker:
+                post_due(pipeline, pipeline.ledger.entries(created), worker.id, seconds=_POSTING_SECONDS)
+        return created
+
+    def _told(self, reporter: Reporter, event: Event, progress: "_ProgressLog") -> Iterator[Any]:
+        match event:
+            case Landed(entry, adopted):
+                key = self.keys[entry.request.collection]
+                yield from reporter.landed(entry, is_known=adopted and _told_before(self.context, entry, key))
+            case Ended(entry):
+                yield from reporter.given_up(entry)
+            case Counted():
+                yield from reporter.counted(event)
+            case Progress():
+                progress.tell(event)
+            case Retrying(entry, follower, reason):
+                self.context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
+            case Stopped(entry, error):
+                reporter.fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
+            case Hindered(collection, error):
+                reporter.hindered(collection, NOT_COUNTED, error)
+
+    def _checks(self, reporter: Reporter, pipeline: Pipeline) -> Iterator[Any]:
+        yield from reporter.checks(self.collections)
+        for watched in self.collections.values():
+            if watched.fresh_within_hours is not None:
+                found = freshness(pipeline.ledger, watched, pipeline.clock.now(), mask_key=pipeline.mask_key)
+                yield freshness_evaluation(self.keys[watched.name], found)
+
+
+def _collection_of(spec: dg.AssetSpec) -> Collection | None:
+    """The collection of an asset of ours, None if it is somebody else's."""
+    wire = spec.metadata.get(EXTRACTION_METADATA)
+    if wire is None:
+        return None
+    data = wire.value if isinstance(wire, dg.MetadataValue) else wire
+    return parse_collections([data])[0]
+
+
+def _requests(
+    pipeline: Pipeline, collection: Collection, partition_keys: Sequence[str]
+) -> tuple[list[ExtractionRequest], list[str]]:
+    """What to ask for, and the partitions from before the collection's start date, which another collection's range has."""
+    now = pipeline.clock.now()
+    before = [key for key in partition_keys if is_before_start(collection, key)]
+    wanted = [partition_for_key(collection, key, now) for key in partition_keys if key not in set(before)]
+    return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted], before
+
+
+def _before_start(key: dg.AssetKey, collection: Collection, partition: str) -> dg.AssetMaterialization:
+    text = (
+        f"{collection.name}[{partition}] lies before the start date {collection.start}: nothing is extracted, and there is no file"
+    )
+    return dg.AssetMaterialization(key, partition=partition, description=text, metadata={"keen/before_start_date": text})
+
+
+def _others_of_the_run(
+    context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]
+) -> tuple[list[Collection], bool]:
+    """The collections of the same definitions that other steps of this run are going to land, and whether one of those is over."""
+    selection = context.run.asset_selection or frozenset()
+    graph = context.job_def.asset_layer.asset_graph if selection else None
+    others: dict[str, list[Collection]] = {}
+    for key in sorted(selection - set(own.values())):
+        node = graph.get(key) if graph is not None and graph.has(key) else None
+        spec = node.to_asset_spec() if node is not None else None
+        if node is not None and spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
+            collection = _collection_of(spec)
+            others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
+    stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
+    ended = {one.step_key for one in stats if one.end_time is not None}
+    return [collection for step, found in others.items() if step not in ended for collection in found], bool(ended & others.keys())
+
+
+class _NextSteps:
+    """Keeps what the other steps of this run wait for from the sensor, which would land it in a run of its own meanwhile.
+
+    Each partition would be told twice then: a backfill counts the events of its own runs alone.
+    """
+
+    def __init__(self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str) -> None:
+        self._step, self._pipeline, self._partition_keys, self._run_id = step, pipeline, partition_keys, run_id
+        self._kept_at: datetime | None = None
+
+    def keep(self) -> None:
+        """Dispatch it once more, if that is due; a run that dies keeps it for DISPATCH_SECONDS."""
+        ledger, now = self._pipeline.ledger, self._pipeline.clock.now()
+        if self._kept_at is not None and now - self._kept_at < timedelta(seconds=_KEEPING_SECONDS):
+            return
+        self._kept_at = now
+        others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
+        names = {collection.name for collection in others}
+        if names:
+            mine = [e for e in ledger.open_entries() if e.run_id == self._run_id and e.request.collection in names]
+            # A landing that failed is put off already.
+            to_land = [e.entry_id for e in mine if e.request.partition_key in self._partition_keys and e.error is None]
+            ledger.dispatch(to_land, now + timedelta(seconds=DISPATCH_SECONDS))
+
+
+def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[datetime, str]:
+    """When what this run is part of was launched, and its id: of the backfill, else of the first run of its re-executions.
+
+    In the ledger's time: how long ago it was by this host's clock counts, whatever that clock says now.
+    """
+    run, instance = context.run, context.instance
+    backfill_id = run.tags.get(BACKFILL_ID_TAG)
+    root = run.root_run_id or run.run_id
+    backfill = instance.get_backfill(backfill_id) if backfill_id is not None else None
+    record = instance.get_run_record_by_id(root) or instance.get_run_record_by_id(run.run_id)
+    now = launched = time.time()
+    if backfill is not None:
+        launched = backfill.backfill_timestamp
+    elif record is not None:
+        created = record.create_timestamp
+        launched = (created.replace(tzinfo=timezone.utc) if created.tzinfo is None else created).timestamp()
+    # Whoever launched it may have another clock than this host, whose own word on the start is an upper bound.
+    if record is not None and record.start_time is not None:
+        launched = min(launched, record.start_time)
+    return pipeline.clock.now() - timedelta(seconds=max(0.0, now - launched)), backfill_id or root
+
+
+def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:
+    """What a run leaves alone: what it or its backfill has landed already, and what landed since it was launched."""
+    config = context.op_execution_context.op_config or {}
+    if config.get("skip_landed"):
+        return lambda _: True
+    return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)
+
+
+class _ProgressLog:
+    """Logs the first and the last progress, others at most every PROGRESS_SECONDS, and what is waited for if nothing changes."""
+
+    def __init__(self, context: dg.AssetExecutionContext, pipeline: Pipeline) -> None:
+        self._log, self._clock = context.log, pipeline.clock
+        self._logged_at: datetime | None = None
+        self._logged = ""
+
+    def tell(self, progress: Progress) -> None:
+        """Maybe log it."""
+        now = self._clock.now()
+        early = self._logged_at is not None and now - self._logged_at < timedelta(seconds=PROGRESS_SECONDS)
+        if early and not progress.is_last:
+            return
+        stands_still = self._logged == str(progress)
+        self._log.info("%s%s", progress, "".join(f"\nwaiting: {why}" for why in progress.reasons()) if stands_still else "")
+        self._logged_at, self._logged = now, str(progress)
+
+
+def _told_before(context: dg.AssetExecutionContext, entry: Entry, key: dg.AssetKey) -> bool:
+    """Whether this landing was materialized by an earlier try of this run, or by another run of the same backfill.
+
+    A backfill counts only events of its own runs, so one over partitions that others landed tells them once more.
+    """
+    mine = context.run
+    backfill = mine.tags.get(BACKFILL_ID_TAG)
+    for run_id in materializing_runs(context.instance, entry, key):
+        run = context.instance.get_run_by_id(run_id)
+        if run is None:
+            continue  # reported by the sensor, without a run
+        if (run.root_run_id or run.run_id) == (mine.root_run_id or mine.run_id):
+            return True
+        if backfill is not None and run.tags.get(BACKFILL_ID_TAG) == backfill:
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""What Dagster is told of a partition: its materialization, its checks, its failure."""

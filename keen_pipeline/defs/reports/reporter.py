@@ -1,0 +1,93 @@
+"""What a run tells Dagster of its partitions, whether it is a step of an asset or the nightly path's landing run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.defs.reports.checks import Keys, Targets, evaluation, given_up, landing_checks
+from keen_pipeline.defs.reports.metadata import materialization
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, PermanentError
+from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline import Counted, Pipeline, verdict
+from keen_pipeline.pipeline.told import summary
+
+if TYPE_CHECKING:
+    Report = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+
+NOT_COUNTED = "what had landed can't be counted"
+
+
+class Reporter:
+    """Makes the events of one run, each once the last has gone out, and keeps what its end has to say.
+
+    `failed`: entries and why. `problems`: of collections, by which the run fails too.
+    """
+
+    def __init__(self, context: dg.OpExecutionContext | dg.AssetExecutionContext, pipeline: Pipeline, keys: Keys) -> None:
+        self._log = context.log
+        self._pipeline = pipeline
+        self._landed: dict[str, Entry] = {}
+        self.targets = Targets(context.instance, keys)
+        self.failed: list[tuple[Entry, str]] = []
+        self.problems: list[str] = []
+
+    def landed(self, entry: Entry, *, is_known: bool = False) -> Iterator[Report]:
+        """Its materialization, unless Dagster `is_known` to have it; `checks` follow at the end."""
+        if entry.is_partition:
+            if not is_known:
+                yield materialization(entry, self.targets.keys[entry.request.collection], self._pipeline.destination)
+            self.targets.landed(entry)
+        self._landed[entry.request.path] = entry
+        self._pipeline.ledger.reported([entry.entry_id])
+
+    def counted(self, counted: Counted) -> Iterator[Report]:
+        """The check `complete`."""
+        if counted.entry.is_partition:
+            yield evaluation(self.targets, counted)
+        if counted.entry.is_whole is not True:
+            self._log.warning("%s", verdict(counted))
+        if counted.is_final_failure:
+            self.failed.append((counted.entry, verdict(counted)))
+
+    def given_up(self, entry: Entry) -> Iterator[Report]:
+        """The failed check `complete`, with the reason."""
+        self.fail(entry, entry.error or "unknown reason")
+        if entry.is_partition:
+            yield given_up(entry, self.targets.keys[entry.request.collection])
+        self._pipeline.ledger.reported([entry.entry_id])
+
+    def fail(self, entry: Entry, reason: str) -> None:
+        """It is named at the end."""
+        self.failed.append((entry, reason))
+        self._log.error("%s failed: %s", entry.request, reason)
+
+    def hindered(self, collection: str, what: str, error: KeenPipelineError) -> None:
+        """A warning; what a person has to mend fails the run at its end too."""
+        self._log.warning("%s: %s: %s", collection, what, error)
+        if isinstance(error, (ConfigurationError, PermanentError)):
+            self.problems.append(f"{collection}: {what}: {error}")
+
+    def checks(self, collections: Mapping[str, Collection]) -> Iterator[Report]:
+        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`."""
+        yield from landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values()))
+
+    def end(self, landed: int | None = None) -> None:
+        """Raises Failure naming what failed and why. `landed`: how many did, unless it is all that were told here."""
+        number = len(self._landed) if landed is None else landed
+        if self.failed or self.problems:
+            raise failure(number, self.failed, self.problems)
+        self._log.info("%d landed", number)
+
+
+def failure(landed: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[str] = ()) -> dg.Failure:
+    """What failed and why; what landed is kept. It is not tried again as a whole."""
+    return dg.Failure(
+        description=summary(landed, failed, problems),
+        metadata={"landed": landed, "failed": len(failed)},
+        allow_retries=False,
+    )

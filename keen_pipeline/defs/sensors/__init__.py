@@ -1,0 +1,1 @@
+"""The sensors: extractions' status, freshness, notifications."""

@@ -1,0 +1,44 @@
+"""The sensor `{name}_freshness`: looks whether partitions have landed in time; no run is needed for it."""
+
+import json
+from collections.abc import Sequence
+
+import dagster as dg
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.defs.names import Names, sensor_status
+from keen_pipeline.defs.reports.checks import Keys, freshness_evaluation
+from keen_pipeline.defs.resources import ledger_of
+from keen_pipeline.pipeline.freshness import freshness
+from keen_pipeline.settings import Settings
+
+INTERVAL_SECONDS = 60
+
+
+def freshness_sensors(names: Names, collections: Sequence[Collection], keys: Keys, running: bool) -> list[dg.SensorDefinition]:
+    """Every minute: the check `fresh` of each collection that has one, told to Dagster if its result is another than before."""
+    watched = [collection for collection in collections if collection.fresh_within_hours is not None]
+    if not watched:
+        return []
+
+    @dg.sensor(
+        name=names.freshness_sensor,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        required_resource_keys=names.resources,
+        default_status=sensor_status(running),
+        description="Evaluates the check `fresh`: whether each partition has landed in time after its end.",
+    )
+    def fresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        told: dict[str, str] = json.loads(context.cursor or "{}")
+        ledger, mask_key = ledger_of(context.resources, names.name), Settings.from_environment().mask_key
+        now = ledger.clock.now()
+        events = []
+        for collection in watched:
+            found = freshness(ledger, collection, now, mask_key=mask_key)
+            # What it says changes with each newly due partition, with what keeps it, and when it has landed.
+            if told.get(collection.name) != str(found):
+                events.append(freshness_evaluation(keys[collection.name], found))
+                told[collection.name] = str(found)
+        return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
+
+    return [fresh]

@@ -1,0 +1,209 @@
+"""The nightly digest and failures, told by e-mail and Slack: two sensors around the outbox in the ledger; no run is needed."""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+from pydantic import Field
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
+from keen_pipeline.defs.reports.checks import Keys
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, ledger_of, pipeline_of
+from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.extraction import SecretUrl
+from keen_pipeline.notifications.send import MAIL, Channels, Message
+from keen_pipeline.ports import Clock
+from keen_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from keen_pipeline.ledger import SqlLedger
+    from keen_pipeline.ledger.notices import Notice
+
+INTERVAL_SECONDS = 30
+# Dagster ends a tick after 60 s; a sending that began before takes at most 20 more for each step.
+SENDING_SECONDS = 15.0
+_STORY_CHARACTERS = 4000
+_DIGEST = "digest/"
+
+
+class KeenNotifications(dg.ConfigurableResource[Channels]):
+    """Where the digest and failures go. Without a field: `KEEN_PIPELINE_DIGEST_TO`, `KEEN_PIPELINE_SLACK_WEBHOOK` and the other
+    variables; the mail server is that of `SMTP_HOST` and its like. Give the webhook as `dg.EnvVar`: it is a secret.
+    """
+
+    mail_to: list[str] | None = Field(default=None, description="addresses; unset: KEEN_PIPELINE_DIGEST_TO")
+    slack_webhook: str | None = Field(default=None, description="unset: KEEN_PIPELINE_SLACK_WEBHOOK", repr=False)
+    digest_at: str | None = Field(default=None, description="HH:MM in the schedule's zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
+    attachment_bytes: int | None = Field(
+        default=None, description="of all files in one mail, 0 to 20000000; unset: KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES"
+    )
+    ui_url: str | None = Field(default=None, description="root of Dagster's UI, for links; unset: KEEN_PIPELINE_UI_URL")
+
+    def channels(self) -> Channels:
+        """What is configured. Raises ConfigurationError naming a wrong variable."""
+        settings = Settings.from_environment()
+        mail_to = self.mail_to if self.mail_to is not None else settings.digest_to
+        webhook = self.slack_webhook or settings.slack_webhook
+        return Channels(tuple(mail_to), settings.smtp, SecretUrl(webhook) if webhook else None)
+
+    def time_of_day(self, settings: Settings) -> str:
+        """When the digest is due, as HH:MM. Raises ConfigurationError."""
+        from keen_pipeline.notifications.outbox import check_time
+
+        hour, minute = check_time(self.digest_at or settings.digest_at)
+        return f"{hour:02}:{minute:02}"
+
+
+def are_notifications_configured() -> bool:
+    """Whether the environment names an address or a webhook."""
+    settings = Settings.from_environment()
+    return bool(settings.digest_to or settings.slack_webhook)
+
+
+def notification_sensors(
+    names: Names,
+    collections: Sequence[Collection],
+    keys: Keys,
+    *,
+    timezone: str,
+    running: bool = False,
+    clock: Clock | None = None,
+) -> list[dg.SensorDefinition]:
+    """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
+    status = sensor_status(running)
+    return [_notifications_sensor(names, collections, keys, timezone, status, clock), _failures_sensor(names, keys, status, clock)]
+
+
+def _notifications_sensor(
+    names: Names,
+    collections: Sequence[Collection],
+    keys: Keys,
+    timezone: str,
+    status: dg.DefaultSensorStatus,
+    clock: Clock | None,
+) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=names.notifications,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        required_resource_keys=names.resources | {names.notifications},
+        default_status=status,
+        description="Sends the nightly digest and what failed by e-mail and Slack; what can't be sent is tried again for a day.",
+    )
+    def notifications_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        # What a tick needs, a code location that is only loaded does not: SQLAlchemy and the writing of messages.
+        from keen_pipeline.ledger.notices import SqlNotices
+        from keen_pipeline.notifications.digest import gather
+        from keen_pipeline.notifications.outbox import attach, deliver
+        from keen_pipeline.notifications.render import digest_message, failure_message
+
+        notifications: KeenNotifications = getattr(context.resources, names.notifications)
+        pipeline = pipeline_of(context.resources, names.name)
+        settings, channels, ledger = Settings.from_environment(), notifications.channels(), pipeline.ledger
+        time = clock or ledger.clock
+        of = _of(ledger)
+        notices = SqlNotices(ledger.engine, of=of, clock=time)
+        local = time.now().astimezone(ZoneInfo(timezone))
+        if f"{local:%H:%M}" >= notifications.time_of_day(settings):
+            for channel in sorted(channels.names):
+                notices.plan(f"{of}{_DIGEST}{local:%Y-%m-%d}", channel)
+        most_bytes = settings.digest_attachment_bytes if notifications.attachment_bytes is None else notifications.attachment_bytes
+        ui_url = notifications.ui_url or settings.ui_url
+
+        def write(notice: "Notice") -> Message:
+            if notice.body is not None:
+                link = f"{ui_url.rstrip('/')}/runs/{notice.body['run']}" if ui_url else None
+                return failure_message(notice.name, notice.body["title"], notice.body["story"], link)
+            night = notice.name.rpartition(_DIGEST)[2]
+            digest = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
+            attachments = attach(pipeline.destination, digest, most_bytes) if notice.channel == MAIL else []
+            paths = {name: "/".join(key.path) for name, key in keys.items()}
+            return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
+
+        sent, problems = deliver(notices, channels, write, time, seconds=SENDING_SECONDS)
+        for what in sent:
+            context.log.info("sent: %s", what)
+        if problems:
+            # A failed tick is what Dagster shows; the outbox has noted everything before.
+            raise KeenPipelineError("not sent: " + " | ".join(problems))
+        return dg.SkipReason(f"sent {', '.join(sent)}" if sent else "nothing to send")
+
+    return notifications_sensor
+
+
+def _failures_sensor(names: Names, keys: Keys, status: dg.DefaultSensorStatus, clock: Clock | None) -> dg.SensorDefinition:
+    def failures_sensor(context: dg.RunFailureSensorContext, **resources: Any) -> dg.SkipReason | None:
+        from keen_pipeline.ledger.notices import SqlNotices
+
+        run = context.dagster_run
+        if not _is_ours(run, names, keys):
+            return dg.SkipReason(f"{run.job_name} is no extraction of {names.name}")
+        notifications: KeenNotifications = resources[names.notifications]
+        ledger = ledger_of(SimpleNamespace(**resources), names.name)
+        notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
+        story = _story(context)
+        # One cause that fails run after run is told once a day.
+        cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
+        for channel in sorted(notifications.channels().names):
+            body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
+            notices.plan(f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
+        return None
+
+    # A run failure sensor takes its resources as parameters, whose names are the keys: here they are the definitions' own.
+    kinds: dict[str, Any] = {
+        names.name: KeenResource,
+        names.ledger: ExtractionLedger,
+        names.destination: CsvDestination,
+        names.notifications: KeenNotifications,
+    }
+    parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    parameters += [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=v) for k, v in kinds.items()]
+    failures_sensor.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return dg.run_failure_sensor(
+        name=names.failures_sensor,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=status,
+        description=f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}.",
+    )(failures_sensor)
+
+
+def _of(ledger: "SqlLedger") -> str:
+    """What the names of this pipeline's notices begin with: two projects on one ledger may have definitions of one name."""
+    scope = ledger.scope
+    return f"{scope.name}/{hashlib.sha256(str(scope).encode()).hexdigest()[:8]}/"
+
+
+def _is_ours(run: dg.DagsterRun, names: Names, keys: Keys) -> bool:
+    if run.job_name in (names.submit_job, names.materialize_job) or run.tags.get(DEFINITIONS_TAG) == names.name:
+        return True
+    return bool(set(run.asset_selection or ()) & set(keys.values()))
+
+
+def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
+    """What failed and, if it is in the first line, how much of it."""
+    first = story.splitlines()[0] if story else ""
+    what = "submitting" if run.job_name == names.submit_job else "landing"
+    return f"Keen: {first}" if "failed" in first and len(first) < 120 else f"Keen: {what} failed ({run.job_name})"
+
+
+def _cause(story: str) -> str:
+    """A story without what differs from run to run: numbers, keys of partitions, times."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", story)
+
+
+def _story(context: dg.RunFailureSensorContext) -> str:
+    """What the failed steps said; without a step, what the run said."""
+    said: list[str] = []
+    for event in context.get_step_failure_events():
+        data = event.step_failure_data
+        if data.user_failure_data is not None and data.user_failure_data.description:
+            said.append(data.user_failure_data.description)
+        elif data.error is not None:
+            cause = data.error.cause or data.error
+            said.append(cause.message.strip())
+    return ("\n".join(said) or context.failure_event.message or "no reason is known")[:_STORY_CHARACTERS]

@@ -1,0 +1,152 @@
+"""The sensor `{name}_extraction_status`: polls, posts what is due, and asks for landing runs; no run waits for Keen."""
+
+import hashlib
+import secrets
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import dagster as dg
+
+from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status, tags_identity
+from keen_pipeline.defs.reports.checks import Keys
+from keen_pipeline.defs.resources import pipeline_of
+from keen_pipeline.extraction import Status
+from keen_pipeline.lifecycle import Entry, Land, Seen, decide
+from keen_pipeline.pipeline import Pipeline, poll, post_due
+
+INTERVAL_SECONDS = 15
+# Dagster ends a tick after 60 s. No list call begins after the first figure, no POST after the second, and none of them takes
+# longer than the third; the next tick goes on.
+POLLING_SECONDS = 15.0
+POSTING_SECONDS = 10.0
+CALL_SECONDS = 15.0
+# Entries of one landing run: bounds its config and how much one dead worker holds up.
+MAX_ENTRIES_PER_RUN = 2000
+# Landing runs that may wait for a worker, those of this tick among them: to ask for a run takes a tick a third of a second, and
+# what a longer queue held would be asked for again before its turn came.
+MAX_WAITING_RUNS = 8
+# How long a run, or a run's next step, may take to begin before another run is asked for; claims keep two from doing the same.
+DISPATCH_SECONDS = 300.0
+
+
+def extraction_status_sensor(
+    names: Names,
+    job: dg.JobDefinition,
+    collections: Sequence[Collection],
+    keys: Keys,
+    interval_seconds: int,
+    running: bool,
+    partitions_per_run: int | None,
+) -> dg.SensorDefinition:
+    """Every `interval_seconds`: one list call for each collection with open extractions, then runs that land what has finished.
+
+    One run if they are at most `partitions_per_run`, or 2000; never more than eight wait for a worker. The runs evaluate the
+    checks of `collections`, whose assets are `keys`.
+    """
+    per_run = min(partitions_per_run or MAX_ENTRIES_PER_RUN, MAX_ENTRIES_PER_RUN)
+
+    @dg.sensor(
+        name=names.status_sensor,
+        job=job,
+        minimum_interval_seconds=interval_seconds,
+        required_resource_keys=names.resources,
+        default_status=sensor_status(running),
+        description="Polls open extractions with one list call a collection and asks for the landing of all that finished.",
+    )
+    def extraction_status(context: dg.SensorEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        pipeline = pipeline_of(context.resources, names.name, call_seconds=CALL_SECONDS)
+        return _Tick(context, pipeline, names, job, {c.name: c for c in collections}, keys).run(per_run)
+
+    return extraction_status
+
+
+class _Tick:
+    """One tick: poll, post, and ask for runs."""
+
+    def __init__(
+        self,
+        context: dg.SensorEvaluationContext,
+        pipeline: Pipeline,
+        names: Names,
+        job: dg.JobDefinition,
+        collections: Mapping[str, Collection],
+        keys: Keys,
+    ) -> None:
+        self.context, self.pipeline, self.names, self.job = context, pipeline, names, job
+        self.collections, self.keys = collections, keys
+
+    def run(self, per_run: int) -> list[dg.RunRequest] | dg.SkipReason:
+        """The runs to ask for, or why there is none."""
+        context, pipeline, ledger = self.context, self.pipeline, self.pipeline.ledger
+        ledger.workers.prune(pipeline.limits.lease_seconds)
+        waiting = ledger.open_entries()
+        if not waiting and not ledger.outbox(limit=1) and not ledger.uncounted():
+            return dg.SkipReason("no extraction is open")
+        with pipeline.working(f"sensor {self.names.status_sensor}") as worker:
+            polled = poll(pipeline, waiting, seconds=POLLING_SECONDS)
+            posted = post_due(pipeline, ledger.open_entries(status=Status.REQUESTED), worker.id, seconds=POSTING_SECONDS)
+        for collection, problem in {**polled.problems, **posted.problems}.items():
+            context.log.warning("%s goes on at the next tick: %s", collection, problem)
+        for entry in (*polled.ended, *posted.ended):
+            context.log.warning("%s: attempt %d has failed", entry.request, entry.attempt)
+        finished = self._finished()
+        if not finished:
+            still = sum(entry.status is Status.SUBMITTED for entry in waiting) - len(polled.completed)
+            return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service")
+        room = MAX_WAITING_RUNS - self._queued()
+        if room <= 0:
+            return dg.SkipReason(f"{len(finished)} finished, and {MAX_WAITING_RUNS} landing runs wait for a worker already")
+        return self._landing_runs(finished, per_run, room) or dg.SkipReason("what has finished is being landed by others")
+
+    def _queued(self) -> int:
+        statuses = [dg.DagsterRunStatus.QUEUED]
+        return self.context.instance.get_runs_count(dg.RunsFilter(job_name=self.job.name, statuses=statuses))
+
+    def _finished(self) -> list[Entry]:
+        """What a run has to do something about and none does, oldest first."""
+        ledger, now, limits = self.pipeline.ledger, self.pipeline.clock.now(), self.pipeline.limits
+        complete = [
+            e
+            for e in ledger.open_entries(status=Status.COMPLETE)
+            if e.claimed_by is None and isinstance(decide(e, Seen(), now, limits), Land)
+        ]
+        # Ends that Dagster has not heard of, and landings whose run died before it told or counted them.
+        others = {e.entry_id: e for e in (*ledger.outbox(limit=MAX_ENTRIES_PER_RUN), *ledger.uncounted())}
+        return sorted((*complete, *others.values()), key=lambda entry: entry.entry_id)
+
+    def _landing_runs(self, finished: Sequence[Entry], per_run: int, most: int) -> list[dg.RunRequest]:
+        """Ask for the landing of what is finished by at most so many runs; the next tick doesn't ask for the same again."""
+        alike: dict[str, list[Entry]] = defaultdict(list)
+        # Each run lists each of its collections once: together they come to fewer requests.
+        for entry in sorted(finished, key=lambda entry: entry.request.collection):
+            alike[tags_identity(self.collections.get(entry.request.collection))].append(entry)
+        parts = [entries[i : i + per_run] for entries in alike.values() for i in range(0, len(entries), per_run)]
+        now, dispatch, requests = self.pipeline.clock.now(), timedelta(seconds=DISPATCH_SECONDS), []
+        for part in parts[:most]:
+            told = self.pipeline.ledger.dispatch([e.entry_id for e in part if e.status is Status.COMPLETE], now + dispatch)
+            others = [e for e in part if e.status is not Status.COMPLETE]
+            # Dagster takes one request of a key. The others can't be dispatched, so their key tells them apart for as long.
+            same = f"{[e.entry_id for e in others]} {now.timestamp() // DISPATCH_SECONDS}"
+            key = secrets.token_hex(8) if told else hashlib.sha256(same.encode()).hexdigest()[:16]
+            if told or others:
+                requests.append(self._landing_run([*told, *others], key))
+        return requests
+
+    def _landing_run(self, entries: Sequence[Entry], key: str) -> dg.RunRequest:
+        names = sorted({e.request.collection for e in entries})
+        config = {
+            "entry_ids": [e.entry_id for e in entries],
+            "collections": [collection_to_wire(self.collections[name]) for name in names if name in self.collections],
+            "asset_keys": {name: list(self.keys[name].path) for name in names if name in self.keys},
+        }
+        first = self.collections.get(entries[0].request.collection)
+        (op,) = self.job.graph.node_defs
+        return dg.RunRequest(
+            run_key=key,
+            job_name=self.job.name,
+            run_config={"ops": {op.name: {"config": config}}},
+            tags={**(dict(first.run_tags) if first is not None else {}), DEFINITIONS_TAG: self.names.name},
+        )

@@ -1,0 +1,1 @@
+"""What the service answers, by resource; each module ends with its part of the table of operations."""

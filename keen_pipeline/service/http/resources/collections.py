@@ -1,0 +1,92 @@
+"""Event collections: the properties of their events, and the removal of events. How events come in stands in `events`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.service.events import analyses
+from keen_pipeline.service.events.query import where
+from keen_pipeline.service.http.answers import JsonResponse
+from keen_pipeline.service.http.lanes import DELETE, QUERY
+from keen_pipeline.service.http.operation import MASTER, READ, WRITE, Call, Operation
+from keen_pipeline.service.http.parameters import BEACON, SELECTING
+from keen_pipeline.service.http.resources.events import beacon
+from keen_pipeline.service.http.schemas import json_of, ref
+
+
+async def schema(call: Call) -> Response:
+    """The properties of a collection and their types."""
+    return JsonResponse(await call.run(QUERY, lambda: _schema(call, call.collection)))
+
+
+async def schemas(call: Call) -> Response:
+    """The same of every collection."""
+    return JsonResponse(await call.run(QUERY, lambda: [_schema(call, name) for name in call.service.store.names()]))
+
+
+async def schema_or_beacon(call: Call) -> Response:
+    """The same of one collection; with `data`, an event in the address of an image."""
+    if "data" in call.parameters:
+        return await beacon(call)
+    call.allow(READ)
+    for name in ("redirect", "modified", "c"):
+        if name in call.parameters:
+            raise InvalidInputError(f"{name}: this belongs to an image beacon, which has its event in data", field=name)
+    return await schema(call)
+
+
+def _schema(call: Call, name: str) -> dict[str, Any]:
+    with call.service.store.snapshot(name) as snapshot:
+        found = analyses.schema(snapshot, call.version)
+    types = {path: analyses.inferred_type(counts) for path, counts in found.items()}
+    url = call.collection_url(name)
+    if call.version == "v3":
+        return {"name": name, "url": url, "properties": types}
+    return {
+        "name": name,
+        "url": url,
+        "property_names": list(found),
+        "inferred_property_types": types,
+        "properties": {p: {"num_appearances": sum(counts.values()), "type_appearances": counts} for p, counts in found.items()},
+        "urls": {"extractions": f"{url}/_extract"},
+    }
+
+
+async def delete_events(call: Call) -> Response:
+    """Delete the events of a timeframe that pass the filters; without either all of them."""
+    service, parameters = call.service, call.parameters
+    for name in ("filters", "timeframe"):
+        if parameters.get(name) == "":
+            raise InvalidInputError(f"{name}: is empty; leave it out to delete every event", field=name)
+
+    def delete() -> None:
+        with service.select(call.collection, parameters) as selection:  # refused here, before anything is deleted
+            filters, timeframe = selection.filters, selection.timeframe
+        service.store.delete(call.collection, lambda snapshot: where(snapshot.columns, filters, timeframe))
+
+    await call.run(DELETE, delete)
+    return Response(status_code=204)
+
+
+_EVENTS = "/3.0/projects/{project}/events"
+_ONE = f"{_EVENTS}/{{collection}}"
+_PIXEL = {"image/gif": {"schema": {"type": "string", "format": "binary"}}}
+
+OPERATIONS = [
+    Operation("GET", "/2.0/projects/{project}/{collection}", schema, "The schema of a collection", json_of(ref("Schema2"))),
+    Operation("GET", _EVENTS, schemas, "Schemas of all collections", json_of({"type": "array", "items": ref("Schema3")})),
+    Operation(
+        "GET",
+        _ONE,
+        schema_or_beacon,
+        "Schema of a collection; with `data`, an image beacon",
+        {**json_of(ref("Schema3")), **_PIXEL},
+        parameters=BEACON,
+        keys=(READ, WRITE),
+        responses={"302": {"description": "An image beacon with `redirect`"}},
+    ),
+    Operation("DELETE", _ONE, delete_events, "Delete events", status=204, parameters=SELECTING, keys=(MASTER,)),
+]
