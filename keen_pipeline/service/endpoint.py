@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -36,6 +35,8 @@ def read_announcement(data: Path) -> Announcement | None:
 
 def lock(descriptor: int) -> None:
     """Lock an open file for this process; the system gives it back however the process ends. Raises OSError if another has it."""
+    import fcntl  # the command line's help needs none of it, and Windows has none
+
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -23,6 +23,7 @@ import urllib3
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, CountPolicy, Encoding, Layout, MaskMethod
+from keen_pipeline.errors import LedgerUnavailableError
 from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
@@ -259,7 +260,13 @@ class History:
 
     def _check_reasons(self) -> None:
         """What a refused collection waits for is told, once somebody has looked."""
-        told = self._reasons()
+        try:
+            told = self._reasons()
+        except LedgerUnavailableError:
+            # A process that was paused in the middle of a transaction holds SQLite's lock, which is what the error says.
+            if not any(process.is_paused for process in self.processes):
+                raise
+            return
         self.wrong += [f"it waits without a reason: {line}" for line in told if ": " not in line or "(since" not in line]
 
     def _once(self) -> Iterator[Setting]:
