@@ -22,7 +22,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.extractions.records import NOT_STARTED
+from keen_pipeline.service.extractions.records import COMPLETE, NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.limits import ByteBudget
