@@ -34,6 +34,24 @@ def test_records_of_lower_levels_are_not_shown_and_all_else_is(level: str, dropp
     assert shown(b"somebody's print: DEBUG\n")
 
 
+def test_a_dagster_yaml_of_the_folder_makes_it_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    assert dev._environment("info")["DAGSTER_HOME"] == str(tmp_path / "data" / "dagster")
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}")
+    assert dev._environment("info")["DAGSTER_HOME"] == str(tmp_path)
+    assert (tmp_path / "dagster.yaml").read_text() == "telemetry: {enabled: false}"
+
+
+def test_the_first_night_is_that_of_a_shown_code_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dev._shows_ours()
+    (tmp_path / "workspace.yaml").write_text("load_from: [{python_module: keen_pipeline.definitions}]")  # as in the checkout
+    assert dev._shows_ours()
+    (tmp_path / "workspace.yaml").write_text("load_from: [{python_module: theirs}]")
+    assert not dev._shows_ours()
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -128,6 +129,18 @@ def test_a_narrow_terminal_shows_one_line_a_file(
     monkeypatch.setattr(common, "Console", lambda **_: Console(force_terminal=True, width=width))
     table = landings_table(landed, "Landed")
     assert (len(table.columns), table.row_count, table.caption) == (columns, 2, caption)
+
+
+def test_the_next_command_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.shutil, "which", lambda _: None)
+    for argument, command in (
+        (".venv/bin/keen-pipeline", ".venv/bin/keen-pipeline"),
+        ("/x/__main__.py", f"{sys.executable} -m keen_pipeline"),
+    ):
+        monkeypatch.setattr(sys, "argv", [argument, "demo"])
+        assert common.program() == command
+    monkeypatch.setattr(common.shutil, "which", lambda _: "/usr/bin/keen-pipeline")
+    assert common.program() == "keen-pipeline"
 
 
 def test_what_did_not_go_on_is_not_called_landed() -> None:

@@ -47,7 +47,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (GRAMMAR, """.replace(b'""', b'"')""", "", f"{TEST_VERIFY}::test_header_is_read_as_written"),
     (GRAMMAR, "if found[1] and not found[2]:", "if found[1]:", MIXTURE),
     (VERIFY, "if found is None or (not found[0] and last < end):", "if found is None:", f"{TEST_VERIFY} -k whole_records"),
-    (VERIFY, "if after is None or (after == at and doubtful):", "if after is None:", f"{TEST_VERIFY} --timeout 60"),
+    (VERIFY, "if after is None or (after == at and doubtful):", "if after is None:", f"{TEST_VERIFY} -k odd_places"),
     (VERIFY, "if len(cells) != len(self.columns):", "if len(cells) > len(self.columns):", WRONG),
     (VERIFY, "(at byte {self.whole})", "(at byte {len(self._held)})", WRONG),
     (

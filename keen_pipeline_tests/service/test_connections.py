@@ -98,7 +98,7 @@ def test_a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_not
 
 
 def test_a_slow_but_steady_body_is_taken(hasty: Http) -> None:
-    body = json.dumps({"text": "x" * 8000}).encode()
+    body = json.dumps({"text": "x" * 20_000}).encode()
     head = (
         f"POST {hasty.v3}/events/steady HTTP/1.1\r\nHost: x\r\nAuthorization: {hasty.endpoint.write_key}\r\nConnection: close\r\n"
     )

@@ -8,9 +8,11 @@ import math
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import pytest
@@ -18,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keen_pipeline.cli import event_files
+from keen_pipeline.cli import load as load_command
 from keen_pipeline.cli.event_files import read_event_batches
+from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import InvalidInputError, ServiceUnavailableError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.service.events.cells import MISSING, decode_field
@@ -217,6 +221,19 @@ def load(http: Http, *arguments: str, stdin: bytes = b"") -> subprocess.Complete
     return subprocess.run(
         [sys.executable, "-m", "keen_pipeline", "load", *arguments], input=stdin, capture_output=True, env=env, timeout=60
     )
+
+
+@pytest.mark.parametrize(("retry_after", "posted"), [(7.0, 3), (None, 1)])
+def test_only_a_batch_that_the_service_wants_later_is_posted_again(
+    monkeypatch: pytest.MonkeyPatch, retry_after: float | None, posted: int
+) -> None:
+    client, slept = Mock(spec=KeenClient), []
+    busy = ServiceUnavailableError("the answer got lost" if retry_after is None else "later", retry_after=retry_after)
+    client.add_events.side_effect = [busy, busy, {"purchases": [None, "refused"]}]
+    monkeypatch.setattr(load_command.time, "sleep", slept.append)
+    with nullcontext() if retry_after else pytest.raises(ServiceUnavailableError):
+        assert load_command._post(client, "purchases", [{"n": 1}, {}]) == [None, "refused"]
+    assert (client.add_events.call_count, slept) == (posted, [7.0] * (posted - 1))
 
 
 def test_the_command_loads_files_and_standard_input(http: Http, collection: str, tmp_path: Path) -> None:

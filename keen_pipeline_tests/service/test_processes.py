@@ -101,6 +101,7 @@ def test_no_link_with_a_key_is_printed_for_other_machines(data: Path) -> None:
     assert process.wait(20) == 0
     assert "keys in" in lines[2]
     assert "r1" not in "".join([*lines, rest])
+    assert "open " not in rest
 
 
 def test_a_port_in_use_is_named_and_nothing_is_touched(data: Path) -> None:

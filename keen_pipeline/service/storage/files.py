@@ -110,23 +110,19 @@ class EventFiles:
         columns = column_order({column for log in logs for column in log.columns})
         source = event_source([], logs, columns, {})
         with self.memory.reserved(reading_mib(logs)):
-            made = self._write(source, columns, logs[0].number, sum(log.events for log in logs))
-        assert made is not None
-        return made
+            return self._write(source, columns, logs[0].number, sum(log.events for log in logs))
 
     def merge(self, files: Mapping[DataFile, Path]) -> DataFile:
         """One file of several neighbours. `files`: in order of arrival, with their paths."""
         facts = together(self.facts(files).values())
         columns = column_order(facts.kinds)
-        made = self._write(
+        return self._write(
             event_source(list(files.values()), [], columns, facts.kinds),
             columns,
             next(iter(files)).number,
             sum(file.events for file in files),
             facts=facts,
         )
-        assert made is not None
-        return made
 
     def without(self, file: DataFile, path: Path, columns: Sequence[str], where: Where) -> DataFile | None:
         """A file without the events that pass: itself where none does, None where nothing is left. `columns`: those of `where`."""
@@ -137,8 +133,9 @@ class EventFiles:
         assert passing is not None
         if passing[0] == 0:
             return file
+        left = file.events - passing[0]
         rest = f"(SELECT * FROM {source} WHERE NOT ({where.sql}))"
-        return self._write(rest, column_order(facts.kinds), file.number, file.events - passing[0], where.parameters)
+        return self._write(rest, column_order(facts.kinds), file.number, left, where.parameters) if left else None
 
     def _write(
         self,
@@ -148,9 +145,7 @@ class EventFiles:
         events: int,
         parameters: Sequence[object] = (),
         facts: Facts | None = None,
-    ) -> DataFile | None:
-        if not events:
-            return None
+    ) -> DataFile:
         path = self._work / f"{number:012d}-{uuid.uuid4().hex[:12]}.parquet"
         try:
             with own_errors("writing events"), self._engine.cursor() as cursor:

@@ -157,6 +157,7 @@ class SharedLog:
         numbers = [row["number"] for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
             raise CatalogueUnavailableError(f"{self._name}: appends were removed while they were read; ask again", retry_after=1)
+        self._learn()  # the lines may have properties of other processes
         path = self._folder / f"{disk_name(self._name)}.{numbers[0]}.{secrets.token_hex(4)}.ndjson"
         try:
             with path.open("xb") as file:
@@ -166,7 +167,6 @@ class SharedLog:
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        self._learn()  # the lines may have properties of other processes
         part = LogPart(
             path,
             numbers[0],
