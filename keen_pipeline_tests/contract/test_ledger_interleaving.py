@@ -156,6 +156,26 @@ def test_another_question_lands_while_the_older_one_is_published(shared: SqlLedg
     assert 0 < unproven < len(orders(3, 4))
 
 
+def test_the_word_of_one_who_switched_late_counts_while_a_third_is_publishing(shared: SqlLedger) -> None:
+    world = world_of(shared, earlier=False)
+    a = Publisher(world, asked_anew(world), FROM_A)
+    complete(shared, a.entry_id, a.worker)
+    a.publishing()
+    shared.workers.retire(a.worker)
+    b = Publisher(world, a.entry_id, FROM_B)
+    shared.claim([b.entry_id], b.worker)
+    for step in b.steps():
+        step()
+    c = Publisher(world, asked_anew(world), OLD)
+    complete(shared, c.entry_id, c.worker)
+    for step in (c.publishing, c.switch, a.switch, a.landed, c.landed):
+        step()
+    world.check("the last file is a's")
+    assert one(shared, c.entry_id).status is Status.LANDED
+    for worker in (b.worker, c.worker):
+        shared.workers.retire(worker)
+
+
 def test_a_file_is_swept_while_its_path_comes_into_use_again(shared: SqlLedger) -> None:
     """csv, csv.gz, and csv again: whoever removes the first file never takes the third for it."""
     for order in orders(3, 4):

@@ -85,7 +85,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/ledger/ledger.py",
         "at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])",
         "at_work = entries.c.status.in_([Status.LANDED.value])",
-        _ORDERS,
+        f"{_ORDERS} -k a_third",
     ),
     (
         "keen_pipeline/ledger/ledger.py",
@@ -133,7 +133,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/ledger/ledger.py",
         "        self._doubt(connection, entry)\n        return False",
         "        return False",
-        f"{_ORDERS} -k swept_while",
+        f"{_RULE} -k removed",
     ),
     ("keen_pipeline/ledger/ledger.py", "sa.not_(is_stale), is_old)", "is_old)", f"{_LEDGER} -k means_nothing"),
     ("keen_pipeline/ledger/ledger.py", "sa.not_(is_stale), is_old)", "sa.not_(is_stale))", f"{_LEDGER} -k means_nothing"),
