@@ -13,6 +13,7 @@ import importlib
 import os
 import pkgutil
 import queue
+import shlex
 import shutil
 import signal
 import subprocess
@@ -58,7 +59,7 @@ class Mutant:
             return f"its old text occurs {number} times"
         if self.old == self.new:
             return "it changes nothing"
-        missing = [one for one in self.targets.split() if one.endswith(".py") and not (root / one).exists()]
+        missing = [one for one in shlex.split(self.targets) if one.endswith(".py") and not (root / one).exists()]
         return f"{missing[0]} is no file" if missing else None
 
 
@@ -86,7 +87,7 @@ def copy_of(root: Path, folder: Path) -> Path:
 
 def run(root: Path, targets: str, seconds: float = SECONDS) -> tuple[int | None, str]:
     """pytest's exit code in a copy, None if the time was over (which tells a mutant too), and the end of what it said."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", *targets.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", *shlex.split(targets)]
     # The copy's packages, wherever the installed one lies; bytecode of a mutant must not outlive it.
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     with tempfile.TemporaryFile("w+") as out:
