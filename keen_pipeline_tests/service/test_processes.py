@@ -12,7 +12,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -190,13 +192,14 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
 def test_a_child_that_lost_the_race_for_the_folder_is_ended(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     winners, losers = [], []
 
-    def slow(*_: object) -> list[str]:
+    def slow(data: Path, options: Sequence[str], env: Mapping[str, str], stdin: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
         code = "import sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
         code += "embedded.ensure(Path(sys.argv[1]))"
         winners.append(subprocess.Popen([sys.executable, "-c", code, str(data)], env=clean_environment()))
-        return [sys.executable, "-c", "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(300)"]
+        code = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(300)"
+        return subprocess.Popen([sys.executable, "-c", code], stdin=stdin, stderr=log, env=dict(env), start_new_session=True)
 
-    monkeypatch.setattr(embedded, "_command", slow)
+    monkeypatch.setattr(embedded, "_child", slow)
     found = embedded.ensure(data)
     pid = json.loads((data / "endpoint.json").read_text())["pid"]
     try:
