@@ -90,13 +90,13 @@ def take(page: Page, url: str, folder: Path, into: Path) -> None:
     page.goto(f"{url}/assets/keen/purchases?view=partitions&partition={yesterday.isoformat()}")
     page.get_by_text("keen/events", exact=True).first.wait_for()
     page.screenshot(path=into / "partition.png")
-    page.set_viewport_size({"width": 900, "height": 280})
-    page.set_content(_digest(folder, yesterday.isoformat()))
-    page.screenshot(path=into / "digest.png", full_page=True)
-    service = embedded.find(folder / "data" / "keen")
+    digest, service = _digest(folder, yesterday.isoformat()), embedded.find(folder / "data" / "keen")
     assert service is not None
-    page.goto(f"{service.base_url}/")
+    page.set_viewport_size({"width": 900, "height": 280})
+    page.set_content(digest)
+    page.screenshot(path=into / "digest.png", full_page=True)
     page.set_viewport_size({"width": 1100, "height": 540})
+    page.goto(f"{service.base_url}/")
     page.screenshot(path=into / "service.png")
     page.set_viewport_size(_WINDOW)
 
@@ -114,7 +114,7 @@ def _digest(folder: Path, night: str) -> str:
         digest = gather(ledger, sample_collections(), night, datetime.now(timezone.utc))
     finally:
         ledger.engine.dispose()
-    return str(digest_message(digest).html)
+    return str(digest_message(f"digest/{night}", digest).html)
 
 
 def main() -> int:
