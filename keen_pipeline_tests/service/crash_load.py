@@ -26,16 +26,17 @@ LOST = (502, 503, 504)
 
 @dataclass
 class Outcome:
-    """What clients know after some rounds: batches acknowledged, batches whose answer got lost, ids of extractions."""
+    """What clients know after some rounds: batches acknowledged, deleted, and those of which an answer got lost; extractions."""
 
     acknowledged: list[int] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
     killed: int = 0
 
 
 class Ingest(threading.Thread):
-    """Posts batches until the service is gone or `stop` is set; knows which were acknowledged and which may have been."""
+    """Posts batches until the service is gone or `stop` is set, and deletes every eighth again; knows what was acknowledged."""
 
     def __init__(self, endpoint: embedded.Endpoint, numbers: Iterator[int]) -> None:
         super().__init__()
@@ -43,6 +44,7 @@ class Ingest(threading.Thread):
         self._numbers = numbers
         self.stop = threading.Event()
         self.acknowledged: list[int] = []
+        self.deleted: list[int] = []
         self.unknown: list[int] = []
 
     def run(self) -> None:
@@ -60,7 +62,22 @@ class Ingest(threading.Thread):
                 continue
             assert answer.status == 200, answer.data
             assert all(one["success"] for one in json.loads(answer.data)["crash"])
-            self.acknowledged.append(number)
+            if number % 8:
+                self.acknowledged.append(number)
+            elif not self._delete_again(number):
+                return
+
+    def _delete_again(self, number: int) -> bool:
+        """Delete a batch again; whether the service is still there."""
+        filters = json.dumps([{"property_name": "batch", "operator": "eq", "property_value": number}])
+        try:
+            answer = self._http.request("DELETE", f"{self._http.v3}/events/crash", params={"filters": filters}, key="master_key")
+        except urllib3.exceptions.HTTPError:
+            self.unknown.append(number)
+            return False
+        assert answer.status in (204, *LOST), answer.data
+        (self.deleted if answer.status == 204 else self.unknown).append(number)
+        return True
 
 
 def submit_until_gone(endpoint: embedded.Endpoint, made: list[str], stop: threading.Event) -> None:
@@ -94,11 +111,12 @@ def load(endpoints: Sequence[embedded.Endpoint], numbers: Iterator[int], outcome
             thread.join()
     for ingest in ingests:
         outcome.acknowledged += ingest.acknowledged
+        outcome.deleted += ingest.deleted
         outcome.unknown += ingest.unknown
 
 
 def check(http: Http, outcome: Outcome) -> None:
-    """Everything acknowledged is there once, every extraction ends complete, every file is whole."""
+    """Everything acknowledged is there once, or deleted; every extraction ends complete, every file is whole."""
     content = http.csv("crash")
     rows = list(csv.DictReader(io.StringIO(content.decode())))
     counts: dict[int, int] = {}
@@ -109,6 +127,7 @@ def check(http: Http, outcome: Outcome) -> None:
     assert wrong == {}, f"acknowledged batches lost or doubled, with the events found of each: {wrong}"
     torn = {n: found for n in outcome.unknown if (found := counts.get(n, 0)) not in (0, BATCH)}
     assert torn == {}, f"batches whose answer got lost, neither there whole nor missing: {torn}"
+    assert outcome.deleted
     assert set(counts) <= {*outcome.acknowledged, *outcome.unknown}
     for extraction_id in outcome.made:
         answer = http.request("GET", http.wait("crash", extraction_id), key=None)

@@ -56,8 +56,8 @@ def test_nothing_is_lost_by_kill_9_at_ten_random_moments(data: Path, seed: int) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_nothing_is_lost_by_kill_9_of_four_services_on_one_storage(shared: Shared) -> None:
-    with shared.running([0] * 4) as cluster:
+def test_nothing_is_lost_by_kill_9_of_five_services_on_one_storage(shared: Shared) -> None:
+    with shared.running([0] * 5) as cluster:
         outcome = crash_some(cluster, lambda: cluster.endpoints, rounds=6, seed=7)
         check(TurningHttp(cluster.endpoints), outcome)
 
