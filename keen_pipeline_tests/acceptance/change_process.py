@@ -18,7 +18,7 @@ from typing import Any
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.errors import KeenPipelineError, LedgerUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
@@ -176,4 +176,10 @@ def run(doing: str, setting: Setting, log: Path) -> None:
         level=logging.WARNING, format=f"%(asctime)s {os.getpid()} {doing} %(message)s", stream=sys.stderr, force=True
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    DOINGS[doing](setting)
+    try:
+        DOINGS[doing](setting)
+    except LedgerUnavailableError as error:
+        # A process that was paused in the middle of a transaction holds SQLite's lock: this one ends in words, as a run would.
+        if "another process has held it" not in str(error):
+            raise
+        sys.exit(f"{doing}: {error}")
