@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 from keen_pipeline.cli.common import (
     complete_collections,
     configured_collections,
+    console,
     follow,
     print_json,
     progress_bar,
@@ -18,6 +20,7 @@ from keen_pipeline.cli.common import (
     show,
 )
 from keen_pipeline.errors import InvalidInputError, VerificationError
+from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Pipeline
 from keen_pipeline.pipeline.verify import Range, Verified, landed_of, repair, strangers, to_repair, verify
 from keen_pipeline.settings import Settings
@@ -89,17 +92,35 @@ def _names(pipeline: Pipeline, collection: str | None, configured: Sequence[str]
     return [collection]
 
 
-def _verify(pipeline: Pipeline, names: Sequence[str], landed: Sequence[Any], wanted: Range, counts: bool) -> list[Verified]:
+def _verify(pipeline: Pipeline, names: Sequence[str], landed: Sequence[Entry], wanted: Range, counts: bool) -> list[Verified]:
     found: list[Verified] = []
     with progress_bar() as bar:
         task = bar.add_task("verify", total=len(landed))
-        for one in verify(pipeline, landed, counts=counts):
-            found.append(one)
-            bar.update(task, completed=len(found))
+        try:
+            for one in verify(pipeline, landed, counts=counts):
+                found.append(one)
+                bar.update(task, completed=len(found))
+        except KeyboardInterrupt:
+            _tell_where_to_go_on(found, landed, wanted.last)
+            raise
         if wanted.is_everything:
             bar.update(task, description="files too many")
             found += strangers(pipeline, names)
     return found
+
+
+def _tell_where_to_go_on(found: Sequence[Verified], landed: Sequence[Entry], last: str | None) -> None:
+    """What was wrong so far, and the commands that look at the rest."""
+    for one in [one for one in found if one.problem is not None][:_MOST_SHOWN]:
+        console.print(f"{one.collection} {one.partition or ''}: {one.problem}")
+    seen = {one.entry.entry_id for one in found if one.entry is not None}
+    first: dict[str, str] = {}
+    for entry in landed:
+        if entry.is_partition and entry.entry_id not in seen:
+            first.setdefault(entry.request.collection, entry.request.partition_key)
+    console.print(f"{len(found)} of {len(landed)} files verified; the rest:")
+    for name, key in list(first.items())[:_MOST_SHOWN]:
+        console.print(f"  keen-pipeline verify {shlex.quote(name)} --from {key}{f' --to {last}' if last else ''}")
 
 
 def _row(one: Verified, is_mended: bool, mend: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -21,6 +22,7 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.pipeline import requests_of_a_night, submit
 from keen_pipeline.pipeline.manifests import read_manifest
+from keen_pipeline.pipeline.verify import Verified, verify
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
@@ -150,6 +152,20 @@ def test_what_is_wrong_is_named_and_repaired_and_nothing_else_is_touched(landed:
     assert {day: landed.file(day).read_bytes() for day in DAYS} == before
     now = landed.extraction_ids()
     assert [now[day] != asked[day] for day in DAYS] == [True, True, False]
+
+
+def test_a_verification_that_is_stopped_tells_what_is_left(landed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    landed.file(DAYS[0]).write_bytes(b"x" + landed.file(DAYS[0]).read_bytes()[1:])
+
+    def until_the_second(*args: Any, **options: Any) -> Iterator[Verified]:
+        yield from itertools.islice(verify(*args, **options), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keen_pipeline.cli.verify.verify", until_the_second)
+    status, _, told = landed.run("verify", "purchases", "--to", DAYS[2])
+    assert status == 130
+    assert "2026-01-01: its content has changed" in told
+    assert f"2 of 3 files verified; the rest:\n  keen-pipeline verify purchases --from {DAYS[2]} --to {DAYS[2]}\n" in told
 
 
 def test_a_lost_manifest_is_written_again_and_nothing_is_extracted(landed: Place) -> None:
