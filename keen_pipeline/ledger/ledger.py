@@ -15,7 +15,7 @@ from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
 from keen_pipeline.ledger.submissions import LedgerSubmissions
-from keen_pipeline.ledger.tables import entries, is_claimed, is_landed, is_open, is_publishing, is_stale
+from keen_pipeline.ledger.tables import entries, is_claimed, is_landed, is_open, is_publishing, is_stale, is_to_land
 from keen_pipeline.ledger.transactions import transaction
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, sources_of
 
@@ -42,9 +42,8 @@ class SqlLedger(LedgerSubmissions):
 
         Whoever claims them may land them at once. Answers those that nobody has claimed.
         """
-        to_land = sa.and_(entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value]), self._free_for(None))
         # Without an error it is due again for whoever claims it, see `claim`: an earlier try is over once a run is asked for.
-        return self._update(connection, entry_ids, to_land, due_at=until, error=None)
+        return self._update(connection, entry_ids, sa.and_(is_to_land, self._free_for(None)), due_at=until, error=None)
 
     @transaction
     def landing_failed(self, connection: sa.Connection, entry_id: int, worker: str, reason: str, due_at: datetime) -> Entry:

@@ -19,7 +19,7 @@ from keen_pipeline.errors import ClaimLostError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import bounded, new_row, next_attempt_row
-from keen_pipeline.ledger.tables import collections, entries, is_open, workers
+from keen_pipeline.ledger.tables import collections, entries, is_open, is_to_land, workers
 from keen_pipeline.ledger.transactions import lock_rows, transaction
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, history, sources_of
@@ -113,9 +113,7 @@ class LedgerSubmissions(LedgerReader):
         if connection.execute(alive).first() is None:
             return []
         # Of a landing that failed, the error says so: that one is not due before.
-        dispatched = sa.and_(
-            entries.c.status.in_([Status.SUBMITTED.value, Status.COMPLETE.value]), entries.c.error.is_(None), entries.c.due_at > now
-        )
+        dispatched = sa.and_(is_to_land, entries.c.error.is_(None), entries.c.due_at > now)
         due_at = sa.case((dispatched, now), else_=entries.c.due_at)
         return self._update(connection, entry_ids, self._free_for(worker), claimed_by=worker, due_at=due_at)
 

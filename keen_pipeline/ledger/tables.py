@@ -129,6 +129,8 @@ def _word(text: str) -> sa.ColumnElement[str]:
 
 
 is_open = entries.c.status.in_([_word(status) for status in _OPEN])
+# At the service, or finished there: what a run can be asked to land.
+is_to_land = entries.c.status.in_([_word(status.value) for status in (Status.SUBMITTED, Status.COMPLETE)])
 # Ends that Dagster has to hear of: of partitions only, a slice or an ad hoc file is nobody's asset.
 in_outbox = sa.and_(
     entries.c.kind == _word(Kind.PARTITION.value),

@@ -27,7 +27,8 @@ from keen_pipeline.pipeline.sample import sample_collections
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_ledger, scope_of
-from keen_pipeline_tests.acceptance.processes import Shell, await_ui, free_port
+from keen_pipeline_tests.acceptance.processes import Shell, await_ui
+from keen_pipeline_tests.ports import free_port
 
 if TYPE_CHECKING:  # the browser's driver is in the extra `dev`, which the README's test command does without
     from playwright.sync_api import Page, ViewportSize

@@ -106,13 +106,6 @@ def await_ui(log: Path, port: int, process: subprocess.Popen[bytes], seconds: fl
         time.sleep(0.2)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def arguments_of(line: str) -> Sequence[str]:
     """The words of a shell line."""
     import shlex

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_ledger, scope_of
 from keen_pipeline_tests.acceptance.crash_rig import START, die_with_parent, end_all, load_events
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server, running_s3, s3_place
+from keen_pipeline_tests.ports import free_port
 from keen_pipeline_tests.postgres import database, running_postgres
 from keen_pipeline_tests.valkey import PASSWORD, running_valkey
 
@@ -85,10 +85,10 @@ class Cluster:
         self.project = uuid.uuid4().hex[:24]
         self._profile = PROFILES / self.profile
         self._workspace = yaml.safe_load((self._profile / "workspace.yaml").read_text())
-        self._code_ports = {server["grpc_server"]["location_name"]: _free_port() for server in self._workspace["load_from"]}
+        self._code_ports = {server["grpc_server"]["location_name"]: free_port() for server in self._workspace["load_from"]}
         for server in self._workspace["load_from"]:
             server["grpc_server"]["port"] = self._code_ports[server["grpc_server"]["location_name"]]
-        self.port = _free_port()
+        self.port = free_port()
         self.worker_names = [f"worker{n + 1}" for n in range(self.workers)]
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._stack = ExitStack()
@@ -269,9 +269,3 @@ def merged(base: Mapping[str, Any], *over: Mapping[str, Any]) -> dict[str, Any]:
             below = found.get(key)
             found[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

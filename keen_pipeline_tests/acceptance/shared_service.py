@@ -25,7 +25,8 @@ from typing import Any
 import psycopg
 
 from keen_pipeline.service import embedded
-from keen_pipeline_tests.contract.s3 import S3Server, free_ports, running_s3
+from keen_pipeline_tests.contract.s3 import S3Server, running_s3
+from keen_pipeline_tests.ports import free_ports
 from keen_pipeline_tests.postgres import database, running_postgres
 from keen_pipeline_tests.service.cluster import Cluster, in_bucket
 from keen_pipeline_tests.service.crash_load import check, crash_some

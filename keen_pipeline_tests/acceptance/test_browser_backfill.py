@@ -23,8 +23,9 @@ from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
 from keen_pipeline.wiring import open_ledger, scope_of
 from keen_pipeline_tests.acceptance.ledger_figures import counts
-from keen_pipeline_tests.acceptance.processes import Shell, await_ui, free_port
+from keen_pipeline_tests.acceptance.processes import Shell, await_ui
 from keen_pipeline_tests.acceptance.test_browser import page  # noqa: F401 - a fixture
+from keen_pipeline_tests.ports import free_port
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from keen_pipeline.cli import dev
 from keen_pipeline.cli.processes import running
 from keen_pipeline_tests.acceptance.processes import Shell, await_text
+from keen_pipeline_tests.ports import free_port
 
 _RECORD = b"\x1b[32m2026-11-28 23:18:32 +0000\x1b[0m - dagster - \x1b[34m%s\x1b[0m - a run\n"
 
@@ -52,21 +52,15 @@ def test_the_first_night_is_that_of_a_shown_code_location(tmp_path: Path, monkey
     assert not dev._shows_ours()
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.mark.timeout(180)
 def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> None:
     # A workspace without code: the UI comes up soonest.
     (tmp_path / "workspace.yaml").write_text("load_from: []\n")
-    shell, log, port = Shell(tmp_path), tmp_path / "log", free_port()
+    shell, log, port = Shell(tmp_path), tmp_path / "log", str(free_port())
     first = shell.start("dev", "--port", port, log=log)
     try:
         await_text(log, f"Dagster UI: http://127.0.0.1:{port}", first, 120)
-        second = shell.run("dev", "--port", free_port())
+        second = shell.run("dev", "--port", str(free_port()))
         assert (second.returncode, f"http://127.0.0.1:{port} (process {first.pid})" in second.stderr) == (1, True)
         assert (second.stderr.count("\n"), len(second.stderr) < 200) == (1, True)
     finally:

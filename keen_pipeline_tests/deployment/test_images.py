@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import urllib3
 from keen_pipeline import __version__
 from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline_tests.acceptance.processes import await_text
+from keen_pipeline_tests.ports import free_port
 
 FOLDER = PROFILES / "images"
 DOCKERFILES = ["Dockerfile", "service.Dockerfile"]
@@ -94,12 +94,6 @@ def bare(programs: Path) -> dict[str, str]:
         k: v for k, v in os.environ.items() if k in ("HOME", "LANG") or k.startswith(("PIP_", "SSL_", "HTTP", "http", "no_proxy"))
     }
     return {**kept, "PATH": f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin"}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def command_of(name: str, **replaced: str) -> list[str]:

@@ -16,8 +16,8 @@ _SCOPE = f"{_RULES}::test_nothing_touches_another_scope"
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "keen_pipeline/ledger/ledger.py",
-        "in_([Status.SUBMITTED.value, Status.COMPLETE.value]), self._free_for(None))",
-        "in_([Status.SUBMITTED.value, Status.COMPLETE.value]), sa.true())",
+        "sa.and_(is_to_land, self._free_for(None))",
+        "sa.and_(is_to_land, sa.true())",
         f"{_RULE} -k dispatch",
     ),
     (

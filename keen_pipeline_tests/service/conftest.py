@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.service import embedded
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.storage.shared.database import PostgresDatabase
 from keen_pipeline_tests.contract.s3 import S3Server, running_s3
 from keen_pipeline_tests.postgres import database
@@ -76,5 +78,16 @@ def services(tmp_path: Path, postgres_url: str) -> Iterator[Services]:
 @pytest.fixture
 def catalogue(postgres_url: str) -> Iterator[PostgresDatabase]:
     made = PostgresDatabase(postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service(data: Path) -> Iterator[Service]:
+    """One in this process, on a folder of its own, with one event."""
+    data.mkdir()
+    config = ServiceConfig(data=data, max_concurrency=1)
+    made = Service(config, "http://127.0.0.1")
+    made.add_event("purchases", {"a": 1}, version="v3")
     yield made
     made.close()

@@ -131,3 +131,10 @@ def n_of(service: Service, name: str, *filters: dict[str, Any]) -> list[Any]:
 
 def rule(name: str, operator: str, value: Any) -> dict[str, Any]:
     return {"property_name": name, "operator": operator, "property_value": value}
+
+
+def await_status(service: Service, extraction_id: str, status: str) -> None:
+    deadline = time.monotonic() + 20
+    while (found := service.records.get(extraction_id)) is None or found.status != status:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import sqlite3
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,23 +20,7 @@ from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED
 from keen_pipeline.service.storage.backend import one_folder
 from keen_pipeline.service.storage.places import StorageError
-
-
-@pytest.fixture
-def service(data: Path) -> Iterator[Service]:
-    data.mkdir()
-    config = ServiceConfig(data=data, max_concurrency=1)
-    made = Service(config, "http://127.0.0.1")
-    made.add_event("purchases", {"a": 1}, version="v3")
-    yield made
-    made.close()
-
-
-def await_status(service: Service, extraction_id: str, status: str) -> None:
-    deadline = time.monotonic() + 20
-    while (found := service.records.get(extraction_id)) is None or found.status != status:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
+from keen_pipeline_tests.service.stores import await_status
 
 
 @pytest.mark.parametrize("name", ["finish", "expired"])

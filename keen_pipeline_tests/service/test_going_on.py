@@ -21,7 +21,6 @@ from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
-from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions.records import COMPLETE, NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
@@ -30,23 +29,6 @@ from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline_tests.service.configured import configured, log_lines
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
-
-
-@pytest.fixture
-def service(data: Path) -> Iterator[Service]:
-    data.mkdir()
-    config = ServiceConfig(data=data, max_concurrency=1)
-    made = Service(config, "http://127.0.0.1")
-    made.add_event("purchases", {"a": 1}, version="v3")
-    yield made
-    made.close()
-
-
-def await_status(service: Service, extraction_id: str, status: str) -> None:
-    deadline = time.monotonic() + 20
-    while (found := service.records.get(extraction_id)) is None or found.status != status:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
 
 
 def test_work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from keen_pipeline.service.extractions import mail
 from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, ExtractionRecords
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline.settings import SmtpSettings
+from keen_pipeline_tests.ports import free_port
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
@@ -47,13 +47,6 @@ class Mailbox:
             assert time.monotonic() < deadline, "no mail came"
             time.sleep(0.02)
         return self.mails[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
