@@ -10,7 +10,7 @@ parts were run: `--size 0`, `--files 0`, `--slow-size 0` leave one out, `--only`
 
 curl, rclone and wget are measured as processes; Python contenders time themselves after their imports. Nobody but ours syncs
 its file to the disk, checks, counts or hashes it. What isn't installed is said so: `pip install -e '.[bench]'` has the Python
-peers, Debian has nginx, curl, rclone and wget. Peak memory is the whole process's. Compressors, DuckDB, polars, `rclone copyto`
+peers, Debian has nginx, curl, rclone and wget. Peak memory is the whole process's. Compressors, DuckDB, polars, Arrow, `rclone copyto`
 and boto3 take a local file: they have no transfer.
 """
 
@@ -91,6 +91,7 @@ ONE_FILE = [
     "ours parquet",
     "DuckDB COPY",
     "polars sink_parquet",
+    "Arrow alone, read_csv and write_table",
     "ours csv to S3",
     "ours csv.gz to S3",
     "ours csv.zst to S3",
@@ -219,10 +220,10 @@ def table(title: str, measured: dict[str, Measured], size: int, files: int) -> l
     curl = measured.get("curl", Measured())
     base = statistics.median(curl.seconds) if curl.seconds else None
     print(f"\n{title}")
-    print(f"{'':34}{'seconds':>9}{'min':>8}{'max':>8}{'CPU s/GB':>10}{'peak MiB':>10}{'x curl':>8}{'files/s':>9}")
+    print(f"{'':38}{'seconds':>9}{'min':>8}{'max':>8}{'CPU s/GB':>10}{'peak MiB':>10}{'x curl':>8}{'files/s':>9}")
     for name, runs in measured.items():
         if not runs.seconds:
-            print(f"{name:34} not run: {runs.missing}")
+            print(f"{name:38} not run: {runs.missing}")
             rows.append({"name": name, "missing": runs.missing})
             continue
         seconds, cpu = statistics.median(runs.seconds), statistics.median(runs.cpu)
@@ -238,7 +239,7 @@ def table(title: str, measured: dict[str, Measured], size: int, files: int) -> l
         rows.append(row)
         ratio = f"{seconds / base:8.2f}" if base else f"{'':>8}"
         spread = f"{min(runs.seconds):8.2f}{max(runs.seconds):8.2f}"
-        print(f"{name:34}{seconds:9.2f}{spread}{cpu / size * 1e9:10.2f}{max(runs.peak_mib):10.0f}{ratio}{files / seconds:9.1f}")
+        print(f"{name:38}{seconds:9.2f}{spread}{cpu / size * 1e9:10.2f}{max(runs.peak_mib):10.0f}{ratio}{files / seconds:9.1f}")
     sys.stdout.flush()
     return rows
 

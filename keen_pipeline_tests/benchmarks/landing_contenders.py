@@ -175,6 +175,17 @@ def polars_sink(task: Task) -> Run:
     return run
 
 
+def pyarrow_alone(task: Task) -> Run:
+    """What ours is made of, without a transfer, a check or a bound on its memory."""
+    from pyarrow import csv, parquet
+
+    def run() -> None:
+        for path in task.paths:
+            parquet.write_table(csv.read_csv(path), f"{task.out}/{Path(path).name}.parquet", compression="zstd")
+
+    return run
+
+
 def airbyte(task: Task) -> Run:
     from keen_pipeline_tests.benchmarks.landing_peers import airbyte_async_retriever
 
@@ -205,6 +216,7 @@ CONTENDERS: dict[str, Callable[[Task], Run]] = {
     "zstd level 1 alone, 2 threads": lambda task: zstd_alone(task, 2),
     "DuckDB COPY": duckdb_copy,
     "polars sink_parquet": polars_sink,
+    "Arrow alone, read_csv and write_table": pyarrow_alone,
     "Airbyte CDK AsyncRetriever": airbyte,
     "dlt Arrow to Parquet": lambda task: dlt(task, "arrow"),
     "dlt rows to CSV": lambda task: dlt(task, "rows"),
