@@ -10,8 +10,8 @@ parts were run: `--size 0`, `--files 0`, `--slow-size 0` leave one out, `--only`
 
 curl, rclone and wget are measured as processes; Python contenders time themselves after their imports. Nobody but ours syncs
 its file to the disk, checks, counts or hashes it. What isn't installed is said so: `pip install -e '.[bench]'` has the Python
-peers, Debian has nginx, curl, rclone and wget. Peak memory is the whole process's. Compressors, DuckDB, polars, Arrow, `rclone copyto`
-and boto3 take a local file: they have no transfer.
+peers, Debian has nginx, curl, rclone and wget. Peak memory is the whole process's. Compressors, DuckDB, polars, Arrow,
+`rclone copyto` and boto3 take a local file: they have no transfer.
 """
 
 from __future__ import annotations
