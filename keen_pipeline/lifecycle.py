@@ -121,6 +121,13 @@ class Entry:
         return bounds[0] <= self.landing.records <= bounds[1]
 
     @property
+    def reason(self) -> str:
+        """Why this attempt was not the last: its error, or how its landed file and the service's count differ."""
+        if self.status is Status.LANDED and self.landing is not None and self.is_whole is False:
+            return f"{self.landing.records} events landed, the service counts {self.counted}"
+        return self.error or "unknown reason"
+
+    @property
     def is_partition(self) -> bool:
         """Whether it is a partition of an asset, not a slice of one or somebody's ad hoc extraction."""
         return self.request.kind is Kind.PARTITION
@@ -263,8 +270,7 @@ def _landed(entry: Entry, limits: Limits) -> Action:
     if entry.counted_at is None:
         return Count()
     if entry.is_whole is False and policy is CountPolicy.FAIL:
-        records = entry.landing.records if entry.landing is not None else 0
-        return _over(entry, f"{records} events landed, the service counts {entry.counted}", limits)
+        return _over(entry, entry.reason, limits)
     return Done()
 
 
@@ -286,7 +292,7 @@ def history(attempts: Sequence[Entry], last_reason: str) -> str:
     """Why a request is abandoned, equal reasons once; `attempts` oldest first, the last one ending now."""
     reasons: dict[str, list[Entry]] = {}
     for entry in attempts:
-        reason = last_reason if entry is attempts[-1] else entry.error or "unknown reason"
+        reason = last_reason if entry is attempts[-1] else entry.reason
         reasons.setdefault(reason, []).append(entry)
     if len(reasons) == 1:
         first = attempts[0].requested_at.replace(microsecond=0)

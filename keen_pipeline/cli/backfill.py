@@ -75,7 +75,7 @@ def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) 
     )
     for collection, problem in posted.problems.items():
         console.print(f"{collection}: {problem}", style="yellow")
-    return submission.landed, [(entry, entry.error or "unknown reason") for entry in posted.ended]
+    return submission.landed, [(entry, entry.reason) for entry in posted.ended]
 
 
 def _show(landed: list[Entry], failed: list[tuple[Entry, str]], as_json: bool) -> None:

@@ -191,7 +191,7 @@ class _View:
                 yield f"{entry.request}: {reason}; attempt {follower.attempt} follows", "yellow"
             case Ended(entry):
                 self.landed.pop(entry.request.path, None)
-                self.failed.append((entry, entry.error or "unknown reason"))
+                self.failed.append((entry, entry.reason))
             case Stopped(entry, error):
                 self.failed.append((entry, f"{error} (it stays open)"))
             case Hindered(collection, error):

@@ -114,7 +114,7 @@ class _Night:
         left = asked - len(posted.submitted) - len(posted.ended)
         context.log.info("%s; %d left to the sensor", ", ".join(f"{n} {name}" for name, n in self.counts.items()), left)
         context.add_output_metadata(self.counts)
-        self.reporter.failed += [(entry, entry.error or "unknown reason") for entry in posted.ended]
+        self.reporter.failed += [(entry, entry.reason) for entry in posted.ended]
         self.reporter.end(self.counts["partitions"] - len(posted.ended))
 
     def _tidy_up(self) -> None:

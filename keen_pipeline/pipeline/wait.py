@@ -229,7 +229,7 @@ class _Wait:
         wanted = self.requests[place].fingerprint(self.pipeline.scope)
         if current is not None and current.fingerprint == wanted and not current.status.is_terminal:
             self.pending[place] = current
-            yield Retrying(entry, current, entry.error or "unknown reason")
+            yield Retrying(entry, current, entry.reason)
         elif entry.status is Status.LANDED:
             yield from self._landed(entry, adopted=True)
         elif entry.status is Status.SUPERSEDED and current is not None and current.fingerprint == wanted:

@@ -288,6 +288,14 @@ def test_the_history_tells_equal_reasons_once(reasons: list[str], last: str, tol
     assert history(attempts(*reasons), last) == told
 
 
+def test_the_history_tells_what_the_count_said_of_an_earlier_file() -> None:
+    contradicted = replace(landed(5, counted=0), error="a try before it landed")
+    assert history([contradicted, replace(ENTRY, entry_id=9, attempt=2)], "it broke") == (
+        "attempt 1: 5 events landed, the service counts 0; attempt 2: it broke"
+    )
+    assert landed(5, counted=5).reason == "unknown reason"
+
+
 def test_an_entry_says_what_it_is() -> None:
     assert str(ENTRY) == "purchases[2026-01-01] (attempt 1, extraction e7)"
     assert str(replace(ENTRY, extraction_id=None, attempt=2)) == "purchases[2026-01-01] (attempt 2)"

@@ -165,7 +165,7 @@ def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> d
 def given_up(targets: Targets, entry: Entry) -> dg.AssetCheckEvaluation:
     """The failed check `complete` of a partition that no attempt is left for, with the reason and what mends it."""
     request = entry.request
-    said = f"{entry.error or 'unknown reason'}\n\nOnce the cause is gone: materialize it, or "
+    said = f"{entry.reason}\n\nOnce the cause is gone: materialize it, or "
     said += f"`keen-pipeline retry {request.collection!r} {request.partition_key}`"
     return _evaluation(targets, COMPLETE, entry, CountPolicy.FAIL, False, said, attempts=str(entry.attempt))
 

@@ -56,7 +56,7 @@ class Reporter:
 
     def given_up(self, entry: Entry) -> Iterator[Report]:
         """The failed check `complete`, with the reason."""
-        self.fail(entry, entry.error or "unknown reason")
+        self.fail(entry, entry.reason)
         if entry.is_partition:
             yield given_up(self.targets, entry)
         self._pipeline.ledger.reported([entry.entry_id])
