@@ -57,6 +57,11 @@ class ExtractionRequest:
         """Collection and partition key: at most one request of a scope is open for each."""
         return self.collection, self.partition_key
 
+    def asks_as(self, other: ExtractionRequest) -> bool:
+        """Whether the service is asked for the same events, wherever they land."""
+        same = self.collection == other.collection and self.timeframe == other.timeframe
+        return same and filters_identity(self.filters) == filters_identity(other.filters)
+
     def fingerprint(self, scope: Scope) -> str:
         """A hash of all that decides the file's bytes and place, 32 hexadecimal digits; filters count in any order."""
         asked = {

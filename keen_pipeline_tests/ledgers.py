@@ -84,11 +84,11 @@ def asked(ledger: SqlLedger, *requests: ExtractionRequest) -> list[int]:
     return [answer.entry.entry_id for answer in ledger.request(requests)]
 
 
-def submit(ledger: SqlLedger, entry_id: int, worker: str, extraction_id: str = "e1") -> Entry:
-    """requested ▶ submitted, claimed by `worker`."""
+def submit(ledger: SqlLedger, entry_id: int, worker: str, extraction_id: str = "") -> Entry:
+    """requested ▶ submitted, claimed by `worker`; `extraction_id`: the entry's own, such as e7, if it is none."""
     assert ledger.claim([entry_id], worker)
     ledger.posting(entry_id, worker)
-    return ledger.submitted(entry_id, worker, extraction_id)
+    return ledger.submitted(entry_id, worker, extraction_id or f"e{entry_id}")
 
 
 def complete(ledger: SqlLedger, entry_id: int, worker: str) -> Entry:

@@ -15,11 +15,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.errors import ClaimLostError
+from keen_pipeline.errors import ClaimLostError, UnreadableAnswerError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger.reader import LedgerReader, chunks
 from keen_pipeline.ledger.rows import bounded, new_row, next_attempt_row
-from keen_pipeline.ledger.tables import collections, entries, is_open, is_to_land, workers
+from keen_pipeline.ledger.tables import collections, entries, is_open, is_to_land, scopes, workers
 from keen_pipeline.ledger.transactions import lock_rows, transaction
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, history, sources_of
@@ -145,13 +145,26 @@ class LedgerSubmissions(LedgerReader):
 
     @transaction
     def submitted(self, connection: sa.Connection, entry_id: int, worker: str, extraction_id: str) -> Entry:
-        """requested ▶ submitted, of a claimed intent. Raises ClaimLostError."""
+        """requested ▶ submitted, of a claimed intent.
+
+        Raises ClaimLostError, and UnreadableAnswerError where the service has made that extraction for other events: an answer that
+        a proxy has kept, or two of one request.
+        """
+        # Of two answers at once with one id, the second sees the first.
+        lock_rows(connection, scopes.c.id, scopes.c.id == self.scope_id)
         tick = sa.select(collections.c.answered_seconds).where(
             collections.c.scope_id == self.scope_id, collections.c.collection == entries.c.collection
         )
         values = {"extraction_id": extraction_id, "submitted_at": self.clock.now(), "error": None}
         values |= {"submitted_tick": sa.func.coalesce(tick.scalar_subquery(), 0.0)}
-        return self._move(connection, entry_id, worker, Status.SUBMITTED, **values)
+        entry = self._move(connection, entry_id, worker, Status.SUBMITTED, **values)
+        of_one_id = sa.and_(self._mine, entries.c.extraction_id == extraction_id, entries.c.id != entry_id)
+        for other in self._found(connection, of_one_id):
+            if not other.request.asks_as(entry.request):
+                raise UnreadableAnswerError(
+                    f"{entry.request}: the service answers with extraction {extraction_id}, which it made for {other.request}"
+                )
+        return entry
 
     # -- the service's word -------------------------------------------------------------------------------------------
 

@@ -173,6 +173,8 @@ _partial("ix_keen_entries_landed", is_landed, entries.c.scope_id, entries.c.coll
 sa.Index("ix_keen_entries_place", entries.c.scope_id, entries.c.collection, entries.c.partition_key, entries.c.id)
 # Whose file is switched, or removed: every landing asks what else is at its path, of other scopes too.
 sa.Index("ix_keen_entries_path", entries.c.path)
+# Whose extraction it is that the service answers with.
+sa.Index("ix_keen_entries_extraction", entries.c.scope_id, entries.c.extraction_id)
 sa.Index("ix_keen_entries_series_id", entries.c.series_id)
 sa.Index("ix_keen_entries_parent_id", entries.c.parent_id)
 

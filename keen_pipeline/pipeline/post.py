@@ -122,6 +122,7 @@ class _Round:
             if extraction_id is None:
                 ledger.posting(entry.entry_id, self._worker)
                 extraction_id = pipeline.api.submit(entry.request).extraction_id
+            self._note(self._outcome.submitted, ledger.submitted(entry.entry_id, self._worker, extraction_id))
         except ClaimLostError:
             raise
         except (RetryableError, ConfigurationError) as error:
@@ -135,8 +136,6 @@ class _Round:
             ended = pipeline.fail(entry, str(error), self._worker, final=True)
             if ended is not None:
                 self._note(self._outcome.ended, ended)
-        else:
-            self._note(self._outcome.submitted, ledger.submitted(entry.entry_id, self._worker, extraction_id))
 
     def _postpone(self, entry: Entry, error: KeenPipelineError, *, ambiguous: bool) -> None:
         pipeline = self._pipeline

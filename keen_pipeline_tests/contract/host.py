@@ -83,7 +83,7 @@ class Worker:
     def complete(self, entry_id: int) -> bool:
         """requested ▶ complete."""
         self._ledger.posting(entry_id, self._worker.id)
-        self._ledger.submitted(entry_id, self._worker.id, "e1")
+        self._ledger.submitted(entry_id, self._worker.id, f"e{entry_id}")
         return bool(self._ledger.complete([entry_id], self._worker.id))
 
     def land(self, entry_id: int, worker_id: str, sha256: str) -> bool:

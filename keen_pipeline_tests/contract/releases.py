@@ -82,10 +82,11 @@ def _rule(found: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Tables:
-    """The schema as it is in a database: (type, nullable, default) by table and column; what is unique by table."""
+    """The schema as it is in a database: (type, nullable, default) by table and column; what is unique by table; all indexes."""
 
     columns: dict[str, dict[str, tuple[str, bool, str | None]]]
     unique: dict[str, set[str]]
+    indexes: frozenset[str | None] = frozenset()
 
     @classmethod
     def of(cls, connection: sa.Connection) -> Tables:
@@ -103,7 +104,7 @@ class Tables:
             | {_rule(c) for c in inspector.get_check_constraints(name)}
             for name in names
         }
-        return cls(columns, unique)
+        return cls(columns, unique, frozenset(index["name"] for name in names for index in inspector.get_indexes(name)))
 
     def broken_by(self, after: Tables) -> list[str]:
         """What `after` has that a statement written for these tables could fail on."""

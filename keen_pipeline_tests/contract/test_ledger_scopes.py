@@ -246,7 +246,7 @@ def test_of_several_open_ones_of_a_partition_the_newest_goes_on(old_engine: sa.E
 
 def test_code_from_before_scopes_refuses_the_ledger(ledger: SqlLedger, url: str, tmp_path: Path) -> None:
     before = everything(ledger.engine)
-    with pytest.raises(LedgerVersionError, match=r"is at revision 0009.*serves code from revision 0008 on; upgrade keen_pipeline"):
+    with pytest.raises(LedgerVersionError, match=r"is at revision 0010.*serves code from revision 0008 on; upgrade keen_pipeline"):
         open_with(release(tmp_path / "0007", until="0007"), url)
     assert everything(ledger.engine) == before
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from keen_pipeline.client import KeenClient
-from keen_pipeline.collection import Collection
+from keen_pipeline.collection import Collection, CountPolicy
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction
 from keen_pipeline.filters import Filter
@@ -23,8 +23,9 @@ from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
 from keen_pipeline.pipeline.post import CLOCK_SLACK
 from keen_pipeline.ports import ExtractionApi, SystemClock
 from keen_pipeline.scope import Scope
-from keen_pipeline.testing import live_service
-from keen_pipeline_tests.pipeline.world import World, empty_engine
+from keen_pipeline.testing import FakeClock, live_service
+from keen_pipeline_tests.pipeline.scripted import ScriptedKeen
+from keen_pipeline_tests.pipeline.world import NOW, World, day, empty_engine
 
 WELL = Collection("well", "2026-01-01")
 
@@ -144,3 +145,37 @@ def test_one_extraction_answers_for_one_intent(world: World) -> None:
     ids = {world.entry(request).extraction_id for request in (first, twin)}
     assert len(ids) == 2
     assert "x1" in ids
+
+
+@dataclass
+class Replays(ScriptedKeen):
+    """A proxy before the service gives the first POST's answer to the `replays` POSTs after it, which never arrive."""
+
+    replays: int = 0
+    first: RemoteExtraction | None = None
+
+    def submit(self, request: ExtractionRequest) -> RemoteExtraction:
+        if self.first is not None and self.replays > 0:
+            self.replays -= 1
+            return self.first
+        made = super().submit(request)
+        self.first = self.first or made
+        return made
+
+
+@pytest.mark.parametrize("replays", [0, 1, 4])
+def test_an_answer_that_a_proxy_has_kept_makes_no_file_of_another_day(tmp_path: Path, replays: int) -> None:
+    clock = FakeClock(NOW)
+    world = World.at(tmp_path, clock=clock, api=Replays(clock, replays=replays))
+    for number in (1, 2, 3):
+        world.api.add("well", day(number), number)
+    uncounted = replace(WELL, count_check=CountPolicy.OFF)  # nothing else would notice
+    requests = world.requests(uncounted, 1, 3)
+    events = world.extract(requests)
+    assert sorted(event.entry.request.partition_key for event in events if isinstance(event, Landed)) == [
+        "2026-01-01",
+        "2026-01-02",
+        "2026-01-03",
+    ]
+    assert all(world.is_right(request) for request in requests)
+    assert len({world.entry(request).extraction_id for request in requests}) == 3
