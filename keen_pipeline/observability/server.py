@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Iterable
 from socketserver import TCPServer
-from threading import Event, Thread
+from threading import BoundedSemaphore, Event, Thread
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import make_wsgi_app
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # A client that sends nothing for so long is not listened to any more.
-_CLIENT_SECONDS = 30
+_CLIENT_SECONDS = 10
+# Connections at once, each of which has a thread: scrapers, probes, a person. One more is closed at once.
+MOST_CLIENTS = 64
+_log = logging.getLogger(__name__)
 
 
 class _Handler(WSGIRequestHandler):
@@ -34,6 +38,29 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(ThreadingWSGIServer):
+    request_queue_size = MOST_CLIENTS
+    _places = BoundedSemaphore(MOST_CLIENTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that says nothing, or leaves, is nobody's fault
+            _log.error("a scrape failed", exc_info=True)
+
     def server_bind(self) -> None:
         """Bind without a look-up of the host's name, which may take seconds."""
         TCPServer.server_bind(self)

@@ -60,7 +60,7 @@ class KeenLanding:
         happens so many seconds after the partition's begin as its number says. `force`: also over a partition that landed before.
         Raises InvalidInputError for a key that is no partition or an event outside of it.
         """
-        self._collections[_name(collection)] = known = _collection(collection, events)
+        self._collections[_name(collection)] = known = _collection(collection)
         words = self._words.setdefault(known.name, {_TIMESTAMP: "datetime"})
         requests: dict[str, ExtractionRequest] = {}
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -172,7 +172,7 @@ def _name(collection: str | Collection) -> str:
     return collection if isinstance(collection, str) else collection.name
 
 
-def _collection(collection: str | Collection, events: Mapping[str, Sequence[Event]]) -> Collection:
+def _collection(collection: str | Collection) -> Collection:
     if isinstance(collection, Collection):
         return collection
     # Any day may come later, also one before those that are here.

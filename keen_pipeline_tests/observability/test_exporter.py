@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
+import time
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +21,7 @@ from keen_pipeline.extraction import Status
 from keen_pipeline.ledger.statistics import CollectionStatistics, LedgerStatistics
 from keen_pipeline.ledger.totals import Totals
 from keen_pipeline.observability.exporter import PipelineMetrics
+from keen_pipeline.observability.server import MOST_CLIENTS, _bind
 
 NOW = datetime(2026, 1, 10, 2, tzinfo=timezone.utc)
 ONE = CollectionStatistics(
@@ -123,3 +127,23 @@ def test_an_answer_serves_for_some_seconds() -> None:
     metrics = PipelineMetrics(answers.pop, 200, cache_seconds=3600)
     assert scraped(metrics) == scraped(metrics)
     assert answers == []
+
+
+def test_silent_clients_are_bounded_and_the_exporter_answers_when_they_are_gone() -> None:
+    with _bind(PipelineMetrics(lambda: STATISTICS, 200), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        before = threading.active_count()
+        place = ("127.0.0.1", server.server_port)
+        silent = [socket.create_connection(place, timeout=30) for _ in range(MOST_CLIENTS + 20)]
+        closed = [one for one in silent[MOST_CLIENTS:] if one.recv(1) == b""]
+        assert len(closed) == 20
+        assert threading.active_count() - before == MOST_CLIENTS
+        for one in silent:
+            one.close()
+        for _ in range(200):
+            if threading.active_count() == before:
+                break
+            time.sleep(0.05)
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=30) as answer:
+            assert b"keen_pipeline_ledger_reachable 1.0" in answer.read()
+        server.shutdown()
