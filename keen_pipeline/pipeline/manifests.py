@@ -26,14 +26,14 @@ for consumers outside of Dagster. It is replaced, and removed, with its file. Sl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, RetryableError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
@@ -205,27 +205,40 @@ def remove(destination: FileDestination, path: str) -> None:
     destination.remove(destination.uri_of(manifest_path(path)))
 
 
-def note_counts(destination: FileDestination, scope: Scope, counts: Iterable[tuple[Entry, int]], now: datetime) -> None:
+def note_counts(
+    destination: FileDestination, scope: Scope, counts: Sequence[tuple[Entry, int]], now: datetime
+) -> tuple[dict[int, KeenPipelineError], list[Entry]]:
     """Write what the service counts into the manifests of landed entries, several at once; a lost manifest is made anew.
 
-    Raises ConfigurationError or RetryableError.
+    Answers by id why some could not be written, and the entries whose manifests were. Who lands one of these anew at the same moment
+    may find its own manifest replaced: the caller looks whether somebody did.
     """
 
-    def note(counted: tuple[Entry, int]) -> None:
+    def note(counted: tuple[Entry, int]) -> KeenPipelineError | bool:
         entry, count = counted
         try:
-            known = find(destination, entry.request.path)
-        except InvalidInputError:
-            known = None
-        if known is not None and known.entry.token != entry.token:
-            return  # another landing has replaced the file meanwhile
-        made = known or Manifest.of(entry, scope, entry.landed_at or now)
-        write(destination, replace(made, entry=replace(made.entry, counted=count, counted_at=now)))
+            known = _find_readable(destination, entry.request.path)
+            if known is not None and known.entry.token != entry.token:
+                return False  # another landing has replaced the file meanwhile
+            made = known or Manifest.of(entry, scope, entry.landed_at or now)
+            write(destination, replace(made, entry=replace(made.entry, counted=count, counted_at=now)))
+        except (ConfigurationError, RetryableError) as error:
+            return error
+        return True
 
-    changed = [(entry, count) for entry, count in counts if entry.landing is not None and entry.counted != count]
-    if changed:
-        with ThreadPoolExecutor(min(READERS, len(changed)), thread_name_prefix="keen-manifest") as pool:
-            list(pool.map(note, changed))
+    if not counts:
+        return {}, []
+    with ThreadPoolExecutor(min(READERS, len(counts)), thread_name_prefix="keen-manifest") as pool:
+        answers = list(zip((entry for entry, _ in counts), pool.map(note, counts), strict=True))
+    problems = {entry.entry_id: answer for entry, answer in answers if isinstance(answer, KeenPipelineError)}
+    return problems, [entry for entry, answer in answers if answer is True]
+
+
+def _find_readable(destination: FileDestination, path: str) -> Manifest | None:
+    try:
+        return find(destination, path)
+    except InvalidInputError:
+        return None
 
 
 @dataclass(frozen=True)
