@@ -168,9 +168,7 @@ def count_landed(
         yield from (([entry], unnoted[entry.entry_id]) for entry in entries if entry.entry_id in unnoted)
 
 
-def _count(
-    pipeline: Pipeline, landed: Sequence[Entry], patience: Patience
-) -> tuple[list[Entry], Mapping[int, KeenPipelineError]]:
+def _count(pipeline: Pipeline, landed: Sequence[Entry], patience: Patience) -> tuple[list[Entry], Mapping[int, KeenPipelineError]]:
     counts = _counts_of(pipeline, landed, patience)
     changed = [(entry, counts[entry.entry_id]) for entry in landed if entry.counted != counts[entry.entry_id]]
     # The manifests first: what the ledger holds as counted is not looked at again.

@@ -172,7 +172,9 @@ class _OneLanding:
             raise
         except Exception as error:  # noqa: BLE001 - logged with its traceback, and told as this file's failure: it stops no other
             _log.exception("%s could not be landed", entry)
-            return self._try_again(RetryableError(f"{entry.request}: an unexpected {type(error).__name__}; the log has its traceback"))
+            return self._try_again(
+                RetryableError(f"{entry.request}: an unexpected {type(error).__name__}; the log has its traceback")
+            )
         finally:
             if self._is_publishing:
                 ledger.published(entry.entry_id, self._worker)

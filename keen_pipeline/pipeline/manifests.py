@@ -210,8 +210,8 @@ def note_counts(
 ) -> tuple[dict[int, KeenPipelineError], list[Entry]]:
     """Write what the service counts into the manifests of landed entries, several at once; a lost manifest is made anew.
 
-    Answers by id why some could not be written, and the entries whose manifests were. Who lands one of these anew at the same moment
-    may find its own manifest replaced: the caller looks whether somebody did.
+    Answers by id why some could not be written, and the entries whose manifests were. Who landed one of these anew at the same
+    moment may have its own manifest replaced: the caller looks whether somebody did.
     """
 
     def note(counted: tuple[Entry, int]) -> KeenPipelineError | bool:
