@@ -68,8 +68,9 @@ def code_server(settings: dict[str, Any]) -> dict[str, Any]:
 
     def run(job: str, config: Any) -> None:
         started = time.perf_counter()
-        asked = {**settings, "job": job, "config": config}
-        subprocess.run([sys.executable, "-m", __spec__.name], env={**os.environ, _NIGHT: json.dumps(asked)}, check=True)
+        asked = Path(os.environ[_NIGHT]).with_name("run.json")  # longer than a variable may be
+        asked.write_text(json.dumps({**settings, "job": job, "config": config}))
+        subprocess.run([sys.executable, "-m", __spec__.name], env={**os.environ, _NIGHT: str(asked)}, check=True)
         found["run_seconds"].append(round(time.perf_counter() - started, 2))
 
     with dg.DagsterInstance.get() as instance:
@@ -147,7 +148,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "landing": str(folder / "landing"),
                 "profile": options.profile,
             }
-            environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster"), _NIGHT: json.dumps(settings)}
+            (folder / "code_server.json").write_text(json.dumps(settings))
+            environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster"), _NIGHT: str(folder / "code_server.json")}
             before = cpu_seconds()
             with (folder / "pipeline.log").open("wb") as log:
                 done = subprocess.run([sys.executable, "-m", __spec__.name], env=environment, stdout=subprocess.PIPE, stderr=log)
@@ -179,7 +181,7 @@ def profiled(settings: dict[str, Any], body: Callable[[], Any]) -> Any:
 def main() -> int:
     """Print the figures; 1 if not every collection's file is there."""
     if _NIGHT in os.environ:
-        settings = json.loads(os.environ[_NIGHT])
+        settings = json.loads(Path(os.environ[_NIGHT]).read_text())
         answer = profiled(settings, lambda: one_run(settings) if "job" in settings else code_server(settings))
         if answer is not None:
             print(json.dumps(answer))
