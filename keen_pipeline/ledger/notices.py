@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.tables import is_waiting_notice, notices
 from keen_pipeline.ledger.transactions import read_transaction, transaction
+from keen_pipeline.lifecycle import MAX_WAIT
 from keen_pipeline.ports import Clock
 
 
@@ -55,7 +56,9 @@ class SqlNotices:
     def claim(self, connection: sa.Connection, channels: set[str], hold_seconds: float) -> Notice | None:
         """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
         now = self._clock.now()
-        due = sa.and_(self._mine, is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
+        # What is put off for longer was put off by a clock that was ahead.
+        is_due = sa.or_(notices.c.due_at <= now, notices.c.due_at > now + MAX_WAIT)
+        due = sa.and_(self._mine, is_waiting_notice, is_due, notices.c.channel.in_(sorted(channels)))
         row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
         if row is None:
             return None

@@ -55,3 +55,18 @@ def test_notices_that_ended_long_ago_are_forgotten(ledger: SqlLedger, clock: Fak
         left = connection.exec_driver_sql("SELECT name FROM keen_notices ORDER BY id").scalars().all()
     assert left == ["newer", "waiting"]
     assert notices.waiting() == [("waiting", "mail", 0, None)]
+
+
+def test_a_notice_that_a_clock_put_off_that_was_ahead_is_due(ledger: SqlLedger, clock: FakeClock) -> None:
+    notices = SqlNotices(ledger.engine, clock=clock)
+    notices.plan("digest/2026-01-10", "mail")
+    clock.advance(365 * 86400)
+    notice = notices.claim({"mail"}, 300)
+    assert notice is not None
+    notices.failed(notice.notice_id, "a reason", clock.now() + timedelta(hours=1))
+    assert notices.claim({"mail"}, 300) is None
+    clock.advance(-365 * 86400)
+    again = notices.claim({"mail"}, 300)
+    assert again is not None
+    assert again.attempts == 2
+    assert notices.claim({"mail"}, 300) is None

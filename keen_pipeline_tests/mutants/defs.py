@@ -47,7 +47,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "        created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)\n",
+        "        created = [] if is_one_over else self._submit_for_the_run(pipeline, others, partition_keys, keep, run_id)\n",
         "        created: list[int] = []\n",
         f"{_EACH}::test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap",
     ),

@@ -112,8 +112,10 @@ class _Step:
             requests += asked
             for partition in before:
                 yield _before_start(self.keys[collection.name], collection, partition)
-        created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)
-        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id)
+        others, is_one_over = _others_of_the_run(context, self.name, self.keys)
+        # The first steps ask for all; what one has landed or given up is not asked for again.
+        created = [] if is_one_over else self._submit_for_the_run(pipeline, others, partition_keys, keep, run_id)
+        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id, others)
         reporter = Reporter(context, pipeline, self.keys)
         is_over = False
         try:
@@ -131,13 +133,16 @@ class _Step:
             yield dg.MaterializeResult(asset_key=self.keys[collection.name], metadata=NO_SECOND_MATERIALIZATION)
 
     def _submit_for_the_run(
-        self, pipeline: Pipeline, partition_keys: list[str], keep: Callable[[Entry], bool], run_id: str
+        self,
+        pipeline: Pipeline,
+        others: Sequence[Collection],
+        partition_keys: list[str],
+        keep: Callable[[Entry], bool],
+        run_id: str,
     ) -> list[int]:
         """Ask for the other collections of this run too, so that all of them wait at the same time; answers the new intents."""
         created: list[int] = []
-        others, is_one_over = _others_of_the_run(self.context, self.name, self.keys)
-        # The first steps ask for all; what one has landed or given up is not asked for again.
-        for collection in [] if is_one_over else others:
+        for collection in others:
             try:
                 requests, _ = _requests(pipeline, collection, partition_keys)
                 submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
@@ -217,8 +222,12 @@ class _NextSteps:
     Each partition would be told twice then: a backfill counts the events of its own runs alone.
     """
 
-    def __init__(self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str) -> None:
+    def __init__(
+        self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str, others: Sequence[Collection]
+    ) -> None:
         self._step, self._pipeline, self._partition_keys, self._run_id = step, pipeline, partition_keys, run_id
+        # What was seen at the step's start is good for the first time.
+        self._others: Sequence[Collection] | None = others
         self._kept_at: datetime | None = None
 
     def keep(self) -> None:
@@ -227,7 +236,10 @@ class _NextSteps:
         if self._kept_at is not None and now - self._kept_at < timedelta(seconds=_KEEPING_SECONDS):
             return
         self._kept_at = now
-        others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
+        others = self._others
+        if others is None:
+            others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
+        self._others = None
         names = {collection.name for collection in others}
         if names:
             mine = [e for e in ledger.open_entries() if e.run_id == self._run_id and e.request.collection in names]
