@@ -59,8 +59,10 @@ def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, secon
         wished = problem.retry_after if isinstance(problem, RetryableError) else None
         until = None if wished is None else pipeline.clock.now() + timedelta(seconds=wished)
         pipeline.ledger.hindered(collection, f"its extractions can't be submitted: {first_line(problem)}", until)
-    for collection in {e.request.collection for e in outcome.submitted} - set(outcome.problems):
-        pipeline.ledger.hindered(collection, None)
+    going_on = {e.request.collection for e in outcome.submitted} - set(outcome.problems)
+    for collection, state in pipeline.ledger.collections().items() if going_on else ():
+        if collection in going_on and state.problem is not None:
+            pipeline.ledger.hindered(collection, None)
     return outcome
 
 

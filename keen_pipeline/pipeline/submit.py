@@ -77,9 +77,10 @@ def submit(
     gone = _gone(pipeline, landed, problems)
     late = _late(pipeline, [e for i, e in landed.items() if i not in gone], problems, patience) if recount else set()
     again = [i for i, entry in landed.items() if i in gone or entry.entry_id in late]
-    renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id)
-    for index, answer in zip(again, renewed, strict=True):
-        answers[index] = answer
+    if again:
+        renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id)
+        for index, answer in zip(again, renewed, strict=True):
+            answers[index] = answer
     return Submission(tuple(answers), problems)
 
 

@@ -323,6 +323,12 @@ def test_what_is_known_of_a_collection(ledger: SqlLedger, clock: FakeClock) -> N
     assert ledger.collections()["purchases"].problem is None
 
 
+def test_what_is_noted_of_a_list_call_has_a_bound(memory: SqlLedger) -> None:
+    memory.listed("purchases", [f"e{number:06d}" for number in range(30_000)])
+    pending = memory.collections()["purchases"].pending
+    assert (len(pending), "e000000" in pending, "e029999" in pending) == (10_000, True, False)
+
+
 def test_history_that_means_nothing_any_more_is_forgotten(ledger: SqlLedger, clock: FakeClock) -> None:
     worker = ledger.workers.register("a run")
     kept, gone = [], []

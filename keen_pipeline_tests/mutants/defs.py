@@ -11,13 +11,13 @@ _RESOURCES = f"{_TESTS}/test_resources.py"
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "keen_pipeline/defs/assets/run.py",
-        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)",
+        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and launched_at <= entry.landed_at <= clock.now())",
         "return lambda entry: True",
         f"{_AGAIN}::test_what_was_corrected_at_the_source_arrives_with_an_explicit_materialization",
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)",
+        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and launched_at <= entry.landed_at <= clock.now())",
         "return lambda entry: False",
         f"{_AGAIN}::test_runs_of_one_backfill_keep_what_it_landed",
     ),

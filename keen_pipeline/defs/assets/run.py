@@ -39,6 +39,7 @@ from keen_pipeline.pipeline import (
 )
 from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.pipeline.wait import Event
+from keen_pipeline.ports import Clock
 
 # Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
 PROGRESS_SECONDS = 10.0
@@ -104,7 +105,7 @@ class _Step:
         selected = [c for name, c in sorted(self.collections.items()) if self.keys[name] in context.selected_asset_keys]
         partition_keys = list(context.partition_keys)
         launched_at, run_id = _launch(context, pipeline)
-        keep = _keep(context, launched_at, run_id)
+        keep = _keep(context, pipeline.clock, launched_at, run_id)
         step, progress = context.op_execution_context.op.name, _ProgressLog(context, pipeline)
         requests = []
         for collection in selected:
@@ -270,12 +271,13 @@ def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[date
     return pipeline.clock.now() - timedelta(seconds=max(0.0, now - launched)), backfill_id or root
 
 
-def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:
+def _keep(context: dg.AssetExecutionContext, clock: Clock, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:
     """What a run leaves alone: what it or its backfill has landed already, and what landed since it was launched."""
     config = context.op_execution_context.op_config or {}
     if config.get("skip_landed"):
         return lambda _: True
-    return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)
+    # What lies ahead was landed by a clock that was wrong.
+    return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and launched_at <= entry.landed_at <= clock.now())
 
 
 class _ProgressLog:
