@@ -69,14 +69,6 @@ class SqlNotices:
         body = json.loads(row.body) if row.body is not None else None
         return Notice(row.id, row.name, row.channel, row.created_at, row.attempts + 1, body)
 
-    def sent(self, notice_id: int) -> None:
-        """It is out."""
-        self._end(notice_id, error=None)
-
-    def given_up(self, notice_id: int, error: str) -> None:
-        """It is never tried again."""
-        self._end(notice_id, error=error)
-
     @transaction
     def failed(self, connection: sa.Connection, notice_id: int, error: str, due_at: datetime) -> None:
         """It is tried again, not before `due_at`."""
@@ -94,6 +86,7 @@ class SqlNotices:
         return connection.execute(sa.delete(notices).where(notices.c.ended_at < before)).rowcount
 
     @transaction
-    def _end(self, connection: sa.Connection, notice_id: int, *, error: str | None) -> None:
+    def end(self, connection: sa.Connection, notice_id: int, *, error: str | None = None) -> None:
+        """It is out, or given up because of `error`."""
         ended = {"ended_at": self._clock.now(), "error": error}
         connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))

@@ -185,7 +185,7 @@ class _OneLanding:
         parts = landed_slices(pipeline, entry) if entry.slices else []
         if parts:
             extraction_id = f"joined-{entry.entry_id}"
-            source: ResultsSource = JoinedResults(pipeline.destination, [part.uri for part in parts])
+            source: ResultsSource = JoinedResults(pipeline.destination.open, [part.uri for part in parts])
         else:
             extraction_id = entry.extraction_id or ""
             source = pipeline.api.results_of(request, extraction_id, url)
