@@ -18,6 +18,8 @@ from keen_pipeline.filters import Filter
 _NAME = re.compile(r"[ -#%-~]{1,256}")
 _EMAIL = re.compile(r"[^@\s,;<>]+@[^@\s,;<>]+")
 DEFAULT_START_DATE = date(2020, 1, 1)
+# Partitions before and after them, in any zone, have an instant too.
+FIRST_START_DATE, LAST_START_DATE = date(1970, 1, 1), date(2999, 12, 31)
 MOST_LOOKBACK_DAYS = 366
 MOST_CATCH_UP = 10_000
 
@@ -106,7 +108,7 @@ class Collection:
     """One event collection that the pipeline extracts. Raises InvalidInputError naming the field.
 
     `name`: Keen's event collection.
-    `start_date`: the first partition, `YYYY-MM-DD` in `timezone` (2020-01-01 by default).
+    `start_date`: the first partition, `YYYY-MM-DD` in `timezone` (1970-01-01 to 2999-12-31, 2020-01-01 by default).
     `granularity`: hourly, daily (default), weekly or monthly.
     `timezone`: an IANA name, UTC by default; partitions start at its midnights.
     `filters`: all of them must hold.
@@ -256,13 +258,16 @@ def _run_tags(value: object, where: str) -> dict[str, str]:
 
 def _date(value: object, where: str) -> date:
     if isinstance(value, datetime):
-        return value.date()
-    if isinstance(value, date):
-        return value
+        value = value.date()
     try:
-        return date.fromisoformat(str(value))
+        day = value if isinstance(value, date) else date.fromisoformat(str(value))
     except ValueError:
         raise InvalidInputError(f"{where}: start_date must be YYYY-MM-DD, not {value!r}", field="start_date") from None
+    if not FIRST_START_DATE <= day <= LAST_START_DATE:
+        raise InvalidInputError(
+            f"{where}: start_date must lie between {FIRST_START_DATE} and {LAST_START_DATE}, not {day}", field="start_date"
+        )
+    return day
 
 
 def _member(kind: type[Enum], value: object, where: str, name: str) -> Any:

@@ -31,8 +31,9 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.SUPERSEDED: frozenset(),
 }
 
-# A service may list a new extraction a moment after it answered its POST.
-UNLISTED_GRACE = timedelta(minutes=2)
+# A service may list a new extraction a moment after it answered its POST. As for what is stuck, the time in which it answered list
+# calls counts, whatever a clock says.
+UNLISTED_GRACE_SECONDS = 120.0
 # The longest back-off between two attempts, or two tries of one call.
 MAX_BACKOFF_SECONDS = 600.0
 # Nothing is put off for longer, so what says so was written by a clock that was ahead.
@@ -223,7 +224,7 @@ def decide(entry: Entry, seen: Seen, now: datetime, limits: Limits) -> Action:
         case Status.REQUESTED:
             return Wait(entry.due_at, entry.error or "its next attempt is not due yet") if entry.waits(now) else Post()
         case Status.SUBMITTED:
-            return _submitted(entry, seen, now, limits)
+            return _submitted(entry, seen, limits)
         case Status.SPLIT:
             return _split(seen)
         case Status.COMPLETE:
@@ -234,11 +235,13 @@ def decide(entry: Entry, seen: Seen, now: datetime, limits: Limits) -> Action:
             return Done()
 
 
-def _submitted(entry: Entry, seen: Seen, now: datetime, limits: Limits) -> Action:
+def _submitted(entry: Entry, seen: Seen, limits: Limits) -> Action:
     if not seen.listed:
         return Poll()
+    # By the time in which the service answered: its outages, ours and a clock that was set count for nothing.
+    answered = seen.tick - entry.submitted_tick
     if seen.remote is None:
-        if now - (entry.submitted_at or entry.requested_at) <= UNLISTED_GRACE:
+        if answered <= UNLISTED_GRACE_SECONDS:
             return Wait(None, "the service does not list it yet")
         return _over(entry, "the service no longer knows the extraction", limits)
     if seen.remote.status is RemoteStatus.COMPLETE:
@@ -247,8 +250,7 @@ def _submitted(entry: Entry, seen: Seen, now: datetime, limits: Limits) -> Actio
         said = f": {seen.remote.message}" if seen.remote.message else ""
         reason = f"the service reports the extraction as failed{said}"
         return Split(reason) if says_too_large(seen.remote.message or "") else _over(entry, reason, limits)
-    # By the time in which the service answered: its outages, ours and a clock that was set count for nothing.
-    if seen.tick - entry.submitted_tick >= limits.stuck_seconds:
+    if answered >= limits.stuck_seconds:
         minutes = limits.stuck_seconds / 60
         return _over(entry, f"the service has not finished the extraction in {minutes:.0f} minutes", limits)
     return Wait(None, "the service is working on it")

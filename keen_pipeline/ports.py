@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime, timezone
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, SecretUrl
 from keen_pipeline.filters import Filter
@@ -89,14 +88,6 @@ class ResultsSource(Protocol):
         Raises TransferError, ServiceUnavailableError or RateLimitedError (retryable), PermanentError, ConfigurationError.
         An expired URL is renewed inside.
         """
-        ...
-
-
-class LandedFiles(Protocol):
-    """Where landed files can be read back."""
-
-    def open(self, target: str) -> AbstractContextManager[BinaryIO]:
-        """A binary reader of the file as it is stored."""
         ...
 
 

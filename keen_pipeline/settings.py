@@ -169,7 +169,7 @@ def _base_url(name: str, text: str) -> str:
 def _choice(*choices: str) -> Callable[[str, str], str]:
     def parse(name: str, text: str) -> str:
         if text not in choices:
-            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {text!r}")
+            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {text[:60]!r}")
         return text
 
     return parse
@@ -183,9 +183,9 @@ def _number(low: _Number, high: _Number) -> Callable[[str, str], _Number]:
         try:
             value = kind(text)
         except ValueError:
-            raise ConfigurationError(f"{name} must be a {'whole ' if kind is int else ''}number, not {text!r}") from None
+            raise ConfigurationError(f"{name} must be a {'whole ' if kind is int else ''}number, not {text[:60]!r}") from None
         if not low <= value <= high:
-            raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text}")
+            raise ConfigurationError(f"{name} must lie between {low:g} and {high:g}, not {text[:60]}")
         return value
 
     return parse
@@ -194,7 +194,7 @@ def _number(low: _Number, high: _Number) -> Callable[[str, str], _Number]:
 def _switch(name: str, text: str) -> bool:
     word = text.lower()
     if word not in ("1", "0", "true", "false", "yes", "no"):
-        raise ConfigurationError(f"{name} must be true or false, not {word!r}")
+        raise ConfigurationError(f"{name} must be true or false, not {word[:60]!r}")
     return word in ("1", "true", "yes")
 
 
@@ -222,19 +222,19 @@ def _addresses(name: str, text: str) -> tuple[str, ...]:
     found = _words(name, text)
     wrong = [one for one in found if not re.fullmatch(r"[^@]+@[^@]+", one)]
     if wrong:
-        raise ConfigurationError(f"{name} must hold addresses separated by commas; {wrong[0]!r} is none")
+        raise ConfigurationError(f"{name} must hold addresses separated by commas; {wrong[0][:60]!r} is none")
     return found
 
 
 def _time_of_day(name: str, text: str) -> str:
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
-        raise ConfigurationError(f"{name} must be a time of day as HH:MM, not {text!r}")
+        raise ConfigurationError(f"{name} must be a time of day as HH:MM, not {text[:60]!r}")
     return text
 
 
 def _name(name: str, text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", text):
-        raise ConfigurationError(f"{name} must be letters, digits and underscores, beginning with a letter, not {text!r}")
+        raise ConfigurationError(f"{name} must be letters, digits and underscores, beginning with a letter, not {text[:60]!r}")
     return text
 
 

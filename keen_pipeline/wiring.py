@@ -31,11 +31,14 @@ _lock = threading.Lock()
 
 
 def open_database(url: str) -> sa.Engine:
-    """The ledger's database at a SQLAlchemy URL, migrated; opened once a process. Raises ConfigurationError."""
-    from keen_pipeline.ledger import open_engine
+    """The ledger's database at a SQLAlchemy URL, migrated; opened once a process, and again if its file was replaced.
+
+    Raises ConfigurationError.
+    """
+    from keen_pipeline.ledger.database import is_replaced, open_engine
 
     with _lock:
-        if url not in _engines:
+        if url not in _engines or is_replaced(_engines[url]):
             _engines[url] = open_engine(url)
         return _engines[url]
 

@@ -43,6 +43,27 @@ def endless_continue() -> Behaviour:
     return answer
 
 
+def endless_early_hints() -> Behaviour:
+    """`103 Early Hints` for ever."""
+
+    def answer(to: Exchange) -> None:
+        while not to.server.ending.is_set():
+            to.sock.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100)
+
+    return answer
+
+
+def hinted(then: Behaviour, *interim: str) -> Behaviour:
+    """Interim answers before the real one."""
+
+    def answer(to: Exchange) -> None:
+        for status in interim:
+            to.sock.sendall(f"HTTP/1.1 {status}\r\nLink: </style.css>; rel=preload\r\n\r\n".encode())
+        then(to)
+
+    return answer
+
+
 def raw(data: bytes) -> Behaviour:
     """These bytes, whatever they are, and the end."""
 

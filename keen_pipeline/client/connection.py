@@ -137,8 +137,20 @@ class _Reader(io.RawIOBase):
         return self._channel.recv_into(buffer)
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer whose interim ones, such as 103 Early Hints, are read over; http.client knows 100 alone."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 101 < self.status < 200:
+            self.headers = None  # type: ignore[assignment]  # without them it reads the next head
+            super().begin()
+
+
 class Connection(http.client.HTTPConnection):
     """To `place`, by `channel`; `proxy` is the one that gets plain requests, with the whole address."""
+
+    response_class = _Response
 
     def __init__(self, place: Address, sock: Any, read_timeout: float, proxy: Proxy | None = None) -> None:
         super().__init__(place.host, place.port)

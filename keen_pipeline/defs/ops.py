@@ -28,6 +28,7 @@ from keen_pipeline.pipeline import (
     requests_of_a_night,
     submit,
 )
+from keen_pipeline.pipeline.counts import Patience
 from keen_pipeline.pipeline.upkeep import tidy_up
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.timeframe import parse_instant
@@ -69,6 +70,7 @@ class _Night:
         self.context, self.pipeline, self.config = context, pipeline, config
         # Of a night it only keeps what went wrong: there is no key of an asset to tell anything of.
         self.reporter = Reporter(context, pipeline, {})
+        self.patience = Patience()
         self.counts = {"partitions": 0, "landed_before": 0, "adopted": 0, "submitted": 0}
 
     def run(self) -> None:
@@ -94,7 +96,8 @@ class _Night:
     def _submit(self, collection: Collection, requests: list[ExtractionRequest]) -> list[int]:
         force = self.config.force
         try:
-            submission = submit(self.pipeline, requests, keep=lambda _: not force, run_id=self.context.run.run_id)
+            keep, run_id = (lambda _: not force), self.context.run.run_id
+            submission = submit(self.pipeline, requests, keep=keep, patience=self.patience, run_id=run_id)
         except (ConfigurationError, PermanentError) as error:
             self.reporter.problems.append(f"{collection.name}: {error}")
             return []

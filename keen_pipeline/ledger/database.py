@@ -6,10 +6,11 @@ import sqlite3
 import time
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
-from keen_pipeline.errors import ConfigurationError, LedgerVersionError
+from keen_pipeline.errors import ConfigurationError, LedgerUnavailableError, LedgerVersionError
 from keen_pipeline.ledger.clock import keep_time
 from keen_pipeline.ledger.migrate import migrate
 from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient, reason_of
@@ -56,7 +57,43 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
     except sa.exc.DBAPIError as error:
         engine.dispose()
         raise ConfigurationError(f"the ledger {shown} can't be opened: {reason_of(error)}") from None
+    if engine.dialect.name == "sqlite" and engine.url.database not in (None, "", ":memory:"):
+        _watch(engine)
     return engine
+
+
+# Device and number of the file that an engine has opened; None once another one was found in its place.
+_files: WeakKeyDictionary[sa.Engine, tuple[int, int] | None] = WeakKeyDictionary()
+
+
+def is_replaced(engine: sa.Engine) -> bool:
+    """Whether a SQLite ledger's file was removed or replaced since it was opened, as when a backup is put in its place."""
+    if engine not in _files:
+        return False
+    if _files[engine] != _file_of(engine):
+        _files[engine] = None  # for good: once it is closed, its number may be given to the next file
+    return _files[engine] is None
+
+
+def _watch(engine: sa.Engine) -> None:
+    """Refuse to go on with a file that is no longer the ledger's: nobody else would see what is noted there."""
+    _files[engine] = _file_of(engine)
+
+    @sa.event.listens_for(engine, "checkout")
+    def _checkout(_connection: Any, _record: Any, _proxy: Any) -> None:
+        if is_replaced(engine):
+            raise LedgerUnavailableError(
+                f"the ledger {engine.url.database} was removed or replaced while this process used it; it goes on with the new one "
+                "at its next run or tick"
+            )
+
+
+def _file_of(engine: sa.Engine) -> tuple[int, int] | None:
+    try:
+        found = Path(str(engine.url.database)).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _options(url: sa.URL) -> dict[str, Any]:

@@ -131,13 +131,15 @@ class SqlLedger(LedgerSubmissions):
     ) -> Entry | None:
         """Journal the next attempt of a landed entry that is not whole; its file stays until the new one supersedes it.
 
-        The new attempt is `worker`'s claim. None if no attempt is left, or if the partition is asked for already.
+        The new attempt is `worker`'s claim. If the same is asked for already, it is that one; None if something else is, or if no
+        attempt is left.
         """
         now, row = self.clock.now(), self._known(connection, entry_id)
         if row is None or row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
             return None
-        if self._found(connection, sa.and_(is_open, self._at_place_of(row))):
-            return None
+        asked = self._found(connection, sa.and_(is_open, self._at_place_of(row)))
+        if asked:
+            return asked[0] if asked[0].fingerprint == row.fingerprint else None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
         values = next_attempt_row(row, now, due_at) | {"claimed_by": worker, "error": bounded(reason)}
         return self._insert(connection, values)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from keen_pipeline.ledger.clock import clock_of
 from keen_pipeline.ledger.tables import is_waiting_notice, notices
 from keen_pipeline.ledger.transactions import read_transaction, transaction
+from keen_pipeline.lifecycle import MAX_WAIT
 from keen_pipeline.ports import Clock
 
 
@@ -55,7 +56,9 @@ class SqlNotices:
     def claim(self, connection: sa.Connection, channels: set[str], hold_seconds: float) -> Notice | None:
         """The oldest notice that is due, for the caller alone; due again after `hold_seconds`, should the caller die."""
         now = self._clock.now()
-        due = sa.and_(self._mine, is_waiting_notice, notices.c.due_at <= now, notices.c.channel.in_(sorted(channels)))
+        # What is put off for longer was put off by a clock that was ahead.
+        is_due = sa.or_(notices.c.due_at <= now, notices.c.due_at > now + MAX_WAIT)
+        due = sa.and_(self._mine, is_waiting_notice, is_due, notices.c.channel.in_(sorted(channels)))
         row = connection.execute(sa.select(notices).where(due).order_by(notices.c.id).limit(1)).first()
         if row is None:
             return None
@@ -65,14 +68,6 @@ class SqlNotices:
             return None
         body = json.loads(row.body) if row.body is not None else None
         return Notice(row.id, row.name, row.channel, row.created_at, row.attempts + 1, body)
-
-    def sent(self, notice_id: int) -> None:
-        """It is out."""
-        self._end(notice_id, error=None)
-
-    def given_up(self, notice_id: int, error: str) -> None:
-        """It is never tried again."""
-        self._end(notice_id, error=error)
 
     @transaction
     def failed(self, connection: sa.Connection, notice_id: int, error: str, due_at: datetime) -> None:
@@ -91,6 +86,7 @@ class SqlNotices:
         return connection.execute(sa.delete(notices).where(notices.c.ended_at < before)).rowcount
 
     @transaction
-    def _end(self, connection: sa.Connection, notice_id: int, *, error: str | None) -> None:
+    def end(self, connection: sa.Connection, notice_id: int, *, error: str | None = None) -> None:
+        """It is out, or given up because of `error`."""
         ended = {"ended_at": self._clock.now(), "error": error}
         connection.execute(sa.update(notices).where(notices.c.id == notice_id).values(ended))

@@ -26,6 +26,8 @@ from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, history, sou
 
 # A list call that comes later than this after the one before says nothing about the time between them.
 _LONGEST_TICK_SECONDS = 60.0
+# Unfinished extractions that are noted of one list call; whoever waits for others of them asks the service himself.
+_MOST_PENDING = 10_000
 _NO_PROBLEM: Mapping[str, Any] = {"problem": None, "problem_since": None, "problem_until": None}
 
 
@@ -169,13 +171,18 @@ class LedgerSubmissions(LedgerReader):
     # -- the service's word -------------------------------------------------------------------------------------------
 
     @transaction
-    def listed(self, connection: sa.Connection, collection: str, pending: Iterable[str]) -> None:
-        """A list call was answered: these extractions of the collection are unfinished. Whatever kept the collection is over."""
+    def listed(self, connection: sa.Connection, collection: str, pending: Iterable[str]) -> float:
+        """A list call was answered: these extractions of the collection are unfinished. Whatever kept the collection is over.
+
+        Answers for how many seconds its list calls were answered, ever.
+        """
         now, row = self.clock.now(), self._collection(connection, collection)
         passed = 0.0 if row.listed_at is None else (now - row.listed_at).total_seconds()
-        answered = row.answered_seconds + min(max(passed, 0.0), _LONGEST_TICK_SECONDS)
-        values = {"listed_at": now, "pending": json.dumps(sorted(pending)), "answered_seconds": answered, **_NO_PROBLEM}
+        answered: float = row.answered_seconds + min(max(passed, 0.0), _LONGEST_TICK_SECONDS)
+        noted = json.dumps(sorted(pending)[:_MOST_PENDING])
+        values = {"listed_at": now, "pending": noted, "answered_seconds": answered, **_NO_PROBLEM}
         connection.execute(sa.update(collections).where(self._is_collection(collection)).values(values))
+        return answered
 
     @transaction
     def hindered(self, connection: sa.Connection, collection: str, problem: str | None, until: datetime | None = None) -> None:

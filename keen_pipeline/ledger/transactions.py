@@ -105,7 +105,11 @@ def read_transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) 
 
     @wraps(body)
     def run(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return _patiently(self.engine, lambda: _look(self.engine, lambda connection: body(self, connection, *args, **kwargs)))
+        def once() -> _T:
+            with read_only(self.engine) as connection:
+                return body(self, connection, *args, **kwargs)
+
+        return _patiently(self.engine, once)
 
     return run
 
@@ -148,11 +152,6 @@ def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that only reads, tried once; on SQLite it doesn't wait for a writer."""
     with engine.connect().execution_options(keen_read=True) as connection, connection.begin():
         yield connection
-
-
-def _look(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
-    with read_only(engine) as connection:
-        return body(connection)
 
 
 def _commit(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:

@@ -44,14 +44,14 @@ def deliver(
         except KeenPipelineError as error:
             problems.append(f"{what}, attempt {notice.attempts}: {error}; {_again(notices, notice, str(error), clock.now())}")
         else:
-            notices.sent(notice.notice_id)
+            notices.end(notice.notice_id)
             sent.append(what)
     return sent, problems
 
 
 def _again(notices: SqlNotices, notice: Notice, error: str, now: datetime) -> str:
     if notice.attempts >= MOST_ATTEMPTS:
-        notices.given_up(notice.notice_id, error)
+        notices.end(notice.notice_id, error=error)
         return "it is given up"
     pause = min(FIRST_RETRY_SECONDS * 2 ** min(notice.attempts - 1, 20), LONGEST_RETRY_SECONDS)
     notices.failed(notice.notice_id, error, now + timedelta(seconds=pause))

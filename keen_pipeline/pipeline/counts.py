@@ -6,7 +6,7 @@ Partitions that follow each other are counted together; only if the sum says tha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,8 +20,19 @@ from keen_pipeline.timeframe import Timeframe
 
 # A longer range is counted in pieces: one count over years of events may take a service longer than it allows itself.
 MOST_COUNTED_TOGETHER = 400
-# One sleep while the requests a minute are used up.
+# One sleep while the requests a minute are used up, and all of them of one caller.
 _LONGEST_REST_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0
+
+
+@dataclass
+class Patience:
+    """For how many more `seconds` counts may wait while the service refuses them, or the requests a minute are used up.
+
+    Shared by all counts of a caller, so that a service which refuses one collection for ever doesn't hold up the others as long.
+    """
+
+    seconds: float = PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -63,15 +74,20 @@ def verdict(counted: Counted) -> str:
     )
 
 
-def ask_count(pipeline: Pipeline, request: ExtractionRequest, timeframe: Timeframe, *, patient: bool) -> int:
-    """One count. If `patient`, waits as long as it takes while the requests a minute are used up."""
+def ask_count(pipeline: Pipeline, request: ExtractionRequest, timeframe: Timeframe, patience: Patience | None = None) -> int:
+    """One count; waits by `patience` (None: not at all) while it is refused for now. Raises RateLimitedError if that is over."""
     while True:
+        begun = pipeline.clock.now()
         try:
             return pipeline.api.count(request.collection, timeframe, request.filters)
         except RateLimitedError as error:
-            if not patient:
+            if patience is None:
                 raise
-            pipeline.clock.sleep(min(max(error.retry_after or 0.0, 1.0), _LONGEST_REST_SECONDS))
+            rest = min(max(error.retry_after or 0.0, 1.0), _LONGEST_REST_SECONDS)
+            patience.seconds -= max(0.0, (pipeline.clock.now() - begun).total_seconds()) + rest
+            if patience.seconds < 0:
+                raise
+            pipeline.clock.sleep(rest)
 
 
 def groups_of(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
@@ -83,7 +99,10 @@ def groups_of(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
 
 
 def count_together(
-    pipeline: Pipeline, requests: Sequence[ExtractionRequest], settled: Callable[[Sequence[int], int], bool], *, patient: bool
+    pipeline: Pipeline,
+    requests: Sequence[ExtractionRequest],
+    settled: Callable[[Sequence[int], int], bool],
+    patience: Patience | None = None,
 ) -> Iterator[tuple[Sequence[int], int]]:
     """Of requests for the same events: yields (positions in `requests`, their count in sum), each position once.
 
@@ -97,7 +116,7 @@ def count_together(
             if total is None:
                 span = Timeframe(requests[positions[0]].timeframe.start, requests[positions[-1]].timeframe.end)
                 try:
-                    total = ask_count(pipeline, requests[positions[0]], span, patient=patient)
+                    total = ask_count(pipeline, requests[positions[0]], span, patience)
                 except RateLimitedError:
                     raise
                 except RetryableError:
@@ -113,7 +132,7 @@ def count_together(
                 todo += [(positions[middle:], None), (positions[:middle], None)]
                 continue
             # The second half is what the first leaves of the sum: no request for it.
-            left = ask_count(pipeline, requests[positions[0]], first, patient=patient)
+            left = ask_count(pipeline, requests[positions[0]], first, patience)
             todo += [(positions[middle:], max(0, total - left)), (positions[:middle], left)]
 
 
@@ -130,33 +149,46 @@ def _neighbours(requests: Sequence[ExtractionRequest]) -> Iterator[Sequence[int]
         yield group
 
 
-def count_landed(pipeline: Pipeline, landed: Sequence[Entry]) -> Iterator[tuple[list[Entry], list[Entry] | KeenPipelineError]]:
-    """Hold landed entries against the service's counts of now, each collection for itself.
+def count_landed(
+    pipeline: Pipeline, landed: Sequence[Entry], patience: Patience | None = None
+) -> Iterator[tuple[list[Entry], list[Entry] | KeenPipelineError]]:
+    """Hold landed entries against the service's counts of now, each collection for itself. Nobody's policy is asked.
 
-    Yields the entries of a group, and them with their counts or why these can't be had. Nobody's policy is asked.
+    Yields the entries of a group, and them with their counts or why these can't be had; one by one those whose manifest can't be
+    written.
     """
+    patience = patience or Patience()
     groups = groups_of(e for e in landed if e.status is Status.LANDED)
-    for _, entries, answer in each(groups.items(), lambda group: _count(pipeline, group)):
-        yield entries, answer
+    for _, entries, answer in each(groups.items(), lambda group: _count(pipeline, group, patience)):
+        if isinstance(answer, KeenPipelineError):
+            yield entries, answer
+            continue
+        counted, unnoted = answer
+        yield [entry for entry in entries if entry.entry_id not in unnoted], counted
+        yield from (([entry], unnoted[entry.entry_id]) for entry in entries if entry.entry_id in unnoted)
 
 
-def _count(pipeline: Pipeline, landed: Sequence[Entry]) -> list[Entry]:
-    counts = _counts_of(pipeline, landed)
-    by_id = {entry.entry_id: entry for entry in landed}
+def _count(pipeline: Pipeline, landed: Sequence[Entry], patience: Patience) -> tuple[list[Entry], Mapping[int, KeenPipelineError]]:
+    counts = _counts_of(pipeline, landed, patience)
+    changed = [(entry, counts[entry.entry_id]) for entry in landed if entry.counted != counts[entry.entry_id]]
     # The manifests first: what the ledger holds as counted is not looked at again.
-    told = [(by_id[entry_id], count) for entry_id, count in counts.items()]
-    manifests.note_counts(pipeline.destination, pipeline.scope, told, pipeline.clock.now())
-    return pipeline.ledger.counted(counts)
+    unnoted, written = manifests.note_counts(pipeline.destination, pipeline.scope, changed, pipeline.clock.now())
+    counted = pipeline.ledger.counted({entry_id: count for entry_id, count in counts.items() if entry_id not in unnoted})
+    valid = {entry.entry_id for entry in counted if not entry.unproven}
+    for entry in written:
+        if entry.entry_id not in valid and not entry.unproven:  # another landing's manifest may have lain there already
+            pipeline.ledger.mark_unproven(entry)
+    return counted, unnoted
 
 
-def _counts_of(pipeline: Pipeline, landed: Sequence[Entry]) -> dict[int, int]:
+def _counts_of(pipeline: Pipeline, landed: Sequence[Entry], patience: Patience) -> dict[int, int]:
     records = [entry.landing.records if entry.landing is not None else 0 for entry in landed]
 
     def as_landed(positions: Sequence[int], total: int) -> bool:
         return total == sum(records[position] for position in positions)
 
     found: dict[int, int] = {}
-    for positions, total in count_together(pipeline, [e.request for e in landed], as_landed, patient=True):
+    for positions, total in count_together(pipeline, [e.request for e in landed], as_landed, patience):
         for position in positions:
             # Late events only add, and a cut file only lacks: if the sums agree, each of them does.
             found[landed[position].entry_id] = total if len(positions) == 1 else records[position]

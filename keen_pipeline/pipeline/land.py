@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from keen_pipeline.errors import (
     ConfigurationError,
     ExtractionTooLargeError,
     KeenPipelineError,
+    LedgerUnavailableError,
     PermanentError,
     RetryableError,
 )
@@ -31,6 +33,8 @@ from keen_pipeline.ports import ResultsSource, ResultsStream
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
     from keen_pipeline.ledger.workers import Worker
+
+_log = logging.getLogger(__name__)
 
 # Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
 MAX_LANDING_TRIES = 3
@@ -115,7 +119,7 @@ class LandingPool:
         return set(self._futures.values())
 
     def finished(self, timeout: float | None) -> Iterator[Landed | NotLanded]:
-        """The landings that ended, waiting at most `timeout` seconds for the first; raises what a landing raised."""
+        """The landings that ended, waiting at most `timeout` seconds for the first. Raises LedgerUnavailableError."""
         done, _ = wait(self._futures, timeout=timeout, return_when=FIRST_COMPLETED)
         for future in done:
             del self._futures[future]
@@ -141,7 +145,7 @@ class _OneLanding:
         self._is_publishing = False
 
     def run(self, url: SecretUrl | None) -> Landed | NotLanded:
-        """Answers what happened; raises LedgerUnavailableError, and what nobody expects."""
+        """Answers what happened; raises LedgerUnavailableError."""
         ledger, entry = self._pipeline.ledger, self._entry
         try:
             landing = self._land(url)
@@ -164,6 +168,13 @@ class _OneLanding:
             return self._split(error)
         except PermanentError as error:
             return self._failed(error, str(error))
+        except LedgerUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged with its traceback, and told as this file's failure: it stops no other
+            _log.exception("%s could not be landed", entry)
+            return self._try_again(
+                RetryableError(f"{entry.request}: an unexpected {type(error).__name__}; the log has its traceback")
+            )
         finally:
             if self._is_publishing:
                 ledger.published(entry.entry_id, self._worker)
@@ -174,7 +185,7 @@ class _OneLanding:
         parts = landed_slices(pipeline, entry) if entry.slices else []
         if parts:
             extraction_id = f"joined-{entry.entry_id}"
-            source: ResultsSource = JoinedResults(pipeline.destination, [part.uri for part in parts])
+            source: ResultsSource = JoinedResults(pipeline.destination.open, [part.uri for part in parts])
         else:
             extraction_id = entry.extraction_id or ""
             source = pipeline.api.results_of(request, extraction_id, url)

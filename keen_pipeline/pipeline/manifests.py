@@ -26,14 +26,15 @@ for consumers outside of Dagster. It is replaced, and removed, with its file. Sl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
-from keen_pipeline.errors import ConfigurationError, InvalidInputError, RetryableError
+from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod, check_collection_name
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
@@ -48,7 +49,10 @@ MOST_BYTES = 16 << 20
 """Of one manifest: 100,000 columns. A longer file is none of ours."""
 READERS = 8
 """Manifests that are read or written at once."""
+MOST_NUMBER = 2**63 - 1
+"""Of bytes and events: what a database holds."""
 _BATCH = 1_000
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -141,50 +145,83 @@ def _checked(document: Any) -> Mapping[str, Any]:
 
 
 def _read(d: Mapping[str, Any]) -> Manifest:
-    window = Timeframe(parse_instant(d["timeframe"]["start"]), parse_instant(d["timeframe"]["end"]))
     request = ExtractionRequest(
-        collection=str(d["collection"]),
-        timeframe=window,
-        partition_key=str(d["partition"]),
-        path=str(d["path"]),
+        collection=check_collection_name(d["collection"]),
+        timeframe=Timeframe(parse_instant(d["timeframe"]["start"]), parse_instant(d["timeframe"]["end"])),
+        partition_key=_text(d["partition"], 128),
+        path=_text(d["path"], 2048),
         kind=Kind(d["kind"]),
         filters=tuple(Filter.from_wire(one) for one in d["filters"]),
         encoding=Encoding(d["encoding"]),
-        mask={name: MaskMethod(method) for name, method in d["mask"].items()},
-        mask_key=d["mask_key"],
+        mask={_name(name): MaskMethod(method) for name, method in d["mask"].items()},
+        mask_key=_or_none(_text, d["mask_key"], 32),
         count_check=CountPolicy(d["count_check"]),
     )
-    columns = d["columns"]
-    landing = Landing(
-        uri=str(d["uri"]),
-        bytes=int(d["bytes"]),
-        records=int(d["events"]),
-        sha256=str(d["sha256"]),
-        columns=tuple(str(one["name"]) for one in columns),
-        stored_bytes=int(d["stored_bytes"]),
-        seconds=float(d["seconds"]),
-        column_types=tuple(str(one["type"]) for one in columns) if any(one["type"] for one in columns) else (),
-        property_types=tuple(one["property_type"] or "" for one in columns) if any(one["property_type"] for one in columns) else (),
-        masked={str(name): str(what) for name, what in d["masked"].items()},
-        stored_sha256=d["stored_sha256"],
-    )
+    if request.kind is Kind.SLICE or not request.path.startswith(f"{collection_folder(request.collection)}/"):
+        raise InvalidInputError(f"it is of no file of {request.collection}")
     entry = Entry(
         entry_id=0,
-        token=str(d["token"]),
+        token=_text(d["token"], 32),
         request=request,
         fingerprint="",
-        attempt=int(d["attempt"]),
+        attempt=_whole(d["attempt"], 2**31 - 1),
         status=Status.LANDED,
         requested_at=parse_instant(d["requested_at"]),
         due_at=parse_instant(d["requested_at"]),
         landed_at=parse_instant(d["landed_at"]),
-        extraction_id=d["extraction_id"],
-        landing=landing,
-        expected=d["expected"],
-        counted=d["counted"],
+        extraction_id=_or_none(_text, d["extraction_id"], 256),
+        landing=_read_landing(d),
+        expected=_or_none(_whole, d["expected"], MOST_NUMBER),
+        counted=_or_none(_whole, d["counted"], MOST_NUMBER),
         counted_at=parse_instant(d["counted_at"]) if d["counted_at"] is not None else None,
     )
     return Manifest(str(d["source"]), str(d["name"]), entry)
+
+
+def _read_landing(d: Mapping[str, Any]) -> Landing:
+    columns, seconds = d["columns"], float(d["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{seconds} is no duration")
+    return Landing(
+        uri=str(d["uri"]),
+        bytes=_whole(d["bytes"], MOST_NUMBER),
+        records=_whole(d["events"], MOST_NUMBER),
+        sha256=_text(d["sha256"], 64),
+        columns=tuple(_name(one["name"]) for one in columns),
+        stored_bytes=_whole(d["stored_bytes"], MOST_NUMBER),
+        seconds=seconds,
+        column_types=tuple(_name(one["type"]) for one in columns) if any(one["type"] for one in columns) else (),
+        property_types=tuple(_name(one["property_type"] or "") for one in columns)
+        if any(one["property_type"] for one in columns)
+        else (),
+        masked={_name(name): _name(what) for name, what in d["masked"].items()},
+        stored_sha256=_or_none(_text, d["stored_sha256"], 64),
+    )
+
+
+def _text(value: Any, most: int) -> str:
+    """A text that every database takes."""
+    if not isinstance(value, str) or not 0 < len(value) <= most or not value.isprintable():
+        raise ValueError(f"{str(value)[:20]!r} is no text of 1 to {most} characters")
+    return value
+
+
+def _name(value: Any) -> str:
+    """A text that is kept as JSON, whatever is in it."""
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:20]!r} is no text")
+    value.encode()
+    return value
+
+
+def _whole(value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{str(value)[:20]!r} is no number from 0 to {most}")
+    return value
+
+
+def _or_none(read: Callable[[Any, int], _T], value: Any, most: int) -> _T | None:
+    return None if value is None else read(value, most)
 
 
 def write(destination: FileDestination, manifest: Manifest) -> None:
@@ -205,27 +242,40 @@ def remove(destination: FileDestination, path: str) -> None:
     destination.remove(destination.uri_of(manifest_path(path)))
 
 
-def note_counts(destination: FileDestination, scope: Scope, counts: Iterable[tuple[Entry, int]], now: datetime) -> None:
+def note_counts(
+    destination: FileDestination, scope: Scope, counts: Sequence[tuple[Entry, int]], now: datetime
+) -> tuple[dict[int, KeenPipelineError], list[Entry]]:
     """Write what the service counts into the manifests of landed entries, several at once; a lost manifest is made anew.
 
-    Raises ConfigurationError or RetryableError.
+    Answers by id why some could not be written, and the entries whose manifests were. Who landed one of these anew at the same
+    moment may have its own manifest replaced: the caller looks whether somebody did.
     """
 
-    def note(counted: tuple[Entry, int]) -> None:
+    def note(counted: tuple[Entry, int]) -> KeenPipelineError | bool:
         entry, count = counted
         try:
-            known = find(destination, entry.request.path)
-        except InvalidInputError:
-            known = None
-        if known is not None and known.entry.token != entry.token:
-            return  # another landing has replaced the file meanwhile
-        made = known or Manifest.of(entry, scope, entry.landed_at or now)
-        write(destination, replace(made, entry=replace(made.entry, counted=count, counted_at=now)))
+            known = _find_readable(destination, entry.request.path)
+            if known is not None and known.entry.token != entry.token:
+                return False  # another landing has replaced the file meanwhile
+            made = known or Manifest.of(entry, scope, entry.landed_at or now)
+            write(destination, replace(made, entry=replace(made.entry, counted=count, counted_at=now)))
+        except (ConfigurationError, RetryableError) as error:
+            return error
+        return True
 
-    changed = [(entry, count) for entry, count in counts if entry.landing is not None and entry.counted != count]
-    if changed:
-        with ThreadPoolExecutor(min(READERS, len(changed)), thread_name_prefix="keen-manifest") as pool:
-            list(pool.map(note, changed))
+    if not counts:
+        return {}, []
+    with ThreadPoolExecutor(min(READERS, len(counts)), thread_name_prefix="keen-manifest") as pool:
+        answers = list(zip((entry for entry, _ in counts), pool.map(note, counts), strict=True))
+    problems = {entry.entry_id: answer for entry, answer in answers if isinstance(answer, KeenPipelineError)}
+    return problems, [entry for entry, answer in answers if answer is True]
+
+
+def _find_readable(destination: FileDestination, path: str) -> Manifest | None:
+    try:
+        return find(destination, path)
+    except InvalidInputError:
+        return None
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ def poll(
             outcome.problems[collection] = answer
             pipeline.ledger.hindered(collection, f"its extractions can't be listed: {first_line(answer)}")
             continue
-        pipeline.ledger.listed(collection, [i for i, remote in answer.items() if remote.status is RemoteStatus.PENDING])
-        _apply(pipeline, members, answer, worker, outcome)
+        tick = pipeline.ledger.listed(collection, [i for i, remote in answer.items() if remote.status is RemoteStatus.PENDING])
+        _apply(pipeline, members, answer, tick, worker, outcome)
     return outcome
 
 
@@ -75,12 +75,16 @@ def _all_pending(members: Sequence[Entry], state: CollectionState | None) -> boo
 
 
 def _apply(
-    pipeline: Pipeline, members: Sequence[Entry], listed: Mapping[str, RemoteExtraction], worker: str | None, outcome: Polled
+    pipeline: Pipeline,
+    members: Sequence[Entry],
+    listed: Mapping[str, RemoteExtraction],
+    tick: float,
+    worker: str | None,
+    outcome: Polled,
 ) -> None:
     """Record what one list call says of the entries of its collection."""
     ready: list[int] = []
-    now, state = pipeline.clock.now(), pipeline.ledger.collections().get(members[0].request.collection)
-    tick = state.tick if state is not None else 0.0
+    now = pipeline.clock.now()
     for entry in members:
         remote = listed.get(entry.extraction_id or "")
         action = decide(entry, Seen(listed=True, remote=remote, tick=tick), now, pipeline.limits)
@@ -91,7 +95,7 @@ def _apply(
                 outcome.urls[entry.entry_id] = remote.results_url
         else:
             _end(pipeline, entry, action, worker, outcome)
-    outcome.completed += pipeline.ledger.complete(ready, worker)
+    outcome.completed += pipeline.ledger.complete(ready, worker) if ready else []
 
 
 def _join(pipeline: Pipeline, entries: Sequence[Entry], worker: str | None, outcome: Polled) -> None:

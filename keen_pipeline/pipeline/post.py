@@ -21,7 +21,7 @@ from keen_pipeline.errors import (
 from keen_pipeline.extraction import RemoteExtraction, Status
 from keen_pipeline.lifecycle import MAX_WAIT, Entry, Post, Seen, backoff_seconds, decide
 from keen_pipeline.pipeline.context import Pipeline, first_line
-from keen_pipeline.pipeline.slices import plan, split
+from keen_pipeline.pipeline.slices import is_planned, plan, split
 
 # A refused request says by itself how long to wait; this is for one that does not.
 _REST_SECONDS = 60.0
@@ -46,7 +46,7 @@ class Posted:
 
 
 def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, seconds: float = 20.0) -> Posted:
-    """POST every due intent among `entries` that nobody else has claimed, until done or `seconds` are over.
+    """Count and POST every due intent among `entries` that nobody else has claimed, until done or `seconds` are over.
 
     An intent of too many events is split first. What the service refuses for now is postponed, what it refuses for good is given
     up. A refused key, or a collection that can't be counted, keeps its own collection's intents alone.
@@ -59,8 +59,10 @@ def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, secon
         wished = problem.retry_after if isinstance(problem, RetryableError) else None
         until = None if wished is None else pipeline.clock.now() + timedelta(seconds=wished)
         pipeline.ledger.hindered(collection, f"its extractions can't be submitted: {first_line(problem)}", until)
-    for collection in {e.request.collection for e in outcome.submitted} - set(outcome.problems):
-        pipeline.ledger.hindered(collection, None)
+    going_on = {e.request.collection for e in outcome.submitted} - set(outcome.problems)
+    for collection, state in pipeline.ledger.collections().items() if going_on else ():
+        if collection in going_on and state.problem is not None:
+            pipeline.ledger.hindered(collection, None)
     return outcome
 
 
@@ -75,18 +77,22 @@ class _Round:
         self._lock = Lock()
 
     def run(self, claimed: Sequence[Entry]) -> Posted:
-        """What became of them."""
+        """What became of them. What is planned goes first: the count of another collection may be refused at every round."""
         if not claimed:
             return self._outcome
-        planned = plan(self._pipeline, claimed, self._worker)
-        self._outcome.split += planned.split
-        self._outcome.ended += planned.ended
-        self._outcome.problems.update(planned.problems)
-        if planned.problems:
-            return self._outcome  # nobody sends anything for now
-        over = {e.entry_id for e in (*planned.split, *planned.ended)}
         with ThreadPoolExecutor(self._pipeline.posting_threads, thread_name_prefix="keen-post") as pool:
-            list(pool.map(self._one, [e for e in claimed if e.entry_id not in over]))
+            posts = [pool.map(self._one, [e for e in claimed if is_planned(e)])]
+            for collection, planned in plan(self._pipeline, [e for e in claimed if not is_planned(e)], self._worker):
+                with self._lock:
+                    self._outcome.split += planned.split
+                    self._outcome.ended += planned.ended
+                    if planned.refused is not None:
+                        self._outcome.problems[collection] = planned.refused
+                posts.append(pool.map(self._one, planned.whole))
+                if self._refused is not None or self._pipeline.clock.now() >= self._deadline:
+                    break
+            for done in posts:
+                list(done)
         return self._outcome
 
     def _one(self, entry: Entry) -> None:

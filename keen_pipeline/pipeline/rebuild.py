@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.layout import collection_folder
+from keen_pipeline.landing.layout import collection_folder, manifest_path
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import manifests
@@ -36,6 +37,8 @@ def rebuild(ledger: SqlLedger, destination: FileDestination) -> Rebuilt:
     for found in manifests.all_of(destination):
         if found.manifest is None:
             problems.append((found.uri, found.problem or "it can't be read"))
+        elif not _is_beside(destination, found.uri, found.manifest.entry.request.path):
+            problems.append((found.uri, f"it tells of a file at another place, {found.manifest.entry.request.path}"))
         elif found.manifest.is_of(ledger.scope):
             told.append(found.manifest)
         else:
@@ -53,3 +56,8 @@ def rebuild(ledger: SqlLedger, destination: FileDestination) -> Rebuilt:
         landed.append(replace(manifest.entry, landing=replace(manifest.landing, uri=destination.uri_of(path))))
     restored = ledger.restore(landed)
     return Rebuilt(tuple(restored), len(landed) - len(restored), others, tuple(problems))
+
+
+def _is_beside(destination: FileDestination, uri: str, path: str) -> bool:
+    """Whether a manifest lies where that of the file at a path does; some storages list names unquoted."""
+    return unquote(uri) == unquote(destination.uri_of(manifest_path(path)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from keen_pipeline.collection import CountPolicy, Encoding
@@ -21,38 +22,49 @@ _ABSENT = "absent"
 
 @dataclass
 class Planned:
-    """What became of some intents before their POST.
+    """What became of intents of one collection before their POST.
 
-    `split`: slices are asked for instead. `ended`: given up, as they can't be cut far enough. `problems`: by collection that the
-    requests a minute are used up.
+    `whole`: to be posted as they are. `split`: slices are asked for instead. `ended`: given up, as they can't be cut far enough.
+    `refused`: why the others wait.
     """
 
+    whole: list[Entry] = field(default_factory=list)
     split: list[Entry] = field(default_factory=list)
     ended: list[Entry] = field(default_factory=list)
-    problems: dict[str, KeenPipelineError] = field(default_factory=dict)
+    refused: RateLimitedError | None = None
 
 
-def plan(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> Planned:
+def is_planned(intent: Entry) -> bool:
+    """Whether an intent can be posted as it is."""
+    return intent.planned_at is not None or intent.request.count_check is CountPolicy.OFF
+
+
+def plan(pipeline: Pipeline, intents: Sequence[Entry], worker: str) -> Iterator[tuple[str, Planned]]:
     """Count what the intents would hold; those beyond `max_events` are split, with an intent for each slice.
 
-    Intents of a collection whose count can't be had are posted as they are: the service says itself what is too large. If the
-    requests a minute are used up, they wait.
+    Yields collections with what became of their intents, each counted when it is asked for. Intents whose count can't be had are
+    posted as they are: the service says itself what is too large. If it is refused for now, they wait. Which collections come first
+    is left to chance, so that one whose counts are always refused starves no other.
     """
-    planned = Planned()
-    groups = groups_of(e for e in intents if e.planned_at is None and e.request.count_check is not CountPolicy.OFF)
-    for (collection, _), _members, answer in each(groups.items(), lambda group: _plan_group(pipeline, group, worker, planned)):
+    groups = [(collection, (members, Planned())) for (collection, _), members in groups_of(intents).items()]
+    random.shuffle(groups)
+    for collection, (members, planned), answer in each(groups, lambda group: _plan_group(pipeline, *group, worker)):
         if isinstance(answer, RateLimitedError):
-            planned.problems[collection] = answer
-    return planned
+            planned.refused = answer
+        elif isinstance(answer, KeenPipelineError):
+            over = {entry.entry_id for entry in (*planned.split, *planned.ended)}
+            planned.whole = [entry for entry in members if entry.entry_id not in over]
+        yield collection, planned
 
 
-def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], worker: str, planned: Planned) -> None:
+def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], planned: Planned, worker: str) -> None:
     limit = pipeline.limits.max_events
-    for positions, total in count_together(pipeline, [e.request for e in intents], lambda _, total: total <= limit, patient=False):
+    for positions, total in count_together(pipeline, [e.request for e in intents], lambda _, total: total <= limit):
         entries = [intents[position] for position in positions]
         if total <= limit:
             known = total if len(entries) == 1 or total == 0 else None
             pipeline.ledger.planned([e.entry_id for e in entries], known)
+            planned.whole += entries
             continue
         given_up = _split(pipeline, entries[0], f"{total} events, more than {limit}", worker, total)
         if given_up is None:
@@ -68,7 +80,7 @@ def split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None) -> 
     RetryableError or ConfigurationError if the counts for it can't be had now; nothing is changed then.
     """
     try:
-        return _split(pipeline, entry, reason, worker, ask_count(pipeline, entry.request, entry.request.timeframe, patient=False))
+        return _split(pipeline, entry, reason, worker, ask_count(pipeline, entry.request, entry.request.timeframe))
     except PermanentError as error:
         told = f"{reason}; it can't be cut, as its events can't be counted: {error}"
         return pipeline.fail(entry, told, worker, final=True)
@@ -99,7 +111,7 @@ def _halve(
             f"{request}: too large for one extraction, and {window.start.isoformat()} to {window.end.isoformat()} can't be halved"
         )
     limit = pipeline.limits.max_events
-    left = ask_count(pipeline, request, halves[0], patient=False)
+    left = ask_count(pipeline, request, halves[0])
     found: list[tuple[Timeframe, int, int]] = []
     for half, number in zip(halves, (left, max(0, total - left)), strict=True):
         if number > limit:

@@ -14,7 +14,7 @@ from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import Partition, due_partitions, partitions_between
 from keen_pipeline.pipeline.context import Pipeline
-from keen_pipeline.pipeline.counts import count_landed, is_late
+from keen_pipeline.pipeline.counts import Patience, count_landed, is_late
 from keen_pipeline.pipeline.requests import check_mask_key, partition_request
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ def submit(
     *,
     keep: Callable[[Entry], bool] = lambda _: True,
     recount: bool = True,
+    patience: Patience | None = None,
     run_id: str | None = None,
 ) -> Submission:
     """Journal the requests that the ledger lacks.
 
     An open attempt is adopted. A landed one of today's configuration is left alone if `keep(entry)`, its file still lies there with
-    its length and, with `recount`, the service still counts as many events as it holds (late events outdate it).
+    its length and, with `recount`, the service still counts as many events as it holds (late events outdate it). `patience`: of
+    these counts, by default their own.
 
     Raises ConfigurationError, before anything is journalled, if a column is to be hashed and there is no key, or if other
     definitions land their files at the same paths.
@@ -73,11 +75,12 @@ def submit(
     landed = {i: a.entry for i, a in enumerate(answers) if not a.created and a.entry.status is Status.LANDED}
     problems: dict[str, KeenPipelineError] = {}
     gone = _gone(pipeline, landed, problems)
-    late = _late(pipeline, [e for i, e in landed.items() if i not in gone], problems) if recount else set()
+    late = _late(pipeline, [e for i, e in landed.items() if i not in gone], problems, patience) if recount else set()
     again = [i for i, entry in landed.items() if i in gone or entry.entry_id in late]
-    renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id)
-    for index, answer in zip(again, renewed, strict=True):
-        answers[index] = answer
+    if again:
+        renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id)
+        for index, answer in zip(again, renewed, strict=True):
+            answers[index] = answer
     return Submission(tuple(answers), problems)
 
 
@@ -105,10 +108,13 @@ def _gone(pipeline: Pipeline, landed: Mapping[int, Entry], problems: dict[str, K
         return {index for index, gone in zip(landed, pool.map(is_gone, landed.values()), strict=True) if gone}
 
 
-def _late(pipeline: Pipeline, landed: Sequence[Entry], problems: dict[str, KeenPipelineError]) -> set[int]:
+def _late(
+    pipeline: Pipeline, landed: Sequence[Entry], problems: dict[str, KeenPipelineError], patience: Patience | None
+) -> set[int]:
     """Ids of landed entries whose file no longer holds what the service counts; `problems` gets what can't be counted now."""
     late: set[int] = set()
-    for entries, answer in count_landed(pipeline, [e for e in landed if e.request.count_check is not CountPolicy.OFF]):
+    checked = [e for e in landed if e.request.count_check is not CountPolicy.OFF]
+    for entries, answer in count_landed(pipeline, checked, patience):
         if isinstance(answer, KeenPipelineError):
             problems[entries[0].request.collection] = answer
         else:

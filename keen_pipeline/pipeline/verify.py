@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -168,10 +168,10 @@ def _content(
             stored = manifest.landing.stored_sha256 if manifest is not None else None
             if stored is None:
                 return f"nothing proves it: its manifest alone could, and {about or 'has no hash'}"
-            return _compared(_sha256(_pieces(file)), stored)
+            return _compared(_sha256(file), stored)
         try:
             with decompressed(file, landing.uri) as csv:
-                return _compared(_sha256(_pieces(csv)), landing.sha256)
+                return _compared(_sha256(csv), landing.sha256)
         except (OSError, EOFError) as error:
             return f"it can't be unpacked ({error})"
 
@@ -180,16 +180,11 @@ def _compared(found: str, noted: str) -> str | None:
     return None if found == noted else f"its content has changed: sha256 {found}, {noted} landed"
 
 
-def _sha256(pieces: Iterable[bytes | memoryview]) -> str:
+def _sha256(file: BinaryIO) -> str:
     digest = hashlib.sha256()
-    for piece in pieces:
+    while piece := file.read(_PIECE_BYTES):
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_PIECE_BYTES):
-        yield piece
 
 
 def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verified]:

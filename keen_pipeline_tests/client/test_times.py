@@ -38,7 +38,9 @@ def client(url: str, **limits: float) -> KeenClient:
 
 
 @pytest.mark.parametrize(
-    "fault", [wire_faults.head_drip(0.02), wire_faults.endless_continue()], ids=["dripped head", "endless 100"]
+    "fault",
+    [wire_faults.head_drip(0.02), wire_faults.endless_continue(), wire_faults.endless_early_hints()],
+    ids=["dripped head", "endless 100", "endless 103"],
 )
 @pytest.mark.parametrize("name", CALLS)
 def test_head_without_an_end_is_over_in_time(name: str, fault: faults.Behaviour, server: FaultServer) -> None:

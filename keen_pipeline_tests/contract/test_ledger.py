@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
-from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
-from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.ledger.tables import entries, metadata
+from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.contract.rules import halves
 from keen_pipeline_tests.ledgers import (
@@ -26,7 +20,6 @@ from keen_pipeline_tests.ledgers import (
     clock,
     complete,
     day,
-    everything,
     land,
     landing,
     ledger,
@@ -194,7 +187,14 @@ def test_a_file_that_is_not_whole_is_asked_for_again_once(memory: SqlLedger) -> 
     assert [e.counted for e in memory.counted({first: 5})] == [5]
     second = memory.ask_again(first, "cut", limits=LIMITS)
     assert second is not None
-    assert memory.ask_again(first, "cut", limits=LIMITS) is None  # it is asked for already
+    again = memory.ask_again(first, "cut", limits=LIMITS)
+    assert again is not None
+    assert again.entry_id == second.entry_id  # it is asked for already
+    [other] = memory.request([replace(day(0), filters=FILTERED.filters)])
+    assert memory.ask_again(first, "cut", limits=LIMITS) is None  # another question is
+    memory.cancel([other.entry.entry_id], "not wanted")
+    second = memory.ask_again(first, "cut", limits=LIMITS)
+    assert second is not None
     land(memory, second.entry_id)
     assert memory.ask_again(second.entry_id, "cut", limits=LIMITS) is None  # no attempt is left
 
@@ -323,6 +323,12 @@ def test_what_is_known_of_a_collection(ledger: SqlLedger, clock: FakeClock) -> N
     assert ledger.collections()["purchases"].problem is None
 
 
+def test_what_is_noted_of_a_list_call_has_a_bound(memory: SqlLedger) -> None:
+    memory.listed("purchases", [f"e{number:06d}" for number in range(30_000)])
+    pending = memory.collections()["purchases"].pending
+    assert (len(pending), "e000000" in pending, "e029999" in pending) == (10_000, True, False)
+
+
 def test_history_that_means_nothing_any_more_is_forgotten(ledger: SqlLedger, clock: FakeClock) -> None:
     worker = ledger.workers.register("a run")
     kept, gone = [], []
@@ -359,68 +365,3 @@ def test_an_abandoned_partition_that_was_asked_for_again_is_forgotten(memory: Sq
     clock.advance(1)
     assert memory.prune(clock.now()) == 1
     assert [e.entry_id for e in memory.entries(range(1, 100))] == [second]
-
-
-def test_many_processes_asking_at_once_make_one_entry(url: str) -> None:
-    engines = [open_engine(url) for _ in range(4)]
-    barrier = threading.Barrier(4)
-
-    def ask(engine: sa.Engine) -> list[bool]:
-        barrier.wait()
-        return [r.created for r in SqlLedger(engine, SCOPE).request([day(n) for n in range(20)])]
-
-    with ThreadPoolExecutor(4) as pool:
-        created = [one for answers in pool.map(ask, engines) for one in answers]
-    assert (len(created), sum(created)) == (80, 20)
-    assert len(SqlLedger(engines[0], SCOPE).open_entries()) == 20
-    assert len(SqlLedger(engines[0], SCOPE).scopes()) == 2
-    for engine in engines:
-        engine.dispose()
-
-
-def test_connections_that_turn_new_sqlite_ledgers_to_wal_together_wait_for_each_other(tmp_path: Path) -> None:
-    # Each file is a chance of its own: one in fifteen met "database is locked" before. All threads start each file at once.
-    together = threading.Barrier(6)
-
-    def start(_number: int) -> None:
-        for file in range(10):
-            together.wait(60)
-            open_engine(f"sqlite:///{tmp_path / str(file)}.db").dispose()
-
-    with ThreadPoolExecutor(6) as threads:
-        list(threads.map(start, range(6)))
-
-
-def test_the_replayed_migrations_equal_the_tables(url: str) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    engine = open_engine(url)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": "keen_ledger_version"})
-        assert compare_metadata(context, metadata) == []
-        for table in metadata.tables.values():
-            found = {i["name"] for i in sa.inspect(connection).get_indexes(table.name)}
-            assert {i.name for i in table.indexes} <= found
-    engine.dispose()
-
-
-def test_a_newer_ledger_is_refused_and_left_alone(ledger: SqlLedger, url: str) -> None:
-    with ledger.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE keen_ledger_version SET version_num = '9999'")
-        connection.exec_driver_sql("UPDATE keen_ledger_compatibility SET oldest_code = '9998'")
-    before = everything(ledger.engine)
-    with pytest.raises(LedgerVersionError, match="upgrade keen_pipeline"):
-        open_engine(url)
-    assert everything(ledger.engine) == before
-
-
-def test_what_a_tick_reads_is_found_by_an_index(memory: SqlLedger) -> None:
-    with memory.engine.connect() as connection:
-        for query in (
-            sa.select(entries).where(memory._mine, sa.text("status IN ('complete', 'requested', 'split', 'submitted')")),
-            sa.select(entries).where(memory._mine, sa.text("status = 'superseded' AND removed_at IS NULL")),
-        ):
-            text = str(query.compile(memory.engine, compile_kwargs={"literal_binds": True}))
-            plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
-            assert "USING INDEX" in plan

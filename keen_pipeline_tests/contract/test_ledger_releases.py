@@ -76,7 +76,7 @@ def work(ledger: SqlLedger, first: int) -> None:
     assert notices.plan(f"run/{first}", "mail", {"title": "t"})
     notice = notices.claim({"mail"}, 60)
     assert notice is not None
-    notices.sent(notice.notice_id)
+    notices.end(notice.notice_id)
 
 
 def test_the_files_are_the_chain_and_say_what_they_are() -> None:

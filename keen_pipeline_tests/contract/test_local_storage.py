@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -128,6 +129,18 @@ def test_stage_that_was_removed_before_it_was_locked_is_made_again(tmp_path: Pat
     monkeypatch.setattr(local, "_lock", too_late)
     publish(tmp_path, b"new")
     assert (tmp_path / TARGET).read_bytes() == b"new"
+
+
+def test_full_disk_is_told_by_the_name_of_the_file_and_not_of_its_staged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: local.StagedFile, data: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(local.StagedFile, "write", full)
+    with pytest.raises(ConfigurationError) as raised:
+        FileDestination(str(tmp_path)).write("a/2026-01-01.csv", b"x")
+    assert f"destination {tmp_path}/a/2026-01-01.csv is full" in str(raised.value)
 
 
 def test_file_system_without_locks_lands_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_a_notice_is_planned_once_and_taken_by_one(ledger: SqlLedger, clock: Fak
     clock.advance(60)
     last = notices.claim({"mail"}, 300)
     assert last is not None
-    notices.sent(last.notice_id)
+    notices.end(last.notice_id)
     clock.advance(1000)
     assert notices.claim({"mail"}, 300) is None
     assert notices.waiting() == []
@@ -48,10 +48,25 @@ def test_notices_that_ended_long_ago_are_forgotten(ledger: SqlLedger, clock: Fak
         if name != "waiting":
             notice = notices.claim({"mail"}, 300)
             assert notice is not None
-            notices.sent(notice.notice_id) if name != "given up" else notices.given_up(notice.notice_id, "refused")
+            notices.end(notice.notice_id, error="refused" if name == "given up" else None)
         clock.advance(10)
     assert notices.prune(clock.now() - timedelta(seconds=25)) == 2
     with ledger.engine.connect() as connection:
         left = connection.exec_driver_sql("SELECT name FROM keen_notices ORDER BY id").scalars().all()
     assert left == ["newer", "waiting"]
     assert notices.waiting() == [("waiting", "mail", 0, None)]
+
+
+def test_a_notice_that_a_clock_put_off_that_was_ahead_is_due(ledger: SqlLedger, clock: FakeClock) -> None:
+    notices = SqlNotices(ledger.engine, clock=clock)
+    notices.plan("digest/2026-01-10", "mail")
+    clock.advance(365 * 86400)
+    notice = notices.claim({"mail"}, 300)
+    assert notice is not None
+    notices.failed(notice.notice_id, "a reason", clock.now() + timedelta(hours=1))
+    assert notices.claim({"mail"}, 300) is None
+    clock.advance(-365 * 86400)
+    again = notices.claim({"mail"}, 300)
+    assert again is not None
+    assert again.attempts == 2
+    assert notices.claim({"mail"}, 300) is None

@@ -36,7 +36,7 @@ def joined(folder: Path, files: list[bytes], step: int = 7) -> bytes:
         path.write_bytes(data)
         uris.append(str(path))
     buffer, found = memoryview(bytearray(step)), b""
-    with JoinedResults(place, uris).open() as stream:
+    with JoinedResults(place.open, uris).open() as stream:
         while got := stream.readinto(buffer):
             found += bytes(buffer[:got])
     return found
@@ -144,7 +144,7 @@ def test_a_slice_that_is_no_csv_ends_its_landing_and_nothing_is_kept_aside(tmp_p
     paths = ["_slices/purchases/0.csv", "_slices/purchases/1.csv"]
     for path, content in zip(paths, (b"t,a\n1,2\n", data), strict=True):
         place.write(path, content)
-    joined_results = JoinedResults(place, [place.uri_of(path) for path in paths])
+    joined_results = JoinedResults(place.open, [place.uri_of(path) for path in paths])
     with pytest.raises(VerificationError, match=rf"extraction e1: the slice \S+/1\.csv: .*{message}.*nothing was landed") as raised:
         place.land(joined_results, place.uri_of("purchases/2026-01-01.csv"), extraction_id="e1")
     assert raised.value.quarantined is None
@@ -168,11 +168,11 @@ def test_a_slice_that_breaks_while_it_is_read_is_named_and_not_the_destination(t
     target = FileDestination(str(tmp_path / "landed"))
     with pytest.raises(TransferError, match=r"the slice \S+0\.csv can't be read \(Input/output error\)") as raised:
         target.land(
-            JoinedResults(Broken(str(tmp_path / "slices")), [str(path)]),
+            JoinedResults(Broken(str(tmp_path / "slices")).open, [str(path)]),
             target.target_uri("purchases", "2026-01-01", Encoding.CSV),
             extraction_id="e1",
         )
     assert "destination" not in str(raised.value)
     path.unlink()
     with pytest.raises(TransferError, match=r"the slice \S+0\.csv is gone"):
-        JoinedResults(target, [str(path)]).open()
+        JoinedResults(target.open, [str(path)]).open()

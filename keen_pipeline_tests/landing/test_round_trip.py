@@ -72,7 +72,7 @@ def test_a_split_day_lands_like_the_day(
         place = FileDestination(f"{folder}/landed")
         for encoding in Encoding:
             target = place.target_uri("purchases", "2026-01-01", encoding)
-            landing = place.land(JoinedResults(parts, uris), target, extraction_id="e", mask=mask, mask_key=KEY)
+            landing = place.land(JoinedResults(parts.open, uris), target, extraction_id="e", mask=mask, mask_key=KEY)
             assert landing.columns == tuple(names[n] for n in kept)
             assert landing.records == len(records)
             assert stored(place, target, encoding) == [[told(cell, encoding) for cell in row] for row in expected], encoding

@@ -11,13 +11,13 @@ _RESOURCES = f"{_TESTS}/test_resources.py"
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "keen_pipeline/defs/assets/run.py",
-        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)",
+        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and launched_at <= entry.landed_at <= clock.now())",
         "return lambda entry: True",
         f"{_AGAIN}::test_what_was_corrected_at_the_source_arrives_with_an_explicit_materialization",
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)",
+        "return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and launched_at <= entry.landed_at <= clock.now())",
         "return lambda entry: False",
         f"{_AGAIN}::test_runs_of_one_backfill_keep_what_it_landed",
     ),
@@ -47,7 +47,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "        created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)\n",
+        "        created = [] if is_one_over else self._submit_for_the_run(pipeline, others, partition_keys, keep, run_id)\n",
         "        created: list[int] = []\n",
         f"{_EACH}::test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap",
     ),

@@ -37,8 +37,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/submit.py",
-        "if e.request.count_check is not CountPolicy.OFF])",
-        "])",
+        "if e.request.count_check is not CountPolicy.OFF]\n",
+        "]\n",
         f"{_CHANGES}::test_a_policy_that_was_turned_off_asks_for_nothing",
     ),
     (
@@ -216,9 +216,21 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/counts.py",
-        "            if not patient:\n                raise\n",
-        "",
+        "            if patience is None:\n                raise\n",
+        "            patience = patience or Patience()\n",
         f"{_COUNTS}::test_a_patient_count_waits_for_the_budget_and_another_doesn_t",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "            if patience.seconds < 0:\n                raise\n",
+        "            if patience.seconds < -86400:\n                raise\n",
+        f"{_NEIGHBOURS}::test_counts_of_one_collection_that_are_always_refused_hold_up_a_night_for_minutes_at_most",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "if entry.entry_id not in valid and not entry.unproven:",
+        "if False:",
+        f"{_FENCES}::test_a_count_noted_while_another_landing_is_published_leaves_no_older_manifest_in_force",
     ),
     (f"{_CODE}/counts.py", "or len(group) >= MOST_COUNTED_TOGETHER", "", f"{_COUNTS}::test_years_are_counted_in_pieces"),
     # Slices.
@@ -249,8 +261,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/slices.py",
-        "e.planned_at is None and e.request.count_check is not CountPolicy.OFF",
-        "e.planned_at is None",
+        "intent.planned_at is not None or intent.request.count_check is CountPolicy.OFF",
+        "intent.planned_at is not None",
         f"{_SLICES}::test_nothing_is_counted_before_a_post_if_the_policy_is_off",
     ),
     (

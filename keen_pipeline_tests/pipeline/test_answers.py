@@ -256,9 +256,9 @@ def test_429_in_the_middle_of_a_round_ends_it_for_all(world: World) -> None:
     pipeline = replace(world.pipeline, posting_threads=1)
     world.api.fault = lambda call, collection, number: slow_down() if (call, collection, number) == ("submit", "sick", 2) else None
     requests = [*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)]
-    entries = submit(pipeline, requests).created
+    world.ledger.planned([entry.entry_id for entry in submit(pipeline, requests).created], None)
     with pipeline.working("a test") as worker:
-        posted = post_due(pipeline, entries, worker.id)
+        posted = post_due(pipeline, world.ledger.open_entries(), worker.id)
     assert (len(posted.submitted), sum(world.api.posts.values())) == (1, 2)
     assert {name: type(problem) for name, problem in posted.problems.items()} == {
         "sick": RateLimitedError,

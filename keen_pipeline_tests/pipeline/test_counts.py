@@ -12,7 +12,7 @@ from keen_pipeline.collection import Collection, CountPolicy
 from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.pipeline import Counted, ad_hoc_request
-from keen_pipeline.pipeline.counts import MOST_COUNTED_TOGETHER, count_together, verdict
+from keen_pipeline.pipeline.counts import MOST_COUNTED_TOGETHER, Patience, count_together, verdict
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import Made
 from keen_pipeline_tests.pipeline.world import World, day
@@ -210,7 +210,7 @@ def test_an_ad_hoc_file_with_late_events_is_whole(world: World) -> None:
 
 
 def together(world: World, requests: list[ExtractionRequest], settled: Any) -> dict[tuple[int, ...], int]:
-    return {tuple(positions): total for positions, total in count_together(world.pipeline, requests, settled, patient=True)}
+    return {tuple(positions): total for positions, total in count_together(world.pipeline, requests, settled, Patience())}
 
 
 def test_neighbours_are_one_count_if_all_is_as_expected(world: World) -> None:
@@ -264,4 +264,4 @@ def test_a_patient_count_waits_for_the_budget_and_another_doesn_t(world: World) 
     assert (world.clock.now() - begun).total_seconds() == 14
     world.api.fault = lambda call, collection, number: RateLimitedError("HTTP 429", retry_after=7.0)
     with pytest.raises(RateLimitedError):
-        list(count_together(world.pipeline, requests, lambda positions, total: True, patient=False))
+        list(count_together(world.pipeline, requests, lambda positions, total: True))

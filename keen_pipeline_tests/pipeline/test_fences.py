@@ -19,9 +19,9 @@ from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import workers
-from keen_pipeline.pipeline import NotLanded, Pipeline, extract, land, poll, post_due
+from keen_pipeline.pipeline import NotLanded, Pipeline, count_landed, extract, land, manifests, poll, post_due
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
-from keen_pipeline_tests.pipeline.world import World
+from keen_pipeline_tests.pipeline.world import World, day
 
 WELL = Collection("well", "2026-01-01")
 FILTERED = replace(WELL, filters=(Filter("body:n", "gt", 0),))
@@ -343,3 +343,40 @@ def test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_po
     assert {e.claimed_by for e in world.ledger.open_entries()} == {None}
     world.ticks()
     assert [world.api.posts[request.place] for request in (*adopted, *own)] == [1, 1, 1, 1]
+
+
+def test_a_count_noted_while_another_landing_is_published_leaves_no_older_manifest_in_force(world: World) -> None:
+    """The manifest of the older landing was read, and is written back once the newer one has written its own."""
+    world.api.answer = lambda made: COMPLETE
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    world.api.add("well", day(1, 20), 7)
+    destination = world.pipeline.destination
+    meddled = FileDestination(destination.uri)
+
+    def written(path: str, data: bytes) -> None:
+        world.extract([request], keep=lambda _: False)
+        destination.write(path, data)
+
+    meddled.write = written  # type: ignore[method-assign]
+    list(count_landed(replace(world.pipeline, destination=meddled), [world.entry(request)]))
+    assert world.is_right(request)
+    # An older manifest lies beside the newer file, and the ledger knows that something is wrong there.
+    assert world.entry(request).unproven is True
+    world.night(WELL)
+    world.ticks()
+    assert world.is_right(request)
+    known = manifests.find(destination, request.path)
+    assert known is not None
+    assert (known.entry.token, world.entry(request).unproven) == (world.entry(request).token, False)
+
+
+def test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven(world: World) -> None:
+    world.api.answer = lambda made: COMPLETE
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    world.api.add("well", day(1, 20), 7)
+    list(count_landed(world.pipeline, [world.entry(request)]))
+    known = manifests.find(world.pipeline.destination, request.path)
+    assert known is not None
+    assert (known.entry.counted, world.entry(request).counted, world.entry(request).unproven) == (3, 3, False)

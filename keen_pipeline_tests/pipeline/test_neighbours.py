@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,9 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
+from keen_pipeline.ledger import LedgerRateLimiter
 from keen_pipeline.pipeline import Counted, Landed, NotLanded, count_landed, land, poll, post_due, submit
+from keen_pipeline.pipeline.counts import PATIENCE_SECONDS, Patience
 from keen_pipeline_tests.pipeline.scripted import COMPLETE
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -164,6 +167,137 @@ def test_a_backfill_tells_what_it_could_not_hold_against_the_count(world: World)
     events = world.extract(requests)
     assert heard(events) == {"sick": Counter({"Hindered": 1, "Landed": 2}), "well": Counter({"Landed": 2})}
     assert sum(world.api.posts.values()) == 4
+
+
+def refused(call: str) -> Callable[[str, str, int], KeenPipelineError | None]:
+    """The service refuses this call for now, always and for `sick` alone."""
+    error = RateLimitedError("HTTP 429", retry_after=20.0)
+    return lambda name, collection, number: error if (name, collection) == (call, "sick") else None
+
+
+def test_counts_of_one_collection_that_are_always_refused_hold_up_a_night_for_minutes_at_most(world: World) -> None:
+    world.extract([*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 2)])
+    world.api.fault = refused("count")
+    begun = world.clock.now()
+    world.night(SICK, WELL)
+    assert (world.clock.now() - begun).total_seconds() <= PATIENCE_SECONDS
+    sick, well = world.submissions[-2:]
+    assert (list(sick.problems), sick.created, well.problems) == (["sick"], [], {})
+    world.ticks()
+    assert world.is_right(world.requests(WELL, 3)[0])
+
+
+def test_collections_that_are_all_refused_share_one_patience(world: World) -> None:
+    world.extract([*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)])
+    error = RateLimitedError("HTTP 429", retry_after=20.0)
+    world.api.fault = lambda call, collection, number: error if call == "count" else None
+    begun, patience = world.clock.now(), Patience()
+    for collection in (SICK, WELL):
+        assert submit(world.pipeline, world.requests(collection, 1, 3), patience=patience).problems
+    assert PATIENCE_SECONDS - 60 <= (world.clock.now() - begun).total_seconds() <= PATIENCE_SECONDS
+
+
+def test_intents_of_one_collection_that_can_t_be_planned_for_now_keep_no_other_from_being_posted(world: World) -> None:
+    world.api.fault = refused("count")
+    world.ledger.request([*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)])
+    world.ticks(10)
+    assert all(world.is_right(request) for request in world.requests(WELL, 1, 3))
+    assert [world.api.posts[request.place] for request in world.requests(SICK, 1, 3)] == [0, 0, 0]
+    assert "HTTP 429" in world.reasons()["sick[2026-01-01]"]
+    world.api.fault = lambda call, collection, number: None
+    world.ticks()
+    assert all(world.is_right(request) for request in world.requests(SICK, 1, 3))
+
+
+def test_a_refusal_of_one_collections_counts_that_stops_all_for_a_minute_starves_nobody(world: World) -> None:
+    """With the shared budget whoever comes after the refusal is refused too: which collection comes first is left to chance."""
+    limiter = world.api.limiter = LedgerRateLimiter(world.ledger.engine, 1000, budget="b", clock=world.clock)
+    world.api.limit_seconds = 5.0
+    count = world.api.count
+
+    def counted(collection: str, *args: Any) -> int:
+        if collection != "sick":
+            return count(collection, *args)
+        limiter.acquire(timeout=5.0)
+        limiter.refuse_until(14.0)
+        raise RateLimitedError("HTTP 429", retry_after=14.0)
+
+    world.api.count = counted  # type: ignore[method-assign]
+    world.ledger.request([*world.requests(SICK, 1, 3), *world.requests(WELL, 1, 3)])
+    with world.pipeline.working("a test") as worker:
+        for _ in range(40):
+            post_due(world.pipeline, world.ledger.open_entries(), worker.id)
+            world.clock.advance(15)
+    assert [world.api.posts[request.place] for request in world.requests(WELL, 1, 3)] == [1, 1, 1]
+    assert [world.api.posts[request.place] for request in world.requests(SICK, 1, 3)] == [0, 0, 0]
+
+
+def test_a_round_of_posts_counts_no_more_collections_than_it_has_time_for(world: World) -> None:
+    collections = [Collection(f"c{number}", "2026-01-01") for number in range(10)]
+    count = world.api.count
+
+    def slow(*args: Any, **kwargs: Any) -> int:
+        world.clock.advance(4)
+        return count(*args, **kwargs)
+
+    world.api.count = slow  # type: ignore[method-assign]
+    entries = [answer.entry for c in collections for answer in world.ledger.request(world.requests(c, 1))]
+    with world.pipeline.working("a test") as worker:
+        begun = world.clock.now()
+        post_due(world.pipeline, entries, worker.id, seconds=10)
+        assert (world.clock.now() - begun).total_seconds() == 12
+        for _ in range(10):
+            post_due(world.pipeline, world.ledger.open_entries(), worker.id, seconds=10)
+    assert [len(world.ledger.open_entries(status=status)) for status in (Status.REQUESTED, Status.SUBMITTED)] == [0, 10]
+
+
+def test_one_manifest_that_can_t_be_written_leaves_its_own_file_uncounted(world: World) -> None:
+    requests = world.requests(WELL, 1, 4)
+    world.api.fault = lambda call, collection, number: ServiceUnavailableError("HTTP 503") if call == "count" else None
+    world.ledger.request(requests)
+    world.ticks(4)
+    write = world.pipeline.destination.write
+
+    def written(path: str, data: bytes) -> None:
+        if "2026-01-02" in path:
+            raise ConfigurationError("it can't be written")
+        write(path, data)
+
+    world.pipeline.destination.write = written  # type: ignore[method-assign]
+    world.api.fault = lambda call, collection, number: None
+    world.tick()
+    assert [entry.counted for entry in world.ledger.landed_entries("well")] == [2, None, 1, 2]
+    assert [(str(one.entry.request), str(one.problem)) for one in world.counts if isinstance(one.problem, ConfigurationError)] == [
+        ("well[2026-01-02]", "it can't be written")
+    ]
+    del world.pipeline.destination.write
+    world.tick()
+    assert world.ledger.uncounted() == []
+
+
+@pytest.mark.parametrize("caller", ["sensor", "backfill"])
+def test_what_nobody_expects_of_one_file_stops_no_other(world: World, caller: str, caplog: pytest.LogCaptureFixture) -> None:
+    requests = [*world.requests(SICK, 1, 6), *world.requests(WELL, 1, 6)]
+    land = world.pipeline.destination.land
+
+    def landed(source: Any, target: str, **options: Any) -> Any:
+        if "/sick/" in target:
+            raise RuntimeError("a fault of ours")
+        return land(source, target, **options)
+
+    world.pipeline.destination.land = landed  # type: ignore[method-assign]
+    if caller == "sensor":
+        world.ledger.request(requests)
+        world.ticks(10)
+    else:
+        world.extract(requests)
+    assert all(world.is_right(request) for request in world.requests(WELL, 1, 6))
+    assert "a fault of ours" in caplog.text
+    # As often as any other failure, and then it is given up.
+    world.ticks(200)
+    assert [world.entry(request).status for request in requests[:6]] == [Status.ABANDONED] * 6
+    assert [world.api.posts[request.place] for request in requests[:6]] == [3] * 6
+    assert "an unexpected RuntimeError; the log has its traceback" in (world.entry(requests[0]).error or "")
 
 
 def test_a_landed_file_that_can_t_be_looked_at_now_keeps_nobody_else(world: World) -> None:

@@ -57,6 +57,8 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("collections: [{start_date: 2026-01-01}]", "name is missing"),
         ("collections: [{name: a, start_date: 2026-01-01, colour: red}]", "unknown colour"),
         ("collections: [{name: a, start_date: soon}]", "YYYY-MM-DD"),
+        ("collections: [{name: a, start_date: 9999-12-31}]", "start_date must lie between 1970-01-01 and 2999-12-31"),
+        ("collections: [{name: a, start_date: 0001-01-01}]", "start_date must lie between"),
         ("collections: [{name: a, start_date: 2026-01-01, timezone: Mars/Base}]", "unknown timezone 'Mars/Base'"),
         ("collections: [{name: a, start_date: 2026-01-01, granularity: yearly}]", "hourly, daily, weekly, monthly"),
         ("collections: [{name: a, start_date: 2026-01-01, encoding: xlsx}]", "csv, csv.gz"),

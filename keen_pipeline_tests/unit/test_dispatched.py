@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from keen_pipeline.defs.assets.run import _keep
+from keen_pipeline.defs.sensors.status import turn_of
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Land, Limits, Seen, Wait, decide
 from keen_pipeline.testing import FakeClock, memory_ledger
@@ -99,3 +104,33 @@ def test_a_run_that_was_asked_for_after_a_failure_keeps_nobody_waiting_when_it_d
         ledger.claim([entry.entry_id], worker.id)
     [left] = ledger.open_entries()
     assert isinstance(decide(left, Seen(), clock.now(), LIMITS), Land)
+
+
+def test_a_landing_that_can_t_be_counted_is_given_to_ever_fewer_runs(ledger: SqlLedger, clock: FakeClock) -> None:
+    """One whose collection is no more at the service would get a run every five minutes for ever."""
+    entry = complete(ledger)
+    told = replace(entry, landed_at=clock.now(), reported_at=clock.now())
+    moments = [clock.now() + timedelta(seconds=15 * tick) for tick in range(4 * 60 * 24 * 2)]
+    turns = [turn_of([told], moment) for moment in moments]
+    assert turns == sorted(turns)
+    # The first as soon as ever, ten in two days; set back, the clock asks for none again.
+    assert [turns.count(turn) * 15 // 60 for turn in range(4)] == [5, 10, 20, 40]
+    assert len(set(turns)) == 10
+    assert turn_of([told], clock.now() - timedelta(days=1)) == 0
+    # One that Dagster has not heard of is nobody's until it has.
+    assert len({turn_of([told, replace(told, reported_at=None)], moment) for moment in moments}) == 2 * 288
+
+
+@pytest.mark.parametrize(
+    ("landed", "run_id", "kept"),
+    [(5, "other", True), (-5, "other", False), (-5, "mine", True), (365 * 86400, "other", False), (None, "other", False)],
+)
+def test_a_run_keeps_what_landed_since_its_launch_and_not_what_a_clock_ahead_says_has(
+    ledger: SqlLedger, clock: FakeClock, landed: int | None, run_id: str, kept: bool
+) -> None:
+    launched = clock.now()
+    clock.advance(60)
+    context: Any = SimpleNamespace(op_execution_context=SimpleNamespace(op_config={}))
+    at = None if landed is None else launched + timedelta(seconds=landed)
+    entry = replace(complete(ledger), run_id=run_id, landed_at=at)
+    assert _keep(context, clock, launched, "mine")(entry) is kept

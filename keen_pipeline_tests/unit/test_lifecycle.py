@@ -15,7 +15,7 @@ from keen_pipeline.extraction import OPEN_STATUSES, Kind, Landing, RemoteExtract
 from keen_pipeline.lifecycle import (
     MAX_BACKOFF_SECONDS,
     TRANSITIONS,
-    UNLISTED_GRACE,
+    UNLISTED_GRACE_SECONDS,
     Action,
     Count,
     Done,
@@ -71,7 +71,8 @@ def landed(records: int, *, expected: int | None = None, counted: int | None = N
     return entry(Status.LANDED, landing=landing(records=records), expected=expected, counted=counted, counted_at=at, **more)
 
 
-LONG_AGO = NOW - UNLISTED_GRACE - timedelta(seconds=1)
+# Seconds for which list calls were answered since ENTRY was submitted, at its tick of 100.
+AT_LAST, TOO_LATE = 100.0 + UNLISTED_GRACE_SECONDS, 100.1 + UNLISTED_GRACE_SECONDS
 GONE = "the service no longer knows the extraction"
 BROKEN = "the service reports the extraction as failed"
 STUCK = "the service has not finished the extraction in 60 minutes"
@@ -96,11 +97,13 @@ TABLE = [
     (ENTRY, seen("failed", "too many events"), Split(f"{BROKEN}: too many events")),
     (replace(ENTRY, attempt=3), seen("failed", "exceeds 10 events"), Split(f"{BROKEN}: exceeds 10 events")),
     (ENTRY, seen(), Wait(None, "the service does not list it yet")),
-    (replace(ENTRY, submitted_at=NOW - UNLISTED_GRACE), seen(), Wait(None, "the service does not list it yet")),
-    (replace(ENTRY, submitted_at=LONG_AGO), seen(), Retry(GONE)),
-    (replace(ENTRY, submitted_at=LONG_AGO, attempt=3), seen(), GiveUp(GONE)),
-    (replace(ENTRY, submitted_at=LONG_AGO), Seen(), Poll()),  # nobody has asked
-    (replace(ENTRY, submitted_at=None, requested_at=LONG_AGO), seen(), Retry(GONE)),
+    (ENTRY, seen(tick=AT_LAST), Wait(None, "the service does not list it yet")),
+    (ENTRY, seen(tick=TOO_LATE), Retry(GONE)),
+    (replace(ENTRY, attempt=3), seen(tick=TOO_LATE), GiveUp(GONE)),
+    (ENTRY, Seen(tick=TOO_LATE), Poll()),  # nobody has asked
+    # Submitted by a clock that was a year ahead, or behind: the service's answers count.
+    (replace(ENTRY, submitted_at=NOW + timedelta(days=365)), seen(tick=TOO_LATE), Retry(GONE)),
+    (replace(ENTRY, submitted_at=NOW - timedelta(days=365)), seen(), Wait(None, "the service does not list it yet")),
     (ENTRY, seen("not started", tick=3699.9), Wait(None, "the service is working on it")),
     (ENTRY, seen("not started", tick=3700.0), Retry(STUCK)),
     (replace(ENTRY, attempt=3), seen("not started", tick=3700.0), GiveUp(STUCK)),

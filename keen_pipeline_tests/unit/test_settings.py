@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings
+from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings, Variable
 from keen_pipeline.wiring import open_client
 
 
@@ -99,6 +99,16 @@ def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 200
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.name)
+def test_a_wrong_value_is_told_in_short_however_long_it_is(variable: Variable) -> None:
+    told = ""
+    try:
+        Settings.from_environment({variable.name: "x" * 9999})
+    except ConfigurationError as error:
+        told = str(error)
+    assert len(told) < 200
 
 
 def test_a_key_from_a_file_keeps_no_line_end() -> None:

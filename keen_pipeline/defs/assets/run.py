@@ -39,6 +39,7 @@ from keen_pipeline.pipeline import (
 )
 from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.pipeline.wait import Event
+from keen_pipeline.ports import Clock
 
 # Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
 PROGRESS_SECONDS = 10.0
@@ -104,7 +105,7 @@ class _Step:
         selected = [c for name, c in sorted(self.collections.items()) if self.keys[name] in context.selected_asset_keys]
         partition_keys = list(context.partition_keys)
         launched_at, run_id = _launch(context, pipeline)
-        keep = _keep(context, launched_at, run_id)
+        keep = _keep(context, pipeline.clock, launched_at, run_id)
         step, progress = context.op_execution_context.op.name, _ProgressLog(context, pipeline)
         requests = []
         for collection in selected:
@@ -112,8 +113,10 @@ class _Step:
             requests += asked
             for partition in before:
                 yield _before_start(self.keys[collection.name], collection, partition)
-        created = self._submit_for_the_run(pipeline, partition_keys, keep, run_id)
-        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id)
+        others, is_one_over = _others_of_the_run(context, self.name, self.keys)
+        # The first steps ask for all; what one has landed or given up is not asked for again.
+        created = [] if is_one_over else self._submit_for_the_run(pipeline, others, partition_keys, keep, run_id)
+        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id, others)
         reporter = Reporter(context, pipeline, self.keys)
         is_over = False
         try:
@@ -131,13 +134,16 @@ class _Step:
             yield dg.MaterializeResult(asset_key=self.keys[collection.name], metadata=NO_SECOND_MATERIALIZATION)
 
     def _submit_for_the_run(
-        self, pipeline: Pipeline, partition_keys: list[str], keep: Callable[[Entry], bool], run_id: str
+        self,
+        pipeline: Pipeline,
+        others: Sequence[Collection],
+        partition_keys: list[str],
+        keep: Callable[[Entry], bool],
+        run_id: str,
     ) -> list[int]:
         """Ask for the other collections of this run too, so that all of them wait at the same time; answers the new intents."""
         created: list[int] = []
-        others, is_one_over = _others_of_the_run(self.context, self.name, self.keys)
-        # The first steps ask for all; what one has landed or given up is not asked for again.
-        for collection in [] if is_one_over else others:
+        for collection in others:
             try:
                 requests, _ = _requests(pipeline, collection, partition_keys)
                 submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
@@ -217,8 +223,12 @@ class _NextSteps:
     Each partition would be told twice then: a backfill counts the events of its own runs alone.
     """
 
-    def __init__(self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str) -> None:
+    def __init__(
+        self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str, others: Sequence[Collection]
+    ) -> None:
         self._step, self._pipeline, self._partition_keys, self._run_id = step, pipeline, partition_keys, run_id
+        # What was seen at the step's start is good for the first time.
+        self._others: Sequence[Collection] | None = others
         self._kept_at: datetime | None = None
 
     def keep(self) -> None:
@@ -227,7 +237,10 @@ class _NextSteps:
         if self._kept_at is not None and now - self._kept_at < timedelta(seconds=_KEEPING_SECONDS):
             return
         self._kept_at = now
-        others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
+        others = self._others
+        if others is None:
+            others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
+        self._others = None
         names = {collection.name for collection in others}
         if names:
             mine = [e for e in ledger.open_entries() if e.run_id == self._run_id and e.request.collection in names]
@@ -258,12 +271,13 @@ def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[date
     return pipeline.clock.now() - timedelta(seconds=max(0.0, now - launched)), backfill_id or root
 
 
-def _keep(context: dg.AssetExecutionContext, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:
+def _keep(context: dg.AssetExecutionContext, clock: Clock, launched_at: datetime, run_id: str) -> Callable[[Entry], bool]:
     """What a run leaves alone: what it or its backfill has landed already, and what landed since it was launched."""
     config = context.op_execution_context.op_config or {}
     if config.get("skip_landed"):
         return lambda _: True
-    return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and entry.landed_at >= launched_at)
+    # What lies ahead was landed by a clock that was wrong.
+    return lambda entry: entry.run_id == run_id or (entry.landed_at is not None and launched_at <= entry.landed_at <= clock.now())
 
 
 class _ProgressLog:

@@ -12,8 +12,8 @@ import dagster as dg
 from keen_pipeline.collection import MaskMethod
 from keen_pipeline.defs.reports.preview import preview
 from keen_pipeline.extraction import Landing
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.ports import LandedFiles
 from keen_pipeline.timeframe import format_instant
 
 LANDING_KEY = "keen/landing"
@@ -66,7 +66,7 @@ def _schema(landing: Landing) -> dg.TableSchema:
     )
 
 
-def materialization(entry: Entry, key: dg.AssetKey, files: LandedFiles | None = None) -> dg.AssetMaterialization:
+def materialization(entry: Entry, key: dg.AssetKey, files: FileDestination | None = None) -> dg.AssetMaterialization:
     """The event for a landed partition of the asset `key`, with a preview if `files` are given to read it from.
 
     Its data version is the sha256 of Keen's CSV: a downstream condition such as `AutomationCondition.data_version_changed()` can

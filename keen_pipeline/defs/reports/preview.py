@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.extraction import Landing
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.grammar import RecordReader, is_null, value_of
 from keen_pipeline.landing.csv.stored import decompressed
 from keen_pipeline.landing.layout import encoding_of
-from keen_pipeline.ports import LandedFiles
 
 ROWS = 5
 COLUMNS = 12
@@ -20,7 +20,7 @@ HEAD_BYTES = 256 * 1024
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
-def preview(files: LandedFiles, landing: Landing) -> str | None:
+def preview(files: FileDestination, landing: Landing) -> str | None:
     """What `landing` begins with, as it was written (masked columns are); None where there is nothing or it can't be read now."""
     if not landing.records:
         return None

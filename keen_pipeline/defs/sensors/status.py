@@ -1,10 +1,11 @@
 """The sensor `{name}_extraction_status`: polls, posts what is due, and asks for landing runs; no run waits for Keen."""
 
 import hashlib
+import math
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 
@@ -129,7 +130,7 @@ class _Tick:
             told = self.pipeline.ledger.dispatch([e.entry_id for e in part if e.status is Status.COMPLETE], now + dispatch)
             others = [e for e in part if e.status is not Status.COMPLETE]
             # Dagster takes one request of a key. The others can't be dispatched, so their key tells them apart for as long.
-            same = f"{[e.entry_id for e in others]} {now.timestamp() // DISPATCH_SECONDS}"
+            same = f"{[e.entry_id for e in others]} {turn_of(others, now)}"
             key = secrets.token_hex(8) if told else hashlib.sha256(same.encode()).hexdigest()[:16]
             if told or others:
                 requests.append(self._landing_run([*told, *others], key))
@@ -150,3 +151,14 @@ class _Tick:
             run_config={"ops": {op.name: {"config": config}}},
             tags={**(dict(first.run_tags) if first is not None else {}), DEFINITIONS_TAG: self.names.name},
         )
+
+
+def turn_of(others: Sequence[Entry], now: datetime) -> int:
+    """Changes once another run may be asked for the same ends and landings: after DISPATCH_SECONDS.
+
+    Landings that are told and whose counts can't be had are counted ever more rarely, the longer ago they landed.
+    """
+    if others and all(entry.reported_at is not None for entry in others):
+        age = now - max(entry.landed_at or now for entry in others)
+        return int(math.log2(1 + max(0.0, age.total_seconds()) / DISPATCH_SECONDS))
+    return int(now.timestamp() // DISPATCH_SECONDS)

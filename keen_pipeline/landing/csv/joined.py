@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, NamedTuple
 
 from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing.csv.grammar import Record, RecordReader, value_of
-from keen_pipeline.ports import LandedFiles, ResultsStream
+from keen_pipeline.ports import ResultsStream
 
 _PIECE = 1 << 18
 _BATCH = 1000  # records
@@ -27,10 +27,10 @@ class Header(NamedTuple):
 
 
 class JoinedResults:
-    """A ResultsSource over slices that lie at `place`, in the order of `uris`. Memory: some records."""
+    """A ResultsSource over the slices that `open_file` opens, in the order of `uris`. Memory: some records."""
 
-    def __init__(self, place: LandedFiles, uris: Sequence[str]) -> None:
-        self._place = place
+    def __init__(self, open_file: Callable[[str], AbstractContextManager[BinaryIO]], uris: Sequence[str]) -> None:
+        self._open_file = open_file
         self._uris = uris
 
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
@@ -49,7 +49,7 @@ class JoinedResults:
     def _slice(self, uri: str) -> Iterator[BinaryIO]:
         """The slice, for reading: what goes wrong with it is not said to be the destination's fault."""
         try:
-            with self._place.open(uri) as file:
+            with self._open_file(uri) as file:
                 yield file
         except FileNotFoundError:
             raise TransferError(f"the slice {uri} is gone") from None

@@ -125,12 +125,12 @@ class LocalStorage(Storage):
 
 
 class _Stage(StagedFile):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "x+")
-        self._path = str(path)
+    def __init__(self, place: Path) -> None:
+        super().__init__(place.with_name(staged_name(place.name)), "x+")
+        self._place = str(place)  # what an error names: it is what a person knows
 
     def write(self, data: Any) -> int:
-        with of_folder(self._path):
+        with of_folder(self._place):
             return super().write(data)
 
 
@@ -172,7 +172,7 @@ def _host() -> str:
 
 def _new_stage(place: Path) -> _Stage:
     while True:
-        file = _Stage(place.with_name(staged_name(place.name)))
+        file = _Stage(place)
         # Whoever removes leftovers may have found it between its making and its locking: then it has no name any more.
         if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
             return file

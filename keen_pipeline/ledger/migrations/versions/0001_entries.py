@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -98,8 +96,3 @@ def upgrade() -> None:
         sqlite_where=sa.text("status IN ('complete', 'requested', 'submitted')"),
         postgresql_where=sa.text("status IN ('complete', 'requested', 'submitted')"),
     )
-
-
-def downgrade() -> None:
-    """There is nothing before the first ledger."""
-    raise NotImplementedError("the first migration is never undone: delete the ledger instead")

@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 _OPEN = "status IN ('complete', 'requested', 'split', 'submitted')"
 _UNCOUNTED = "status = 'landed' AND counted_at IS NULL AND count_check != 'off'"
@@ -44,8 +42,3 @@ def upgrade() -> None:
 def _partial(name: str, condition: str, columns: list[str], *, unique: bool = False) -> None:
     where = sa.text(condition)
     op.create_index(name, "keen_entries", columns, unique=unique, sqlite_where=where, postgresql_where=where)
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

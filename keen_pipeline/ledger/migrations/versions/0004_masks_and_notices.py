@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -41,8 +39,3 @@ def upgrade() -> None:
     op.create_index("uq_keen_notices_name_channel", "keen_notices", ["name", "channel"], unique=True)
     waiting = sa.text("ended_at IS NULL")
     op.create_index("ix_keen_notices_waiting", "keen_notices", ["due_at"], sqlite_where=waiting, postgresql_where=waiting)
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 phase = "expand"
 
 
@@ -20,8 +18,3 @@ def upgrade() -> None:
         comment="one row; raised by contract migrations",
     )
     op.bulk_insert(table, [{"id": 1, "oldest_code": "0005"}])
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
 phase = "expand"
 
 
@@ -20,8 +18,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("collection", name=op.f("pk_keen_listings")),
         comment="the last list call of each collection",
     )
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

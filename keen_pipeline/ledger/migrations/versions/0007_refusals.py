@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
 phase = "expand"
 
 
@@ -16,8 +14,3 @@ def upgrade() -> None:
         "refusals", sa.BigInteger(), server_default="0", nullable=False, comment="how often the service refused, ever"
     )
     op.add_column("keen_api_pauses", refusals)
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
-branch_labels = None
-depends_on = None
 phase = "expand"
 
 _OPEN = "status IN ('complete', 'requested', 'split', 'submitted')"
@@ -180,8 +178,3 @@ def _make_indexes() -> None:
 def _partial(name: str, condition: str, columns: list[str], *, unique: bool = False) -> None:
     where = sa.text(condition)
     op.create_index(name, "keen_entries", columns, unique=unique, sqlite_where=where, postgresql_where=where)
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")

@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0009"
 down_revision = "0008"
-branch_labels = None
-depends_on = None
 phase = "expand"
 
 
@@ -16,8 +14,3 @@ def upgrade() -> None:
     op.add_column("keen_entries", publisher)
     condition = sa.text("publisher IS NOT NULL")
     op.create_index("ix_keen_entries_publishing", "keen_entries", ["publisher"], sqlite_where=condition, postgresql_where=condition)
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")
