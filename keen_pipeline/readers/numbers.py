@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 from keen_pipeline.readers.types import DECIMAL_DIGITS, pyarrow
 
 _WHOLE = r"^(0|-?[1-9][0-9]*)$"
@@ -85,6 +87,8 @@ def _of_doubles(cells: Any, digits: bool) -> Numbers:
 
     pa = pyarrow()
     whole = bool(compute.all(compute.equal(compute.floor(cells), cells)).as_py()) and _within(cells)
+    # No whole number is -0.0, and nothing else is as far down.
+    whole = whole and not np.signbit(cells.filter(compute.equal(cells, 0.0)).to_numpy(zero_copy_only=False)).any()
     found = Numbers(True, whole, True)
     return found | _counted(cells.unique().cast(pa.string()).to_pylist()) if digits else found
 

@@ -104,7 +104,7 @@ def test_batches_are_bounded(tmp_path: Path) -> None:
         ("a.csv", b'a,b\r1,"x\ny"\r1,"x"y\r', "line 4: record 2 has text after a closing quote .at byte 12."),
         ("a.csv", b"a,b\n1,\xff\n", "line 2 is not UTF-8"),
         ("a.csv", b"id;name\n1;x\n", "separated by semicolons"),
-        ("a.csv", b"id\tname\n1\tx\n", "separated by tabs.*convert it first"),
+        ("a.csv", b"id\tname\n1\tx\n", "separated by tabs.*convert the file first"),
         ("a.csv", b"id|name\n1|x\n", "separated by vertical bars"),
         ("a.csv", b'"id";"na""me"\r\n"1";"x"\r\n', "separated by semicolons"),
         ("a.csv", b'"id"\t"name"\n', "separated by tabs"),
