@@ -46,8 +46,8 @@ class LocalCopies:
         """Remove the copies."""
         self._folder.cleanup()
 
-    def convert(self, number: int, schema: Any, converted: Callable[[str, Any], Any]) -> None:
-        """Replace a Parquet file by a copy that has the types of `schema`, made array by array with `converted(column, array)`."""
+    def converted(self, number: int, schema: Any, converted: Callable[[str, Any], Any]) -> str:
+        """The path of a Parquet file's copy in the types of `schema`, made array by array with `converted(column, array)`."""
         pa = pyarrow()
         from pyarrow import parquet
 
@@ -59,7 +59,7 @@ class LocalCopies:
                 for batch in file.iter_batches(_COPY_RECORDS, columns=kept.names, use_threads=False):
                     arrays = [converted(field.name, batch.column(field.name)) for field in fields]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=kept))
-        self.paths[number] = str(path)
+        return str(path)
 
     def _itself(self, number: int, file: LandedFile) -> str:
         if not Path(file.uri).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,7 @@ class Scan:
 
     Copies of remote files are made here, and last as long as the object, `close()` or the process; columns of Keen's numbers are
     read here once, to find the type that holds them.
-    Raises ConfigurationError if a file is gone, a number is none or a cell of a Parquet file is not of its column's type,
-    InvalidInputError for a header that names a column twice.
+    Raises ConfigurationError if a file is gone or a number is none, InvalidInputError for a header that names a column twice.
     """
 
     def __init__(self, destination: FileDestination, files: Sequence[LandedFile], words: Mapping[str, str]) -> None:
@@ -39,19 +39,25 @@ class Scan:
         self._files = [file for file in files if file.records]
         for file in self._files:
             _check_header(file)
-        self.words = words
         self._copies = LocalCopies(destination, self._files, words)
-        pa = pyarrow()
         self.numbers: Mapping[str, Numbers] = {}
-        self.schema: Any = pa.schema(list(self._types().items()))
-        self._placed: list[Placed] = []
-        for number, file in enumerate(self._files):
-            if file.encoding is Encoding.PARQUET and _must_be_converted(self._copies.paths[number], self.schema):
-                self._convert(number, file)
-            self._placed.append((file, self._copies.paths[number]))
-        self.dataset: Any = _dataset(self._placed, self.schema)
+        self.retype(words)
 
-    def _convert(self, number: int, file: LandedFile) -> None:
+    def retype(self, words: Mapping[str, str]) -> None:
+        """Give the columns the types of other words, before anything was read of them. Raises as the making does."""
+        self.words = words
+        self.schema: Any = pyarrow().schema(list(self._types().items()))
+
+    @cached_property
+    def _placed(self) -> list[Placed]:
+        """Raises ConfigurationError if a cell of a Parquet file is not of its column's type."""
+        paths = list(self._copies.paths)
+        for number, file in enumerate(self._files):
+            if file.encoding is Encoding.PARQUET and _must_be_converted(paths[number], self.schema):
+                paths[number] = self._converted(number, file)
+        return list(zip(self._files, paths, strict=True))
+
+    def _converted(self, number: int, file: LandedFile) -> str:
         def one(name: str, array: Any) -> Any:
             kind = self.schema.field(name).type
             try:
@@ -59,7 +65,7 @@ class Scan:
             except pyarrow().ArrowInvalid as error:
                 raise misfit(file, name, self.words[name], str(error).splitlines()[0]) from None
 
-        self._copies.convert(number, self.schema, one)
+        return self._copies.converted(number, self.schema, one)
 
     @property
     def has_rows(self) -> bool:
@@ -71,7 +77,10 @@ class Scan:
         self._copies.close()
 
     def of(self, partition_key: str | None = None) -> Part:
-        """The events of one partition, with the columns and types of the whole; unless told which, of all."""
+        """The events of one partition, with the columns and types of the whole; unless told which, of all.
+
+        Raises ConfigurationError if a cell of a Parquet file is not of its column's type.
+        """
         return Part(self, [p for p in self._placed if partition_key is None or p[0].partition_key == partition_key])
 
     def _types(self) -> dict[str, Any]:
