@@ -133,7 +133,6 @@ class ResultsBody:
         return 0
 
     def close(self) -> None:
-        """End the connection. Can be called again."""
         self._response.close()  # and with it the reader
         self._channel.end()
 

@@ -76,23 +76,19 @@ class Channel:
         self._deadline = time.monotonic() + seconds if deadline is None else deadline
 
     def wait_at_most(self, read_timeout: float) -> None:
-        """Each wait for bytes takes so many seconds at most."""
         self._read_timeout = read_timeout
 
     def sendall(self, data: Any) -> None:
-        """As a socket does. Raises TimeLimitError, OSError."""
         view = memoryview(data).cast("B")
         while view:
             self._arm()
             view = view[self._timed(self._sock.send, view) :]
 
     def recv_into(self, buffer: memoryview) -> int:
-        """As a socket does. Raises TimeLimitError, OSError."""
         self._arm()
         return self._timed(self._sock.recv_into, buffer)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:
-        """What http.client reads an answer by."""
         return io.BufferedReader(_Reader(self), _BUFFER_BYTES)
 
     def close(self) -> None:
@@ -259,7 +255,6 @@ class Connector:
 
 
 def refuse_proxy(status: int, proxy: Proxy | None) -> None:
-    """Raises ConfigurationError when a proxy wants other credentials."""
     if status == 407 and proxy is not None:
         raise ConfigurationError(
             f"the proxy {proxy.host} refused its user and password (HTTP 407). Nothing was requested; set {proxy.variable}"

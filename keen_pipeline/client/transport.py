@@ -45,7 +45,6 @@ LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
 _READ_BYTES = 64 * 1024
 _MOST_IDLE = 8
-"""Kept connections."""
 
 Answer = TypeVar("Answer")
 
@@ -96,7 +95,6 @@ class ApiTransport:
         return f"ApiTransport({self.base_url})"
 
     def close(self) -> None:
-        """Close the kept connections."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().channel.end()
@@ -113,7 +111,6 @@ class ApiTransport:
         return self._decode(self._repeat(_Call("GET", self.url(path, params or {}), None, subject, credential)), read, subject)
 
     def url(self, path: str, params: Mapping[str, Any]) -> str:
-        """The address of a GET."""
         texts = {name: value if isinstance(value, str) else _json(value, name) for name, value in params.items()}
         query = urlencode(texts, errors="replace")
         return self.base_url + path + ("?" + query if query else "")

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
 from keen_pipeline.readers.types import DECIMAL_DIGITS, pyarrow
 
 _WHOLE = r"^(0|-?[1-9][0-9]*)$"
@@ -87,8 +85,8 @@ def _of_doubles(cells: Any, digits: bool) -> Numbers:
 
     pa = pyarrow()
     whole = bool(compute.all(compute.equal(compute.floor(cells), cells)).as_py()) and _within(cells)
-    # No whole number is -0.0, and nothing else is as far down.
-    whole = whole and not np.signbit(cells.filter(compute.equal(cells, 0.0)).to_numpy(zero_copy_only=False)).any()
+    zeros = cells.filter(compute.equal(cells, 0.0))
+    whole = whole and not compute.any(compute.less(compute.divide(1.0, zeros), 0.0)).as_py()  # no whole number is -0.0
     found = Numbers(True, whole, True)
     return found | _counted(cells.unique().cast(pa.string()).to_pylist()) if digits else found
 

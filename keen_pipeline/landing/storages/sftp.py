@@ -25,7 +25,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, check_inside
+from keen_pipeline.landing.storages.remote import StagedReader, StoredReader, check_inside
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline.settings import SftpSecrets
@@ -86,7 +86,7 @@ class SftpStorage(Storage):
                     files.close()
         if file is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
 
     def remove(self, target: str) -> None:
         check_inside(self._root, target)
