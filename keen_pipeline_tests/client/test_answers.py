@@ -128,6 +128,7 @@ def test_429_with_a_date(client: KeenClient, server: FaultServer, budget: Budget
         ("submit", b"[]"),
         ("submit", b'{"status": "not started"}'),
         ("submit", b'{"_id": "e1"}'),
+        ("submit", b'{"_id": "..", "status": "not started"}'),
         ("submit", b'{"_id": true, "status": "x"}'),
         ("get", b'{"_id": "e1", "status": "complete"}'),
         ("get", b'{"_id": "e1", "status": "complete", "results_url": 5}'),
