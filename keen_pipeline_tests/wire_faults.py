@@ -91,6 +91,18 @@ def relay(port: int) -> Behaviour:
     return answer
 
 
+def part_of_rest(total: str | None = None) -> Behaviour:
+    """A 206 that ends with a record before the end; `total`: what it says of the file's length."""
+
+    def answer(to: Exchange) -> None:
+        start, end = to.wanted(), to.body.index(b"\r\n7000,") + 2
+        extent = f"bytes {start}-{end - 1}/{total or len(to.body)}"
+        to.head("206 Partial Content", ETag='"one"', Content_Length=end - start, Content_Range=extent)
+        to.sock.sendall(to.body[start:end])
+
+    return answer
+
+
 def rest_of_another(offset: int) -> Behaviour:
     """The range that was asked for, of a file that has changed."""
 

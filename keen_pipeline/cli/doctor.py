@@ -99,7 +99,7 @@ def _service(settings: Settings) -> str:
 
 def _key(settings: Settings) -> str:
     client = open_client(settings)
-    client.check_key()
+    client.collections()
     return f"the read key opens project {client.project_id}"
 
 

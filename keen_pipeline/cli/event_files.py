@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +44,9 @@ KINDS = (".ndjson", ".jsonl", ".csv", ".parquet")
 _PIECE = 256 * 1024
 _FETCH = 1000
 _WHOLE_IN_DOUBLES = 2**53
+_LINE_END = re.compile(rb"\r\n?|\n")
+_SEPARATORS = {b";": "semicolons", b"\t": "tabs", b"|": "vertical bars"}
+_SEPARATED = re.compile(rb'(?:"(?:[^"]|"")*"|[^",;\t|\r\n]+)([;\t|])')
 
 
 class NoEventsError(InvalidInputError):
@@ -162,7 +166,8 @@ def _read_csv(pieces: Iterable[bytes], name: str) -> Iterator[tuple[str, dict[st
     for number, cells in _records(pieces, name):
         place = f"{name}: line {number}"
         if not paths:
-            _check_separator(cells, name)
+            if len(cells) == 1:
+                _check_separator(cells[0], name)
             paths = _paths([_text(value_of(cell), place) for cell in cells], name)
             continue
         if not cells:
@@ -182,19 +187,22 @@ def _records(pieces: Iterable[bytes], name: str) -> Iterator[tuple[int, list[byt
     try:
         for cells, _ in reader.read(pieces):
             yield line, cells
-            line += 1 + sum(cell.count(b"\n") for cell in cells)
+            line += 1 + sum(len(_LINE_END.findall(cell)) for cell in cells if cell.startswith(b'"'))
     except VerificationError as error:
+        if not reader.number:
+            _check_separator(reader.rest(), name)
         _refuse(f"{name}: line {line}: {error}")
 
 
-def _check_separator(header: Sequence[bytes], name: str) -> None:
-    if len(header) == 1 and not header[0].startswith(b'"'):
-        for separator, words in ((b";", "semicolons"), (b"\t", "tabs"), (b"|", "vertical bars")):
-            if separator in header[0]:
-                _refuse(
-                    f"{name}: the fields seem to be separated by {words}, and a CSV's are separated by commas: its header is one "
-                    f"column, {header[0][:60].decode(errors='replace')!r}; convert it first, or put the name in quotes if it is one"
-                )
+def _check_separator(header: bytes, name: str) -> None:
+    """Refuses a header whose first name, in quotes or not, ends with another sign than a comma."""
+    found = _SEPARATED.match(header)
+    if found is not None:
+        shown = header.splitlines()[0][:40].decode(errors="replace")
+        _refuse(
+            f"{name}: its header is one column, {shown!r}, whose parts are separated by {_SEPARATORS[found[1]]} and not by commas; "
+            "convert the file first, or put the name in quotes if it is one"
+        )
 
 
 def _paths(names: Sequence[str], source: str) -> list[str]:

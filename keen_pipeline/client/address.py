@@ -17,12 +17,12 @@ from keen_pipeline.errors import ConfigurationError, UnreachableError, Unreadabl
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# `is_global` of older patch releases of Python knows fewer; of these none is a place for results.
+# Python's `is_global` is another one in each patch release. Of IPv6 all that is not global unicast, mapped or NAT64 is private.
 _NOT_PUBLIC = """
     0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24
-    192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
-    ::/96 ::ffff:0:0:0/96 64:ff9b:1::/48 100::/64 2001::/23 2001:db8::/32 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8
+    192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 2001::/23 2001:db8::/32 3fff::/20
 """
+_MAYBE_PUBLIC = "0.0.0.0/0 2000::/3 ::ffff:0:0/96 64:ff9b::/96"
 # The link-local ones, and those of single clouds: EC2 and Google by IPv6, Alibaba, Azure.
 _NEVER = "169.254.0.0/16 fe80::/10 fd00:ec2::254/128 fd20:ce::254/128 100.100.100.200/32 168.63.129.16/32"
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
@@ -67,10 +67,7 @@ def is_private_host(host: str) -> bool:
 def is_public(address: IpAddress) -> bool:
     """Whether an address is one of the public internet, and so are the IPv4 addresses within it."""
     listed = _is_in(address, _NOT_PUBLIC) or _is_in(address, _NEVER)
-    mapped = isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped is not None or address.sixtofour is not None)
-    if listed or not (mapped or address.is_global) or address.is_multicast:
-        return False
-    return all(is_public(inner) for inner in _within(address))
+    return _is_in(address, _MAYBE_PUBLIC) and not listed and all(is_public(inner) for inner in _within(address))
 
 
 def is_never_followed(address: IpAddress) -> bool:

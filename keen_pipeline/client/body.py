@@ -10,7 +10,7 @@ import http.client
 import io
 import zlib
 
-from keen_pipeline.client.connection import Channel, translated
+from keen_pipeline.client.connection import Channel, translated, unzipped
 from keen_pipeline.errors import TransferError
 
 _LONGEST_LINE = 4096
@@ -63,10 +63,10 @@ class ResultsBody:
         if self.encoding == "identity":
             return bytes(self._head), self._ended
         try:
-            unzipped = zlib.decompressobj(31)
-            return unzipped.decompress(self._head, HEAD_BYTES), self._ended and not unzipped.unconsumed_tail
+            text, whole = unzipped(bytes(self._head), HEAD_BYTES)
         except zlib.error:
             return b"", False  # damaged: whoever decodes it all says so
+        return text, self._ended and whole
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` with what is there, at least one byte; 0 only at the body's end. Raises TransferError."""
@@ -133,7 +133,6 @@ class ResultsBody:
         return 0
 
     def close(self) -> None:
-        """End the connection. Can be called again."""
         self._response.close()  # and with it the reader
         self._channel.end()
 

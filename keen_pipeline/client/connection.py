@@ -9,9 +9,11 @@ from __future__ import annotations
 import http.client
 import io
 import math
+import re
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from keen_pipeline.client.proxy import Proxies, Proxy
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, UnreachableError
 
 _BUFFER_BYTES = 64 * 1024
+_ZIPPED_BYTES = 4096  # unzipped at once: what follows a member's end is copied, and a member may have 20 bytes
 
 
 class TimeLimitError(TimeoutError):
@@ -73,23 +76,19 @@ class Channel:
         self._deadline = time.monotonic() + seconds if deadline is None else deadline
 
     def wait_at_most(self, read_timeout: float) -> None:
-        """Each wait for bytes takes so many seconds at most."""
         self._read_timeout = read_timeout
 
     def sendall(self, data: Any) -> None:
-        """As a socket does. Raises TimeLimitError, OSError."""
         view = memoryview(data).cast("B")
         while view:
             self._arm()
             view = view[self._timed(self._sock.send, view) :]
 
     def recv_into(self, buffer: memoryview) -> int:
-        """As a socket does. Raises TimeLimitError, OSError."""
         self._arm()
         return self._timed(self._sock.recv_into, buffer)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:
-        """What http.client reads an answer by."""
         return io.BufferedReader(_Reader(self), _BUFFER_BYTES)
 
     def close(self) -> None:
@@ -138,13 +137,27 @@ class _Reader(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer whose interim ones, such as 103 Early Hints, are read over; http.client knows 100 alone."""
+    """The final answer, its framing checked: http.client takes a length that it can't read for none, and a cut for the end."""
 
     def begin(self) -> None:
         super().begin()
-        while 101 < self.status < 200:
-            self.headers = None  # type: ignore[assignment]  # without them it reads the next head
+        while 100 < self.status < 200 and self.status != 101:  # such as 103 Early Hints
+            self.headers = self.msg = None  # type: ignore[assignment] # or it would not begin again
             super().begin()
+        lengths = {one.strip() for line in self.headers.get_all("Content-Length", []) for one in line.split(",")}
+        coding = ",".join(self.headers.get_all("Transfer-Encoding", [])).lower()
+        if coding:
+            readable = self.chunked and coding == "chunked"
+        else:
+            readable = not lengths or (len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", *lengths) is not None)
+        if not readable:
+            raise _BadFramingError
+        if lengths and self.length is None and not coding:  # the same one twice
+            self.length = int(*lengths)
+
+
+class _BadFramingError(http.client.HTTPException):
+    strerror = "its Content-Length or Transfer-Encoding can't be read"
 
 
 class Connection(http.client.HTTPConnection):
@@ -242,8 +255,18 @@ class Connector:
 
 
 def refuse_proxy(status: int, proxy: Proxy | None) -> None:
-    """Raises ConfigurationError when a proxy wants other credentials."""
     if status == 407 and proxy is not None:
         raise ConfigurationError(
             f"the proxy {proxy.host} refused its user and password (HTTP 407). Nothing was requested; set {proxy.variable}"
         )
+
+
+def unzipped(data: bytes, most: int) -> tuple[bytes, bool]:
+    """Up to `most` bytes of what some gzip members hold, and whether that is all of it, unharmed. Raises zlib.error."""
+    out, at, member = bytearray(), 0, zlib.decompressobj(31)
+    while at < len(data) and len(out) < most:
+        member = zlib.decompressobj(31) if member.eof else member
+        piece = data[at : at + _ZIPPED_BYTES]
+        out += member.decompress(piece, most - len(out))
+        at += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
+    return bytes(out), at == len(data) and member.eof

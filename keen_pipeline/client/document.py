@@ -7,8 +7,8 @@ import re
 
 _DOCUMENTS = re.compile(r"(?:application|text)/(?:[\w.-]+\+)?(?:json|html|xml|xhtml|javascript|pdf)\b|(?:image|audio|video|font)/")
 _CSV = re.compile(r"(?:text|application)/(?:[\w.+-]*csv|comma-separated-values)\b")
-# gzip, Zstandard, ZIP, Parquet, PDF, UTF-16: a CSV is UTF-8, and zipped only by a Content-Encoding.
-_BINARY = re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd|PK\x03\x04|PAR1|%PDF-|\xff\xfe|\xfe\xff")
+# Parquet and PDF may begin with a line of text. A CSV's header is UTF-8, without control characters.
+_BINARY = re.compile(r"PAR1|%PDF-|.*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd](?!\Z)")
 _MARKUP = re.compile(r"<[a-zA-Z!?/]")
 # A CSV's first column begins with none of these: a name that holds a quote is quoted.
 _JSON = re.compile(r"[{\[]\s*[\"{\[\]}]")
@@ -24,19 +24,22 @@ def why_not_csv(content_type: str, head: bytes, whole: bool) -> str | None:
     kind = content_type.strip().lower()
     if _DOCUMENTS.match(kind):
         return f"a document of type {kind.partition(';')[0].strip()}"
-    if _BINARY.match(head):
-        return "a packed or binary file"
-    text = head.decode("utf-8-sig", "replace").strip()
+    text = head.decode("utf-8-sig", "replace")
+    if not text:
+        return None
+    text = text.strip()
     if _MARKUP.match(text):
         return "a web page or an XML document"
     if _JSON.match(text) or (whole and _is_json(text)):
         return "a JSON document"
     first, *others = text.splitlines() or [""]
-    if _COLUMN_OF_KEEN.search(first) or not first:
+    if _COLUMN_OF_KEEN.search(first):
         return None
+    if _BINARY.match(text):
+        return "a packed or binary file"
     columns = first.split(",")
-    blanks = any(re.search(r"\w\s+\w|^\s|[\w:]\s+$", column) for column in columns)
-    if whole and not others and (blanks or (len(columns) == 1 and not _CSV.match(kind) and re.search(r"\w", first))):
+    blanks = any(re.search(r"[\w:;.!?]\s+\w|^\s|[\w:]\s+$", column) for column in columns) or not re.search(r"\w", first)
+    if whole and not others and (blanks or (len(columns) == 1 and not _CSV.match(kind))):
         return "plain words"
     return "plain words" if len(columns) == 1 and blanks and '"' not in first else None
 

@@ -202,10 +202,6 @@ class KeenClient:
         """
         self._transport.get("/", lambda answer, clean: None, self._subject("reaching the service"), self._read)
 
-    def check_key(self) -> None:
-        """Ask for the project with the read key: raises AuthenticationError or NotFoundError if one is wrong."""
-        self.collections()
-
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Start the transfer of a result from byte `offset` (Range, with If-Range `validator`).
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined] # typeshed lacks it
+from urllib.request import getproxies_environment
 
 from keen_pipeline.client.address import Address, literal
 from keen_pipeline.errors import ConfigurationError
@@ -50,17 +52,22 @@ class Proxies:
         return None if not url or self._bypassed(place) else _read(f"{name.upper()}_PROXY", url)
 
     def _bypassed(self, place: Address) -> bool:
-        host = f"[{place.host}]" if ":" in place.host else place.host
-        if proxy_bypass_environment(f"{host}:{place.port}", self._urls) or proxy_bypass_environment(place.host, self._urls):
-            return True
-        address = literal(place.host)
-        for entry in self._urls.get("no", "").split(",") if address is not None else ():
-            try:  # a network, which urllib doesn't know and requests does
-                if address in ipaddress.ip_network(entry.strip(), strict=False):
-                    return True
-            except ValueError:
-                continue
+        return any(_names(entry, place) for entry in re.split(r"[\s,]+", self._urls.get("no", "").lower()) if entry)
+
+
+def _names(entry: str, place: Address) -> bool:
+    """Whether an entry of NO_PROXY, with or without a port, stands for a place: `*`, a domain with what is under it, a network."""
+    name, port = entry, ""
+    if (found := re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", entry)) is not None:
+        name, port = found[1], found[2]
+    if port and int(port) != place.port:
         return False
+    address = literal(place.host)
+    with suppress(ValueError):  # it is a name
+        if address is not None:
+            return address in ipaddress.ip_network(re.sub(r"[\[\]]", "", name), strict=False)
+    domain = name.removeprefix("*").strip(".")
+    return name == "*" or (domain != "" and f".{place.host.lower().rstrip('.')}".endswith(f".{domain}"))
 
 
 def _read(variable: str, url: str) -> Proxy:

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
+from keen_pipeline.client.connection import unzipped
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.errors import (
     AuthenticationError,
@@ -37,7 +38,7 @@ def body_of(response: http.client.HTTPResponse) -> bytes:
     """What can be read of a refusal's body, unzipped; its status says enough without it."""
     try:
         data = response.read(LARGEST_REFUSAL_BYTES)
-        return zlib.decompressobj(31).decompress(data, LARGEST_REFUSAL_BYTES) if data.startswith(b"\x1f\x8b") else data
+        return unzipped(data, LARGEST_REFUSAL_BYTES)[0] if data.startswith(b"\x1f\x8b") else data
     except (OSError, http.client.HTTPException, ValueError, zlib.error):
         return b""
 

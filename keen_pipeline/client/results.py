@@ -143,10 +143,10 @@ def _extent(response: http.client.HTTPResponse, offset: int) -> tuple[int, int |
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if match is None or int(match[1]) != offset:
         raise TransferError("results: the service sent another range than the one asked for")
-    total = None if match[3] == "*" else int(match[3])
-    if total is not None and int(match[2]) + 1 != total:
+    # A part that may not be the last one (`*`) would be taken for the end of the file.
+    if match[3] == "*" or int(match[2]) + 1 != int(match[3]):
         raise TransferError("results: the service sent a part of the range asked for")
-    return offset, total
+    return offset, int(match[3])
 
 
 def strong_validator(headers: http.client.HTTPMessage) -> str | None:

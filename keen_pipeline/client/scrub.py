@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ _NAMES = (
     r"[\w-]*(?:api[_-]?key|(?:read|write|master|access|secret)[_-]?key(?:[_-]?id)?|signature|credential|security[_-]token|token"
     r"|password|secret)|sig|authorization"
 )
+# As JSON may write any character, and must write some.
+_ESCAPED = re.compile(r"\\u00([2-7][0-9a-f])", re.IGNORECASE)
 # `name=value` as in a query, whatever the value; after a colon only what can be a secret, since `token: expired` is none.
 _QUERY = re.compile(rf"(?<![\w-])({_NAMES})=[^\s&\"'<>,;]+", re.IGNORECASE)
 _FIELD = re.compile(
@@ -72,15 +75,15 @@ class Scrubber:
     def __init__(self, secrets: Iterable[str | None]) -> None:
         long = [secret for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
         # The longest first, so that a key that begins with another one goes as a whole.
-        self._known = sorted({form for secret in long for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
+        known = sorted({form for secret in long for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known)) or "(?!)", re.IGNORECASE)
 
     def __repr__(self) -> str:
-        return f"Scrubber({len(self._known)} secrets)"
+        return "Scrubber"
 
     def __call__(self, text: str) -> str:
         """Return `text` cleaned, without secrets and URLs, cut to LONGEST_TEXT characters."""
-        text = clean(text, _READ_CHARACTERS)
-        for secret in self._known:
-            text = text.replace(secret, "***")
+        text = html.unescape(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), text[:_READ_CHARACTERS].replace("\\/", "/")))
+        text = self._known.sub("***", clean(text, _READ_CHARACTERS))
         text = _FIELD.sub(r"\1\2***", _QUERY.sub(r"\1=***", _URL.sub("<url>", text)))
         return clean(text)

@@ -20,7 +20,6 @@ _PREFIX = "v3-"
 
 
 def new_extraction_id() -> str:
-    """An id for the ledger; the service never sees it."""
     return _PREFIX + secrets.token_hex(12)
 
 
@@ -34,11 +33,9 @@ class CompleteExtractions(Mapping[str, RemoteExtraction]):
         return RemoteExtraction(extraction_id, RemoteStatus.COMPLETE)
 
     def __iter__(self) -> Iterator[str]:
-        """Nothing: the service keeps no list."""
         return iter(())
 
     def __len__(self) -> int:
-        """0."""
         return 0
 
 

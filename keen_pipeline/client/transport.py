@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from keen_pipeline.client.address import redirected, split_url
-from keen_pipeline.client.connection import Connection, Connector, translated
+from keen_pipeline.client.connection import Connection, Connector, translated, unzipped
 from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
 from keen_pipeline.client.wire import WrongShape
@@ -45,7 +45,6 @@ LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
 _READ_BYTES = 64 * 1024
 _MOST_IDLE = 8
-"""Kept connections."""
 
 Answer = TypeVar("Answer")
 
@@ -96,7 +95,6 @@ class ApiTransport:
         return f"ApiTransport({self.base_url})"
 
     def close(self) -> None:
-        """Close the kept connections."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().channel.end()
@@ -113,7 +111,6 @@ class ApiTransport:
         return self._decode(self._repeat(_Call("GET", self.url(path, params or {}), None, subject, credential)), read, subject)
 
     def url(self, path: str, params: Mapping[str, Any]) -> str:
-        """The address of a GET."""
         texts = {name: value if isinstance(value, str) else _json(value, name) for name, value in params.items()}
         query = urlencode(texts, errors="replace")
         return self.base_url + path + ("?" + query if query else "")
@@ -259,24 +256,15 @@ def _body(response: http.client.HTTPResponse, subject: str) -> bytes:
         raise http.client.IncompleteRead(b"")
     encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
     if encoding in ("gzip", "x-gzip"):
-        pieces = _unzipped(pieces)
+        try:
+            answer, whole = unzipped(bytes(pieces), LARGEST_ANSWER_BYTES + 1)
+        except zlib.error:
+            answer, whole = b"", False
+        if not whole and len(answer) <= LARGEST_ANSWER_BYTES:
+            raise http.client.IncompleteRead(b"")
+        pieces = bytearray(answer)
     elif encoding != "identity":
         raise UnreadableAnswerError(f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(encoding, 50)}")
     if len(pieces) > LARGEST_ANSWER_BYTES:
         raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
     return bytes(pieces)
-
-
-def _unzipped(data: bytearray) -> bytearray:
-    """Up to LARGEST_ANSWER_BYTES + 1 bytes. Raises IncompleteRead for what is no whole gzip."""
-    out = bytearray()
-    try:
-        while data and len(out) <= LARGEST_ANSWER_BYTES:
-            member = zlib.decompressobj(31)
-            out += member.decompress(data, LARGEST_ANSWER_BYTES + 1 - len(out))
-            data = bytearray(member.unused_data)
-            if not member.eof and len(out) <= LARGEST_ANSWER_BYTES:
-                raise http.client.IncompleteRead(b"")
-    except zlib.error:
-        raise http.client.IncompleteRead(b"") from None
-    return out

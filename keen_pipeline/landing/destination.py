@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, VerificationError
 from keen_pipeline.extraction import Landing
+from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.layout import REASON_SUFFIX, encoding_of, file_path, list_path, path_below, quarantine_path
 from keen_pipeline.landing.storages.errors import of_temporary_folder
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence, normal_root, open_storage
@@ -22,7 +24,6 @@ from keen_pipeline.ports import ResultsSource
 from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
-    from keen_pipeline.landing.csv.masking import Masker
     from keen_pipeline.landing.parquet.convert import Conversion
     from keen_pipeline.landing.transfer.download import Download
     from keen_pipeline.landing.transfer.intake import Intake
@@ -91,13 +92,14 @@ class FileDestination:
         encoding = encoding_of(path)
         check_encoding(encoding)
         mask = mask or {}
+        new_masker: Callable[[], Masker | None] = partial(Masker, mask, mask_key) if mask else lambda: None
         what = f"{label or path}, extraction {extraction_id}"
         begun = time.monotonic()
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
             conversion = stack.enter_context(_conversion(encoding, stage, mask, types or {}, earlier_types or {}))
-            download = stack.enter_context(_download(source, stage, encoding, conversion, _masker_of(mask, mask_key)))
+            download = stack.enter_context(_download(source, stage, encoding, conversion, new_masker))
             try:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
                     intake = download.run()
@@ -226,14 +228,6 @@ def _about(error: KeenPipelineError, what: str) -> KeenPipelineError:
         kept = "" if "nothing was published" in first else "; nothing was landed"
         error.args = ("\n".join([f"{what}: {first}{kept}", *mend]), *error.args[1:])
     return error
-
-
-def _masker_of(mask: Mapping[str, MaskMethod], key: bytes | None) -> Callable[[], Masker | None]:
-    if not mask:
-        return lambda: None
-    from keen_pipeline.landing.csv.masking import Masker
-
-    return lambda: Masker(mask, key)
 
 
 def _conversion(

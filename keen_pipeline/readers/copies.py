@@ -46,8 +46,8 @@ class LocalCopies:
         """Remove the copies."""
         self._folder.cleanup()
 
-    def convert(self, number: int, schema: Any, converted: Callable[[Any, Any], Any]) -> None:
-        """Replace a Parquet file by a copy that has the types of `schema`, made array by array with `converted(array, type)`."""
+    def converted(self, number: int, schema: Any, converted: Callable[[str, Any], Any]) -> str:
+        """The path of a Parquet file's copy in the types of `schema`, made array by array with `converted(column, array)`."""
         pa = pyarrow()
         from pyarrow import parquet
 
@@ -57,9 +57,9 @@ class LocalCopies:
             kept = pa.schema(fields)
             with parquet.ParquetWriter(path, kept, compression="lz4") as writer:
                 for batch in file.iter_batches(_COPY_RECORDS, columns=kept.names, use_threads=False):
-                    arrays = [converted(batch.column(field.name), field.type) for field in fields]
+                    arrays = [converted(field.name, batch.column(field.name)) for field in fields]
                     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=kept))
-        self.paths[number] = str(path)
+        return str(path)
 
     def _itself(self, number: int, file: LandedFile) -> str:
         if not Path(file.uri).is_file():

@@ -85,6 +85,8 @@ def _of_doubles(cells: Any, digits: bool) -> Numbers:
 
     pa = pyarrow()
     whole = bool(compute.all(compute.equal(compute.floor(cells), cells)).as_py()) and _within(cells)
+    zeros = cells.filter(compute.equal(cells, 0.0))
+    whole = whole and not compute.any(compute.less(compute.divide(1.0, zeros), 0.0)).as_py()  # no whole number is -0.0
     found = Numbers(True, whole, True)
     return found | _counted(cells.unique().cast(pa.string()).to_pylist()) if digits else found
 

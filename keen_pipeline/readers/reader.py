@@ -101,7 +101,8 @@ class LandedReader:
 
         Raises ConfigurationError if a partition is not landed (`missing`), a library is not installed, or a cell is not of its
         column's type; InvalidInputError for a kind, type or column that does not exist. LazyFrames, Datasets and relations raise
-        what concerns cells when they are computed, except that a column of numbers is looked at here.
+        what concerns cells when they are computed, except that columns of numbers are looked at here, and those that Parquet files
+        have in another type than text or the one that is wanted.
         """
         keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys)
         landed = self._landed(collection)

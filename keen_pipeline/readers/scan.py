@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,33 @@ class Scan:
         self._files = [file for file in files if file.records]
         for file in self._files:
             _check_header(file)
-        self.words = words
         self._copies = LocalCopies(destination, self._files, words)
-        pa = pyarrow()
         self.numbers: Mapping[str, Numbers] = {}
-        self.schema: Any = pa.schema(list(self._types().items()))
-        self._placed: list[Placed] = []
+        self.retype(words)
+
+    def retype(self, words: Mapping[str, str]) -> None:
+        """Give the columns the types of other words, before anything was read of them. Raises as the making does."""
+        self.words = words
+        self.schema: Any = pyarrow().schema(list(self._types().items()))
+
+    @cached_property
+    def _placed(self) -> list[Placed]:
+        """Raises ConfigurationError if a cell of a Parquet file is not of its column's type."""
+        paths = list(self._copies.paths)
         for number, file in enumerate(self._files):
-            if file.encoding is Encoding.PARQUET and _must_be_converted(self._copies.paths[number], self.schema):
-                self._copies.convert(number, self.schema, converted)
-            self._placed.append((file, self._copies.paths[number]))
-        self.dataset: Any = _dataset(self._placed, self.schema)
+            if file.encoding is Encoding.PARQUET and _must_be_converted(paths[number], self.schema):
+                paths[number] = self._converted(number, file)
+        return list(zip(self._files, paths, strict=True))
+
+    def _converted(self, number: int, file: LandedFile) -> str:
+        def one(name: str, array: Any) -> Any:
+            kind = self.schema.field(name).type
+            try:
+                return array if array.type == kind else converted(array, kind)
+            except pyarrow().ArrowInvalid as error:
+                raise misfit(file, name, self.words[name], str(error).splitlines()[0]) from None
+
+        return self._copies.converted(number, self.schema, one)
 
     @property
     def has_rows(self) -> bool:
@@ -60,7 +77,10 @@ class Scan:
         self._copies.close()
 
     def of(self, partition_key: str | None = None) -> Part:
-        """The events of one partition, with the columns and types of the whole; unless told which, of all."""
+        """The events of one partition, with the columns and types of the whole; unless told which, of all.
+
+        Raises ConfigurationError if a cell of a Parquet file is not of its column's type.
+        """
         return Part(self, [p for p in self._placed if partition_key is None or p[0].partition_key == partition_key])
 
     def _types(self) -> dict[str, Any]:
@@ -83,7 +103,7 @@ class Scan:
                     try:
                         found[name] |= numbers_of(cells, digits=digits)
                     except NotANumberError:
-                        raise misfit(file, name, "num", "no number") from None
+                        raise misfit(file, name, self.words[name], "no number") from None
         return found
 
     def explained(self, error: Exception) -> ConfigurationError:
@@ -138,17 +158,40 @@ def _stored(file: LandedFile, path: str, names: Sequence[str]) -> Iterator[list[
 
 
 def converted(array: Any, kind: Any) -> Any:
-    """An array of a Parquet file as one of another type, whose values are the same ones."""
+    """An array of a Parquet file as one of another type, with the values that a CSV of the same events has in it.
+
+    Raises ArrowInvalid for a value that is none of the type.
+    """
     pa = pyarrow()
     from pyarrow import compute
 
-    if pa.types.is_floating(array.type) and pa.types.is_decimal(kind):
-        return array.cast(pa.string()).cast(kind)  # by its shortest text, which is the number that Keen had
-    if pa.types.is_timestamp(array.type) and pa.types.is_string(kind):
-        return compute.strftime(array.cast(pa.timestamp("ms", "UTC"), safe=False), format="%Y-%m-%dT%H:%M:%SZ")
-    if pa.types.is_integer(array.type) and pa.types.is_floating(kind):
-        return array.cast(kind, safe=False)  # Arrow refuses those beyond 2^53, also if a double holds them
-    return array.cast(kind)
+    if _family(array.type) == _family(kind) == "number":
+        if pa.types.is_floating(array.type) and pa.types.is_decimal(kind):
+            return array.cast(pa.string()).cast(kind)  # by its shortest text, which is the number that Keen had
+        return array.cast(kind, safe=not pa.types.is_floating(kind))  # a number beyond 2^53 is refused, also if a double holds it
+    if pa.types.is_timestamp(array.type):
+        texts = compute.strftime(array.cast(pa.timestamp("ms", "UTC"), safe=False), format="%Y-%m-%dT%H:%M:%SZ")
+    else:
+        texts = compute.replace_substring_regex(array.cast(pa.string()), "^-0$", "-0.0")
+    return texts if pa.types.is_string(kind) else _parsed(texts, kind)
+
+
+def _parsed(texts: Any, kind: Any) -> Any:
+    """Texts as the cells of a CSV: what isn't one there isn't one in Parquet either."""
+    pa = pyarrow()
+    from pyarrow import csv
+
+    options, table = _csv_options(), pa.BufferOutputStream()
+    csv.write_csv(pa.table({"cell": texts}), table)
+    options["convert_options"].column_types = {"cell": kind}
+    return csv.read_csv(pa.BufferReader(table.getvalue()), **options).column("cell").combine_chunks()
+
+
+def _family(kind: Any) -> str:
+    types = pyarrow().types
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "number"
+    return "instant" if types.is_timestamp(kind) else "bool" if types.is_boolean(kind) else "text"
 
 
 def misfit(file: LandedFile, name: str, word: str, reason: str) -> ConfigurationError:
@@ -161,18 +204,18 @@ def misfit(file: LandedFile, name: str, word: str, reason: str) -> Configuration
 
 
 def _must_be_converted(path: str, schema: Any) -> bool:
-    """Whether Arrow's own way from a Parquet file's types to those of the schema would change a value."""
-    pa = pyarrow()
+    """Whether Arrow's own way from a Parquet file's types to those of the schema would change a value, or take a wrong one."""
     from pyarrow import parquet
 
-    stored, kinds = parquet.read_schema(path), pa.types
-    changes = (
-        (kinds.is_floating, kinds.is_decimal),
-        (kinds.is_timestamp, kinds.is_string),
-        (kinds.is_integer, kinds.is_floating),
-    )
+    types, stored = pyarrow().types, parquet.read_schema(path)
     columns = [(stored.field(name).type, schema.field(name).type) for name in stored.names if name in schema.names]
-    return any(was(have) and becomes(want) for have, want in columns for was, becomes in changes)
+    # Numbers and instants Arrow reads from texts as from a CSV, and when they are asked for.
+    return any(
+        (_family(have) != _family(want) and (_family(have) != "text" or types.is_boolean(want)))
+        or (types.is_floating(have) and types.is_decimal(want))
+        or (types.is_integer(have) and types.is_floating(want))
+        for have, want in columns
+    )
 
 
 def _check_header(file: LandedFile) -> None:
@@ -212,19 +255,26 @@ def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
 
 
 def _csv_format() -> Any:
-    from pyarrow import csv, dataset
+    from pyarrow import dataset
 
-    converting = csv.ConvertOptions(
-        null_values=["", "null"],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-        true_values=["true"],
-        false_values=["false"],
-    )
+    options = _csv_options()
     # The suffix of a path says its compression to Arrow too.
     return dataset.CsvFileFormat(
-        parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        default_fragment_scan_options=dataset.CsvFragmentScanOptions(
-            convert_options=converting, read_options=csv.ReadOptions(block_size=BLOCK_BYTES)
-        ),
+        parse_options=options.pop("parse_options"), default_fragment_scan_options=dataset.CsvFragmentScanOptions(**options)
     )
+
+
+def _csv_options() -> dict[str, Any]:
+    from pyarrow import csv
+
+    return {
+        "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES),
+        "convert_options": csv.ConvertOptions(
+            null_values=["", "null"],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            true_values=["true"],
+            false_values=["false"],
+        ),
+    }

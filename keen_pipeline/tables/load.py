@@ -12,7 +12,6 @@ from typing import Any
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.readers import LandedReader
-from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.tables.names import PARTITION_COLUMN, SOURCE_COLUMN, column_names
 from keen_pipeline.tables.place import TablePlace, import_dlt
@@ -70,17 +69,20 @@ class TableLoader:
         with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
             pipeline = _pipeline(self._place, folder)
             with self._place.locked(pipeline), pipeline.destination_client() as client:
-                words, replaced, added, widened = self._prepare(client, file, names)
-                # A column that is wider than this partition is filled with the cells as they stand.
-                scan = self._reader.scan(self._collection, [file], types={name: words[names[name]] for name in file.columns})
+                scan = self._reader.scan(self._collection, [file], types=self._types)
                 try:
+                    words, replaced, added, widened = self._prepare(client, scan, partition_key, names)
+                    # A column that is wider than this partition is filled with the cells as they stand.
+                    scan.retype({name: words[names[name]] for name in scan.words})
                     rows = self._replace(pipeline, scan, partition_key, names, words)
                 finally:
                     scan.close()
                     _drop_staging(client)
         return LoadedPartition(rows, replaced, tuple(added), tuple(widened), time.monotonic() - begun)
 
-    def _prepare(self, client: Any, file: LandedFile, names: Mapping[str, str]) -> tuple[dict[str, str], int, list[str], list[str]]:
+    def _prepare(
+        self, client: Any, scan: Scan, partition_key: str, names: Mapping[str, str]
+    ) -> tuple[dict[str, str], int, list[str], list[str]]:
         """Bring the table into shape: the word by column, the rows that will be replaced, columns added, columns widened."""
         shape = Shape(client, self.table)
         if shape.columns and not {SOURCE_COLUMN, PARTITION_COLUMN} <= set(shape.columns):
@@ -90,22 +92,16 @@ class TableLoader:
             )
         words: dict[str, str] = {}
         widened: list[str] = []
-        for name, column in self._columns(file).items():
-            words[names[name]], before = shape.wanted(names[name], column)
+        for name, word in scan.words.items():
+            words[names[name]], before = shape.wanted(names[name], Column(word, scan.numbers.get(name)))
             if before is not None:
                 shape.widen(names[name], before, words[names[name]])
                 widened.append(names[name])
-        replaced = shape.count(self._scope(file.partition_key)) if shape.columns else 0
+        replaced = shape.count(self._scope(partition_key)) if shape.columns else 0
         added = [column for column in words if column not in shape.columns]
         if added:
             _forget_schemas(client)
         return words, replaced, added, widened
-
-    def _columns(self, file: LandedFile) -> dict[str, Column]:
-        """What the partition needs."""
-        scan = self._reader.scan(self._collection, [file], types=self._types)
-        scan.close()
-        return {name: Column(scan.words[name], scan.numbers.get(name)) for name in file.columns}
 
     def _replace(self, pipeline: Any, scan: Scan, partition_key: str, names: Mapping[str, str], words: Mapping[str, str]) -> int:
         """Let dlt do it; returns the number of rows."""

@@ -143,6 +143,9 @@ def _cast(dialect: str, column: str, existing: str, word: str, kind: str) -> str
         return f"CASE WHEN {column} THEN 'true' WHEN NOT {column} THEN 'false' END"
     if word == "string" and existing == "datetime" and dialect in _INSTANTS:
         return _INSTANTS[dialect].format(column)
+    if word == "string" and existing == "num" and dialect == "duckdb":  # whose own text of 1 is 1.0
+        whole = f"{column} = trunc({column}) AND abs({column}) <= {_SAFE}"
+        return f"CASE WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
     if word == "string" and dialect == "sqlite":
         return f"keen_text({column})"  # its own text of a double has 15 digits
     return f"CAST({column} AS {kind})"

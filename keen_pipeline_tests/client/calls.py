@@ -60,7 +60,6 @@ CALLS: dict[str, Callable[[KeenClient], object]] = {
     "collections": lambda c: c.collections(),
     "property_types": lambda c: c.property_types("purchases"),
     "add_events": lambda c: c.add_events({"purchases": [{"a": 1}]}),
-    "check_key": lambda c: c.check_key(),
 }
 GETS = {name: call for name, call in CALLS.items() if name not in ("submit", "add_events")}
 

@@ -128,6 +128,7 @@ def test_429_with_a_date(client: KeenClient, server: FaultServer, budget: Budget
         ("submit", b"[]"),
         ("submit", b'{"status": "not started"}'),
         ("submit", b'{"_id": "e1"}'),
+        ("submit", b'{"_id": "..", "status": "not started"}'),
         ("submit", b'{"_id": true, "status": "x"}'),
         ("get", b'{"_id": "e1", "status": "complete"}'),
         ("get", b'{"_id": "e1", "status": "complete", "results_url": 5}'),
@@ -247,10 +248,10 @@ def test_cut_answer_of_a_get_is_repeated(client: KeenClient, server: FaultServer
     assert client.count("purchases", DAY) == 5
 
 
-def test_ping_and_check_key(client: KeenClient, server: FaultServer) -> None:
+def test_ping_asks_for_the_root(client: KeenClient, server: FaultServer) -> None:
     server.api = [document([{"url": "/2.0", "is_public": True, "version": "2.0"}]), document({"collections": []})]
     client.ping()
-    client.check_key()
+    client.collections()
     assert [request.target for request in server.requests] == ["/", "/2.0/projects/P1"]
 
 

@@ -114,6 +114,33 @@ def test_no_proxy_is_a_list_of_hosts_and_networks(
         assert (len(proxy.requests), len(direct.requests)) == ((0, 2) if bypassed else (2, 0))
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "bypassed"),
+    [
+        ("x, *", "keen.example", True),
+        ("*.keen.example", "api.keen.example", True),
+        ("keen.example.", "api.keen.example", True),
+        ("keen.example", "API.Keen.Example.", True),
+        ("x.example keen.example", "keen.example", True),
+        ("keen.example:443", "api.keen.example", True),
+        ("keen.example:80", "keen.example", False),
+        ("keen.example", "notkeen.example", False),
+        (".", "keen.example", False),
+        ("fe80::/10,fd00::/8", "fd00::1", True),
+        ("[fd00::1]:443", "fd00::1", True),
+        ("[fd00::1]:80", "fd00::1", False),
+        ("0:0:0:0:0:0:0:1", "::1", True),
+        ("10.0.0.0/8:443", "10.1.2.3", True),
+        ("10.0.0.0/8", "::1", False),
+        ("127.0.0.1", "127.1", True),
+    ],
+)
+def test_no_proxy_is_read_in_every_usual_form(no_proxy: str, host: str, bypassed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert (Proxies().of(Address(True, host, 443)) is None) == bypassed
+
+
 @pytest.mark.parametrize("host", ["keen.example", "api.keen.example"])
 def test_no_proxy_names_a_domain_and_what_is_under_it(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +129,7 @@ def part(content_range: str, body: bytes, **headers: str) -> faults.Behaviour:
     [
         (part("bytes 1-7/8", b",b\n1,2\n", ETag='"one"'), "another range"),
         (part("bytes 4-5/8", b"1,", ETag='"one"'), "a part of the range"),
+        (part("bytes 4-7/*", b"1,2\n", ETag='"one"'), "a part of the range"),
         (part("bytes 4-7/8", b"1,2\n", ETag='"two"'), "the file changed"),
         (part("items 4-7/8", b"1,2\n", ETag='"one"'), "another range"),
         (part("", b"1,2\n", ETag='"one"'), "another range"),
@@ -142,10 +145,62 @@ def test_part_that_is_not_the_rest_of_the_same_file_is_refused_by_itself(
 
 
 def test_part_that_is_the_rest_is_taken_with_its_validator_or_without(server: FaultServer) -> None:
-    server.results = [part("bytes 4-7/8", b"1,2\n"), part("bytes 4-7/*", b"1,2\n", ETag='"one"')]
-    for total in (8, None):
+    server.results = [part("bytes 4-7/8", b"1,2\n"), part("bytes 4-7/8", b"1,2\n", ETag='"one"')]
+    for _ in range(2):
         with client_of(server).open_results(SecretUrl(server.results_url), offset=4, validator='"one"') as stream:
-            assert (stream.start, stream.total, stream.validator) == (4, total, '"one"')
+            assert (stream.start, stream.total, stream.validator) == (4, 8, '"one"')
+
+
+def answered(head: str, body: bytes = b"a,b\n1,2\n") -> faults.Behaviour:
+    """An answer with these lines of a head, and nothing added to them."""
+    return wire_faults.raw(f"{head}\r\n\r\n".encode() + body)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Content-Length: 8\r\nContent-Length: 16",
+        "Content-Length: 8, 16",
+        "Content-Length: x16",
+        "Content-Length: -1",
+        "Content-Length: 1_6",
+        "Content-Length:",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked, chunked",
+    ],
+)
+def test_answer_whose_end_nobody_can_tell_is_not_taken_for_whole(framing: str, server: FaultServer) -> None:
+    server.results = [answered(f"HTTP/1.1 200 OK\r\n{framing}")]
+    with pytest.raises(TransferError, match="Content-Length or Transfer-Encoding can't be read"):
+        read(client_of(server), server.results_url)
+
+
+def test_length_that_is_said_twice_is_one(server: FaultServer) -> None:
+    server.results = [answered("HTTP/1.1 200 OK\r\nContent-Length: 8, 8"), answered("HTTP/1.1 200 OK\r\nContent-Length: 9, 9")]
+    assert read(client_of(server), server.results_url) == server.body
+    with pytest.raises(TransferError, match="before their announced length"):
+        read(client_of(server), server.results_url)
+
+
+def test_informational_answers_go_before_the_final_one(server: FaultServer) -> None:
+    server.results = [
+        answered("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nContent-Length: x", b"HTTP/1.1 100 C\r\n\r\n" * 2 + WHOLE)
+    ]
+    assert read(client_of(server), server.results_url) == server.body
+    server.results = [answered("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x", WHOLE)]
+    with pytest.raises(UnreadableAnswerError, match="101"):
+        read(client_of(server), server.results_url)
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\na,b\n1,2\n"
+
+
+@pytest.mark.parametrize("members", [[b"", b'{"message": "x"}'], [b" ", b"<p>x</p>"], [b'{"mess', b'age": 1}']])
+def test_document_in_later_members_of_a_gzip_is_seen(members: list[bytes], server: FaultServer) -> None:
+    server.results = [faults.status(200, b"".join(map(gzip.compress, members)), Content_Encoding="gzip")]
+    with pytest.raises(UnreadableAnswerError, match="instead of a CSV"):
+        read(client_of(server), server.results_url)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +247,13 @@ NOT_CSV: dict[str, tuple[bytes, str]] = {
     "a packed file": (gzip.compress(b"a,b\n1,2\n"), "text/csv"),
     "a page in UTF-16": ("<p>the disk".encode("utf-16"), ""),
     "one word": (b"Forbidden", "text/plain"),
+    "blanks, then a page": (b" " * 2000 + b"<p>the page", "text/csv"),
+    "words after a colon": (b"Error: timeout\nRetry: later\n", "text/csv"),
+    "YAML": (b"---\nmessage: x\n", "text/csv"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(50), "text/csv"),
+    "packed by bzip2": (bz2.compress(b"a,b\n1,2\n"), "text/csv"),
+    "packed by xz": (lzma.compress(b"a,b\n1,2\n"), "text/csv"),
+    "a page in UTF-16 without a mark": ("<p>the page".encode("utf-16-le"), ""),
 }
 
 
@@ -223,6 +285,10 @@ def test_what_is_no_csv_is_refused_with_its_words(name: str, zipped: bool, serve
         b"note\na b\n",
         b'"{a}",b\n1,2\n',
         b"1\n2\n",
+        b"\xef\xbb\xbf",
+        "größe\n1\n".encode(),
+        b"a" * 1023 + "ö\n1\n".encode(),  # a letter at the end of the head
+        b"header:timestamp,body:\x01\xff\n",
     ],
 )
 @pytest.mark.parametrize("kind", ["text/csv; charset=utf-8", "application/octet-stream", "text/plain"])

@@ -73,7 +73,7 @@ class CountingLogin(_Login):
         return False
 
 
-class _Files(paramiko.SFTPServerInterface):
+class Files(paramiko.SFTPServerInterface):
     def __init__(self, server: paramiko.ServerInterface, folder: Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
         self._folder = folder
@@ -109,12 +109,12 @@ class _Files(paramiko.SFTPServerInterface):
         return _status(lambda: self._real(oldpath).replace(self._real(newpath)))
 
 
-class _FilesWithoutRename(_Files):
+class _FilesWithoutRename(Files):
     def posix_rename(self, oldpath: str, newpath: str) -> int:
         return int(paramiko.SFTP_OP_UNSUPPORTED)
 
 
-class _FilesThatLose(_Files):
+class _FilesThatLose(Files):
     """The last byte of what is staged."""
 
     def stat(self, path: str) -> Any:
@@ -142,7 +142,7 @@ def _status(call: Callable[[], Any]) -> int:
 def running_sftp(folder: Path, *, replaces: bool = True, loses: bool = False, silent_at: str = "") -> Iterator[SftpServer]:
     """Serve `folder`; `replaces`: whether the server knows the rename that replaces a file. `loses`: bytes. `silent_at`: a step."""
     over = threading.Event()
-    files = _FilesThatLose if loses else _Files if replaces else _FilesWithoutRename
+    files = _FilesThatLose if loses else Files if replaces else _FilesWithoutRename
     shown = folder / "shown"
     shown.mkdir(parents=True)
     key = paramiko.ECDSAKey.generate()

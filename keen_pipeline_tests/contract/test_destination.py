@@ -23,6 +23,7 @@ from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, Tr
 from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
+from keen_pipeline.landing.layout import collection_folder, file_path
 from keen_pipeline.landing.storages.s3_upload import PART_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.places import NOW, Place
@@ -324,3 +325,38 @@ def test_place_that_cant_be_served_is_refused_at_once(uri: str) -> None:
     with pytest.raises(ConfigurationError, match="destination") as raised:
         FileDestination(uri)
     assert "secret" not in str(raised.value)
+
+
+NAMES = ["..", ".", "../x", "a/../../b", "a\\..\\b", "%2E.", "x%2Fy", "100%", "user:signup", "Sign Ups?#"]
+
+
+@pytest.mark.parametrize("collection", NAMES)
+def test_no_collections_name_leads_out_of_its_folder(collection: str, place: Place) -> None:
+    destination = place.destination()
+    for key in ("2026-01-01", "2026-01-01-08:00+0100"):
+        destination.write(file_path(collection, key), key.encode())
+        assert destination.read(file_path(collection, key), 100) == key.encode()
+    folder = collection_folder(collection)
+    listed = list(destination.files(folder))
+    assert sorted(size for _, size in listed) == [10, 21]
+    assert {destination.read(path, 100).decode() for path, _ in listed} == {"2026-01-01", "2026-01-01-08:00+0100"}
+    assert len({name.rpartition("/")[0] for name in place.files()}) == 1
+    assert {name.rpartition("/")[2] for name in place.files()} == {"2026-01-01.csv", "2026-01-01-08:00+0100.csv"}
+    assert all(name.count("/") == 1 for name in place.files())
+
+
+@pytest.mark.parametrize("prefix", ["a b", "größe/東京", "100%25", "a%20b", "x+y&z=(1),'"])
+def test_prefix_of_a_root_may_be_of_any_letters(prefix: str, place: Place) -> None:
+    destination = FileDestination(f"{place.root}/{prefix}", transport=place.transport)
+    data = os.urandom(PART_BYTES + 1)
+    with destination._storage.stage(destination.uri_of("x/1.csv")) as stage:
+        stage.write(data)
+        destination._storage.publish(stage, destination.uri_of("x/1.csv"))
+    destination.write("x/2.csv", b"a\n")
+    assert sorted(destination.files("x")) == [("x/1.csv", len(data)), ("x/2.csv", 2)]
+    assert destination.read("x/1.csv", len(data)) == data
+    assert destination.read("x/2.csv", 2) == b"a\n"
+    assert destination.remove_leftovers(NOW) == []
+    destination.remove(destination.uri_of("x/1.csv"))
+    assert destination.exists(destination.uri_of("x/1.csv")) is None
+    assert len(place.files()) == 1

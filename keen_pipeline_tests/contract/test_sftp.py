@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import sftp as sftp_storage
+from keen_pipeline_tests.contract import sftp as sftp_server
 from keen_pipeline_tests.contract.places import NOW, TARGET, outcome, publish
 from keen_pipeline_tests.contract.proxy import tcp_proxy
 from keen_pipeline_tests.contract.sftp import USER, CountingLogin, SftpServer, running_sftp
@@ -69,3 +72,22 @@ def test_sftp_file_that_can_not_be_used_is_named(sftp: SftpServer, tmp_path: Pat
         options = {**sftp.transport, name: str(path)}
         with pytest.raises(ConfigurationError, match=rf"{path.name}"):
             FileDestination(f"{sftp.uri}/x", transport=options).probe()
+
+
+def test_sftp_folder_that_may_not_be_listed_stops_no_clean_up(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = sftp.folder / "closed"
+    (root / "lost+found").mkdir(parents=True)
+    left = root / "purchases" / ".2026-01-01.csv.12345678-0123456789abcdef.landing"
+    left.parent.mkdir()
+    left.write_bytes(b"a")
+    real = sftp_server.Files.list_folder
+
+    def list_folder(self: sftp_server.Files, path: str) -> Any:
+        return paramiko.SFTP_PERMISSION_DENIED if path.endswith("lost+found") else real(self, path)
+
+    monkeypatch.setattr(sftp_server.Files, "list_folder", list_folder)
+    destination = FileDestination(f"{sftp.uri}/closed", transport=sftp.transport)
+    assert destination.remove_leftovers(NOW) == [f"{destination.uri}/purchases/{left.name}"]
+    assert not left.exists()
+    with pytest.raises(ConfigurationError, match="may not read or write there"):
+        list(destination.files("lost+found"))

@@ -343,7 +343,7 @@ def test_disk_that_fails_while_a_landed_file_is_read_is_no_fault_of_the_destinat
 
     with destination.open(f"{tmp_path}/{TARGET}") as whole, destination.open(f"{tmp_path}/{TARGET}") as piece:
         for file in (whole, piece):  # a directory's descriptor can't be read, whatever the disk
-            os.dup2(os.open(tmp_path, os.O_RDONLY), file.fileno())
+            os.dup2(os.open(tmp_path, os.O_RDONLY), file.raw._file.fileno())  # type: ignore[attr-defined]
         with pytest.raises(TransferError, match="reading it failed"):
             whole.read()
         with pytest.raises(TransferError, match="reading it failed"):

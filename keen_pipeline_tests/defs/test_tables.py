@@ -158,6 +158,15 @@ def test_columns_hold_every_day_exactly(keen_landing: KeenLanding, load: Callabl
         assert {type(value) for value in found} == {type(value) for value in expected}, WIDER[number]
 
 
+def test_a_whole_number_that_was_a_double_is_text_without_a_point(
+    keen_landing: KeenLanding, load: Callable[..., Any], query: Query
+) -> None:
+    days = {"2026-01-01": [{"n": 1}, {"n": -7}], "2026-01-02": [{"n": 0.5}, {"n": 1e300}], "2026-01-03": [{"n": 2**53 + 1}]}
+    keen_landing.land("visits", days)
+    assert [load(key).widened for key in days] == [(), ("n",), ("n",)]
+    assert sorted(query("SELECT n FROM visits")) == [("-7",), ("0.5",), ("1",), ("1e+300",), (str(2**53 + 1),)]
+
+
 def test_doubles_that_are_whole_become_bigint_when_one_needs_it(
     keen_landing: KeenLanding, load: Callable[..., Any], query: Query
 ) -> None:

@@ -20,6 +20,7 @@ from keen_pipeline.errors import (
     TransferError,
 )
 from keen_pipeline.landing.transfer import download, intake
+from keen_pipeline.landing.transfer.decode import GzipDecoder
 from keen_pipeline.landing.transfer.download import Download
 from keen_pipeline.ports import ResultsStream
 
@@ -190,6 +191,13 @@ def test_result_has_a_bound_that_the_error_names(answer: Stream, monkeypatch: py
         Answers(answer).land()
     monkeypatch.setattr(intake, "MAX_RESULT_BYTES", len(BODY))
     assert Answers(Stream(BODY)).land() == BODY
+
+
+@pytest.mark.timeout(20)
+def test_many_empty_members_cost_no_more_than_their_bytes() -> None:
+    decoder, data = GzipDecoder(), gzip.compress(b"") * 200_000 + gzip.compress(BODY)
+    assert b"".join(decoder.decode(data)) == BODY
+    decoder.finish()
 
 
 def test_bound_is_100_gigabytes_by_default() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -33,6 +34,25 @@ OLD = b"a,b\n1,2\n"
 
 def _in_a_second() -> str:
     return format_datetime(datetime.now(timezone.utc) + timedelta(seconds=1), usegmt=True)
+
+
+def _only_whole(rest: Behaviour) -> Behaviour:
+    """A server that can't send the rest of a file, though it does when it is asked for it."""
+    return lambda to: (rest if to.wanted() else WHOLE)(to)
+
+
+def _after(data: bytes) -> Behaviour:
+    def answer(to: faults.Exchange) -> None:
+        to.sock.sendall(data)
+        WHOLE(to)
+
+    return answer
+
+
+def _cut_at_a_record(framing: str) -> Behaviour:
+    """Whole records of the file, and the end of the connection."""
+    head = f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"
+    return wire_faults.raw(head.encode() + example(7))
 
 
 RECOVERED: dict[str, Sequence[Behaviour]] = {
@@ -72,6 +92,13 @@ RECOVERED: dict[str, Sequence[Behaviour]] = {
     "an error document in the middle": [faults.cut(100_000), faults.document({"message": "busy"}), WHOLE],
     "cut, and the rest of a changed file": [faults.cut(100_000), wire_faults.rest_of_another(100_000), WHOLE],
     "redirected once": [faults.redirect("/results/other"), WHOLE],
+    "early hints": [_after(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")],
+    "gzip of 500 members": [faults.gzipped(members=500)],
+    "cut, and always another range than asked for": [faults.cut(100_000), _only_whole(faults.wrong_range())],
+    "cut, and the range always refused": [faults.cut(100_000), _only_whole(faults.status(416))],
+    "cut, and always the rest of a changed file": [faults.cut(100_000), _only_whole(wire_faults.rest_of_another(100_000))],
+    "chunked, cut, and a part of the rest": [faults.chunked(stop_after=100), _only_whole(wire_faults.part_of_rest("*"))],
+    "cut, and a part of the rest": [faults.cut(100_000), _only_whole(wire_faults.part_of_rest())],
 }
 
 REFUSED: dict[str, tuple[Sequence[Behaviour], type[KeenPipelineError]]] = {
@@ -95,6 +122,16 @@ REFUSED: dict[str, tuple[Sequence[Behaviour], type[KeenPipelineError]]] = {
     "400": ([faults.document({"message": "no"}, 400)], RequestRejectedError),
     "400 of nobody": ([faults.status(400, b"no")], UnreadableAnswerError),
     "an encoding nobody asked for": ([faults.status(200, b"x", Content_Encoding="br")], UnreadableAnswerError),
+    "a length of no number": ([_cut_at_a_record("Content-Length: 1_0")], TransferError),
+    "two lengths": ([_cut_at_a_record("Content-Length: 9\r\nContent-Length: 10")], TransferError),
+    "the same length twice, cut": ([_cut_at_a_record("Content-Length: 900000, 900000")], TransferError),
+    "two codings of the transfer": ([_cut_at_a_record("Transfer-Encoding: identity, chunked")], TransferError),
+    "a part that nobody asked for": ([wire_faults.part_of_rest("*")], TransferError),
+    "an error document in a gzip's second member": (
+        [faults.status(200, gzip.compress(b"") + gzip.compress(b'{"message": "x"}'), Content_Encoding="gzip")],
+        UnreadableAnswerError,
+    ),
+    "a picture": ([faults.status(200, b"\x89PNG\r\n\x1a\n", Content_Type="text/csv")], UnreadableAnswerError),
     "a bomb": ([faults.gzip_bomb(30_000_000)], VerificationError),
     "an error document": ([faults.document({"message": "the disk is full"})], UnreadableAnswerError),
     "plain words": ([faults.status(200, b"the disk is full")], UnreadableAnswerError),

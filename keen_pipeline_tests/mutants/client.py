@@ -19,7 +19,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/results.py",
-        "int(match[2]) + 1 != total",
+        "int(match[2]) + 1 != int(match[3])",
         "False",
         f"{_RESULTS}::test_part_that_is_not_the_rest_of_the_same_file_is_refused_by_itself",
     ),
@@ -208,7 +208,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "without = address.packed",
         f"{_ADDRESSES}::test_which_addresses_are_public_and_which_are_never_followed",
     ),
-    (f"{_CLIENT}/address.py", " fec0::/10", "", f"{_ADDRESSES}::test_an_own_list_stands_beside_pythons"),
+    (
+        f"{_CLIENT}/address.py",
+        "_is_in(address, _MAYBE_PUBLIC) and ",
+        "",
+        f"{_ADDRESSES}::test_which_addresses_are_public_and_which_are_never_followed",
+    ),
     (f"{_CLIENT}/address.py", "() if by_proxy else ips", "()", f"{_ADDRESSES}::test_connection_goes_to_the_checked_address"),
     (
         f"{_CLIENT}/address.py",
@@ -281,8 +286,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/document.py",
-        "if _COLUMN_OF_KEEN.search(first) or not first:",
-        "if not first:",
+        "if _COLUMN_OF_KEEN.search(first):",
+        "if False:",
         f"{_RESULTS}::test_what_may_be_a_csv_is_taken",
     ),
     # Secrets, words, bounds.
@@ -317,13 +322,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/proxy.py",
-        "return True\n        address",
-        "return False\n        address",
-        f"{_PROXIES}::test_no_proxy_is_a_list_of_hosts_and_networks",
+        'return name == "*" or',
+        "return",
+        f"{_PROXIES}::test_no_proxy_is_read_in_every_usual_form",
     ),
     (
         f"{_CLIENT}/proxy.py",
-        "if address in ipaddress.ip_network(entry.strip(), strict=False):",
+        "if address is not None:",
         "if False:",
         f"{_PROXIES}::test_no_proxy_is_a_list_of_hosts_and_networks",
     ),

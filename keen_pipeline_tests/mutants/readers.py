@@ -64,7 +64,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/readers/scan.py",
-        "        (kinds.is_floating, kinds.is_decimal),\n",
+        "        or (types.is_floating(have) and types.is_decimal(want))\n",
         "",
         f"{_NUMBERS}::test_files_of_other_encodings_and_types_are_one_column",
     ),

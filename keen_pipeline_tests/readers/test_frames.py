@@ -139,7 +139,9 @@ def test_cell_that_is_not_of_its_type_names_partition_and_column(landed: KeenLan
     # Some versions of polars wrap it.
     with pytest.raises((ConfigurationError, pl.exceptions.ComputeError), match=r"visits\[2026-01-01\]: a cell of body:text"):
         lazy.collect()
-    with pytest.raises(ConfigurationError, match=r"visits\[2026-01-01\]: a cell of body:text is not of the .* num \(no number\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"visits\[2026-01-01\]: a cell of body:text is not of the .* decimal \(no number\)"
+    ):
         landed.reader.load("visits", KEYS, pl.LazyFrame, types={"body:text": "decimal"})
 
 

@@ -64,13 +64,11 @@ class RecordReader:
         return self._before + self._at
 
     def add(self, data: bytes | bytearray | memoryview) -> None:
-        """The next bytes."""
         self._before += self._at
         self._data = self._data[self._at :] + data
         self._at = 0
 
     def end(self) -> None:
-        """Nothing follows what was added."""
         self._last = True
 
     def read(self, pieces: Iterable[bytes]) -> Iterator[Record]:
@@ -118,7 +116,6 @@ class RecordReader:
             yield record
 
     def place(self) -> str:
-        """What comes next, in words."""
         return f"record {self.number}" if self.number else "the header"
 
     def _exactly(self, data: bytes, start: int) -> Record | None:

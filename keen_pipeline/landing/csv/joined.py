@@ -96,7 +96,6 @@ def _as_they_are(pieces: Iterable[bytes], ending: bytes) -> Iterator[bytes]:
 def _rearranged(
     records: Iterator[Record], reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes
 ) -> Iterator[bytes]:
-    """The records in the columns of the union."""
     place = {column: position for position, column in enumerate(header.columns)}
     order = [place.get(column) for column in union]
 

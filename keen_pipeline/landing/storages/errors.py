@@ -52,15 +52,17 @@ def for_a_person(target: str, why: str, mend: str = "") -> ConfigurationError:
 
 def unavailable(target: str, why: object, mend: str = "") -> ServiceUnavailableError:
     """The same call may go through later; `why` is a code or an exception, of which only the type is told."""
-    reason = type(why).__name__ if isinstance(why, BaseException) else cleaned(why)
-    text = f"destination {short(target)}: the storage failed ({reason}); nothing was published"
+    text = f"destination {short(target)}: the storage failed ({_reason(why)}); nothing was published"
     return ServiceUnavailableError(text + (f"\n{mend}" if mend else ""))
 
 
 def unreadable(target: str, why: object) -> TransferError:
     """Reading ended before the end of the file; it may be read again from its beginning."""
-    reason = type(why).__name__ if isinstance(why, BaseException) else cleaned(why)
-    return TransferError(f"{short(target)}: reading it failed ({reason}), or it was replaced meanwhile")
+    return TransferError(f"{short(target)}: reading it failed ({_reason(why)}), or it was replaced meanwhile")
+
+
+def _reason(why: object) -> str:
+    return type(why).__name__ if isinstance(why, BaseException) else cleaned(why)
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable, unreadable
+from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
 from keen_pipeline.landing.storages.options import LocalOptions
-from keen_pipeline.landing.storages.remote import check_inside
+from keen_pipeline.landing.storages.remote import StoredReader, check_inside
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 
@@ -89,7 +89,7 @@ class LocalStorage(Storage):
 
     def open(self, target: str) -> BinaryIO:
         try:
-            return cast("BinaryIO", io.BufferedReader(_Reader(target), 128 * 1024))
+            return cast("BinaryIO", io.BufferedReader(StoredReader(target, io.FileIO(target), (OSError,)), 128 * 1024))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -132,22 +132,6 @@ class _Stage(StagedFile):
     def write(self, data: Any) -> int:
         with of_folder(self._place):
             return super().write(data)
-
-
-class _Reader(io.FileIO):
-    """A file whose disk may fail while it is read; TransferError then."""
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return super().readinto(buffer)
-        except OSError as error:
-            raise unreadable(str(self.name), error) from error
-
-    def readall(self) -> bytes:
-        try:
-            return super().readall()
-        except OSError as error:
-            raise unreadable(str(self.name), error) from error
 
 
 def staged_name(name: str) -> str:

@@ -83,8 +83,8 @@ def part_of(descriptor: int, offset: int, length: int) -> bytes | StagedReader:
     return StagedReader(descriptor, offset, length)
 
 
-class RemoteReader(io.RawIOBase):
-    """A file behind a network; `failures` are its client's errors, `end` closes what was opened for it, if that is more than it.
+class StoredReader(io.RawIOBase):
+    """A file as it is stored; `failures` are its client's errors, `end` closes what was opened for it, if that is more than it.
 
     What fails is raised as TransferError: the file may be read again from its beginning.
     """
@@ -179,7 +179,7 @@ class ObjectStorage(Storage):
             file = None if found is None else self._reader(target, *found)
         if file is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file, self._failures), READ_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, self._failures), READ_BYTES))
 
     def remove(self, target: str) -> None:
         check_inside(self._root, target)

@@ -25,7 +25,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import RemoteReader, StagedReader, check_inside
+from keen_pipeline.landing.storages.remote import StagedReader, StoredReader, check_inside
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline.settings import SftpSecrets
@@ -53,6 +53,7 @@ class SftpStorage(Storage):
             raise for_a_person(root, "its port is no number between 0 and 65535") from None
         if not host:
             raise for_a_person(root, "it names no host", "Write sftp://user@host/folder.")
+        self._folder = "/" + unquote(urlsplit(root).path).strip("/")
 
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         return cast("AbstractContextManager[BinaryIO]", TemporaryFile())
@@ -60,16 +61,16 @@ class SftpStorage(Storage):
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, 2)
         with StagedReader(stage.fileno(), 0, size) as reader, self._session(target) as files:
-            self._put(files, reader, size, _path(target), fence)
+            self._put(files, reader, size, self._path(target), fence)
 
     def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
         with self._session(target) as files:
-            self._put(files, io.BytesIO(data), len(data), _path(target), fence)
+            self._put(files, io.BytesIO(data), len(data), self._path(target), fence)
 
     def size(self, target: str) -> int | None:
         with self._session(target) as files:
             try:
-                return int(files.stat(_path(target)).st_size or 0)
+                return int(files.stat(self._path(target)).st_size or 0)
             except FileNotFoundError:
                 return None
 
@@ -79,34 +80,33 @@ class SftpStorage(Storage):
             files = self._new_channel()  # of its own
             try:
                 with suppress(FileNotFoundError):
-                    file = files.open(_path(target), "rb")
+                    file = files.open(self._path(target), "rb")
             finally:
                 if file is None:
                     files.close()
         if file is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(RemoteReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
 
     def remove(self, target: str) -> None:
         check_inside(self._root, target)
         with self._session(target) as files, suppress(FileNotFoundError):
-            files.remove(_path(target))
+            files.remove(self._path(target))
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         check_inside(self._root, folder)
         with self._session(folder) as files:
-            for path, found in _walk(files, _path(folder)):
+            for path, found in _walk(files, self._path(folder)):
                 if not is_staged(posixpath.basename(path)):
                     # Below the folder as the caller writes it: of a path there are several URIs.
-                    below = path.removeprefix(_path(folder).rstrip("/")).replace("%", "%25")
-                    yield folder + below, int(found.st_size or 0)
+                    yield folder + path.removeprefix(self._path(folder)), int(found.st_size or 0)
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove staged files that nobody has written to for `older_than`, by this machine's clock; returns their URIs."""
         oldest = time.time() - older_than.total_seconds()
         removed = []
         with self._session(self._root) as files:
-            for path, found in _walk(files, _path(self._root)):
+            for path, found in _walk(files, self._folder, skip_closed=True):
                 if not is_staged(posixpath.basename(path)) or float(found.st_mtime or 0) >= oldest:
                     continue
                 try:
@@ -119,7 +119,11 @@ class SftpStorage(Storage):
 
     def _uri(self, path: str) -> str:
         """As `target_uri` and others make it, who quote nothing."""
-        return self._root + path.removeprefix(_path(self._root).rstrip("/")).replace("%", "%25")
+        return self._root + path.removeprefix(self._folder.rstrip("/"))
+
+    def _path(self, uri: str) -> str:
+        below = uri.removeprefix(self._root).strip("/").split("/")
+        return posixpath.join(self._folder, *map(_name, below))
 
     def _put(self, files: paramiko.SFTPClient, source: Any, size: int, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
@@ -230,8 +234,10 @@ class SftpStorage(Storage):
         return unavailable(target, error)
 
 
-def _path(uri: str) -> str:
-    return "/" + unquote(urlsplit(uri.replace("#", "%23").replace("?", "%3F")).path).lstrip("/")
+def _name(part: str) -> str:
+    """How a part of a path below the root is called there: unquoted, unless that would make it another path."""
+    plain = unquote(part)
+    return part if plain in (".", "..") or any(sign in plain for sign in "/\\%") else plain
 
 
 def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
@@ -250,18 +256,25 @@ def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
             files.stat(one)  # another landing was quicker, or it can't be made
 
 
-def _walk(files: paramiko.SFTPClient, folder: str) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
-    """Path and attributes of the plain files below a folder; no symbolic link is followed."""
+def _walk(files: paramiko.SFTPClient, folder: str, *, skip_closed: bool = False) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
+    """Path and attributes of the plain files below a folder; no symbolic link is followed.
+
+    `skip_closed`: pass over folders that this user may not list, such as lost+found: nothing of ours is in them.
+    """
     try:
         found = files.listdir_attr(folder)
     except FileNotFoundError:
+        return
+    except PermissionError:
+        if not skip_closed:
+            raise
         return
     for entry in found:
         path = f"{folder.rstrip('/')}/{entry.filename}"
         if entry.filename in (".", "..") or "/" in entry.filename:
             continue
         if stat.S_ISDIR(entry.st_mode or 0):
-            yield from _walk(files, path)
+            yield from _walk(files, path, skip_closed=skip_closed)
         elif stat.S_ISREG(entry.st_mode or 0):
             yield path, entry
 

@@ -125,12 +125,11 @@ def normal_root(uri: str) -> str:
     parts = urlsplit(uri)
     if "@" in parts.netloc and (parts.scheme != "sftp" or parts.password is not None):
         raise ConfigurationError(f"destination: no keys in the URI ({parts.scheme}://***@...); use the environment")
-    if parts.scheme == "file":
-        return _path_of(uri, parts.netloc, unquote(parts.path))
     if "?" in rest or "#" in rest:
-        raise ConfigurationError(
-            f"destination {parts.scheme}://{parts.netloc}: a query (? or #) in the URI; keys and options go elsewhere"
-        )
+        mend = "Keys and options go elsewhere; in a name of file:// write %3F and %23 for them."
+        raise for_a_person(f"{parts.scheme}://{parts.netloc}{parts.path}", "a query (? or #) in the URI", mend)
+    if parts.scheme == "file" and rest:
+        return _path_of(uri, parts.netloc, unquote(parts.path))
     if not parts.netloc:
         raise for_a_person(uri, "it names no bucket, container or host")
     if {".", "..", "~"} & set(rest.split("/")):
@@ -144,6 +143,8 @@ def _path_of(uri: str, host: str, path: str) -> str:
     if host not in ("", "localhost"):
         mend = f"Write file:///{host}{path} for the folder at the root, or ./{host}{path} for the one in the folder you are in."
         raise for_a_person(uri, f"{host} stands where a host's name is expected", mend)
+    if not path.isprintable():
+        raise for_a_person(uri, "it holds a character that can't be printed")
     if os.name == "nt" and _DRIVE.match(path):
         path = path.removeprefix("/")
     return os.path.normpath(_home(path.removeprefix("/") if path.startswith("/~") else path))

@@ -72,6 +72,8 @@ class Download:
                         raise
                     self._furthest = max(self._furthest, self._intake.received)
                 failures = 1 if self._furthest > before else failures + 1
+                if failures == MOST_FAILURES - 1:
+                    self._validator = None  # the last try is for the whole file: maybe it is its rest that can't be had
                 backoff = min(FIRST_WAIT_SECONDS * 2 ** (failures - 1), LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
                 wait = max(error.retry_after or 0.0, backoff)
                 if failures >= MOST_FAILURES or connections >= MOST_CONNECTIONS or wait > LONGEST_WAIT_SECONDS:

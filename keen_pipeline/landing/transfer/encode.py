@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import zlib
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
@@ -24,19 +24,9 @@ _PIECE_BYTES = 1024 * 1024
 zstd without threads of its own."""
 
 
-class Encoder(Protocol):
-    """Bytes of the CSV in, bytes of the file out."""
-
-    def encode(self, data: bytes | memoryview) -> bytes:
-        """The file's next bytes, possibly none yet."""
-        ...
-
-    def finish(self) -> bytes:
-        """The file's last bytes."""
-        ...
-
-
 class _Gzip:
+    """Bytes of the CSV in, bytes of the file out, possibly none yet; `finish` gives the last ones."""
+
     def __init__(self) -> None:
         # 16: a gzip header, which both write with time 0 and no name.
         self._compressor: Any = _deflate().compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
@@ -97,7 +87,7 @@ def check_encoding(encoding: Encoding) -> None:
         raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
 
 
-def new_encoder(encoding: Encoding) -> Encoder:
+def new_encoder(encoding: Encoding) -> _Gzip | _Zstd:
     """A fresh encoder for one file of csv.gz or csv.zst."""
     return _Gzip() if encoding is Encoding.CSV_GZ else _Zstd()
 
