@@ -23,7 +23,7 @@ from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
-from keen_pipeline.pipeline.told import MOST_NAMED, cause, few, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, by_cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -55,12 +55,12 @@ def command(collection: str | None, as_json: bool) -> None:
         print_json(document)
         return
     openly = Counter(entry.request.collection for entry in open_)
-    table = Table("collection", "landed", "newest", "missing", "open", "given up", title=f"{ledger.scope}", title_justify="left")
+    table = Table("collection", "landed", "newest", "missing", "open", "given up")
     for one, found in rows:
         missing = len(found.gaps) + len(found.outdated)
         counts = (missing, openly[one.name], len(found.given_up))
         table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
-    show(table)
+    show(f"{ledger.scope}", table)
     if not rows:
         show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
@@ -115,15 +115,13 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
             f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
         )
-    reasons: dict[tuple[str, str], tuple[str, list[str]]] = {}
-    for state in found.given_up:
-        why = (state.error or "no reason was noted").replace(f"{collection.name}[{state.key}]", collection.name)
-        reasons.setdefault((state.status.value, cause(why, state.key)), (why, []))[1].append(state.key)
-    for (status, _), (why, keys) in list(reasons.items())[:MOST_NAMED]:
-        show(f"{collection.name} {status}: {few(keys)}: {shortened(why)}")
-        show(f"  keen-pipeline retry {name} {' '.join(keys[:MOST_NAMED])}")
-    if len(reasons) > MOST_NAMED:
-        show(f"and {len(reasons) - MOST_NAMED} other reasons (--json lists all)")
+    for status in dict.fromkeys(state.status for state in found.given_up):
+        ended = [(collection.name, s.key, s.error or "no reason was noted", "retry") for s in found.given_up if s.status is status]
+        groups = by_cause(ended)
+        for group in groups[:MOST_NAMED]:
+            show(f"{collection.name} {status.value}: {few(group.keys)}: {shortened(group.reason)}", f"  {group.command}")
+        if len(groups) > MOST_NAMED:
+            show(f"and {len(groups) - MOST_NAMED} other reasons (--json lists all)")
 
 
 @click.command("retry")

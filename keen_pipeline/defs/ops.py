@@ -96,7 +96,7 @@ class _Night:
         try:
             submission = submit(self.pipeline, requests, keep=lambda _: not force, run_id=self.context.run.run_id)
         except (ConfigurationError, PermanentError) as error:
-            self.reporter.problems.append(f"{collection.name}: {error}")
+            self.reporter.problems.append((collection.name, str(error)))
             return []
         for name, problem in submission.problems.items():
             self.reporter.hindered(name, NOT_COUNTED, problem)

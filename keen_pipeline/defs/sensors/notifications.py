@@ -19,6 +19,7 @@ from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenR
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
+from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings
 
@@ -192,7 +193,7 @@ def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     """How much failed and which first, if the story's first lines say it; else what."""
     first, second = [*story.splitlines(), "", ""][:2]
     if re.search(r" partitions failed| stopped$", first):
-        return f"Keen: {first}: {second.partition(': ')[0]}"[:_TITLE_CHARACTERS]
+        return shortened(f"Keen: {first}: {second}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
     return f"Keen: {what} failed ({run.job_name})"
 
