@@ -136,7 +136,7 @@ def test_one_partition_fails_in_words_and_is_mended_from_failure(
         with ui.instance as instance:
             [first] = [run for run in instance.get_runs() if BACKFILL in run.tags]
             steps = {one.step_key: one.status.value for one in instance.get_run_step_stats(first.run_id) if one.status}
-        assert steps == {"keen_logins": "SUCCESS", "keen_pageviews": "SUCCESS", "keen_purchases": "FAILURE"}
+        assert steps == {"keen__logins": "SUCCESS", "keen__pageviews": "SUCCESS", "keen__purchases": "FAILURE"}
         page.goto(f"{ui.url}/runs/{first.run_id}")
         words = f"1 of {DAYS - STARTS['purchases']} partitions failed"
         expect(page.get_by_text(words).last).to_be_visible()

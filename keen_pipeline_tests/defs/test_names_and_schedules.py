@@ -130,11 +130,28 @@ def test_steps_keep_their_names_whatever_else_is_configured() -> None:
         return {a.key.to_user_string(): a.node_def.name for a in assets if isinstance(a, dg.AssetsDefinition)}
 
     alone, together = steps(BERLIN), steps(BERLIN, PACIFIC, Collection("later", "2026-05-01", timezone="Europe/Berlin"))
-    assert alone == {"keen/logins": "keen_logins"}
-    assert together["keen/logins"] == "keen_logins"
+    assert alone == {"keen/logins": "keen__logins"}
+    assert together["keen/logins"] == "keen__logins"
 
 
-@pytest.mark.parametrize("name", ["", "1st", "two words", "a-b", "x" * 65, None])
+def test_no_step_has_the_name_of_another_definitions_of_a_job_or_of_an_asset_of_the_user() -> None:
+    @dg.asset(deps=[["keen", "eu_users"]])
+    def keen_eu_users() -> None:
+        """Named as a step of ours once was."""
+
+    def ours(name: str, *collections: str) -> dg.Definitions:
+        return build_keen_definitions([Collection(one, "2026-01-01") for one in collections], name=name)
+
+    defs = dg.Definitions.merge(
+        ours("keen", "eu_users", "eu__users", "submit_extractions", "materialize_csvs", "submit_extraction"),
+        ours("keen_eu", "users", "submit_extraction", "materialize_csv"),
+        dg.Definitions(assets=[keen_eu_users]),
+    )
+    dg.Definitions.validate_loadable(defs)
+    assert len(defs.resolve_all_asset_specs()) == 9
+
+
+@pytest.mark.parametrize("name", ["", "1st", "two words", "a-b", "keen_", "x" * 65, None])
 def test_a_name_that_dagster_does_not_take_is_refused(name: Any) -> None:
     with pytest.raises(InvalidInputError, match="name must be letters"):
         build_keen_definitions([BERLIN], name=name)

@@ -274,7 +274,7 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         office.failures(context)
         assert office.tick().startswith("sent keen/failure/2026-01-05/")
         mail = mail_of(box)
-    assert mail["Subject"] .startswith(
+    assert mail["Subject"].startswith(
         "Keen: 1 of 2 partitions failed: purchases 2026-01-02: the service reports the extraction as failed"
     )
     assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
