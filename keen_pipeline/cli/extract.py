@@ -14,6 +14,7 @@ from keen_pipeline.cli.common import (
     as_usage,
     complete_collections,
     configured_collections,
+    console,
     follow,
     landing_json,
     landings_table,
@@ -86,6 +87,10 @@ def command(
     # Options speak of the configured destination; another place of the same kind may need them too.
     same_kind = urlsplit(folder).scheme == urlsplit(settings.destination).scheme
     settings = replace(settings, destination=folder, destination_options=settings.destination_options if same_kind else {})
+    if email is not None and settings.is_embedded and settings.smtp is None:
+        console.print(
+            f"no mail goes to {email} until the embedded service is started with a mail server: SMTP_HOST", style="yellow"
+        )
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
         check_collections_exist(pipeline, [collection])

@@ -15,7 +15,7 @@ from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedules, sub
 from keen_pipeline.defs.names import Names, sensor_status
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors.freshness import freshness_sensors
-from keen_pipeline.defs.sensors.notifications import KeenNotifications, are_notifications_configured, notification_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, configured_notifications, notification_sensors
 from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
@@ -74,8 +74,9 @@ def build_keen_definitions(
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
-    if notifications is not None or are_notifications_configured():
-        resources[names.notifications] = notifications or KeenNotifications()
+    notifications = configured_notifications(notifications)
+    if notifications is not None:
+        resources[names.notifications] = notifications
         sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone or "UTC", running=running)
     return dg.Definitions(
         assets=collection_assets(collections, specs, names, StepOptions(per_run, pool, retry_policy, hooks, op_tags), execute),

@@ -300,3 +300,21 @@ def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Pat
     ):
         with pytest.raises(ConfigurationError, match=said):
             KeenNotifications(**wrong).settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "warns"),
+    [
+        ({"mail_to": ["a@b.example"]}, "", True),
+        ({"mail_to": ["a@b.example"]}, "mail.test", False),
+        ({"slack_webhook": "http://127.0.0.1:9/hook"}, "", False),
+    ],
+)
+def test_mail_without_a_mail_server_is_warned_of_when_the_definitions_are_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, given: dict[str, Any], host: str, warns: bool
+) -> None:
+    from keen_pipeline import build_keen_definitions
+
+    monkeypatch.setenv("SMTP_HOST", host)
+    build_keen_definitions(COLLECTIONS, notifications=KeenNotifications(**given))
+    assert ("no mail server: set SMTP_HOST" in caplog.text) is warns
