@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import complete_collections, configured, configured_collections, print_json, show
+from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, print_json, show
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import ExtractionRequest, Status
@@ -137,7 +137,8 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     settings = Settings.from_environment()
     (chosen,) = configured(settings, [collection])
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
-    requests = _requests(ledger, chosen, partitions, settings.mask_key)
+    with as_usage():
+        requests = _requests(ledger, chosen, partitions, settings.mask_key)
     found = ledger.current(requests)
     wrong = [_stands(key, e) for key, e in zip(partitions, found, strict=True) if e is not None and e.status is Status.LANDED]
     if wrong:

@@ -187,7 +187,8 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
         f"<tr>{heads}</tr>{''.join(rows)}</table>"
     )
     more = " ".join(filter(None, [_more(len(digest.missing), MOST_MISSING), _more(len(lines), MOST_LINES)]))
-    foot = f"{more} A bar is one partition; usual is the median of the same weekday in the last eight weeks."
+    usual = "; usual is the median of the same weekday in the last eight weeks" if any(_change(line) for line in lines) else ""
+    foot = f"{more} A bar is one partition{usual}."
     parts.append(f'<div style="{_FONT};font-size:12px;color:{_GREY};margin:12px 0 0">{escape(foot.strip())}</div>')
     return _page("\n".join(parts))
 

@@ -129,7 +129,8 @@ def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: M
     assert 'href="http://dagster.test/assets/keen/purchases?view=partitions&amp;partition=2026-01-04"' in html
     assert [html.count(word) for word in ("<script", "<img", "src=", "url(")] == [0, 0, 0, 0]
     assert html.count('bgcolor="') == 8
-    assert "color:#b26a00" not in html  # too few weeks to call anything unusual
+    assert "color:#b26a00" not in html  # too few weeks to call anything unusual, or to have a usual at all
+    assert "A bar is one partition.</div>" in html
     [attached] = mail.iter_attachments()
     assert attached.get_filename() == "purchases-2026-01-04.csv"
     assert attached.get_payload(decode=True) == (place.root / "purchases" / "2026-01-04.csv").read_bytes()
