@@ -139,12 +139,14 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     with as_usage():
         requests = _requests(ledger, chosen, partitions, settings.mask_key)
-    found = ledger.current(requests)
-    wrong = [_stands(key, e) for key, e in zip(partitions, found, strict=True) if e is not None and e.status is Status.LANDED]
-    if wrong:
-        raise InvalidInputError(f"{collection}: {'; '.join(wrong)}; `keen-pipeline backfill --force` extracts it again")
-    ledger.due_now([e.entry_id for e in found if e is not None and not e.status.is_terminal])
-    asked = ledger.request(requests)
+    # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
+    states = {state.key: state.status for state in ledger.partitions(collection)}
+    landed = sorted(key for key in partitions if states.get(key) is Status.LANDED)
+    if landed:
+        again = f"keen-pipeline backfill {shlex.quote(collection)} --from {landed[0]} --to {landed[-1]} --force"
+        raise InvalidInputError(f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}")
+    ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
+    asked = ledger.request(requests, keep=lambda _: False)
     made = sum(one.created for one in asked)
     show(f"{made} asked for again, {len(asked) - made} open before and due now; the status sensor goes on with them")
 
@@ -178,7 +180,3 @@ def _requests(ledger: SqlLedger, collection: Collection, keys: tuple[str, ...], 
     return [
         partition_request(collection, partition_for_key(collection, key, now), mask_key=mask_key) for key in dict.fromkeys(keys)
     ]
-
-
-def _stands(key: str, entry: Entry) -> str:
-    return f"{key} has {entry.status.value}"

@@ -92,7 +92,8 @@ def cause(reason: str, collection: str, partition_key: str = "") -> str:
 
 def _without_partition(reason: str, collection: str, members: int = 1) -> str:
     """On one line, without naming a partition, which stand before it; of several `members` without the id of one's extraction."""
-    told = re.sub(rf"{re.escape(collection)}\[[^\]]*\]", collection, " ".join(reason.split())).removeprefix(f"{collection}, ")
+    line = " ".join(re.sub(r"[.\s]*\n", ". ", reason.strip()).split())
+    told = re.sub(rf"{re.escape(collection)}\[[^\]]*\]", collection, line).removeprefix(f"{collection}, ")
     return re.sub(r"^extraction \w+: ", "", told) if members > 1 else told
 
 

@@ -26,6 +26,7 @@ from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
 from keen_pipeline_tests.acceptance.processes import Shell
+from keen_pipeline_tests.ledgers import land
 
 # To a terminal's markup the first is the end of something never begun, the second nothing to show.
 WORDS = "HTTP 400: no [/filters] in [operator], and more of it than fits on a line of a terminal" + " or two" * 20
@@ -174,12 +175,28 @@ def test_the_command_is_one_that_can_mend_it(
         assert ("retry" in line) is ("retry" in command)
 
 
+@pytest.mark.parametrize("is_given_up", [True, False])
+def test_what_was_given_up_over_an_older_file_is_retried_and_a_file_alone_is_not(
+    monkeypatch: pytest.MonkeyPatch, configured: Shell, is_given_up: bool
+) -> None:
+    ledger, [first] = entries(configured.folder, monkeypatch)
+    land(ledger, first.entry_id)
+    if is_given_up:
+        [again] = ledger.request([first.request], keep=lambda _: False)
+        ledger.fail(again.entry.entry_id, "no", limits=Limits(), final=True)
+    assert ("keen-pipeline retry purchases 2026-01-01" in configured.run("status").stdout) is is_given_up
+    done = configured.run("retry", "purchases", "2026-01-01")
+    assert done.returncode == (0 if is_given_up else 1), done.stderr
+    assert ("backfill purchases --from 2026-01-01 --to 2026-01-01 --force" in done.stderr) is not is_given_up
+    assert len(ledger.open_entries()) == is_given_up
+
+
 def test_a_group_leaves_out_what_belongs_to_one_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
     _, asked = entries(tmp_path, monkeypatch, days=2)
     full = [(one, f"{one.request}, extraction {n}0c1b9f8d30f: /d/x.csv is full\nFree some space.") for n, one in enumerate(asked)]
     mend = "  keen-pipeline status purchases"
-    assert grouped(reversed(full)) == [f"purchases 2026-01-01 2026-01-02: /d/x.csv is full Free some space.\n{mend}"]
-    assert grouped(full[:1]) == [f"purchases 2026-01-01: extraction 00c1b9f8d30f: /d/x.csv is full Free some space.\n{mend}"]
+    assert grouped(reversed(full)) == [f"purchases 2026-01-01 2026-01-02: /d/x.csv is full. Free some space.\n{mend}"]
+    assert grouped(full[:1]) == [f"purchases 2026-01-01: extraction 00c1b9f8d30f: /d/x.csv is full. Free some space.\n{mend}"]
 
 
 def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:

@@ -16,7 +16,7 @@ from keen_pipeline.pipeline import Counted, Pipeline, verdict
 from keen_pipeline.pipeline.told import summary
 
 if TYPE_CHECKING:
-    Report = dg.AssetMaterialization | dg.AssetCheckEvaluation
+    Report = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 
 NOT_COUNTED = "what had landed can't be counted"
@@ -55,10 +55,12 @@ class Reporter:
             self.failed.append((counted.entry, verdict(counted)))
 
     def given_up(self, entry: Entry) -> Iterator[Report]:
-        """The failed check `complete`, with the reason."""
+        """The failed check `complete`, and an observation, which is among the events that the partition's page leads to."""
         self.fail(entry, entry.error or "unknown reason")
         if entry.is_partition:
-            yield given_up(self.targets, entry)
+            failed = given_up(self.targets, entry)
+            yield dg.AssetObservation(failed.asset_key, partition=failed.partition, description=failed.description)
+            yield failed
         self._pipeline.ledger.reported([entry.entry_id])
 
     def fail(self, entry: Entry, reason: str) -> None:
