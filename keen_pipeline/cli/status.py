@@ -19,7 +19,7 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
@@ -65,10 +65,10 @@ def command(collection: str | None, as_json: bool) -> None:
         show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
-    new = [c.name for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
-    if new:
-        show(f"nothing has landed yet of {few(new, ', ')}: the nightly job lands the last days, and any range")
-        show("  keen-pipeline backfill COLLECTION --from D --to D")
+    new = [c for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
+    if new and (newest := latest_partition(new[0], now)) is not None:
+        show(f"nothing has landed yet of {few([c.name for c in new], ', ')}: the nightly job lands the last days; to land some now")
+        show(f"  keen-pipeline backfill {shlex.quote(new[0].name)} --from {newest.key} --to {newest.key}")
     for name in sorted(set(openly) - {c.name for c in chosen}) if collection is None else ():
         show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
     for other in others:

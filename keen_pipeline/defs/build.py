@@ -82,6 +82,8 @@ def build_keen_definitions(
     _check(collections)
     _check_kinds(keen=keen, ledger=ledger, destination=destination, translator=translator, notifications=notifications)
     _check_kinds(nightly_cron=nightly_cron, nightly_timezone=nightly_timezone)
+    if not isinstance(running, bool):  # the text "false" would start everything
+        raise InvalidInputError(f"running must be True or False, not {running!r}", field="running")
     per_run = Settings.from_environment().partitions_per_run if partitions_per_run is None else partitions_per_run
     for field, number, most in (
         ("partitions_per_run", per_run, MOST_PARTITIONS_PER_RUN),

@@ -70,7 +70,9 @@ def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
     (configured.folder / "collections.yaml").write_text("collections: [{name: signups, start_date: 2026-01-01}]")
     shown = configured.run("status").stdout
     assert "purchases is not configured, and 2 of it are open: keen-pipeline cancel purchases" in shown
-    assert "nothing has landed yet of signups: the nightly job lands the last days, and any range" in shown
+    assert "nothing has landed yet of signups: the nightly job lands the last days; to land some now\n" in shown
+    yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).date()
+    assert f"  keen-pipeline backfill signups --from {yesterday} --to {yesterday}\n" in shown
     assert configured.run("cancel", "purchases").returncode == 0
     assert "purchases" not in configured.run("status").stdout
 
