@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keen_pipeline.client import KeenClient
     from keen_pipeline.ledger import SqlLedger
     from keen_pipeline.pipeline import Pipeline
+    from keen_pipeline.ports import ExtractionApi
 
 _log = logging.getLogger(__name__)
 
@@ -156,12 +157,12 @@ def warn_of_unknown(settings: Settings) -> None:
         _log.warning("%s is no setting of keen_pipeline; `keen-pipeline doctor` names those that are", name)
 
 
-def check_collections_exist(pipeline: Pipeline, names: list[str]) -> None:
+def check_collections_exist(api: ExtractionApi, names: list[str]) -> None:
     """Refuse collections that the service doesn't hold, before anything is journalled or submitted.
 
     Raises InvalidInputError with the names it does hold.
     """
-    known = pipeline.api.collections()
+    known = api.collections()
     missing = [name for name in names if name not in known]
     if missing:
         has = ", ".join(known[:20]) or "none"

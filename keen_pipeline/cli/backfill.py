@@ -47,7 +47,7 @@ def command(collections: tuple[str, ...], first: str, last: str, no_wait: bool, 
         ranges = [(c, partition_range(c, first, last, now)) for c in chosen]
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
-        check_collections_exist(pipeline, [c.name for c in chosen])
+        check_collections_exist(pipeline.api, [c.name for c in chosen])
         requests = [partition_request(c, p, mask_key=pipeline.mask_key) for c, partitions in ranges for p in partitions]
         if no_wait:
             landed, failed = _submit(pipeline, requests, force)

@@ -21,7 +21,7 @@ from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.manifests import all_of
-from keen_pipeline.pipeline.told import MOST_NAMED
+from keen_pipeline.pipeline.told import by_cause, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
@@ -171,10 +171,10 @@ def _partitions(settings: Settings) -> str:
             if keys:
                 span = f"--from {keys[0]} --to {keys[-1]}"
                 wrong.append(f"{collection.name} has {len(keys)} partitions {what}: keen-pipeline backfill {name} {span}")
-        abandoned = [state.key for state in found.given_up if state.status is Status.ABANDONED]
-        if abandoned:
-            first = " ".join(abandoned[:MOST_NAMED])
-            wrong.append(f"{collection.name} has {len(abandoned)} given up: keen-pipeline retry {name} {first}")
+        abandoned = [s for s in found.given_up if s.status is Status.ABANDONED]
+        for group in by_cause((collection.name, s.key, s.error or "", "retry") for s in abandoned):
+            mend = "see names above" if is_unknown_collection(group.reason) else group.command
+            wrong.append(f"{collection.name} has {len(group.keys)} given up: {mend}")
     if wrong:
         raise ConfigurationError("; ".join(wrong))
     return f"{landed} landed, none missing between the first and today, none given up"
@@ -183,8 +183,11 @@ def _partitions(settings: Settings) -> str:
 def _mail(settings: Settings) -> str:
     smtp = settings.smtp
     if smtp is None:
-        if settings.digest_to:
-            raise ConfigurationError("KEEN_PIPELINE_DIGEST_TO is set, and there is no mail server: set SMTP_HOST, or unset it")
+        # Keen has a mail server of its own, the embedded service has ours.
+        wanted = [f"email of {c.name}" for c in configured_collections(settings) if c.email and settings.is_embedded]
+        wanted += ["KEEN_PIPELINE_DIGEST_TO"] if settings.digest_to else []
+        if wanted:
+            raise ConfigurationError(f"{', '.join(wanted)} is set, and there is no mail server: set SMTP_HOST, or unset it")
         return "not configured"
     try:
         with connected(smtp) as server:
@@ -239,6 +242,6 @@ _CHECKS: Mapping[str, tuple[Callable[[Settings], str], tuple[str, ...]]] = {
     "ledger": (_ledger, ("destination",)),
     "manifests": (_manifests, ("destination", "ledger")),
     "partitions": (_partitions, ("collections", "destination", "ledger")),
-    "mail": (_mail, ()),
+    "mail": (_mail, ("collections",)),
     "dagster": (_dagster, ()),
 }

@@ -14,6 +14,7 @@ from keen_pipeline.cli.common import (
     as_usage,
     complete_collections,
     configured_collections,
+    console,
     follow,
     landing_json,
     landings_table,
@@ -22,7 +23,7 @@ from keen_pipeline.cli.common import (
     show,
 )
 from keen_pipeline.collection import check_collection_name
-from keen_pipeline.errors import ExtractionFailedError, InvalidInputError
+from keen_pipeline.errors import ExtractionFailedError, InvalidInputError, NotFoundError
 from keen_pipeline.filters import Filter
 from keen_pipeline.pipeline import ad_hoc_request, extract
 from keen_pipeline.pipeline.told import grouped
@@ -86,9 +87,13 @@ def command(
     # Options speak of the configured destination; another place of the same kind may need them too.
     same_kind = urlsplit(folder).scheme == urlsplit(settings.destination).scheme
     settings = replace(settings, destination=folder, destination_options=settings.destination_options if same_kind else {})
+    if email is not None and settings.is_embedded and settings.smtp is None:
+        console.print(
+            f"no mail goes to {email} until the embedded service is started with a mail server: SMTP_HOST", style="yellow"
+        )
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
-        check_collections_exist(pipeline, [collection])
+        check_collections_exist(pipeline.api, [collection])
         events = extract(pipeline, [request], doing="keen-pipeline extract", keep=lambda _: not force)
         landed, failed = follow(events, 1, collection)
     if failed:
@@ -126,10 +131,17 @@ def list_values(
     window = parse_timeframe(timeframe, start, end, SystemClock().now())
     conditions = [parse_filter(f) for f in filters]
     with service_for_command(settings):
-        values = ordered(open_client(settings).select_unique(collection, property_name, window, conditions))
+        client = open_client(settings)
+        try:
+            values = ordered(client.select_unique(collection, property_name, window, conditions))
+        except NotFoundError:
+            check_collections_exist(client, [collection])
+            raise
     if as_json:
         print_json(values)
         return
+    if not values:
+        console.print(f"no event of {collection} that was asked for has {property_name}")
     for value in values:
         plain = isinstance(value, str) and value.isprintable()
         click.echo(value if plain else json.dumps(value, ensure_ascii=False))

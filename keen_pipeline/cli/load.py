@@ -56,7 +56,8 @@ def command(collection: str, files: tuple[str, ...]) -> None:
                 empty.append(name)
             except KeenPipelineError:
                 # What went before is stored; the reader has to know where to go on.
-                click.echo(f"{name}: stopped; the {loaded} events before were sent to {collection}", err=True)
+                if loaded:
+                    click.echo(f"{name}: stopped; the {loaded} events before were sent to {collection}", err=True)
                 raise
             bar.update(task, total=loaded, completed=loaded)
             click.echo(f"{name}: {loaded} events sent to {collection}", err=name == STANDARD_INPUT)

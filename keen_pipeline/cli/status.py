@@ -13,17 +13,17 @@ from typing import Any
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import complete_collections, configured, configured_collections, print_json, show
+from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, print_json, show
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
-from keen_pipeline.pipeline.told import MOST_NAMED, cause, few, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, by_cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -55,20 +55,20 @@ def command(collection: str | None, as_json: bool) -> None:
         print_json(document)
         return
     openly = Counter(entry.request.collection for entry in open_)
-    table = Table("collection", "landed", "newest", "missing", "open", "given up", title=f"{ledger.scope}", title_justify="left")
+    table = Table("collection", "landed", "newest", "missing", "open", "given up")
     for one, found in rows:
         missing = len(found.gaps) + len(found.outdated)
         counts = (missing, openly[one.name], len(found.given_up))
         table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
-    show(table)
+    show(f"{ledger.scope}", table)
     if not rows:
         show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
-    new = [c.name for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
-    if new:
-        show(f"nothing has landed yet of {few(new, ', ')}: the nightly job lands the last days, and any range")
-        show("  keen-pipeline backfill COLLECTION --from D --to D")
+    new = [c for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
+    if new and (newest := latest_partition(new[0], now)) is not None:
+        show(f"nothing has landed yet of {few([c.name for c in new], ', ')}: the nightly job lands the last days; to land some now")
+        show(f"  keen-pipeline backfill {shlex.quote(new[0].name)} --from {newest.key} --to {newest.key}")
     for name in sorted(set(openly) - {c.name for c in chosen}) if collection is None else ():
         show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
     for other in others:
@@ -115,15 +115,13 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
             f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
         )
-    reasons: dict[tuple[str, str], tuple[str, list[str]]] = {}
-    for state in found.given_up:
-        why = (state.error or "no reason was noted").replace(f"{collection.name}[{state.key}]", collection.name)
-        reasons.setdefault((state.status.value, cause(why, state.key)), (why, []))[1].append(state.key)
-    for (status, _), (why, keys) in list(reasons.items())[:MOST_NAMED]:
-        show(f"{collection.name} {status}: {few(keys)}: {shortened(why)}")
-        show(f"  keen-pipeline retry {name} {' '.join(keys[:MOST_NAMED])}")
-    if len(reasons) > MOST_NAMED:
-        show(f"and {len(reasons) - MOST_NAMED} other reasons (--json lists all)")
+    for status in dict.fromkeys(state.status for state in found.given_up):
+        ended = [(collection.name, s.key, s.error or "no reason was noted", "retry") for s in found.given_up if s.status is status]
+        groups = by_cause(ended)
+        for group in groups[:MOST_NAMED]:
+            show(f"{collection.name} {status.value}: {few(group.keys)}: {shortened(group.reason)}", f"  {group.command}")
+        if len(groups) > MOST_NAMED:
+            show(f"and {len(groups) - MOST_NAMED} other reasons (--json lists all)")
 
 
 @click.command("retry")
@@ -139,13 +137,16 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     settings = Settings.from_environment()
     (chosen,) = configured(settings, [collection])
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
-    requests = _requests(ledger, chosen, partitions, settings.mask_key)
-    found = ledger.current(requests)
-    wrong = [_stands(key, e) for key, e in zip(partitions, found, strict=True) if e is not None and e.status is Status.LANDED]
-    if wrong:
-        raise InvalidInputError(f"{collection}: {'; '.join(wrong)}; `keen-pipeline backfill --force` extracts it again")
-    ledger.due_now([e.entry_id for e in found if e is not None and not e.status.is_terminal])
-    asked = ledger.request(requests)
+    with as_usage():
+        requests = _requests(ledger, chosen, partitions, settings.mask_key)
+    # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
+    states = {state.key: state.status for state in ledger.partitions(collection)}
+    landed = sorted(key for key in partitions if states.get(key) is Status.LANDED)
+    if landed:
+        again = f"keen-pipeline backfill {shlex.quote(collection)} --from {landed[0]} --to {landed[-1]} --force"
+        raise InvalidInputError(f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}")
+    ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
+    asked = ledger.request(requests, keep=lambda _: False)
     made = sum(one.created for one in asked)
     show(f"{made} asked for again, {len(asked) - made} open before and due now; the status sensor goes on with them")
 
@@ -179,7 +180,3 @@ def _requests(ledger: SqlLedger, collection: Collection, keys: tuple[str, ...], 
     return [
         partition_request(collection, partition_for_key(collection, key, now), mask_key=mask_key) for key in dict.fromkeys(keys)
     ]
-
-
-def _stands(key: str, entry: Entry) -> str:
-    return f"{key} has {entry.status.value}"

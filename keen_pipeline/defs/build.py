@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import dagster as dg
@@ -15,13 +16,25 @@ from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedules, sub
 from keen_pipeline.defs.names import Names, sensor_status
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
 from keen_pipeline.defs.sensors.freshness import freshness_sensors
-from keen_pipeline.defs.sensors.notifications import KeenNotifications, are_notifications_configured, notification_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, configured_notifications, notification_sensors
 from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
+
+# Past an hour a partition would land later than its next one is asked for.
+_MOST_SENSOR_SECONDS = 3600
+_KINDS: Mapping[str, type] = {
+    "keen": KeenResource,
+    "ledger": ExtractionLedger,
+    "destination": CsvDestination,
+    "translator": KeenTranslator,
+    "notifications": KeenNotifications,
+    "nightly_cron": str,
+    "nightly_timezone": str,
+}
 
 
 def build_keen_definitions(
@@ -52,7 +65,7 @@ def build_keen_definitions(
 
     `name`: what every name in Dagster derives from (see `Names`), so that several projects live in one code location.
     `keen`, `ledger`, `destination`: the resources; what is not given is the environment's.
-    `running`: whether schedules and sensors start by themselves.
+    `running`: whether schedules and sensors start by themselves. `sensor_interval_seconds` (1 to 3600): of the status sensor.
     `nightly_cron`: when those collections are asked for that are not hourly and have no cron of their own (01:00).
     `nightly_timezone`: an IANA zone for every cron; by default each collection's own.
     `downstream`: assets whose automation conditions a sensor of ours evaluates; by default none, as projects have their own sensor.
@@ -65,8 +78,19 @@ def build_keen_definitions(
     Raises InvalidInputError naming what is wrong with a collection or argument, ConfigurationError if the extra of an encoding is
     missing or the environment is wrong.
     """
-    names, per_run = Names(name), _partitions_per_run(partitions_per_run)
+    names = Names(name)
     _check(collections)
+    _check_kinds(keen=keen, ledger=ledger, destination=destination, translator=translator, notifications=notifications)
+    _check_kinds(nightly_cron=nightly_cron, nightly_timezone=nightly_timezone)
+    if not isinstance(running, bool):  # the text "false" would start everything
+        raise InvalidInputError(f"running must be True or False, not {running!r}", field="running")
+    per_run = Settings.from_environment().partitions_per_run if partitions_per_run is None else partitions_per_run
+    for field, number, most in (
+        ("partitions_per_run", per_run, MOST_PARTITIONS_PER_RUN),
+        ("sensor_interval_seconds", sensor_interval_seconds, _MOST_SENSOR_SECONDS),
+    ):
+        if number is not None and (type(number) is not int or not 1 <= number <= most):
+            raise InvalidInputError(f"{field} must lie between 1 and {most}, not {number!r}", field=field)
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
@@ -74,8 +98,9 @@ def build_keen_definitions(
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
-    if notifications is not None or are_notifications_configured():
-        resources[names.notifications] = notifications or KeenNotifications()
+    notifications = configured_notifications(notifications)
+    if notifications is not None:
+        resources[names.notifications] = notifications
         sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone or "UTC", running=running)
     return dg.Definitions(
         assets=collection_assets(collections, specs, names, StepOptions(per_run, pool, retry_policy, hooks, op_tags), execute),
@@ -87,6 +112,10 @@ def build_keen_definitions(
 
 
 def _check(collections: Sequence[Collection]) -> None:
+    if not isinstance(collections, Sequence) or not all(isinstance(one, Collection) for one in collections):
+        raise InvalidInputError(
+            "collections must be a list of Collection(name=...); read_collections_file has those of a file", field="collections"
+        )
     parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
     for encoding in {collection.encoding for collection in collections}:
         check_encoding(encoding)
@@ -107,12 +136,13 @@ def _downstream_sensors(
     ]
 
 
-def _partitions_per_run(given: int | None) -> int | None:
-    if given is not None and not 1 <= given <= MOST_PARTITIONS_PER_RUN:
-        raise InvalidInputError(
-            f"partitions_per_run must lie between 1 and {MOST_PARTITIONS_PER_RUN}, not {given}", field="partitions_per_run"
-        )
-    return given if given is not None else Settings.from_environment().partitions_per_run
+def _check_kinds(**given: object) -> None:
+    """Refuse what is plainly of another kind, as a path for a destination: it would come out in a run."""
+    for name, value in given.items():
+        kind, is_text = _KINDS[name], isinstance(value, str)
+        # A resource may also be one that is configured at launch, or a double.
+        if value is not None and (is_text or isinstance(value, (PurePath, Mapping, list, type))) and not (is_text and kind is str):
+            raise InvalidInputError(f"{name} must be a {kind.__name__}, not a {type(value).__name__}", field=name)
 
 
 def keen_resources(

@@ -25,7 +25,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.build import build_keen_definitions
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, checked
 from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS
 from keen_pipeline.defs.translator import KeenTranslator, KeenTranslatorData
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
@@ -246,6 +246,6 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
             downstream=self.downstream,
             pool=self.pool,
             execute=self.execute,
-            running=self.running,
-            partitions_per_run=self.partitions_per_run,
+            # A template's value is a text.
+            **checked({"running": self.running, "partitions_per_run": self.partitions_per_run}),
         )

@@ -39,9 +39,9 @@ class Names:
     name: str = DEFAULT_NAME
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", self.name):
+        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_]{0,62}[A-Za-z0-9])?", self.name):
             raise InvalidInputError(
-                f"name must be letters, digits and underscores, beginning with a letter, not {self.name!r}", field="name"
+                f"name must be letters, digits and underscores, from a letter to a letter or digit, not {self.name!r}", field="name"
             )
 
     # Resources
@@ -74,8 +74,14 @@ class Names:
         return dg.AssetKey([self.name, re.sub(r"[^A-Za-z0-9_.\-]", "_", collection)])
 
     def step(self, collection: str, prefix: str = "") -> str:
-        """The name of the step that lands a collection; the same whatever else is configured, and no other collection's."""
-        return f"{self.name}_{prefix}{identifier(collection)}"
+        """The name of the step that lands a collection; the same whatever else is configured, and nobody else's.
+
+        It is the one that Dagster itself gives to an asset of the collection's key; no other name of ours has `__` in it.
+
+        >>> Names("keen").step("eu_users"), Names("keen_eu").step("users")
+        ('keen__eu_users', 'keen_eu__users')
+        """
+        return f"{self.name}__{prefix}{identifier(collection)}"
 
 
 def key_of(given: dg.AssetKey | Sequence[str]) -> dg.AssetKey:
@@ -89,9 +95,9 @@ def identifier(text: str) -> str:
     >>> identifier("purchases"), identifier("a.b") == identifier("a_b")
     ('purchases', False)
     """
-    if re.fullmatch(r"[A-Za-z0-9_]+", text):
+    if re.fullmatch(r"[A-Za-z0-9_]+", text) and "__" not in text:
         return text
-    return f"{re.sub(r'[^A-Za-z0-9_]', '_', text)}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{re.sub(r'[^A-Za-z0-9]+', '_', text)}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def sensor_status(running: bool) -> dg.DefaultSensorStatus:

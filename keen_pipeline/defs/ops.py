@@ -99,7 +99,7 @@ class _Night:
             keep, run_id = (lambda _: not force), self.context.run.run_id
             submission = submit(self.pipeline, requests, keep=keep, patience=self.patience, run_id=run_id)
         except (ConfigurationError, PermanentError) as error:
-            self.reporter.problems.append(f"{collection.name}: {error}")
+            self.reporter.problems.append((collection.name, str(error)))
             return []
         for name, problem in submission.problems.items():
             self.reporter.hindered(name, NOT_COUNTED, problem)

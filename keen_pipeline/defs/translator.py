@@ -105,7 +105,8 @@ def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name
     seen: dict[dg.AssetKey, str] = {}
     for collection in collections:
         data = KeenTranslatorData(collection, name, [earliest[grain(collection)]])
-        spec = translator.get_asset_spec(data).merge_attributes(metadata=_metadata(data)).replace_attributes(skippable=True)
+        spec = translator.get_asset_spec(data).merge_attributes(metadata=_metadata(data))
+        spec = spec.replace_attributes(skippable=True, partitions_def=spec.partitions_def or data.partitions_def)
         specs[collection.name] = spec.with_io_manager_key(Names(name).io_manager)
         other = seen.setdefault(spec.key, collection.name)
         if other != collection.name:

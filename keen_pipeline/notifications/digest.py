@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from keen_pipeline.partitions import Partition, due_partitions, latest_partition
 from keen_pipeline.pipeline.explain import Waiting, explain_all
 from keen_pipeline.pipeline.history import history_span, usual_events
 from keen_pipeline.pipeline.submit import gaps
+from keen_pipeline.pipeline.told import Group, by_cause
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -25,12 +26,10 @@ BARS = 28
 
 @dataclass(frozen=True)
 class Missing:
-    """A partition that has not landed. `is_open`: it is being worked on; `why`: in words for its reader."""
+    """Partitions of one collection that have not landed, for one reason. `is_open`: they are being worked on."""
 
-    collection: str
-    partition_key: str
+    group: Group
     is_open: bool
-    why: str
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,9 @@ class Digest:
         """The lines whose newest partition has landed."""
         return [line for line in self.lines if line.landing is not None]
 
-    @property
-    def failed(self) -> list[Missing]:
-        """What nobody works on any more."""
-        return [one for one in self.missing if not one.is_open]
+    def count_missing(self, *, is_open: bool) -> int:
+        """Partitions that are being worked on, or that nobody works on any more."""
+        return sum(len(one.group.keys) for one in self.missing if one.is_open is is_open)
 
     @property
     def events(self) -> int:
@@ -88,8 +86,9 @@ def gather(
     """The digest as of `now`. Collections without a partition yet are left out."""
     lines: list[Line] = []
     missing: list[Missing] = []
-    waiting = explain_all(ledger, ledger.open_entries(), limits or Limits())
-    open_ = {entry.request.place: waiting.get(entry.entry_id) for entry in ledger.open_entries()}
+    entries = ledger.open_entries()
+    waiting = explain_all(ledger, entries, limits or Limits())
+    open_ = {entry.request.place: waiting.get(entry.entry_id) for entry in entries}
     for collection in collections:
         newest = latest_partition(collection, now)
         if newest is None:
@@ -100,9 +99,7 @@ def gather(
         history = ledger.landed_entries(collection.name, start=start, end=newest.timeframe.end)
         landed = {e.request.partition_key: e for e in history if e.is_partition}
         lines.append(_line(collection, newest, landed, now))
-        missing += [
-            _why(collection.name, key, states.get(key), open_.get((collection.name, key))) for key in due if key not in landed
-        ]
+        missing += _missing(collection.name, [key for key in due if key not in landed], states, open_)
     return Digest(night, tuple(lines), tuple(missing))
 
 
@@ -127,9 +124,19 @@ def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], n
     )
 
 
-def _why(collection: str, key: str, state: PartitionState | None, waiting: Waiting | None) -> Missing:
-    if state is None:
-        return Missing(collection, key, False, "it was never asked for: are the nightly schedules running?")
-    if waiting is not None:
-        return Missing(collection, key, True, str(waiting))
-    return Missing(collection, key, False, state.error or f"it is {state.status.value}")
+def _missing(
+    collection: str, keys: Sequence[str], states: Mapping[str, PartitionState], open_: Mapping[tuple[str, str], Waiting | None]
+) -> Iterator[Missing]:
+    told: dict[bool, list[tuple[str, str, str, str]]] = {False: [], True: []}
+    for key in keys:
+        waiting, state = open_.get((collection, key)), states.get(key)
+        if waiting is not None:
+            told[True].append((collection, key, str(waiting), "status"))
+        elif state is None:
+            why = "never asked for: is the nightly schedule on, and does a Dagster daemon run?"
+            told[False].append((collection, key, why, "backfill"))
+        else:
+            told[False].append((collection, key, state.error or f"it is {state.status.value}", "retry"))
+    for is_open, members in told.items():
+        for group in by_cause(members):
+            yield Missing(group, is_open)

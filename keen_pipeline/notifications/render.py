@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 from keen_pipeline.notifications.digest import Digest, Line, Missing
 from keen_pipeline.notifications.send import Attachment, Message
+from keen_pipeline.pipeline.told import few, shortened
 
 Links: TypeAlias = Callable[[str, str], str | None]
 
 MOST_CHARTS = 12
 MOST_LINES = 100
 MOST_MISSING = 20
-_WHY_CHARACTERS = 400
 _SLACK_LINES = 30
 _SLACK_CHARACTERS = 2900
 _BAR_PIXELS = 28
@@ -53,12 +53,22 @@ def digest_message(
 
 def failure_message(identity: str, title: str, story: str, link: str | None) -> Message:
     """Something failed just now. `story`: what, why, what was kept, what to do, in plain text."""
-    after = f'<p><a href="{escape(link)}" style="color:{_BLUE}">The run in Dagster</a></p>' if link else ""
+    after = (
+        f'<p><a href="{escape(link)}" style="color:{_BLUE}">The run in Dagster</a>, which can be re-executed from there</p>'
+        if link
+        else ""
+    )
     html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(title)}</b></p>'
     html += f'<p style="white-space:pre-wrap">{escape(story)}</p>{after}</div>'
     told = f":red_circle: *{_slack_text(title)}*\n{_slack_text(story)}"
     blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|The run in Dagster>" if link else ""))]
-    return Message(identity, title, f"{title}\n\n{story}\n" + (f"\n{link}\n" if link else ""), _page(html), blocks)
+    return Message(
+        identity,
+        title,
+        f"{title}\n\n{story}\n" + (f"\nThe run in Dagster, which can be re-executed from there:\n{link}\n" if link else ""),
+        _page(html),
+        blocks,
+    )
 
 
 def _links_of(ui_url: str | None, assets: Mapping[str, str]) -> Links:
@@ -75,9 +85,9 @@ def _links_of(ui_url: str | None, assets: Mapping[str, str]) -> Links:
 
 def _subject(digest: Digest) -> str:
     what = f"{len(digest.landed)} of {len(digest.lines)} landed, {digest.events:,} events"
-    failed = f", {len(digest.failed)} failed" if digest.failed else ""
-    waiting = len(digest.missing) - len(digest.failed)
-    return f"Keen {digest.night}: {what}{failed}{f', {waiting} still open' if waiting else ''}"
+    failed, waiting = digest.count_missing(is_open=False), digest.count_missing(is_open=True)
+    told = f"{f', {failed} failed' if failed else ''}{f', {waiting} still open' if waiting else ''}"
+    return f"Keen {digest.night}: {what}{told}"
 
 
 def sparkline(bars: Sequence[tuple[str, int | None]]) -> str:
@@ -119,19 +129,12 @@ def attachment_name(line: Line) -> str:
     return f"{line.collection}-{name}".replace(":", "").replace(" ", "_")
 
 
-def _short(why: str) -> str:
-    return why if len(why) <= _WHY_CHARACTERS else why[: _WHY_CHARACTERS - 1] + "…"
-
-
 # -- text -------------------------------------------------------------------------------------------------------------------------
 
 
 def _text(digest: Digest, lines: Sequence[Line], attachments: Sequence[Attachment]) -> str:
     out = [_subject(digest), ""]
-    words = {True: "OPEN", False: "FAILED"}
-    out += [
-        f"{words[one.is_open]}  {one.collection} {one.partition_key}: {_short(one.why)}" for one in digest.missing[:MOST_MISSING]
-    ]
+    out += [f"{'OPEN' if one.is_open else 'FAILED'}  {one.group}" for one in digest.missing[:MOST_MISSING]]
     out += [_more(len(digest.missing), MOST_MISSING), ""]
     for line in lines[:MOST_LINES]:
         out.append(f"{line.collection} {line.partition_key}  {sparkline(line.bars)}")
@@ -184,17 +187,20 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
         f"<tr>{heads}</tr>{''.join(rows)}</table>"
     )
     more = " ".join(filter(None, [_more(len(digest.missing), MOST_MISSING), _more(len(lines), MOST_LINES)]))
-    foot = f"{more} A bar is one partition; usual is the median of the same weekday in the last eight weeks."
+    usual = "; usual is the median of the same weekday in the last eight weeks" if any(_change(line) for line in lines) else ""
+    foot = f"{more} A bar is one partition{usual}."
     parts.append(f'<div style="{_FONT};font-size:12px;color:{_GREY};margin:12px 0 0">{escape(foot.strip())}</div>')
     return _page("\n".join(parts))
 
 
 def _missing_html(one: Missing, links: Links) -> str:
     colour, word = (_AMBER, "still open") if one.is_open else (_RED, "failed")
-    name = _linked(f"{one.collection} {one.partition_key}", links(one.collection, one.partition_key))
+    group = one.group
+    name = _linked(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
     return (
         f'<div style="{_FONT};font-size:14px;color:{_INK};border-left:4px solid {colour};padding:4px 0 4px 10px;margin:0 0 6px">'
-        f'<b>{name}</b> <span style="color:{colour}">{word}</span><br>{escape(_short(one.why))}</div>'
+        f'<b>{name}</b> <span style="color:{colour}">{word}</span><br>{escape(shortened(group.reason))}'
+        f"<br><code>{escape(group.command)}</code></div>"
     )
 
 
@@ -247,8 +253,9 @@ def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str
     blocks: list[dict[str, object]] = [{"type": "header", "text": {"type": "plain_text", "text": _subject(digest)[:150]}}]
     for one in digest.missing[: MOST_MISSING // 2]:
         sign = ":hourglass:" if one.is_open else ":red_circle:"
-        name = _slack_link(f"{one.collection} {one.partition_key}", links(one.collection, one.partition_key))
-        blocks.append(_section(f"{sign} *{name}* {_slack_text(_short(one.why))}"))
+        group = one.group
+        name = _slack_link(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
+        blocks.append(_section(f"{sign} *{name}* {_slack_text(shortened(group.reason))}\n`{_slack_text(group.command)}`"))
     said = []
     for line in lines[:_SLACK_LINES]:
         events = "not landed" if line.events is None else f"{line.events:,} events"

@@ -55,14 +55,17 @@ def explain(
         Status.COMPLETE: entry.completed_at,
     }.get(entry.status) or entry.requested_at
     holder = (workers or {}).get(entry.claimed_by or "")
+    problem = state.problem if state is not None and entry.status is not Status.COMPLETE else None
     if holder is not None and holder.worker_id != me:
         lease_over = holder.heartbeat_at + timedelta(seconds=limits.lease_seconds)
-        return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it", since, lease_over)
+        why = "".join(f": {one}" for one in (problem or entry.error,) if one)
+        return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it{why}", since, lease_over)
     action = decide(entry, Seen(), now, limits)
     if isinstance(action, Wait) and action.until is not None:
-        return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {action.why}", since, action.until)
-    if state is not None and state.problem is not None and entry.status is not Status.COMPLETE:
-        return Waiting(state.problem, state.since or since, state.until)
+        tries = f" after {entry.landing_tries} landings that failed" if entry.landing_tries and not entry.error else ""
+        return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {action.why}{tries}", since, action.until)
+    if state is not None and problem is not None:
+        return Waiting(problem, state.since or since, state.until)
     if entry.error:
         return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {entry.error}", since)
     return Waiting(_STANDS[entry.status], since)
@@ -85,7 +88,7 @@ def in_few_lines(entries: Sequence[Entry], waiting: Mapping[int, Waiting]) -> li
     for entry in entries:
         if entry.entry_id in waiting:
             one = waiting[entry.entry_id]
-            groups[cause(one.why, entry.request.partition_key)].append(one)
+            groups[cause(one.why, entry.request.collection, entry.request.partition_key)].append(one)
     lines = []
     for members in sorted(groups.values(), key=len, reverse=True):
         untils = [one.until for one in members if one.until is not None]

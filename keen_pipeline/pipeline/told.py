@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from keen_pipeline.lifecycle import Entry
 
 # Partitions that a line names one by one, and lines of one text; the others are counted. Metadata and --json have all.
 MOST_NAMED = 5
+# Partitions in one command: a month of days.
+_MOST_IN_A_COMMAND = 31
 MOST_LINES = 10
 _MOST_CHARACTERS = 600
 # Ids of extractions, and what makes the name of a temporary file unique.
@@ -18,37 +21,80 @@ FIRST_LINE_CHARACTERS = 200
 """A first line is shorter than this: it is what a mail's subject and a phone show."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """Partitions of one collection with one reason, in order. `verb`: the command that mends it, empty if none is known."""
+
+    collection: str
+    keys: tuple[str, ...]
+    reason: str
+    verb: str = ""
+
+    @property
+    def command(self) -> str:
+        """What mends it, for a shell; empty if nothing is known to."""
+        name = shlex.quote(self.collection)
+        if not self.verb:
+            return ""
+        if is_unknown_collection(self.reason):  # to ask again would be refused again
+            return "keen-pipeline doctor  # has the right names; a collection that was deleted leaves the configuration"
+        if self.verb == "backfill":
+            return f"keen-pipeline backfill {name} --from {self.keys[0]} --to {self.keys[-1]}"
+        rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
+        return f"keen-pipeline {self.verb} {name}{rest}"
+
+    def __str__(self) -> str:
+        told = f"{self.collection} {few(self.keys)}: {shortened(self.reason)}"
+        return f"{told}\n  {self.command}" if self.command else told
+
+
+def by_cause(told: Iterable[tuple[str, str, str, str]]) -> list[Group]:
+    """Of (collection, partition key, reason, verb): what is equal once, with all its partitions."""
+    groups: dict[tuple[str, str, str], dict[str, str]] = {}
+    for collection, key, reason, verb in told:
+        groups.setdefault((collection, verb, cause(reason, collection, key)), {})[key] = reason
+    return [
+        Group(collection, tuple(sorted(members)), _without_partition(next(iter(members.values())), collection, len(members)), verb)
+        for (collection, verb, _), members in groups.items()
+    ]
+
+
 def grouped(failed: Iterable[tuple[Entry, str]]) -> list[str]:
     """For each collection and reason one line with its partitions, and below it what mends it."""
-    groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
-    for entry, error in failed:
-        collection, key = entry.request.collection, entry.request.partition_key
-        reason = error.replace(str(entry.request), collection)
-        groups.setdefault((collection, cause(reason, key)), (reason, []))[1].append(entry)
-    lines = [_line(entries[0].request.collection, reason, entries) for reason, entries in list(groups.values())[:MOST_LINES]]
+    groups = by_cause((e.request.collection, e.request.partition_key, reason, _verb(e)) for e, reason in failed)
+    lines = [str(group) for group in groups[:MOST_LINES]]
     if len(groups) > MOST_LINES:
         lines.append(f"and {len(groups) - MOST_LINES} other reasons; `keen-pipeline status` has all")
     return lines
 
 
-def cause(reason: str, partition_key: str) -> str:
-    """A reason without what differs from one partition to the next, so that what is equal is told once.
+def _verb(entry: Entry) -> str:
+    """Given up: a person asks again. Still open: who lands it goes on by himself once the cause is mended."""
+    return "" if not entry.is_partition else "retry" if entry.status.is_terminal else "status"
 
-    >>> cause("extraction 5960b6bb4739: /d/.2026-11-26.csv.bd98ba06-0f55c9ce is full", "2026-11-26")
+
+def is_unknown_collection(reason: str) -> bool:
+    """Whether the service said that it has no such thing: until somebody changes a name or the project, it says so again."""
+    return "not found (HTTP 404" in reason
+
+
+def cause(reason: str, collection: str, partition_key: str = "") -> str:
+    """A reason without what differs from one partition or collection to the next, so that what is equal is told once.
+
+    >>> cause("extraction 5960b6bb4739: /d/.2026-11-26.csv.bd98ba06-0f55c9ce is full", "signups", "2026-11-26")
     'extraction : /d/..csv. is full'
+    >>> cause("submit of signups[2026-11-27]: refused", "signups", "2026-11-26")
+    'submit of : refused'
     """
-    return _IDS.sub("", reason.replace(partition_key, ""))
+    bare = _without_partition(reason, collection).replace(partition_key, "")
+    return _IDS.sub("", re.sub(rf"(?<!\w){re.escape(collection)}(?!\w)", "", bare))
 
 
-def _line(collection: str, reason: str, entries: Sequence[Entry]) -> str:
-    keys = [entry.request.partition_key for entry in entries]
-    told = f"{collection} {few(keys)}: {shortened(reason)}"
-    if not entries[0].is_partition:
-        return told
-    # Given up: a person asks again. Still open: who lands it goes on by himself once the cause is mended.
-    verb = "retry" if entries[0].status.is_terminal else "status"
-    rest = f" {' '.join(keys[:MOST_NAMED])}" if verb == "retry" else ""
-    return f"{told}\n  keen-pipeline {verb} {shlex.quote(collection)}{rest}"
+def _without_partition(reason: str, collection: str, members: int = 1) -> str:
+    """On one line, without naming a partition, which stand before it; of several `members` without the id of one's extraction."""
+    line = " ".join(re.sub(r"[.\s]*\n", ". ", reason.strip()).split())
+    told = re.sub(rf"{re.escape(collection)}\[[^\]]*\]", collection, line).removeprefix(f"{collection}, ")
+    return re.sub(r"^extraction \w+: ", "", told) if members > 1 else told
 
 
 def few(keys: Sequence[str], separator: str = " ") -> str:
@@ -62,14 +108,28 @@ def shortened(text: str, most: int = _MOST_CHARACTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def summary(well: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[str] = ()) -> str:
+def summary(well: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[tuple[str, str]] = ()) -> str:
     """The end of a run or a command in which something failed: how much on the first line, then why.
 
-    `well`: partitions that didn't fail. `problems`: of collections with which nothing went on, by `name: why`.
+    `well`: partitions that didn't fail. `problems`: collections with which nothing went on, and why.
     """
     first = [f"{len(failed)} of {well + len(failed)} partitions failed"] if failed else []
     first += [f"{len(problems)} collection{'s'[: len(problems) > 1]} stopped"] if problems else []
-    return "\n".join([", ".join(first), *grouped(failed), *problems[:MOST_LINES]])
+    return "\n".join([", ".join(first), *grouped(failed), *_stopped(problems)])
+
+
+def _stopped(problems: Sequence[tuple[str, str]]) -> list[str]:
+    """For each reason one line with its collections, then the command that says whether it is mended."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for collection, reason in problems:
+        groups.setdefault(cause(reason, collection), []).append((collection, reason))
+    lines = []
+    for members in list(groups.values())[:MOST_LINES]:
+        first, reason = members[0]
+        told = _without_partition(reason, first)
+        told = told.replace(f" of {first}", "") if len(members) > 1 else told
+        lines.append(f"{few([collection for collection, _ in members], ', ')}: {shortened(told)}")
+    return [*lines, "  keen-pipeline doctor"] if lines else []
 
 
 def in_lines(text: str) -> list[str]:

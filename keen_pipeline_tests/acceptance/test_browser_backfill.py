@@ -62,6 +62,8 @@ def running_ui(folder: Path, days: Sequence[str], options: Sequence[str]) -> Ite
     port = free_port()
     wanted = [{"name": name, "start_date": days[start]} for name, start in STARTS.items()]
     (folder / "collections.yaml").write_text(yaml.safe_dump({"collections": wanted}))
+    project = {"python_module": "keen_pipeline_tests.acceptance.backfilled_project"}
+    (folder / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [project]}))
     with ExitStack() as stack:
         service = stack.enter_context(live_service(options=options))
         with KeenClient(service.base_url, service.project_id, read_key=service.read_key, write_key=service.write_key) as client:
@@ -76,6 +78,7 @@ def running_ui(folder: Path, days: Sequence[str], options: Sequence[str]) -> Ite
             "KEEN_PIPELINE_RETRY_SECONDS": "0.5",
             "KEEN_PIPELINE_DESTINATION": str(folder / "data" / "landing"),
             "KEEN_PIPELINE_LEDGER_URL": f"sqlite:///{folder / 'data' / 'ledger.db'}",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }
         settings = Settings.from_environment(environment)
         shell, log = Shell(folder, environment), folder / "log"
@@ -115,6 +118,22 @@ def landed(ui: Ui) -> dict[str, list[str]]:
     return {name: sorted(path.stem for path in (landing / name).glob("*.csv")) for name in STARTS}
 
 
+def counted_days(ui: Ui, name: str) -> list[str]:
+    """The days that the asset downstream of a collection has."""
+    with ui.instance as instance:
+        return sorted(instance.get_materialized_partitions(dg.AssetKey(f"{name}_counted")))
+
+
+def expect_green(page: Page, ui: Ui, asset: str, days: Sequence[str]) -> None:  # noqa: F811
+    """All its partitions are materialized on its page, and none failed or missing."""
+    from playwright.sync_api import expect
+
+    page.goto(f"{ui.url}/assets/{asset}?view=partitions&partition={days[-1]}")
+    expect(page.get_by_text(f"Materialized ({len(days)})")).to_be_visible()
+    for state in ("Failed", "Missing"):
+        expect(page.get_by_text(f"{state} (0)")).to_be_visible()
+
+
 @pytest.mark.timeout(900)
 def test_one_partition_fails_in_words_and_is_mended_from_failure(
     page: Page,  # noqa: F811
@@ -136,7 +155,17 @@ def test_one_partition_fails_in_words_and_is_mended_from_failure(
         with ui.instance as instance:
             [first] = [run for run in instance.get_runs() if BACKFILL in run.tags]
             steps = {one.step_key: one.status.value for one in instance.get_run_step_stats(first.run_id) if one.status}
-        assert steps == {"keen_logins": "SUCCESS", "keen_pageviews": "SUCCESS", "keen_purchases": "FAILURE"}
+        assert steps == {
+            "keen__logins": "SUCCESS",
+            "keen__pageviews": "SUCCESS",
+            "keen__purchases": "FAILURE",
+            "logins_counted": "SUCCESS",
+            "pageviews_counted": "SUCCESS",
+        }
+        assert {name: counted_days(ui, name) for name in STARTS} == {"logins": days, "pageviews": days, "purchases": []}
+        for name in ("logins", "pageviews"):
+            expect_green(page, ui, f"{name}_counted", days)
+        page.screenshot(path=tmp_path / "downstream.png")
         page.goto(f"{ui.url}/runs/{first.run_id}")
         words = f"1 of {DAYS - STARTS['purchases']} partitions failed"
         expect(page.get_by_text(words).last).to_be_visible()
@@ -144,6 +173,11 @@ def test_one_partition_fails_in_words_and_is_mended_from_failure(
         page.goto(f"{ui.url}/assets/keen/purchases?view=partitions&partition={bad}")
         expect(page.get_by_text("Failed").first).to_be_visible()
         page.screenshot(path=tmp_path / "failed-partition.png")
+        page.get_by_text("View all historical events (1)").click()
+        told = page.get_by_role("dialog").get_by_role("row").filter(has_text="Observation")
+        told.locator("[aria-label=arrow_drop_down]").click()
+        expect(page.get_by_text("the service reports the extraction as failed").first).to_be_visible()
+        page.screenshot(path=tmp_path / "reason.png")
         page.goto(backfill)
         page.locator("button:has([aria-label=expand_more])").last.click()
         page.get_by_role("menuitem", name="Re-execute from failure").click()
@@ -152,8 +186,12 @@ def test_one_partition_fails_in_words_and_is_mended_from_failure(
         page.screenshot(path=tmp_path / "green.png")
         assert landed(ui) == all_days
         with ui.instance as instance:
-            [second] = [run for run in instance.get_runs() if BACKFILL in run.tags and run.run_id != first.run_id]
-        assert (second.status, second.asset_selection) == (dg.DagsterRunStatus.SUCCESS, {dg.AssetKey(["keen", "purchases"])})
+            again = [run for run in instance.get_runs() if BACKFILL in run.tags and run.run_id != first.run_id]
+        assert {run.status for run in again} == {dg.DagsterRunStatus.SUCCESS}
+        mended = {key.to_user_string() for run in again for key in run.asset_selection or ()}
+        assert mended == {"keen/purchases", "purchases_counted"}
+        assert {name: counted_days(ui, name) for name in STARTS} == dict.fromkeys(STARTS, days)
+        expect_green(page, ui, "purchases_counted", days)
         assert counts(ui.ledger) == {Status.LANDED: EXPECTED, Status.FAILED: 2, Status.ABANDONED: 1}
         page.goto(f"{ui.url}/assets/keen/purchases?view=partitions")
         page.screenshot(path=tmp_path / "partitions.png")

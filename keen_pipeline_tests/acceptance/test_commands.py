@@ -96,6 +96,9 @@ def test_unique_values_are_one_a_line_in_order(shell: Here) -> None:
     window = ["--from", "2026-01-02", "--to", "2026-01-04T00:00:00+00:00"]
     assert json.loads(shell.run("list", "purchases", "body:amount", *window, "--json").stdout) == [1.5, 2.5]
     assert shell.run("list", "purchases", "body:who", *window).stdout == '"é,\\n"\n'
+    nothing = shell.run("list", "purchases", "body:amont", *window)
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert nothing.stderr == "no event of purchases that was asked for has body:amont\n"
 
 
 def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Here) -> None:
@@ -179,7 +182,9 @@ def test_doctor_says_what_to_fix(shell: Here) -> None:
         (["extract", "purchases", "--filter", "body:amount gt", "--to", "files"], 2, "NAME OP JSON"),
         (["extract", "purchases"], 2, "--to"),
         (["list", "purchases", "body:amount", "--from", "2026-01-01"], 2, "belong together"),
-        (["list", "nosuch", "body:amount"], 1, "nosuch"),
+        (["list", "nosuch", "body:amount"], 1, "the service has no collection 'nosuch'; it has: purchases"),
+        (["retry", "purchases", "2026-13-01"], 2, "not one of its daily partitions"),
+        (["retry", "purchases", "2036-01-01"], 2, "future"),
         (["extract", "purchases", "--from", "2026-01-01", "--to", "files"], 2, "belong together"),
         (["backfill", "nosuch", "--from", "2026-01-01", "--to", "2026-01-02"], 1, "not configured"),
         (["backfill", "purchases", "--from", "2026-01-01", "--to", "2036-01-01"], 2, "future"),

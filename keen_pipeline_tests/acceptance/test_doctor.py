@@ -6,7 +6,9 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,6 +140,19 @@ def test_a_wrong_collections_file_is_found(
     found = wrong(doctor)
     assert set(found) == {name}
     assert words in found[name]
+
+
+@pytest.mark.parametrize(("smtp", "is_wrong"), [("", True), ("mail.test", False)])
+def test_mail_that_the_embedded_service_can_not_send_is_found(
+    well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path, smtp: str, is_wrong: bool
+) -> None:
+    (tmp_path / "collections.yaml").write_text("collections:\n  - {name: purchases, email: ada@example.com}\n")
+    well.setattr("keen_pipeline.cli.doctor.connected", lambda _: nullcontext(SimpleNamespace(noop=lambda: None)))
+    well.setenv("SMTP_HOST", smtp)
+    assert doctor()[1]["mail"][0]  # Keen itself has a mail server
+    for name in ("KEEN_BASE_URL", "KEEN_PROJECT_ID", "KEEN_READ_KEY"):
+        well.delenv(name)
+    assert ("email of purchases is set, and there is no mail server: set SMTP_HOST" in doctor()[1]["mail"][1]) is is_wrong
 
 
 def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
 from keen_pipeline_tests.acceptance.processes import Shell
+from keen_pipeline_tests.ledgers import land
 
 # To a terminal's markup the first is the end of something never begun, the second nothing to show.
 WORDS = "HTTP 400: no [/filters] in [operator], and more of it than fits on a line of a terminal" + " or two" * 20
@@ -69,7 +70,9 @@ def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
     (configured.folder / "collections.yaml").write_text("collections: [{name: signups, start_date: 2026-01-01}]")
     shown = configured.run("status").stdout
     assert "purchases is not configured, and 2 of it are open: keen-pipeline cancel purchases" in shown
-    assert "nothing has landed yet of signups: the nightly job lands the last days, and any range" in shown
+    assert "nothing has landed yet of signups: the nightly job lands the last days; to land some now\n" in shown
+    yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).date()
+    assert f"  keen-pipeline backfill signups --from {yesterday} --to {yesterday}\n" in shown
     assert configured.run("cancel", "purchases").returncode == 0
     assert "purchases" not in configured.run("status").stdout
 
@@ -143,9 +146,69 @@ def test_the_next_command_is_one_that_the_shell_finds(monkeypatch: pytest.Monkey
     assert common.program() == "keen-pipeline"
 
 
-def test_what_did_not_go_on_is_not_called_landed() -> None:
-    refused = ["purchases: the service refused KEEN_READ_KEY", "logins: the service refused KEEN_READ_KEY"]
-    assert summary(6, [], refused).splitlines() == ["2 collections stopped", *refused]
+def test_collections_that_stopped_for_one_reason_are_told_in_one_line() -> None:
+    key = "submit of {}[2026-01-0{}] (project 5f): the service refused KEEN_READ_KEY"
+    plan = "submit of signups (project 5f): the service wants the project's plan paid"
+    refused = [("purchases", key.format("purchases", 1)), ("logins", key.format("logins", 2)), ("signups", plan)]
+    assert summary(6, [], refused).splitlines() == [
+        "3 collections stopped",
+        "purchases, logins: submit (project 5f): the service refused KEEN_READ_KEY",
+        f"signups: {plan}",
+        "  keen-pipeline doctor",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "command"),
+    [
+        ("submit of {} (project 5f): not found (HTTP 404 ResourceNotFoundError)", "keen-pipeline doctor"),
+        ("the service reports the extraction as failed", "keen-pipeline retry purchases 2026-01-01 2026-01-02"),
+    ],
+)
+def test_the_command_is_one_that_can_mend_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell, reason: str, command: str
+) -> None:
+    ledger, asked = entries(tmp_path, monkeypatch, days=2)
+    ended = [ledger.fail(one.entry_id, reason.format(one.request), limits=Limits(), final=True) for one in asked]
+    (told,) = grouped([(one, one.error or "") for one in ended if one is not None])
+    for shown in (told, configured.run("status").stdout):
+        [line] = [line for line in shown.splitlines() if line.startswith("  keen-pipeline")]
+        assert line.strip().startswith(command)
+        assert ("retry" in line) is ("retry" in command)
+
+
+@pytest.mark.parametrize("is_given_up", [True, False])
+def test_what_was_given_up_over_an_older_file_is_retried_and_a_file_alone_is_not(
+    monkeypatch: pytest.MonkeyPatch, configured: Shell, is_given_up: bool
+) -> None:
+    ledger, [first] = entries(configured.folder, monkeypatch)
+    land(ledger, first.entry_id)
+    if is_given_up:
+        [again] = ledger.request([first.request], keep=lambda _: False)
+        ledger.fail(again.entry.entry_id, "no", limits=Limits(), final=True)
+    assert ("keen-pipeline retry purchases 2026-01-01" in configured.run("status").stdout) is is_given_up
+    done = configured.run("retry", "purchases", "2026-01-01")
+    assert done.returncode == (0 if is_given_up else 1), done.stderr
+    assert ("backfill purchases --from 2026-01-01 --to 2026-01-01 --force" in done.stderr) is not is_given_up
+    assert len(ledger.open_entries()) == is_given_up
+
+
+def test_a_group_leaves_out_what_belongs_to_one_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    _, asked = entries(tmp_path, monkeypatch, days=2)
+    full = [(one, f"{one.request}, extraction {n}0c1b9f8d30f: /d/x.csv is full\nFree some space.") for n, one in enumerate(asked)]
+    mend = "  keen-pipeline status purchases"
+    assert grouped(reversed(full)) == [f"purchases 2026-01-01 2026-01-02: /d/x.csv is full. Free some space.\n{mend}"]
+    assert grouped(full[:1]) == [f"purchases 2026-01-01: extraction 00c1b9f8d30f: /d/x.csv is full. Free some space.\n{mend}"]
+
+
+def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    ledger, asked = entries(configured.folder, monkeypatch, days=3)
+    ledger.claim([asked[0].entry_id], ledger.workers.register("run 1f, keen_purchases"))
+    assert "has claimed it (since" in configured.run("status").stdout
+    ledger.hindered("purchases", f"its extractions can't be submitted: submit of {asked[1].request}: no connection")
+    shown = " ".join(configured.run("status").stdout.split())
+    assert "has claimed it: its extractions can't be submitted: submit of" in shown
+    assert "waits: 2 of them: its extractions can't be submitted" in shown  # one of them is named in the reason
 
 
 def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(

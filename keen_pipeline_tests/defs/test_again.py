@@ -67,7 +67,7 @@ def versions(place: Place, day: str) -> list[str]:
 def test_what_was_corrected_at_the_source_arrives_with_an_explicit_materialization(place: Place) -> None:
     assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
     correct(place, 77)
-    skip = {"ops": {"keen_purchases": {"config": {"skip_landed": True}}}}
+    skip = {"ops": {"keen__purchases": {"config": {"skip_landed": True}}}}
     assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1], skip).success
     assert amounts(place, DAYS[0]) == {0.0, 1.0, 2.0}  # the service counts as many as before
     assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success

@@ -6,7 +6,7 @@ from keen_pipeline import Collection
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
 
 BOTH = ["keen/purchases", "keen/logins"]
-SKIP_LANDED = {"ops": {name: {"config": {"skip_landed": True}} for name in ("keen_purchases", "keen_logins")}}
+SKIP_LANDED = {"ops": {name: {"config": {"skip_landed": True}} for name in ("keen__purchases", "keen__logins")}}
 
 
 def test_one_run_lands_a_range_of_two_collections_with_one_event_each(make_place: MakePlace) -> None:

@@ -130,6 +130,16 @@ def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -
     assert says in told
 
 
+@pytest.mark.parametrize(("word", "is_running"), [("false", False), ("true", True)])
+def test_a_switch_out_of_the_environment_is_what_it_says(monkeypatch: pytest.MonkeyPatch, word: str, is_running: bool) -> None:
+    monkeypatch.setenv("RUNNING_OF_TEST", word)
+    attributes = {"collections": [PURCHASES], "running": "{{ env.RUNNING_OF_TEST }}", "partitions_per_run": "10"}
+    with loaded(attributes) as (_, defs):
+        statuses = {sensor.default_status for sensor in defs.get_repository_def().sensor_defs}
+        assert statuses == {dg.DefaultSensorStatus.RUNNING if is_running else dg.DefaultSensorStatus.STOPPED}
+        assert _told(defs)["per_run"] == {10}
+
+
 def test_a_component_can_be_overridden() -> None:
     done: list[str] = []
 

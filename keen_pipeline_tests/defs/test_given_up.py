@@ -45,7 +45,13 @@ def assert_given_up(place: Place, key: Sequence[str] = ("keen", "purchases")) ->
     [(passed, said)] = complete_of(place, BAD, key)
     assert not passed
     assert "the service reports the extraction as failed" in said
+    assert f"keen-pipeline retry purchases {BAD}" in said
     assert [passed for passed, _ in complete_of(place, DAYS[0], key)] == [True]
+    # The page of the partition shows no check; what it leads to are the events.
+    told = place.instance.fetch_observations(dg.AssetKey(key), limit=10).records
+    entries = [record.event_log_entry.dagster_event for record in told]
+    events = [entry.asset_observation_data.asset_observation for entry in entries if entry is not None]
+    assert [(event.partition, event.description) for event in events] == [(BAD, said)]
 
 
 def test_a_run_of_the_asset_tells_what_it_gave_up(make_place: MakePlace) -> None:

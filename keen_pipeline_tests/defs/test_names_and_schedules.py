@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,6 +13,8 @@ import pytest
 
 from keen_pipeline import (
     Collection,
+    CsvDestination,
+    KeenResource,
     KeenTranslator,
     KeenTranslatorData,
     build_keen_definitions,
@@ -19,6 +23,7 @@ from keen_pipeline import (
 )
 from keen_pipeline.collection import Granularity
 from keen_pipeline.defs.names import Names, identifier
+from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import InvalidInputError
 
 
@@ -130,11 +135,28 @@ def test_steps_keep_their_names_whatever_else_is_configured() -> None:
         return {a.key.to_user_string(): a.node_def.name for a in assets if isinstance(a, dg.AssetsDefinition)}
 
     alone, together = steps(BERLIN), steps(BERLIN, PACIFIC, Collection("later", "2026-05-01", timezone="Europe/Berlin"))
-    assert alone == {"keen/logins": "keen_logins"}
-    assert together["keen/logins"] == "keen_logins"
+    assert alone == {"keen/logins": "keen__logins"}
+    assert together["keen/logins"] == "keen__logins"
 
 
-@pytest.mark.parametrize("name", ["", "1st", "two words", "a-b", "x" * 65, None])
+def test_no_step_has_the_name_of_another_definitions_of_a_job_or_of_an_asset_of_the_user() -> None:
+    @dg.asset(deps=[["keen", "eu_users"]])
+    def keen_eu_users() -> None:
+        """Named as a step of ours once was."""
+
+    def ours(name: str, *collections: str) -> dg.Definitions:
+        return build_keen_definitions([Collection(one, "2026-01-01") for one in collections], name=name)
+
+    defs = dg.Definitions.merge(
+        ours("keen", "eu_users", "eu__users", "submit_extractions", "materialize_csvs", "submit_extraction"),
+        ours("keen_eu", "users", "submit_extraction", "materialize_csv"),
+        dg.Definitions(assets=[keen_eu_users]),
+    )
+    dg.Definitions.validate_loadable(defs)
+    assert len(defs.resolve_all_asset_specs()) == 9
+
+
+@pytest.mark.parametrize("name", ["", "1st", "two words", "a-b", "keen_", "x" * 65, None])
 def test_a_name_that_dagster_does_not_take_is_refused(name: Any) -> None:
     with pytest.raises(InvalidInputError, match="name must be letters"):
         build_keen_definitions([BERLIN], name=name)
@@ -155,3 +177,39 @@ def test_each_collection_has_its_spec_made_once_however_many_there_are() -> None
     assert sorted(made) == sorted(names)
     keys = {spec.partitions_def.get_first_partition_key() for spec in defs.resolve_all_asset_specs() if spec.partitions_def}
     assert keys == {"2026-01-01"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"collections": "purchases"}, "collections must be a list of Collection"),
+        ({"collections": [{"name": "purchases"}]}, "collections must be a list of Collection"),
+        ({"collections": BERLIN}, "collections must be a list of Collection"),
+        ({"destination": "./data"}, "destination must be a CsvDestination, not a str"),
+        ({"destination": Path("data")}, "destination must be a CsvDestination, not a"),
+        ({"translator": KeenTranslator}, "translator must be a KeenTranslator, not a type"),
+        ({"notifications": {"mail_to": []}}, "notifications must be a KeenNotifications, not a dict"),
+        ({"nightly_cron": ["0 1 * * *"]}, "nightly_cron must be a str, not a list"),
+        ({"running": "false"}, "running must be True or False, not 'false'"),
+        ({"sensor_interval_seconds": 0}, "sensor_interval_seconds must lie between 1 and 3600, not 0"),
+        ({"partitions_per_run": "5"}, "partitions_per_run must lie between 1 and 100000, not '5'"),
+        ({"partitions_per_run": True}, "partitions_per_run must lie between 1 and 100000, not True"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_by_name(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(said)):
+        build_keen_definitions(**{"collections": [BERLIN], **arguments})
+
+
+def test_resources_that_are_configured_at_launch_are_taken() -> None:
+    defs = build_keen_definitions([BERLIN], keen=KeenResource.configure_at_launch(), destination=CsvDestination(uri="x"))  # type: ignore[arg-type]
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_a_spec_that_a_translator_makes_from_nothing_keeps_the_partitions() -> None:
+    class Bare(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            return dg.AssetSpec(["raw", data.collection.name])
+
+    [spec] = build_keen_definitions([BERLIN], translator=Bare()).resolve_all_asset_specs()
+    assert (spec.key.path, spec.partitions_def) == (["raw", "logins"], partitions_definition(BERLIN))

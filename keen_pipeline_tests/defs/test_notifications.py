@@ -125,16 +125,31 @@ def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: M
     text, html = part(mail, "plain"), part(mail, "html")
     assert "purchases 2026-01-04  ▄▆▇█\n  6 events" in text
     assert "FAILED  logins 2026-01-04: the service reports the extraction as failed" in text
+    assert "\n  keen-pipeline retry logins 2026-01-04\n" in text
     assert 'href="http://dagster.test/assets/keen/purchases?view=partitions&amp;partition=2026-01-04"' in html
     assert [html.count(word) for word in ("<script", "<img", "src=", "url(")] == [0, 0, 0, 0]
     assert html.count('bgcolor="') == 8
-    assert "color:#b26a00" not in html  # too few weeks to call anything unusual
+    assert "color:#b26a00" not in html  # too few weeks to call anything unusual, or to have a usual at all
+    assert "A bar is one partition.</div>" in html
     [attached] = mail.iter_attachments()
     assert attached.get_filename() == "purchases-2026-01-04.csv"
     assert attached.get_payload(decode=True) == (place.root / "purchases" / "2026-01-04.csv").read_bytes()
     blocks = json.dumps(slack["blocks"])
     assert "this extraction was told to fail (3 attempts since 20" in blocks
     assert "<http://dagster.test/assets/keen/purchases?view=partitions&partition=2026-01-04|purchases 2026-01-04>" in blocks
+
+
+def test_partitions_that_are_missing_for_one_reason_are_one_line_of_the_digest(make_place: MakePlace, mail_port: int) -> None:
+    with mail_server(mail_port, "s3cret-word") as box:
+        Office(make_place(collections=COLLECTIONS), KeenNotifications(mail_to=["data@example.com"])).tick()
+        mail = mail_of(box)
+    assert mail["Subject"] == "Keen 2026-01-05: 0 of 2 landed, 0 events, 6 failed"
+    lines = part(mail, "plain").splitlines()
+    [told] = [line for line in lines if line.startswith("FAILED  purchases")]
+    assert told.startswith("FAILED  purchases 2026-01-02 2026-01-03 2026-01-04: never asked for: is the nightly schedule on")
+    mend = "keen-pipeline backfill purchases --from 2026-01-02 --to 2026-01-04"
+    assert lines[lines.index(told) + 1] == f"  {mend}"
+    assert part(mail, "html").count(mend) == 1
 
 
 def test_files_beyond_the_limit_are_named_and_not_attached(make_place: MakePlace, mail_port: int) -> None:
@@ -260,7 +275,9 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         office.failures(context)
         assert office.tick().startswith("sent keen/failure/2026-01-05/")
         mail = mail_of(box)
-    assert mail["Subject"] == "Keen: 1 of 2 partitions failed: purchases 2026-01-02"
+    assert mail["Subject"].startswith(
+        "Keen: 1 of 2 partitions failed: purchases 2026-01-02: the service reports the extraction as failed"
+    )
     assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
     assert "keen-pipeline retry purchases 2026-01-02" in part(mail, "plain")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
@@ -284,3 +301,21 @@ def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Pat
     ):
         with pytest.raises(ConfigurationError, match=said):
             KeenNotifications(**wrong).settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "warns"),
+    [
+        ({"mail_to": ["a@b.example"]}, "", True),
+        ({"mail_to": ["a@b.example"]}, "mail.test", False),
+        ({"slack_webhook": "http://127.0.0.1:9/hook"}, "", False),
+    ],
+)
+def test_mail_without_a_mail_server_is_warned_of_when_the_definitions_are_made(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, given: dict[str, Any], host: str, warns: bool
+) -> None:
+    from keen_pipeline import build_keen_definitions
+
+    monkeypatch.setenv("SMTP_HOST", host)
+    build_keen_definitions(COLLECTIONS, notifications=KeenNotifications(**given))
+    assert ("no mail server: set SMTP_HOST" in caplog.text) is warns

@@ -52,7 +52,7 @@ def test_collections_of_different_start_dates_go_together(make_place: MakePlace)
 
     defs = with_assets(place, reader("all_days", DAYS))
     result = over_all_days(defs, place.instance, "keen/purchases", "keen/logins", "all_days")
-    assert outcomes(result) == {"keen_purchases": "STEP_SUCCESS", "keen_logins": "STEP_SUCCESS", "all_days": "STEP_SUCCESS"}
+    assert outcomes(result) == {"keen__purchases": "STEP_SUCCESS", "keen__logins": "STEP_SUCCESS", "all_days": "STEP_SUCCESS"}
     assert place.materialized("keen/logins") == list(DAYS)
     assert "lies before the start date 2026-01-03" in place.metadata("keen/logins", DAYS[1])["keen/before_start_date"]
     assert "keen/before_start_date" not in place.metadata("keen/logins", DAYS[2])
@@ -88,8 +88,8 @@ def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap
     defs = with_assets(place, after("purchases"), after("logins"))
     result = over_all_days(defs, place.instance, "keen/purchases", "keen/logins", "after_purchases", "after_logins")
     assert outcomes(result) == {
-        "keen_purchases": "STEP_FAILURE",
-        "keen_logins": "STEP_SUCCESS",
+        "keen__purchases": "STEP_FAILURE",
+        "keen__logins": "STEP_SUCCESS",
         "after_logins": "STEP_SUCCESS",
     }
     assert ran == ["logins"]
@@ -107,7 +107,7 @@ def test_a_neighbour_that_cant_be_asked_for_holds_nobody_up(make_place: MakePlac
         collections=[Collection("logins", "2026-01-01"), Collection("purchases", "2026-01-01", mask={"body:text": "hash"})]
     )
     result = over_all_days(place.defs, place.instance, "keen/purchases", "keen/logins")
-    assert outcomes(result) == {"keen_logins": "STEP_SUCCESS", "keen_purchases": "STEP_FAILURE"}
+    assert outcomes(result) == {"keen__logins": "STEP_SUCCESS", "keen__purchases": "STEP_FAILURE"}
     assert place.materialized("keen/logins") == list(DAYS)
 
 
@@ -194,7 +194,7 @@ def test_a_step_of_the_users_own_may_have_a_config(make_place: MakePlace) -> Non
     defs = dg.Definitions(assets=[purchases], resources=place.defs.resources)
     job = defs.resolve_implicit_global_asset_job_def()
     for skip in (True, False):
-        config = {"ops": {"keen_purchases": {"config": {"skip_landed": skip}}}}
+        config = {"ops": {"keen__purchases": {"config": {"skip_landed": skip}}}}
         assert job.execute_in_process(run_config=config, instance=place.instance, partition_key=DAYS[0]).success
     assert seen == [True, False]
     assert place.counts() == {"landed": 1, "superseded": 1}

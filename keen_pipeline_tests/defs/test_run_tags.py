@@ -29,7 +29,7 @@ def test_collections_with_other_tags_are_steps_of_their_own_with_these_tags() ->
     [(large, tags)] = [(name, tags) for name, tags in found.items() if "dagster-celery/queue" in tags]
     assert tags["dagster-celery/queue"] == "large"
     assert json.loads(tags["dagster-k8s/config"]) == LARGE["dagster-k8s/config"]
-    assert large == "keen_purchases"
+    assert large == "keen__purchases"
 
 
 def test_what_a_night_has_extracted_is_landed_by_runs_with_the_collections_tags(make_place: MakePlace) -> None:

@@ -22,6 +22,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
 from keen_pipeline.pipeline.freshness import Freshness, freshness
 from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, usual_events
+from keen_pipeline.pipeline.told import by_cause
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -164,9 +165,8 @@ def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> d
 
 def given_up(targets: Targets, entry: Entry) -> dg.AssetCheckEvaluation:
     """The failed check `complete` of a partition that no attempt is left for, with the reason and what mends it."""
-    request = entry.request
-    said = f"{entry.reason}\n\nOnce the cause is gone: materialize it, or "
-    said += f"`keen-pipeline retry {request.collection!r} {request.partition_key}`"
+    (group,) = by_cause([(entry.request.collection, entry.request.partition_key, entry.reason, "retry")])
+    said = f"{group.reason}\n\nOnce the cause is gone, materialize it again, here or by the command line:\n\n    {group.command}"
     return _evaluation(targets, COMPLETE, entry, CountPolicy.FAIL, False, said, attempts=str(entry.attempt))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -16,7 +16,7 @@ from keen_pipeline.pipeline import Counted, Pipeline, verdict
 from keen_pipeline.pipeline.told import summary
 
 if TYPE_CHECKING:
-    Report = dg.AssetMaterialization | dg.AssetCheckEvaluation
+    Report = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 
 NOT_COUNTED = "what had landed can't be counted"
@@ -34,7 +34,7 @@ class Reporter:
         self._landed: dict[str, Entry] = {}
         self.targets = Targets(context.instance, keys)
         self.failed: list[tuple[Entry, str]] = []
-        self.problems: list[str] = []
+        self.problems: list[tuple[str, str]] = []
 
     def landed(self, entry: Entry, *, is_known: bool = False) -> Iterator[Report]:
         """Its materialization, unless Dagster `is_known` to have it; `checks` follow at the end."""
@@ -55,10 +55,12 @@ class Reporter:
             self.failed.append((counted.entry, verdict(counted)))
 
     def given_up(self, entry: Entry) -> Iterator[Report]:
-        """The failed check `complete`, with the reason."""
+        """The failed check `complete`, and an observation, which is among the events that the partition's page leads to."""
         self.fail(entry, entry.reason)
         if entry.is_partition:
-            yield given_up(self.targets, entry)
+            failed = given_up(self.targets, entry)
+            yield dg.AssetObservation(failed.asset_key, partition=failed.partition, description=failed.description)
+            yield failed
         self._pipeline.ledger.reported([entry.entry_id])
 
     def fail(self, entry: Entry, reason: str) -> None:
@@ -70,24 +72,23 @@ class Reporter:
         """A warning; what a person has to mend fails the run at its end too."""
         self._log.warning("%s: %s: %s", collection, what, error)
         if isinstance(error, (ConfigurationError, PermanentError)):
-            self.problems.append(f"{collection}: {what}: {error}")
+            self.problems.append((collection, f"{error} ({what})"))
 
     def checks(self, collections: Mapping[str, Collection]) -> Iterator[Report]:
         """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`."""
         yield from landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values()))
 
-    def end(self, landed: int | None = None) -> None:
-        """Raises Failure naming what failed and why. `landed`: how many did, unless it is all that were told here."""
-        number = len(self._landed) if landed is None else landed
+    def end(self, well: int | None = None) -> None:
+        """Raises Failure naming what failed and why; what landed is kept, and it is not tried again as a whole.
+
+        `well`: how many partitions did not fail, unless it is all that landed here.
+        """
+        landed = len(self._landed)
         if self.failed or self.problems:
-            raise failure(number, self.failed, self.problems)
-        self._log.info("%d landed", number)
-
-
-def failure(landed: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[str] = ()) -> dg.Failure:
-    """What failed and why; what landed is kept. It is not tried again as a whole."""
-    return dg.Failure(
-        description=summary(landed, failed, problems),
-        metadata={"landed": landed, "failed": len(failed)},
-        allow_retries=False,
-    )
+            raise dg.Failure(
+                description=summary(landed if well is None else well, self.failed, self.problems),
+                metadata={"landed": landed, "failed": len(self.failed)},
+                allow_retries=False,
+            )
+        if landed:
+            self._log.info("%d landed", landed)

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,12 +20,15 @@ from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenR
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
+from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.ports import Clock
 from keen_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from keen_pipeline.ledger import SqlLedger
     from keen_pipeline.ledger.notices import Notice
+
+_log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30
 # Dagster ends a tick after 60 s; a sending that began before takes at most 20 more for each step.
@@ -65,10 +69,13 @@ def channels_of(settings: Settings) -> Channels:
     return Channels(settings.digest_to, settings.smtp, webhook)
 
 
-def are_notifications_configured() -> bool:
-    """Whether the environment names an address or a webhook."""
+def configured_notifications(given: KeenNotifications | None) -> KeenNotifications | None:
+    """`given`, else the environment's, None if that names neither an address nor a webhook. Mail without a server is warned of."""
     settings = Settings.from_environment()
-    return bool(settings.digest_to or settings.slack_webhook)
+    found = given or (KeenNotifications() if settings.digest_to or settings.slack_webhook else None)
+    if found is not None and settings.smtp is None and (settings.digest_to if found.mail_to is None else found.mail_to):
+        _log.warning("notifications are to go out by mail, and there is no mail server: set SMTP_HOST, or no mail is sent")
+    return found
 
 
 def notification_sensors(
@@ -192,7 +199,7 @@ def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     """How much failed and which first, if the story's first lines say it; else what."""
     first, second = [*story.splitlines(), "", ""][:2]
     if re.search(r" partitions failed| stopped$", first):
-        return f"Keen: {first}: {second.partition(': ')[0]}"[:_TITLE_CHARACTERS]
+        return shortened(f"Keen: {first}: {second}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
     return f"Keen: {what} failed ({run.job_name})"
 
