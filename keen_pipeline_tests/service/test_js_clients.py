@@ -103,7 +103,12 @@ def test_in_chromium_from_a_page_of_another_origin(http: Http, collection: str, 
             raise AssertionError(problems) from error
         browser.close()
     found["select_unique"].sort()
+    for name, words in (("grouped", "does not offer group_by"), ("saved", "saved queries are not")):
+        assert words in found.pop(name)
     assert found == {
+        "viewed": ["A shop's page", True],
+        "count": 6,
+        "filtered": 2,
         "single": {"created": True},
         "bulk": {f"{collection}:page": [{"success": True}, {"success": True}]},
         "count_unique": 6,
