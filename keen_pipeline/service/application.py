@@ -103,7 +103,7 @@ class Service:
                     lines.append(encoder.encode(event))
                     problems.append(None)
                 except InvalidInputError as error:
-                    problems.append(error)
+                    problems.append(error.with_traceback(None))  # which would hold the event
             return lines
 
         self.metrics.events.inc(self.store.append(collection, encode))

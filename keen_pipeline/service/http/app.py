@@ -38,7 +38,7 @@ def make_app(service: Service) -> ASGIApp:
     shared = CORSMiddleware(
         _one_length(app),
         allow_origins=["*"],
-        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
+        allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=["Retry-After", "ETag", "Content-Range", "Content-Length"],
         max_age=_PREFLIGHT_SECONDS,

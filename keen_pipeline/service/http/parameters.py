@@ -57,7 +57,7 @@ EXTRACTING = (
     Parameter("content_type", {"enum": ["application/json", "text/csv"]}),
     Parameter("content_encoding", {"const": "gzip"}),
 )
-BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("data", "modified", "c", "redirect"))
+BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("data", "modified", "c", "redirect", "_"))
 SIGNED = (Parameter("expires", {"type": "string"}), Parameter("signature", {"type": "string"}))
 
 
@@ -106,7 +106,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_known(parameters: dict[str, Any], known: Sequence[Parameter]) -> None:
     names = sorted(parameter.name for parameter in known)
-    unknown = sorted(set(parameters).difference(names))
+    # What is not offered may stand there empty: some clients send each parameter that they know.
+    unknown = sorted(n for n, v in parameters.items() if n not in names and not (n in _OFTEN_ASKED and v in (None, "")))
     if unknown:
         name = unknown[0][:80]
         if name in _OFTEN_ASKED:

@@ -84,6 +84,11 @@ async def project(call: Call) -> Response:
     return JsonResponse(await _project(call))
 
 
+async def queries(call: Call) -> Response:
+    """The queries that there are."""
+    return JsonResponse((await _project(call))["queries"])
+
+
 async def _project(call: Call) -> dict[str, Any]:
     names = await call.run(RECORDS, call.service.store.names)
     collections = [{"url": call.collection_url(name), "name": name} for name in names]
@@ -120,4 +125,5 @@ OPERATIONS = [
     Operation("GET", "/metrics", metrics, "Prometheus metrics", {"text/plain": _TEXT}, keys=None),
     *_of_version("/2.0", "Project2", "Projects2"),
     *_of_version("/3.0", "Project3", "Projects3"),
+    Operation("GET", "/3.0/projects/{project}/queries", queries, "The queries", json_of(ref("Links")), keys=(READ, WRITE)),
 ]
