@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from keen_pipeline.service.config import MIB
@@ -27,6 +29,7 @@ SEAL_BYTES = 16 * MIB
 
 _MARK = b'{"#":['
 _NAMES = b'{"+":{'
+_NUMBER = re.compile(r"[0-9]{10}(?:[0-9]{2})?").fullmatch  # ten digits in the first layout
 _log = logging.getLogger(__name__)
 
 
@@ -65,14 +68,20 @@ class FileLog:
         """By path; replaced by each append that adds some, never changed."""
         self._active: _File | None = None
         self._sealed: list[_File] = []
-        numbers = log_numbers(folder)
-        for number in numbers:
-            if number > watermark:
-                found, names = read_log(log_path(folder, number))
-                self.columns |= names
-                if found.events:
-                    self._sealed.append(found)
-        self._next = max([watermark, *numbers]) + 1
+        whole = True
+        for before, number in pairwise([watermark, *(number for number in log_numbers(folder) if number > watermark)]):
+            path = log_path(folder, number)
+            if not whole or number != before + 1:
+                # Its lines may have columns that only a log which is missing, or what was cut off of one, gives a name.
+                whole = False
+                aside = path.rename(path.with_name(f"{path.name}.set-aside-{int(time.time())}"))
+                _log.error("a log before this one is missing or damaged; it was set aside", extra={"set_aside": str(aside)})
+                continue
+            found, names, whole = read_log(path)
+            self.columns |= names
+            if found.events:
+                self._sealed.append(found)
+        self._next = max([watermark, *log_numbers(folder)]) + 1
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
         """Write the lines that `encode` makes and wait until they are on disk; returns their number.
@@ -210,7 +219,7 @@ def next_number(columns: Mapping[str, str]) -> int:
 
 def log_numbers(folder: Path) -> list[int]:
     """Numbers of the logs in a folder, oldest first."""
-    return sorted(int(path.stem) for path in folder.glob("*.ndjson") if path.stem.isdigit())
+    return sorted(int(path.stem) for path in folder.glob("*.ndjson") if _NUMBER(path.stem))
 
 
 def log_path(folder: Path, number: int) -> Path:
@@ -234,8 +243,8 @@ def appends(path: Path) -> Iterator[tuple[list[bytes], int]]:
             lines, crc = [], 0
 
 
-def read_log(path: Path) -> tuple[_File, dict[str, str]]:
-    """What a log holds, and the columns that it names, by path, after a start.
+def read_log(path: Path) -> tuple[_File, dict[str, str], bool]:
+    """What a log holds after a start, the columns that it names, by path, and whether these are all that it named.
 
     What was never acknowledged is cut off. Where acknowledged appends follow it, which no crash leaves, it is set aside in a file
     beside the log.
@@ -249,9 +258,7 @@ def read_log(path: Path) -> tuple[_File, dict[str, str]]:
             else:
                 times.append(int(line[5 : line.index(b",")]))
         found.take(times, max(map(len, lines)), position - found.bytes)
-    if found.bytes < path.stat().st_size:
-        _cut(path, found.bytes)
-    return found, names
+    return found, names, found.bytes == path.stat().st_size or _cut(path, found.bytes)
 
 
 def time_of(line: str) -> int:
@@ -266,7 +273,9 @@ def _mark(line: bytes) -> object:
         return None
 
 
-def _cut(path: Path, size: int) -> None:
+def _cut(path: Path, size: int) -> bool:
+    """Whether nothing that was acknowledged and named a column is gone."""
+    whole = True
     with path.open("r+b") as file:
         file.seek(size)
         rest = file.read()
@@ -275,9 +284,11 @@ def _cut(path: Path, size: int) -> None:
             aside = path.with_name(f"{path.name}.from-{size}.set-aside")
             aside.write_bytes(rest)
             aside.chmod(0o600)
+            whole = _NAMES not in rest
             _log.error("a log is damaged; what follows was set aside", extra={"log": str(path), "set_aside": str(aside)})
         file.truncate(size)
         os.fsync(file.fileno())
+    return whole
 
 
 def sync(path: Path) -> None:
