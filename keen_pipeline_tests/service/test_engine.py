@@ -16,6 +16,7 @@ from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
+from keen_pipeline.service.storage import upkeep
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
@@ -41,7 +42,8 @@ def test_threads_share_the_memory_however_many_processors_there_are(tmp_path: Pa
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_long_lists_are_looked_through_with_the_least_memory(tmp_path: Path, folded: bool) -> None:
+def test_long_lists_are_looked_through_with_the_least_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folded: bool) -> None:
+    monkeypatch.setattr(upkeep, "DUE_BYTES", 2**40)  # a fold beside the query would take of the memory
     place = Place(tmp_path)
     service = place.open(memory_mib=128)
     words = [f"{n:x}" * 8 for n in range(40_000, 55_000)]

@@ -162,6 +162,8 @@ def whole_number(value: Any, field: str, most: int) -> int | None:
     """A whole number from 1 to `most`, or its digits; None and the empty text are none. Raises InvalidInputError."""
     if value is None or value == "":
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON does not tell 2.0 from 2
     text = str(value)
     if (
         isinstance(value, (str, int))
