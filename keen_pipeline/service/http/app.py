@@ -27,7 +27,6 @@ _PREFLIGHT_SECONDS = 86_400
 
 
 def make_app(service: Service) -> ASGIApp:
-    """The application over a service."""
     # What isn't known is the machine's, or the service's own fault: Starlette raises it again, and the server logs it.
     known = (KeenPipelineError, HTTPException, ClientDisconnect, Exception)
     app = Starlette(routes=routes(), exception_handlers=dict.fromkeys(known, _on_error))

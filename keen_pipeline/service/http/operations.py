@@ -20,7 +20,6 @@ _ABSENT = {
 
 
 async def openapi(call: Call) -> Response:
-    """This service, described."""
     return JsonResponse(document(OPERATIONS, call.base_url, call.service.credentials.project_id))
 
 

@@ -54,7 +54,6 @@ class BoundedProtocol(H11Protocol):
             self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
         self._places.leave(self)
         super().connection_lost(exc)
 

@@ -31,12 +31,10 @@ ERRORS = {
 
 
 def ref(name: str) -> dict[str, Any]:
-    """A reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def json_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """The content of a JSON body."""
     return {"application/json": {"schema": schema}}
 
 

@@ -16,7 +16,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -174,7 +173,6 @@ class FileLog:
             os.utime(log_path(self._folder, file.number))
 
     def sweep(self, watermark: int, seconds: float) -> None:
-        """Remove logs that have been in the table for so many seconds."""
         for number in log_numbers(self._folder):
             path = log_path(self._folder, number)
             if number <= watermark and path.stat().st_mtime < time.time() - seconds:
@@ -191,7 +189,6 @@ class FileLogs:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
-        """The collections that have, or had, events here."""
         return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
@@ -207,13 +204,8 @@ class FileLogs:
         """Of the collections that were opened since the start."""
         return [backlog for name, log in list(self._open.items()) if (backlog := log.backlog(name)).bytes]
 
-    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
-        """There is no other process."""
-        return nullcontext(enter_result=True)
-
 
 def next_number(columns: Mapping[str, str]) -> int:
-    """The number of the next column."""
     return max((int(column[1:]) for column in columns.values()), default=-1) + 1
 
 
@@ -223,7 +215,6 @@ def log_numbers(folder: Path) -> list[int]:
 
 
 def log_path(folder: Path, number: int) -> Path:
-    """The file of a log."""
     return folder / f"{number:012d}.ndjson"
 
 

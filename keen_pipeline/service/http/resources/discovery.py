@@ -64,13 +64,11 @@ async def health(call: Call) -> Response:
 
 
 async def metrics(call: Call) -> Response:
-    """For Prometheus."""
     text = await call.run(HEALTH, call.service.metrics.text)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def version(call: Call) -> Response:
-    """Where the projects are."""
     return JsonResponse({"projects_resource_url": f"{call.base_url}{call.operation.path}/projects"})
 
 
@@ -80,12 +78,10 @@ async def projects(call: Call) -> Response:
 
 
 async def project(call: Call) -> Response:
-    """The project with its collections."""
     return JsonResponse(await _project(call))
 
 
 async def queries(call: Call) -> Response:
-    """The queries that there are."""
     return JsonResponse((await _project(call))["queries"])
 
 

@@ -42,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 
 async def add_event(call: Call) -> Response:
-    """Store one event."""
     body = await read_body(call.request)
     await call.run(INGEST, lambda: _store_one(call, body()))
     return JsonResponse({"created": True}, status_code=201)
