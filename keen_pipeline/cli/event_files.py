@@ -38,6 +38,7 @@ from keen_pipeline.service.events.properties import path_of_name, unflatten
 from keen_pipeline.timeframe import UTC, format_instant
 
 BATCH_BYTES = 5_000_000
+BATCH_EVENTS = 50_000  # the embedded service takes 100,000
 MAX_LINE_BYTES = 64 * 1024 * 1024
 STANDARD_INPUT = "-"
 KINDS = (".ndjson", ".jsonl", ".csv", ".parquet")
@@ -54,7 +55,7 @@ class NoEventsError(InvalidInputError):
 
 
 def read_event_batches(source: str | Path, batch_bytes: int = BATCH_BYTES) -> Iterator[list[dict[str, Any]]]:
-    """Lists of events whose JSON (ASCII) together has at most `batch_bytes` bytes (a single larger event stands alone).
+    """Lists of at most BATCH_EVENTS events whose JSON (ASCII) has at most `batch_bytes` bytes (a single larger event stands alone).
 
     Raises InvalidInputError naming the file and the line (of Parquet: the row) of what can't be read, after all events before it
     were given out; NoEventsError for a file that is not empty and holds none.
@@ -64,7 +65,7 @@ def read_event_batches(source: str | Path, batch_bytes: int = BATCH_BYTES) -> It
     try:
         for place, event in _events(source):
             weight = len(_json(event, place)) + 1
-            if batch and size + weight > batch_bytes:
+            if batch and (size + weight > batch_bytes or len(batch) == BATCH_EVENTS):
                 yield batch
                 batch, size = [], 0
             batch.append(event)

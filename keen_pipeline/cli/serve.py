@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import click
 
-from keen_pipeline.cli.storage_objects import StorageObjects
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service import ServiceConfig, serve
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, RetryableError, ServiceUnavailableError
+from keen_pipeline.landing.storages.storage import normal_root, open_storage
+from keen_pipeline.service import ServiceConfig, StorageError, serve
 from keen_pipeline.settings import Settings
+
+_CHUNK_BYTES = 1024 * 1024
+_log = logging.getLogger(__name__)
 
 
 @click.command("serve")
@@ -134,3 +141,58 @@ def _fault(text: str) -> tuple[str, int]:
             f"--fail-extraction {text!r}: expected COLLECTION=N or COLLECTION@YYYY-MM-DD=N", field="--fail-extraction"
         )
     return key, int(number)
+
+
+class StorageObjects:
+    """Where the service keeps what does not lie in its data folder: the storage below a root URI, one of those of the landing.
+
+    Raises ConfigurationError for one that no storage of ours is named by.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._root = normal_root(uri)
+        self._storage = open_storage(self._root, {})
+
+    def prove(self) -> None:
+        """Raises ConfigurationError where nothing can be written, read and removed there."""
+        probe = f"{self._root}/probe-{uuid.uuid4().hex}"
+        self._storage.write(probe, b"keen_pipeline")
+        with self._storage.open(probe) as file:
+            if file.read() != b"keen_pipeline":
+                raise ConfigurationError(f"service: {self._root} gives back other bytes than it was given")
+        self._storage.remove(probe)
+
+    def put(self, name: str, source: Path) -> None:
+        """Make a local file the object of a name: whole, or not at all."""
+        target = f"{self._root}/{name}"
+        with _own_errors(), source.open("rb") as file, self._storage.stage(target) as stage:
+            while chunk := file.read(_CHUNK_BYTES):
+                rest = memoryview(chunk)
+                while rest:  # it is unbuffered, and may take less than it is given
+                    rest = rest[stage.write(rest) :]
+            self._storage.publish(stage, target)
+
+    def open(self, name: str) -> BinaryIO:
+        """A binary reader of an object. Raises FileNotFoundError where there is none."""
+        with _own_errors():
+            return self._storage.open(f"{self._root}/{name}")
+
+    def remove(self, name: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        with _own_errors():
+            self._storage.remove(f"{self._root}/{name}")
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """The words of a storage name its bucket or host, and are for whoever runs the service, not for who asks it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        _log.error("the storage refuses", extra={"reason": str(error)})
+        raise StorageError(
+            "the service's storage refuses what it took when the service started; the service's log says why"
+        ) from None
+    except RetryableError as error:
+        _log.warning("the storage is away", extra={"reason": str(error)})
+        raise ServiceUnavailableError("the service's storage is away; ask again later", retry_after=error.retry_after) from None

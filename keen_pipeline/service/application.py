@@ -83,7 +83,7 @@ class Service:
         """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""
         limit = self.config.mails_per_minute if kind == MAILS else self.config.requests_per_minute
         if limit is not None:
-            self.backend.limits.count(kind, limit)
+            self.backend.count_request(kind, limit)
 
     def add_event(self, collection: str, event: object, *, version: str) -> None:
         """Store one event of the v2.0 or v3.0 form. Raises InvalidInputError."""
@@ -103,7 +103,7 @@ class Service:
                     lines.append(encoder.encode(event))
                     problems.append(None)
                 except InvalidInputError as error:
-                    problems.append(error)
+                    problems.append(error.with_traceback(None))  # which would hold the event
             return lines
 
         self.metrics.events.inc(self.store.append(collection, encode))

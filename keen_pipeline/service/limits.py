@@ -5,20 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Protocol
 
 from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
 
 WINDOW_SECONDS = 60.0
 EXTRACTIONS, QUERIES, MAILS = "extraction", "query", "mail"
-
-
-class RequestLimit(Protocol):
-    """Counts the requests of each kind. After `limit` within a minute, every request of that kind is refused for a minute."""
-
-    def count(self, kind: str, limit: int) -> None:
-        """Count one request. Raises RateLimitedError with the seconds to wait."""
-        ...
 
 
 def refused(kind: str, seconds: float) -> RateLimitedError:
@@ -32,7 +23,7 @@ def exceeded(kind: str, limit: int) -> RateLimitedError:
 
 
 class RequestsPerMinute:
-    """The limit of one process."""
+    """The limit of one process: past so many requests of a kind within a minute, every one of it is refused for a minute."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +31,6 @@ class RequestsPerMinute:
         self._refused_until: dict[str, float] = {}
 
     def count(self, kind: str, limit: int) -> None:
-        """See `RequestLimit`."""
         now = time.monotonic()
         with self._lock:
             until = self._refused_until.get(kind, 0.0)

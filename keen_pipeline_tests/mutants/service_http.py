@@ -33,14 +33,18 @@ _PLACES = _test("connections", "who_gives_way_to_whom")
 _JUST_COME = _test("connections", "one_that_has_just_come_is_not_taken_for_a_silent_one")
 _HEAD = _test("connections", "a_head_that_does_not_come_ends_the_connection_with_an_answer")
 _BODY = _test("connections", "a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_nothing")
+_UNREAD = _test("connections", "unread_answers_are_bounded_together_and_the_slowest_reader_goes_first")
+_MANY = _test("limits", "too_many_events_in_one_request_are_refused_whole")
+_MISSING = _test("folder", "logs_after_one_that_is_missing_are_set_aside_as_it_may_have_named_their_columns")
+_DAMAGED = _test("folder", "logs_after_one_that_is_damaged_are_read_if_their_columns_are_known")
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Parameters and bodies.
     (f"{_HTTP}/parameters.py", "if body or (with_body and", "if (with_body and", _DELETE_REFUSED),
     (
         f"{_HTTP}/parameters.py",
-        "    unknown = sorted(set(parameters).difference(names))",
-        "    unknown: list[str] = []",
+        'unknown = sorted(n for n, v in parameters.items() if n not in names and not (n in _OFTEN_ASKED and v in (None, "")))',
+        "unknown: list[str] = []",
         _DELETE_REFUSED,
     ),
     (f"{_HTTP}/parameters.py", "        if name in made:", "        if False:", _DELETE_REFUSED),
@@ -118,7 +122,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_SERVICE}/names.py", "MAX_NAME_CHARACTERS = 64", "MAX_NAME_CHARACTERS = 65", _test("clients", "names_that_nobody_allows")),
     (f"{_SERVICE}/events/properties.py", 'if names == "v3" and path != name and', "if False and", _LITERAL),
     (f"{_SERVICE}/events/properties.py", ' or one.startswith(f"{name}.")', "", _LITERAL),
-    (f"{_HTTP}/resources/collections.py", '        if parameters.get(name) == "":', "        if False:", _DELETE_REFUSED),
+    (
+        f"{_HTTP}/resources/collections.py",
+        '        if name in parameters and parameters[name] in (None, ""):',
+        "        if False:",
+        _DELETE_REFUSED,
+    ),
     (
         f"{_HTTP}/parameters.py",
         "if parameter.required and",
@@ -251,14 +260,33 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_HTTP}/protocol.py", "            self._look_at_body(now)", "            pass", _BODY),
     (
         f"{_HTTP}/protocol.py",
-        "if self._unread_since is not None and",
-        "if False and",
+        "if self.unread_since is not None:",
+        "if False:",
         _test("connections", "a_reader_that_reads_nothing_is_let_go"),
     ),
     (
         f"{_HTTP}/protocol.py",
-        "SLOWEST_BODY = 1024",
-        "SLOWEST_BODY = 102_400",
+        "if self._unread_bytes - self.unread_bytes() < (now",
+        "if 0 < (now",
+        _test("connections", "a_slow_but_steady_reader_gets_the_whole_answer"),
+    ),
+    (f"{_HTTP}/connections.py", "        self._give_up_unread()", "        pass", _UNREAD),
+    (f"{_HTTP}/connections.py", "key=lambda one: one.unread_since or 0", "key=lambda one: -(one.unread_since or 0)", _UNREAD),
+    (f"{_HTTP}/resources/events.py", "MAX_EVENTS = 100_000", "MAX_EVENTS = 100_001", _MANY),
+    (
+        f"{_HTTP}/resources/collections.py",
+        "            if size > limit:",
+        "            if False:",
+        _test("limits", "schemas_larger_than_an_answer_are_refused_together_and_given_one_by_one"),
+    ),
+    (f"{_SERVICE}/storage/event_log.py", "if not whole or number != before + 1:", "if not whole:", _MISSING),
+    (f"{_SERVICE}/storage/event_log.py", "if not whole or number != before + 1:", "if number != before + 1:", _MISSING),
+    (f"{_SERVICE}/storage/event_log.py", "whole = _NAMES not in rest", "whole = False", _DAMAGED),
+    (f"{_SERVICE}/storage/event_log.py", "whole = _NAMES not in rest", "whole = True", _DAMAGED),
+    (
+        f"{_HTTP}/protocol.py",
+        "SLOWEST = 1024",
+        "SLOWEST = 102_400",
         _test("connections", "a_slow_but_steady_body_is_taken"),
     ),
     (

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.cli.storage_objects import StorageObjects
+from keen_pipeline.cli.serve import StorageObjects
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.events import analyses

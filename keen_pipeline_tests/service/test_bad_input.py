@@ -217,6 +217,7 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
         ("count", {"event_collection": ""}, "event_collection"),
         ("extraction", {"latest": 10**400}, "latest"),
         ("extraction", {"latest": 0}, "latest"),
+        ("extraction", {"latest": 1.5}, "latest"),
         ("extraction", {"latest": "x"}, "latest"),
         ("extraction", {"property_names": []}, "property_names"),
         ("extraction", {"content_type": "text/xml"}, "content_type"),
@@ -260,3 +261,8 @@ def test_a_property_may_be_called_like_a_list(http: Http, collection: str) -> No
 def test_whole_seconds_east_of_utc_may_be_written_with_a_fraction_of_zero(http: Http, collection: str) -> None:
     http.add(collection, {"a": 1})
     assert http.query("count", collection, timeframe="this_2_years", timezone=3600.0) == 1
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_zero(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1}, {"a": 2}, {"a": 3})
+    assert len(http.query("extraction", collection, latest=2.0)) == 2

@@ -19,7 +19,7 @@ from keen_pipeline_tests.service.http_client import Http
 PAGE = "https://shop.example"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT"])
 @pytest.mark.parametrize("path", ["/2.0/projects/x/purchases", "/3.0/projects/x/events", "/3.0/projects/x/queries/count"])
 def test_a_browser_may_ask_from_any_page(http: Http, method: str, path: str) -> None:
     asked = {"Access_Control_Request_Method": method, "Access_Control_Request_Headers": "authorization,content-type,keen-sdk"}
@@ -132,6 +132,12 @@ def test_an_image_beacon_stores_its_event_and_answers_a_pixel(http: Http, collec
     answer = beacon(http, collection, data)
     assert (answer.status, answer.headers["Content-Type"], answer.data[:6]) == (200, "image/gif", b"GIF89a")
     assert http.query("select_unique", collection, target_property="path") == ["ÿÿÿ>>>???~"]
+
+
+def test_an_image_beacon_may_have_a_number_against_caches(http: Http, collection: str) -> None:
+    assert beacon(http, collection, USUAL, _="1700000000").status == 200
+    assert beacon(http, collection, USUAL, other="1700000000").json()["field"] == "other"
+    assert http.query("count", collection) == 1
 
 
 def test_a_plus_that_the_client_did_not_encode_is_still_a_plus(http: Http, collection: str) -> None:
@@ -257,6 +263,8 @@ def test_a_delete_deletes_what_its_filters_say_wherever_they_stand(http: Http, c
         ({"params": {"filters": []}, "body": {"filters": []}}, "filters"),
         ({"params": {"filters": ""}}, "filters"),
         ({"params": {"timeframe": ""}}, "timeframe"),
+        ({"body": {"filters": None}}, "filters"),
+        ({"body": {"timeframe": None, "filters": []}}, "timeframe"),
         ({"body": b'{"filters": [], "filters": []}'}, "filters"),
     ],
 )
@@ -289,13 +297,18 @@ def test_properties_whose_names_look_like_those_of_the_other_version(http: Http,
     there = [{"property_name": "body:y", "operator": "exists", "property_value": True}]
     assert [http.query("count", collection, filters=filters) for filters in (two, either, there)] == [1, 2, 2]
     assert http.query("extraction", collection, property_names=["header:x"], filters=two) == [{"header:x": 2}]
+    # A property in an object comes before one whose name has the dot itself.
+    http.add(collection, {"a.b": 1, "a": {"b": 2}}, {"a.b": 4})
+    assert http.query("sum", collection, target_property="a.b") == 2 + 4
     # v2.0's names still mean what they mean in v2.0, in either version.
     assert http.query("sum", collection, target_property="body:q") == 0
     answer = http.json("GET", f"{http.v2}/{collection}/_select_unique", params={"distinct_property": "body:y"})
     assert sorted(answer["results"]) == [5, 6, 7]
+    answer = http.json("GET", f"{http.v2}/{collection}/_select_unique", params={"distinct_property": "body:a:b"})
+    assert sorted(answer["results"]) == [2, 4]
     nine = [{"property_name": "header:timestamp", "operator": "eq", "property_value": 9}]
     assert http.request("DELETE", f"{http.v3}/events/{collection}", body={"filters": nine}).status == 204
-    assert http.query("count", collection) == 2
+    assert http.query("count", collection) == 4
 
 
 def test_discovery_leads_from_the_root_to_the_collections(http: Http, collection: str) -> None:
@@ -307,6 +320,8 @@ def test_discovery_leads_from_the_root_to_the_collections(http: Http, collection
     assert project["id"] == http.endpoint.project_id
     assert collection in [one["name"] for one in project["events"]]
     assert "extraction" in [one["name"] for one in project["queries"]]
+    assert http.json("GET", project["queries_url"], key="read_key") == project["queries"]
+    assert collection in [one["name"] for one in http.json("GET", project["events_url"], key="read_key")]
     assert http.request("GET", "/3.0/projects/another").status == 404
     assert http.request("GET", "/3.0/projects", key=None).status == 401
 
@@ -320,12 +335,24 @@ def test_discovery_leads_from_the_root_to_the_collections(http: Http, collection
         ("queries/saved/monthly/result", "saved queries are not offered"),
         ("datasets/x", "cached datasets are not offered"),
         ("keys", "access keys are not offered"),
+        ("events/purchases/properties/amount", "are not resources of this service"),
     ],
 )
 def test_what_is_absent_says_so_in_a_word(http: Http, path: str, words: str) -> None:
     answer = http.request("POST", f"{http.v3}/{path}", body={})
     assert answer.status == 404
     assert words in answer.json()["message"]
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_a_parameter_that_is_absent_may_stand_there_empty(http: Http, collection: str, empty: Any) -> None:
+    http.add(collection, {"a": 1})
+    sent = dict.fromkeys(("group_by", "interval", "order_by", "filters", "timeframe", "timezone", "max_age"), empty)
+    assert http.query("count", collection, **sent) == 1
+    query = "&".join(f"{name}=" for name in sent)
+    assert http.json("GET", f"{http.v3}/queries/count?event_collection={collection}&{query}") == {"result": 1}
+    answer = http.request("POST", f"{http.v3}/queries/count", body={"event_collection": collection, "steps": []})
+    assert (answer.status, answer.json()["field"]) == (400, "steps")
 
 
 @pytest.mark.parametrize("parameter", ["group_by", "interval", "order_by"])

@@ -6,7 +6,8 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import Mock
@@ -20,7 +21,7 @@ from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.http.connections import Connections
+from keen_pipeline.service.http.connections import MAX_UNREAD_BYTES, Connections
 from keen_pipeline.service.http.server import _Server
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
@@ -109,18 +110,34 @@ def test_a_slow_but_steady_body_is_taken(hasty: Http) -> None:
         assert rest(connection).startswith(b"HTTP/1.1 201 ")
 
 
-def test_a_reader_that_reads_nothing_is_let_go(hasty: Http) -> None:
-    hasty.add("large", *[{"text": "x" * 100_000} for _ in range(80)])
-    query = f"GET {hasty.v3}/queries/extraction?event_collection=large HTTP/1.1\r\nHost: x\r\n"
-    head = f"{query}Authorization: {hasty.endpoint.read_key}\r\n\r\n".encode()
-    url = urlsplit(hasty.endpoint.base_url)
+@contextmanager
+def large_answer(http: Http) -> Iterator[socket.socket]:
+    """A connection on which 8 MB of JSON are on their way."""
+    http.add("large", *[{"text": "x" * 100_000} for _ in range(80)])
+    query = f"GET {http.v3}/queries/extraction?event_collection=large&latest=80 HTTP/1.1\r\nHost: x\r\n"
+    url = urlsplit(http.endpoint.base_url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         connection.connect((url.hostname, url.port))
-        connection.sendall(head)
+        connection.sendall(f"{query}Authorization: {http.endpoint.read_key}\r\n\r\n".encode())
         connection.settimeout(20)
+        yield connection
+
+
+def test_a_reader_that_reads_nothing_is_let_go(hasty: Http) -> None:
+    with large_answer(hasty) as connection:
         time.sleep(3)  # the service waits one second for a reader
         assert len(rest(connection)) < 8_000_000
+
+
+def test_a_slow_but_steady_reader_gets_the_whole_answer(hasty: Http) -> None:
+    with large_answer(hasty) as connection:
+        received, began = 0, time.monotonic()
+        while received < 8_000_000 and (part := connection.recv(65536)):
+            received += len(part)
+            time.sleep(max(0.0, began + received / 2_000_000 - time.monotonic()))
+        assert received >= 8_000_000
+        assert time.monotonic() - began > 3  # the service waits one second for a reader
 
 
 @pytest.mark.parametrize("kind", ["silent", "half a head", "half a body", "idle"])
@@ -165,6 +182,7 @@ class Fake:
 
     def __init__(self, address: str, sends: bool = False) -> None:
         self.address, self.sends, self.aborted = address, sends, False
+        self.unread_since: float | None = None
 
     def still_sends(self) -> bool:
         return self.sends
@@ -185,6 +203,41 @@ def test_a_connection_that_fails_when_it_is_looked_at_is_closed_and_the_others_a
     assert places.admit(other)
     places.look()
     assert (broken.aborted, other.aborted) == (True, True)
+
+
+@dataclass
+class Unread:
+    """A connection whose client takes its answer slowly, or has taken it."""
+
+    unread_since: float | None
+    bytes: int
+    address: str = "a"
+    aborted: bool = False
+
+    def unread_bytes(self) -> int:
+        return 0 if self.aborted else self.bytes
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def look(self, now: float) -> None:
+        pass
+
+    __hash__ = object.__hash__
+
+
+def test_unread_answers_are_bounded_together_and_the_slowest_reader_goes_first() -> None:
+    places = Connections(most=9, most_per_address=9)
+    third = MAX_UNREAD_BYTES // 3
+    readers = [Unread(2.0, third), Unread(1.0, third), Unread(None, third), Unread(3.0, third)]
+    for one in readers:
+        assert places.admit(one)  # type: ignore[arg-type]
+    places.look()
+    assert [one.aborted for one in readers] == [False] * 4
+    readers.append(Unread(4.0, third))
+    assert places.admit(readers[-1])  # type: ignore[arg-type]
+    places.look()
+    assert [one.aborted for one in readers] == [False, True, False, False, False]
 
 
 def test_an_idle_service_whose_database_is_away_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,10 @@ from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
+from keen_pipeline.service.storage import upkeep
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
 from keen_pipeline.service.storage.state import SqliteDatabase
-from keen_pipeline_tests.service.stores import fold
+from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
 
 
 def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
@@ -29,6 +30,38 @@ def test_a_query_without_memory_may_be_asked_again(tmp_path: Path) -> None:
     with engine.query() as cursor:
         assert cursor.execute("SELECT 1").fetchone() == (1,)
     engine.close()
+
+
+@pytest.mark.parametrize(("mib", "most"), [(128, 1), (255, 1), (512, 4), (1_048_576, 8192)])
+def test_threads_share_the_memory_however_many_processors_there_are(tmp_path: Path, mib: int, most: int) -> None:
+    engine = Engine(tmp_path, mib, 60)
+    with engine.query() as cursor, duckdb.connect() as usual:
+        (threads,), (processors,) = (c.execute("SELECT current_setting('threads')").fetchall()[0] for c in (cursor, usual))
+    assert threads == min(most, processors)
+    engine.close()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_long_lists_are_looked_through_with_the_least_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folded: bool) -> None:
+    monkeypatch.setattr(upkeep, "DUE_BYTES", 2**40)  # a fold beside the query would take of the memory
+    place = Place(tmp_path)
+    service = place.open(memory_mib=128)
+    words = [f"{n:x}" * 8 for n in range(40_000, 55_000)]
+    for n in range(0, 60, 6):
+        assert (
+            service.add_events("shop", [{"n": n + k, "list": [*words, "a,", f"needle{(n + k) % 10}", '"x"']} for k in range(6)])
+            == [None] * 6
+        )
+    if folded:
+        fold(service, "shop")
+    service.add_events(
+        "shop", [{"n": 60, "list": [13.4, 52.5]}, {"n": 61, "list": "needle3 and more"}, {"n": 62, "list": [["needle3"]]}]
+    )
+    expected = {"needle3": 7, "needle": 1, "absent": 0}
+    assert {text: number(service, "shop", rule("list", "contains", text)) for text in expected} == expected
+    near = {"coordinates": [13.4, 52.5], "max_distance_miles": 1}
+    assert n_of(service, "shop", rule("list", "within", near)) == [60]
+    place.close()
 
 
 def test_a_query_that_begins_while_the_engine_closes_is_cancelled_too(tmp_path: Path) -> None:
@@ -69,7 +102,7 @@ def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(t
         for name, events, properties in (("large", 3, 2), ("wide", len(wide) + 1, room - room % 2)):
             for _ in range(2):  # from the logs, then from files
                 with service.store.snapshot(name) as snapshot, service.engine.cursor() as cursor:
-                    assert snapshot.events == events
+                    assert sum(part.events for part in snapshot.segments) == events
                     assert sum(1 for path in snapshot.columns if not path.startswith("keen.")) == properties
                     assert write_csv(cursor, Selection(snapshot, (), None, "v2"), tmp_path / "out.csv") == events
                 fold(service, name)

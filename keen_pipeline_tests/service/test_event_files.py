@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from keen_pipeline.cli import event_files
 from keen_pipeline.cli import load as load_command
-from keen_pipeline.cli.event_files import read_event_batches
+from keen_pipeline.cli.event_files import BATCH_EVENTS, read_event_batches
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import InvalidInputError, ServiceUnavailableError
@@ -29,6 +29,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.service.events.cells import MISSING, decode_field
 from keen_pipeline.service.events.values import encode_value
+from keen_pipeline.service.http.resources.events import MAX_EVENTS
 from keen_pipeline_tests.landing.conftest import BytesSource
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -91,6 +92,13 @@ def test_batches_are_bounded(tmp_path: Path) -> None:
     assert sum(map(len, batches)) == 101
     assert max(map(len, batches)) == 10
     assert len(batches[-1]) == 1
+
+
+def test_batches_have_no_more_events_than_a_service_takes(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_text('{"a":1}\n' * (BATCH_EVENTS + 1))
+    assert [len(batch) for batch in read_event_batches(path)] == [BATCH_EVENTS, 1]
+    assert BATCH_EVENTS <= MAX_EVENTS
 
 
 @pytest.mark.parametrize(

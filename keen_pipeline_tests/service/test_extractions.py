@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from keen_pipeline.cli.storage_objects import StorageObjects
+from keen_pipeline.cli.serve import StorageObjects
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig

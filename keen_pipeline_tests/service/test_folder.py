@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.service.application import Service
 from keen_pipeline.service.storage import event_log, store, upkeep
 from keen_pipeline.service.storage.engine import DiskFullError
 from keen_pipeline.service.storage.files import EventFiles
@@ -170,6 +171,52 @@ def test_a_damaged_log_loses_only_what_is_damaged_and_that_is_set_aside(folder: 
     assert n_of(folder.open(), "shop") == [0]
     (aside,) = log.parent.glob("*.set-aside")
     assert b'"2"' in aside.read_bytes()
+
+
+def logs(service: Service, tmp_path: Path, *batches: dict[str, Any]) -> list[Path]:
+    """One log for each batch, as a read seals the one before it."""
+    for event in batches:
+        service.add_events("shop", [event])
+        number(service, "shop")
+    return sorted((tmp_path / "one" / "log" / "shop").glob("*.ndjson"))
+
+
+def test_logs_after_one_that_is_missing_are_set_aside_as_it_may_have_named_their_columns(folder: Place, tmp_path: Path) -> None:
+    """Read without it, the third event's `n` would have become the next new property, whatever that is called."""
+    _, second, third, _ = logs(folder.open(), tmp_path, {"a": 1}, {"a": 2, "n": 2}, {"a": 3, "n": 3}, {"a": 4, "n": 4})
+    folder.close()
+    second.unlink()
+    text = third.read_bytes()
+    again = folder.open()
+    again.add_events("shop", [{"a": 5, "other": 5}])
+    assert [{k: v for k, v in event.items() if k != "keen"} for event in events(again, "shop")] == [{"a": 1}, {"a": 5, "other": 5}]
+    assert [path.read_bytes() for path in third.parent.glob(f"{third.name}.set-aside-*")] == [text]
+    folder.close()
+    assert number(folder.open(), "shop") == 2
+    assert len(list(third.parent.glob("*.set-aside-*"))) == 2
+
+
+@pytest.mark.parametrize(("names", "found"), [(True, [{"a": 1}]), (False, [{"a": 1}, {"a": 3}])])
+def test_logs_after_one_that_is_damaged_are_read_if_their_columns_are_known(
+    folder: Place, tmp_path: Path, names: bool, found: list[Any]
+) -> None:
+    _, second, third = logs(folder.open(), tmp_path, {"a": 1}, {"n": 2} if names else {"a": 2}, {"a": 3})
+    folder.close()
+    second.write_bytes(second.read_bytes().replace(b'2"', b'7"'))
+    again = folder.open()
+    assert [{k: v for k, v in event.items() if k != "keen"} for event in events(again, "shop")] == found
+    assert len(list(second.parent.glob(f"{second.name}.*set-aside"))) == 1
+    assert third.exists() != names
+
+
+def test_a_file_of_somebody_else_beside_the_logs_is_no_log(folder: Place, tmp_path: Path) -> None:
+    (log,) = logs(folder.open(), tmp_path, {"n": 1})
+    folder.close()
+    others = [log.with_name("2.ndjson"), log.with_name("notes.ndjson"), log.with_name("2026-01-01.ndjson")]
+    for other in others:
+        other.write_text("mine")
+    assert n_of(folder.open(), "shop") == [1]
+    assert [other.read_text() for other in others] == ["mine"] * 3
 
 
 def test_a_folder_of_the_first_layout_is_converted(folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Keen's own JavaScript clients, keen-tracking and keen-analysis, in Node and in Chromium, against the service."""
+"""Keen's own JavaScript clients: keen-tracking and keen-analysis in Node and in Chromium, and in Node those before them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,12 +18,12 @@ import pytest
 from keen_pipeline_tests.service.http_client import Http
 
 HERE = Path(__file__).parent
-PACKAGES = ("keen-tracking@5.0.1", "keen-analysis@3.7.0")
+PACKAGES = ("keen-tracking@5.0.1", "keen-analysis@3.7.0", "keen-js@3.4.1", "keen.io@0.1.5")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both clients."""
+    """A folder with the clients."""
     folder = tmp_path_factory.mktemp("js")
     (folder / "package.json").write_text('{"private": true}')
     command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", *PACKAGES]
@@ -30,15 +31,40 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def in_node(script: str, installed: Path, http: Http, where: str, collection: str) -> dict[str, Any]:
+    """What a script has found."""
+    shutil.copy(HERE / script, installed)
+    endpoint = http.endpoint
+    keys = [endpoint.project_id, endpoint.read_key, endpoint.write_key, endpoint.master_key, collection]
+    done = subprocess.run(["node", script, where, *keys], cwd=installed, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.slow
+def test_older_clients_in_node(http: Http, collection: str, installed: Path) -> None:
+    found = in_node("js_older_clients.cjs", installed, http, http.endpoint.base_url, collection)
+    single, bulk = {"created": True}, {collection: [{"success": True}]}
+    assert "properties of a collection are not resources" in found.pop("io_property")
+    assert "saved queries are not offered" in found.pop("js_saved")
+    for client in ("js", "io"):
+        assert "does not offer group_by" in found.pop(f"{client}_sum_grouped")
+    same = {"single": single, "bulk": bulk, "view": "num", "sum": {"result": 15}, "percentile": {"result": 8}}
+    same["select_unique"] = {"result": [1, 2, 4, 8]}
+    assert found == {
+        **{f"{client}_{name}": answer for client in ("js", "io") for name, answer in same.items()},
+        "io_project": http.endpoint.project_id,
+        "io_extraction": 4,
+        "js_left": 2,
+        "io_left": 0,
+    }
+
+
 @pytest.mark.slow
 def test_in_node(http: Http, collection: str, installed: Path) -> None:
-    shutil.copy(HERE / "js_clients.mjs", installed)
-    endpoint, name = http.endpoint, f"{collection}:node"
-    keys = [endpoint.project_id, endpoint.read_key, endpoint.write_key, endpoint.master_key, name]
-    command = ["node", "js_clients.mjs", urlsplit(endpoint.base_url).netloc, *keys]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    name = f"{collection}:node"
+    found = in_node("js_clients.mjs", installed, http, urlsplit(http.endpoint.base_url).netloc, name)
     found["select_unique"].sort()
     assert "is not a legal name" in found.pop("refused")
     assert found == {
@@ -103,7 +129,12 @@ def test_in_chromium_from_a_page_of_another_origin(http: Http, collection: str, 
             raise AssertionError(problems) from error
         browser.close()
     found["select_unique"].sort()
+    for name, words in (("grouped", "does not offer group_by"), ("saved", "saved queries are not")):
+        assert words in found.pop(name)
     assert found == {
+        "viewed": ["A shop's page", True],
+        "count": 6,
+        "filtered": 2,
         "single": {"created": True},
         "bulk": {f"{collection}:page": [{"success": True}, {"success": True}]},
         "count_unique": 6,

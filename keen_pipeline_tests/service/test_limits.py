@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from pathlib import Path
 
+import pytest
+
 from keen_pipeline.service import embedded
+from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
@@ -48,6 +52,32 @@ def test_too_large_an_extraction_is_refused(data: Path) -> None:
         assert (answer.status, json.loads(answer.data)["error_code"]) == (400, "ExtractionTooLargeError")
         few = [{"property_name": "n", "operator": "lt", "property_value": 2}]
         assert http.csv("purchases", filters=few).count(b"\n") == 3
+
+
+@pytest.mark.parametrize("name", ["purchases", "$refused"])
+def test_too_many_events_in_one_request_are_refused_whole(http: Http, collection: str, name: str) -> None:
+    """Each would get a result of a hundred bytes and more: 10 MB of `7,` took 7 GB of memory and two minutes."""
+    body = json.dumps({collection: [{"a": 1}] * 99_999, name: [7, 7]}, separators=(",", ":")).encode()
+    answer = http.request("POST", f"{http.v3}/events", body=gzip.compress(body), Content_Encoding="gzip")
+    assert (answer.status, answer.json()["error_code"]) == (413, "RequestTooLargeError")
+    assert http.request("GET", f"{http.v3}/events/{collection}").status == 404
+    fewer = body.replace(b"[7,7]", b"[7]")
+    answer = http.request("POST", f"{http.v3}/events", body=gzip.compress(fewer), Content_Encoding="gzip")
+    assert [one["success"] for one in answer.json()[name]] == [False]
+    assert http.query("count", collection) == 99_999
+
+
+def test_schemas_larger_than_an_answer_are_refused_together_and_given_one_by_one(data: Path) -> None:
+    with configured(data, max_answer_bytes=64 * 1024) as service:
+        http = Http(service.endpoint)
+        for number in range(3):
+            http.add(f"shop-{number}", {f"{'k' * 200}{n}": n for n in range(150)})
+        answer = http.request("GET", f"{http.v3}/events")
+        assert (answer.status, answer.json()["error_code"]) == (400, "ExtractionTooLargeError")
+        one = http.json("GET", f"{http.v3}/events/shop-1")
+        assert len(one["properties"]) == 153
+        assert http.request("DELETE", f"{http.v3}/events/shop-0").status == 204
+        assert one in http.json("GET", f"{http.v3}/events")
 
 
 def test_extractions_told_to_fail(data: Path) -> None:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from keen_pipeline.errors import NotFoundError
+from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.http.server import _bind
 from keen_pipeline_tests.service.http_client import Http
 
@@ -96,3 +98,8 @@ def test_no_answer_waits_for_an_acknowledgement() -> None:
                     return await found
 
     assert asyncio.run(accepted()) != 0
+
+
+def test_a_fault_of_the_service_s_own_says_that_its_connection_ends() -> None:
+    assert "connection" not in error_answer(NotFoundError("none")).headers
+    assert error_answer(IndexError("a fault of ours")).headers["connection"] == "close"

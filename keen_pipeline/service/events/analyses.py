@@ -32,7 +32,8 @@ FIGURES: dict[str, str] = {
     "sum": "coalesce(fsum(v), 0)",
     "minimum": "min(v)",
     "maximum": "max(v)",
-    "average": "favg(v)",
+    # Of large numbers the sum alone may be outside the range of a double.
+    "average": f"CASE WHEN isfinite(fsum(v)) THEN favg(v) ELSE favg(v / {2**64}) * {2**64} END",
     "median": "quantile_disc(v, 0.5)",
     "percentile": "quantile_cont(v, {share})",
 }

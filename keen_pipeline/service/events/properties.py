@@ -94,9 +94,9 @@ def meant_path(name: str, known: Iterable[str], names: str = "v3") -> str:
 
 
 def matching_paths(name: str, known: Iterable[str], names: str = "v3") -> list[str]:
-    """The known paths that a name means: the exact one, and one whose keys hold the dots themselves (`{"a.b": 1}` for `a.b`)."""
+    """The known paths that a name means: the exact one first, then one whose keys hold the dots themselves (`{"a.b": 1}`)."""
     meant = meant_path(name, known, names)
-    return [path for path in known if _is_alike(meant, path)]
+    return sorted((path for path in known if _is_alike(meant, path)), key=lambda path: path != meant)
 
 
 def _is_alike(meant: str, path: str) -> bool:

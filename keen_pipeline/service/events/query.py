@@ -19,6 +19,7 @@ from keen_pipeline.service.events.values import encode_value, number_texts
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
 EARTH_RADIUS_MILES = 3958.8
+_MAX_PAIR_BYTES = 4096
 _COMPARE = {Operator.EQ: "=", Operator.NE: "<>", Operator.LT: "<", Operator.LTE: "<=", Operator.GT: ">", Operator.GTE: ">="}
 
 
@@ -79,8 +80,10 @@ def _comparison(column: str, operator: Operator, value: Any) -> Where:
         texts = [text for v in ([value] if operator is Operator.EQ else value) for text in _texts_of(v)]
         return Where(f"{column} IN ({', '.join('?' * len(texts))})", tuple(texts)) if texts else Where("false")
     if operator is Operator.CONTAINS:
-        in_list = f"list_contains(json_extract(value_list({column}), '$[*]')::VARCHAR[], to_json(?::VARCHAR)::VARCHAR)"
-        return Where(f"coalesce(contains(value_string({column}), ?), {in_list})", (value, value))
+        # Taken apart is only a list in which the text stands somewhere: that takes many times the memory of the list.
+        found = f"contains(value_list({column}), ?)"
+        in_list = f"CASE WHEN {found} THEN list_contains(json_extract({column}, '$[*]'), to_json(?::VARCHAR)) END"
+        return Where(f"coalesce(contains(value_string({column}), ?), {in_list})", (value, encode_value(value), value))
     if operator is Operator.REGEX:
         return Where(f"regexp_matches(value_string({column}), ?)", (value,))
     if operator is Operator.WITHIN:
@@ -150,7 +153,8 @@ def _instants(columns: Mapping[str, str], path: str, condition: Filter, field: s
 def _within(column: str, value: Mapping[str, Any]) -> Where:
     """The great circle by the haversine formula, on a sphere of the Earth's mean radius; NULL for what is no pair of numbers."""
     (longitude, latitude), miles = value["coordinates"], value["max_distance_miles"]
-    x, y = (f"TRY_CAST(json_extract_string(value_list({column}), '$[{i}]') AS DOUBLE)" for i in (0, 1))
+    pair = f"CASE WHEN strlen({column}) <= {_MAX_PAIR_BYTES} THEN value_list({column}) END"  # a long list takes much memory to read
+    x, y = (f"TRY_CAST(json_extract_string({pair}, '$[{i}]') AS DOUBLE)" for i in (0, 1))
     haversine = f"power(sin(radians({y} - ?) / 2), 2) + cos(radians(?)) * cos(radians({y})) * power(sin(radians({x} - ?) / 2), 2)"
     half_angle = _nearest_double(miles) / (2 * EARTH_RADIUS_MILES)
     most = math.sin(half_angle) ** 2 if half_angle < math.pi / 2 else math.inf  # no two points are farther apart

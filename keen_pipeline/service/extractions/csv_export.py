@@ -40,7 +40,8 @@ class Selection:
         """The segments that may hold such events."""
         if self.timeframe is None:
             return self.snapshot.segments
-        return self.snapshot.overlapping(micros_of(self.timeframe.start), micros_of(self.timeframe.end))
+        first, end = micros_of(self.timeframe.start), micros_of(self.timeframe.end)
+        return tuple(one for one in self.snapshot.segments if one.last >= first and one.first < end)
 
     @property
     def where(self) -> Where:

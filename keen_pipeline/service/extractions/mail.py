@@ -73,7 +73,6 @@ class Mailer:
             self._thread.start()
 
     def wake(self) -> None:
-        """An extraction ended."""
         self._wake.set()
 
     def close(self) -> None:

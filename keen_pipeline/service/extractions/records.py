@@ -33,45 +33,21 @@ class Shape:
 
 WHOLE = Shape()
 
-_LISTED = """
-WITH chosen AS (
-    SELECT * FROM extractions WHERE collection = ? ORDER BY (finished IS NOT NULL), created DESC, id DESC LIMIT ?),
-measured AS (
-    SELECT chosen.*, sum(length(filters)) OVER (ORDER BY (finished IS NOT NULL), created DESC, id DESC) AS characters FROM chosen)
-SELECT id, status, created, finished, start_time, end_time, events, bytes, message,
-    CASE WHEN characters <= ? THEN filters END AS filters
-FROM measured ORDER BY created, id
-"""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """What a list shows of one extraction. `filters`: their JSON, None where the list had no room for it."""
-
-    id: str
-    status: str
-    created: float
-    finished: float | None
-    start_time: str | None
-    end_time: str | None
-    events: int | None
-    bytes: int | None
-    message: str | None
-    filters: str | None
-
 
 @dataclass(frozen=True)
 class Extraction:
-    """One extraction. Times are seconds since 1970. `names`: `v2` or `v3`. `message`: why it failed.
+    """One extraction as its row has it. Times are seconds since 1970. `names`: `v2` or `v3`. `message`: why it failed.
 
-    `turn`: which process's turn at it this is, of several on one catalogue, counted from 1; 0: there is one process.
+    `filters`: their JSON, None in a list without room for them. `turn`: which process's turn at it this is, of several on one
+    catalogue, counted from 1; 0: there is one process.
     """
 
     id: str
     collection: str
     names: str
-    filters: tuple[Condition, ...]
-    timeframe: Timeframe | None
+    filters: str | None
+    start_time: str | None
+    end_time: str | None
     email: str | None
     status: str
     created: float
@@ -81,13 +57,41 @@ class Extraction:
     message: str | None
     mail_status: str | None
     mail_attempts: int
-    shape: Shape = WHOLE
-    turn: int = 0
+    options: str
+    turn: int
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The filters themselves."""
+        return parse_filters(self.filters)
+
+    @property
+    def timeframe(self) -> Timeframe | None:
+        if self.start_time is None or self.end_time is None:
+            return None
+        return Timeframe(parse_instant(self.start_time), parse_instant(self.end_time))
+
+    @property
+    def shape(self) -> Shape:
+        options = json.loads(self.options)
+        names = options.get("property_names")
+        return Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False))
 
     @property
     def result(self) -> str:
         """What its result is called, without ending."""
         return result_name(self.id, self.turn)
+
+
+_COLUMNS = tuple(Extraction.__dataclass_fields__)
+_LISTED = f"""
+WITH chosen AS (
+    SELECT * FROM extractions WHERE collection = ? ORDER BY (finished IS NOT NULL), created DESC, id DESC LIMIT ?),
+measured AS (
+    SELECT chosen.*, sum(length(filters)) OVER (ORDER BY (finished IS NOT NULL), created DESC, id DESC) AS characters FROM chosen)
+SELECT {", ".join(name for name in _COLUMNS if name != "filters")}, CASE WHEN characters <= ? THEN filters END AS filters
+FROM measured ORDER BY created, id
+"""
 
 
 def result_name(extraction_id: str, turn: int) -> str:
@@ -170,15 +174,15 @@ class ExtractionRecords:
         if "\0" in extraction_id:
             return None  # not every database takes such a text
         rows = self._database.rows("SELECT * FROM extractions WHERE id = ?", [extraction_id])
-        return extraction_of(rows[0]) if rows else None
+        return _extraction(rows[0]) if rows else None
 
-    def of_collection(self, collection: str, most: int, most_filter_characters: int) -> list[Listed]:
+    def of_collection(self, collection: str, most: int, most_filter_characters: int) -> list[Extraction]:
         """At most `most` extractions of a collection, those that are open and the newest before others; oldest first.
 
         Filters are read of the newest alone, `most_filter_characters` together: a poller needs the statuses of all of them.
         """
         rows = self._database.rows(_LISTED, [collection, most, most_filter_characters])
-        return [Listed(**{name: row[name] for name in Listed.__dataclass_fields__}) for row in rows]
+        return [_extraction(row) for row in rows]
 
     def count_waiting(self) -> int:
         """How many extractions are not finished."""
@@ -256,11 +260,10 @@ class ExtractionRecords:
         while rows := self._database.rows(due, [MAIL_PENDING, COMPLETE, now]):
             row = rows[0]
             if self._changed(claim, [now + MAIL_CLAIM_SECONDS, row["id"], MAIL_PENDING, row["mail_next"]]):
-                return extraction_of(row)
+                return _extraction(row)
         return None
 
     def mail_tried(self, extraction_id: str, status: str, next_try: float) -> None:
-        """Note an attempt to send a mail."""
         sql = "UPDATE extractions SET mail_status = ?, mail_attempts = mail_attempts + 1, mail_next = ? WHERE id = ?"
         self._changed(sql, [status, next_try, extraction_id])
 
@@ -275,18 +278,8 @@ class ExtractionRecords:
             connection.executemany("DELETE FROM extractions WHERE id = ?", [(one,) for one in ids])
 
     def ids(self) -> set[str]:
-        """The ids of all records."""
         return {row["id"] for row in self._database.rows("SELECT id FROM extractions")}
 
 
-def extraction_of(row: Any) -> Extraction:
-    """The extraction of one row of its table."""
-    start, end = row["start_time"], row["end_time"]
-    options = json.loads(row["options"])
-    names = options.get("property_names")
-    return Extraction(
-        **{name: row[name] for name in Extraction.__dataclass_fields__ if name not in ("filters", "timeframe", "shape")},
-        filters=parse_filters(row["filters"]),
-        timeframe=Timeframe(parse_instant(start), parse_instant(end)) if start is not None else None,
-        shape=Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False)),
-    )
+def _extraction(row: Any) -> Extraction:
+    return Extraction(**{name: row[name] for name in _COLUMNS})

@@ -35,11 +35,6 @@ class Results:
         for leftover in folder.glob("*.part"):
             leftover.unlink()
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether results are kept elsewhere than in the folder."""
-        return self._objects is not None
-
     def part(self, name: str) -> Path:
         """Where a result is written before it is whole."""
         return self._folder / f"{name}.part"

@@ -233,7 +233,7 @@ class ExtractionWorker:
 
     def _write(self, extraction: Extraction, turn: Turn) -> int:
         with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
-            shape, selection = extraction.shape, Selection(snapshot, extraction.filters, extraction.timeframe, extraction.names)
+            shape, selection = extraction.shape, Selection(snapshot, extraction.conditions, extraction.timeframe, extraction.names)
             snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
             paths = paths_of(selection, shape.property_names) if shape.property_names is not None else None
             return write_csv(cursor, selection, self._results.part(turn.result), paths, latest=shape.latest)

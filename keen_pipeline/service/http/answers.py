@@ -85,7 +85,8 @@ def error_answer(error: Exception) -> Response:
         return _answer(507, "InsufficientStorageError", "the service has no room left on its disk")
     if _is_short(error):
         return _answer(503, "ServiceUnavailableError", "the service is short of memory or of open files; send this again")
-    return _answer(500, "InternalServerError", "the service failed; see its log")
+    # The server closes the connection of what it did not expect.
+    return _answer(500, "InternalServerError", "the service failed; see its log", headers={"Connection": "close"})
 
 
 def _answer(

@@ -27,7 +27,6 @@ _PREFLIGHT_SECONDS = 86_400
 
 
 def make_app(service: Service) -> ASGIApp:
-    """The application over a service."""
     # What isn't known is the machine's, or the service's own fault: Starlette raises it again, and the server logs it.
     known = (KeenPipelineError, HTTPException, ClientDisconnect, Exception)
     app = Starlette(routes=routes(), exception_handlers=dict.fromkeys(known, _on_error))
@@ -38,7 +37,7 @@ def make_app(service: Service) -> ASGIApp:
     shared = CORSMiddleware(
         _one_length(app),
         allow_origins=["*"],
-        allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
+        allow_methods=["*"],
         allow_headers=["*"],
         expose_headers=["Retry-After", "ETag", "Content-Range", "Content-Length"],
         max_age=_PREFLIGHT_SECONDS,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SILENT, _IDLE, _ASKING = "silent", "idle", "asking"
+MAX_UNREAD_BYTES = 512 * 1024 * 1024
+"""Of the answers that clients have yet to take; past it those that have waited longest for their reader are given up."""
 
 
 class Connections:
@@ -85,3 +87,12 @@ class Connections:
             except Exception:  # noqa: BLE001 - one connection must end neither the server nor the watch over the others
                 _log.exception("connection closed")
                 connection.abort()
+        self._give_up_unread()
+
+    def _give_up_unread(self) -> None:
+        unread = [one for neighbours in self._open.values() for one in neighbours if one.unread_since is not None]
+        excess = sum(one.unread_bytes() for one in unread) - MAX_UNREAD_BYTES
+        for one in sorted(unread, key=lambda one: one.unread_since or 0):
+            if excess > 0:
+                excess -= one.unread_bytes()
+                one.abort()

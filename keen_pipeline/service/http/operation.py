@@ -85,7 +85,7 @@ class Call:
             if hmac.compare_digest(key.encode(), given.encode("utf-8", "replace")):
                 self._purpose, self.key = purpose, given
         if not self._purpose:
-            raise AuthenticationError("the API key is wrong for this project")
+            raise AuthenticationError("the API key is wrong for this project (scoped keys and access keys are not offered here)")
 
     def allow(self, *purposes: str) -> None:
         """Raises AuthenticationError for a key of another purpose."""

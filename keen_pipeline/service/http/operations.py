@@ -20,7 +20,6 @@ _ABSENT = {
 
 
 async def openapi(call: Call) -> Response:
-    """This service, described."""
     return JsonResponse(document(OPERATIONS, call.base_url, call.service.credentials.project_id))
 
 
@@ -43,6 +42,8 @@ def not_found_message(path: str) -> str:
         offered = ", ".join(queries.KINDS)
         what = "saved queries are" if parts[5] == "saved" else f"the query {parts[5][:40]!r} is"
         return f"{what} not offered by this service; there are {offered}"
+    if kind == "events" and len(parts) > 6 and parts[6] == "properties":
+        return "properties of a collection are not resources of this service; the schema of the collection lists them"
     if kind in _ABSENT:
         return f"{_ABSENT[kind]} are not offered by this service"
     return "there is no such resource; /openapi.json lists those that there are"

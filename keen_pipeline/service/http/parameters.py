@@ -57,7 +57,7 @@ EXTRACTING = (
     Parameter("content_type", {"enum": ["application/json", "text/csv"]}),
     Parameter("content_encoding", {"const": "gzip"}),
 )
-BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("data", "modified", "c", "redirect"))
+BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("data", "modified", "c", "redirect", "_"))
 SIGNED = (Parameter("expires", {"type": "string"}), Parameter("signature", {"type": "string"}))
 
 
@@ -106,7 +106,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_known(parameters: dict[str, Any], known: Sequence[Parameter]) -> None:
     names = sorted(parameter.name for parameter in known)
-    unknown = sorted(set(parameters).difference(names))
+    # What is not offered may stand there empty: some clients send each parameter that they know.
+    unknown = sorted(n for n, v in parameters.items() if n not in names and not (n in _OFTEN_ASKED and v in (None, "")))
     if unknown:
         name = unknown[0][:80]
         if name in _OFTEN_ASKED:
@@ -161,6 +162,8 @@ def whole_number(value: Any, field: str, most: int) -> int | None:
     """A whole number from 1 to `most`, or its digits; None and the empty text are none. Raises InvalidInputError."""
     if value is None or value == "":
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON does not tell 2.0 from 2
     text = str(value)
     if (
         isinstance(value, (str, int))

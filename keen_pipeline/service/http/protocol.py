@@ -25,14 +25,14 @@ _ANSWERS = {
     501: ("this transfer coding is not known; use chunked or Content-Length", "TransferCodingError"),
     503: ("too many connections are open; try again", "ServiceUnavailableError"),
 }
-SLOWEST_BODY = 1024
-"""Bytes a second, on average, that a body must reach once its grace is over."""
+SLOWEST = 1024
+"""Bytes a second, on average, that a body, and the reader of an answer, must reach once the grace is over."""
 
 
 class BoundedProtocol(H11Protocol):
     """One connection. Its own refusals have a JSON body with `message` and `error_code`, and end the connection.
 
-    `head_seconds`: for a whole head; `stalled_seconds`: for a reader that reads nothing, and the grace of a body.
+    `head_seconds`: for a whole head; `stalled_seconds`: the grace of a body and of a reader.
     """
 
     def __init__(self, *args: Any, places: Connections, head_seconds: float, stalled_seconds: float, **more: Any) -> None:
@@ -43,7 +43,8 @@ class BoundedProtocol(H11Protocol):
         self._since = time.monotonic()  # when it began to owe a head
         self._body_since: float | None = None
         self._body_bytes = 0
-        self._unread_since: float | None = None
+        self.unread_since: float | None = None
+        self._unread_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Take a place, or say that there is none."""
@@ -53,7 +54,6 @@ class BoundedProtocol(H11Protocol):
             self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
         self._places.leave(self)
         super().connection_lost(exc)
 
@@ -77,12 +77,16 @@ class BoundedProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read as fast as we write."""
-        self._unread_since = time.monotonic()
+        self.unread_since, self._unread_bytes = time.monotonic(), self.unread_bytes()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._unread_since = None
+        self.unread_since = None
         super().resume_writing()
+
+    def unread_bytes(self) -> int:
+        """Of answers that the client has yet to take."""
+        return int(self.transport.get_write_buffer_size())
 
     def _is_asking(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -96,8 +100,9 @@ class BoundedProtocol(H11Protocol):
 
     def look(self, now: float) -> None:
         """Close it when its head, its body or its reading does not move on."""
-        if self._unread_since is not None and now - self._unread_since > self._stalled_seconds:
-            self.abort()
+        if self.unread_since is not None:
+            if self._unread_bytes - self.unread_bytes() < (now - self.unread_since - self._stalled_seconds) * SLOWEST:
+                self.abort()
         elif self.still_sends():
             self._look_at_body(now)
         elif not self._is_asking() and now - self._since > self._head_seconds:
@@ -108,7 +113,7 @@ class BoundedProtocol(H11Protocol):
             self._body_since, self._body_bytes = now, 0
         elif self.flow.read_paused:
             self._body_since += 1  # it is us who do not read
-        elif self._body_bytes < (now - self._body_since - self._stalled_seconds) * SLOWEST_BODY:
+        elif self._body_bytes < (now - self._body_since - self._stalled_seconds) * SLOWEST:
             self.abort()
 
     def send_400_response(self, msg: str) -> None:

@@ -31,12 +31,10 @@ ERRORS = {
 
 
 def ref(name: str) -> dict[str, Any]:
-    """A reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def json_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """The content of a JSON body."""
     return {"application/json": {"schema": schema}}
 
 
@@ -128,11 +126,12 @@ SCHEMAS: dict[str, Any] = {
     "Versions": _list(object_of({**_strings("url", "version"), "is_public": {"type": "boolean"}})),
     "Version": object_of(_strings("projects_resource_url")),
     "Health": object_of({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),
-    "Project2": object_of({**_strings("api_key", "_id", "url"), "collections": _list(_LINK)}),
+    "Project2": object_of({**_strings("api_key", "_id", "url"), "collections": ref("Links")}),
     "Projects2": _list(ref("Project2")),
     "Project3": object_of(
-        {**_strings("id", "name", "url", "events_url", "queries_url"), "events": _list(_LINK), "queries": _list(_LINK)}
+        {**_strings("id", "name", "url", "events_url", "queries_url"), "events": ref("Links"), "queries": ref("Links")}
     ),
+    "Links": _list(_LINK),
     "Projects3": _list(ref("Project3")),
     "Created": object_of({"created": {"const": True}}),
     "Event2": object_of(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import Credentials, make_credentials
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.limits import RequestLimit, RequestsPerMinute
+from keen_pipeline.service.limits import RequestsPerMinute
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline.service.storage.layout import open_layout
 from keen_pipeline.service.storage.places import Database, Logs, ObjectStore, Tables
 from keen_pipeline.service.storage.state import SqliteDatabase
@@ -27,7 +27,7 @@ class Backend:
     store: EventStore
     upkeep: Upkeep
     records: ExtractionRecords
-    limits: RequestLimit
+    count_request: Callable[[str, int], None]  # of a kind, under a limit; raises RateLimitedError
     results: Results
 
     def close(self) -> None:
@@ -42,19 +42,19 @@ def one_folder(config: ServiceConfig, engine: Engine, results: ObjectStore | Non
     credentials = make_credentials(config)
     tables, logs = open_layout(config.data, engine, config.max_properties)
     database = SqliteDatabase(config.data / "state.db")
-    store, upkeep = open_store(config, engine, tables, logs)
+    store, upkeep = open_store(config, engine, tables, logs, database)
     return Backend(
         credentials,
         database,
         store,
         upkeep,
         ExtractionRecords(database),
-        RequestsPerMinute(),
+        RequestsPerMinute().count,
         Results(config.data / "results", results, credentials.signing_key, config.results_url_seconds),
     )
 
 
-def open_store(config: ServiceConfig, engine: Engine, tables: Tables, logs: Logs) -> tuple[EventStore, Upkeep]:
+def open_store(config: ServiceConfig, engine: Engine, tables: Tables, logs: Logs, database: Database) -> tuple[EventStore, Upkeep]:
     """The store of the events that lie in some tables and logs, with its upkeep, which begins."""
-    store = EventStore(tables, logs, EventFiles(engine, tables.work), config.max_properties)
-    return store, Upkeep(store, logs, config.fold_seconds, config.replaced_seconds)
+    store = EventStore(tables, logs, engine, config.max_properties, database.exclusive)
+    return store, Upkeep(store, config.fold_seconds, config.replaced_seconds)

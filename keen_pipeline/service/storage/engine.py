@@ -45,6 +45,7 @@ CREATE MACRO unique_text(v) AS CASE
 RESERVE_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
 _SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
+_THREAD_MIB = 128
 RETRY_SECONDS = 30.0
 """After a shortage."""
 
@@ -141,6 +142,7 @@ class Engine:
         self._root = duckdb.connect(":memory:")
         settings = {
             "memory_limit": f"{memory_mib * MIB // 1000}kB",
+            "threads": str(_threads(self._root, memory_mib)),
             "temp_directory": str(self._spill),
             "preserve_insertion_order": "true",
             "autoinstall_known_extensions": "false",
@@ -207,6 +209,13 @@ class Engine:
                 for cursor in self._cursors:
                     cursor.interrupt()
             time.sleep(0.02)
+
+
+def _threads(root: duckdb.DuckDBPyConnection, memory_mib: int) -> int:
+    """As many as there are processors, or fewer: each holds a row group, and what it makes of that, whatever the memory is."""
+    row = root.execute("SELECT current_setting('threads')").fetchone()
+    assert row is not None
+    return min(int(row[0]), max(1, memory_mib // _THREAD_MIB))
 
 
 def sql_text(text: str) -> str:

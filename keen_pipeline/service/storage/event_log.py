@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from keen_pipeline.service.config import MIB
@@ -27,6 +28,7 @@ SEAL_BYTES = 16 * MIB
 
 _MARK = b'{"#":['
 _NAMES = b'{"+":{'
+_NUMBER = re.compile(r"[0-9]{10}(?:[0-9]{2})?").fullmatch  # ten digits in the first layout
 _log = logging.getLogger(__name__)
 
 
@@ -65,14 +67,20 @@ class FileLog:
         """By path; replaced by each append that adds some, never changed."""
         self._active: _File | None = None
         self._sealed: list[_File] = []
-        numbers = log_numbers(folder)
-        for number in numbers:
-            if number > watermark:
-                found, names = read_log(log_path(folder, number))
-                self.columns |= names
-                if found.events:
-                    self._sealed.append(found)
-        self._next = max([watermark, *numbers]) + 1
+        whole = True
+        for before, number in pairwise([watermark, *(number for number in log_numbers(folder) if number > watermark)]):
+            path = log_path(folder, number)
+            if not whole or number != before + 1:
+                # Its lines may have columns that only a log which is missing, or what was cut off of one, gives a name.
+                whole = False
+                aside = path.rename(path.with_name(f"{path.name}.set-aside-{int(time.time())}"))
+                _log.error("a log before this one is missing or damaged; it was set aside", extra={"set_aside": str(aside)})
+                continue
+            found, names, whole = read_log(path)
+            self.columns |= names
+            if found.events:
+                self._sealed.append(found)
+        self._next = max([watermark, *log_numbers(folder)]) + 1
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
         """Write the lines that `encode` makes and wait until they are on disk; returns their number.
@@ -165,7 +173,6 @@ class FileLog:
             os.utime(log_path(self._folder, file.number))
 
     def sweep(self, watermark: int, seconds: float) -> None:
-        """Remove logs that have been in the table for so many seconds."""
         for number in log_numbers(self._folder):
             path = log_path(self._folder, number)
             if number <= watermark and path.stat().st_mtime < time.time() - seconds:
@@ -182,7 +189,6 @@ class FileLogs:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
-        """The collections that have, or had, events here."""
         return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
@@ -198,23 +204,17 @@ class FileLogs:
         """Of the collections that were opened since the start."""
         return [backlog for name, log in list(self._open.items()) if (backlog := log.backlog(name)).bytes]
 
-    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
-        """There is no other process."""
-        return nullcontext(enter_result=True)
-
 
 def next_number(columns: Mapping[str, str]) -> int:
-    """The number of the next column."""
     return max((int(column[1:]) for column in columns.values()), default=-1) + 1
 
 
 def log_numbers(folder: Path) -> list[int]:
     """Numbers of the logs in a folder, oldest first."""
-    return sorted(int(path.stem) for path in folder.glob("*.ndjson") if path.stem.isdigit())
+    return sorted(int(path.stem) for path in folder.glob("*.ndjson") if _NUMBER(path.stem))
 
 
 def log_path(folder: Path, number: int) -> Path:
-    """The file of a log."""
     return folder / f"{number:012d}.ndjson"
 
 
@@ -234,8 +234,8 @@ def appends(path: Path) -> Iterator[tuple[list[bytes], int]]:
             lines, crc = [], 0
 
 
-def read_log(path: Path) -> tuple[_File, dict[str, str]]:
-    """What a log holds, and the columns that it names, by path, after a start.
+def read_log(path: Path) -> tuple[_File, dict[str, str], bool]:
+    """What a log holds after a start, the columns that it names, by path, and whether these are all that it named.
 
     What was never acknowledged is cut off. Where acknowledged appends follow it, which no crash leaves, it is set aside in a file
     beside the log.
@@ -249,9 +249,7 @@ def read_log(path: Path) -> tuple[_File, dict[str, str]]:
             else:
                 times.append(int(line[5 : line.index(b",")]))
         found.take(times, max(map(len, lines)), position - found.bytes)
-    if found.bytes < path.stat().st_size:
-        _cut(path, found.bytes)
-    return found, names
+    return found, names, found.bytes == path.stat().st_size or _cut(path, found.bytes)
 
 
 def time_of(line: str) -> int:
@@ -266,7 +264,9 @@ def _mark(line: bytes) -> object:
         return None
 
 
-def _cut(path: Path, size: int) -> None:
+def _cut(path: Path, size: int) -> bool:
+    """Whether nothing that was acknowledged and named a column is gone."""
+    whole = True
     with path.open("r+b") as file:
         file.seek(size)
         rest = file.read()
@@ -275,9 +275,11 @@ def _cut(path: Path, size: int) -> None:
             aside = path.with_name(f"{path.name}.from-{size}.set-aside")
             aside.write_bytes(rest)
             aside.chmod(0o600)
+            whole = _NAMES not in rest
             _log.error("a log is damaged; what follows was set aside", extra={"log": str(path), "set_aside": str(aside)})
         file.truncate(size)
         os.fsync(file.fileno())
+    return whole
 
 
 def sync(path: Path) -> None:

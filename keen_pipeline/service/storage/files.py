@@ -54,13 +54,11 @@ class Facts:
 
 
 def facts_of(text: str) -> Facts:
-    """What a footer says."""
     found = json.loads(text)
     return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
 
 
 def together(facts: Iterable[Facts]) -> Facts:
-    """The facts of several files as one."""
     size, kinds, escaped = 0, dict[str, Counter[str]](), set[str]()
     for one in facts:
         size += one.bytes

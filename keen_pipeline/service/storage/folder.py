@@ -30,7 +30,6 @@ class FolderTables:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
-        """The collections that have a table here."""
         found = (name_on_disk(path.name) for path in self._root.iterdir() if (path / "_delta_log").is_dir())
         return [name for name in found if name is not None]
 
@@ -45,7 +44,6 @@ class FolderTables:
         return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
-        """Put written files where the table will look for them."""
         folder = self._root / disk_name(name)
         for file in files:
             (self.work / file.name).rename(folder / file.name)

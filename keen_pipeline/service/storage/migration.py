@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.values import encode_value
 from keen_pipeline.service.storage.engine import Engine, sql_text
 from keen_pipeline.service.storage.event_log import FileLogs, appends, log_numbers, log_path
-from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline.service.storage.folder import FolderTables
 from keen_pipeline.service.storage.store import FOLD_BYTES, EventStore
 
@@ -28,7 +27,7 @@ def migrate_segments(database: Path, old: Path, new: FolderTables, logs: FileLog
 
     Raises ConfigurationError where the catalog names a file that is missing.
     """
-    store = EventStore(new, logs, EventFiles(engine, new.work), max_properties)
+    store = EventStore(new, logs, engine, max_properties, lambda name, wait: nullcontext(enter_result=True))
     total = 0
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row

@@ -72,6 +72,10 @@ class Database(Protocol):
         ...
 
 
+Exclusive = Callable[[str, float], AbstractContextManager[bool]]
+"""As `Database.exclusive`."""
+
+
 @dataclass(frozen=True)
 class TablePlace:
     """Where a table lies. `options`: what deltalake is told of the storage. `committed` is called with each new version."""
@@ -116,10 +120,6 @@ class Logs(Protocol):
 
     def backlogs(self) -> list[Backlog]:
         """The collections of which some appends are in no table yet."""
-        ...
-
-    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
-        """Whether this process alone does some work on a collection while the block runs. `wait`: for others, in seconds."""
         ...
 
 

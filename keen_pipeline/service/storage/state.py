@@ -94,7 +94,6 @@ class SqliteDatabase:
                 raise
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """All rows of a query."""
         with self._lock, _own_errors():
             return self._connection.execute(sql, parameters).fetchall()
 
@@ -107,7 +106,6 @@ class SqliteDatabase:
         return time.time()
 
     def close(self) -> None:
-        """Close the connection."""
         with self._lock:
             self._connection.close()
 

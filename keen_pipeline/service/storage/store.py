@@ -17,10 +17,10 @@ from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailab
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
 from keen_pipeline.service.events.query import Where
-from keen_pipeline.service.storage.engine import own_errors
+from keen_pipeline.service.storage.engine import Engine, own_errors
 from keen_pipeline.service.storage.files import EventFiles, Facts, event_source, mergeable, reading_mib, together
 from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart, Part, column_order
-from keen_pipeline.service.storage.places import Log, Logs, Tables
+from keen_pipeline.service.storage.places import Exclusive, Log, Logs, Tables
 from keen_pipeline.service.storage.tables import OvertakenError, Table, TableState
 
 FOLD_BYTES = 16 * MIB
@@ -72,15 +72,6 @@ class Snapshot:
         self._until_left = ExitStack()
         self._reserved = False
 
-    @property
-    def events(self) -> int:
-        """How many events there are."""
-        return sum(segment.events for segment in self.segments)
-
-    def overlapping(self, first: int | None, end: int | None) -> tuple[Part, ...]:
-        """The segments that may hold events in `[first, end)`, microseconds since 1970."""
-        return tuple(s for s in self.segments if (first is None or s.last >= first) and (end is None or s.first < end))
-
     def fetch(self, segments: Sequence[Part]) -> None:
         """Have the files among some segments here."""
         missing = [s for s in segments if isinstance(s, DataFile) and s not in self._held]
@@ -106,7 +97,6 @@ class Snapshot:
         return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
 
     def leave(self) -> None:
-        """Give back what was fetched."""
         self._until_left.close()
         self._held = {}
 
@@ -114,12 +104,13 @@ class Snapshot:
 class EventStore:
     """The events of a project. `tables`, `logs`: where they lie. `max_properties`: of one collection.
 
-    Every method may be called from any thread.
+    `exclusive`: whether this process alone does what is named while a block runs, and how long to wait for others, in seconds; it
+    saves double work, no more. Every method may be called from any thread.
     """
 
-    def __init__(self, tables: Tables, logs: Logs, files: EventFiles, max_properties: int) -> None:
-        self._tables, self._logs, self._files = tables, logs, files
-        self._max_properties = max_properties
+    def __init__(self, tables: Tables, logs: Logs, engine: Engine, max_properties: int, exclusive: Exclusive) -> None:
+        self._tables, self._logs, self._files = tables, logs, EventFiles(engine, tables.work)
+        self._max_properties, self.exclusive = max_properties, exclusive
         self._lock = threading.Lock()  # the dictionaries
         self._collections: dict[str, Collection] = {}
         self._opening: dict[str, threading.Lock] = {}
@@ -127,7 +118,6 @@ class EventStore:
         self._names = set(tables.names())
 
     def names(self) -> list[str]:
-        """The names of the collections, sorted."""
         return sorted({*self._names, *self._logs.names()})
 
     def _find(self, name: str) -> Collection:
@@ -196,7 +186,7 @@ class EventStore:
         rewrite the same events.
         """
         collection = self._find(name)
-        with collection.rewriting, self._logs.exclusive(name, "rewrite", WRITER_WAIT_SECONDS) as ours:
+        with collection.rewriting, self.exclusive(f"rewrite of {name}", WRITER_WAIT_SECONDS) as ours:
             if not ours:
                 raise ServiceUnavailableError(f"another process rewrites {name}; ask again later", retry_after=RETRY_SECONDS)
             _, logs = collection.look()
@@ -235,7 +225,6 @@ class EventStore:
         return sum(file.events for file in old) - sum(file.events for file in new)
 
     def _discard(self, files: Sequence[DataFile]) -> None:
-        """Remove what was written and not published."""
         for file in files:
             (self._tables.work / file.name).unlink(missing_ok=True)
 

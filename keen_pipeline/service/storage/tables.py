@@ -197,7 +197,6 @@ def _statistics(file: DataFile) -> str:
 
 
 def read_state(delta: DeltaTable) -> TableState:
-    """The version that an open table stands at."""
     actions = delta.get_add_actions(flatten=True)
     names = ("path", "num_records", "min.t", "max.t", "size_bytes")
     rows = zip(*(actions[name].to_pylist() for name in names), strict=True) if actions.num_rows else []

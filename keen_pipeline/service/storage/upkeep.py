@@ -6,10 +6,8 @@ import logging
 import threading
 import time
 
-from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.storage.parts import Backlog
-from keen_pipeline.service.storage.places import Logs
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
 
@@ -32,8 +30,8 @@ class Upkeep:
     Whatever fails is tried again: the logs are read as they are, and nothing is lost.
     """
 
-    def __init__(self, store: EventStore, logs: Logs, fold_seconds: float, keep_seconds: float) -> None:
-        self._store, self._logs = store, logs
+    def __init__(self, store: EventStore, fold_seconds: float, keep_seconds: float) -> None:
+        self._store = store
         self._fold_seconds, self._keep_seconds = fold_seconds, keep_seconds
         self._failed: dict[str, float] = {}  # when, by collection
         self._swept = time.monotonic()
@@ -43,9 +41,12 @@ class Upkeep:
 
     def _run(self) -> None:
         pause = usual = min(1.0, self._fold_seconds)
-        self._take_up()
+        taken_up = False
         while not self._stop.wait(pause):
             try:
+                if not taken_up:
+                    self._take_up()
+                    taken_up = True
                 due = [backlog.name for backlog in self._store.backlogs() if self._is_due(backlog)]
                 pause = usual if self._each(due) else PAUSE_SECONDS
                 self._sweep()
@@ -55,11 +56,7 @@ class Upkeep:
 
     def _take_up(self) -> None:
         """Open what was left by the last process, so that its logs are folded though nobody asks for them."""
-        try:
-            names = self._store.names()
-        except RetryableError:
-            return
-        for name in names:
+        for name in self._store.names():
             if self._stop.is_set():
                 return
             try:
@@ -88,7 +85,7 @@ class Upkeep:
     def _fold(self, name: str) -> None:
         collection = self._store.known(name)
         for work, step in (("fold", self._store.fold), ("rewrite", self._store.merge)):
-            with self._logs.exclusive(name, work, 0) as ours:
+            with self._store.exclusive(f"{work} of {name}", 0) as ours:
                 try:
                     while ours and collection is not None and not self._stop.is_set() and step(collection):
                         pass
@@ -104,7 +101,7 @@ class Upkeep:
                 return
             try:
                 collection = self._store.known(name)
-                with self._logs.exclusive(name, "sweep", 0) as ours:
+                with self._store.exclusive(f"sweep of {name}", 0) as ours:
                     if ours and collection is not None:
                         self._store.sweep(collection, self._keep_seconds)
             except Exception:  # noqa: BLE001 - it is tried again; the others are swept

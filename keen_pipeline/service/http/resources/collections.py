@@ -6,10 +6,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.events.query import where
-from keen_pipeline.service.http.answers import JsonResponse
+from keen_pipeline.service.http.answers import JsonResponse, dump_json
 from keen_pipeline.service.http.lanes import DELETE, QUERY
 from keen_pipeline.service.http.operation import MASTER, READ, WRITE, Call, Operation
 from keen_pipeline.service.http.parameters import BEACON, SELECTING
@@ -24,7 +24,20 @@ async def schema(call: Call) -> Response:
 
 async def schemas(call: Call) -> Response:
     """The same of every collection."""
-    return JsonResponse(await call.run(QUERY, lambda: [_schema(call, name) for name in call.service.store.names()]))
+    limit = call.service.config.max_answer_bytes
+
+    def run() -> str:
+        shown, size = [], 0
+        for name in call.service.store.names():
+            shown.append(dump_json(_schema(call, name)))
+            size += len(shown[-1].encode())
+            if size > limit:
+                raise ExtractionTooLargeError(
+                    f"the schemas are too large: more than {limit} bytes; ask for one collection at a time"
+                )
+        return f"[{','.join(shown)}]"
+
+    return Response(await call.run(QUERY, run), media_type="application/json")
 
 
 async def schema_or_beacon(call: Call) -> Response:
@@ -59,7 +72,7 @@ async def delete_events(call: Call) -> Response:
     """Delete the events of a timeframe that pass the filters; without either all of them."""
     service, parameters = call.service, call.parameters
     for name in ("filters", "timeframe"):
-        if parameters.get(name) == "":
+        if name in parameters and parameters[name] in (None, ""):
             raise InvalidInputError(f"{name}: is empty; leave it out to delete every event", field=name)
 
     def delete() -> None:

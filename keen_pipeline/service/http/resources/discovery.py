@@ -64,13 +64,11 @@ async def health(call: Call) -> Response:
 
 
 async def metrics(call: Call) -> Response:
-    """For Prometheus."""
     text = await call.run(HEALTH, call.service.metrics.text)
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def version(call: Call) -> Response:
-    """Where the projects are."""
     return JsonResponse({"projects_resource_url": f"{call.base_url}{call.operation.path}/projects"})
 
 
@@ -80,8 +78,11 @@ async def projects(call: Call) -> Response:
 
 
 async def project(call: Call) -> Response:
-    """The project with its collections."""
     return JsonResponse(await _project(call))
+
+
+async def queries(call: Call) -> Response:
+    return JsonResponse((await _project(call))["queries"])
 
 
 async def _project(call: Call) -> dict[str, Any]:
@@ -120,4 +121,5 @@ OPERATIONS = [
     Operation("GET", "/metrics", metrics, "Prometheus metrics", {"text/plain": _TEXT}, keys=None),
     *_of_version("/2.0", "Project2", "Projects2"),
     *_of_version("/3.0", "Project3", "Projects3"),
+    Operation("GET", "/3.0/projects/{project}/queries", queries, "The queries", json_of(ref("Links")), keys=(READ, WRITE)),
 ]

@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.events.incoming import MAX_KEY_CHARACTERS, MAX_PROPERTIES
-from keen_pipeline.service.http.answers import InvalidEventError, JsonResponse, as_text, error_answer
+from keen_pipeline.service.http.answers import BodyTooLargeError, InvalidEventError, JsonResponse, as_text, error_answer
 from keen_pipeline.service.http.bodies import parse_json, read_body
 from keen_pipeline.service.http.lanes import INGEST
 from keen_pipeline.service.http.operation import WRITE, Call, Operation
@@ -32,6 +32,8 @@ COLLECTION_NAME, PROPERTY_NAME, PROPERTY_VALUE = (
     "InvalidPropertyValueError",
 )
 LATER = "ServiceUnavailableError"
+MAX_EVENTS = 100_000
+"""In one request: each gets a result, and a refused one's is longer than the event may be."""
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 """One transparent pixel, a GIF."""
 
@@ -40,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 
 async def add_event(call: Call) -> Response:
-    """Store one event."""
     body = await read_body(call.request)
     await call.run(INGEST, lambda: _store_one(call, body()))
     return JsonResponse({"created": True}, status_code=201)
@@ -79,8 +80,8 @@ def _store_one(call: Call, body: bytes) -> None:
 def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]]:
     """Store many events of many collections, and say what became of each: nothing that is wrong takes anything else along.
 
-    Raises InvalidInputError for a body that is no such batch. When no collection's events could be stored now, the last one's
-    error is raised.
+    Raises InvalidInputError for a body that is no such batch, BodyTooLargeError for too many events. When no collection's events
+    could be stored now, the last one's error is raised.
     """
     batch = parse_json(body)
     if not isinstance(batch, dict):
@@ -88,6 +89,8 @@ def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]
     for name, events in batch.items():
         if not isinstance(events, list):
             raise InvalidInputError(f"{name[:80]}: must be a list of events", field=name[:80])
+    if (number := sum(map(len, batch.values()))) > MAX_EVENTS:
+        raise BodyTooLargeError(f"the body has {number} events, the limit is {MAX_EVENTS}; send fewer at once")
     outcomes: dict[str, list[dict[str, Any]]] = {}
     held_up: list[Exception] = []
     for name, events in batch.items():

@@ -16,7 +16,7 @@ from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, Not
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
-from keen_pipeline.service.extractions.records import COMPLETE, Extraction, Listed, Shape
+from keen_pipeline.service.extractions.records import COMPLETE, Extraction, Shape
 from keen_pipeline.service.http.answers import JsonResponse, dump_json
 from keen_pipeline.service.http.lanes import EVENTS, QUERY, RECORDS
 from keen_pipeline.service.http.operation import Call, Operation
@@ -54,7 +54,7 @@ async def list_extractions(call: Call) -> Response:
         found = call.service.records.of_collection(name, most, config.max_answer_bytes // 8)
         if not found and name not in call.service.store.names():
             raise NotFoundError(f"there is no event collection {name!r}")
-        return [_listed(call, extraction) for extraction in found]
+        return [_shown(call, extraction) for extraction in found]
 
     return JsonResponse({"results": await call.run(RECORDS, read)})
 
@@ -68,17 +68,7 @@ async def one_extraction(call: Call) -> Response:
 
 
 def _shown(call: Call, extraction: Extraction) -> dict[str, Any]:
-    window = extraction.timeframe.to_wire() if extraction.timeframe is not None else None
-    return _body(call, extraction, [condition.to_wire() for condition in extraction.filters], window)
-
-
-def _listed(call: Call, extraction: Listed) -> dict[str, Any]:
-    filters = json.loads(extraction.filters) if extraction.filters is not None else None
     window = {"start": extraction.start_time, "end": extraction.end_time} if extraction.start_time is not None else None
-    return _body(call, extraction, filters, window)
-
-
-def _body(call: Call, extraction: Extraction | Listed, filters: Any, window: Any) -> dict[str, Any]:
     body: dict[str, Any] = {"_id": extraction.id, "status": extraction.status}
     if extraction.status == COMPLETE:
         body["results_url"] = call.service.results.url(call.base_url, extraction.id)
@@ -87,7 +77,7 @@ def _body(call: Call, extraction: Extraction | Listed, filters: Any, window: Any
     more = {
         "message": extraction.message[:1000] if extraction.message else None,
         "created_at": format_instant(datetime.fromtimestamp(extraction.created, UTC)),
-        "filters": filters,
+        "filters": json.loads(extraction.filters) if extraction.filters is not None else None,
         "timeframe": window,
         "finished_at": format_instant(finished) if finished is not None else None,
         "events": extraction.events,

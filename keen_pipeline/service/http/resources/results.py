@@ -43,7 +43,7 @@ async def result(call: Call) -> Response:
         "X-Content-Type-Options": "nosniff",
         "Vary": "Accept-Encoding",
     }
-    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    if {etag, "*"} & {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers=headers)
     if as_file or coded:
         chunks = await run_in_threadpool(_chunks, call, record.result, 0, record.bytes)

@@ -30,7 +30,7 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
     credentials = _credentials(config, database)
     cache = FileCache(local / "files", objects, config.cache_mib * MIB)
     tables = SharedTables(config.storage_uri, objects, cache, local / "work")
-    store, upkeep = open_store(config, engine, tables, SharedLogs(database, local / "log", config.max_properties))
+    store, upkeep = open_store(config, engine, tables, SharedLogs(database, local / "log", config.max_properties), database)
     prefix = "results/" if results is None else ""
     return Backend(
         credentials,
@@ -38,7 +38,7 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
         store,
         upkeep,
         ExtractionRecords(database, config.lease_seconds),
-        _RequestsPerMinute(database),
+        _RequestsPerMinute(database).count,
         Results(local / "results", results or objects, credentials.signing_key, config.results_url_seconds, prefix),
     )
 
@@ -66,7 +66,6 @@ class _RequestsPerMinute:
         self._database = database
 
     def count(self, kind: str, limit: int) -> None:
-        """See `RequestLimit`."""
         with self._database.transaction(f"{kind} requests") as connection:
             connection.execute("INSERT INTO request_kinds (kind) VALUES (?) ON CONFLICT DO NOTHING", [kind])
             sql = (

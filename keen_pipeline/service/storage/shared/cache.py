@@ -46,12 +46,6 @@ class FileCache:
         with self._lock:
             self._make_room()
 
-    @property
-    def bytes(self) -> int:
-        """Of all files."""
-        with self._lock:
-            return sum(self._sizes.values())
-
     def path(self, name: str) -> Path:
         """Where an object is while it is held."""
         return self._folder / _file(name)

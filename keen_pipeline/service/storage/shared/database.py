@@ -86,11 +86,9 @@ class Statements:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> psycopg.Cursor[dict[str, Any]]:
-        """Run one statement."""
         return self._connection.execute(sql.replace("?", "%s").encode(), parameters)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
-        """Run one statement for each row of parameters."""
         with self._connection.cursor() as cursor:
             cursor.executemany(sql.replace("?", "%s").encode(), rows)
 

@@ -9,7 +9,6 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
@@ -49,7 +48,6 @@ class SharedLog:
         self._learn()
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
-        """Store the lines that `encode` makes, which may be called again; they are committed then. Returns their number."""
         while True:
             known = self.columns
             columns = Columns(known, next_number(known), self._max_properties)
@@ -187,7 +185,6 @@ class SharedLog:
         self._database.rows(sql, [watermark, self._collection])
 
     def sweep(self, watermark: int, seconds: float) -> None:
-        """Remove appends that have been in the table for long, and are so many seconds old."""
         sql = f"DELETE FROM event_log WHERE collection = ? AND number <= ? AND written < {NOW} - ?"
         self._database.rows(sql, [self._collection, watermark, seconds])
 
@@ -202,7 +199,6 @@ class SharedLogs:
             left.unlink()
 
     def names(self) -> list[str]:
-        """The collections of all processes."""
         return [row["name"] for row in self._database.rows("SELECT name FROM collections ORDER BY name")]
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> SharedLog:
@@ -237,7 +233,3 @@ class SharedLogs:
             " FROM event_log JOIN collections ON id = collection WHERE number > folded GROUP BY name"
         )
         return [Backlog(r["name"], r["bytes"], r["appends"], r["age"]) for r in self._database.rows(sql)]
-
-    def exclusive(self, name: str, work: str, wait: float) -> AbstractContextManager[bool]:
-        """Whether this process alone does some work on a collection while the block runs; it saves double work, no more."""
-        return self._database.exclusive(f"{work} of {name}", wait)

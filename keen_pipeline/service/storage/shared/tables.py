@@ -42,13 +42,11 @@ class SharedTables:
         return []
 
     def place(self, name: str) -> TablePlace:
-        """Where the table of a collection lies."""
         if "://" not in self._root:
             (Path(self._root) / FOLDER / disk_name(name)).mkdir(mode=0o700, parents=True, exist_ok=True)
         return TablePlace(f"{self._root}/{FOLDER}/{disk_name(name)}", self._options, lambda version: None)
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
-        """Put written files where the tables will look for them."""
         for file in files:
             self._objects.put(_object(name, file), self.work / file.name)
             self._cache.adopt(_object(name, file), self.work / file.name)
@@ -60,7 +58,6 @@ class SharedTables:
         return {file: self._cache.path(one) for file, one in wanted.items()}
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
-        """They are no longer needed by one who held them."""
         self._cache.release([_object(name, file) for file in files])
 
     def close(self) -> None:
