@@ -124,12 +124,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable: the field it sets, how its text is read, and what it means."""
+    """One environment variable: how its text is read, and what it means."""
 
     name: str
-    field: str
     parse: Callable[[str, str], Any]
     meaning: str
+
+    @property
+    def field(self) -> str:
+        """The field of the settings that it sets."""
+        plain = self.name.removeprefix("KEEN_").removeprefix("PIPELINE_").lower()
+        return "collections_file" if plain == "collections" else plain
 
 
 def _text(name: str, text: str) -> str:
@@ -243,80 +248,38 @@ def _path(name: str, text: str) -> Path:
 
 
 VARIABLES = (
-    Variable("KEEN_BASE_URL", "base_url", _base_url, f"the service; unset: the embedded one, or {KEEN_URL} with a project or key"),
-    Variable("KEEN_PROJECT_ID", "project_id", _key, "the project at the service"),
-    Variable("KEEN_READ_KEY", "read_key", _key, "reads events; a secret"),
-    Variable("KEEN_WRITE_KEY", "write_key", _key, "writes events (`load`); a secret"),
-    Variable("KEEN_MASTER_KEY", "master_key", _key, "deletes events; a secret"),
-    Variable("KEEN_API_VERSION", "api_version", _choice(*API_VERSIONS), "2.0 (default) extracts asynchronously, 3.0 at once"),
-    Variable("KEEN_PIPELINE_NAME", "name", _name, "of the definitions that commands speak of (default keen)"),
-    Variable(
-        "KEEN_PIPELINE_RUNNING",
-        "running",
-        _switch,
-        "whether schedules and sensors of keen_pipeline.definitions start by themselves (default false; `keen-pipeline dev`: true)",
-    ),
-    Variable("KEEN_PIPELINE_DESTINATION", "destination", _text, "where files land: a folder or a URI (default ./data/landing)"),
-    Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", "destination_options", _options, "JSON object of the storage's options"),
-    Variable("KEEN_PIPELINE_LEDGER_URL", "ledger_url", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
-    Variable("KEEN_PIPELINE_COLLECTIONS", "collections_file", _path, "YAML file of the collections"),
-    Variable(
-        "KEEN_PIPELINE_REQUESTS_PER_MINUTE", "requests_per_minute", _number(1, 100_000), "API requests a minute (default 200)"
-    ),
-    Variable("KEEN_PIPELINE_BUDGET", "budget", _text, "projects with this in common share their requests a minute"),
-    Variable("KEEN_PIPELINE_POLL_SECONDS", "poll_seconds", _number(0.05, 3600.0), "between polls of a run or command (default 5)"),
-    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", "max_attempts", _number(1, 100), "of one extraction (default 3)"),
-    Variable(
-        "KEEN_PIPELINE_RETRY_SECONDS",
-        "retry_seconds",
-        _number(0.0, 600.0),
-        "first back-off after a failed extraction (default 30), doubling, at most 600",
-    ),
-    Variable(
-        "KEEN_PIPELINE_LEASE_SECONDS",
-        "lease_seconds",
-        _number(2.0, 86_400.0),
-        "after how long without a heartbeat others take over a process's work (default 60)",
-    ),
-    Variable(
-        "KEEN_PIPELINE_PARTITIONS_PER_RUN",
-        "partitions_per_run",
-        _number(1, MOST_PARTITIONS_PER_RUN),
-        "of each collection in one run of a backfill; unset: a whole range is one run",
-    ),
-    Variable(
-        "KEEN_PIPELINE_MAX_EXTRACTION_EVENTS",
-        "max_extraction_events",
-        _number(1, 1_000_000_000),
-        "a request of more events is split (default 10000000)",
-    ),
-    Variable(
-        "KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS",
-        "allow_private_results",
-        _switch,
-        "whether a results URL may lead to a private address; unset: if the service's own is one",
-    ),
-    Variable("KEEN_PIPELINE_MASK_KEY", "mask_key", _mask_key, "of the hashes of masked columns, at least 16 bytes; a secret"),
-    Variable("KEEN_PIPELINE_DIGEST_TO", "digest_to", _addresses, "addresses of the nightly digest"),
-    Variable("KEEN_PIPELINE_DIGEST_AT", "digest_at", _time_of_day, "HH:MM in the schedule's zone (default 06:00)"),
-    Variable(
-        "KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES",
-        "digest_attachment_bytes",
-        _number(0, 20_000_000),
-        "of all files in one mail (default 2000000)",
-    ),
-    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", "slack_webhook", _url, "the same for Slack; a secret"),
-    Variable("KEEN_PIPELINE_UI_URL", "ui_url", _url, "root of Dagster's UI, for links"),
-    Variable("KEEN_PIPELINE_SERVICE_DATA", "service_data", _path, "folder of the embedded service (default ./data/keen)"),
-    Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "service_catalogue_url", _text, "PostgreSQL that several services share"),
-    Variable("KEEN_PIPELINE_SERVICE_STORAGE", "service_storage", _text, "root URI that several services share"),
-    Variable(
-        "KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS",
-        "service_redirect_hosts",
-        _words,
-        "hosts that the service's image beacon may redirect to; unset: none",
-    ),
-    Variable("KEEN_PIPELINE_SERVICE_MAIL_TO", "service_mail_to", _words, "addresses and domains its mail may go to; unset: any"),
+    Variable("KEEN_BASE_URL", _base_url, f"the service; unset: the embedded one, or {KEEN_URL} with a project or key"),
+    Variable("KEEN_PROJECT_ID", _key, "the project at the service"),
+    Variable("KEEN_READ_KEY", _key, "reads events; a secret"),
+    Variable("KEEN_WRITE_KEY", _key, "writes events (`load`); a secret"),
+    Variable("KEEN_MASTER_KEY", _key, "deletes events; a secret"),
+    Variable("KEEN_API_VERSION", _choice(*API_VERSIONS), "2.0 (default) extracts asynchronously, 3.0 at once"),
+    Variable("KEEN_PIPELINE_NAME", _name, "of the definitions that commands speak of (default keen)"),
+    Variable("KEEN_PIPELINE_RUNNING", _switch, "whether schedules and sensors start by themselves (default false, `dev`: true)"),
+    Variable("KEEN_PIPELINE_DESTINATION", _text, "where files land: a folder or a URI (default ./data/landing)"),
+    Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", _options, "JSON object of the storage's options"),
+    Variable("KEEN_PIPELINE_LEDGER_URL", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
+    Variable("KEEN_PIPELINE_COLLECTIONS", _path, "YAML file of the collections"),
+    Variable("KEEN_PIPELINE_REQUESTS_PER_MINUTE", _number(1, 100_000), "API requests a minute (default 200)"),
+    Variable("KEEN_PIPELINE_BUDGET", _text, "projects with this in common share their requests a minute"),
+    Variable("KEEN_PIPELINE_POLL_SECONDS", _number(0.05, 3600.0), "between polls of a run or command (default 5)"),
+    Variable("KEEN_PIPELINE_MAX_ATTEMPTS", _number(1, 100), "of one extraction (default 3)"),
+    Variable("KEEN_PIPELINE_RETRY_SECONDS", _number(0.0, 600.0), "first back-off after a failure (default 30), doubling to 600"),
+    Variable("KEEN_PIPELINE_LEASE_SECONDS", _number(2.0, 86_400.0), "without a heartbeat until others take over (default 60)"),
+    Variable("KEEN_PIPELINE_PARTITIONS_PER_RUN", _number(1, MOST_PARTITIONS_PER_RUN), "of a collection in one run; unset: all"),
+    Variable("KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", _number(1, 1_000_000_000), "requests of more are split (default 10000000)"),
+    Variable("KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS", _switch, "whether results may be at a private address; unset: as the service"),
+    Variable("KEEN_PIPELINE_MASK_KEY", _mask_key, "of the hashes of masked columns, at least 16 bytes; a secret"),
+    Variable("KEEN_PIPELINE_DIGEST_TO", _addresses, "addresses of the nightly digest"),
+    Variable("KEEN_PIPELINE_DIGEST_AT", _time_of_day, "HH:MM in the schedule's zone (default 06:00)"),
+    Variable("KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", _number(0, 20_000_000), "of all files in one mail (default 2000000)"),
+    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", _url, "the same for Slack; a secret"),
+    Variable("KEEN_PIPELINE_UI_URL", _url, "root of Dagster's UI, for links"),
+    Variable("KEEN_PIPELINE_SERVICE_DATA", _path, "folder of the embedded service (default ./data/keen)"),
+    Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", _text, "PostgreSQL that several services share"),
+    Variable("KEEN_PIPELINE_SERVICE_STORAGE", _text, "root URI that several services share"),
+    Variable("KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS", _words, "hosts that the service's image beacon may redirect to; unset: none"),
+    Variable("KEEN_PIPELINE_SERVICE_MAIL_TO", _words, "addresses and domains its mail may go to; unset: any"),
 )
 """Every variable of the pipeline, in the order in which they are documented. `SMTP_*` name the mail server."""
 

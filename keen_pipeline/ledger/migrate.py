@@ -8,7 +8,6 @@ without. The ledger notes the oldest code it serves, for the older code that mee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -132,9 +131,10 @@ def _upgrade(connection: sa.Connection, revision: str | None, contract: bool) ->
     due = pending if contract or revision is None else list(takewhile(lambda script: _phase(script) == EXPAND, pending))
     left = pending[len(due) :]
     if any(_phase(script) == EXPAND for script in left):
+        names = ", ".join(script.revision for script in left)
         raise LedgerVersionError(
             f"the ledger is at revision {revision}, and this keen_pipeline needs {known[-1]}, but "
-            f"{_names(left)} wait for a person, as code before revision {left[0].module.oldest_code} can't go on after them; "
+            f"{names} wait for a person, as code before revision {left[0].module.oldest_code} can't go on after them; "
             f"once none of it runs: {CONTRACT_COMMAND}; nothing was changed"
         )
     if not due:
@@ -148,7 +148,3 @@ def _upgrade(connection: sa.Connection, revision: str | None, contract: bool) ->
 def _phase(script: Script | Any) -> str:
     # The first four are older than the distinction, and code of their time refuses every newer ledger by itself.
     return str(getattr(script.module, "phase", EXPAND))
-
-
-def _names(scripts: Sequence[Script | Any]) -> str:
-    return ", ".join(script.revision for script in scripts)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from keen_pipeline.collection import CountPolicy
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, RetryableError
 from keen_pipeline.extraction import ExtractionRequest, Status, filters_identity
-from keen_pipeline.lifecycle import Count, Entry, GiveUp, Retry, Seen, decide
+from keen_pipeline.lifecycle import Count, Entry, Retry, Seen, decide
 from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
 from keen_pipeline.timeframe import Timeframe
@@ -208,15 +208,10 @@ def reconcile(pipeline: Pipeline, landed: Sequence[Entry], *, worker: str | None
                 yield Counted(entry, problem=answer)
             continue
         for entry in answer:
-            yield _judged(pipeline, entry, worker)
-
-
-def _judged(pipeline: Pipeline, entry: Entry, worker: str | None) -> Counted:
-    match decide(entry, Seen(), pipeline.clock.now(), pipeline.limits):
-        case Retry(reason):
-            return Counted(entry, pipeline.ledger.ask_again(entry.entry_id, reason, limits=pipeline.limits, worker=worker))
-        case GiveUp() | _:
-            return Counted(entry)
+            action, follower = decide(entry, Seen(), now, pipeline.limits), None
+            if isinstance(action, Retry):
+                follower = pipeline.ledger.ask_again(entry.entry_id, action.reason, limits=pipeline.limits, worker=worker)
+            yield Counted(entry, follower)
 
 
 def is_late(entry: Entry) -> bool:

@@ -29,6 +29,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -253,8 +254,10 @@ def note_counts(
 
     def note(counted: tuple[Entry, int]) -> KeenPipelineError | bool:
         entry, count = counted
+        known = None
         try:
-            known = _find_readable(destination, entry.request.path)
+            with suppress(InvalidInputError):
+                known = find(destination, entry.request.path)
             if known is not None and known.entry.token != entry.token:
                 return False  # another landing has replaced the file meanwhile
             made = known or Manifest.of(entry, scope, entry.landed_at or now)
@@ -269,13 +272,6 @@ def note_counts(
         answers = list(zip((entry for entry, _ in counts), pool.map(note, counts), strict=True))
     problems = {entry.entry_id: answer for entry, answer in answers if isinstance(answer, KeenPipelineError)}
     return problems, [entry for entry, answer in answers if answer is True]
-
-
-def _find_readable(destination: FileDestination, path: str) -> Manifest | None:
-    try:
-        return find(destination, path)
-    except InvalidInputError:
-        return None
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,12 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl, Status
 from keen_pipeline.lifecycle import Entry, GiveUp, Land, Poll, Retry, Seen, Split, decide
 from keen_pipeline.pipeline.context import Pipeline, by_collection, each, first_line
 from keen_pipeline.pipeline.slices import split
-
-if TYPE_CHECKING:
-    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
-    from keen_pipeline.ledger import CollectionState
 
 
 @dataclass
@@ -54,10 +49,11 @@ def poll(
     _join(pipeline, [e for e in mine if e.status is Status.SPLIT], worker, outcome)
     groups = by_collection(e for e in mine if e.status is Status.SUBMITTED)
     known = pipeline.ledger.listed_within(shared_seconds) if shared_seconds and groups else {}
-    waiting = []
-    for collection, members in random.sample(sorted(groups.items()), len(groups)):
-        if not _all_pending(members, known.get(collection)):
-            waiting.append((collection, members))
+    waiting = [
+        (collection, members)
+        for collection, members in random.sample(sorted(groups.items()), len(groups))
+        if collection not in known or any(entry.extraction_id not in known[collection].pending for entry in members)
+    ]
     begun = pipeline.clock.now()
     in_time = (group for group in waiting if (pipeline.clock.now() - begun).total_seconds() <= seconds)
     for collection, members, answer in each(in_time, lambda group: pipeline.api.list_extractions(group[0].request.collection)):
@@ -68,10 +64,6 @@ def poll(
         tick = pipeline.ledger.listed(collection, [i for i, remote in answer.items() if remote.status is RemoteStatus.PENDING])
         _apply(pipeline, members, answer, tick, worker, outcome)
     return outcome
-
-
-def _all_pending(members: Sequence[Entry], state: CollectionState | None) -> bool:
-    return state is not None and all(entry.extraction_id in state.pending for entry in members)
 
 
 def _apply(

@@ -114,8 +114,8 @@ def night_service(folder: Path, collections: int) -> Iterator[dict[str, Any]]:
     yesterday = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
     events = [{"keen": {"timestamp": f"{yesterday:%Y-%m-%d}T1{n}:00:00.000Z"}, "n": n} for n in range(_EVENTS)]
     with logged_service(folder) as endpoint:
-        keys = {"read_key": endpoint.read_key, "write_key": endpoint.write_key}
-        with KeenClient(endpoint.base_url, endpoint.project_id, **keys) as client:
+        read_key, write_key = endpoint.read_key, endpoint.write_key
+        with KeenClient(endpoint.base_url, endpoint.project_id, read_key=read_key, write_key=write_key) as client:
             every = names(collections)
             for start in range(0, collections, _BATCH):
                 client.add_events(dict.fromkeys(every[start : start + _BATCH], events))
