@@ -67,7 +67,7 @@ def _names(entry: str, place: Address) -> bool:
         if address is not None:
             return address in ipaddress.ip_network(re.sub(r"[\[\]]", "", name), strict=False)
     domain = name.removeprefix("*").strip(".")
-    return name == "*" or (domain != "" and f".{place.host.lower().rstrip('.')}".endswith(f".{domain}"))
+    return name == "*" or f".{place.host.lower().rstrip('.')}".endswith(f".{domain}")
 
 
 def _read(variable: str, url: str) -> Proxy:
