@@ -61,7 +61,7 @@ def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterato
         raise broken(getattr(error, "strerror", None) or type(error).__name__) from None
 
 
-class Channel:
+class Channel(io.RawIOBase):
     """A socket whose every wait ends in time. http.client takes it for a socket, though it can't close it: `end` does."""
 
     def __init__(self, sock: Any, read_timeout: float) -> None:
@@ -84,12 +84,15 @@ class Channel:
             self._arm()
             view = view[self._timed(self._sock.send, view) :]
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         self._arm()
         return self._timed(self._sock.recv_into, buffer)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self), _BUFFER_BYTES)
+        return io.BufferedReader(self, _BUFFER_BYTES)
 
     def close(self) -> None:
         """Nothing: http.client closes before the body is read."""
@@ -123,17 +126,6 @@ class Channel:
 
     def _over(self) -> TimeLimitError:
         return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._channel.recv_into(buffer)
 
 
 class _Response(http.client.HTTPResponse):

@@ -31,9 +31,6 @@ class Proxies:
     def __init__(self, *, used: bool = True) -> None:
         self._urls = getproxies_environment() if used else {}
 
-    def __repr__(self) -> str:
-        return f"Proxies({', '.join(sorted(self._urls))})"
-
     @property
     def secrets(self) -> list[str]:
         """Passwords, in every form in which they travel."""
