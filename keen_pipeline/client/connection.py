@@ -141,11 +141,11 @@ class _Response(http.client.HTTPResponse):
         if coding:
             readable = self.chunked and coding == "chunked"
         else:
-            readable = not lengths or (len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", *lengths) is not None)
+            readable = not lengths or (len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", min(lengths)) is not None)
         if not readable:
             raise _BadFramingError
         if lengths and self.length is None and not coding:  # the same one twice
-            self.length = int(*lengths)
+            self.length = int(min(lengths))
 
 
 class _BadFramingError(http.client.HTTPException):

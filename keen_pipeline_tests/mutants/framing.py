@@ -19,7 +19,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_CLIENT}/connection.py", "if not readable:", "if False:", _END),
     (f"{_CLIENT}/connection.py", 'self.chunked and coding == "chunked"', "True", _END),
     (f"{_CLIENT}/connection.py", "len(lengths) == 1 and ", "", _END),
-    (f"{_CLIENT}/connection.py", "self.length = int(*lengths)", "pass", f"{_RESULTS}::test_length_that_is_said_twice_is_one"),
+    (f"{_CLIENT}/connection.py", "self.length = int(min(lengths))", "pass", f"{_RESULTS}::test_length_that_is_said_twice_is_one"),
     (f"{_CLIENT}/connection.py", "while 100 < self.status < 200", "if 100 < self.status < 100", _HINTS),
     (f"{_CLIENT}/connection.py", " and self.status != 101", "", _HINTS),
     (f"{_CLIENT}/connection.py", " - len(member.unconsumed_tail) - len(member.unused_data)", "", _MEMBERS),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing.csv.grammar import Record, RecordReader, value_of
@@ -45,7 +45,7 @@ class JoinedResults:
         for uri in self.uris:
             with self._slice(uri) as file:
                 headers.append(_header(RecordReader().read(_pieces(file))))
-        return _Stream(self._bytes(headers))
+        return cast("ResultsStream", _Stream(self._bytes(headers)))
 
     @contextmanager
     def _slice(self, uri: str) -> Iterator[BinaryIO]:
