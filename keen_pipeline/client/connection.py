@@ -6,6 +6,7 @@ every byte, so that a head that comes drop by drop, or an endless `100 Continue`
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import math
@@ -143,13 +144,9 @@ class _Response(http.client.HTTPResponse):
         else:
             readable = not lengths or (len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", min(lengths)) is not None)
         if not readable:
-            raise _BadFramingError
+            raise OSError(errno.EBADMSG, "its Content-Length or Transfer-Encoding can't be read")
         if lengths and self.length is None and not coding:  # the same one twice
             self.length = int(min(lengths))
-
-
-class _BadFramingError(http.client.HTTPException):
-    strerror = "its Content-Length or Transfer-Encoding can't be read"
 
 
 class Connection(http.client.HTTPConnection):
