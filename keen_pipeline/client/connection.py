@@ -6,6 +6,7 @@ every byte, so that a head that comes drop by drop, or an endless `100 Continue`
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import math
@@ -61,7 +62,7 @@ def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterato
         raise broken(getattr(error, "strerror", None) or type(error).__name__) from None
 
 
-class Channel:
+class Channel(io.RawIOBase):
     """A socket whose every wait ends in time. http.client takes it for a socket, though it can't close it: `end` does."""
 
     def __init__(self, sock: Any, read_timeout: float) -> None:
@@ -84,12 +85,15 @@ class Channel:
             self._arm()
             view = view[self._timed(self._sock.send, view) :]
 
-    def recv_into(self, buffer: memoryview) -> int:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         self._arm()
         return self._timed(self._sock.recv_into, buffer)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self), _BUFFER_BYTES)
+        return io.BufferedReader(self, _BUFFER_BYTES)
 
     def close(self) -> None:
         """Nothing: http.client closes before the body is read."""
@@ -125,17 +129,6 @@ class Channel:
         return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
 
 
-class _Reader(io.RawIOBase):
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._channel.recv_into(buffer)
-
-
 class _Response(http.client.HTTPResponse):
     """The final answer, its framing checked: http.client takes a length that it can't read for none, and a cut for the end."""
 
@@ -149,15 +142,11 @@ class _Response(http.client.HTTPResponse):
         if coding:
             readable = self.chunked and coding == "chunked"
         else:
-            readable = not lengths or (len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", *lengths) is not None)
+            readable = not lengths or (len(lengths) == 1 and re.fullmatch("[0-9]{1,18}", min(lengths)) is not None)
         if not readable:
-            raise _BadFramingError
+            raise OSError(errno.EBADMSG, "its Content-Length or Transfer-Encoding can't be read")
         if lengths and self.length is None and not coding:  # the same one twice
-            self.length = int(*lengths)
-
-
-class _BadFramingError(http.client.HTTPException):
-    strerror = "its Content-Length or Transfer-Encoding can't be read"
+            self.length = int(min(lengths))
 
 
 class Connection(http.client.HTTPConnection):

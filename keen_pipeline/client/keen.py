@@ -72,21 +72,16 @@ class KeenClient:
         self._read = Credential.checked("KEEN_READ_KEY", read_key)
         self._write = Credential.checked("KEEN_WRITE_KEY", write_key)
         self._master = Credential.checked("KEEN_MASTER_KEY", master_key)
-        base_url, clock = check_base_url(base_url), clock or SystemClock()
+        self.base_url, clock = check_base_url(base_url), clock or SystemClock()
         read_timeout = read_timeout if api_version == "2.0" else max(read_timeout, synchronous.READ_SECONDS)
         limits = TimeLimits(connect_timeout, read_timeout, total_timeout, transfer_timeout)
         connector = Connector(limits, ssl.create_default_context(), Proxies(used=use_proxies))
         keys = (self._read.key, self._write.key, self._master.key)
         scrub = Scrubber((*keys, *connector.proxies.secrets))
-        self._transport = ApiTransport(base_url, connector, limiter=limiter, clock=clock, scrub=scrub)
+        self._transport = ApiTransport(self.base_url, connector, limiter=limiter, clock=clock, scrub=scrub)
         self._results = ResultsOpener(
-            base_url, self._read, connector, allow_private=allow_private_results, clock=clock, scrub=scrub
+            self.base_url, self._read, connector, allow_private=allow_private_results, clock=clock, scrub=scrub
         )
-
-    @property
-    def base_url(self) -> str:
-        """The service's address, without a trailing slash."""
-        return self._transport.base_url
 
     def __repr__(self) -> str:
         return f"KeenClient({self.base_url}, project {self.project_id}, v{self.api_version})"
@@ -115,26 +110,15 @@ class KeenClient:
         }
         if request.email:
             body["email"] = request.email
-        return self._transport.post(
-            self._path("2.0", request.collection, "_extract"),
-            body,
-            wire.read_extraction,
-            self._subject(f"submit of {request}"),
-            self._read,
-            budget_wait=SUBMIT_BUDGET_WAIT,
-        )
+        path, subject = self._path("2.0", request.collection, "_extract"), self._subject(f"submit of {request}")
+        return self._transport.post(path, body, wire.read_extraction, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT)
 
     def _submit_v3(self, request: ExtractionRequest) -> RemoteExtraction:
         if request.email:
             body = {**self._selection(request), "email": request.email}
             subject = self._subject(f"mail of {request}")
             self._transport.post(
-                self._query("extraction"),
-                body,
-                lambda answer, clean: None,
-                subject,
-                self._read,
-                budget_wait=SUBMIT_BUDGET_WAIT,
+                self._query("extraction"), body, lambda answer, clean: None, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT
             )
         return RemoteExtraction(synchronous.new_extraction_id(), RemoteStatus.PENDING)
 
@@ -142,23 +126,16 @@ class KeenClient:
         """Every extraction of the collection by id, in one request; with v3.0 without one, as nothing waits there."""
         if self.api_version == "3.0":
             return synchronous.CompleteExtractions()
-        return self._transport.get(
-            self._path("2.0", collection, "_extract"),
-            wire.read_extractions,
-            self._subject(f"list of extractions of {collection}"),
-            self._read,
-        )
+        path, subject = self._path("2.0", collection, "_extract"), self._subject(f"list of extractions of {collection}")
+        return self._transport.get(path, wire.read_extractions, subject, self._read)
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
         """One extraction, with a fresh results URL if it is complete. Raises ConfigurationError with v3.0, which has none."""
         if self.api_version == "3.0":
             raise ConfigurationError("KEEN_API_VERSION is 3.0, which has no id to poll: the status of an extraction needs 2.0")
-        return self._transport.get(
-            self._path("2.0", collection, "_extract", extraction_id),
-            wire.read_extraction,
-            self._subject(f"status of extraction {extraction_id} of {collection}"),
-            self._read,
-        )
+        path = self._path("2.0", collection, "_extract", extraction_id)
+        subject = self._subject(f"status of extraction {extraction_id} of {collection}")
+        return self._transport.get(path, wire.read_extraction, subject, self._read)
 
     def count(self, collection: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()) -> int:
         """The number of events that an extraction with the same arguments would hold."""

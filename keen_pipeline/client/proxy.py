@@ -31,9 +31,6 @@ class Proxies:
     def __init__(self, *, used: bool = True) -> None:
         self._urls = getproxies_environment() if used else {}
 
-    def __repr__(self) -> str:
-        return f"Proxies({', '.join(sorted(self._urls))})"
-
     @property
     def secrets(self) -> list[str]:
         """Passwords, in every form in which they travel."""
@@ -67,7 +64,7 @@ def _names(entry: str, place: Address) -> bool:
         if address is not None:
             return address in ipaddress.ip_network(re.sub(r"[\[\]]", "", name), strict=False)
     domain = name.removeprefix("*").strip(".")
-    return name == "*" or (domain != "" and f".{place.host.lower().rstrip('.')}".endswith(f".{domain}"))
+    return name == "*" or f".{place.host.lower().rstrip('.')}".endswith(f".{domain}")
 
 
 def _read(variable: str, url: str) -> Proxy:

@@ -78,9 +78,6 @@ class Scrubber:
         known = sorted({form for secret in long for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known)) or "(?!)", re.IGNORECASE)
 
-    def __repr__(self) -> str:
-        return "Scrubber"
-
     def __call__(self, text: str) -> str:
         """Return `text` cleaned, without secrets and URLs, cut to LONGEST_TEXT characters."""
         text = html.unescape(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), text[:_READ_CHARACTERS].replace("\\/", "/")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus
 from keen_pipeline.ports import ResultsStream
@@ -39,16 +40,16 @@ class CompleteExtractions(Mapping[str, RemoteExtraction]):
         return 0
 
 
+@dataclass(eq=False, repr=False)
 class SynchronousResults:
     """The events of `request` (a ResultsSource), by `ask`; each `open` is a new query, from its beginning."""
 
-    def __init__(self, request: ExtractionRequest, ask: Callable[[ExtractionRequest], ResultsStream]) -> None:
-        self._request = request
-        self._ask = ask
+    request: ExtractionRequest
+    ask: Callable[[ExtractionRequest], ResultsStream]
 
     def __repr__(self) -> str:
-        return f"SynchronousResults({self._request})"
+        return f"SynchronousResults({self.request})"
 
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Ask for the events. Raises ExtractionTooLargeError, AuthenticationError, RetryableError, PermanentError."""
-        return self._ask(self._request)
+        return self.ask(self.request)

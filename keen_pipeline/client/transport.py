@@ -91,9 +91,6 @@ class ApiTransport:
         self._scrub = scrub
         self._idle: collections.deque[Connection] = collections.deque()
 
-    def __repr__(self) -> str:
-        return f"ApiTransport({self.base_url})"
-
     def close(self) -> None:
         with suppress(IndexError):
             while True:

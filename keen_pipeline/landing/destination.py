@@ -156,13 +156,10 @@ class FileDestination:
     def read(self, path: str, most_bytes: int) -> bytes:
         """A small file at a path below the root. Raises FileNotFoundError, InvalidInputError if it is longer than `most_bytes`."""
         with self._storage.open(self.uri_of(path)) as file:
-            pieces, left = [], most_bytes + 1
-            while left > 0 and (piece := file.read(left)):
-                pieces.append(piece)
-                left -= len(piece)
-        if left <= 0:
+            data = file.read(most_bytes + 1)
+        if len(data) > most_bytes:
             raise InvalidInputError(f"{self.uri_of(path)} is longer than {most_bytes} bytes")
-        return b"".join(pieces)
+        return data
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter, methodcaller
 from typing import Any
 
 from keen_pipeline.readers.scan import Part
@@ -25,12 +26,8 @@ def is_lazy(kind: object) -> bool:
     return converter_of(kind) in (_dataset, _polars_lazy, _duckdb)
 
 
-def _table(part: Part) -> Any:
-    return part.table()
-
-
-def _dataset(part: Part) -> Any:
-    return part.dataset
+_table = methodcaller("table")
+_dataset = attrgetter("dataset")
 
 
 def _pandas(part: Part) -> Any:

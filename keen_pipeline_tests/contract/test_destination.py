@@ -342,7 +342,13 @@ def test_no_collections_name_leads_out_of_its_folder(collection: str, place: Pla
     assert {destination.read(path, 100).decode() for path, _ in listed} == {"2026-01-01", "2026-01-01-08:00+0100"}
     assert len({name.rpartition("/")[0] for name in place.files()}) == 1
     assert {name.rpartition("/")[2] for name in place.files()} == {"2026-01-01.csv", "2026-01-01-08:00+0100.csv"}
-    assert all(name.count("/") == 1 for name in place.files())
+    assert all(name.count("/") == 1 and "\\" not in name for name in place.files())
+
+
+def test_no_two_collections_share_a_folder(place: Place) -> None:
+    for collection in [*NAMES, "x/y", "a/b", "a%2Fb"]:
+        place.destination().write(file_path(collection, "2026-01-01"), b"a")
+    assert len(place.files()) == len(NAMES) + 3
 
 
 @pytest.mark.parametrize("prefix", ["a b", "größe/東京", "100%25", "a%20b", "x+y&z=(1),'"])

@@ -3,11 +3,13 @@ unchanged. A column is its name and the how-manyth of that name; a byte order ma
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from keen_pipeline.errors import TransferError, VerificationError
 from keen_pipeline.landing.csv.grammar import Record, RecordReader, value_of
@@ -26,12 +28,12 @@ class Header(NamedTuple):
     ending: bytes
 
 
+@dataclass(eq=False, repr=False)
 class JoinedResults:
     """A ResultsSource over the slices that `open_file` opens, in the order of `uris`. Memory: some records."""
 
-    def __init__(self, open_file: Callable[[str], AbstractContextManager[BinaryIO]], uris: Sequence[str]) -> None:
-        self._open_file = open_file
-        self._uris = uris
+    open_file: Callable[[str], AbstractContextManager[BinaryIO]]
+    uris: Sequence[str]
 
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """The joined file, always from its beginning.
@@ -40,16 +42,16 @@ class JoinedResults:
         stream does so too.
         """
         headers = []
-        for uri in self._uris:
+        for uri in self.uris:
             with self._slice(uri) as file:
                 headers.append(_header(RecordReader().read(_pieces(file))))
-        return _Stream(self._bytes(headers))
+        return cast("ResultsStream", _Stream(self._bytes(headers)))
 
     @contextmanager
     def _slice(self, uri: str) -> Iterator[BinaryIO]:
         """The slice, for reading: what goes wrong with it is not said to be the destination's fault."""
         try:
-            with self._open_file(uri) as file:
+            with self.open_file(uri) as file:
                 yield file
         except FileNotFoundError:
             raise TransferError(f"the slice {uri} is gone") from None
@@ -58,13 +60,13 @@ class JoinedResults:
         except VerificationError as error:
             raise VerificationError(f"the slice {uri}: {error}") from None
 
-    def _bytes(self, headers: Sequence[Header]) -> Iterator[bytes]:
+    def _bytes(self, headers: Sequence[Header]) -> Generator[bytes, None, None]:
         union = join_headers([header.columns for header in headers])
         written = {column: cell for header in reversed(headers) for column, cell in zip(header.columns, header.cells, strict=True)}
         ending = next((header.ending for header in headers if header.ending), b"\n")
         if union:
             yield b",".join(written[column] for column in union) + ending
-        for uri, header in zip(self._uris, headers, strict=True):
+        for uri, header in zip(self.uris, headers, strict=True):
             with self._slice(uri) as file:
                 reader = RecordReader()
                 records = reader.read(_pieces(file))
@@ -143,7 +145,7 @@ def join_headers(headers: Sequence[Sequence[Column]]) -> list[Column]:
     return union
 
 
-class _Stream:
+class _Stream(io.RawIOBase):
     """A ResultsStream over pieces of bytes."""
 
     start = 0
@@ -151,30 +153,17 @@ class _Stream:
     validator: str | None = None
     encoding = "identity"
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
         self._pieces = pieces
         self._left = memoryview(b"")
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill as much of `buffer` as there is; 0 at the end."""
-        filled = 0
-        while filled < len(buffer):
-            if not self._left:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    break
-                self._left = memoryview(piece)
-                continue
-            part = self._left[: len(buffer) - filled]
-            buffer[filled : filled + len(part)] = part
-            self._left = self._left[len(part) :]
-            filled += len(part)
-        return filled
+    def readinto(self, buffer: Any) -> int:
+        while not self._left and (piece := next(self._pieces, None)) is not None:
+            self._left = memoryview(piece)
+        part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
 
-    def __enter__(self) -> ResultsStream:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
+    def close(self) -> None:
+        self._pieces.close()
+        super().close()

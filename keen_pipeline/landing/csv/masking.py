@@ -40,14 +40,14 @@ class Masker:
         self._width = 0  # columns of the file as it comes; 0 until the header is read
         self._changes: list[tuple[int, MaskMethod]] = []
         self._dropped: list[int] = []
-        self._stopped = False
+        self.stopped = False  # whether something came that belongs to no column; it was kept back, and so is what follows
         self.columns: tuple[str, ...] = ()
         self.masked: dict[str, str] = {}
         self.absent: tuple[str, ...] = tuple(sorted(methods))
 
     def feed(self, data: bytes | bytearray | memoryview) -> bytes:
         """The file's next bytes, possibly none yet. Raises ConfigurationError where the mask leaves no column."""
-        if self._stopped:
+        if self.stopped:
             return b""
         self._reader.add(data)
         return self._next()
@@ -55,12 +55,7 @@ class Masker:
     def finish(self) -> bytes:
         """The file's last bytes. What is left of a record that never ended is dropped."""
         self._reader.end()
-        return b"" if self._stopped else self._next()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether something came that belongs to no column; it was kept back, and so is what follows."""
-        return self._stopped
+        return b"" if self.stopped else self._next()
 
     def _next(self) -> bytes:
         out: list[bytes] = []
@@ -71,11 +66,11 @@ class Masker:
                 elif len(cells) == self._width:
                     out.append(self._masked(cells) + ending)
                 else:
-                    self._stopped = True
+                    self.stopped = True
                     break
         except VerificationError:
-            self._stopped = True
-        if self._stopped:
+            self.stopped = True
+        if self.stopped:
             self._reader = RecordReader()  # what is kept back is not held either
         return b"".join(out)
 

@@ -7,7 +7,7 @@ the object appear.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -53,7 +53,9 @@ class S3Upload:
         """`size` bytes can be read by now: send every part that is whole and not the last. Raises what an earlier part raised."""
         check_size(self.target, size, LARGEST_OBJECT)
         while size > self._sent + part_bytes(self._sent):
-            _raise_failed(self._parts)
+            for part in self._parts:
+                if part.done():
+                    part.result()
             self._send(part_bytes(self._sent))
 
     def complete(self, size: int, fence: Fence = no_fence) -> None:
@@ -121,9 +123,3 @@ class UploadingStage(TemporaryFile):
         with self._translated():
             self.upload.abort()
         return super().truncate(size)
-
-
-def _raise_failed(parts: Iterable[Future[dict[str, Any]]]) -> None:
-    for part in parts:
-        if part.done():
-            part.result()

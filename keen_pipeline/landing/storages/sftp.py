@@ -106,7 +106,8 @@ class SftpStorage(Storage):
         oldest = time.time() - older_than.total_seconds()
         removed = []
         with self._session(self._root) as files:
-            for path, found in _walk(files, self._folder, skip_closed=True):
+            # What this user may not list, such as lost+found, has nothing of ours.
+            for path, found in _walk(files, self._folder, (PermissionError,)):
                 if not is_staged(posixpath.basename(path)) or float(found.st_mtime or 0) >= oldest:
                     continue
                 try:
@@ -256,25 +257,18 @@ def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
             files.stat(one)  # another landing was quicker, or it can't be made
 
 
-def _walk(files: paramiko.SFTPClient, folder: str, *, skip_closed: bool = False) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
-    """Path and attributes of the plain files below a folder; no symbolic link is followed.
-
-    `skip_closed`: pass over folders that this user may not list, such as lost+found: nothing of ours is in them.
-    """
+def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
+    """Path and attributes of the plain files below a folder; no symbolic link is followed. `skip`: why a folder is passed over."""
     try:
         found = files.listdir_attr(folder)
-    except FileNotFoundError:
-        return
-    except PermissionError:
-        if not skip_closed:
-            raise
+    except (FileNotFoundError, *skip):
         return
     for entry in found:
         path = f"{folder.rstrip('/')}/{entry.filename}"
         if entry.filename in (".", "..") or "/" in entry.filename:
             continue
         if stat.S_ISDIR(entry.st_mode or 0):
-            yield from _walk(files, path, skip_closed=skip_closed)
+            yield from _walk(files, path, skip)
         elif stat.S_ISREG(entry.st_mode or 0):
             yield path, entry
 
