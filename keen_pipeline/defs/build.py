@@ -125,8 +125,10 @@ def _check_arguments(**given: Any) -> None:
     """Refuse what is plainly of another kind, as a path for a destination, which would come out in a run, or out of bounds."""
     for name, value in given.items():
         kind, most, said = _KINDS.get(name, int), _MOST.get(name), type(value).__name__
-        if kind in (str, bool, int):
-            is_wrong = type(value) is not kind or (most is not None and not 1 <= value <= most)
+        if most is not None:
+            is_wrong = isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
+        elif kind in (str, bool):
+            is_wrong = not isinstance(value, kind)
         else:  # a resource may also be one that is configured at launch, or a double
             is_wrong = isinstance(value, (str, PurePath, Mapping, list, type))
         if value is not None and is_wrong:
