@@ -23,6 +23,7 @@ MOST_MISSING = 20
 _SLACK_LINES = 30
 _SLACK_CHARACTERS = 2900
 _BAR_PIXELS = 28
+_RUN = "The run in Dagster, which can be re-executed there"
 _STEPS = "▁▂▃▄▅▆▇█"
 _INK, _GREY, _RED, _AMBER, _BLUE, _PALE = "#1f2933", "#7b8794", "#c62828", "#b26a00", "#2f6fdb", "#a9c3ec"
 _FONT = "font-family:-apple-system,Segoe UI,Roboto,Helvetica,Arial,sans-serif"
@@ -52,23 +53,15 @@ def digest_message(
 
 
 def failure_message(identity: str, title: str, story: str, link: str | None) -> Message:
-    """Something failed just now. `story`: what, why, what was kept, what to do, in plain text."""
-    after = (
-        f'<p><a href="{escape(link)}" style="color:{_BLUE}">The run in Dagster</a>, which can be re-executed from there</p>'
-        if link
-        else ""
-    )
-    html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(title)}</b></p>'
-    html += f'<p style="white-space:pre-wrap">{escape(story)}</p>{after}</div>'
-    told = f":red_circle: *{_slack_text(title)}*\n{_slack_text(story)}"
-    blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|The run in Dagster>" if link else ""))]
-    return Message(
-        identity,
-        title,
-        f"{title}\n\n{story}\n" + (f"\nThe run in Dagster, which can be re-executed from there:\n{link}\n" if link else ""),
-        _page(html),
-        blocks,
-    )
+    """Something failed just now. `story`: what, why, what was kept, and indented what to do, in plain text."""
+    first, _, rest = story.partition("\n")
+    lines = [f"<code>{escape(line)}</code>" if line.startswith("  ") else escape(line) for line in rest.splitlines()]
+    html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(first)}</b></p>'
+    html += f'<p style="white-space:pre-wrap">{"<br>".join(lines)}</p>' if lines else ""
+    html += f'<p><a href="{escape(link)}" style="color:{_BLUE}">{_RUN}</a></p></div>' if link else "</div>"
+    told = f":red_circle: *Keen: {_slack_text(first)}*\n{_slack_text(rest)}"
+    blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|{_RUN}>" if link else ""))]
+    return Message(identity, title, f"{story}\n" + (f"\n{_RUN}:\n{link}\n" if link else ""), _page(html), blocks)
 
 
 def _links_of(ui_url: str | None, assets: Mapping[str, str]) -> Links:
