@@ -11,9 +11,9 @@ from html import escape
 from typing import TypeAlias
 from urllib.parse import quote
 
-from keen_pipeline.notifications.digest import Digest, Line, Missing
+from keen_pipeline.notifications.digest import Digest, Line
 from keen_pipeline.notifications.send import Attachment, Message
-from keen_pipeline.pipeline.told import few, shortened
+from keen_pipeline.pipeline.told import Group, few, shortened
 
 Links: TypeAlias = Callable[[str, str], str | None]
 
@@ -127,7 +127,7 @@ def attachment_name(line: Line) -> str:
 
 def _text(digest: Digest, lines: Sequence[Line], attachments: Sequence[Attachment]) -> str:
     out = [_subject(digest), ""]
-    out += [f"{'OPEN' if one.is_open else 'FAILED'}  {one.group}" for one in digest.missing[:MOST_MISSING]]
+    out += [f"{'OPEN' if group.is_open else 'FAILED'}  {group}" for group in digest.missing[:MOST_MISSING]]
     out += [_more(len(digest.missing), MOST_MISSING), ""]
     for line in lines[:MOST_LINES]:
         out.append(f"{line.collection} {line.partition_key}  {sparkline(line.bars)}")
@@ -169,7 +169,7 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
     parts = [f'<div style="{_FONT};font-size:18px;color:{_INK};margin:0 0 4px">{title}</div>']
     landed = f"{len(digest.landed)} of {len(digest.lines)} collections landed, {digest.events:,} events"
     parts.append(f'<div style="{_FONT};font-size:14px;color:{_GREY};margin:0 0 12px">{landed}</div>')
-    parts += [_missing_html(one, links) for one in digest.missing[:MOST_MISSING]]
+    parts += [_missing_html(group, links) for group in digest.missing[:MOST_MISSING]]
     rows = [_row(line, links, attachments, chart=number < MOST_CHARTS) for number, line in enumerate(lines[:MOST_LINES])]
     heads = "".join(
         f'<th style="{_HEAD}{";text-align:right" if name == "events" else ""}">{name}</th>'
@@ -186,9 +186,8 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
     return _page("\n".join(parts))
 
 
-def _missing_html(one: Missing, links: Links) -> str:
-    colour, word = (_AMBER, "still open") if one.is_open else (_RED, "failed")
-    group = one.group
+def _missing_html(group: Group, links: Links) -> str:
+    colour, word = (_AMBER, "still open") if group.is_open else (_RED, "failed")
     name = _linked(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
     return (
         f'<div style="{_FONT};font-size:14px;color:{_INK};border-left:4px solid {colour};padding:4px 0 4px 10px;margin:0 0 6px">'
@@ -244,9 +243,8 @@ def _chart(bars: Sequence[tuple[str, int | None]]) -> str:
 
 def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str, object]]:
     blocks: list[dict[str, object]] = [{"type": "header", "text": {"type": "plain_text", "text": _subject(digest)[:150]}}]
-    for one in digest.missing[: MOST_MISSING // 2]:
-        sign = ":hourglass:" if one.is_open else ":red_circle:"
-        group = one.group
+    for group in digest.missing[: MOST_MISSING // 2]:
+        sign = ":hourglass:" if group.is_open else ":red_circle:"
         name = _slack_link(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
         blocks.append(_section(f"{sign} *{name}* {_slack_text(shortened(group.reason))}\n`{_slack_text(group.command)}`"))
     said = []
