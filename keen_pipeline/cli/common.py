@@ -21,7 +21,7 @@ from rich.table import Table
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import read_collections_file
-from keen_pipeline.errors import InvalidInputError, KeenPipelineError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
 from keen_pipeline.pipeline import Progress as Waiting
@@ -126,6 +126,24 @@ def landing_json(entry: Entry) -> dict[str, Any]:
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def copy_files(paths: Sequence[Path], folder: Path) -> None:
+    """Copy files of this package into a folder, which is made where it is missing, and name the copies on stdout.
+
+    Raises ConfigurationError, with nothing copied, if one is there with another content: somebody may have changed it.
+    """
+    copies = {folder / path.name: path for path in paths}
+    for copy, path in copies.items():
+        if copy.exists() and copy.read_bytes() != path.read_bytes():
+            raise ConfigurationError(f"{copy} is there already; nothing was copied: name another folder, or move it away")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy, path in copies.items():
+            shutil.copyfile(path, copy)
+            click.echo(copy)
+    except OSError as error:
+        raise ConfigurationError(f"{folder} can't be written: {error.strerror or error}") from None
 
 
 def landings_table(entries: Sequence[Entry], title: str) -> Table:

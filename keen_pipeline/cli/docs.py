@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 import keen_pipeline
-from keen_pipeline.cli.common import show
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.cli.common import copy_files
 
 PAGES = Path(keen_pipeline.__file__).parent / "docs"
 PROFILES = Path(keen_pipeline.__file__).parent / "deployment"
@@ -41,8 +38,10 @@ def profiles() -> dict[str, Path]:
     return {page.parent.name: page for page in sorted(PROFILES.glob("*/README.md"))}
 
 
-def _title(page: Path) -> str:
-    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+def _list(known: dict[str, Path]) -> None:
+    width = max(map(len, known))
+    for name, page in known.items():
+        click.echo(f"{name:{width}}  {page.read_text(encoding='utf-8').splitlines()[0].removeprefix('# ')}")
 
 
 @click.command("docs")
@@ -56,9 +55,7 @@ def command(page: str | None) -> None:
     """
     known = pages()
     if page is None:
-        width = max(map(len, known))
-        for name, path in known.items():
-            click.echo(f"{name:{width}}  {_title(path)}")
+        _list(known)
         return
     text = known[page].read_text(encoding="utf-8")
     if not sys.stdout.isatty():
@@ -76,7 +73,7 @@ def command(page: str | None) -> None:
 def deployment(profile: str | None, folder: Path | None) -> None:
     """List the deployment profiles, show the page of PROFILE, or copy its files.
 
-    Nothing that is there already is overwritten: then nothing is copied.
+    A file that is there with another content is left alone: then nothing is copied.
 
     Example: keen-pipeline deployment celery --to ./deploy
     """
@@ -84,25 +81,9 @@ def deployment(profile: str | None, folder: Path | None) -> None:
     if profile is None:
         if folder is not None:
             raise click.UsageError(f"--to needs a PROFILE: {', '.join(known)}")
-        table = Table("profile", "what", title=f"In {PROFILES}", title_justify="left")
-        for name, page in known.items():
-            table.add_row(name, _title(page))
-        show(table)
+        click.echo(f"In {PROFILES}:")
+        _list(known)
     elif folder is None:
         click.echo(known[profile].read_text(encoding="utf-8"), nl=False)
     else:
-        for path in copy(known[profile].parent, folder):
-            click.echo(path)
-
-
-def copy(source: Path, folder: Path) -> list[Path]:
-    """Copies the files of a profile; answers where they are. Raises ConfigurationError where one is there already or can't be."""
-    files = sorted(path for path in source.iterdir() if path.is_file())
-    present = [folder / path.name for path in files if (folder / path.name).exists()]
-    if present:
-        raise ConfigurationError(f"{present[0]} is there already; nothing was copied: name another folder, or move it away")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return [Path(shutil.copyfile(path, folder / path.name)) for path in files]
-    except OSError as error:
-        raise ConfigurationError(f"{folder} can't be written: {error.strerror}") from None
+        copy_files(sorted(path for path in known[profile].parent.iterdir() if path.is_file()), folder)

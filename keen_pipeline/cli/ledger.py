@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, print_json, show
+from keen_pipeline.cli.common import console, copy_files, print_json, show
 from keen_pipeline.ledger import open_engine
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.ledger.statistics import StatisticsReader
+from keen_pipeline.observability import ALERTS, DASHBOARD
 from keen_pipeline.observability.exporter import PipelineMetrics
-from keen_pipeline.observability.files import write_files
 from keen_pipeline.observability.server import serve
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_destination, open_ledger, scope_of
@@ -105,8 +105,7 @@ def metrics(host: str, port: int, folder: Path | None) -> None:
     Example: keen-pipeline metrics --port 9464
     """
     if folder is not None:
-        for path in write_files(folder):
-            click.echo(path)
+        copy_files([DASHBOARD, ALERTS], folder)
         return
     settings = Settings.from_environment()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")

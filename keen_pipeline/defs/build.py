@@ -24,8 +24,8 @@ from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 
-# Past an hour a partition would land later than its next one is asked for.
-_MOST_SENSOR_SECONDS = 3600
+# A sensor that ticks less often than hourly would land a partition after its next one is asked for.
+_MOST = {"partitions_per_run": MOST_PARTITIONS_PER_RUN, "sensor_interval_seconds": 3600}
 _KINDS: Mapping[str, type] = {
     "keen": KeenResource,
     "ledger": ExtractionLedger,
@@ -34,6 +34,7 @@ _KINDS: Mapping[str, type] = {
     "notifications": KeenNotifications,
     "nightly_cron": str,
     "nightly_timezone": str,
+    "running": bool,
 }
 
 
@@ -80,24 +81,23 @@ def build_keen_definitions(
     """
     names = Names(name)
     _check(collections)
-    _check_kinds(keen=keen, ledger=ledger, destination=destination, translator=translator, notifications=notifications)
-    _check_kinds(nightly_cron=nightly_cron, nightly_timezone=nightly_timezone)
-    if not isinstance(running, bool):  # the text "false" would start everything
-        raise InvalidInputError(f"running must be True or False, not {running!r}", field="running")
     per_run = Settings.from_environment().partitions_per_run if partitions_per_run is None else partitions_per_run
-    for field, number, most in (
-        ("partitions_per_run", per_run, MOST_PARTITIONS_PER_RUN),
-        ("sensor_interval_seconds", sensor_interval_seconds, _MOST_SENSOR_SECONDS),
-    ):
-        if number is not None and (type(number) is not int or not 1 <= number <= most):
-            raise InvalidInputError(f"{field} must lie between 1 and {most}, not {number!r}", field=field)
+    _check_arguments(keen=keen, ledger=ledger, destination=destination, translator=translator, notifications=notifications)
+    _check_arguments(nightly_cron=nightly_cron, nightly_timezone=nightly_timezone, running=running)
+    _check_arguments(partitions_per_run=per_run, sensor_interval_seconds=sensor_interval_seconds)
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
     resources = keen_resources(names, keen, ledger, destination)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
+    if downstream is not None:
+        seconds, status = sensor_interval_seconds, sensor_status(running)
+        sensors.append(
+            dg.AutomationConditionSensorDefinition(
+                names.downstream_sensor, target=downstream, minimum_interval_seconds=seconds, default_status=status
+            )
+        )
     notifications = configured_notifications(notifications)
     if notifications is not None:
         resources[names.notifications] = notifications
@@ -121,28 +121,19 @@ def _check(collections: Sequence[Collection]) -> None:
         check_encoding(encoding)
 
 
-def _downstream_sensors(
-    names: Names, downstream: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
-) -> list[dg.SensorDefinition]:
-    if downstream is None:
-        return []
-    return [
-        dg.AutomationConditionSensorDefinition(
-            names.downstream_sensor,
-            target=downstream,
-            minimum_interval_seconds=interval_seconds,
-            default_status=sensor_status(running),
-        )
-    ]
-
-
-def _check_kinds(**given: object) -> None:
-    """Refuse what is plainly of another kind, as a path for a destination: it would come out in a run."""
+def _check_arguments(**given: Any) -> None:
+    """Refuse what is plainly of another kind, as a path for a destination, which would come out in a run, or out of bounds."""
     for name, value in given.items():
-        kind, is_text = _KINDS[name], isinstance(value, str)
-        # A resource may also be one that is configured at launch, or a double.
-        if value is not None and (is_text or isinstance(value, (PurePath, Mapping, list, type))) and not (is_text and kind is str):
-            raise InvalidInputError(f"{name} must be a {kind.__name__}, not a {type(value).__name__}", field=name)
+        kind, most, said = _KINDS.get(name, int), _MOST.get(name), type(value).__name__
+        if most is not None:
+            is_wrong = isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
+        elif kind in (str, bool):
+            is_wrong = not isinstance(value, kind)
+        else:  # a resource may also be one that is configured at launch, or a double
+            is_wrong = isinstance(value, (str, PurePath, Mapping, list, type))
+        if value is not None and is_wrong:
+            expected = f"lie between 1 and {most}, not {value!r}" if most is not None else f"be a {kind.__name__}, not a {said}"
+            raise InvalidInputError(f"{name} must {expected}", field=name)
 
 
 def keen_resources(

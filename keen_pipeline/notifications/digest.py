@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 
 BARS = 28
 """Partitions in one chart: four weeks of days."""
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Partitions of one collection that have not landed, for one reason. `is_open`: they are being worked on."""
-
-    group: Group
-    is_open: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ class Digest:
 
     night: str
     lines: tuple[Line, ...]
-    missing: tuple[Missing, ...]
+    missing: tuple[Group, ...]
 
     @property
     def landed(self) -> list[Line]:
@@ -72,7 +64,7 @@ class Digest:
 
     def count_missing(self, *, is_open: bool) -> int:
         """Partitions that are being worked on, or that nobody works on any more."""
-        return sum(len(one.group.keys) for one in self.missing if one.is_open is is_open)
+        return sum(len(group.keys) for group in self.missing if group.is_open is is_open)
 
     @property
     def events(self) -> int:
@@ -85,7 +77,7 @@ def gather(
 ) -> Digest:
     """The digest as of `now`. Collections without a partition yet are left out."""
     lines: list[Line] = []
-    missing: list[Missing] = []
+    missing: list[Group] = []
     entries = ledger.open_entries()
     waiting = explain_all(ledger, entries, limits or Limits())
     open_ = {entry.request.place: waiting.get(entry.entry_id) for entry in entries}
@@ -126,17 +118,16 @@ def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], n
 
 def _missing(
     collection: str, keys: Sequence[str], states: Mapping[str, PartitionState], open_: Mapping[tuple[str, str], Waiting | None]
-) -> Iterator[Missing]:
-    told: dict[bool, list[tuple[str, str, str, str]]] = {False: [], True: []}
+) -> list[Group]:
+    told = []
     for key in keys:
         waiting, state = open_.get((collection, key)), states.get(key)
         if waiting is not None:
-            told[True].append((collection, key, str(waiting), "status"))
+            told.append((collection, key, str(waiting), "status"))
         elif state is None:
-            why = "never asked for: is the nightly schedule on, and does a Dagster daemon run?"
-            told[False].append((collection, key, why, "backfill"))
+            told.append(
+                (collection, key, "never asked for: is the nightly schedule on, and does a Dagster daemon run?", "backfill")
+            )
         else:
-            told[False].append((collection, key, state.error or f"it is {state.status.value}", "retry"))
-    for is_open, members in told.items():
-        for group in by_cause(members):
-            yield Missing(group, is_open)
+            told.append((collection, key, state.error or f"it is {state.status.value}", "retry"))
+    return by_cause(told)

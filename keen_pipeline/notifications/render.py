@@ -11,9 +11,9 @@ from html import escape
 from typing import TypeAlias
 from urllib.parse import quote
 
-from keen_pipeline.notifications.digest import Digest, Line, Missing
+from keen_pipeline.notifications.digest import Digest, Line
 from keen_pipeline.notifications.send import Attachment, Message
-from keen_pipeline.pipeline.told import few, shortened
+from keen_pipeline.pipeline.told import Group, few, shortened
 
 Links: TypeAlias = Callable[[str, str], str | None]
 
@@ -23,6 +23,7 @@ MOST_MISSING = 20
 _SLACK_LINES = 30
 _SLACK_CHARACTERS = 2900
 _BAR_PIXELS = 28
+_RUN = "The run in Dagster, which can be re-executed there"
 _STEPS = "▁▂▃▄▅▆▇█"
 _INK, _GREY, _RED, _AMBER, _BLUE, _PALE = "#1f2933", "#7b8794", "#c62828", "#b26a00", "#2f6fdb", "#a9c3ec"
 _FONT = "font-family:-apple-system,Segoe UI,Roboto,Helvetica,Arial,sans-serif"
@@ -52,23 +53,15 @@ def digest_message(
 
 
 def failure_message(identity: str, title: str, story: str, link: str | None) -> Message:
-    """Something failed just now. `story`: what, why, what was kept, what to do, in plain text."""
-    after = (
-        f'<p><a href="{escape(link)}" style="color:{_BLUE}">The run in Dagster</a>, which can be re-executed from there</p>'
-        if link
-        else ""
-    )
-    html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(title)}</b></p>'
-    html += f'<p style="white-space:pre-wrap">{escape(story)}</p>{after}</div>'
-    told = f":red_circle: *{_slack_text(title)}*\n{_slack_text(story)}"
-    blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|The run in Dagster>" if link else ""))]
-    return Message(
-        identity,
-        title,
-        f"{title}\n\n{story}\n" + (f"\nThe run in Dagster, which can be re-executed from there:\n{link}\n" if link else ""),
-        _page(html),
-        blocks,
-    )
+    """Something failed just now. `story`: what, why, what was kept, and indented what to do, in plain text."""
+    first, _, rest = story.partition("\n")
+    lines = [f"<code>{escape(line)}</code>" if line.startswith("  ") else escape(line) for line in rest.splitlines()]
+    html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(first)}</b></p>'
+    html += f'<p style="white-space:pre-wrap">{"<br>".join(lines)}</p>' if lines else ""
+    html += f'<p><a href="{escape(link)}" style="color:{_BLUE}">{_RUN}</a></p></div>' if link else "</div>"
+    told = f":red_circle: *Keen: {_slack_text(first)}*\n{_slack_text(rest)}"
+    blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|{_RUN}>" if link else ""))]
+    return Message(identity, title, f"{story}\n" + (f"\n{_RUN}:\n{link}\n" if link else ""), _page(html), blocks)
 
 
 def _links_of(ui_url: str | None, assets: Mapping[str, str]) -> Links:
@@ -134,7 +127,7 @@ def attachment_name(line: Line) -> str:
 
 def _text(digest: Digest, lines: Sequence[Line], attachments: Sequence[Attachment]) -> str:
     out = [_subject(digest), ""]
-    out += [f"{'OPEN' if one.is_open else 'FAILED'}  {one.group}" for one in digest.missing[:MOST_MISSING]]
+    out += [f"{'OPEN' if group.is_open else 'FAILED'}  {group}" for group in digest.missing[:MOST_MISSING]]
     out += [_more(len(digest.missing), MOST_MISSING), ""]
     for line in lines[:MOST_LINES]:
         out.append(f"{line.collection} {line.partition_key}  {sparkline(line.bars)}")
@@ -176,7 +169,7 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
     parts = [f'<div style="{_FONT};font-size:18px;color:{_INK};margin:0 0 4px">{title}</div>']
     landed = f"{len(digest.landed)} of {len(digest.lines)} collections landed, {digest.events:,} events"
     parts.append(f'<div style="{_FONT};font-size:14px;color:{_GREY};margin:0 0 12px">{landed}</div>')
-    parts += [_missing_html(one, links) for one in digest.missing[:MOST_MISSING]]
+    parts += [_missing_html(group, links) for group in digest.missing[:MOST_MISSING]]
     rows = [_row(line, links, attachments, chart=number < MOST_CHARTS) for number, line in enumerate(lines[:MOST_LINES])]
     heads = "".join(
         f'<th style="{_HEAD}{";text-align:right" if name == "events" else ""}">{name}</th>'
@@ -193,9 +186,8 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
     return _page("\n".join(parts))
 
 
-def _missing_html(one: Missing, links: Links) -> str:
-    colour, word = (_AMBER, "still open") if one.is_open else (_RED, "failed")
-    group = one.group
+def _missing_html(group: Group, links: Links) -> str:
+    colour, word = (_AMBER, "still open") if group.is_open else (_RED, "failed")
     name = _linked(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
     return (
         f'<div style="{_FONT};font-size:14px;color:{_INK};border-left:4px solid {colour};padding:4px 0 4px 10px;margin:0 0 6px">'
@@ -251,9 +243,8 @@ def _chart(bars: Sequence[tuple[str, int | None]]) -> str:
 
 def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str, object]]:
     blocks: list[dict[str, object]] = [{"type": "header", "text": {"type": "plain_text", "text": _subject(digest)[:150]}}]
-    for one in digest.missing[: MOST_MISSING // 2]:
-        sign = ":hourglass:" if one.is_open else ":red_circle:"
-        group = one.group
+    for group in digest.missing[: MOST_MISSING // 2]:
+        sign = ":hourglass:" if group.is_open else ":red_circle:"
         name = _slack_link(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
         blocks.append(_section(f"{sign} *{name}* {_slack_text(shortened(group.reason))}\n`{_slack_text(group.command)}`"))
     said = []

@@ -45,6 +45,23 @@ _HISTOGRAMS: Mapping[str, tuple[str, tuple[float, ...], Callable[[Totals], Distr
     "landing_seconds": ("From the first byte to the whole file", LANDING_SECONDS, lambda t: t.landing),
 }
 
+_GAUGES: Mapping[str, tuple[str, Callable[[CollectionStatistics], float | None]]] = {
+    "abandoned_partitions": ("Partitions whose newest attempt was given up: missing until asked for again", lambda c: c.abandoned),
+    "unreported_extractions": (
+        "Landed or given up, and Dagster has not heard of it; 10,000 at most are counted",
+        lambda c: c.unreported,
+    ),
+    "last_landed_timestamp_seconds": (
+        "When a file landed last, in seconds since 1970; absent before the first",
+        lambda c: c.totals.last_landed_at.timestamp() if c.totals.last_landed_at else None,
+    ),
+    "newest_partition_end_timestamp_seconds": (
+        "Exclusive end of the newest landed partition, in seconds since 1970; ad hoc extractions aside",
+        lambda c: c.totals.newest_end.timestamp() if c.totals.newest_end else None,
+    ),
+    "newest_partition_seconds": ("Length of the newest landed partition", lambda c: c.totals.newest_seconds),
+}
+
 
 def metrics_of(statistics: LedgerStatistics, requests_per_minute: int) -> Iterator[Metric]:
     """Every metric of the pipeline. `requests_per_minute`: the configured budget."""
@@ -90,29 +107,7 @@ def _open(statistics: LedgerStatistics) -> Iterator[Metric]:
 
 
 def _gauges(statistics: LedgerStatistics) -> Iterator[Metric]:
-    last_landed = "When a file landed last, in seconds since 1970; absent before the first"
-    newest_end = "Exclusive end of the newest landed partition, in seconds since 1970; ad hoc extractions aside"
-    length = "Length of the newest landed partition"
-    values: Mapping[str, tuple[str, Callable[[CollectionStatistics], float | None]]] = {
-        "abandoned_partitions": (
-            "Partitions whose newest attempt was given up: missing until asked for again",
-            lambda c: c.abandoned,
-        ),
-        "unreported_extractions": (
-            "Landed or given up, and Dagster has not heard of it; 10,000 at most are counted",
-            lambda c: c.unreported,
-        ),
-        "last_landed_timestamp_seconds": (
-            last_landed,
-            lambda c: c.totals.last_landed_at.timestamp() if c.totals.last_landed_at else None,
-        ),
-        "newest_partition_end_timestamp_seconds": (
-            newest_end,
-            lambda c: c.totals.newest_end.timestamp() if c.totals.newest_end else None,
-        ),
-        "newest_partition_seconds": (length, lambda c: c.totals.newest_seconds),
-    }
-    for name, (text, value) in values.items():
+    for name, (text, value) in _GAUGES.items():
         gauge = GaugeMetricFamily(f"keen_pipeline_{name}", text, labels=_COLLECTION)
         for collection, found in statistics.collections.items():
             number = value(found)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from socketserver import TCPServer
-from threading import BoundedSemaphore, Event, Thread
-from types import FrameType
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -69,28 +68,17 @@ class _Server(ThreadingWSGIServer):
 
 
 def serve(metrics: PipelineMetrics, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C. Prints `listening on http://HOST:PORT` on stdout once it accepts; port 0: a free one.
+    """Serve until Ctrl-C, as which the command line takes SIGTERM too.
+
+    Prints `listening on http://HOST:PORT` on stdout once it accepts; port 0: a free one.
 
     Raises ConfigurationError where the address can't be had.
     """
-    stop = Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    with _bind(metrics, host, port) as server:
-        before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-        thread = Thread(target=server.serve_forever, name="keen-metrics-http", daemon=True)
-        thread.start()
-        try:
-            shown = f"[{host}]" if ":" in host else host
-            sys.stdout.write(f"listening on http://{shown}:{server.server_port}\n")
-            sys.stdout.flush()
-            stop.wait()
-        finally:
-            server.shutdown()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    with _bind(metrics, host, port) as server, suppress(KeyboardInterrupt):
+        shown = f"[{host}]" if ":" in host else host
+        sys.stdout.write(f"listening on http://{shown}:{server.server_port}\n")
+        sys.stdout.flush()
+        server.serve_forever()
 
 
 def _bind(metrics: PipelineMetrics, host: str, port: int) -> _Server:

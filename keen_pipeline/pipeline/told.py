@@ -23,25 +23,28 @@ FIRST_LINE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Group:
-    """Partitions of one collection with one reason, in order. `verb`: the command that mends it, empty if none is known."""
+    """Partitions of one collection with one reason, in order. `verb`: of the command that mends it, empty if none is known."""
 
     collection: str
     keys: tuple[str, ...]
     reason: str
-    verb: str = ""
+    verb: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether they are being worked on."""
+        return self.verb == "status"
 
     @property
     def command(self) -> str:
         """What mends it, for a shell; empty if nothing is known to."""
         name = shlex.quote(self.collection)
-        if not self.verb:
-            return ""
-        if is_unknown_collection(self.reason):  # to ask again would be refused again
+        if self.verb and is_unknown_collection(self.reason):  # to ask again would be refused again
             return "keen-pipeline doctor  # has the right names; a collection that was deleted leaves the configuration"
         if self.verb == "backfill":
             return f"keen-pipeline backfill {name} --from {self.keys[0]} --to {self.keys[-1]}"
         rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
-        return f"keen-pipeline {self.verb} {name}{rest}"
+        return f"keen-pipeline {self.verb} {name}{rest}" if self.verb else ""
 
     def __str__(self) -> str:
         told = f"{self.collection} {few(self.keys)}: {shortened(self.reason)}"

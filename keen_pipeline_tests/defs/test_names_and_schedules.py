@@ -190,7 +190,7 @@ def test_each_collection_has_its_spec_made_once_however_many_there_are() -> None
         ({"translator": KeenTranslator}, "translator must be a KeenTranslator, not a type"),
         ({"notifications": {"mail_to": []}}, "notifications must be a KeenNotifications, not a dict"),
         ({"nightly_cron": ["0 1 * * *"]}, "nightly_cron must be a str, not a list"),
-        ({"running": "false"}, "running must be True or False, not 'false'"),
+        ({"running": "false"}, "running must be a bool, not a str"),
         ({"sensor_interval_seconds": 0}, "sensor_interval_seconds must lie between 1 and 3600, not 0"),
         ({"partitions_per_run": "5"}, "partitions_per_run must lie between 1 and 100000, not '5'"),
         ({"partitions_per_run": True}, "partitions_per_run must lie between 1 and 100000, not True"),

@@ -279,7 +279,9 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         "Keen: 1 of 2 partitions failed: purchases 2026-01-02: the service reports the extraction as failed"
     )
     assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
-    assert "keen-pipeline retry purchases 2026-01-02" in part(mail, "plain")
+    assert part(mail, "plain").startswith("1 of 2 partitions failed\n")
+    assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
+    assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
 
 

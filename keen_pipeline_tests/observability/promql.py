@@ -10,7 +10,7 @@ from typing import Any
 import promql_parser
 import yaml
 
-from keen_pipeline.observability.files import ALERTS, DASHBOARD, read_file
+from keen_pipeline.observability import ALERTS, DASHBOARD
 
 # Prometheus' own series of firing alerts.
 OF_PROMETHEUS = {"ALERTS"}
@@ -25,7 +25,7 @@ def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def dashboard_queries() -> dict[str, str]:
     """By where it stands each query of the dashboard, with Grafana's variables filled in."""
-    dashboard = json.loads(read_file(DASHBOARD))
+    dashboard = json.loads(DASHBOARD.read_text())
     found = {
         f"{panel['title']} {target['refId']}": target["expr"] for panel in panels(dashboard) for target in panel.get("targets", [])
     }
@@ -42,7 +42,7 @@ def dashboard_queries() -> dict[str, str]:
 
 def alert_rules() -> list[dict[str, Any]]:
     """The rules of the package's file."""
-    return [rule for group in yaml.safe_load(read_file(ALERTS))["groups"] for rule in group["rules"]]
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 def metrics_in(query: str) -> set[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from keen_pipeline.observability.files import DASHBOARD, read_file
+from keen_pipeline.observability import DASHBOARD
 from keen_pipeline_tests.observability.promql import alert_rules, dashboard_queries, metrics_in, panels
 
-DASHBOARD_JSON = json.loads(read_file(DASHBOARD))
+DASHBOARD_JSON = json.loads(DASHBOARD.read_text())
 
 
 def test_every_panel_asks_the_chosen_prometheus_and_says_what_it_shows() -> None:
@@ -41,7 +41,7 @@ def test_panels_lie_side_by_side_on_the_grid() -> None:
 
 def test_every_variable_of_the_dashboard_is_defined_and_used() -> None:
     defined = {variable["name"] for variable in DASHBOARD_JSON["templating"]["list"]}
-    text = read_file(DASHBOARD)
+    text = DASHBOARD.read_text()
     used = set(re.findall(r"\$\{?([a-z]+)\}?", text))
     assert defined == used == {"datasource", "job", "collection", "service", "window"}
 
@@ -70,7 +70,7 @@ def test_every_alert_says_what_is_wrong_and_what_to_do_and_is_tested_with_promto
 def test_commands_and_settings_that_the_alerts_name_exist(project_root: Path) -> None:
     from keen_pipeline.cli import _COMMANDS
 
-    told = " ".join(rule["annotations"]["description"] for rule in alert_rules()) + read_file(DASHBOARD)
+    told = " ".join(rule["annotations"]["description"] for rule in alert_rules()) + DASHBOARD.read_text()
     assert set(re.findall(r"`keen-pipeline ([a-z]+)", told)) <= set(_COMMANDS)
     settings = (project_root / "keen_pipeline" / "settings.py").read_text()
     assert [name for name in set(re.findall(r"KEEN_PIPELINE_[A-Z_]+", told)) if name not in settings] == []
