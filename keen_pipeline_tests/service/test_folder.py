@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -269,6 +270,15 @@ def test_an_older_folder_without_its_catalog_is_set_aside_and_a_newer_one_refuse
     (tmp_path / "one" / "layout.json").write_text('{"layout": 9}')
     with pytest.raises(ConfigurationError, match="layout 9"):
         folder.open()
+
+
+def test_a_new_collection_is_made_without_a_look_at_all_the_others(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = folder.open()
+    with monkeypatch.context() as patched:
+        patched.setattr(event_log.FileLogs, "names", Mock(side_effect=AssertionError("two thousand of them took a minute")))
+        assert service.add_events("shop", [{"n": 1}]) == [None]
+        assert n_of(service, "shop") == [1]
+    assert service.store.names() == ["shop"]
 
 
 def test_what_storage_makes_is_private(folder: Place, tmp_path: Path) -> None:

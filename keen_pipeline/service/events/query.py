@@ -43,7 +43,8 @@ def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: T
     return _joined(parts, " AND ")
 
 
-def _joined(parts: Sequence[Where], word: str) -> Where:
+def _joined(conditions: Sequence[Where], word: str) -> Where:
+    parts = tuple(dict.fromkeys(conditions))  # each once: one that names a thousand columns takes megabytes to plan
     return Where(word.join(f"({part.sql})" for part in parts), tuple(p for part in parts for p in part.parameters))
 
 
@@ -59,8 +60,7 @@ def _condition(columns: Mapping[str, str], names: str, condition: Condition, fie
     found = [columns[path] for path in matching_paths(condition.property_name, columns, names)]
     if operator is Operator.EXISTS:
         found += [column for path, column in columns.items() if path.startswith(f"{meant}.")]
-        present = " OR ".join(f"{column} IS NOT NULL" for column in found) or "false"
-        return Where(f"({present}) = ?", (value,))
+        return Where(f"(coalesce({', '.join(found)}) IS NOT NULL) = ?" if found else "false = ?", (value,))
     negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(operator)
     parts = [_comparison(column, negative or operator, value) for column in found]
     passing = _joined([Where(f"coalesce({p.sql}, false)", p.parameters) for p in parts], " OR ") if parts else Where("false")

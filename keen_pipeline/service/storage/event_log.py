@@ -191,6 +191,9 @@ class FileLogs:
     def names(self) -> list[str]:
         return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
 
+    def has(self, name: str) -> bool:
+        return (self._folder / disk_name(name)).is_dir()
+
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
         """The logs of one collection; made where there are none."""
         folder = self._folder / disk_name(name)

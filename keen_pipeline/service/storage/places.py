@@ -114,6 +114,10 @@ class Logs(Protocol):
         """The collections that have logs."""
         ...
 
+    def has(self, name: str) -> bool:
+        """Whether a collection has logs."""
+        ...
+
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> Log:
         """The logs of a collection, made where there are none. `columns`, `watermark`: what its table has."""
         ...

@@ -131,7 +131,7 @@ class EventStore:
         with self._lock:
             if name in self._collections:
                 return self._collections[name]
-        return self._open(name) if name in self._names or name in self._logs.names() else None
+        return self._open(name) if name in self._names or self._logs.has(name) else None
 
     def _open(self, name: str) -> Collection:
         with self._lock:

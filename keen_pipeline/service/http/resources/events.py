@@ -32,8 +32,8 @@ COLLECTION_NAME, PROPERTY_NAME, PROPERTY_VALUE = (
     "InvalidPropertyValueError",
 )
 LATER = "ServiceUnavailableError"
-MAX_EVENTS = 100_000
-"""In one request: each gets a result, and a refused one's is longer than the event may be."""
+MAX_EVENTS, MAX_COLLECTIONS = 100_000, 1000
+"""In one request: a result may be longer than its event, and a new collection takes some 10 ms of the disk."""
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 """One transparent pixel, a GIF."""
 
@@ -89,8 +89,9 @@ def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]
     for name, events in batch.items():
         if not isinstance(events, list):
             raise InvalidInputError(f"{name[:80]}: must be a list of events", field=name[:80])
-    if (number := sum(map(len, batch.values()))) > MAX_EVENTS:
-        raise BodyTooLargeError(f"the body has {number} events, the limit is {MAX_EVENTS}; send fewer at once")
+    for number, most, what in ((sum(map(len, batch.values())), MAX_EVENTS, "events"), (len(batch), MAX_COLLECTIONS, "collections")):
+        if number > most:
+            raise BodyTooLargeError(f"the body has {number} {what}, the limit is {most}; send fewer at once")
     outcomes: dict[str, list[dict[str, Any]]] = {}
     held_up: list[Exception] = []
     for name, events in batch.items():

@@ -201,6 +201,9 @@ class SharedLogs:
     def names(self) -> list[str]:
         return [row["name"] for row in self._database.rows("SELECT name FROM collections ORDER BY name")]
 
+    def has(self, name: str) -> bool:
+        return bool(self._database.rows("SELECT id FROM collections WHERE name = ?", [name]))
+
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> SharedLog:
         """The logs of a collection, made where there are none; what its table has already is made known to the database.
 
