@@ -17,7 +17,10 @@ from keen_pipeline.errors import (
     KeenPipelineError,
     LedgerUnavailableError,
     PermanentError,
+    RateLimitedError,
     RetryableError,
+    ServiceUnavailableError,
+    UnreadableAnswerError,
 )
 from keen_pipeline.extraction import Kind, Landing, SecretUrl, Status
 from keen_pipeline.landing.csv.joined import JoinedResults
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already.
+# Transfers of one finished extraction before its attempt counts as failed; each resumes and retries inside already. What says
+# nothing about the result, a storage or a service that is away, is tried for about an hour before another one is asked for.
 MAX_LANDING_TRIES = 3
+MAX_TRIES_OF_AN_OUTAGE = 10
 # How long a stopped landing is waited for.
 CLOSE_SECONDS = 5.0
 
@@ -218,9 +223,12 @@ class _OneLanding:
     def _try_again(self, error: ConfigurationError | RetryableError) -> NotLanded:
         pipeline, entry = self._pipeline, self._entry
         tries = entry.landing_tries + 1
-        # A destination that refuses is mended by a person: the finished extraction waits for that, it doesn't fail.
-        if isinstance(error, RetryableError) and tries >= MAX_LANDING_TRIES:
-            return self._failed(error, f"its result could not be transferred in {MAX_LANDING_TRIES} tries: {first_line(error)}")
+        # For an ad hoc extraction a person waits, who wants to hear of it.
+        is_outage = isinstance(error, (ServiceUnavailableError, UnreadableAnswerError)) and entry.request.kind is not Kind.AD_HOC
+        most = MAX_TRIES_OF_AN_OUTAGE if is_outage else MAX_LANDING_TRIES
+        # A destination that refuses is mended by a person, a budget by time: the finished extraction waits, it doesn't fail.
+        if not isinstance(error, (ConfigurationError, RateLimitedError)) and tries >= most:
+            return self._failed(error, f"its result could not be transferred in {tries} tries: {first_line(error)}")
         due_at = pipeline.clock.now() + timedelta(seconds=backoff_seconds(tries, pipeline.limits, pipeline.jitter()))
         try:
             return NotLanded(pipeline.ledger.landing_failed(entry.entry_id, self._worker, first_line(error), due_at), error)

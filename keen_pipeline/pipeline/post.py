@@ -54,7 +54,8 @@ def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, secon
     now = pipeline.clock.now()
     due = [e.entry_id for e in entries if isinstance(decide(e, Seen(), now, pipeline.limits), Post) and e.is_free_for(worker)]
     claimed = [e for e in pipeline.ledger.claim(due, worker) if e.status is Status.REQUESTED] if due else []
-    outcome = _Round(pipeline, worker, now + timedelta(seconds=seconds)).run(claimed)
+    # From here on: a ledger that is slow to claim would leave no time for any POST.
+    outcome = _Round(pipeline, worker, pipeline.clock.now() + timedelta(seconds=seconds)).run(claimed)
     for collection, problem in outcome.problems.items():
         wished = problem.retry_after if isinstance(problem, RetryableError) else None
         until = None if wished is None else pipeline.clock.now() + timedelta(seconds=wished)

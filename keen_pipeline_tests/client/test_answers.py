@@ -192,24 +192,6 @@ def test_redirect_within_the_service_is_followed(client: KeenClient, server: Fau
     assert server.requests[1].target == "/elsewhere"
 
 
-@pytest.mark.parametrize(
-    "interim", [("103 Early Hints",), ("102 Processing", "103 Early Hints", "199 Anything"), ("100 Continue",)]
-)
-def test_interim_answer_is_not_the_answer(interim: tuple[str, ...], client: KeenClient, server: FaultServer) -> None:
-    server.api = [wire_faults.hinted(faults.document({"result": 7}), *interim)]
-    assert client.count("purchases", DAY) == 7
-    server.api = [wire_faults.hinted(faults.document({"message": "no"}, 403), *interim)]
-    with pytest.raises(AuthenticationError):
-        client.count("purchases", DAY)
-
-
-def test_switched_protocol_is_no_answer(client: KeenClient, server: FaultServer) -> None:
-    server.api = [wire_faults.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: close\r\n\r\n")]
-    with pytest.raises(KeenPipelineError):
-        client.submit(REQUEST)
-    assert len(server.requests) == 1
-
-
 def test_redirects_have_a_bound(client: KeenClient, server: FaultServer) -> None:
     server.api = [faults.redirect("/again")]
     with pytest.raises(UnreadableAnswerError, match="redirects"):

@@ -251,6 +251,20 @@ def test_a_round_of_posts_counts_no_more_collections_than_it_has_time_for(world:
     assert [len(world.ledger.open_entries(status=status)) for status in (Status.REQUESTED, Status.SUBMITTED)] == [0, 10]
 
 
+def test_a_ledger_that_is_slow_to_claim_leaves_time_for_posts(world: World) -> None:
+    claim = world.ledger.claim
+
+    def slow(*args: Any) -> Any:
+        world.clock.advance(2)
+        return claim(*args)
+
+    world.ledger.claim = slow  # type: ignore[method-assign]
+    requests = world.requests(WELL, 1, 3)
+    with world.pipeline.working("a test") as worker:
+        entries = [answer.entry for answer in world.ledger.request(requests)]
+        assert len(post_due(world.pipeline, entries, worker.id, seconds=1).submitted) == 3
+
+
 def test_one_manifest_that_can_t_be_written_leaves_its_own_file_uncounted(world: World) -> None:
     requests = world.requests(WELL, 1, 4)
     world.api.fault = lambda call, collection, number: ServiceUnavailableError("HTTP 503") if call == "count" else None

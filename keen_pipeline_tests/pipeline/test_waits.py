@@ -16,14 +16,18 @@ from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import (
     AuthenticationError,
     ConfigurationError,
+    KeenPipelineError,
     LedgerUnavailableError,
     NotFoundError,
+    RateLimitedError,
+    ServiceUnavailableError,
     TransferError,
     UnreachableError,
+    UnreadableAnswerError,
 )
 from keen_pipeline.extraction import ExtractionRequest, Landing, Status
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import Landed, NotLanded, Progress, extract, land, poll, post_due
+from keen_pipeline.pipeline import Landed, NotLanded, Progress, ad_hoc_request, extract, land, poll, post_due
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World
 
@@ -205,6 +209,55 @@ def test_a_finished_extraction_is_fetched_three_times_before_another_one_is_aske
     assert tries == ["x1"] * 3 + ["x2"] * (failures - 2)
     assert world.api.posts[request.place] == posts
     assert world.entry(request).attempt == posts
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "posts"),
+    [
+        (ServiceUnavailableError("the storage failed"), 9, 1),
+        (ServiceUnavailableError("the storage failed"), 10, 2),
+        (UnreadableAnswerError("HTTP 200, <html>maintenance</html>"), 9, 1),
+        (RateLimitedError("the budget is used up", retry_after=60.0), 12, 1),
+    ],
+)
+@pytest.mark.parametrize("caller", ["a wait", "the sensor"])
+def test_what_says_nothing_about_a_finished_extraction_ends_it_after_an_hour_at_the_earliest(
+    world: World, caller: str, error: KeenPipelineError, failures: int, posts: int
+) -> None:
+    """A bucket or a results host that is away for half an hour would have used up all attempts of all partitions."""
+    [request] = world.requests(WELL, 1)
+    land_file, tries = world.pipeline.destination.land, []
+    begun = world.clock.now()
+
+    def fetch(*args: Any, **options: Any) -> Landing:
+        tries.append(world.clock.now() - begun)
+        if len(tries) <= failures:
+            raise error
+        return land_file(*args, **options)
+
+    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
+    if caller == "a wait":
+        world.extract([request])
+    else:
+        world.ledger.request([request])
+        world.ticks(3000)
+    assert world.is_right(request)
+    assert world.api.posts[request.place] == posts
+    assert tries[8].total_seconds() > 25 * 60
+
+
+def test_a_person_hears_of_an_outage_after_three_tries_of_each_attempt(world: World) -> None:
+    request = ad_hoc_request("well", world.requests(WELL, 1)[0].timeframe, now=world.clock.now())
+    tries: list[str] = []
+
+    def fetch(*args: Any, **options: Any) -> Landing:
+        tries.append(options["extraction_id"])
+        raise ServiceUnavailableError("the storage failed")
+
+    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
+    events = world.extract([request])
+    assert [type(event).__name__ for event in events] == ["Retrying", "Retrying", "Ended"]
+    assert tries == ["x1"] * 3 + ["x2"] * 3 + ["x3"] * 3
 
 
 def test_a_wait_that_lost_its_ledger_leaves_its_extractions_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
