@@ -21,6 +21,7 @@ from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.tables import TableLoader, place_of_url
 from keen_pipeline.tables.names import column_name, column_names
 from keen_pipeline.testing import KeenLanding
+from keen_pipeline.testing.landing import Event
 from keen_pipeline_tests.readers.conftest import EMPTY, KEYS, event, events, expected_rows, land_all
 
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -161,7 +162,11 @@ def test_columns_hold_every_day_exactly(keen_landing: KeenLanding, load: Callabl
 def test_a_whole_number_that_was_a_double_is_text_without_a_point(
     keen_landing: KeenLanding, load: Callable[..., Any], query: Query
 ) -> None:
-    days = {"2026-01-01": [{"n": 1}, {"n": -7}], "2026-01-02": [{"n": 0.5}, {"n": 1e300}], "2026-01-03": [{"n": 2**53 + 1}]}
+    days: dict[str, list[Event]] = {
+        "2026-01-01": [{"n": 1}, {"n": -7}],
+        "2026-01-02": [{"n": 0.5}, {"n": 1e300}],
+        "2026-01-03": [{"n": 2**53 + 1}],
+    }
     keen_landing.land("visits", days)
     assert [load(key).widened for key in days] == [(), ("n",), ("n",)]
     assert sorted(query("SELECT n FROM visits")) == [("-7",), ("0.5",), ("1",), ("1e+300",), (str(2**53 + 1),)]

@@ -22,6 +22,7 @@ from keen_pipeline.errors import (
 from keen_pipeline.landing.transfer import download, intake
 from keen_pipeline.landing.transfer.decode import GzipDecoder
 from keen_pipeline.landing.transfer.download import Download
+from keen_pipeline.landing.transfer.workers import BUFFERS, CHUNK_BYTES
 from keen_pipeline.ports import ResultsStream
 
 BODY = b"a,b\n" + b"1,2\n" * 1000
@@ -111,7 +112,10 @@ def test_part_of_another_form_is_never_appended(answer: Stream) -> None:
 
 def test_whole_file_instead_of_its_rest_replaces_what_came() -> None:
     other = b"c,d\n" + b"3,4\n" * 10
-    assert Answers(cut(2000), Stream(other, total=len(other), validator='"two"')).land() == other
+    long = BODY * (2 * BUFFERS * CHUNK_BYTES // len(BODY))  # of more chunks than wait to be written
+    for came in (BODY[:2000], long):
+        broken = Stream(came, total=len(long), broken=True)
+        assert Answers(broken, Stream(other, total=len(other), validator='"two"')).land() == other
 
 
 def test_without_a_validator_nothing_is_resumed() -> None:

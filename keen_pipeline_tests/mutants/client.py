@@ -134,7 +134,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "            left = 1\n        timeout",
         f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
-    (f"{_CLIENT}/results.py", "channel.limit(limits.transfer)", "pass", f"{_TIMES}::test_transfer_may_take_longer_than_a_call"),
+    (
+        f"{_CLIENT}/results.py",
+        "connection.channel.limit(limits.transfer)",
+        "pass",
+        f"{_TIMES}::test_transfer_may_take_longer_than_a_call",
+    ),
     (
         f"{_CLIENT}/transport.py",
         "channel.limit(self._total_timeout, deadline)",

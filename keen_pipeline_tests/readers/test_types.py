@@ -14,6 +14,7 @@ from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.readers import TYPES
 from keen_pipeline.testing import KeenLanding
+from keen_pipeline.testing.landing import Event
 
 KEY = "2026-01-01"
 VALUES: Mapping[str, list[Any]] = {
@@ -62,7 +63,7 @@ def test_a_type_means_the_same_in_every_encoding(column: str, word: str, landing
 
 def test_whole_numbers_with_a_negative_zero_are_doubles(tmp_path: Path) -> None:
     landing = KeenLanding(tmp_path)
-    days = {"2026-01-01": [{"a": -0.0, "b": 0.0}, {"a": 1, "b": 1}], "2026-01-02": []}
+    days: dict[str, list[Event]] = {"2026-01-01": [{"a": -0.0, "b": 0.0}, {"a": 1, "b": 1}], "2026-01-02": []}
     landing.land(Collection("c", date(2026, 1, 1), encoding=Encoding.PARQUET), days)
     table = landing.reader.load("c", list(days), pa.Table)
     assert repr(table.column("body:a").to_pylist()) == "[-0.0, 1.0]"

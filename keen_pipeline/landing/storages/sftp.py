@@ -261,7 +261,9 @@ def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iter
     """Path and attributes of the plain files below a folder; no symbolic link is followed. `skip`: why a folder is passed over."""
     try:
         found = files.listdir_attr(folder)
-    except (FileNotFoundError, *skip):
+    except OSError as error:
+        if not isinstance(error, (FileNotFoundError, *skip)):
+            raise
         return
     for entry in found:
         path = f"{folder.rstrip('/')}/{entry.filename}"
