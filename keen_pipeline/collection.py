@@ -30,7 +30,9 @@ def check_collection_name(name: object) -> str:
     Legal: 1 to 256 printable ASCII characters without `$`, neither beginning with `_` nor beginning or ending with a blank.
     Files and folders are named by the percent-encoded name, so it can never leave its folder.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("_") or name != name.strip():
+    if not isinstance(name, str):  # as YAML reads 123 or no
+        raise InvalidInputError(f"collection: {name!r} is no text; put its name in quotes", field="collection")
+    if not _NAME.fullmatch(name) or name.startswith("_") or name != name.strip():
         raise InvalidInputError(
             f"collection: {name!r} is not a legal name (1 to 256 printable ASCII characters without '$', not beginning with '_', "
             "no blank at either end)",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME
 
 API_VERSIONS = ("2.0", "3.0")
@@ -237,10 +237,13 @@ def _time_of_day(name: str, text: str) -> str:
     return text
 
 
-def _name(name: str, text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", text):
-        raise ConfigurationError(f"{name} must be letters, digits and underscores, beginning with a letter, not {text[:60]!r}")
-    return text
+def check_name(name: str, given: object) -> str:
+    """`given` if definitions may be called so, else raises InvalidInputError with the `name` of the setting."""
+    if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_]{0,62}[A-Za-z0-9])?", given):
+        raise InvalidInputError(
+            f"{name} must be letters, digits and underscores, from a letter to a letter or digit, not {str(given)[:60]!r}", field=name
+        )
+    return given
 
 
 def _path(name: str, text: str) -> Path:
@@ -254,7 +257,7 @@ VARIABLES = (
     Variable("KEEN_WRITE_KEY", _key, "writes events (`load`); a secret"),
     Variable("KEEN_MASTER_KEY", _key, "deletes events; a secret"),
     Variable("KEEN_API_VERSION", _choice(*API_VERSIONS), "2.0 (default) extracts asynchronously, 3.0 at once"),
-    Variable("KEEN_PIPELINE_NAME", _name, "of the definitions that commands speak of (default keen)"),
+    Variable("KEEN_PIPELINE_NAME", check_name, "of the definitions that commands speak of (default keen)"),
     Variable("KEEN_PIPELINE_RUNNING", _switch, "whether schedules and sensors start by themselves (default false, `dev`: true)"),
     Variable("KEEN_PIPELINE_DESTINATION", _text, "where files land: a folder or a URI (default ./data/landing)"),
     Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", _options, "JSON object of the storage's options"),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME
+from keen_pipeline.settings import check_name
 
 DEFINITIONS_TAG = "keen/definitions"
 """Tag of our runs and metadata of our assets: the name of the definitions they belong to."""
@@ -39,10 +39,7 @@ class Names:
     name: str = DEFAULT_NAME
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_]{0,62}[A-Za-z0-9])?", self.name):
-            raise InvalidInputError(
-                f"name must be letters, digits and underscores, from a letter to a letter or digit, not {self.name!r}", field="name"
-            )
+        check_name("name", self.name)
 
     # Resources
     ledger = _Derived("ledger")

@@ -211,7 +211,8 @@ def _row(line: Line, links: Links, attachments: Sequence[Attachment], *, chart: 
         events = f"{line.events:,}"
         colour, sign = (_AMBER, " (!)") if line.unusual else (_GREY, "")
         change = f'<span style="color:{colour}">{escape(_change(line))}{sign}</span>'
-        also = f'<br><span style="color:{_GREY}">also landed: {escape(_keys(line.also_landed))}</span>' if line.also_landed else ""
+        told = f"also landed: {escape(_keys(line.also_landed))}" if line.also_landed else ""
+        also = f'<div style="color:{_GREY};word-break:normal">{told}</div>'
         file = f"{_size(line.landing.stored_bytes)}, {escape(_where(line, attachments))}{also}"
     bars = _chart(line.bars) if chart else escape(sparkline(line.bars))
     small = f"{_CELL};font-size:12px;word-break:break-all"

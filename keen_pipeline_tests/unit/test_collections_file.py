@@ -55,6 +55,7 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("collections: []\nother: 1\n2: 3", "unknown 2, 'other'"),
         ("collections: [{name: a, start_date: 5}]", "start_date must be YYYY-MM-DD, not 5"),
         ("collections: [{start_date: 2026-01-01}]", "name is missing"),
+        ("collections: [{name: no}]", "False is no text; put its name in quotes"),
         ("collections: [{name: a, start_date: 2026-01-01, colour: red}]", "unknown colour"),
         ("collections: [{name: a, start_date: soon}]", "YYYY-MM-DD"),
         ("collections: [{name: a, start_date: 9999-12-31}]", "start_date must lie between 1970-01-01 and 2999-12-31"),

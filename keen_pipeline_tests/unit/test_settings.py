@@ -66,6 +66,7 @@ def test_all_of_it() -> None:
         ("KEEN_MASTER_KEY", "s3cret\0"),
         ("KEEN_PIPELINE_NAME", "my pipeline"),
         ("KEEN_PIPELINE_NAME", "1st"),
+        ("KEEN_PIPELINE_NAME", "keen_"),
         ("KEEN_PIPELINE_DIGEST_AT", "25:99"),
         ("KEEN_PIPELINE_DIGEST_AT", "6:00"),
         ("KEEN_PIPELINE_DIGEST_AT", "24:00"),
