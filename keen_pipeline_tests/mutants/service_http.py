@@ -40,7 +40,7 @@ _DAMAGED = _test("folder", "logs_after_one_that_is_damaged_are_read_if_their_col
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Parameters and bodies.
-    (f"{_HTTP}/parameters.py", "if body or (with_body and", "if (with_body and", _DELETE_REFUSED),
+    (f"{_HTTP}/parameters.py", "if body or (body is not None and", "if (body is not None and", _DELETE_REFUSED),
     (
         f"{_HTTP}/parameters.py",
         'unknown = sorted(n for n, v in parameters.items() if n not in names and not (n in _OFTEN_ASKED and v in (None, "")))',
