@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service.application import Service
+from keen_pipeline.service.events.cells import refuse_constant
 from keen_pipeline.service.http.answers import BodyTooLargeError
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -64,15 +65,11 @@ def parse_json(body: bytes, *, pairs: Any = None) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise BodyTooLargeError(f"the body has more than {MAX_CONTAINERS} lists and objects")
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=pairs)
+        return json.loads(body.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite, object_pairs_hook=pairs)
     except InvalidInputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"body: not valid JSON ({str(error)[:200] or type(error).__name__})", field="body") from None
-
-
-def _refuse(word: str) -> float:
-    raise ValueError(f"{word} is not JSON")
 
 
 def _finite(text: str) -> float:
