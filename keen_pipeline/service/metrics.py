@@ -54,7 +54,6 @@ class Metrics:
         self.request_seconds.observe(seconds)
 
     def extraction_finished(self, status: str, seconds: float, events: int) -> None:
-        """Count an extraction that ended `complete` or `failed`."""
         self._extractions.labels(status).inc()
         self._extraction_seconds.observe(seconds)
         self._extracted.inc(events)

@@ -34,13 +34,14 @@ _JUST_COME = _test("connections", "one_that_has_just_come_is_not_taken_for_a_sil
 _HEAD = _test("connections", "a_head_that_does_not_come_ends_the_connection_with_an_answer")
 _BODY = _test("connections", "a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_nothing")
 _UNREAD = _test("connections", "unread_answers_are_bounded_together_and_the_slowest_reader_goes_first")
+_LISTS = _test("limits", "a_body_of_many_lists_is_refused_before_they_are_made")
 _MANY = _test("limits", "too_many_events_in_one_request_are_refused_whole")
 _MISSING = _test("folder", "logs_after_one_that_is_missing_are_set_aside_as_it_may_have_named_their_columns")
 _DAMAGED = _test("folder", "logs_after_one_that_is_damaged_are_read_if_their_columns_are_known")
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Parameters and bodies.
-    (f"{_HTTP}/parameters.py", "if body or (with_body and", "if (with_body and", _DELETE_REFUSED),
+    (f"{_HTTP}/parameters.py", "if body or (body is not None and", "if (body is not None and", _DELETE_REFUSED),
     (
         f"{_HTTP}/parameters.py",
         'unknown = sorted(n for n, v in parameters.items() if n not in names and not (n in _OFTEN_ASKED and v in (None, "")))',
@@ -56,6 +57,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         _test("going_on", "every_parameter_is_bounded_in_bytes"),
     ),
     (f"{_HTTP}/bodies.py", "    if len(unpacked) > limit:", "    if False:", _GZIP),
+    (f"{_HTTP}/bodies.py", "> MAX_CONTAINERS:", "> 2 * MAX_CONTAINERS:", _LISTS),
+    (
+        f"{_HTTP}/operation.py",
+        "_PARAMETERS_IN_BODY = 16",
+        "_PARAMETERS_IN_BODY = 160",
+        _test("limits", "a_body_of_parameters_is_bounded_before_it_is_read_as_json"),
+    ),
     (f"{_HTTP}/bodies.py", "if not reader.eof or reader.unused_data:", "if reader.unused_data:", _GZIP),
     (f"{_HTTP}/bodies.py", "if not reader.eof or reader.unused_data:", "if not reader.eof:", _GZIP),
     (

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.service import embedded
+from keen_pipeline.service.http.bodies import MAX_CONTAINERS
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -75,6 +76,33 @@ def test_too_many_collections_in_one_request_are_refused_whole(http: Http, colle
     assert len(http.json("POST", f"{http.v3}/events", body=batch)) == 1000
     assert http.query("count", collection) == 1
     assert http.request("GET", f"{http.v3}/events/none-1").status == 404
+
+
+@pytest.mark.parametrize(("path", "body", "brackets"), [("events", '{"%s":[%s]}', 2), ("events/%s", '{"list":[%s]}', 2)])
+def test_a_body_of_many_lists_is_refused_before_they_are_made(
+    http: Http, collection: str, path: str, body: str, brackets: int
+) -> None:
+    """Ten kilobytes of gzip were three million lists, and no other request was answered for half a minute."""
+    parts = [collection] if "%s" not in path else []
+    url = f"{http.v3}/{path}" % (() if parts else (collection,))
+    for number, message in ((MAX_CONTAINERS - brackets, "events" if parts else "event"), (MAX_CONTAINERS, "lists and objects")):
+        sent = gzip.compress((body % (*parts, ",".join(["[]"] * number))).encode())
+        answer = http.request("POST", url, body=sent, Content_Encoding="gzip")
+        assert answer.status in (400, 413)
+        assert message in answer.json()["message"]
+    assert http.request("GET", f"{http.v3}/events/{collection}").status == 404
+
+
+def test_a_body_of_parameters_is_bounded_before_it_is_read_as_json(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    asked = {"event_collection": collection, "filters": [], "timezone": "UTC"}
+    for padding, status in ((0, 200), (1_040_000, 200), (1_050_000, 413)):
+        body = gzip.compress(json.dumps(asked).encode() + b" " * padding)
+        for url in (f"{http.v3}/queries/count", f"{http.v2}/{collection}/_extract"):
+            sent = body if "queries" in url else gzip.compress(b"{}" + b" " * padding)
+            assert http.request("POST", url, body=sent, Content_Encoding="gzip").status == status
+    assert http.request("DELETE", f"{http.v3}/events/{collection}", body=b"{}" + b" " * 1_050_000).status == 413
+    assert http.query("count", collection) == 1
 
 
 def test_schemas_larger_than_an_answer_are_refused_together_and_given_one_by_one(data: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -47,18 +48,12 @@ def decode_field(text: str, *, quoted: bool, nested: str = "[{") -> Any:
         if _NUMBER.fullmatch(text):
             return json.loads(text)
     # In quotes stands a list only where it needs them.
-    if text and text[0] in nested and (not quoted or _NEEDS_QUOTES.search(text)) and _reads_as_json(text):
-        return json.loads(text)
+    if text and text[0] in nested and (not quoted or _NEEDS_QUOTES.search(text)):
+        with suppress(ValueError, RecursionError):  # no JSON, though it begins so
+            return json.loads(text, parse_constant=refuse_constant)
     return text
 
 
-def _refuse_constant(word: str) -> Any:
+def refuse_constant(word: str) -> Any:
+    """For `json.loads`, which takes NaN and Infinity."""
     raise ValueError(f"{word} is not JSON")
-
-
-def _reads_as_json(text: str) -> bool:
-    try:
-        json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -185,7 +185,6 @@ class ExtractionRecords:
         return [_extraction(row) for row in rows]
 
     def count_waiting(self) -> int:
-        """How many extractions are not finished."""
         rows = self._database.rows("SELECT count(*) AS waiting FROM extractions WHERE status = ?", [NOT_STARTED])
         return int(rows[0]["waiting"])
 

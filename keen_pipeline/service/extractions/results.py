@@ -36,11 +36,9 @@ class Results:
             leftover.unlink()
 
     def part(self, name: str) -> Path:
-        """Where a result is written before it is whole."""
         return self._folder / f"{name}.part"
 
     def path(self, name: str) -> Path:
-        """The whole result in the folder."""
         return self._folder / f"{name}.csv"
 
     def _object(self, name: str) -> str:

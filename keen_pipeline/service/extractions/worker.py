@@ -68,13 +68,11 @@ class ExtractionWorker:
             thread.start()
 
     def wake(self) -> None:
-        """A new record may be there."""
         with self._condition:
             self._condition.notify()
 
     @property
     def running(self) -> int:
-        """How many extractions are being written."""
         return len(self._running)
 
     def close(self) -> None:

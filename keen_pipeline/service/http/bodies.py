@@ -13,19 +13,21 @@ from starlette.requests import Request
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service.application import Service
+from keen_pipeline.service.events.cells import refuse_constant
 from keen_pipeline.service.http.answers import BodyTooLargeError
 
 _GZIP = 16 + zlib.MAX_WBITS
+MAX_CONTAINERS = 500_000
+"""Lists and objects of one body: no other thread runs while they are made, which takes half a second."""
 
 
-async def read_body(request: Request) -> Callable[[], bytes]:
-    """Read the body as it was sent; what is returned gives it without its Content-Encoding, and takes time.
+async def read_body(request: Request, limit: int) -> Callable[[], bytes]:
+    """Read a body of at most `limit` bytes as it was sent; what is returned gives it without its Content-Encoding, and takes time.
 
     Raises BodyTooLargeError before more than the limit is held, ServiceUnavailableError when the bodies of all requests hold what
     they may together; what is returned raises InvalidInputError, BodyTooLargeError.
     """
     service: Service = request.app.state.service
-    limit = service.config.max_body_bytes
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > limit:
         raise BodyTooLargeError(f"the body has {announced} bytes, the limit is {limit}")
@@ -59,17 +61,15 @@ def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def parse_json(body: bytes, *, pairs: Any = None) -> Any:
-    """Strict JSON in UTF-8. `pairs`: makes each object. Raises InvalidInputError."""
+    """Strict JSON in UTF-8. `pairs`: makes each object. Raises InvalidInputError, BodyTooLargeError."""
+    if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        raise BodyTooLargeError(f"the body has more than {MAX_CONTAINERS} lists and objects")
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, object_pairs_hook=pairs)
+        return json.loads(body.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite, object_pairs_hook=pairs)
     except InvalidInputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"body: not valid JSON ({str(error)[:200] or type(error).__name__})", field="body") from None
-
-
-def _refuse(word: str) -> float:
-    raise ValueError(f"{word} is not JSON")
 
 
 def _finite(text: str) -> float:

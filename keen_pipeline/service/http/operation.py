@@ -13,11 +13,14 @@ from starlette.responses import Response
 
 from keen_pipeline.errors import AuthenticationError, NotFoundError
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.http.lanes import EVENTS, QUERY, RECORDS, Lanes
+from keen_pipeline.service.http.bodies import read_body
+from keen_pipeline.service.http.lanes import EVENTS, PARAMETERS, QUERY, RECORDS, Lanes
 from keen_pipeline.service.http.parameters import Parameter, read_parameters
 from keen_pipeline.service.names import check_event_collection
 
 READ, WRITE, MASTER = "read", "write", "master"
+_PARAMETERS_IN_BODY = 16
+"""How many of the largest may be in one body."""
 Result = TypeVar("Result")
 
 
@@ -69,9 +72,19 @@ class Call:
             await self.run(RECORDS, lambda: self.service.count_request(kind))
         if "{collection}" in operation.path:
             self.collection = check_event_collection(self.variable("collection"))
-        self.parameters = await read_parameters(self.request, operation.parameters, with_body=operation.body is None)
+        self.parameters = await self._read_parameters()
         if "event_collection" in self.parameters:
             self.collection = check_event_collection(self.parameters["event_collection"])
+
+    async def _read_parameters(self) -> dict[str, Any]:
+        request, known = self.request, self.operation.parameters
+        if self.operation.body is not None:
+            return read_parameters(request, known, None)
+        # A body of thousands of empty lists takes a hundred times its bytes and its time, which nobody else must wait for.
+        body = await read_body(request, _PARAMETERS_IN_BODY * self.service.config.max_parameter_bytes)
+        if "body_bytes" in request.scope["state"]:
+            return await self.run(PARAMETERS, lambda: read_parameters(request, known, body()))
+        return read_parameters(request, known, b"")
 
     def _authorize(self) -> None:
         credentials = self.service.credentials

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service.http.bodies import parse_json, read_body
+from keen_pipeline.service.http.bodies import parse_json
 from keen_pipeline.service.http.schemas import NAME, ref
 
 MAX_PROPERTY_NAMES = 1000
@@ -61,16 +61,15 @@ BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("da
 SIGNED = (Parameter("expires", {"type": "string"}), Parameter("signature", {"type": "string"}))
 
 
-async def read_parameters(request: Request, known: Sequence[Parameter], *, with_body: bool) -> dict[str, Any]:
+def read_parameters(request: Request, known: Sequence[Parameter], body: bytes | None) -> dict[str, Any]:
     """The parameters of a query string, without the key, and of the JSON object in the body, which only a POST must have.
 
-    `with_body` False: the body is no object of parameters. Raises InvalidInputError naming one that is unknown, missing, given
-    twice, or longer than the limit.
+    `body` None: it is no object of parameters. Raises InvalidInputError naming one that is unknown, missing, given twice, or longer
+    than the limit.
     """
     config = request.app.state.service.config
     pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "api_key"]
-    body = (await read_body(request))() if with_body else b""
-    if body or (with_body and request.method == "POST"):
+    if body or (body is not None and request.method == "POST"):
         given = parse_json(body, pairs=_once)
         if not isinstance(given, dict):
             raise InvalidInputError("body: must be a JSON object", field="body")

@@ -102,7 +102,6 @@ class SqliteDatabase:
         return nullcontext(enter_result=True)
 
     def now(self) -> float:
-        """The time of this machine, in seconds since 1970."""
         return time.time()
 
     def close(self) -> None:

@@ -289,5 +289,4 @@ class EventStore:
         return sum(self._backlog.values())
 
     def close(self) -> None:
-        """Hold nothing any more."""
         self._tables.close()

@@ -42,14 +42,14 @@ _log = logging.getLogger(__name__)
 
 
 async def add_event(call: Call) -> Response:
-    body = await read_body(call.request)
+    body = await read_body(call.request, call.service.config.max_body_bytes)
     await call.run(INGEST, lambda: _store_one(call, body()))
     return JsonResponse({"created": True}, status_code=201)
 
 
 async def add_events(call: Call) -> Response:
     """Store many events of many collections; each has its own result."""
-    body = await read_body(call.request)
+    body = await read_body(call.request, call.service.config.max_body_bytes)
     return JsonResponse(await call.run(INGEST, lambda: store_batch(call.service, body())))
 
 

@@ -87,7 +87,6 @@ class FileCache:
             self._make_room()
 
     def close(self) -> None:
-        """Fetch nothing any more."""
         self._pool.shutdown(cancel_futures=True)
 
     def _fetch(self, name: str) -> None:

@@ -151,7 +151,6 @@ class PostgresDatabase:
             return done.fetchall() if done.description is not None else []
 
     def now(self) -> float:
-        """The server's time, in seconds since 1970."""
         return float(self.rows(f"SELECT {NOW} AS now")[0]["now"])
 
     @contextmanager

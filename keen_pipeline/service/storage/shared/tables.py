@@ -61,7 +61,6 @@ class SharedTables:
         self._cache.release([_object(name, file) for file in files])
 
     def close(self) -> None:
-        """Fetch nothing any more."""
         self._cache.close()
 
 
