@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,10 +13,9 @@ from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.pipeline import Counted, ad_hoc_request
 from keen_pipeline.pipeline.counts import MOST_COUNTED_TOGETHER, Patience, count_together, verdict
-from keen_pipeline.pipeline.upkeep import tidy_up
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import Made
-from keen_pipeline_tests.pipeline.world import UTC, World, day
+from keen_pipeline_tests.pipeline.world import World, day
 
 WELL = Collection("well", "2026-01-01")
 
@@ -192,25 +191,6 @@ def test_an_ad_hoc_file_that_stays_wrong_is_kept_aside(world: World, wrong: Any)
     world.api.body = lambda made, right: right
     world.extract([request])
     assert world.is_right(request)
-
-
-def test_what_was_kept_aside_goes_after_three_months_and_nothing_else_does(world: World) -> None:
-    world.api.body = fewer
-    events = world.extract([ad_hoc(world)])
-    [name] = world.aside()
-    assert type(events[-1]).__name__ == "Ended"
-    quarantine = world.root / "_quarantine" / "well"
-    for other in ("notes.txt", "hand.csv", "hand.csv.reason.txt", "odd.csv", "odd.csv.reason.txt"):
-        (quarantine / other).write_text("2020 was long ago")
-    (quarantine / "large.csv.reason.txt").write_text("2020-01-01T00:00:00Z\n" + "x" * (1 << 20))
-    mine = {path.name for path in quarantine.iterdir()}
-    # A reason tells the time of this machine.
-    world.clock.advance((datetime.now(UTC) - world.clock.now()).total_seconds() + 89 * 86400)
-    assert not any("quarantine" in told for told in tidy_up(world.pipeline))
-    assert {path.name for path in quarantine.iterdir()} == mine
-    world.clock.advance(2 * 86400)
-    assert tidy_up(world.pipeline) == ["1 files removed from the quarantine, which were kept for 90 days"]
-    assert {path.name for path in quarantine.iterdir()} == mine - {name, f"{name}.reason.txt"}
 
 
 def test_an_ad_hoc_file_with_late_events_is_whole(world: World) -> None:
