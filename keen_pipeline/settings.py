@@ -241,7 +241,8 @@ def check_name(name: str, given: object) -> str:
     """`given` if definitions may be called so, else raises InvalidInputError with the `name` of the setting."""
     if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_]{0,62}[A-Za-z0-9])?", given):
         raise InvalidInputError(
-            f"{name} must be letters, digits and underscores, from a letter to a letter or digit, not {str(given)[:60]!r}", field=name
+            f"{name} must be letters, digits and underscores, from a letter to a letter or digit, not {str(given)[:60]!r}",
+            field=name,
         )
     return given
 
