@@ -23,8 +23,16 @@ def read_collections_file(path: Path) -> list[Collection]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+            if twice is not None:  # the last one would count, and nobody would hear of the other
+                raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands there twice", twice.start_mark)
+            return super().construct_mapping(node, deep)
+
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"KEEN_PIPELINE_COLLECTIONS: {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter of a date that is none, and of bytes that are no text

@@ -52,6 +52,8 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("- name: a", "a list under 'collections'"),
         ("collections: [", "not YAML"),
         ("collections: []\nother: 1", "unknown 'other'"),
+        ("collections: [{name: a}]\ncollections: [{name: b}]", "'collections' stands there twice.*line 2"),
+        ("collections:\n- name: a\n  mask: {x: hash, y: drop, x: drop}", "'x' stands there twice.*line 3"),
         ("collections: []\nother: 1\n2: 3", "unknown 2, 'other'"),
         ("collections: [{name: a, start_date: 5}]", "start_date must be YYYY-MM-DD, not 5"),
         ("collections: [{start_date: 2026-01-01}]", "name is missing"),
