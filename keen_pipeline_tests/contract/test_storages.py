@@ -393,11 +393,8 @@ def test_options_of_the_resource_or_the_environment(
 
 
 def test_missing_extra_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for root, extra, package in (
-        ("gs://b/x", "gcs", "google.cloud"),
-        ("azure://c/x", "azure", "azure.core"),
-        ("sftp://h/x", "sftp", "paramiko"),
-    ):
+    packages = {"gs": ("gcs", "google.cloud"), "azure": ("azure", "azure.core"), "sftp": ("sftp", "paramiko")}
+    for scheme, (extra, package) in packages.items():
         monkeypatch.setitem(__import__("sys").modules, package, None)
         monkeypatch.delitem(__import__("sys").modules, f"keen_pipeline.landing.storages.{extra}", raising=False)
-        assert f"pip install 'keen_pipeline[{extra}]'" in refusal(root)
+        assert f"pip install 'keen_pipeline[{extra}]'" in refusal(f"{scheme}://b/x")
