@@ -280,7 +280,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (f"{_HTTP}/connections.py", "        self._give_up_unread()", "        pass", _UNREAD),
     (f"{_HTTP}/connections.py", "key=lambda one: one.unread_since or 0", "key=lambda one: -(one.unread_since or 0)", _UNREAD),
-    (f"{_HTTP}/resources/events.py", "100_000, 1000", "100_001, 1001", _MANY),
+    (f"{_HTTP}/resources/events.py", "100_000, 5000", "100_001, 5001", _MANY),
     (
         f"{_HTTP}/resources/collections.py",
         "            if size > limit:",

@@ -32,7 +32,7 @@ COLLECTION_NAME, PROPERTY_NAME, PROPERTY_VALUE = (
     "InvalidPropertyValueError",
 )
 LATER = "ServiceUnavailableError"
-MAX_EVENTS, MAX_COLLECTIONS = 100_000, 1000
+MAX_EVENTS, MAX_COLLECTIONS = 100_000, 5000
 """In one request: a result may be longer than its event, and a new collection takes some 10 ms of the disk."""
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 """One transparent pixel, a GIF."""
