@@ -59,7 +59,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/reports/reporter.py",
-        "yield given_up(self.targets, entry)",
+        "yield failed",
         "pass",
         f"{_GIVEN_UP}::test_a_run_of_the_asset_tells_what_it_gave_up",
     ),
@@ -119,7 +119,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/names.py",
-        'if re.fullmatch(r"[A-Za-z0-9_]+", text):\n        return text\n    return f',
+        'if re.fullmatch(r"[A-Za-z0-9_]+", text) and "__" not in text:\n        return text\n    return f',
         "return f",
         f"{_NAMES}::test_steps_keep_their_names_whatever_else_is_configured",
     ),
