@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -163,6 +163,7 @@ def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[st
     """Run the rounds in an empty folder; the figures, and what is wrong."""
     begun = time.monotonic()
     days = Operator.days(rounds)
+    assert START + timedelta(days=days) <= datetime.now(timezone.utc).date(), f"{rounds} rounds take more days than there were"
     with Rig(folder, days, random.Random(seed)) as rig:
         operator, killed = Operator(rig, rounds), Counter[str]()
         for number in range(rounds):
