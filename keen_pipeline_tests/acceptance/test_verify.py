@@ -289,17 +289,17 @@ def test_init_writes_what_the_project_has_and_overwrites_nothing(place: Place) -
 
 
 def test_a_process_that_dies_between_manifest_and_ledger_lands_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    class KilledError(Exception):
+    class Killed(BaseException):
         pass
 
     def killed(*_: object) -> None:
-        raise KilledError
+        raise Killed
 
     words = ["backfill", "purchases", "--from", DAYS[0], "--to", DAYS[0]]
     with monkeypatch.context() as dying:
         dying.setattr(SqlLedger, "landed", killed)
         dying.setattr(sys, "argv", ["keen-pipeline", *words])
-        with pytest.raises(KilledError):
+        with pytest.raises(Killed):
             main()
     before = json.loads(place.manifest(DAYS[0]).read_text())
     assert hashlib.sha256(place.file(DAYS[0]).read_bytes()).hexdigest() == before["sha256"]
