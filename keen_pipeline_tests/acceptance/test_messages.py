@@ -77,6 +77,19 @@ def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
     assert "purchases" not in configured.run("status").stdout
 
 
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_what_has_landed_of_a_collection_that_left_the_configuration_stays_and_is_told(
+    configured: Shell, monkeypatch: pytest.MonkeyPatch, is_configured: bool
+) -> None:
+    ledger, [first, _] = entries(configured.folder, monkeypatch, days=2)
+    land(ledger, first.entry_id)
+    ledger.cancel([entry.entry_id for entry in ledger.open_entries()], "no")
+    name = "purchases" if is_configured else "signups"
+    (configured.folder / "collections.yaml").write_text(f"collections: [{{name: {name}, start_date: 2026-01-01}}]")
+    told = "purchases is not configured; its 1 landed files stay as they are: keen-pipeline verify purchases"
+    assert (told in configured.run("status").stdout) is not is_configured
+
+
 def test_a_wait_says_what_it_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
     ledger, (first, second) = entries(tmp_path, monkeypatch, days=2)
     ended = ledger.fail(first.entry_id, WORDS, limits=Limits(), final=True)
@@ -158,6 +171,13 @@ def test_collections_that_stopped_for_one_reason_are_told_in_one_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("status", [404, 401])
+def test_a_collection_that_the_service_does_not_have_is_to_leave_the_configuration(status: int) -> None:
+    told = summary(6, [], [("purchases", f"count of purchases (project 5f): not found (HTTP {status} Some)")]).splitlines()[-1]
+    assert told.startswith("  keen-pipeline doctor")
+    assert ("leaves the configuration" in told) is (status == 404)
+
+
 @pytest.mark.parametrize(
     ("reason", "command"),
     [
@@ -209,6 +229,12 @@ def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch:
     shown = " ".join(configured.run("status").stdout.split())
     assert "has claimed it: its extractions can't be submitted: submit of" in shown
     assert "waits: 2 of them: its extractions can't be submitted" in shown  # one of them is named in the reason
+
+
+def test_status_tells_a_reason_of_two_lines_as_two_sentences(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    ledger, _ = entries(configured.folder, monkeypatch)
+    ledger.hindered("purchases", "/d/x.csv is full; nothing was published\nFree some space there.")
+    assert "nothing was published. Free some space there. (since" in " ".join(configured.run("status").stdout.split())
 
 
 def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(
