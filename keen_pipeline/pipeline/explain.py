@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry, Limits, Seen, Wait, decide
-from keen_pipeline.pipeline.told import cause, on_one_line
+from keen_pipeline.pipeline.told import cause
 from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Waiting:
 
     def __str__(self) -> str:
         until = f", until {_moment(self.until)}" if self.until is not None else ""
-        return f"{on_one_line(self.why)} (since {_moment(self.since)}{until})"
+        return f"{self.why} (since {_moment(self.since)}{until})"
 
 
 def explain(

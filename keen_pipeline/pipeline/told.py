@@ -15,8 +15,8 @@ MOST_NAMED = 5
 _MOST_IN_A_COMMAND = 31
 MOST_LINES = 10
 _MOST_CHARACTERS = 600
-# Ids of extractions, and what makes the name of a temporary file unique.
-_IDS = re.compile(r"[0-9a-f]{8,}(?:-[0-9a-f]{8,})*")
+# Ids of extractions, what makes the name of a temporary file unique, and moments.
+_IDS = re.compile(r"[0-9a-f]{8,}(?:-[0-9a-f]{8,})*|\d{4}-\d\d-\d\dT[\d:.]+Z")
 _UNKNOWN_COLLECTION = "keen-pipeline doctor  # has the right names; a collection that was deleted leaves the configuration"
 FIRST_LINE_CHARACTERS = 200
 """A first line is shorter than this: it is what a mail's subject and a phone show."""
@@ -101,7 +101,11 @@ def _without_partition(reason: str, collection: str, members: int = 1) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """The text with its lines as sentences after one another."""
+    """The text, its lines as sentences one after the other.
+
+    >>> on_one_line("x.csv is full\\nFree some space.")
+    'x.csv is full. Free some space.'
+    """
     return " ".join(re.sub(r"[.\s]*\n", ". ", text.strip()).split())
 
 

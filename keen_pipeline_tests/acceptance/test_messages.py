@@ -21,6 +21,7 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Ended, Landed, Progress, Stopped, partition_request
+from keen_pipeline.pipeline.context import first_line
 from keen_pipeline.pipeline.told import grouped, in_lines, summary
 from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.settings import Settings
@@ -221,6 +222,14 @@ def test_a_group_leaves_out_what_belongs_to_one_of_it(tmp_path: Path, monkeypatc
     assert grouped(full[:1]) == [f"purchases 2026-01-01: extraction 00c1b9f8d30f: /d/x.csv is full. Free some space.\n{mend}"]
 
 
+@pytest.mark.parametrize(("why", "groups"), [("no connection (since 2026-01-09T08:00:0{}Z)", 1), ("no connection to host {}", 3)])
+def test_what_differs_in_a_moment_alone_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell, why: str, groups: int
+) -> None:
+    _, asked = entries(tmp_path, monkeypatch, days=3)
+    assert len(grouped((entry, why.format(n)) for n, entry in enumerate(asked))) == groups
+
+
 def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
     ledger, asked = entries(configured.folder, monkeypatch, days=3)
     ledger.claim([asked[0].entry_id], ledger.workers.register("run 1f, keen_purchases"))
@@ -231,9 +240,9 @@ def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch:
     assert "waits: 2 of them: its extractions can't be submitted" in shown  # one of them is named in the reason
 
 
-def test_status_tells_a_reason_of_two_lines_as_two_sentences(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+def test_status_tells_an_error_of_two_lines_as_two_sentences(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
     ledger, _ = entries(configured.folder, monkeypatch)
-    ledger.hindered("purchases", "/d/x.csv is full; nothing was published\nFree some space there.")
+    ledger.hindered("purchases", first_line(ConfigurationError("/d/x.csv is full; nothing was published\nFree some space there.")))
     assert "nothing was published. Free some space there. (since" in " ".join(configured.run("status").stdout.split())
 
 
