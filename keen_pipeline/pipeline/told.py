@@ -101,11 +101,7 @@ def _without_partition(reason: str, collection: str, members: int = 1) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """The text, its lines as sentences one after the other.
-
-    >>> on_one_line("x.csv is full\\nFree some space.")
-    'x.csv is full. Free some space.'
-    """
+    """The text, its lines as sentences one after the other."""
     return " ".join(re.sub(r"[.\s]*\n", ". ", text.strip()).split())
 
 
