@@ -69,8 +69,11 @@ def command(collection: str | None, as_json: bool) -> None:
     if new and (newest := latest_partition(new[0], now)) is not None:
         show(f"nothing has landed yet of {few([c.name for c in new], ', ')}: the nightly job lands the last days; to land some now")
         show(f"  keen-pipeline backfill {shlex.quote(new[0].name)} --from {newest.key} --to {newest.key}")
-    for name in sorted(set(openly) - {c.name for c in chosen}) if collection is None else ():
-        show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
+    for name in sorted({*openly, *ledger.landed_collections()} - {c.name for c in chosen}) if collection is None else ():
+        if openly[name]:
+            show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
+        if landed := sum(state.landed for state in ledger.partitions(name)):
+            show(f"{name} is not configured; its {landed} landed files stay as they are: keen-pipeline verify {shlex.quote(name)}")
     for other in others:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from keen_pipeline.errors import KeenPipelineError, LedgerUnavailableError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.lifecycle import Entry, Limits
+from keen_pipeline.pipeline.told import on_one_line
 from keen_pipeline.ports import Clock, ExtractionApi
 from keen_pipeline.scope import Scope
 
@@ -93,4 +94,4 @@ def each(
 
 def first_line(error: BaseException | Any) -> str:
     """An error's words on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return on_one_line(str(error)) or type(error).__name__

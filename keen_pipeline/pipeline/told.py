@@ -15,8 +15,9 @@ MOST_NAMED = 5
 _MOST_IN_A_COMMAND = 31
 MOST_LINES = 10
 _MOST_CHARACTERS = 600
-# Ids of extractions, and what makes the name of a temporary file unique.
-_IDS = re.compile(r"[0-9a-f]{8,}(?:-[0-9a-f]{8,})*")
+# Ids of extractions, what makes the name of a temporary file unique, and moments.
+_IDS = re.compile(r"[0-9a-f]{8,}(?:-[0-9a-f]{8,})*|\d{4}-\d\d-\d\dT[\d:.]+Z")
+_UNKNOWN_COLLECTION = "keen-pipeline doctor  # has the right names; a collection that was deleted leaves the configuration"
 FIRST_LINE_CHARACTERS = 200
 """A first line is shorter than this: it is what a mail's subject and a phone show."""
 
@@ -40,7 +41,7 @@ class Group:
         """What mends it, for a shell; empty if nothing is known to."""
         name = shlex.quote(self.collection)
         if self.verb and is_unknown_collection(self.reason):  # to ask again would be refused again
-            return "keen-pipeline doctor  # has the right names; a collection that was deleted leaves the configuration"
+            return _UNKNOWN_COLLECTION
         if self.verb == "backfill":
             return f"keen-pipeline backfill {name} --from {self.keys[0]} --to {self.keys[-1]}"
         rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
@@ -95,9 +96,13 @@ def cause(reason: str, collection: str, partition_key: str = "") -> str:
 
 def _without_partition(reason: str, collection: str, members: int = 1) -> str:
     """On one line, without naming a partition, which stand before it; of several `members` without the id of one's extraction."""
-    line = " ".join(re.sub(r"[.\s]*\n", ". ", reason.strip()).split())
-    told = re.sub(rf"{re.escape(collection)}\[[^\]]*\]", collection, line).removeprefix(f"{collection}, ")
+    told = re.sub(rf"{re.escape(collection)}\[[^\]]*\]", collection, on_one_line(reason)).removeprefix(f"{collection}, ")
     return re.sub(r"^extraction \w+: ", "", told) if members > 1 else told
+
+
+def on_one_line(text: str) -> str:
+    """The text, its lines as sentences one after the other."""
+    return " ".join(re.sub(r"[.\s]*\n", ". ", text.strip()).split())
 
 
 def few(keys: Sequence[str], separator: str = " ") -> str:
@@ -132,7 +137,8 @@ def _stopped(problems: Sequence[tuple[str, str]]) -> list[str]:
         told = _without_partition(reason, first)
         told = told.replace(f" of {first}", "") if len(members) > 1 else told
         lines.append(f"{few([collection for collection, _ in members], ', ')}: {shortened(told)}")
-    return [*lines, "  keen-pipeline doctor"] if lines else []
+    mend = _UNKNOWN_COLLECTION if any(is_unknown_collection(reason) for _, reason in problems) else "keen-pipeline doctor"
+    return [*lines, f"  {mend}"] if lines else []
 
 
 def in_lines(text: str) -> list[str]:

@@ -21,6 +21,7 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Ended, Landed, Progress, Stopped, partition_request
+from keen_pipeline.pipeline.context import first_line
 from keen_pipeline.pipeline.told import grouped, in_lines, summary
 from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.settings import Settings
@@ -75,6 +76,19 @@ def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
     assert f"  keen-pipeline backfill signups --from {yesterday} --to {yesterday}\n" in shown
     assert configured.run("cancel", "purchases").returncode == 0
     assert "purchases" not in configured.run("status").stdout
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_what_has_landed_of_a_collection_that_left_the_configuration_stays_and_is_told(
+    configured: Shell, monkeypatch: pytest.MonkeyPatch, is_configured: bool
+) -> None:
+    ledger, [first, _] = entries(configured.folder, monkeypatch, days=2)
+    land(ledger, first.entry_id)
+    ledger.cancel([entry.entry_id for entry in ledger.open_entries()], "no")
+    name = "purchases" if is_configured else "signups"
+    (configured.folder / "collections.yaml").write_text(f"collections: [{{name: {name}, start_date: 2026-01-01}}]")
+    told = "purchases is not configured; its 1 landed files stay as they are: keen-pipeline verify purchases"
+    assert (told in configured.run("status").stdout) is not is_configured
 
 
 def test_a_wait_says_what_it_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
@@ -158,6 +172,13 @@ def test_collections_that_stopped_for_one_reason_are_told_in_one_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("status", [404, 401])
+def test_a_collection_that_the_service_does_not_have_is_to_leave_the_configuration(status: int) -> None:
+    told = summary(6, [], [("purchases", f"count of purchases (project 5f): not found (HTTP {status} Some)")]).splitlines()[-1]
+    assert told.startswith("  keen-pipeline doctor")
+    assert ("leaves the configuration" in told) is (status == 404)
+
+
 @pytest.mark.parametrize(
     ("reason", "command"),
     [
@@ -201,6 +222,14 @@ def test_a_group_leaves_out_what_belongs_to_one_of_it(tmp_path: Path, monkeypatc
     assert grouped(full[:1]) == [f"purchases 2026-01-01: extraction 00c1b9f8d30f: /d/x.csv is full. Free some space.\n{mend}"]
 
 
+@pytest.mark.parametrize(("why", "groups"), [("no connection (since 2026-01-09T08:00:0{}Z)", 1), ("no connection to host {}", 3)])
+def test_what_differs_in_a_moment_alone_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell, why: str, groups: int
+) -> None:
+    _, asked = entries(tmp_path, monkeypatch, days=3)
+    assert len(grouped((entry, why.format(n)) for n, entry in enumerate(asked))) == groups
+
+
 def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
     ledger, asked = entries(configured.folder, monkeypatch, days=3)
     ledger.claim([asked[0].entry_id], ledger.workers.register("run 1f, keen_purchases"))
@@ -209,6 +238,12 @@ def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch:
     shown = " ".join(configured.run("status").stdout.split())
     assert "has claimed it: its extractions can't be submitted: submit of" in shown
     assert "waits: 2 of them: its extractions can't be submitted" in shown  # one of them is named in the reason
+
+
+def test_status_tells_an_error_of_two_lines_as_two_sentences(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    ledger, _ = entries(configured.folder, monkeypatch)
+    ledger.hindered("purchases", first_line(ConfigurationError("/d/x.csv is full; nothing was published\nFree some space there.")))
+    assert "nothing was published. Free some space there. (since" in " ".join(configured.run("status").stdout.split())
 
 
 def test_equal_reasons_are_told_once_and_open_ones_are_not_to_be_retried(

@@ -18,7 +18,7 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of, notification_sensors
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title, channels_of, notification_sensors
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
@@ -283,6 +283,15 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
     assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
     assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
+
+
+@pytest.mark.parametrize("told", ["extraction ca8f3c13c2c189e4c2d81ce9: ", "extraction refused: ", ""])
+def test_a_subject_has_the_reason_and_no_extractions_id(told: str) -> None:
+    full = "destination /srv/events/landing/signups/2026-01-02.csv is full"
+    story = f"1 of 1 partitions failed\nsignups 2026-01-02: {told}{full}"
+    subject = _title(dg.DagsterRun(job_name="keen_materialize_csvs"), Names("keen"), story)
+    kept = told if "refused" in told else ""
+    assert subject == f"Keen: 1 of 1 partitions failed: signups 2026-01-02: {kept}{full}"
 
 
 def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

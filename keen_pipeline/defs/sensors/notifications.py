@@ -199,7 +199,8 @@ def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     """How much failed and which first, if the story's first lines say it; else what."""
     first, second = [*story.splitlines(), "", ""][:2]
     if re.search(r" partitions failed| stopped$", first):
-        return shortened(f"Keen: {first}: {second}", _TITLE_CHARACTERS)
+        # An extraction's id would push out why it failed.
+        return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
     return f"Keen: {what} failed ({run.job_name})"
 
