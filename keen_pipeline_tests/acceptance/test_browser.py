@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -81,5 +82,10 @@ def test_a_backfill_of_five_days_by_clicking_ends_green_with_counts(page: Page, 
         # The night that `dev` runs on the sample lands some of these days too.
         assert set(days) <= instance.get_materialized_partitions(dg.AssetKey(["keen", "purchases"]))
         clicked = dg.RunsFilter(tags={"dagster/asset_partition_range_start": days[0]})
-        runs = [run for run in instance.get_runs(clicked) if dg.AssetKey(["keen", "purchases"]) in (run.asset_selection or ())]
+        deadline = time.monotonic() + 180  # the word above may be another run's
+        while True:
+            runs = [run for run in instance.get_runs(clicked) if dg.AssetKey(["keen", "purchases"]) in (run.asset_selection or ())]
+            if all(run.is_finished for run in runs) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS]
