@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,6 @@ def configured(data: Path, **settings: Any) -> Iterator[embedded.EmbeddedService
 
 
 def log_lines(service: embedded.EmbeddedService) -> list[dict[str, Any]]:
-    """What the service has logged so far."""
-    service._log.seek(0)
-    return [json.loads(line) for line in service._log.read().decode().splitlines() if line.startswith("{")]
+    """What the service has logged so far; read without moving the place where it writes."""
+    log = os.pread(service._log.fileno(), 1 << 24, 0).decode()
+    return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
