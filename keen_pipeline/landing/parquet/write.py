@@ -29,8 +29,8 @@ DICTIONARY_SHARE = 4
 half of all the time of writing, for a tenth less size. (Numbers split into streams of bytes would be smaller and quicker, but
 Spark, for one, doesn't read them at its usual speed, or at all.)"""
 ZSTD_LEVEL = 1
-WORKERS = 1
-"""Threads of one conversion that read and convert, beside the one that writes. With two cores a second one gains nothing."""
+WORKERS = 2
+"""Threads of one conversion that read and convert, beside the one that writes. On two cores the second saves a tenth."""
 BLOCKS_AHEAD = 2
 """Given to the workers before their batches are asked for: what they do while a row group is written."""
 
