@@ -25,10 +25,11 @@ def read_collections_file(path: Path) -> list[Collection]:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key for key, _ in node.value]
-            twice = next((key for n, key in enumerate(keys) if key.value in [k.value for k in keys[:n]]), None)
-            if twice is not None:  # the last one would count, and nobody would hear of the other
-                raise yaml.constructor.ConstructorError(None, None, f"{twice.value!r} stands there twice", twice.start_mark)
+            seen: list[Any] = []
+            for key, _ in node.value:
+                if key.value in seen:  # the last one would count, and nobody would hear of the other
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+                seen.append(key.value)
             return super().construct_mapping(node, deep)
 
     try:

@@ -251,17 +251,17 @@ def _body(response: http.client.HTTPResponse, subject: str) -> bytes:
         pieces += piece
     if response.length and len(pieces) <= LARGEST_ANSWER_BYTES:
         raise http.client.IncompleteRead(b"")
+    body, whole = bytes(pieces), True
     encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
     if encoding in ("gzip", "x-gzip"):
         try:
-            answer, whole = unzipped(bytes(pieces), LARGEST_ANSWER_BYTES + 1)
+            body, whole = unzipped(body, LARGEST_ANSWER_BYTES + 1)
         except zlib.error:
-            answer, whole = b"", False
-        if not whole and len(answer) <= LARGEST_ANSWER_BYTES:
-            raise http.client.IncompleteRead(b"")
-        pieces = bytearray(answer)
+            raise http.client.IncompleteRead(b"") from None
     elif encoding != "identity":
         raise UnreadableAnswerError(f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(encoding, 50)}")
-    if len(pieces) > LARGEST_ANSWER_BYTES:
+    if len(body) > LARGEST_ANSWER_BYTES:
         raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
-    return bytes(pieces)
+    if not whole:
+        raise http.client.IncompleteRead(b"")
+    return body

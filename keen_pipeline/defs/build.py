@@ -91,13 +91,7 @@ def build_keen_definitions(
     resources = keen_resources(names, keen, ledger, destination)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    if downstream is not None:
-        seconds, status = sensor_interval_seconds, sensor_status(running)
-        sensors.append(
-            dg.AutomationConditionSensorDefinition(
-                names.downstream_sensor, target=downstream, minimum_interval_seconds=seconds, default_status=status
-            )
-        )
+    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
     notifications = configured_notifications(notifications)
     if notifications is not None:
         resources[names.notifications] = notifications
@@ -109,6 +103,21 @@ def build_keen_definitions(
         sensors=sensors,
         resources=resources,
     )
+
+
+def _downstream_sensors(
+    names: Names, downstream: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
+) -> list[dg.SensorDefinition]:
+    if downstream is None:
+        return []
+    return [
+        dg.AutomationConditionSensorDefinition(
+            names.downstream_sensor,
+            target=downstream,
+            minimum_interval_seconds=interval_seconds,
+            default_status=sensor_status(running),
+        )
+    ]
 
 
 def _check(collections: Sequence[Collection]) -> None:

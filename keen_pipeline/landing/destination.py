@@ -91,14 +91,13 @@ class FileDestination:
         path = path_below(self._root, target)
         encoding = encoding_of(path)
         check_encoding(encoding)
-        mask = mask or {}
         new_masker: Callable[[], Masker | None] = partial(Masker, mask, mask_key) if mask else lambda: None
         what = f"{label or path}, extraction {extraction_id}"
         begun = time.monotonic()
         with ExitStack() as stack:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
-            conversion = stack.enter_context(_conversion(encoding, stage, mask, types or {}, earlier_types or {}))
+            conversion = stack.enter_context(_conversion(encoding, stage, mask or {}, types or {}, earlier_types or {}))
             download = stack.enter_context(_download(source, stage, encoding, conversion, new_masker))
             try:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's

@@ -273,7 +273,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/transport.py",
-        "if len(pieces) > LARGEST_ANSWER_BYTES:",
+        "if len(body) > LARGEST_ANSWER_BYTES:",
         "if False:",
         f"{_ANSWERS}::test_zipped_answer_is_bounded_as_unzipped",
     ),

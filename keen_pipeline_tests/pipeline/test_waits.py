@@ -185,28 +185,40 @@ def test_a_landing_run_gives_back_at_once_what_it_could_not_land(world: World) -
             pytest.fail("everything landed")
 
 
+def fail_to_land(world: World, error: KeenPipelineError, failures: int) -> list[tuple[str, float]]:
+    """The first so many landings meet an error. Each is noted: the extraction's id, and seconds from now on."""
+    land_file, begun = world.pipeline.destination.land, world.clock.now()
+    tries: list[tuple[str, float]] = []
+
+    def fetch(*args: Any, **options: Any) -> Landing:
+        tries.append((options["extraction_id"], (world.clock.now() - begun).total_seconds()))
+        if len(tries) <= failures:
+            raise error
+        return land_file(*args, **options)
+
+    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
+    return tries
+
+
+def have_landed(world: World, caller: str, request: ExtractionRequest, ticks: int = 40) -> None:
+    """By a command that waits, or by the sensor within so many ticks."""
+    if caller == "a wait":
+        world.extract([request])
+    else:
+        world.ledger.request([request])
+        world.ticks(ticks)
+
+
 @pytest.mark.parametrize(("failures", "posts"), [(2, 1), (3, 2)])
 @pytest.mark.parametrize("caller", ["a wait", "the sensor"])
 def test_a_finished_extraction_is_fetched_three_times_before_another_one_is_asked_for(
     world: World, caller: str, failures: int, posts: int
 ) -> None:
     [request] = world.requests(WELL, 1)
-    land_file, tries = world.pipeline.destination.land, []
-
-    def fetch(*args: Any, **options: Any) -> Landing:
-        tries.append(options["extraction_id"])
-        if len(tries) <= failures:
-            raise TransferError("the connection broke")
-        return land_file(*args, **options)
-
-    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
-    if caller == "a wait":
-        world.extract([request])
-    else:
-        world.ledger.request([request])
-        world.ticks()
+    tries = fail_to_land(world, TransferError("the connection broke"), failures)
+    have_landed(world, caller, request)
     assert world.is_right(request)
-    assert tries == ["x1"] * 3 + ["x2"] * (failures - 2)
+    assert [extraction_id for extraction_id, _ in tries] == ["x1"] * 3 + ["x2"] * (failures - 2)
     assert world.api.posts[request.place] == posts
     assert world.entry(request).attempt == posts
 
@@ -226,38 +238,19 @@ def test_what_says_nothing_about_a_finished_extraction_ends_it_after_an_hour_at_
 ) -> None:
     """A bucket or a results host that is away for half an hour would have used up all attempts of all partitions."""
     [request] = world.requests(WELL, 1)
-    land_file, tries = world.pipeline.destination.land, []
-    begun = world.clock.now()
-
-    def fetch(*args: Any, **options: Any) -> Landing:
-        tries.append(world.clock.now() - begun)
-        if len(tries) <= failures:
-            raise error
-        return land_file(*args, **options)
-
-    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
-    if caller == "a wait":
-        world.extract([request])
-    else:
-        world.ledger.request([request])
-        world.ticks(3000)
+    tries = fail_to_land(world, error, failures)
+    have_landed(world, caller, request, ticks=3000)
     assert world.is_right(request)
     assert world.api.posts[request.place] == posts
-    assert tries[8].total_seconds() > 25 * 60
+    assert tries[8][1] > 25 * 60
 
 
 def test_a_person_hears_of_an_outage_after_three_tries_of_each_attempt(world: World) -> None:
     request = ad_hoc_request("well", world.requests(WELL, 1)[0].timeframe, now=world.clock.now())
-    tries: list[str] = []
-
-    def fetch(*args: Any, **options: Any) -> Landing:
-        tries.append(options["extraction_id"])
-        raise ServiceUnavailableError("the storage failed")
-
-    world.pipeline.destination.land = fetch  # type: ignore[method-assign]
+    tries = fail_to_land(world, ServiceUnavailableError("the storage failed"), 100)
     events = world.extract([request])
     assert [type(event).__name__ for event in events] == ["Retrying", "Retrying", "Ended"]
-    assert tries == ["x1"] * 3 + ["x2"] * 3 + ["x3"] * 3
+    assert [extraction_id for extraction_id, _ in tries] == ["x1"] * 3 + ["x2"] * 3 + ["x3"] * 3
 
 
 def test_a_wait_that_lost_its_ledger_leaves_its_extractions_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,15 +15,8 @@ from keen_pipeline.service.cancellation import Cancellation, running
 
 Answer = TypeVar("Answer")
 
-HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE, PARAMETERS = (
-    "health",
-    "records",
-    "ingest",
-    "query",
-    "events",
-    "delete",
-    "parameters",
-)
+HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE = "health", "records", "ingest", "query", "events", "delete"
+PARAMETERS = "parameters"
 # Few for whole events at once: their answers are put together in memory.
 _THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2}
 MAX_WAITING = 256

@@ -4,16 +4,9 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
-branch_labels = None
-depends_on = None
 phase = "expand"
 
 
 def upgrade() -> None:
     """Add the index; a process of before goes on."""
     op.create_index("ix_keen_entries_extraction", "keen_entries", ["scope_id", "extraction_id"])
-
-
-def downgrade() -> None:
-    """A ledger never goes back."""
-    raise NotImplementedError("migrations are never undone: an older keen_pipeline refuses the ledger instead")
