@@ -133,29 +133,33 @@ def kill_one(rig: Rig) -> str:
     return victim
 
 
-def settled(rig: Rig) -> bool:
-    """Whether nothing is open anywhere."""
+def still_open(rig: Rig) -> tuple[int, ...]:
+    """How much is open anywhere: entries, counts, reports, runs, backfills."""
     backfills = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
-    return not (
-        rig.ledger.open_entries()
-        or rig.ledger.uncounted()
-        or unreported(rig.ledger)
-        or rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED), limit=1)
-        or rig.instance.get_backfills(backfills, limit=1)
+    return (
+        len(rig.ledger.open_entries()),
+        len(rig.ledger.uncounted()),
+        unreported(rig.ledger),
+        len(rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))),
+        len(rig.instance.get_backfills(backfills)),
     )
 
 
 def settle(rig: Rig) -> None:
-    """Wait until nothing is open twice in a row, so that what one part hands to the next is not missed in between."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    quiet = 0
+    """Wait until nothing is open three times in a row, so that what one part hands to the next is not missed in between.
+
+    A thousand rounds leave a queue of runs, so the bound is on the time in which nothing moves.
+    """
+    deadline, before, quiet = time.monotonic() + SETTLE_SECONDS, (0,), 0
     while quiet < 3:
         rig.check()
+        if (now := still_open(rig)) != before:
+            deadline, before = time.monotonic() + SETTLE_SECONDS, now
         assert time.monotonic() < deadline, (
-            f"not settled after {SETTLE_SECONDS:g} s: {[str(e) for e in rig.ledger.open_entries()]}, "
+            f"nothing moved in {SETTLE_SECONDS:g} s: {[str(e) for e in rig.ledger.open_entries()]}, "
             f"{unreported(rig.ledger)} unreported, runs {rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}"
         )
-        quiet = quiet + 1 if settled(rig) else 0
+        quiet = 0 if any(now) else quiet + 1
         time.sleep(2)
 
 
