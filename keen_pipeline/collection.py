@@ -31,7 +31,7 @@ def check_collection_name(name: object) -> str:
     Files and folders are named by the percent-encoded name, so it can never leave its folder.
     """
     if not isinstance(name, str):  # as YAML reads 123 or no
-        raise InvalidInputError(f"collection: {name!r} is no text; put its name in quotes", field="collection")
+        raise InvalidInputError(f"collection: {name!r} isn't text; put its name in quotes", field="collection")
     if not _NAME.fullmatch(name) or name.startswith("_") or name != name.strip():
         raise InvalidInputError(
             f"collection: {name!r} is not a legal name (1 to 256 printable ASCII characters without '$', not beginning with '_', "
@@ -178,7 +178,7 @@ class Collection:
         for name in ("description", "cron"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise InvalidInputError(f"{where}: {name} must be a text, not {value!r}", field=name)
+                raise InvalidInputError(f"{where}: {name} must be text, not {value!r}", field=name)
 
     @property
     def start(self) -> date:
@@ -225,13 +225,13 @@ def _filters(value: object, where: str) -> tuple[Filter, ...]:
 
 def _texts(value: object, where: str, name: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
-        raise InvalidInputError(f"{where}: {name} must be a list of texts, not {value!r}", field=name)
+        raise InvalidInputError(f"{where}: {name} must be a list of strings, not {value!r}", field=name)
     return tuple(value)
 
 
 def _tags(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-        raise InvalidInputError(f"{where}: tags must be a mapping of texts to texts, not {value!r}", field="tags")
+        raise InvalidInputError(f"{where}: tags must be a mapping of strings to strings, not {value!r}", field="tags")
     return dict(value)
 
 
@@ -240,17 +240,17 @@ def _mask(value: object, where: str) -> dict[str, MaskMethod]:
         raise InvalidInputError(f"{where}: mask must map columns to hash, mask or drop, not {value!r}", field="mask")
     for name in value:
         if not isinstance(name, str) or not name:
-            raise InvalidInputError(f"{where}: mask: {name!r} is not the name of a column, as body:user:email", field="mask")
+            raise InvalidInputError(f"{where}: mask: {name!r} isn't a column name such as body:user:email", field="mask")
     return {name: _member(MaskMethod, method, f"{where}: mask of {name}", "mask") for name, method in value.items()}
 
 
 def _run_tags(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise InvalidInputError(f"{where}: run_tags must map tags to texts or mappings, not {value!r}", field="run_tags")
+        raise InvalidInputError(f"{where}: run_tags must map tags to strings or mappings, not {value!r}", field="run_tags")
     tags: dict[str, str] = {}
     for name, tag in value.items():
         if not isinstance(name, str) or not name or not isinstance(tag, (str, Mapping, list)):
-            raise InvalidInputError(f"{where}: run_tags: {name!r}: {tag!r} is no tag with a text or a mapping", field="run_tags")
+            raise InvalidInputError(f"{where}: run_tags: {name!r}: {tag!r} isn't a tag with text or a mapping", field="run_tags")
         try:
             tags[name] = tag if isinstance(tag, str) else json.dumps(tag, sort_keys=True)
         except (TypeError, ValueError):

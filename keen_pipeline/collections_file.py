@@ -28,7 +28,7 @@ def read_collections_file(path: Path) -> list[Collection]:
             seen: list[Any] = []
             for key, _ in node.value:
                 if key.value in seen:  # the last one would count, and nobody would hear of the other
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is listed twice", key.start_mark)
                 seen.append(key.value)
             return super().construct_mapping(node, deep)
 
@@ -74,7 +74,7 @@ def parse_collections(items: list[Any]) -> list[Collection]:
     names = [c.name for c in collections]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InvalidInputError(f"collections: {', '.join(twice)} stands there twice", field="name")
+        raise InvalidInputError(f"collections: {', '.join(twice)} is listed twice", field="name")
     return collections
 
 

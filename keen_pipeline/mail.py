@@ -19,8 +19,8 @@ def check_login(smtp: SmtpSettings) -> None:
     """Raises ConfigurationError when the password would cross the network in clear and no setting says that it may."""
     if smtp.user is not None and not smtp.starttls and not smtp.insecure_login:
         raise ConfigurationError(
-            "SMTP_USER is set without SMTP_STARTTLS, so the password would be sent in clear: set SMTP_STARTTLS=true,"
-            " or SMTP_INSECURE_LOGIN=true if the network between is trusted"
+            "SMTP_USER is set without SMTP_STARTTLS, so the password would be sent in the clear: set SMTP_STARTTLS=true,"
+            " or SMTP_INSECURE_LOGIN=true if the network in between is trusted"
         )
 
 

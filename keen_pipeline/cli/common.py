@@ -136,7 +136,7 @@ def copy_files(paths: Sequence[Path], folder: Path) -> None:
     copies = {folder / path.name: path for path in paths}
     for copy, path in copies.items():
         if copy.exists() and copy.read_bytes() != path.read_bytes():
-            raise ConfigurationError(f"{copy} is there already; nothing was copied: name another folder, or move it away")
+            raise ConfigurationError(f"{copy} already exists; nothing was copied: name another folder, or move it away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for copy, path in copies.items():

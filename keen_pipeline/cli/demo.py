@@ -70,16 +70,16 @@ def _fresh(folder: Path) -> Path:
     """An empty folder of the demo's; one of an earlier demo is emptied, anybody else's is refused."""
     folder = folder.resolve()
     if is_held(folder / "keen"):
-        raise ConfigurationError(f"another demo runs in {folder}; give another folder by --dir")
+        raise ConfigurationError(f"another demo runs in {folder}; pass another folder with --dir")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _MARKER).exists():
-            raise ConfigurationError(f"{folder} is not empty and not a folder of an earlier demo; give another one by --dir")
+            raise ConfigurationError(f"{folder} is not empty and not a folder of an earlier demo; pass another one with --dir")
         shutil.rmtree(folder)
     try:
         for name in ("keen", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"{folder} can't be made: {error.strerror}; give another one by --dir") from None
+        raise ConfigurationError(f"{folder} can't be made: {error.strerror}; pass another one with --dir") from None
     (folder / _MARKER).touch()
     make_dagster_home(folder / "dagster")
     return folder
@@ -147,5 +147,5 @@ def _look(daemon: subprocess.Popen[bytes], deadline: float, logs: Path) -> None:
     if daemon.poll() is not None:
         raise KeenPipelineError(f"Dagster's daemon ended unexpectedly, see {logs / 'daemon.log'}")
     if time.monotonic() > deadline:
-        raise KeenPipelineError(f"not done after {LIMIT_SECONDS:.0f} seconds, see {logs}")
+        raise KeenPipelineError(f"not finished after {LIMIT_SECONDS:.0f} seconds, see {logs}")
     time.sleep(_LOOK_SECONDS)

@@ -126,7 +126,7 @@ def _refuse_used_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigurationError(
-                f"port {port} on 127.0.0.1 can't be used ({error.strerror}); give another one by --port"
+                f"port {port} on 127.0.0.1 can't be used ({error.strerror}); pass another one with --port"
             ) from None
 
 

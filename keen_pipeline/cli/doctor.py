@@ -122,7 +122,7 @@ def _mask(settings: Settings) -> str:
     hashing = sorted(c.name for c in configured_collections(settings) if MaskMethod.HASH in c.mask.values())
     if hashing and settings.mask_key is None:
         raise ConfigurationError(
-            f"{', '.join(hashing)}: columns are to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a "
+            f"{', '.join(hashing)}: columns are to be hashed, but there is no key for it: set KEEN_PIPELINE_MASK_KEY to a "
             "secret of your own, and keep it: another key gives other hashes"
         )
     return f"a key is set for the hashes of {', '.join(hashing)}" if hashing else "nothing is hashed"
@@ -187,7 +187,7 @@ def _mail(settings: Settings) -> str:
         wanted = [f"email of {c.name}" for c in configured_collections(settings) if c.email and settings.is_embedded]
         wanted += ["KEEN_PIPELINE_DIGEST_TO"] if settings.digest_to else []
         if wanted:
-            raise ConfigurationError(f"{', '.join(wanted)} is set, and there is no mail server: set SMTP_HOST, or unset it")
+            raise ConfigurationError(f"{', '.join(wanted)} is set, but there is no mail server: set SMTP_HOST, or unset it")
         return "not configured"
     try:
         with connected(smtp) as server:
@@ -195,8 +195,8 @@ def _mail(settings: Settings) -> str:
     except (OSError, smtplib.SMTPException, ValueError) as error:
         # The class alone: a server's words may quote the user.
         raise ConfigurationError(
-            f"the mail server {smtp.host}:{smtp.port} does not take our mail ({type(error).__name__}): check SMTP_HOST, SMTP_PORT, "
-            "SMTP_USER, SMTP_PASSWORD and SMTP_STARTTLS"
+            f"the mail server {smtp.host}:{smtp.port} does not accept our mail ({type(error).__name__}): check SMTP_HOST, "
+            "SMTP_PORT, SMTP_USER, SMTP_PASSWORD and SMTP_STARTTLS"
         ) from None
     return f"{smtp.host}:{smtp.port} takes mail" + (
         "" if settings.digest_to else "; nobody gets the digest (KEEN_PIPELINE_DIGEST_TO)"

@@ -58,7 +58,7 @@ def command(from_project: bool, path: Path) -> None:
     Example: keen-pipeline init --from-project
     """
     if path.exists():
-        raise ConfigurationError(f"{path} is there already and stays as it is; give another name by --file")
+        raise ConfigurationError(f"{path} already exists and is left as it is; pass another name with --file")
     names = _names() if from_project else [_EXAMPLE]
     first = SystemClock().now().date() - timedelta(days=_DAYS)
     try:

@@ -159,7 +159,7 @@ class StorageObjects:
         self._storage.write(probe, b"keen_pipeline")
         with self._storage.open(probe) as file:
             if file.read() != b"keen_pipeline":
-                raise ConfigurationError(f"service: {self._root} gives back other bytes than it was given")
+                raise ConfigurationError(f"service: {self._root} gives back different bytes than it was given")
         self._storage.remove(probe)
 
     def put(self, name: str, source: Path) -> None:

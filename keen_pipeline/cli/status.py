@@ -151,7 +151,7 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
     asked = ledger.request(requests, keep=lambda _: False)
     made = sum(one.created for one in asked)
-    show(f"{made} asked for again, {len(asked) - made} open before and due now; the status sensor goes on with them")
+    show(f"{made} asked for again, {len(asked) - made} already open and due now; the status sensor carries on with them")
 
 
 @click.command("cancel")

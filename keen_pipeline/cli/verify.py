@@ -76,7 +76,7 @@ def command(collection: str | None, first: str | None, last: str | None, counts:
 def _range(first: str | None, last: str | None) -> Range:
     for option, key in (("--from", first), ("--to", last)):
         if key is not None and not _KEY.fullmatch(key):
-            raise click.UsageError(f"{option} {key!r} is no partition key, for example 2026-01-01")
+            raise click.UsageError(f"{option} {key!r} isn't a partition key such as 2026-01-01")
     if first is not None and last is not None and last < first[: len(last)]:
         raise click.UsageError(f"--to {last} is before --from {first}")
     return Range(first, last)

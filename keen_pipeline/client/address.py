@@ -138,7 +138,7 @@ def redirected(url: str, location: str, what: str = "results: the URL") -> str:
         # http.client reads a head as Latin-1; what isn't ASCII in it is UTF-8.
         return urljoin(url, location.encode("latin-1", "replace").decode("utf-8", "replace"))
     except ValueError:
-        raise UnreadableAnswerError(f"{what} redirects to what is no URL") from None
+        raise UnreadableAnswerError(f"{what} redirects to something that isn't a URL") from None
 
 
 def checked(place: Address, *, allow_private: bool, by_proxy: bool = False, seconds: float = 10.0) -> Address:

@@ -142,10 +142,10 @@ def _extent(response: http.client.HTTPResponse, offset: int) -> tuple[int, int |
         return 0, response.length
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if match is None or int(match[1]) != offset:
-        raise TransferError("results: the service sent another range than the one asked for")
+        raise TransferError("results: the service sent a different range than requested")
     # A part that may not be the last one (`*`) would be taken for the end of the file.
     if match[3] == "*" or int(match[2]) + 1 != int(match[3]):
-        raise TransferError("results: the service sent a part of the range asked for")
+        raise TransferError("results: the service sent only a part of the requested range")
     return offset, int(match[3])
 
 

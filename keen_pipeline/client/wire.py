@@ -51,7 +51,9 @@ def _identity(answer: Any) -> str:
     if isinstance(identity, bool) or not isinstance(identity, (str, int)) or not str(identity).strip():
         raise WrongShape("an extraction without `_id`")
     if len(str(identity)) > LONGEST_ID or not str(identity).isprintable() or str(identity) in (".", ".."):
-        raise WrongShape(f"an extraction whose `_id` has over {LONGEST_ID} characters, a control character, or is no part of a URL")
+        raise WrongShape(
+            f"an extraction whose `_id` has over {LONGEST_ID} characters, a control character, or can't be part of a URL"
+        )
     return str(identity)
 
 

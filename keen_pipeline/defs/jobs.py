@@ -96,6 +96,6 @@ def _schedule(
     except dg.DagsterInvalidDefinitionError:
         which = collections[0].name
         raise InvalidInputError(
-            f"collection {which}: {cron!r} in {timezone} is no schedule; expected a cron such as '0 1 * * *' and an IANA zone",
+            f"collection {which}: {cron!r} in {timezone} isn't a schedule; expected a cron such as '0 1 * * *' and an IANA zone",
             field="cron",
         ) from None

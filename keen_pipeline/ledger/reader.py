@@ -321,5 +321,5 @@ class LedgerReader:
     def _row(self, connection: sa.Connection, entry_id: int) -> sa.Row[Any]:
         row = self._known(connection, entry_id)
         if row is None:
-            raise ClaimLostError(f"entry {entry_id} is no more; nothing was changed")
+            raise ClaimLostError(f"entry {entry_id} no longer exists; nothing was changed")
         return row

@@ -333,5 +333,5 @@ class LedgerSubmissions(LedgerReader):
         row = self._row(connection, entry_id)
         holder = "claimed by another process" if row.claimed_by not in (None, worker) else "no longer claimed"
         raise ClaimLostError(
-            f"{self._entry(row)} is {row.status} and {holder}; nothing was changed, whoever holds it goes on with it"
+            f"{self._entry(row)} is {row.status} and {holder}; nothing was changed, whoever holds it carries on with it"
         )

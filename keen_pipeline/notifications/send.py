@@ -63,7 +63,7 @@ class Channels:
 
     def _mail(self, message: Message) -> None:
         if self.smtp is None:
-            raise ConfigurationError("there are addresses for mail (KEEN_PIPELINE_DIGEST_TO) and no mail server: set SMTP_HOST")
+            raise ConfigurationError("there are addresses for mail (KEEN_PIPELINE_DIGEST_TO), but no mail server: set SMTP_HOST")
         if len(self.mail_to) > _ADDRESSES:
             raise ConfigurationError(f"KEEN_PIPELINE_DIGEST_TO has more than {_ADDRESSES} addresses: use a mailing list")
         try:
@@ -71,7 +71,7 @@ class Channels:
         except (OSError, smtplib.SMTPException) as error:
             code = f" {error.smtp_code}" if isinstance(error, smtplib.SMTPResponseException) else ""
             raise ServiceUnavailableError(
-                f"the mail server {self.smtp.host}:{self.smtp.port} did not take it ({type(error).__name__}{code})"
+                f"the mail server {self.smtp.host}:{self.smtp.port} did not accept it ({type(error).__name__}{code})"
             ) from None
         except ValueError:
             raise ConfigurationError("an address of KEEN_PIPELINE_DIGEST_TO or SMTP_FROM can't be written in a mail") from None

@@ -114,7 +114,7 @@ class Freshness:
             told.append(f"and {len(self.late) - _MOST_NAMED} more")
         if self.outdated:
             names = ", ".join(self.outdated[:_MOST_NAMED]) + (", ..." if len(self.outdated) > _MOST_NAMED else "")
-            told.append(f"{len(self.outdated)} were made by another configuration than today's: {names}")
+            told.append(f"{len(self.outdated)} were made with a different configuration than today's: {names}")
         return "; ".join(told) or f"landed up to {self.newest.key}"
 
 

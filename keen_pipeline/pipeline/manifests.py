@@ -139,7 +139,7 @@ def read_manifest(data: bytes) -> Manifest:
 
 def _checked(document: Any) -> Mapping[str, Any]:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InvalidInputError("it is no manifest of keen_pipeline")
+        raise InvalidInputError("it isn't a manifest of keen_pipeline")
     if document["version"] != VERSION:
         raise InvalidInputError(f"its version is {document['version']}, this release reads {VERSION}")
     return document
@@ -159,7 +159,7 @@ def _read(d: Mapping[str, Any]) -> Manifest:
         count_check=CountPolicy(d["count_check"]),
     )
     if request.kind is Kind.SLICE or not request.path.startswith(f"{collection_folder(request.collection)}/"):
-        raise InvalidInputError(f"it is of no file of {request.collection}")
+        raise InvalidInputError(f"it doesn't belong to a file of {request.collection}")
     entry = Entry(
         entry_id=0,
         token=_text(d["token"], 32),
@@ -182,7 +182,7 @@ def _read(d: Mapping[str, Any]) -> Manifest:
 def _read_landing(d: Mapping[str, Any]) -> Landing:
     columns, seconds = d["columns"], float(d["seconds"])
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{seconds} is no duration")
+        raise ValueError(f"{seconds} isn't a duration")
     return Landing(
         uri=str(d["uri"]),
         bytes=_whole(d["bytes"], MOST_NUMBER),
@@ -203,7 +203,7 @@ def _read_landing(d: Mapping[str, Any]) -> Landing:
 def _text(value: Any, most: int) -> str:
     """A text that every database takes."""
     if not isinstance(value, str) or not 0 < len(value) <= most or not value.isprintable():
-        raise ValueError(f"{str(value)[:20]!r} is no text of 1 to {most} characters")
+        raise ValueError(f"{str(value)[:20]!r} isn't text of 1 to {most} characters")
     return value
 
 
@@ -217,7 +217,7 @@ def _name(value: Any) -> str:
 
 def _whole(value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"{str(value)[:20]!r} is no number from 0 to {most}")
+        raise ValueError(f"{str(value)[:20]!r} isn't a number from 0 to {most}")
     return value
 
 

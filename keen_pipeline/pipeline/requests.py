@@ -72,6 +72,6 @@ def check_mask_key(requests: Sequence[ExtractionRequest], mask_key: bytes | None
     hashing = sorted({r.collection for r in requests if MaskMethod.HASH in r.mask.values()})
     if hashing and mask_key is None:
         raise ConfigurationError(
-            f"{', '.join(hashing)}: a column is to be hashed, and there is no key for it: set KEEN_PIPELINE_MASK_KEY to a secret "
+            f"{', '.join(hashing)}: a column is to be hashed, but there is no key for it: set KEEN_PIPELINE_MASK_KEY to a secret "
             "of your own; nothing was asked for"
         )

@@ -49,7 +49,7 @@ def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFil
     if missing:
         raise ConfigurationError(
             f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {_listed(missing)}; "
-            "materialize them, or set missing='empty' to go on without them"
+            "materialize them, or set missing='empty' to carry on without them"
         )
 
 
@@ -57,8 +57,8 @@ def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
     """Raises ConfigurationError naming partitions whose file today's configuration would not make, if there are any."""
     if keys:
         raise ConfigurationError(
-            f"{collection}: {len(keys)} partitions at {root} were made by another configuration than today's, or are unproven: "
-            f"{_listed(keys)}; materialize them again"
+            f"{collection}: {len(keys)} partitions at {root} were made with a different configuration than today's, or are "
+            f"unproven: {_listed(keys)}; materialize them again"
         )
 
 

@@ -195,7 +195,7 @@ def _places(collection: str, keys: Sequence[str], files: Mapping[str, LandedFile
 
 def _place(file: LandedFile, kind: Any) -> Any:
     if kind is Path and "://" in file.uri:
-        raise InvalidInputError(f"{file.collection}[{file.partition_key}]: {file.uri} is no path; use str", field="kind")
+        raise InvalidInputError(f"{file.collection}[{file.partition_key}]: {file.uri} isn't a path; use str", field="kind")
     return kind(file.uri)
 
 

@@ -108,7 +108,7 @@ CASES = {
     "a password in clear": (
         {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(unused_port()), "SMTP_USER": "u", "SMTP_PASSWORD": "s3cret"},
         {"mail"},
-        "sent in clear: set SMTP_STARTTLS=true",
+        "sent in the clear: set SMTP_STARTTLS=true",
     ),
     "a home that is none": ({"DAGSTER_HOME": "not/absolute"}, {"dagster"}, "absolute"),
 }
@@ -152,7 +152,7 @@ def test_mail_that_the_embedded_service_can_not_send_is_found(
     assert doctor()[1]["mail"][0]  # Keen itself has a mail server
     for name in ("KEEN_BASE_URL", "KEEN_PROJECT_ID", "KEEN_READ_KEY"):
         well.delenv(name)
-    assert ("email of purchases is set, and there is no mail server: set SMTP_HOST" in doctor()[1]["mail"][1]) is is_wrong
+    assert ("email of purchases is set, but there is no mail server: set SMTP_HOST" in doctor()[1]["mail"][1]) is is_wrong
 
 
 def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:

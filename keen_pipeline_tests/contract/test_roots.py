@@ -58,7 +58,7 @@ def test_root_means_what_people_expect(uri: str, root: str, monkeypatch: pytest.
     ("uri", "said"),
     [
         ("", "is empty"),
-        ("file://data/landing", "data stands where a host's name is expected\nWrite file:///data/landing"),
+        ("file://data/landing", "data is where a host name is expected\nWrite file:///data/landing"),
         ("file:data", "neither a path nor a URI"),
         ("file://", "names no"),
         ("file:///data/run#1", "destination file:///data/run: a query"),

@@ -286,11 +286,11 @@ def refusal(root: str, **options: object) -> str:
     [
         ("sftp://host/x", {"timeout_seconds": "soon"}, "timeout_seconds must be a number of seconds"),
         ("sftp://host/x", {"timeout_seconds": 0}, "timeout_seconds must lie between 1 and 3600"),
-        ("sftp://host/x", {"known_hosts": 5}, "known_hosts must be a text"),
+        ("sftp://host/x", {"known_hosts": 5}, "known_hosts must be text"),
         ("sftp://user:secret@host/x", {}, "no keys in the URI"),
         ("sftp:///x", {}, "names no bucket, container or host"),
         ("sftp://user@/x", {}, "names no host"),
-        ("sftp://host:99999/x", {}, "its port is no number between 0 and 65535"),
+        ("sftp://host:99999/x", {}, "its port isn't a number between 0 and 65535"),
         ("s3://bucket/x", {"endpoint": "127.0.0.1:9000"}, "endpoint must be an http:// or https:// address"),
         ("s3://bucket/x", {"endpoint": "https://key:secret@host"}, "address without keys in it"),
         (

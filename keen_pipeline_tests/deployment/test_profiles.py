@@ -142,7 +142,7 @@ def test_the_command_lists_shows_and_copies_them(tmp_path: Path) -> None:
     assert (tmp_path / "here" / "dagster.yaml").read_text() == read("celery", "dagster.yaml")
     again = shell.run("deployment", "postgres_s3", "--to", "here")
     assert again.returncode == 1
-    assert "is there already; nothing was copied" in again.stderr
+    assert "already exists; nothing was copied" in again.stderr
     assert (tmp_path / "here" / "dagster.yaml").read_text() == read("celery", "dagster.yaml")
     assert shell.run("deployment", "nomad").returncode == 2
     assert shell.run("deployment", "--to", "here").returncode == 2

@@ -87,7 +87,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "pass",
         _DOCUMENT,
     ),
-    (f"{_HTTP}/app.py", '"this resource does not take this method", headers={"Allow": self.allow}', '"no"', _ALLOW),
+    (f"{_HTTP}/app.py", '"this resource does not accept this method", headers={"Allow": self.allow}', '"no"', _ALLOW),
     (f"{_HTTP}/openapi.py", 'if operation.method == "GET":', 'if operation.method == "POST":', _DOCUMENT),
     # Clients.
     (f"{_HTTP}/app.py", 'quote(unquote(segment, errors="replace"), safe="")', 'unquote(segment, errors="replace")', _NAMES),

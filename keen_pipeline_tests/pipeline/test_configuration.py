@@ -86,7 +86,7 @@ def _third() -> Partition:
 
 def test_a_hash_without_a_key_is_refused_before_anything_is_noted(world: World) -> None:
     world.pipeline = replace(world.pipeline, mask_key=None)
-    with pytest.raises(ConfigurationError, match="well: a column is to be hashed, and there is no key"):
+    with pytest.raises(ConfigurationError, match="well: a column is to be hashed, but there is no key"):
         world.night(MASKED)
     assert world.ledger.open_entries() == []
     night(world, WELL)

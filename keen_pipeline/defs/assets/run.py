@@ -170,7 +170,7 @@ class _Step:
             case Retrying(entry, follower, reason):
                 self.context.log.warning("%s failed, attempt %d follows: %s", entry.request, follower.attempt, reason)
             case Stopped(entry, error):
-                reporter.fail(entry, f"{error} (it stays open, and goes on by itself once that is mended)")
+                reporter.fail(entry, f"{error} (it stays open, and carries on by itself once that is fixed)")
             case Hindered(collection, error):
                 reporter.hindered(collection, NOT_COUNTED, error)
 

@@ -33,7 +33,7 @@ class Masker:
 
     def __init__(self, methods: Mapping[str, MaskMethod], key: bytes | None = None) -> None:
         if MaskMethod.HASH in methods.values() and not key:
-            raise ConfigurationError("a column is to be hashed, and there is no key: set KEEN_PIPELINE_MASK_KEY")
+            raise ConfigurationError("a column is to be hashed, but there is no key: set KEEN_PIPELINE_MASK_KEY")
         self._methods = methods
         self._key = key or b""
         self._reader = RecordReader()

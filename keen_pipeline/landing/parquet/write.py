@@ -154,7 +154,7 @@ def _texts(block: Chunk, width: int) -> list[Any]:
             memory_pool=POOL,
         )
     except pa.ArrowInvalid:  # its words would show an event
-        raise UnreadableError("Arrow finds other columns in a record than the header has") from None
+        raise UnreadableError("Arrow finds different columns in a record than in the header") from None
     columns = [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
     return [column.view(pa.string()) for column in columns] if _is_utf8(data) else columns
 

@@ -83,7 +83,7 @@ def _value(name: str, value: object, root: str) -> str | float:
             raise ConfigurationError(f"{where} must lie between 1 and 3600, not {value!r}")
         return seconds
     if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"{where} must be a text, not {value!r}")
+        raise ConfigurationError(f"{where} must be text, not {value!r}")
     if name == "endpoint":
         if not value.startswith(("http://", "https://")) or "@" in value or "?" in value:
             raise ConfigurationError(f"{where} must be an http:// or https:// address without keys in it")

@@ -50,7 +50,7 @@ class SftpStorage(Storage):
         try:
             host, _ = urlsplit(root).hostname, urlsplit(root).port
         except ValueError:
-            raise for_a_person(root, "its port is no number between 0 and 65535") from None
+            raise for_a_person(root, "its port isn't a number between 0 and 65535") from None
         if not host:
             raise for_a_person(root, "it names no host", "Write sftp://user@host/folder.")
         self._folder = "/" + unquote(urlsplit(root).path).strip("/")
@@ -189,7 +189,7 @@ class SftpStorage(Storage):
             client.load_host_keys(str(known))
         except FileNotFoundError:
             scan = f"`ssh-keyscan -p {place.port or 22} {place.hostname}`"
-            mend = f"Make one by {scan}, and compare the key with the one that the server's owner tells."
+            mend = f"Make one by {scan}, and compare the key with the one the server's owner gives you."
             raise for_a_person(self._root, f"there is no file of known hosts {known}", mend) from None
         except (OSError, paramiko.SSHException, ValueError) as error:
             raise for_a_person(self._root, f"the file of known hosts {known} can't be read ({type(error).__name__})") from None
@@ -227,7 +227,9 @@ class SftpStorage(Storage):
         if isinstance(error, paramiko.SSHException):
             if "not found in known_hosts" not in str(error):
                 return unavailable(target, error)
-            return for_a_person(target, "the server is not in the file of known hosts", "Add its key, which its owner tells.")
+            return for_a_person(
+                target, "the server is not in the file of known hosts", "Add its key; its owner can give it to you."
+            )
         if "unsupported" in str(error).lower():
             return for_a_person(target, "the server can't replace a file in one step (posix-rename@openssh.com)")
         if str(error) == "Failure":  # all that the protocol's third version can say
@@ -277,7 +279,7 @@ def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iter
 
 def _check_size(files: paramiko.SFTPClient, path: str, size: int) -> None:
     if files.stat(path).st_size != size:
-        raise OSError(5, "the server has another number of bytes than was sent")
+        raise OSError(5, "the server has a different number of bytes than was sent")
 
 
 def _remove_quietly(files: paramiko.SFTPClient, path: str) -> None:

@@ -142,7 +142,7 @@ def _path_of(uri: str, host: str, path: str) -> str:
         return os.path.normpath(_home(host + path))
     if host not in ("", "localhost"):
         mend = f"Write file:///{host}{path} for the folder at the root, or ./{host}{path} for the one in the folder you are in."
-        raise for_a_person(uri, f"{host} stands where a host's name is expected", mend)
+        raise for_a_person(uri, f"{host} is where a host name is expected", mend)
     if not path.isprintable():
         raise for_a_person(uri, "it holds a character that can't be printed")
     if os.name == "nt" and _DRIVE.match(path):

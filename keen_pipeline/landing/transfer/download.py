@@ -115,7 +115,7 @@ class Download:
             return self._intake
         if stream.start != 0:
             self._validator = None
-            raise TransferError("the rest of the results is of another form than their beginning")
+            raise TransferError("the rest of the results doesn't have the form of their beginning")
         if self._intake is not None:
             why = "no part could be asked for" if self._validator is None else "another file or no part came"
             log.info("%r: beginning again after %d bytes: %s", self._source, self._intake.received, why)

@@ -187,7 +187,7 @@ class EventEncoder:
         try:
             size = len(line) if line.isascii() else len(line.encode())
         except UnicodeEncodeError:
-            raise InvalidInputError("event: holds half of a surrogate pair, which is no character", field="event") from None
+            raise InvalidInputError("event: holds half of a surrogate pair, which isn't a character", field="event") from None
         # A line escapes every quote once more than the event's own JSON, so a long one is measured without that.
         if size > self._max_bytes and (size := _json_bytes(line)) > self._max_bytes:
             raise InvalidInputError(f"event: {size} bytes are more than {self._max_bytes}", field="event")
@@ -205,7 +205,7 @@ def _segment(key: str) -> str:
         key.encode()
     except UnicodeEncodeError:
         raise InvalidInputError(
-            "event: a property name holds half of a surrogate pair, which is no character", field="event"
+            "event: a property name holds half of a surrogate pair, which isn't a character", field="event"
         ) from None
     if not key or len(key) > MAX_KEY_CHARACTERS:
         raise InvalidInputError(

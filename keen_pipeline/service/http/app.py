@@ -77,7 +77,7 @@ class Resource:
         elif scope["method"] == "OPTIONS":
             answer = Response(status_code=204, headers={"Allow": self.allow})
         else:
-            raise HTTPException(405, "this resource does not take this method", headers={"Allow": self.allow})
+            raise HTTPException(405, "this resource does not accept this method", headers={"Allow": self.allow})
         await answer(scope, receive, send)
 
 

@@ -89,7 +89,7 @@ def _check_text(value: object) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise InvalidInputError("body: holds half of a surrogate pair, which is no character", field="body") from None
+        raise InvalidInputError("body: holds half of a surrogate pair, which isn't a character", field="body") from None
     except RecursionError:
         raise InvalidInputError("body: nested too deep", field="body") from None
 
