@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from keen_pipeline.errors import ConfigurationError, LedgerUnavailableError, LedgerVersionError
 from keen_pipeline.ledger.clock import keep_time
 from keen_pipeline.ledger.migrate import migrate
-from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient, reason_of
+from keen_pipeline.ledger.transactions import PATIENCE_SECONDS, be_patient, reason_of, sqlite_problem
 
 _BUSY_SECONDS = 30.0
 # Of libpq: without them a host that vanished is waited for by the system's own time, which is hours.
@@ -25,8 +25,8 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
 
     `patience_seconds`: how long its users wait for a database that goes away after it was opened.
 
-    Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger serves newer code only.
-    Neither message holds the URL's password.
+    Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger serves newer code only,
+    LedgerUnavailableError where another process keeps a SQLite file locked. No message holds the URL's password.
     """
     try:
         parsed = sa.make_url(url)
@@ -56,6 +56,8 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
         raise
     except sa.exc.DBAPIError as error:
         engine.dispose()
+        if isinstance(error.orig, sqlite3.OperationalError) and "locked" in str(error.orig):  # by who creates or migrates it
+            raise LedgerUnavailableError(sqlite_problem(engine, error.orig)) from None
         raise ConfigurationError(f"the ledger {shown} can't be opened: {reason_of(error)}") from None
     if engine.dialect.name == "sqlite" and engine.url.database not in (None, "", ":memory:"):
         _watch(engine)

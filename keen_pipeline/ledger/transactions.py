@@ -127,7 +127,7 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
             elif _is_away(error):
                 outage.goes_on(reason_of(error))
             elif isinstance(error.orig, sqlite3.OperationalError):
-                raise LedgerUnavailableError(_sqlite_problem(engine, error.orig)) from None
+                raise LedgerUnavailableError(sqlite_problem(engine, error.orig)) from None
             else:
                 raise
         else:
@@ -136,7 +136,7 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
         time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
 
 
-def _sqlite_problem(engine: sa.Engine, error: sqlite3.OperationalError) -> str:
+def sqlite_problem(engine: sa.Engine, error: sqlite3.OperationalError) -> str:
     """A file that is locked, full or read-only, in a line that says what mends it."""
     said = str(error)
     mend = "see that its folder is there and can be written"

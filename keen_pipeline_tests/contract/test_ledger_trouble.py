@@ -48,6 +48,21 @@ def test_a_ledger_that_is_locked_for_too_long_says_who_can_help(tmp_path: Path, 
     engine.dispose()
 
 
+def test_a_ledger_that_somebody_is_still_creating_is_unavailable_and_not_misconfigured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
+    file = tmp_path / "ledger.db"
+    stranger = sqlite3.connect(file, isolation_level=None)
+    stranger.execute("PRAGMA journal_mode=WAL")
+    stranger.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnavailableError, match="database is locked; another process has held it for too long"):
+        open_engine(f"sqlite:///{file}")
+    stranger.rollback()
+    open_engine(f"sqlite:///{file}").dispose()
+    stranger.close()
+
+
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     engine = open_engine(f"sqlite:///{file}")

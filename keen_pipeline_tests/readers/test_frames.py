@@ -154,7 +154,7 @@ def test_places_of_files(landed: KeenLanding) -> None:
     assert load("visits", KEYS) == load("visits", KEYS, dict[str, str]) == uris
     assert load("visits", KEYS, list[str]) == list(uris.values())
     if "://" in landed.destination.uri:
-        with pytest.raises(InvalidInputError, match="isn.t a path"):
+        with pytest.raises(InvalidInputError, match=r"isn.t a path"):
             load("visits", KEYS[0], Path)
     else:
         assert load("visits", KEYS[:2], list[Path]) == [Path(uri) for uri in list(uris.values())[:2]]
