@@ -83,7 +83,7 @@ class History:
     settings: dict[str, Setting] = field(default_factory=dict)
     gone: dict[str, set[str]] = field(default_factory=lambda: {"one": set(), "two": set()})
     processes: list[Process] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
+    left: dict[str, set[str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     serial: int = 0
     nights: int = 0
@@ -248,8 +248,8 @@ class History:
         self._check_told()
         for scope, before in self.left.items():
             for old in self._once():
-                if str(old.scope) == scope and self._state_of(old) != before:
-                    self.wrong.append(f"{scope} was touched after everybody had left it")
+                if str(old.scope) == scope and (changed := self._state_of(old) ^ before):
+                    self.wrong.append(f"{scope} was touched after everybody had left it: {sorted(changed)[:10]}")
         for theirs in self.folder.glob("landing-*/theirs/*"):
             if theirs.read_text() != "somebody else's":
                 self.wrong.append(f"{theirs} was touched")
@@ -276,14 +276,14 @@ class History:
                 for destination in (f"landing-{name}", f"landing-{name}-0", f"landing-{name}-1"):
                     yield replace(setting, service=self.site.service(project), destination=str(self.folder / destination))
 
-    def _state_of(self, setting: Setting) -> str:
-        """Entries and files of a scope, claims aside: those of the dead are freed by anybody."""
+    def _state_of(self, setting: Setting) -> set[str]:
+        """Each value of each entry of a scope, but for what anybody takes from a process that is gone."""
         ledger = open_ledger(setting)
         with ledger.engine.connect() as connection:
-            columns = [column for column in entries.c if column.name != "claimed_by"]
-            rows = connection.execute(sa.select(*columns).where(entries.c.scope_id == ledger.scope_id).order_by(entries.c.id)).all()
+            columns = [column for column in entries.c if column.name not in ("claimed_by", "publisher")]
+            rows = connection.execute(sa.select(*columns).where(entries.c.scope_id == ledger.scope_id)).mappings().all()
         ledger.engine.dispose()
-        return hashlib.sha256(repr(rows).encode()).hexdigest()
+        return {f"{row['id']}: {name} {value}" for row in rows for name, value in row.items()}
 
     def _check(self, name: str, setting: Setting) -> None:
         """Every file that today's configuration wants, the ledger's word of every other, and that nothing is left to do."""
