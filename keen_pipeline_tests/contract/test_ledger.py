@@ -233,6 +233,19 @@ def test_a_split_entry_goes_with_its_slices(ledger: SqlLedger) -> None:
     assert ([e.entry_id for e in ledger.landed_entries("purchases")], len(ledger.uncounted())) == ([whole], 0)
 
 
+def test_a_slice_that_was_given_up_is_kept_while_what_it_is_part_of_is_open(memory: SqlLedger, clock: FakeClock) -> None:
+    [whole] = asked(memory, day(0))
+    first, second = memory.split(whole, halves(replace(day(0), kind=Kind.SLICE)), "too large")
+    land(memory, first.entry_id)
+    memory.fail(second.entry_id, "refused", limits=LIMITS, final=True)
+    clock.advance(86_400)
+    assert memory.prune(clock.now()) == 0
+    # Without it the other slices would be joined to a file that lacks events.
+    assert [part.status for part in memory.slices([whole])[whole]] == [Status.LANDED, Status.ABANDONED]
+    memory.fail(whole, "a slice was given up", limits=LIMITS, final=True)
+    assert memory.prune(clock.now()) == 1
+
+
 @pytest.mark.parametrize("way", ["fail", "cancel"])
 def test_what_ends_a_split_entry_ends_its_slices(memory: SqlLedger, way: str) -> None:
     [whole] = asked(memory, day(0))
