@@ -65,7 +65,7 @@ def command(collections: tuple[str, ...], first: str, last: str, no_wait: bool, 
 
 
 def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) -> tuple[list[Entry], list[tuple[Entry, str]]]:
-    submission = submit(pipeline, requests, keep=lambda _: not force)
+    submission = submit(pipeline, requests, keep=lambda _: not force, waits=False)
     open_ = [*submission.created, *submission.adopted]
     with pipeline.working("keen-pipeline backfill --no-wait") as worker:
         posted = post_due(pipeline, open_, worker.id)

@@ -61,10 +61,12 @@ class LedgerSubmissions(LedgerReader):
         *,
         keep: Callable[[Entry], bool] = lambda _: True,
         run_id: str | None = None,
+        waits: bool = True,
     ) -> list[Requested]:
         """Journal intents, in order. An open attempt of the same request is adopted instead of repeated.
 
         So is a valid landing with `keep(entry)` true. An open attempt of another question for the same partition is cancelled.
+        Who `waits` would notice if an adopted intent was withdrawn; for others it is theirs from now on, which nobody withdraws.
         """
         now = self.clock.now()
         known = self._newest(connection, [r.place for r in requests])
@@ -74,7 +76,8 @@ class LedgerSubmissions(LedgerReader):
             if entry is not None and entry.fingerprint == request.fingerprint(self.scope):
                 valid = entry.status is Status.LANDED and not entry.unproven
                 if not entry.status.is_terminal or (valid and keep(entry)):
-                    answers.append(Requested(self._with_policy(connection, entry, request), created=False))
+                    own = {} if waits or entry.status is not Status.REQUESTED else {"run_id": run_id}
+                    answers.append(Requested(self._adopted(connection, entry, request, own), created=False))
                     continue
             if entry is not None and not entry.status.is_terminal:
                 self._cancel(connection, entries.c.id == entry.entry_id, "another extraction was asked for the same partition")
@@ -84,19 +87,18 @@ class LedgerSubmissions(LedgerReader):
             answers.append(Requested(created, created=True))
         return answers
 
-    def _with_policy(self, connection: sa.Connection, entry: Entry, request: ExtractionRequest) -> Entry:
+    def _adopted(self, connection: sa.Connection, entry: Entry, request: ExtractionRequest, own: Mapping[str, Any]) -> Entry:
         """Today's policy decides what a wrong count means, also of what was asked for under another one."""
-        if entry.request.count_check is request.count_check:
+        if entry.request.count_check is request.count_check and not own:
             return entry
-        return self._update_one(connection, entry.entry_id, sa.true(), count_check=request.count_check.value) or entry
+        return self._update_one(connection, entry.entry_id, sa.true(), count_check=request.count_check.value, **own) or entry
 
     @transaction
-    def withdraw(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[int]:
-        """Forget those intents that were never posted, as if nobody had asked; answers them. For a run that was stopped."""
+    def withdraw(self, connection: sa.Connection, entry_ids: Iterable[int], *, run_id: str | None = None) -> list[int]:
+        """Forget a stopped run's intents among these that were never posted, as if nobody had asked; answers them."""
         gone: list[int] = []
-        never = sa.and_(
-            entries.c.status == Status.REQUESTED.value, entries.c.posted_at.is_(None), entries.c.attempt == 1, self._mine
-        )
+        unposted = sa.and_(entries.c.status == Status.REQUESTED.value, entries.c.posted_at.is_(None), entries.c.attempt == 1)
+        never = sa.and_(self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id))
         for chunk in chunks(self._lock(connection, entry_ids)):
             query = sa.delete(entries).where(never, entries.c.id.in_(chunk)).returning(entries.c.id)
             gone += connection.execute(query).scalars()

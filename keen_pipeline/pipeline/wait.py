@@ -148,7 +148,7 @@ def extract(
             wait.pool.close()
             if not is_over and not resumable:
                 with suppress(LedgerUnavailableError):
-                    pipeline.ledger.withdraw(wait.created)
+                    pipeline.ledger.withdraw(wait.created, run_id=run_id)
 
 
 class _Wait:

@@ -146,6 +146,16 @@ def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) ->
     assert memory.request([day(0)])[0].created
 
 
+def test_an_intent_that_somebody_who_does_not_wait_asks_for_too_is_not_withdrawn_by_who_asked_first(memory: SqlLedger) -> None:
+    requests = [day(n) for n in range(3)]
+    ids = [one.entry.entry_id for one in memory.request(requests, run_id="a backfill")]
+    memory.request(requests[:1], run_id="a wait")  # which notices, and asks anew
+    memory.request(requests[1:2], run_id="a night", waits=False)
+    memory.request(requests[2:], waits=False)  # the command line
+    assert memory.withdraw(ids, run_id="a backfill") == ids[:1]
+    assert [e.entry_id for e in memory.open_entries()] == ids[1:]
+
+
 def test_what_is_due_already_is_not_moved(memory: SqlLedger) -> None:
     assert memory.due_now(asked(memory, day(0))) == []
 

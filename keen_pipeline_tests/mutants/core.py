@@ -97,20 +97,20 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("keen_pipeline/ledger/submissions.py", "            known[request.place] = created\n", "", f"{_LEDGER} -k named_twice"),
     (
         "keen_pipeline/ledger/submissions.py",
-        "        if entry.request.count_check is request.count_check:\n",
-        "        if True:\n",
+        "        if entry.request.count_check is request.count_check and not own:\n",
+        "        if not own:\n",
         f"{_LEDGER} -k another_policy",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "entries.c.posted_at.is_(None), entries.c.attempt == 1, self._mine",
-        "entries.c.attempt == 1, self._mine",
+        "entries.c.posted_at.is_(None), entries.c.attempt == 1)",
+        "entries.c.attempt == 1)",
         f"{_LEDGER} -k withdrawn",
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "entries.c.posted_at.is_(None), entries.c.attempt == 1, self._mine",
-        "entries.c.posted_at.is_(None), self._mine",
+        "entries.c.posted_at.is_(None), entries.c.attempt == 1)",
+        "entries.c.posted_at.is_(None))",
         f"{_LEDGER} -k withdrawn",
     ),
     (
