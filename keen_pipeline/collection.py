@@ -16,7 +16,19 @@ from keen_pipeline.filters import Filter
 
 # Printable ASCII but `$`: what Keen's own clients let through.
 _NAME = re.compile(r"[ -#%-~]{1,256}")
-_EMAIL = re.compile(r"[^@\s,;<>]+@[^@\s,;<>]+")
+_EMAIL = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,255}")
+# What Dagster takes; its own refusal would come once the code location loads, and not say which field it is about.
+_OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s]+", re.DOTALL)
+_TAG_NAME = re.compile(r"(?:[A-Za-z0-9_.-]{1,63}/|dagster/kind/)?[A-Za-z0-9_.-]{1,63}")
+_TAG = re.compile(r"[A-Za-z0-9_.-]{0,63}")
+_CRON_ALIASES = frozenset({"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"})
+# Of the five fields of a cron: the bounds of its numbers, and its words.
+_MONTHS, _DAYS = "jan feb mar apr may jun jul aug sep oct nov dec", "l sun mon tue wed thu fri sat"
+_CRON_FIELDS = ((0, 59, ""), (0, 23, ""), (1, 31, "l"), (1, 12, _MONTHS), (0, 7, _DAYS))
+_CRON_VALUE = r"(?:\d+|[a-z]{3}|l\d?)(?:#[1-5])?"
+_CRON_ITEM = re.compile(rf"(?:[*?]|{_CRON_VALUE}(?:-{_CRON_VALUE})?)(?:/0*[1-9]\d*)?", re.ASCII)
+# Of the system's database of zones, but no IANA names: this machine's own zone, and copies that count leap seconds or don't.
+_NO_ZONES = ("localtime", "posixrules", "Factory", "right/", "posix/")
 DEFAULT_START_DATE = date(2020, 1, 1)
 # Partitions before and after them, in any zone, have an instant too.
 FIRST_START_DATE, LAST_START_DATE = date(1970, 1, 1), date(2999, 12, 31)
@@ -39,6 +51,12 @@ def check_collection_name(name: object) -> str:
             field="collection",
         )
     return name
+
+
+def check_email(email: object, where: str) -> None:
+    """Raises InvalidInputError if it is neither None nor one address."""
+    if email is not None and not (isinstance(email, str) and _EMAIL.fullmatch(email) and email.isprintable()):
+        raise InvalidInputError(f"{where}: email must be one address, not {email!r}", field="email")
 
 
 class Granularity(str, Enum):
@@ -160,7 +178,7 @@ class Collection:
         values: dict[str, Any] = {
             "start_date": _date(self.start_date, where),
             "filters": _filters(self.filters, where),
-            "owners": _texts(self.owners, where, "owners"),
+            "owners": _owners(self.owners, where),
             "tags": _tags(self.tags, where),
             "mask": _mask(self.mask, where),
             "run_tags": _run_tags(self.run_tags, where),
@@ -173,12 +191,13 @@ class Collection:
         _check_whole(self.lookback_days, 1, MOST_LOOKBACK_DAYS, where, "lookback_days")
         _check_whole(self.catch_up, 0, MOST_CATCH_UP, where, "catch_up")
         _check_hours(self.fresh_within_hours, where)
-        if self.email is not None and not (isinstance(self.email, str) and _EMAIL.fullmatch(self.email)):
-            raise InvalidInputError(f"{where}: email must be one address, not {self.email!r}", field="email")
+        check_email(self.email, where)
         for name in ("description", "cron"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise InvalidInputError(f"{where}: {name} must be a text, not {value!r}", field=name)
+        if self.cron is not None and not _is_cron(self.cron.lower()):
+            raise InvalidInputError(f"{where}: cron must be a schedule such as '0 1 * * *', not {self.cron!r}", field="cron")
 
     @property
     def start(self) -> date:
@@ -197,11 +216,27 @@ _CHOICES: Mapping[str, type[Enum]] = {
 }
 
 
+def _is_cron(text: str) -> bool:
+    """Whether five fields have the form and the bounds of a cron's. What few days have, such as 31 February, Dagster refuses."""
+    fields = text.split()
+    return text in _CRON_ALIASES or (len(fields) == len(_CRON_FIELDS) and all(map(_is_cron_field, fields, _CRON_FIELDS)))
+
+
+def _is_cron_field(field: str, known: tuple[int, int, str]) -> bool:
+    low, high, words = known
+    # What follows a slash is a step, what follows a # the week of a month.
+    numbers, names = re.findall(r"(?<![\d/#])\d+", field), re.findall(r"[a-z]+", field)
+    is_known = all(low <= int(number) <= high for number in numbers) and set(names) <= set(words.split())
+    return is_known and all(_CRON_ITEM.fullmatch(item) for item in field.split(","))
+
+
 def _check_zone(name: object, where: str) -> None:
     try:
-        ZoneInfo(name)  # type: ignore[arg-type]  # anything but a name ends in the error below
-    except (ZoneInfoNotFoundError, ValueError, TypeError, AttributeError, OSError):
-        raise InvalidInputError(f"{where}: unknown timezone {name!r}", field="timezone") from None
+        is_known = isinstance(name, str) and not name.startswith(_NO_ZONES) and bool(ZoneInfo(name))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        is_known = False
+    if not is_known:
+        raise InvalidInputError(f"{where}: unknown timezone {name!r}", field="timezone")
 
 
 def _check_whole(value: object, low: int, high: int, where: str, name: str) -> None:
@@ -223,15 +258,22 @@ def _filters(value: object, where: str) -> tuple[Filter, ...]:
         raise InvalidInputError(f"{where}: {error}", field=error.field) from None
 
 
-def _texts(value: object, where: str, name: str) -> tuple[str, ...]:
+def _owners(value: object, where: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
-        raise InvalidInputError(f"{where}: {name} must be a list of texts, not {value!r}", field=name)
+        raise InvalidInputError(f"{where}: owners must be a list of texts, not {value!r}", field="owners")
+    for one in value:
+        if not _OWNER.fullmatch(one):
+            raise InvalidInputError(f"{where}: owners: {one!r} is neither an address nor 'team:' and a name", field="owners")
     return tuple(value)
 
 
 def _tags(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise InvalidInputError(f"{where}: tags must be a mapping of texts to texts, not {value!r}", field="tags")
+    for name, tag in value.items():
+        if not (_TAG_NAME.fullmatch(name) and _TAG.fullmatch(tag)):
+            took = "at most 63 letters, digits, '_', '-' and '.'"
+            raise InvalidInputError(f"{where}: tags: {name!r}: {tag!r} is no tag of Dagster's, which has {took}", field="tags")
     return dict(value)
 
 

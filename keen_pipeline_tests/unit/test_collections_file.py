@@ -87,6 +87,19 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("collections: [{name: a, email: 'me'}]", "email must be one address, not 'me'"),
         ("collections: [{name: a, description: 5}]", "description must be a text, not 5"),
         ("collections: [{name: a, cron: [0]}]", "cron must be a text"),
+        ("collections: [{name: a, cron: at night}]", r"cron must be a schedule such as '0 1 \* \* \*', not 'at night'"),
+        ("collections: [{name: a, cron: '0 24 * * *'}]", "cron must be a schedule"),
+        ("collections: [{name: a, cron: '0 1 * * * *'}]", "cron must be a schedule"),
+        ("collections: [{name: a, cron: ''}]", "cron must be a schedule"),
+        ("collections: [{name: a, cron: '@reboot'}]", "cron must be a schedule"),
+        ("collections: [{name: a, timezone: localtime}]", "unknown timezone 'localtime'"),
+        ("collections: [{name: a, timezone: right/UTC}]", "unknown timezone 'right/UTC'"),
+        ("collections: [{name: a, owners: [nobody]}]", "owners: 'nobody' is neither an address nor 'team:' and a name"),
+        ("collections: [{name: a, tags: {a b: c}}]", "tags: 'a b': 'c' is no tag of Dagster's"),
+        ("collections: [{name: a, tags: {a: b c}}]", "tags: 'a': 'b c' is no tag of Dagster's"),
+        (f"collections: [{{name: a, email: {'x' * 65}@example.com}}]", "email must be one address"),
+        ('collections: [{name: a, email: "a\\0@example.com"}]', "email must be one address"),
+        (f"collections: {'[' * 2000}{']' * 2000}", "is not YAML: maximum recursion depth exceeded"),
         ("collections: [{name: a, layout: flat}]", "layout must be one of plain, hive"),
         ("collections: [{name: a, count_check: on}]", "count_check must be one of fail, warn, off, not True"),
         ("collections: [{name: a, count_check: [fail]}]", "count_check must be one of fail, warn, off"),
@@ -95,7 +108,7 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("collections: [{name: a, fresh_within_hours: soon}]", "fresh_within_hours must be 1 to 8784"),
         ("collections: [{name: a, timezone: 5}]", "unknown timezone 5"),
         ("collections: [{name: a, timezone: ../etc/passwd}]", "unknown timezone"),
-        ("collections: [{name: a, start_date: 2026-02-30}]", "is not YAML: day is out of range"),
+        ("collections: [{name: a, start_date: 2026-02-30}]", "start_date must be YYYY-MM-DD, not '2026-02-30'"),
         ("collections: [{name: a, mask: [a]}]", "mask must map columns to hash, mask or drop"),
         ("collections: [{name: a, mask: {a: blur}}]", "mask must be one of hash, drop, mask, not 'blur'"),
         ("collections: [{name: a, mask: {1: drop}}]", "1 is not the name of a column"),
@@ -128,6 +141,11 @@ def test_a_bare_off_is_off(tmp_path: Path, field: str) -> None:
     file.write_text(f"collections: [{{name: a, {field}: off}}]")
     [collection] = read_collections_file(file)
     assert getattr(collection, field).value == "off"
+
+
+@pytest.mark.parametrize("cron", ["0 1 * * *", "*/15 2-4,6 1,L jan-Mar mon#2", "@Daily", "5 4 ? * SUN", "0 0 * * 7"])
+def test_a_cron_may_be_all_that_dagster_takes(cron: str) -> None:
+    assert Collection("a", cron=cron).cron == cron
 
 
 def test_everything_but_the_name_has_a_default(tmp_path: Path) -> None:
