@@ -248,7 +248,10 @@ def check_name(name: str, given: object) -> str:
 
 
 def _path(name: str, text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigurationError(f"{name}: there is no home folder as in {text[:60]!r}; write the whole path") from None
 
 
 VARIABLES = (
