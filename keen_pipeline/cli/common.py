@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -123,9 +124,24 @@ def landing_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+def json_text(document: object, indent: int | None = None) -> str:
+    """A document as JSON. What no terminal should see, and half a surrogate, which no file takes, is escaped.
+
+    >>> json_text(["é", "\\x9b31m", "\\ud800"])
+    '["é", "\\\\u009b31m", "\\\\ud800"]'
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return re.sub(r"[^ -~\n]", lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+
+
+def shown(text: str) -> str:
+    """A text of somebody else on one line: as it is, or as JSON if there is in it what no terminal should see."""
+    return text if text.isprintable() else json_text(text)
+
+
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(json_text(document, 2))
 
 
 def copy_files(paths: Sequence[Path], folder: Path) -> None:

@@ -16,11 +16,13 @@ from keen_pipeline.cli.common import (
     configured_collections,
     console,
     follow,
+    json_text,
     landing_json,
     landings_table,
     print_json,
     service_for_command,
     show,
+    shown,
 )
 from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError, NotFoundError
@@ -143,8 +145,7 @@ def list_values(
     if not values:
         console.print(f"no event of {collection} that was asked for has {property_name}")
     for value in values:
-        plain = isinstance(value, str) and value.isprintable()
-        click.echo(value if plain else json.dumps(value, ensure_ascii=False))
+        click.echo(shown(value) if isinstance(value, str) else json_text(value))
 
 
 def ordered(values: Sequence[object]) -> list[object]:

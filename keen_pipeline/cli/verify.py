@@ -18,6 +18,7 @@ from keen_pipeline.cli.common import (
     progress_bar,
     service_for_command,
     show,
+    shown,
 )
 from keen_pipeline.errors import InvalidInputError, VerificationError
 from keen_pipeline.lifecycle import Entry
@@ -131,7 +132,7 @@ def _row(one: Verified, is_mended: bool, mend: bool) -> dict[str, Any]:
 def _tell(document: dict[str, Any], wrong: Sequence[Verified], mended: set[int]) -> None:
     for one in wrong[:_MOST_SHOWN]:
         show(f"{one.collection} {one.partition or ''}: {one.problem}" + (" (repaired)" if id(one) in mended else ""))
-        show(f"  {one.uri}")
+        show(f"  {shown(one.uri)}")
     if len(wrong) > _MOST_SHOWN:
         show(f"and {len(wrong) - _MOST_SHOWN} more (--json lists all)")
     show(f"{document['checked']} files verified, {document['ok']} as they landed")

@@ -30,6 +30,7 @@ def endpoint() -> Iterator[Endpoint]:
                     "purchases": [
                         {"keen": {"timestamp": f"{d}T12:00:00Z"}, "amount": n + 0.5, "who": "é,\n"} for n, d in enumerate(days)
                     ]
+                    + [{"keen": {"timestamp": "2026-01-01T12:00:00Z"}, "nasty": "\x9b31m"}]
                 }
             )
         yield endpoint
@@ -96,6 +97,8 @@ def test_unique_values_are_one_a_line_in_order(shell: Here) -> None:
     window = ["--from", "2026-01-02", "--to", "2026-01-04T00:00:00+00:00"]
     assert json.loads(shell.run("list", "purchases", "body:amount", *window, "--json").stdout) == [1.5, 2.5]
     assert shell.run("list", "purchases", "body:who", *window).stdout == '"é,\\n"\n'
+    assert shell.run("list", "purchases", "body:nasty").stdout == '"\\u009b31m"\n'  # which a terminal would obey
+    assert "\x9b" not in shell.run("list", "purchases", "body:nasty", "--json").stdout
     nothing = shell.run("list", "purchases", "body:amont", *window)
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert nothing.stderr == "no event of purchases that was asked for has body:amont\n"
@@ -168,6 +171,19 @@ def test_doctor_says_what_to_fix(shell: Here) -> None:
     assert "KEEN_READ_KEY" in wrong[0]
 
 
+def test_a_retry_without_the_key_of_a_mask_leaves_what_is_open_alone(shell: Here) -> None:
+    masked = 'collections: [{name: purchases, start_date: "2026-01-01", mask: {"body:who": hash}}]'
+    (shell.folder / "collections.yaml").write_text(masked)
+    without, shell.env = shell.env, {**shell.env, "KEEN_PIPELINE_MASK_KEY": "0123456789abcdef"}
+    assert shell.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01", "--no-wait").returncode == 0
+    [before] = collections_of(shell)
+    shell.env = without
+    done = shell.run("retry", "purchases", "2026-01-01")
+    assert (done.returncode, "set KEEN_PIPELINE_MASK_KEY" in done.stderr) == (1, True)
+    [after] = collections_of(shell)
+    assert [one["extraction_id"] for one in after["open"]] == [one["extraction_id"] for one in before["open"]] != []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -185,6 +201,8 @@ def test_doctor_says_what_to_fix(shell: Here) -> None:
         (["list", "nosuch", "body:amount"], 1, "the service has no collection 'nosuch'; it has: purchases"),
         (["retry", "purchases", "2026-13-01"], 2, "not one of its daily partitions"),
         (["retry", "purchases", "2036-01-01"], 2, "future"),
+        (["retry", "purchases", "9999-12-31"], 2, "future"),
+        (["extract", "purchases", "--email", "nobody", "--to", "files"], 2, "email must be one address"),
         (["extract", "purchases", "--from", "2026-01-01", "--to", "files"], 2, "belong together"),
         (["backfill", "nosuch", "--from", "2026-01-01", "--to", "2026-01-02"], 1, "not configured"),
         (["backfill", "purchases", "--from", "2026-01-01", "--to", "2036-01-01"], 2, "future"),
