@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,16 @@ def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Here) -> 
     assert (row["landed"], [one["partition"] for one in row["given_up"]]) == (3, ["2026-01-03"])
     mended = shell.run(*words)
     assert (mended.returncode, len(json.loads(mended.stdout)["landings"])) == (0, 4)
+
+
+def test_a_backfill_says_where_a_file_has_fewer_events_than_before(shell: Here) -> None:
+    words = ["backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-02"]
+    assert "gone at the service" not in shell.run(*words).stderr
+    with closing(sqlite3.connect(shell.folder / "data" / "ledger.db", isolation_level=None)) as ledger:
+        ledger.execute("UPDATE keen_entries SET records = 9 WHERE partition_key = '2026-01-02'")
+    done = shell.run(*words, "--force")
+    said = "purchases[2026-01-02]: 1 events, the file that it replaced had 9: the others are gone at the service"
+    assert (done.returncode, done.stderr.splitlines()) == (0, [said])
 
 
 def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Here) -> None:
