@@ -142,7 +142,7 @@ class SqlLedger(LedgerSubmissions):
             return asked[0] if asked[0].fingerprint == row.fingerprint else None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
         values = next_attempt_row(row, now, due_at) | {"claimed_by": worker, "error": bounded(reason)}
-        return self._insert(connection, values)
+        return self._insert(connection, values)[0]
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class SqlLedger(LedgerSubmissions):
         if self._update_one(connection, entry_id, splittable, **values) is None:
             return []
         parent_id = row.parent_id or entry_id
-        made = [self._insert(connection, self._slice_row(row, parent_id, part, now)) for part in slices]
+        made = self._insert(connection, *(self._slice_row(row, parent_id, part, now) for part in slices))
         deepest = max(entry.depth for entry in made)
         shallower = sa.and_(entries.c.id == parent_id, entries.c.depth < deepest)
         connection.execute(sa.update(entries).where(shallower).values(depth=deepest))
@@ -254,7 +254,7 @@ class SqlLedger(LedgerSubmissions):
             if self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value)):
                 continue
             new = [entry for entry in group if entry.token not in tokens]
-            made = [self._insert(connection, self._restored_row(entry, now, is_valid=entry is group[-1])) for entry in new]
+            made = self._insert(connection, *(self._restored_row(entry, now, is_valid=entry is group[-1]) for entry in new))
             restored += [entry for entry in made if entry.status is Status.LANDED]
         return restored
 
