@@ -94,7 +94,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "            if False:\n                self._cancel",
         f"{_LEDGER} -k another_question",
     ),
-    ("keen_pipeline/ledger/submissions.py", "            known[request.place] = created\n", "", f"{_LEDGER} -k named_twice"),
+    ("keen_pipeline/ledger/submissions.py", "[requests] if is_simple else", "[requests] if True else", f"{_LEDGER} -k named_twice"),
+    (
+        "keen_pipeline/ledger/submissions.py",
+        "self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id))",
+        "self._mine, unposted)",
+        f"{_LEDGER} -k who_asked_first",
+    ),
+    ("keen_pipeline/ledger/ledger.py", ", sa.not_(is_needed)", "", f"{_LEDGER} -k given_up_is_kept"),
     (
         "keen_pipeline/ledger/submissions.py",
         "        if entry.request.count_check is request.count_check and not own:\n",
