@@ -26,6 +26,7 @@ from keen_pipeline.cli.common import (
 )
 from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError, NotFoundError
+from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.pipeline import ad_hoc_request, extract
 from keen_pipeline.pipeline.told import grouped
@@ -96,6 +97,12 @@ def command(
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
         check_collections_exist(pipeline.api, [collection])
+        [known] = pipeline.ledger.current([request])
+        if known is not None and known.status is Status.LANDED and known.fingerprint != request.fingerprint(pipeline.scope):
+            console.print(
+                f"{request.path} at {folder} is of other filters or another mask, and is replaced; another --to keeps both",
+                style="yellow",
+            )
         events = extract(pipeline, [request], doing="keen-pipeline extract", keep=lambda _: not force)
         landed, failed = follow(events, 1, collection)
     if failed:

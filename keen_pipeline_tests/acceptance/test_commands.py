@@ -93,6 +93,16 @@ def test_an_extraction_lands_and_says_what(shell: Here) -> None:
     assert again[0]["extraction_id"] == landing["extraction_id"]  # unchanged: kept, not asked again
 
 
+def test_an_extraction_with_other_filters_says_that_it_replaces_the_file_of_the_same_timeframe(shell: Here) -> None:
+    words = ["extract", "purchases", "--from", "2026-01-01", "--to", "2026-01-03", "--to", "files", "--filter"]
+    assert shell.run(*words, "body:amount lt 1").stderr == ""
+    assert shell.run(*words, "body:amount lt 1").stderr == ""
+    again = shell.run(*words, "body:amount gt 1")
+    path = "purchases/20260101T000000Z_20260103T000000Z.csv"
+    said = f"{path} at files is of other filters or another mask, and is replaced; another --to keeps both\n"
+    assert (again.returncode, again.stderr) == (0, said)
+
+
 def test_unique_values_are_one_a_line_in_order(shell: Here) -> None:
     done = shell.run("list", "purchases", "body:amount", "--filter", "body:amount lt 2")
     assert (done.returncode, done.stdout.split()) == (0, ["0.5", "1.5"])
