@@ -27,6 +27,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
 from keen_pipeline.pipeline import Progress as Waiting
 from keen_pipeline.pipeline.sample import sample_collections
+from keen_pipeline.pipeline.told import few
 from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
@@ -82,10 +83,8 @@ def configured(settings: Settings, names: Sequence[str]) -> list[Collection]:
     known = {c.name: c for c in configured_collections(settings)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        there = ", ".join(sorted(known)) or "none"
-        raise InvalidInputError(
-            f"{', '.join(map(repr, unknown))} is not configured (KEEN_PIPELINE_COLLECTIONS); configured are: {there}"
-        )
+        there, wrong = few(sorted(known), ", ") or "none", few([repr(name) for name in unknown], ", ")
+        raise InvalidInputError(f"{wrong} is not configured (KEEN_PIPELINE_COLLECTIONS); configured are: {there}")
     return [known[name] for name in dict.fromkeys(names)]
 
 

@@ -171,8 +171,8 @@ def cancel(collection: str, partitions: tuple[str, ...]) -> None:
     }
     missing = [key for key in partitions if key not in open_]
     if missing:
-        there = ", ".join(sorted(open_)) or "nothing"
-        raise InvalidInputError(f"{collection}: {', '.join(missing)} is not open; open is {there}")
+        there = few(sorted(open_), ", ") or "nothing"
+        raise InvalidInputError(f"{collection}: {few(missing, ', ')} is not open; open is {there}")
     if not open_:
         raise InvalidInputError(f"{collection}: nothing is open")
     chosen = [open_[key].entry_id for key in partitions or open_]

@@ -23,6 +23,7 @@ from keen_pipeline.cli.common import (
 from keen_pipeline.errors import InvalidInputError, VerificationError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Pipeline
+from keen_pipeline.pipeline.told import few
 from keen_pipeline.pipeline.verify import Range, Verified, landed_of, repair, strangers, to_repair, verify
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_pipeline
@@ -88,7 +89,7 @@ def _names(pipeline: Pipeline, collection: str | None, configured: Sequence[str]
     if collection is None:
         return known
     if collection not in known:
-        there = ", ".join(known) or "none"
+        there = few(known, ", ") or "none"
         raise InvalidInputError(f"{collection!r} is neither configured nor has it landed; there are: {there}")
     return [collection]
 

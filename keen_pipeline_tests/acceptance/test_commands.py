@@ -193,6 +193,14 @@ def test_doctor_says_what_to_fix(shell: Here) -> None:
     assert "KEEN_READ_KEY" in wrong[0]
 
 
+def test_a_cancel_of_what_is_not_open_names_few_of_those_that_are(shell: Here) -> None:
+    assert shell.run("backfill", "purchases", "--from", "2026-02-01", "--to", "2026-02-20", "--no-wait").returncode == 0
+    done = shell.run("cancel", "purchases", "2026-03-01")
+    few = ", ".join(f"2026-02-0{day}" for day in range(1, 6))
+    said = f"keen-pipeline: purchases: 2026-03-01 is not open; open is {few} and 15 more\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_a_retry_without_the_key_of_a_mask_leaves_what_is_open_alone(shell: Here) -> None:
     masked = 'collections: [{name: purchases, start_date: "2026-01-01", mask: {"body:who": hash}}]'
     (shell.folder / "collections.yaml").write_text(masked)

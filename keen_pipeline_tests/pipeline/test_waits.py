@@ -335,6 +335,13 @@ def test_what_somebody_else_asked_for_first_and_withdrew_is_asked_for_again_by_w
     assert [type(event).__name__ for event in events] == ["Landed"] * 3
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
     assert all(world.is_right(request) for request in requests)
+    # Also where an older file lies that is not to be kept.
+    waits = [extract(world.pipeline, requests, doing=doing, keep=lambda _: False) for doing in ("stopped", "goes on")]
+    for wait in waits:
+        next(wait)
+    waits[0].close()
+    assert not any(event.adopted for event in waits[1] if isinstance(event, Landed))
+    assert [world.api.posts[request.place] for request in requests] == [2, 2, 2]
     # What it asked for is withdrawn with it, too.
     third = extract(world.pipeline, world.requests(WELL, 4), doing="asks first")
     next(third)
