@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from threading import Barrier, Event, Lock
 from typing import Any
@@ -321,6 +322,24 @@ def test_entries_of_one_partition_asked_for_by_two_waits_land_once(world: World)
     assert Counter((number, key) for number, key, _ in heard) == {(n, str(r)): 1 for n in (1, 2) for r in requests}
     assert Counter(key for _, key, adopted in heard if not adopted) == {str(r): 1 for r in requests}
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
+
+
+def test_what_a_wait_holds_is_not_claimed_anew_at_every_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed: list[int] = []
+    claim = world.ledger.claim
+
+    def noted(entry_ids: Iterable[int], worker: str) -> list[Entry]:
+        ids = list(entry_ids)
+        claimed.extend(ids)
+        return claim(ids, worker)
+
+    monkeypatch.setattr(world.ledger, "claim", noted)
+    world.api.fault = lambda call, collection, number: RateLimitedError("HTTP 429", retry_after=1) if call == "submit" else None
+    wait = extract(world.pipeline, world.requests(WELL, 1, 3), doing="a wait")
+    for _ in range(10):
+        next(wait)
+    wait.close()
+    assert len(claimed) == 3
 
 
 def test_what_somebody_else_asked_for_first_and_withdrew_is_asked_for_again_by_who_still_waits(world: World) -> None:
