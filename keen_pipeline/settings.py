@@ -206,7 +206,7 @@ def _switch(name: str, text: str) -> bool:
 def _options(name: str, text: str) -> Mapping[str, object]:
     try:
         options = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         options = None
     if not isinstance(options, dict):
         raise ConfigurationError(f'{name} must be a JSON object such as {{"endpoint": "https://..."}}')

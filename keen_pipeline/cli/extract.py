@@ -214,7 +214,7 @@ def parse_filter(text: str) -> Filter:
         raise click.UsageError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'")
     try:
         value = json.loads(parts[2])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
     with as_usage(f"--filter {text!r}: "):
         return Filter(parts[0], parts[1], value)

@@ -98,10 +98,12 @@ class LedgerSubmissions(LedgerReader):
         return [Requested(made.get(r.place) or adopted[r.place], created=r.place in made) for r in requests]
 
     def _adopted(self, connection: sa.Connection, entry: Entry, request: ExtractionRequest, own: Mapping[str, Any]) -> Entry:
-        """Today's policy decides what a wrong count means, also of what was asked for under another one."""
-        if entry.request.count_check is request.count_check and not own:
+        """Today's configuration decides what a wrong count means and who is mailed, also of what was asked for before."""
+        same = entry.request.count_check is request.count_check and entry.request.email == request.email
+        if same and not own:
             return entry
-        return self._update_one(connection, entry.entry_id, sa.true(), count_check=request.count_check.value, **own) or entry
+        values = {"count_check": request.count_check.value, "email": request.email, **own}
+        return self._update_one(connection, entry.entry_id, sa.true(), **values) or entry
 
     @transaction
     def withdraw(self, connection: sa.Connection, entry_ids: Iterable[int], *, run_id: str | None = None) -> list[int]:

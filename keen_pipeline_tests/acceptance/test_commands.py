@@ -226,6 +226,8 @@ def test_a_retry_without_the_key_of_a_mask_leaves_what_is_open_alone(shell: Here
         (["extract", "purchases", "--filter", "body:amount like 3", "--to", "files"], 2, "unknown operator 'like'"),
         (["extract", "purchases", "--filter", "body:amount gt EUR", "--to", "files"], 2, "not JSON"),
         (["extract", "purchases", "--filter", "body:amount gt", "--to", "files"], 2, "NAME OP JSON"),
+        (["extract", "purchases", "--filter", f"body:amount gt {'9' * 5000}", "--to", "files"], 2, "not JSON"),
+        (["extract", "purchases", "--filter", f"body:amount in {'[' * 5000}", "--to", "files"], 2, "not JSON"),
         (["extract", "purchases"], 2, "--to"),
         (["list", "purchases", "body:amount", "--from", "2026-01-01"], 2, "belong together"),
         (["list", "nosuch", "body:amount"], 1, "the service has no collection 'nosuch'; it has: purchases"),

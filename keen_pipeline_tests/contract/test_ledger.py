@@ -121,6 +121,8 @@ def test_filters_in_another_order_and_another_policy_are_the_same_question(memor
     [answer] = memory.request([swapped])
     assert not answer.created
     assert one(memory, entry_id).request.count_check is CountPolicy.WARN  # today's policy decides
+    memory.request([replace(swapped, email="new@example.com")])
+    assert one(memory, entry_id).request.email == "new@example.com"
     land(memory, entry_id)
     memory.request([replace(FILTERED, count_check=CountPolicy.OFF)])
     assert memory.uncounted() == []

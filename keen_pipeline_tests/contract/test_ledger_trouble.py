@@ -126,6 +126,17 @@ def test_a_url_that_can_not_be_used_is_one_line_without_its_password() -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://data/ledger.db", "sqlite://u:s3cret@h/x.db", "postgresql://u:p@h:s3cret@h/d", "postgresql://u@[::1/d", "nonsense"],
+)
+def test_what_is_no_url_is_told_with_one_that_is(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not a SQLAlchemy URL, for example sqlite:///\./data/ledger\.db") as refused:
+        open_engine(url)
+    assert "s3cret" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
 def test_every_reason_is_stored_clean_and_bounded(ledger: SqlLedger, clock: FakeClock) -> None:
     worker = ledger.workers.register("landing")
     ids = asked(ledger, *(day(n) for n in range(8)))

@@ -104,7 +104,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("keen_pipeline/ledger/ledger.py", ", sa.not_(is_needed)", "", f"{_LEDGER} -k given_up_is_kept"),
     (
         "keen_pipeline/ledger/submissions.py",
-        "        if entry.request.count_check is request.count_check and not own:\n",
+        "        if same and not own:\n",
         "        if not own:\n",
         f"{_LEDGER} -k another_policy",
     ),
