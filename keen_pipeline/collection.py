@@ -16,7 +16,13 @@ from keen_pipeline.filters import Filter
 
 # Printable ASCII but `$`: what Keen's own clients let through.
 _NAME = re.compile(r"[ -#%-~]{1,256}")
-_EMAIL = re.compile(r"[^@\s,;<>]+@[^@\s,;<>]+")
+_EMAIL = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,255}")
+# What Dagster takes; its own refusal would come once the code location loads, and not say which field it is about.
+_OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s]+", re.DOTALL)
+_TAG_NAME = re.compile(r"(?:[A-Za-z0-9_.-]{1,63}/|dagster/kind/)?[A-Za-z0-9_.-]{1,63}")
+_TAG = re.compile(r"[A-Za-z0-9_.-]{0,63}")
+# Of the system's database of zones, but no IANA names: this machine's own zone, and copies that count leap seconds or don't.
+_NO_ZONES = ("localtime", "posixrules", "Factory", "right/", "posix/")
 DEFAULT_START_DATE = date(2020, 1, 1)
 # Partitions before and after them, in any zone, have an instant too.
 FIRST_START_DATE, LAST_START_DATE = date(1970, 1, 1), date(2999, 12, 31)
@@ -39,6 +45,12 @@ def check_collection_name(name: object) -> str:
             field="collection",
         )
     return name
+
+
+def check_email(email: object, where: str) -> None:
+    """Raises InvalidInputError if it is neither None nor one address."""
+    if email is not None and not (isinstance(email, str) and _EMAIL.fullmatch(email) and email.isprintable()):
+        raise InvalidInputError(f"{where}: email must be one address, not {email!r}", field="email")
 
 
 class Granularity(str, Enum):
@@ -160,7 +172,7 @@ class Collection:
         values: dict[str, Any] = {
             "start_date": _date(self.start_date, where),
             "filters": _filters(self.filters, where),
-            "owners": _texts(self.owners, where, "owners"),
+            "owners": _owners(self.owners, where),
             "tags": _tags(self.tags, where),
             "mask": _mask(self.mask, where),
             "run_tags": _run_tags(self.run_tags, where),
@@ -173,12 +185,13 @@ class Collection:
         _check_whole(self.lookback_days, 1, MOST_LOOKBACK_DAYS, where, "lookback_days")
         _check_whole(self.catch_up, 0, MOST_CATCH_UP, where, "catch_up")
         _check_hours(self.fresh_within_hours, where)
-        if self.email is not None and not (isinstance(self.email, str) and _EMAIL.fullmatch(self.email)):
-            raise InvalidInputError(f"{where}: email must be one address, not {self.email!r}", field="email")
+        check_email(self.email, where)
         for name in ("description", "cron"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise InvalidInputError(f"{where}: {name} must be text, not {value!r}", field=name)
+        if self.cron is not None and len(self.cron.split()) != 5 and not self.cron.startswith("@"):  # Dagster knows the rest
+            raise InvalidInputError(f"{where}: cron must be a schedule such as '0 1 * * *', not {self.cron!r}", field="cron")
 
     @property
     def start(self) -> date:
@@ -199,9 +212,11 @@ _CHOICES: Mapping[str, type[Enum]] = {
 
 def _check_zone(name: object, where: str) -> None:
     try:
-        ZoneInfo(name)  # type: ignore[arg-type]  # anything but a name ends in the error below
-    except (ZoneInfoNotFoundError, ValueError, TypeError, AttributeError, OSError):
-        raise InvalidInputError(f"{where}: unknown timezone {name!r}", field="timezone") from None
+        is_known = isinstance(name, str) and not name.startswith(_NO_ZONES) and bool(ZoneInfo(name))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        is_known = False
+    if not is_known:
+        raise InvalidInputError(f"{where}: unknown timezone {name!r}", field="timezone")
 
 
 def _check_whole(value: object, low: int, high: int, where: str, name: str) -> None:
@@ -223,15 +238,22 @@ def _filters(value: object, where: str) -> tuple[Filter, ...]:
         raise InvalidInputError(f"{where}: {error}", field=error.field) from None
 
 
-def _texts(value: object, where: str, name: str) -> tuple[str, ...]:
+def _owners(value: object, where: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(one, str) for one in value):
-        raise InvalidInputError(f"{where}: {name} must be a list of strings, not {value!r}", field=name)
+        raise InvalidInputError(f"{where}: owners must be a list of strings, not {value!r}", field="owners")
+    for one in value:
+        if not _OWNER.fullmatch(one):
+            raise InvalidInputError(f"{where}: owners: {one!r} is neither an address nor 'team:' and a name", field="owners")
     return tuple(value)
 
 
 def _tags(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise InvalidInputError(f"{where}: tags must be a mapping of strings to strings, not {value!r}", field="tags")
+    for name, tag in value.items():
+        if not (_TAG_NAME.fullmatch(name) and _TAG.fullmatch(tag)):
+            took = "at most 63 letters, digits, '_', '-' and '.'"
+            raise InvalidInputError(f"{where}: tags: {name!r}: {tag!r} isn't a tag that Dagster takes ({took})", field="tags")
     return dict(value)
 
 

@@ -24,6 +24,12 @@ def read_collections_file(path: Path) -> list[Collection]:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
+            try:
+                return super().construct_yaml_timestamp(node)
+            except ValueError:  # 30 February: whoever wanted a date says which field it is
+                return node.value
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen: list[Any] = []
             for key, _ in node.value:
@@ -32,11 +38,12 @@ def read_collections_file(path: Path) -> list[Collection]:
                 seen.append(key.value)
             return super().construct_mapping(node, deep)
 
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_timestamp)
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"KEEN_PIPELINE_COLLECTIONS: {path} can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that is none, and of bytes that are no text
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes that are no text, and of lists in lists in lists
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, Mapping) or not isinstance(document.get("collections"), list):
         raise ConfigurationError(f"{path}: expected a mapping with a list under 'collections'")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.collection import LAST_START_DATE, Collection, Granularity
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.timeframe import UTC, Timeframe, format_instant
 
@@ -64,6 +64,8 @@ def partition_for_key(collection: Collection, key: str, now: datetime) -> Partit
     at `now`.
     """
     local = _parse(collection, key)
+    if local.year > LAST_START_DATE.year:
+        raise InvalidInputError(f"{collection.name}[{key}] lies in the future", field="partition")
     for partition in _from(collection, ZoneInfo(collection.timezone), local):
         if partition.key != key:
             break

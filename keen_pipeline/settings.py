@@ -206,7 +206,7 @@ def _switch(name: str, text: str) -> bool:
 def _options(name: str, text: str) -> Mapping[str, object]:
     try:
         options = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         options = None
     if not isinstance(options, dict):
         raise ConfigurationError(f'{name} must be a JSON object such as {{"endpoint": "https://..."}}')
@@ -248,7 +248,10 @@ def check_name(name: str, given: object) -> str:
 
 
 def _path(name: str, text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigurationError(f"{name}: there is no home folder as in {text[:60]!r}; write the whole path") from None
 
 
 VARIABLES = (

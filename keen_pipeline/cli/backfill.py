@@ -21,6 +21,8 @@ from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Pipeline, extract, partition_request, post_due, submit
+from keen_pipeline.pipeline.context import by_collection
+from keen_pipeline.pipeline.history import lost_events
 from keen_pipeline.pipeline.told import summary
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings
@@ -59,13 +61,18 @@ def command(collections: tuple[str, ...], first: str, last: str, no_wait: bool, 
             except KeyboardInterrupt:
                 console.print("what is submitted stays at the service, and the same command takes it up again")
                 raise
+    for collection, partitions in by_collection(landed).items():
+        before = pipeline.ledger.replaced(collection, [entry.request.partition_key for entry in partitions])
+        for entry in partitions:
+            if lost := lost_events(entry, before.get(entry.request.partition_key)):
+                console.print(f"{entry.request}: {lost}", style="yellow")
     _show(landed, failed, as_json)
     if failed:
         raise ExtractionFailedError(summary(len(landed), failed))
 
 
 def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) -> tuple[list[Entry], list[tuple[Entry, str]]]:
-    submission = submit(pipeline, requests, keep=lambda _: not force)
+    submission = submit(pipeline, requests, keep=lambda _: not force, waits=False)
     open_ = [*submission.created, *submission.adopted]
     with pipeline.working("keen-pipeline backfill --no-wait") as worker:
         posted = post_due(pipeline, open_, worker.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -26,6 +27,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
 from keen_pipeline.pipeline import Progress as Waiting
 from keen_pipeline.pipeline.sample import sample_collections
+from keen_pipeline.pipeline.told import few
 from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
@@ -81,10 +83,8 @@ def configured(settings: Settings, names: Sequence[str]) -> list[Collection]:
     known = {c.name: c for c in configured_collections(settings)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        there = ", ".join(sorted(known)) or "none"
-        raise InvalidInputError(
-            f"{', '.join(map(repr, unknown))} is not configured (KEEN_PIPELINE_COLLECTIONS); configured are: {there}"
-        )
+        there, wrong = few(sorted(known), ", ") or "none", few([repr(name) for name in unknown], ", ")
+        raise InvalidInputError(f"{wrong} is not configured (KEEN_PIPELINE_COLLECTIONS); configured are: {there}")
     return [known[name] for name in dict.fromkeys(names)]
 
 
@@ -123,9 +123,24 @@ def landing_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+def json_text(document: object, indent: int | None = None) -> str:
+    """A document as JSON. What no terminal should see, and half a surrogate, which no file takes, is escaped.
+
+    >>> json_text(["é", "\\x9b31m", "\\ud800"])
+    '["é", "\\\\u009b31m", "\\\\ud800"]'
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return re.sub(r"[^ -~\n]", lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+
+
+def shown(text: str) -> str:
+    """A text of somebody else on one line: as it is, or as JSON if there is in it what no terminal should see."""
+    return text if text.isprintable() else json_text(text)
+
+
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(json_text(document, 2))
 
 
 def copy_files(paths: Sequence[Path], folder: Path) -> None:

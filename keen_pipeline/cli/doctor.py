@@ -78,7 +78,8 @@ def _variables(settings: Settings) -> str:
 def _collections(settings: Settings) -> str:
     collections = configured_collections(settings)
     if not collections:
-        raise ConfigurationError("KEEN_PIPELINE_COLLECTIONS is not set: name the collections to extract in a YAML file")
+        wrong = f"{settings.collections_file} names none" if settings.collections_file else "KEEN_PIPELINE_COLLECTIONS is not set"
+        raise ConfigurationError(f"{wrong}: name the collections to extract in a YAML file, `keen-pipeline init` writes one")
     for encoding in {collection.encoding for collection in collections}:
         check_encoding(encoding)
     now = datetime.now(timezone.utc)

@@ -16,14 +16,17 @@ from keen_pipeline.cli.common import (
     configured_collections,
     console,
     follow,
+    json_text,
     landing_json,
     landings_table,
     print_json,
     service_for_command,
     show,
+    shown,
 )
 from keen_pipeline.collection import check_collection_name
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError, NotFoundError
+from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.pipeline import ad_hoc_request, extract
 from keen_pipeline.pipeline.told import grouped
@@ -94,6 +97,12 @@ def command(
     with service_for_command(settings):
         pipeline = open_pipeline(settings)
         check_collections_exist(pipeline.api, [collection])
+        [known] = pipeline.ledger.current([request])
+        if known is not None and known.status is Status.LANDED and known.fingerprint != request.fingerprint(pipeline.scope):
+            console.print(
+                f"{request.path} at {folder} is of other filters or another mask, and is replaced; another --to keeps both",
+                style="yellow",
+            )
         events = extract(pipeline, [request], doing="keen-pipeline extract", keep=lambda _: not force)
         landed, failed = follow(events, 1, collection)
     if failed:
@@ -143,8 +152,7 @@ def list_values(
     if not values:
         console.print(f"no event of {collection} that was asked for has {property_name}")
     for value in values:
-        plain = isinstance(value, str) and value.isprintable()
-        click.echo(value if plain else json.dumps(value, ensure_ascii=False))
+        click.echo(shown(value) if isinstance(value, str) else json_text(value))
 
 
 def ordered(values: Sequence[object]) -> list[object]:
@@ -206,7 +214,7 @@ def parse_filter(text: str) -> Filter:
         raise click.UsageError(f"--filter {text!r}: expected NAME OP JSON, for example 'body:amount gt 3.5'")
     try:
         value = json.loads(parts[2])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--filter {text!r}: the value {parts[2]} is not JSON ({error}); quote texts: '\"EUR\"'") from None
     with as_usage(f"--filter {text!r}: "):
         return Filter(parts[0], parts[1], value)

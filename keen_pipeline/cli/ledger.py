@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, copy_files, print_json, show
+from keen_pipeline.cli.common import console, copy_files, print_json, show, shown
 from keen_pipeline.ledger import open_engine
 from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.ledger.statistics import StatisticsReader
@@ -47,7 +47,7 @@ def rebuild(as_json: bool) -> None:
         print_json({"restored": len(done.restored), "known": done.known, "others": done.others, "left_out": left})
         return
     for uri, problem in done.problems:
-        console.print(f"left out: {uri}: {problem}", style="yellow")
+        console.print(f"left out: {shown(uri)}: {problem}", style="yellow")
     of_others = f", {done.others} of other projects or definitions left alone" if done.others else ""
     show(f"{len(done.restored)} landings restored, {done.known} known before{of_others}")
 

@@ -23,6 +23,7 @@ from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
+from keen_pipeline.pipeline.requests import check_mask_key
 from keen_pipeline.pipeline.told import MOST_NAMED, by_cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
@@ -142,6 +143,7 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     with as_usage():
         requests = _requests(ledger, chosen, partitions, settings.mask_key)
+    check_mask_key(requests, settings.mask_key)
     # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
     states = {state.key: state.status for state in ledger.partitions(collection)}
     landed = sorted(key for key in partitions if states.get(key) is Status.LANDED)
@@ -149,7 +151,7 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
         again = f"keen-pipeline backfill {shlex.quote(collection)} --from {landed[0]} --to {landed[-1]} --force"
         raise InvalidInputError(f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}")
     ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
-    asked = ledger.request(requests, keep=lambda _: False)
+    asked = ledger.request(requests, keep=lambda _: False, waits=False)
     made = sum(one.created for one in asked)
     show(f"{made} asked for again, {len(asked) - made} already open and due now; the status sensor carries on with them")
 
@@ -169,8 +171,8 @@ def cancel(collection: str, partitions: tuple[str, ...]) -> None:
     }
     missing = [key for key in partitions if key not in open_]
     if missing:
-        there = ", ".join(sorted(open_)) or "nothing"
-        raise InvalidInputError(f"{collection}: {', '.join(missing)} is not open; open is {there}")
+        there = few(sorted(open_), ", ") or "nothing"
+        raise InvalidInputError(f"{collection}: {few(missing, ', ')} is not open; open is {there}")
     if not open_:
         raise InvalidInputError(f"{collection}: nothing is open")
     chosen = [open_[key].entry_id for key in partitions or open_]

@@ -18,10 +18,12 @@ from keen_pipeline.cli.common import (
     progress_bar,
     service_for_command,
     show,
+    shown,
 )
 from keen_pipeline.errors import InvalidInputError, VerificationError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Pipeline
+from keen_pipeline.pipeline.told import few
 from keen_pipeline.pipeline.verify import Range, Verified, landed_of, repair, strangers, to_repair, verify
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_pipeline
@@ -87,7 +89,7 @@ def _names(pipeline: Pipeline, collection: str | None, configured: Sequence[str]
     if collection is None:
         return known
     if collection not in known:
-        there = ", ".join(known) or "none"
+        there = few(known, ", ") or "none"
         raise InvalidInputError(f"{collection!r} is neither configured nor has it landed; there are: {there}")
     return [collection]
 
@@ -131,7 +133,7 @@ def _row(one: Verified, is_mended: bool, mend: bool) -> dict[str, Any]:
 def _tell(document: dict[str, Any], wrong: Sequence[Verified], mended: set[int]) -> None:
     for one in wrong[:_MOST_SHOWN]:
         show(f"{one.collection} {one.partition or ''}: {one.problem}" + (" (repaired)" if id(one) in mended else ""))
-        show(f"  {one.uri}")
+        show(f"  {shown(one.uri)}")
     if len(wrong) > _MOST_SHOWN:
         show(f"and {len(wrong) - _MOST_SHOWN} more (--json lists all)")
     show(f"{document['checked']} files verified, {document['ok']} as they landed")

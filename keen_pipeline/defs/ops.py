@@ -97,7 +97,7 @@ class _Night:
         force = self.config.force
         try:
             keep, run_id = (lambda _: not force), self.context.run.run_id
-            submission = submit(self.pipeline, requests, keep=keep, patience=self.patience, run_id=run_id)
+            submission = submit(self.pipeline, requests, keep=keep, patience=self.patience, run_id=run_id, waits=False)
         except (ConfigurationError, PermanentError) as error:
             self.reporter.problems.append((collection.name, str(error)))
             return []

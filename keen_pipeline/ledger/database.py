@@ -28,20 +28,21 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
     Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger serves newer code only,
     LedgerUnavailableError where another process keeps a SQLite file locked. No message holds the URL's password.
     """
+    shown = "URL"
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise ConfigurationError(
-            "KEEN_PIPELINE_LEDGER_URL is not a SQLAlchemy URL, for example sqlite:///./data/ledger.db"
-        ) from None
-    shown = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    try:
+        shown = parsed.render_as_string(hide_password=True)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
         engine = sa.create_engine(parsed, **_options(parsed))
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             f"no driver for the ledger {shown}: {error}; install it, for PostgreSQL keen_pipeline[postgres]"
+        ) from None
+    except (sa.exc.ArgumentError, ValueError):  # the latter where a password's own colon or @ is taken for that of a port
+        raise ConfigurationError(
+            "KEEN_PIPELINE_LEDGER_URL is not a SQLAlchemy URL, for example sqlite:///./data/ledger.db or "
+            "postgresql://user:password@host/name, with signs such as @ in a password written as %40"
         ) from None
     except OSError as error:  # its folder
         raise ConfigurationError(f"the ledger {shown} can't be opened: {error.filename}: {error.strerror}") from None

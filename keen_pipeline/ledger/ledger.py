@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy
-from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
+from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
 from keen_pipeline.ledger.submissions import LedgerSubmissions
@@ -142,7 +142,7 @@ class SqlLedger(LedgerSubmissions):
             return asked[0] if asked[0].fingerprint == row.fingerprint else None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
         values = next_attempt_row(row, now, due_at) | {"claimed_by": worker, "error": bounded(reason)}
-        return self._insert(connection, values)
+        return self._insert(connection, values)[0]
 
     # -- slices -------------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class SqlLedger(LedgerSubmissions):
         if self._update_one(connection, entry_id, splittable, **values) is None:
             return []
         parent_id = row.parent_id or entry_id
-        made = [self._insert(connection, self._slice_row(row, parent_id, part, now)) for part in slices]
+        made = self._insert(connection, *(self._slice_row(row, parent_id, part, now) for part in slices))
         deepest = max(entry.depth for entry in made)
         shallower = sa.and_(entries.c.id == parent_id, entries.c.depth < deepest)
         connection.execute(sa.update(entries).where(shallower).values(depth=deepest))
@@ -254,7 +254,7 @@ class SqlLedger(LedgerSubmissions):
             if self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value)):
                 continue
             new = [entry for entry in group if entry.token not in tokens]
-            made = [self._insert(connection, self._restored_row(entry, now, is_valid=entry is group[-1])) for entry in new]
+            made = self._insert(connection, *(self._restored_row(entry, now, is_valid=entry is group[-1]) for entry in new))
             restored += [entry for entry in made if entry.status is Status.LANDED]
         return restored
 
@@ -279,13 +279,15 @@ class SqlLedger(LedgerSubmissions):
     def prune(self, connection: sa.Connection, before: datetime) -> int:
         """Forget attempts that ended before that and mean nothing any more; answers how many.
 
-        Kept: what is open or landed, what still has a file, and the newest attempt of a partition; of a slice nothing.
+        Kept: what is open or landed, what still has a file, and the newest attempt of a partition; of a slice nothing once the
+        partition has ended, which without it would be taken for whole.
         """
-        later = entries.alias("later")
+        later, whole = entries.alias("later"), entries.alias("whole")
         newer = sa.exists().where(
             *(later.c[name] == entries.c[name] for name in ("scope_id", "collection", "partition_key")), later.c.id > entries.c.id
         )
-        is_old = sa.or_(newer, entries.c.kind == Kind.SLICE.value)
+        is_needed = sa.exists().where(whole.c.id == entries.c.parent_id, whole.c.status.in_([s.value for s in OPEN_STATUSES]))
+        is_old = sa.or_(newer, sa.and_(entries.c.kind == Kind.SLICE.value, sa.not_(is_needed)))
         over = [Status.FAILED.value, Status.SUPERSEDED.value, Status.ABANDONED.value, Status.CANCELLED.value]
         ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), is_old)
         return connection.execute(sa.delete(entries).where(ended)).rowcount

@@ -166,6 +166,13 @@ class LedgerReader:
         return [self._entry(row) for row in connection.execute(query)]
 
     @read_transaction
+    def replaced(self, connection: sa.Connection, collection: str, keys: Iterable[str]) -> dict[str, Entry]:
+        """By partition key the newest landing of a collection that another one has replaced."""
+        place = sa.and_(entries.c.collection == collection, entries.c.status == Status.SUPERSEDED.value)
+        here = (sa.and_(place, entries.c.partition_key.in_(chunk)) for chunk in chunks(sorted(keys)))
+        return {e.request.partition_key: e for condition in here for e in self._found(connection, condition)}
+
+    @read_transaction
     def landed_collections(self, connection: sa.Connection) -> list[str]:
         """The collections with a valid landing, sorted."""
         query = sa.select(entries.c.collection).distinct().where(self._mine, is_landed)

@@ -90,7 +90,7 @@ def transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Ca
 
     It is done anew where PostgreSQL ended it in favour of another, or another has just inserted the same row, which the next look
     finds (_MOST_CONFLICTS times at most), and where the database went away before it was committed. Raises LedgerUnavailableError
-    where that stays away.
+    where that stays away, or refuses: no rights, read-only, a time limit of its own, a file that is damaged.
     """
 
     @wraps(body)
@@ -128,8 +128,11 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
                 outage.goes_on(reason_of(error))
             elif isinstance(error.orig, sqlite3.OperationalError):
                 raise LedgerUnavailableError(sqlite_problem(engine, error.orig)) from None
+            elif isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
+                raise  # of what was to be written, not of the database
             else:
-                raise
+                said = f"the ledger's database refuses: {reason_of(error)}"
+                raise LedgerUnavailableError(f"{said}; a person has to mend that. What is open stays open") from error
         else:
             outage.is_over()
             return answer

@@ -46,7 +46,8 @@ def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_k
     due = _ended(collection, now)
     landed = [p for p in due if _has_landed(states, p.key)]
     outdated = _outdated(ledger, collection, landed, states, mask_key)
-    given_up = tuple(state for state in states.values() if state.status in (Status.ABANDONED, Status.CANCELLED))
+    ended = (states[p.key] for p in due if p.key in states)
+    given_up = tuple(state for state in ended if state.status in (Status.ABANDONED, Status.CANCELLED))
     missing = tuple(p.key for p in gaps(collection, states, now))
     return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, outdated, given_up)
 

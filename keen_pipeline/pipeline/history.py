@@ -71,6 +71,14 @@ def before_with_events(entry: Entry, history: Sequence[Entry]) -> Entry | None:
     return max(earlier, key=lambda e: e.request.timeframe.start, default=None)
 
 
+def lost_events(entry: Entry, before: Entry | None) -> str | None:
+    """What to say of a file with fewer events than the one that it replaced, which answered the same question; else None."""
+    if before is None or before.landing is None or entry.landing is None or not before.request.asks_as(entry.request):
+        return None
+    now, then = entry.landing.records, before.landing.records
+    return f"{now} events, the file that it replaced had {then}: the others are gone at the service" if now < then else None
+
+
 @dataclass(frozen=True)
 class Usual:
     """What the partitions of the same kind before had: the median of their events, and how far from it is still usual."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from keen_pipeline.collection import Collection, Encoding, Layout, MaskMethod, check_collection_name
+from keen_pipeline.collection import Collection, Encoding, Layout, MaskMethod, check_collection_name, check_email
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.extraction import ExtractionRequest, Kind, mask_key_digest
 from keen_pipeline.filters import Filter
@@ -43,9 +43,10 @@ def ad_hoc_request(
 ) -> ExtractionRequest:
     """The request of a person; the file's partition key is `{start}_{end}`.
 
-    Raises InvalidInputError for a name that is none, an empty window, or one that begins in the future.
+    Raises InvalidInputError for a name or an address that is none, an empty window, or one that begins in the future.
     """
     check_collection_name(collection)
+    check_email(email, f"collection {collection}")
     if timeframe.start == timeframe.end:
         raise InvalidInputError(
             f"timeframe: it is empty, it starts and ends at {format_instant(timeframe.start)}", field="timeframe"

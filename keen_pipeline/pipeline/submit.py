@@ -59,26 +59,27 @@ def submit(
     recount: bool = True,
     patience: Patience | None = None,
     run_id: str | None = None,
+    waits: bool = True,
 ) -> Submission:
     """Journal the requests that the ledger lacks.
 
     An open attempt is adopted. A landed one of today's configuration is left alone if `keep(entry)`, its file still lies there with
     its length and, with `recount`, the service still counts as many events as it holds (late events outdate it). `patience`: of
-    these counts, by default their own.
+    these counts, by default their own. `waits`: see `SqlLedger.request`.
 
     Raises ConfigurationError, before anything is journalled, if a column is to be hashed and there is no key, or if other
     definitions land their files at the same paths.
     """
     check_mask_key(requests, pipeline.mask_key)
     _check_destination(pipeline, requests)
-    answers = pipeline.ledger.request(requests, keep=keep, run_id=run_id)
+    answers = pipeline.ledger.request(requests, keep=keep, run_id=run_id, waits=waits)
     landed = {i: a.entry for i, a in enumerate(answers) if not a.created and a.entry.status is Status.LANDED}
     problems: dict[str, KeenPipelineError] = {}
     gone = _gone(pipeline, landed, problems)
     late = _late(pipeline, [e for i, e in landed.items() if i not in gone], problems, patience) if recount else set()
     again = [i for i, entry in landed.items() if i in gone or entry.entry_id in late]
     if again:
-        renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id)
+        renewed = pipeline.ledger.request([requests[i] for i in again], keep=lambda _: False, run_id=run_id, waits=waits)
         for index, answer in zip(again, renewed, strict=True):
             answers[index] = answer
     return Submission(tuple(answers), problems)

@@ -138,7 +138,7 @@ def extract(
     """
     with pipeline.working(doing) as worker:
         submission = submit(pipeline, requests, keep=keep, run_id=run_id)
-        wait = _Wait(pipeline, requests, submission, worker, run_id)
+        wait = _Wait(pipeline, requests, submission, worker, keep, run_id)
         is_over = False
         try:
             yield from wait.events()
@@ -148,7 +148,7 @@ def extract(
             wait.pool.close()
             if not is_over and not resumable:
                 with suppress(LedgerUnavailableError):
-                    pipeline.ledger.withdraw(wait.created)
+                    pipeline.ledger.withdraw(wait.created, run_id=run_id)
 
 
 class _Wait:
@@ -160,9 +160,11 @@ class _Wait:
         requests: Sequence[ExtractionRequest],
         submission: Submission,
         worker: Worker,
+        keep: Callable[[Entry], bool],
         run_id: str | None,
     ) -> None:
-        self.pipeline, self.submission, self.worker, self.run_id = pipeline, submission, worker, run_id
+        self.pipeline, self.submission, self.worker = pipeline, submission, worker
+        self.keep, self.run_id = keep, run_id
         self.created = [entry.entry_id for entry in submission.created]
         self.pool = LandingPool(pipeline, worker)
         self.requests: dict[_Place, ExtractionRequest] = {request.place: request for request in requests}
@@ -218,7 +220,7 @@ class _Wait:
     def _ask_anew(self, places: Sequence[_Place]) -> None:
         """Whoever asked for these first was stopped and has withdrawn them; this wait still wants them."""
         requests = [self.requests[place] for place in places]
-        answers = self.pipeline.ledger.request(requests, run_id=self.run_id) if requests else []
+        answers = self.pipeline.ledger.request(requests, keep=self.keep, run_id=self.run_id) if requests else []
         for place, answer in zip(places, answers, strict=True):
             self.pending[place] = answer.entry
             self.created += [answer.entry.entry_id] if answer.created else []

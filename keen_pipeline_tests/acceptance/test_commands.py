@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ def endpoint() -> Iterator[Endpoint]:
                     "purchases": [
                         {"keen": {"timestamp": f"{d}T12:00:00Z"}, "amount": n + 0.5, "who": "é,\n"} for n, d in enumerate(days)
                     ]
+                    + [{"keen": {"timestamp": "2026-01-01T12:00:00Z"}, "nasty": "\x9b31m"}]
                 }
             )
         yield endpoint
@@ -90,12 +93,24 @@ def test_an_extraction_lands_and_says_what(shell: Here) -> None:
     assert again[0]["extraction_id"] == landing["extraction_id"]  # unchanged: kept, not asked again
 
 
+def test_an_extraction_with_other_filters_says_that_it_replaces_the_file_of_the_same_timeframe(shell: Here) -> None:
+    words = ["extract", "purchases", "--from", "2026-01-01", "--to", "2026-01-03", "--to", "files", "--filter"]
+    assert shell.run(*words, "body:amount lt 1").stderr == ""
+    assert shell.run(*words, "body:amount lt 1").stderr == ""
+    again = shell.run(*words, "body:amount gt 1")
+    path = "purchases/20260101T000000Z_20260103T000000Z.csv"
+    said = f"{path} at files is of other filters or another mask, and is replaced; another --to keeps both\n"
+    assert (again.returncode, again.stderr) == (0, said)
+
+
 def test_unique_values_are_one_a_line_in_order(shell: Here) -> None:
     done = shell.run("list", "purchases", "body:amount", "--filter", "body:amount lt 2")
     assert (done.returncode, done.stdout.split()) == (0, ["0.5", "1.5"])
     window = ["--from", "2026-01-02", "--to", "2026-01-04T00:00:00+00:00"]
     assert json.loads(shell.run("list", "purchases", "body:amount", *window, "--json").stdout) == [1.5, 2.5]
     assert shell.run("list", "purchases", "body:who", *window).stdout == '"é,\\n"\n'
+    assert shell.run("list", "purchases", "body:nasty").stdout == '"\\u009b31m"\n'  # which a terminal would obey
+    assert "\x9b" not in shell.run("list", "purchases", "body:nasty", "--json").stdout
     nothing = shell.run("list", "purchases", "body:amont", *window)
     assert (nothing.returncode, nothing.stdout) == (0, "")
     assert nothing.stderr == "no event of purchases that was asked for has body:amont\n"
@@ -119,6 +134,16 @@ def test_a_backfill_names_what_failed_and_the_next_one_mends_it(shell: Here) -> 
     assert (row["landed"], [one["partition"] for one in row["given_up"]]) == (3, ["2026-01-03"])
     mended = shell.run(*words)
     assert (mended.returncode, len(json.loads(mended.stdout)["landings"])) == (0, 4)
+
+
+def test_a_backfill_says_where_a_file_has_fewer_events_than_before(shell: Here) -> None:
+    words = ["backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-02"]
+    assert "gone at the service" not in shell.run(*words).stderr
+    with closing(sqlite3.connect(shell.folder / "data" / "ledger.db", isolation_level=None)) as ledger:
+        ledger.execute("UPDATE keen_entries SET records = 9 WHERE partition_key = '2026-01-02'")
+    done = shell.run(*words, "--force")
+    said = "purchases[2026-01-02]: 1 events, the file that it replaced had 9: the others are gone at the service"
+    assert (done.returncode, done.stderr.splitlines()) == (0, [said])
 
 
 def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Here) -> None:
@@ -168,6 +193,27 @@ def test_doctor_says_what_to_fix(shell: Here) -> None:
     assert "KEEN_READ_KEY" in wrong[0]
 
 
+def test_a_cancel_of_what_is_not_open_names_few_of_those_that_are(shell: Here) -> None:
+    assert shell.run("backfill", "purchases", "--from", "2026-02-01", "--to", "2026-02-20", "--no-wait").returncode == 0
+    done = shell.run("cancel", "purchases", "2026-03-01")
+    few = ", ".join(f"2026-02-0{day}" for day in range(1, 6))
+    said = f"keen-pipeline: purchases: 2026-03-01 is not open; open is {few} and 15 more\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_retry_without_the_key_of_a_mask_leaves_what_is_open_alone(shell: Here) -> None:
+    masked = 'collections: [{name: purchases, start_date: "2026-01-01", mask: {"body:who": hash}}]'
+    (shell.folder / "collections.yaml").write_text(masked)
+    without, shell.env = shell.env, {**shell.env, "KEEN_PIPELINE_MASK_KEY": "0123456789abcdef"}
+    assert shell.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01", "--no-wait").returncode == 0
+    [before] = collections_of(shell)
+    shell.env = without
+    done = shell.run("retry", "purchases", "2026-01-01")
+    assert (done.returncode, "set KEEN_PIPELINE_MASK_KEY" in done.stderr) == (1, True)
+    [after] = collections_of(shell)
+    assert [one["extraction_id"] for one in after["open"]] == [one["extraction_id"] for one in before["open"]] != []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -180,11 +226,15 @@ def test_doctor_says_what_to_fix(shell: Here) -> None:
         (["extract", "purchases", "--filter", "body:amount like 3", "--to", "files"], 2, "unknown operator 'like'"),
         (["extract", "purchases", "--filter", "body:amount gt EUR", "--to", "files"], 2, "not JSON"),
         (["extract", "purchases", "--filter", "body:amount gt", "--to", "files"], 2, "NAME OP JSON"),
+        (["extract", "purchases", "--filter", f"body:amount gt {'9' * 5000}", "--to", "files"], 2, "not JSON"),
+        (["extract", "purchases", "--filter", f"body:amount in {'[' * 5000}", "--to", "files"], 2, "not JSON"),
         (["extract", "purchases"], 2, "--to"),
         (["list", "purchases", "body:amount", "--from", "2026-01-01"], 2, "belong together"),
         (["list", "nosuch", "body:amount"], 1, "the service has no collection 'nosuch'; it has: purchases"),
         (["retry", "purchases", "2026-13-01"], 2, "not one of its daily partitions"),
         (["retry", "purchases", "2036-01-01"], 2, "future"),
+        (["retry", "purchases", "9999-12-31"], 2, "future"),
+        (["extract", "purchases", "--email", "nobody", "--to", "files"], 2, "email must be one address"),
         (["extract", "purchases", "--from", "2026-01-01", "--to", "files"], 2, "belong together"),
         (["backfill", "nosuch", "--from", "2026-01-01", "--to", "2026-01-02"], 1, "not configured"),
         (["backfill", "purchases", "--from", "2026-01-01", "--to", "2036-01-01"], 2, "future"),

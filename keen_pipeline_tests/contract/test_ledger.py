@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
 from keen_pipeline.extraction import Kind, Status
@@ -120,6 +121,8 @@ def test_filters_in_another_order_and_another_policy_are_the_same_question(memor
     [answer] = memory.request([swapped])
     assert not answer.created
     assert one(memory, entry_id).request.count_check is CountPolicy.WARN  # today's policy decides
+    memory.request([replace(swapped, email="new@example.com")])
+    assert one(memory, entry_id).request.email == "new@example.com"
     land(memory, entry_id)
     memory.request([replace(FILTERED, count_check=CountPolicy.OFF)])
     assert memory.uncounted() == []
@@ -133,6 +136,22 @@ def test_a_partition_named_twice_in_one_request_is_one_entry(memory: SqlLedger) 
     assert first.entry == second.entry
 
 
+def test_years_of_hours_are_journalled_by_few_statements(ledger: SqlLedger) -> None:
+    hours = [replace(day(0), partition_key=f"hour {n}", path=f"purchases/{n}.csv") for n in range(3000)]
+    statements: list[str] = []
+
+    @sa.event.listens_for(ledger.engine, "before_cursor_execute")
+    def _executed(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    answers = ledger.request(hours)
+    # One for each of them took a minute for five years, in which no other process could write to a SQLite ledger.
+    assert len(statements) < 30
+    assert [answer.entry.request for answer in answers] == hours
+    assert sorted({answer.entry.entry_id for answer in answers}) == [answer.entry.entry_id for answer in answers]
+    assert not any(answer.created for answer in ledger.request(hours))
+
+
 def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) -> None:
     worker = memory.workers.register("a run")
     never, posted, done, retried = asked(memory, *(day(n) for n in range(4)))
@@ -144,6 +163,16 @@ def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) ->
     assert memory.withdraw([never, posted, done, retried, second.entry_id]) == [never]
     assert [e.entry_id for e in memory.entries(range(1, 100))] == [posted, done, retried, second.entry_id]
     assert memory.request([day(0)])[0].created
+
+
+def test_an_intent_that_somebody_who_does_not_wait_asks_for_too_is_not_withdrawn_by_who_asked_first(memory: SqlLedger) -> None:
+    requests = [day(n) for n in range(3)]
+    ids = [one.entry.entry_id for one in memory.request(requests, run_id="a backfill")]
+    memory.request(requests[:1], run_id="a wait")  # which notices, and asks anew
+    memory.request(requests[1:2], run_id="a night", waits=False)
+    memory.request(requests[2:], waits=False)  # the command line
+    assert memory.withdraw(ids, run_id="a backfill") == ids[:1]
+    assert [e.entry_id for e in memory.open_entries()] == ids[1:]
 
 
 def test_what_is_due_already_is_not_moved(memory: SqlLedger) -> None:
@@ -231,6 +260,19 @@ def test_a_split_entry_goes_with_its_slices(ledger: SqlLedger) -> None:
     assert len(ledger.stale_slices()) == 2
     assert ledger.prune(ledger.clock.now() + timedelta(seconds=1)) == 2  # the slice that was cut again, and the one without a file
     assert ([e.entry_id for e in ledger.landed_entries("purchases")], len(ledger.uncounted())) == ([whole], 0)
+
+
+def test_a_slice_that_was_given_up_is_kept_while_what_it_is_part_of_is_open(memory: SqlLedger, clock: FakeClock) -> None:
+    [whole] = asked(memory, day(0))
+    first, second = memory.split(whole, halves(replace(day(0), kind=Kind.SLICE)), "too large")
+    land(memory, first.entry_id)
+    memory.fail(second.entry_id, "refused", limits=LIMITS, final=True)
+    clock.advance(86_400)
+    assert memory.prune(clock.now()) == 0
+    # Without it the other slices would be joined to a file that lacks events.
+    assert [part.status for part in memory.slices([whole])[whole]] == [Status.LANDED, Status.ABANDONED]
+    memory.fail(whole, "a slice was given up", limits=LIMITS, final=True)
+    assert memory.prune(clock.now()) == 1
 
 
 @pytest.mark.parametrize("way", ["fail", "cancel"])

@@ -84,6 +84,48 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_what_a_database_refuses_is_told_in_one_line(postgres_url: str) -> None:
+    url = sa.make_url(postgres_url)
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    engine = open_engine(postgres_url)
+    ledger = SqlLedger(engine, SCOPE)
+
+    def refused(told: str) -> None:
+        engine.dispose()
+        with pytest.raises(LedgerUnavailableError) as caught:
+            ledger.request([day(0)])
+        said = f"the ledger's database refuses: {told}; a person has to mend that. What is open stays open"
+        assert str(caught.value) == said
+
+    with admin.connect() as connection, sa.create_engine(url).connect() as other:
+        # As a provider does whose disk is nearly full, or where a standby answers.
+        connection.exec_driver_sql(f'ALTER DATABASE "{url.database}" SET default_transaction_read_only = on')
+        refused("cannot execute INSERT in a read-only transaction")
+        connection.exec_driver_sql("SET default_transaction_read_only = off")
+        connection.exec_driver_sql(f'ALTER DATABASE "{url.database}" RESET default_transaction_read_only')
+        connection.exec_driver_sql(f"ALTER DATABASE \"{url.database}\" SET statement_timeout = '100ms'")
+        other.exec_driver_sql("LOCK TABLE keen_entries IN ACCESS EXCLUSIVE MODE")
+        refused("canceling statement due to statement timeout")
+        other.rollback()
+        connection.exec_driver_sql(f'ALTER DATABASE "{url.database}" RESET statement_timeout')
+    engine.dispose()
+    assert ledger.request([day(0)])[0].created
+    engine.dispose()
+
+
+def test_a_damaged_file_is_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    engine = open_engine(f"sqlite:///{file}")
+    ledger = SqlLedger(engine, SCOPE)
+    engine.dispose()
+    with file.open("r+b") as damaged:
+        damaged.seek(4096)
+        damaged.write(b"\xff" * (file.stat().st_size - 4096))
+    with pytest.raises(LedgerUnavailableError, match=r"^the ledger's database refuses: database disk image is malformed; "):
+        ledger.open_entries()
+    engine.dispose()
+
+
 def test_a_folder_that_can_not_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError) as told:
@@ -97,6 +139,17 @@ def test_a_url_that_can_not_be_used_is_one_line_without_its_password() -> None:
         open_engine("postgresql://keen:s3cret@127.0.0.1:1/nothing")
     assert "s3cret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://data/ledger.db", "sqlite://u:s3cret@h/x.db", "postgresql://u:p@h:s3cret@h/d", "postgresql://u@[::1/d", "nonsense"],
+)
+def test_what_is_no_url_is_told_with_one_that_is(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not a SQLAlchemy URL, for example sqlite:///\./data/ledger\.db") as refused:
+        open_engine(url)
+    assert "s3cret" not in str(refused.value)
+    assert refused.value.__suppress_context__
 
 
 def test_every_reason_is_stored_clean_and_bounded(ledger: SqlLedger, clock: FakeClock) -> None:

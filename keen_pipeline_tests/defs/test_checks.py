@@ -1,5 +1,6 @@
 """Schema drift, unexpected sizes, freshness, and what blocking checks hold; on a live service and a real instance."""
 
+import urllib.request
 from datetime import date, timedelta
 from typing import Any
 
@@ -167,6 +168,28 @@ def test_a_size_far_from_the_same_weekdays_before_is_unexpected(make_place: Make
     nothing = results(place, "unexpected_size")[weeks[5]]
     assert (nothing.passed, nothing.severity.value) == (False, "ERROR")
     assert place.materialized("keen/purchases") == weeks[:6]
+
+
+def test_fewer_events_than_in_the_file_that_was_replaced_are_told_with_both_numbers(make_place: MakePlace) -> None:
+    place = make_place(collections=[Collection("purchases", DAYS[0])])
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
+    end = place.endpoint
+    url = f"{end.base_url}/3.0/projects/{end.project_id}/events/purchases"
+    with urllib.request.urlopen(
+        urllib.request.Request(url, method="DELETE", headers={"Authorization": end.master_key}), timeout=30
+    ):
+        add(place, DAYS[1], {"amount": 1})
+    again = place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
+    assert again.success
+    told = results(place, "unexpected_size")
+    assert {day: (result.passed, result.severity.value) for day, result in told.items()} == dict.fromkeys(DAYS[:2], (False, "WARN"))
+    said = "{} events, the file that it replaced had {}: the others are gone at the service"
+    assert [told[day].description for day in DAYS[:2]] == [said.format(0, 3), said.format(1, 4)]
+    log = [record.user_message for record in place.instance.all_logs(again.run_id)]
+    assert f"purchases[{DAYS[1]}]: unexpected_size: {said.format(1, 4)}" in log
+    assert all(result.passed for result in results(place, "complete").values())
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
+    assert all(result.passed for result in results(place, "unexpected_size").values())
 
 
 def test_the_checks_alone_look_at_what_has_landed(make_place: MakePlace) -> None:

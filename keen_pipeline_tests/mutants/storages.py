@@ -129,7 +129,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # Roots and names
     (_AT + "storage.py", '    if host not in ("", "localhost"):', "    if False:", f"{_ROOTS} -k two_things"),
     (_AT + "storage.py", '    if "?" in rest or "#" in rest:', "    if False:", f"{_ROOTS} -k two_things"),
-    (_AT + "storage.py", "return _home(uri).rstrip", "return uri.rstrip", f"{_ROOTS} -k 'expect or home'"),
+    (_AT + "storage.py", "return home(uri).rstrip", "return uri.rstrip", f"{_ROOTS} -k 'expect or home'"),
     (_AT + "storage.py", '    if "://" not in uri or _DRIVE.match(uri):', '    if "://" not in uri:', f"{_ROOTS} -k expect"),
     ("keen_pipeline/landing/layout.py", "{name[: room - len(digest) - 1]}-{digest}", "{name[:room]}", f"{_ROOTS} -k long_name"),
     (

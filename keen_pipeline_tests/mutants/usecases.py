@@ -299,7 +299,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/wait.py",
-        "ledger.withdraw(wait.created)",
+        "ledger.withdraw(wait.created, run_id=run_id)",
         "ledger.cancel((r.entry.entry_id for r in submission.requested), 'stopped')",
         f"{_FENCES}::test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_posted",
     ),

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from keen_pipeline.collection import Collection
+from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter
 from keen_pipeline.pipeline import extract, gaps
+from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -240,6 +241,19 @@ def test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap(world: World) -> N
     assert [p.key for p in gaps(WELL, known, day(7, 1))] == ["2026-01-04", "2026-01-05", "2026-01-06"]
     # Nor does a night ask for what a person has cancelled.
     assert [r.partition_key for r in world.night(WELL)] == ["2026-01-03", "2026-01-01"]
+
+
+def test_what_was_given_up_of_partitions_that_are_no_more_is_not_told(world: World) -> None:
+    for asked in world.ledger.request(world.requests(WELL, 2, 3)):
+        world.ledger.fail(asked.entry.entry_id, "refused", limits=world.pipeline.limits, final=True)
+
+    def given_up(collection: Collection) -> list[str]:
+        return [state.key for state in coverage(world.ledger, collection, day(9)).given_up]
+
+    assert given_up(WELL) == ["2026-01-02", "2026-01-03"]
+    # `retry` refuses the others: they are before the start date, or no partitions of today's granularity.
+    assert given_up(replace(WELL, start_date="2026-01-03")) == ["2026-01-03"]
+    assert given_up(replace(WELL, granularity=Granularity.MONTHLY)) == []
 
 
 def test_a_collection_that_never_landed_has_no_gaps(world: World) -> None:

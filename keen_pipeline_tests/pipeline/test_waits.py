@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from threading import Barrier, Event, Lock
 from typing import Any
@@ -323,6 +324,24 @@ def test_entries_of_one_partition_asked_for_by_two_waits_land_once(world: World)
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
 
 
+def test_what_a_wait_holds_is_not_claimed_anew_at_every_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed: list[int] = []
+    claim = world.ledger.claim
+
+    def noted(entry_ids: Iterable[int], worker: str) -> list[Entry]:
+        ids = list(entry_ids)
+        claimed.extend(ids)
+        return claim(ids, worker)
+
+    monkeypatch.setattr(world.ledger, "claim", noted)
+    world.api.fault = lambda call, collection, number: RateLimitedError("HTTP 429", retry_after=1) if call == "submit" else None
+    wait = extract(world.pipeline, world.requests(WELL, 1, 3), doing="a wait")
+    for _ in range(10):
+        next(wait)
+    wait.close()
+    assert len(claimed) == 3
+
+
 def test_what_somebody_else_asked_for_first_and_withdrew_is_asked_for_again_by_who_still_waits(world: World) -> None:
     requests = world.requests(WELL, 1, 3)
     stopped = extract(world.pipeline, requests, doing="stopped before it posted")
@@ -335,6 +354,13 @@ def test_what_somebody_else_asked_for_first_and_withdrew_is_asked_for_again_by_w
     assert [type(event).__name__ for event in events] == ["Landed"] * 3
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
     assert all(world.is_right(request) for request in requests)
+    # Also where an older file lies that is not to be kept.
+    waits = [extract(world.pipeline, requests, doing=doing, keep=lambda _: False) for doing in ("stopped", "goes on")]
+    for wait in waits:
+        next(wait)
+    waits[0].close()
+    assert not any(event.adopted for event in waits[1] if isinstance(event, Landed))
+    assert [world.api.posts[request.place] for request in requests] == [2, 2, 2]
     # What it asked for is withdrawn with it, too.
     third = extract(world.pipeline, world.requests(WELL, 4), doing="asks first")
     next(third)

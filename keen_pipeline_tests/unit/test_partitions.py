@@ -77,6 +77,7 @@ def test_a_night_asks_for_the_lookback_and_the_newest_one_anyway() -> None:
     [
         ("2026-03-10", "future"),
         ("2027-01-01", "future"),
+        ("9999-12-31", "future"),
         ("2025-12-31", "before the start date"),
         ("2026-02-30", "not one of its daily partitions"),
         ("yesterday", "not one of its daily partitions"),

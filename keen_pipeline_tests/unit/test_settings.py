@@ -48,6 +48,7 @@ def test_all_of_it() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("KEEN_PIPELINE_COLLECTIONS", "~nobody_here/collections.yaml"),
         ("KEEN_BASE_URL", "ftp://keen"),
         ("KEEN_BASE_URL", "https://"),
         ("KEEN_BASE_URL", "https:///projects"),

@@ -127,7 +127,7 @@ class _Step:
         finally:
             if not is_over:
                 # Nobody asked the sensor to go on with what this run never submitted.
-                pipeline.ledger.withdraw(created)
+                pipeline.ledger.withdraw(created, run_id=run_id)
         yield from self._checks(reporter, pipeline)
         reporter.end(len(requests) - len(reporter.failed))
         for collection in selected:

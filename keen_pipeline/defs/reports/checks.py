@@ -21,7 +21,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
 from keen_pipeline.pipeline.freshness import Freshness, freshness
-from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, usual_events
+from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, lost_events, usual_events
 from keen_pipeline.pipeline.told import by_cause
 
 if TYPE_CHECKING:
@@ -186,11 +186,12 @@ def landing_checks(
         entries.sort(key=lambda e: e.request.timeframe.start)
         first, last = entries[0].request.timeframe, entries[-1].request.timeframe
         history = ledger.landed_entries(name, start=first.start - history_span(collection), end=last.end)
+        replaced = ledger.replaced(name, [entry.request.partition_key for entry in entries])
         for entry in entries:
             if collection.schema_check is not CheckPolicy.OFF:
                 yield _drift(targets, collection, entry, history)
             if collection.size_check is not CheckPolicy.OFF:
-                yield _size(targets, collection, entry, history)
+                yield _size(targets, collection, entry, history, replaced.get(entry.request.partition_key))
 
 
 def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
@@ -217,9 +218,14 @@ def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequ
     )
 
 
-def _size(targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
+def _size(
+    targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry], before: Entry | None
+) -> dg.AssetCheckEvaluation:
     assert entry.landing is not None
     events, usual, policy = entry.landing.records, usual_events(entry, history, collection), collection.size_check
+    lost = lost_events(entry, before)
+    if lost is not None:
+        return _evaluation(targets, SIZE, entry, policy, False, lost, landed_events=events)
     if usual is None:
         return _evaluation(targets, SIZE, entry, policy, True, "not compared: too few weeks have landed", landed_events=events)
     return _evaluation(

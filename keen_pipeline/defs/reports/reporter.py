@@ -76,7 +76,12 @@ class Reporter:
 
     def checks(self, collections: Mapping[str, Collection]) -> Iterator[Report]:
         """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`."""
-        yield from landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values()))
+        for result in landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values())):
+            if not result.passed:
+                self._log.warning(
+                    "%s[%s]: %s: %s", result.asset_key.path[-1], result.partition, result.check_name, result.description
+                )
+            yield result
 
     def end(self, well: int | None = None) -> None:
         """Raises Failure naming what failed and why; what landed is kept, and it is not tried again as a whole.

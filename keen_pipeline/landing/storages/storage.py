@@ -119,7 +119,7 @@ def normal_root(uri: str) -> str:
     if "://" not in uri or _DRIVE.match(uri):
         if re.match(r"(?:[sS]3|gs|azure|sftp|file):", uri):
             raise for_a_person(uri, "it is neither a path nor a URI", "Write scheme://..., or ./ before a folder of this name.")
-        return _home(uri).rstrip("/") or "/"
+        return home(uri).rstrip("/") or "/"
     scheme, _, rest = uri.partition("://")
     uri = f"{scheme.lower()}://{rest}"
     parts = urlsplit(uri)
@@ -139,7 +139,7 @@ def normal_root(uri: str) -> str:
 
 def _path_of(uri: str, host: str, path: str) -> str:
     if host.startswith("~"):
-        return os.path.normpath(_home(host + path))
+        return os.path.normpath(home(host + path))
     if host not in ("", "localhost"):
         mend = f"Write file:///{host}{path} for the folder at the root, or ./{host}{path} for the one in the folder you are in."
         raise for_a_person(uri, f"{host} is where a host name is expected", mend)
@@ -147,10 +147,11 @@ def _path_of(uri: str, host: str, path: str) -> str:
         raise for_a_person(uri, "it holds a character that can't be printed")
     if os.name == "nt" and _DRIVE.match(path):
         path = path.removeprefix("/")
-    return os.path.normpath(_home(path.removeprefix("/") if path.startswith("/~") else path))
+    return os.path.normpath(home(path.removeprefix("/") if path.startswith("/~") else path))
 
 
-def _home(path: str) -> str:
+def home(path: str) -> str:
+    """A local path without its `~`. Raises ConfigurationError for a user that has no home."""
     expanded = os.path.expanduser(path)  # noqa: PTH111 - a `~` that stands for nothing is told by its staying
     if path.startswith("~") and expanded == path:
         raise for_a_person(path, "there is no such user's home folder", "Write the whole path.")
