@@ -15,12 +15,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title, channels_of, notification_sensors
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.ledger.tables import notices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.ports import free_port
@@ -283,6 +285,26 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
     assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
     assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
+
+
+def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
+    def theirs() -> None:
+        raise KeyError("a password of theirs")
+
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    job = dg.define_asset_job("theirs_and_ours", ["theirs", "keen/purchases"], executor_def=dg.in_process_executor)
+    both = dg.Definitions.merge(place.defs, dg.Definitions(assets=[theirs], jobs=[job])).resolve_job_def(job.name)
+    for day, told in ((DAYS[0], 0), (DAYS[1], 1)):
+        result = both.execute_in_process(instance=place.instance, partition_key=day, raise_on_error=False)
+        assert not result.success
+        office.failures(failed_run(office, result))
+        assert len(office.waiting()) == told
+    with place.ledger.engine.connect() as connection:
+        [body] = connection.execute(sa.select(notices.c.body)).scalars()
+    assert "purchases 2026-01-02: the service reports the extraction as failed" in body
+    assert "password" not in body
 
 
 @pytest.mark.parametrize("told", ["extraction ca8f3c13c2c189e4c2d81ce9: ", "extraction refused: ", ""])

@@ -89,7 +89,11 @@ def notification_sensors(
 ) -> list[dg.SensorDefinition]:
     """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
     status = sensor_status(running)
-    return [_notifications_sensor(names, collections, keys, timezone, status, clock), _failures_sensor(names, keys, status, clock)]
+    steps = {names.step(collection.name) for collection in collections}
+    return [
+        _notifications_sensor(names, collections, keys, timezone, status, clock),
+        _failures_sensor(names, keys, steps, status, clock),
+    ]
 
 
 def _notifications_sensor(
@@ -147,17 +151,23 @@ def _notifications_sensor(
     return notifications_sensor
 
 
-def _failures_sensor(names: Names, keys: Keys, status: dg.DefaultSensorStatus, clock: Clock | None) -> dg.SensorDefinition:
+def _failures_sensor(
+    names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
+) -> dg.SensorDefinition:
     def failures_sensor(context: dg.RunFailureSensorContext, **resources: Any) -> dg.SkipReason | None:
         from keen_pipeline.ledger.notices import SqlNotices
 
         run = context.dagster_run
-        if not _is_ours(run, names, keys):
-            return dg.SkipReason(f"{run.job_name} is no extraction of {names.name}")
+        failed = context.get_step_failure_events()
+        if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
+            ours = [event for event in failed if event.step_key in steps]
+            if not ours and (failed or not set(run.asset_selection or ()) & set(keys.values())):
+                return dg.SkipReason(f"no extraction of {names.name} failed in {run.job_name}")
+            failed = ours
         notifications: KeenNotifications = resources[names.notifications]
         ledger = ledger_of(SimpleNamespace(**resources), names.name)
         notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
-        story = _story(context)
+        story = (_story(failed) or context.failure_event.message or "no reason is known")[:_STORY_CHARACTERS]
         # One cause that fails run after run is told once a day.
         cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
         for channel in sorted(channels_of(notifications.settings()).names):
@@ -189,12 +199,6 @@ def _of(ledger: "SqlLedger") -> str:
     return f"{scope.name}/{hashlib.sha256(str(scope).encode()).hexdigest()[:8]}/"
 
 
-def _is_ours(run: dg.DagsterRun, names: Names, keys: Keys) -> bool:
-    if run.job_name in (names.submit_job, names.materialize_job) or run.tags.get(DEFINITIONS_TAG) == names.name:
-        return True
-    return bool(set(run.asset_selection or ()) & set(keys.values()))
-
-
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     """How much failed and which first, if the story's first lines say it; else what."""
     first, second = [*story.splitlines(), "", ""][:2]
@@ -210,14 +214,14 @@ def _cause(story: str) -> str:
     return re.sub(r"[0-9a-f]{8,}|\d+", "#", story)
 
 
-def _story(context: dg.RunFailureSensorContext) -> str:
-    """What the failed steps said; without a step, what the run said."""
+def _story(failed: Sequence[dg.DagsterEvent]) -> str:
+    """What the failed steps said."""
     said: list[str] = []
-    for event in context.get_step_failure_events():
+    for event in failed:
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
             said.append(data.user_failure_data.description)
         elif data.error is not None:
             cause = data.error.cause or data.error
             said.append(cause.message.strip())
-    return ("\n".join(said) or context.failure_event.message or "no reason is known")[:_STORY_CHARACTERS]
+    return "\n".join(said)
