@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
@@ -76,6 +77,22 @@ def test_what_was_corrected_at_the_source_arrives_with_an_explicit_materializati
     newest, *before = versions(place, DAYS[0])
     assert set(before) != {newest}
     assert len(set(before)) == 1
+
+
+def test_a_database_with_a_time_zone_of_its_own_keeps_no_old_file(place: Place, postgres_url: str) -> None:
+    # There Dagster's record of a run says that it was created five hours ago.
+    url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {url.database} SET timezone TO 'America/New_York'")
+    engine.dispose()
+    storage = {"postgres": {"postgres_url": url.render_as_string(hide_password=False)}}
+    with dg.instance_for_test(overrides={"storage": storage}) as place.instance:
+        for amount in (None, 77):
+            if amount is not None:
+                correct(place, amount)
+            assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
+        assert amounts(place, DAYS[0]) == {77.0}
 
 
 def test_runs_of_one_backfill_keep_what_it_landed(place: Place) -> None:
