@@ -175,7 +175,8 @@ def landing_checks(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
 
-    Entries of other collections are left out.
+    And `complete` where nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
+    collections are left out.
     """
     by_collection: dict[str, list[Entry]] = defaultdict(list)
     for entry in landed:
@@ -187,6 +188,8 @@ def landing_checks(
         first, last = entries[0].request.timeframe, entries[-1].request.timeframe
         history = ledger.landed_entries(name, start=first.start - history_span(collection), end=last.end)
         for entry in entries:
+            if collection.count_check is CountPolicy.OFF:
+                yield _evaluation(targets, COMPLETE, entry, CheckPolicy.WARN, True, "not compared: count_check is off")
             if collection.schema_check is not CheckPolicy.OFF:
                 yield _drift(targets, collection, entry, history)
             if collection.size_check is not CheckPolicy.OFF:
