@@ -32,6 +32,8 @@ COMPLETE = "complete"
 SCHEMA = "schema_drift"
 SIZE = "unexpected_size"
 FRESH = "fresh"
+# Partitions that one result lists; its description says how many there are.
+_MOST_LISTED = 1000
 # Partitions whose materializations one query of the event log asks for: bounds its parameters and its answer.
 _READ_TOGETHER = 200
 
@@ -241,14 +243,14 @@ def _size(targets: Targets, collection: Collection, entry: Entry, history: Seque
 
 def freshness_evaluation(key: dg.AssetKey, found: Freshness) -> dg.AssetCheckEvaluation:
     """The result of `fresh` for a collection."""
-    late = [partition.key for partition, _ in found.late]
+    late = [partition.key for partition, _ in found.late[:_MOST_LISTED]]
     return dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=FRESH,
         passed=found.is_fresh,
         severity=dg.AssetCheckSeverity.ERROR if late else dg.AssetCheckSeverity.WARN,
         description=str(found),
-        metadata={"keen/late_partitions": late, "keen/outdated_partitions": list(found.outdated)},
+        metadata={"keen/late_partitions": late, "keen/outdated_partitions": list(found.outdated[:_MOST_LISTED])},
     )
 
 
