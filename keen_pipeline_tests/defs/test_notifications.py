@@ -71,10 +71,12 @@ def mail_port(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 class Office:
-    """The sensors of a place under a clock of the test's."""
+    """The sensors of a place under a clock of the test's. `cursor`: when the one that sends began, None: it begins now."""
 
-    def __init__(self, place: Place, notifications: KeenNotifications, now: datetime = MORNING) -> None:
-        self.place, self.clock = place, FakeClock(now)
+    def __init__(
+        self, place: Place, notifications: KeenNotifications, now: datetime = MORNING, cursor: str | None = "2026-01-01"
+    ) -> None:
+        self.place, self.clock, self.cursor = place, FakeClock(now), cursor
         names = Names("keen")
         keys = {c.name: names.asset_key(c.name) for c in COLLECTIONS}
         self.notifications, self.failures = notification_sensors(names, COLLECTIONS, keys, timezone="UTC", clock=self.clock)
@@ -82,8 +84,10 @@ class Office:
         self.resources = {names.notifications: notifications} | {name: resources[name] for name in names.resources}
 
     def tick(self) -> str:
-        with dg.build_sensor_context(instance=self.place.instance, resources=self.resources) as context:
-            return without_scope(self.notifications.evaluate_tick(context).skip_message or "")
+        with dg.build_sensor_context(instance=self.place.instance, resources=self.resources, cursor=self.cursor) as context:
+            told = self.notifications.evaluate_tick(context)
+            self.cursor = told.cursor
+            return without_scope(told.skip_message or "")
 
     def waiting(self) -> list[tuple[str, str, int, str | None]]:
         return [(without_scope(name), *others) for name, *others in SqlNotices(self.place.ledger.engine).waiting()]
@@ -152,6 +156,20 @@ def test_partitions_that_are_missing_for_one_reason_are_one_line_of_the_digest(m
     mend = "keen-pipeline backfill purchases --from 2026-01-02 --to 2026-01-04"
     assert lines[lines.index(told) + 1] == f"  {mend}"
     assert part(mail, "html").count(mend) == 1
+
+
+def test_the_day_of_an_installation_has_no_digest_of_what_no_night_has_asked_for(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS)
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), cursor=None)
+    with mail_server(mail_port, "s3cret-word") as box:
+        assert office.tick() == office.tick() == "nothing to send"
+        office.clock.advance(86_400)  # the nightly schedule is off
+        assert office.tick() == "sent keen/digest/2026-01-06 by mail"
+        assert mail_of(box)["Subject"] == "Keen 2026-01-06: 0 of 2 landed, 0 events, 6 failed"
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(day=7), cursor=None)
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
+    with mail_server(mail_port, "s3cret-word"):
+        assert office.tick() == "sent keen/digest/2026-01-07 by mail"
 
 
 def test_files_beyond_the_limit_are_named_and_not_attached(make_place: MakePlace, mail_port: int) -> None:

@@ -126,9 +126,14 @@ def _notifications_sensor(
         of = _of(ledger)
         notices = SqlNotices(ledger.engine, of=of, clock=time)
         local = time.now().astimezone(ZoneInfo(timezone))
-        if f"{local:%H:%M}" >= settings.digest_at:
+        today = f"{local:%Y-%m-%d}"
+        if context.cursor is None:
+            context.update_cursor(today)
+        # The day of an installation had no night before it: that nothing was ever asked for is told from the next day on.
+        is_new = context.cursor == today and not (ledger.landed_collections() or ledger.open_entries())
+        if f"{local:%H:%M}" >= settings.digest_at and not is_new:
             for channel in sorted(channels.names):
-                notices.plan(f"{of}{_DIGEST}{local:%Y-%m-%d}", channel)
+                notices.plan(f"{of}{_DIGEST}{today}", channel)
 
         def write(notice: "Notice") -> Message:
             if notice.body is not None:
