@@ -121,6 +121,16 @@ def test_a_re_executed_run_keeps_what_it_landed_and_tells_it_once(place: Place) 
     assert place.materialized("keen/purchases") == list(DAYS[:2])
 
 
+def test_what_was_wiped_is_told_again_and_nothing_is_extracted_for_it(place: Place) -> None:
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
+    place.instance.wipe_assets([PURCHASES])
+    assert place.materialized("keen/purchases") == []
+    skip = {"ops": {"keen__purchases": {"config": {"skip_landed": True}}}}
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1], skip).success
+    assert place.materialized("keen/purchases") == list(DAYS[:2])
+    assert place.counts() == {"landed": 2}
+
+
 def test_unchanged_bytes_wake_nobody_who_looks_at_the_data_version(place: Place) -> None:
     @dg.asset(
         deps=[PURCHASES],
