@@ -252,7 +252,7 @@ def test_a_process_that_dies_while_it_sends_is_followed_by_another(
         assert len(box.mails) == 1
 
 
-def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunFailureSensorContext:
+def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunStatusSensorContext:
     """What Dagster's daemon tells the sensor of a run that failed."""
     [event] = [e for e in result.all_events if e.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE")]
     run = office.place.instance.get_run_by_id(result.run_id)
@@ -263,7 +263,7 @@ def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunFailu
         dagster_instance=office.place.instance,
         dagster_run=run,
         resources=office.resources,
-    ).for_run_failure()
+    )
 
 
 def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:

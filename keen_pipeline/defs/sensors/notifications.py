@@ -1,12 +1,10 @@
 """The nightly digest and failures, told by e-mail and Slack: two sensors around the outbox in the ledger; no run is needed."""
 
 import hashlib
-import inspect
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +14,7 @@ from pydantic import Field
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, checked, ledger_of, pipeline_of
+from keen_pipeline.defs.resources import checked, ledger_of, pipeline_of
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
@@ -159,20 +157,20 @@ def _notifications_sensor(
 def _failures_sensor(
     names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
 ) -> dg.SensorDefinition:
-    def failures_sensor(context: dg.RunFailureSensorContext, **resources: Any) -> dg.SkipReason | None:
+    def failures_sensor(context: dg.RunStatusSensorContext, **_: Any) -> dg.SkipReason | None:
         from keen_pipeline.ledger.notices import SqlNotices
 
         run = context.dagster_run
-        failed = context.get_step_failure_events()
+        failed = context.for_run_failure().get_step_failure_events()
         if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
             ours = [event for event in failed if event.step_key in steps]
             if not ours and (failed or not set(run.asset_selection or ()) & set(keys.values())):
                 return dg.SkipReason(f"no extraction of {names.name} failed in {run.job_name}")
             failed = ours
-        notifications: KeenNotifications = resources[names.notifications]
-        ledger = ledger_of(SimpleNamespace(**resources), names.name)
+        notifications: KeenNotifications = getattr(context.resources, names.notifications)
+        ledger = ledger_of(context.resources, names.name)
         notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
-        story = (_story(failed) or context.failure_event.message or "no reason is known")[:_STORY_CHARACTERS]
+        story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
         # One cause that fails run after run is told once a day.
         cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
         for channel in sorted(channels_of(notifications.settings()).names):
@@ -180,22 +178,15 @@ def _failures_sensor(
             notices.plan(f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
         return None
 
-    # A run failure sensor takes its resources as parameters, whose names are the keys: here they are the definitions' own.
-    kinds: dict[str, Any] = {
-        names.name: KeenResource,
-        names.ledger: ExtractionLedger,
-        names.destination: CsvDestination,
-        names.notifications: KeenNotifications,
-    }
-    parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    parameters += [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=v) for k, v in kinds.items()]
-    failures_sensor.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return dg.run_failure_sensor(
-        name=names.failures_sensor,
+    return dg.RunStatusSensorDefinition(
+        names.failures_sensor,
+        dg.DagsterRunStatus.FAILURE,
+        failures_sensor,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=status,
+        required_resource_keys=names.resources | {names.notifications},
         description=f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}.",
-    )(failures_sensor)
+    )
 
 
 def _of(ledger: "SqlLedger") -> str:
