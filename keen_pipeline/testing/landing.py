@@ -14,11 +14,13 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline.requests import check_mask_key
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.scope import DEFAULT_NAME, Scope
 from keen_pipeline.service.events.cells import quote
 from keen_pipeline.service.events.properties import join_keys, v2_name
 from keen_pipeline.service.events.values import encode_value
+from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant, parse_instant
 
 if TYPE_CHECKING:
@@ -57,20 +59,24 @@ class KeenLanding:
         """Land events as Keen would extract them, by partition key; an empty list is a partition without events.
 
         `collection`: a name stands for a daily collection in UTC. An event is what one sends to Keen; without `keen.timestamp` it
-        happens so many seconds after the partition's begin as its number says. `force`: also over a partition that landed before.
-        Raises InvalidInputError for a key that is no partition or an event outside of it.
+        happens so many seconds after the partition's begin as its number says. Columns of the collection's mask are masked, its
+        filters don't count. `force`: also over a partition that landed before.
+        Raises InvalidInputError for a key that is no partition or an event outside of it, ConfigurationError if a column is to be
+        hashed and there is no KEEN_PIPELINE_MASK_KEY.
         """
         self._collections[_name(collection)] = known = _collection(collection)
         words = self._words.setdefault(known.name, {_TIMESTAMP: "datetime"})
         requests: dict[str, ExtractionRequest] = {}
         rows: dict[str, list[dict[str, Any]]] = {}
+        mask_key = Settings.from_environment().mask_key
         for key, given in events.items():
-            request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER))
+            request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER), mask_key=mask_key)
             rows[key] = [_row(request, number, event) for number, event in enumerate(given)]
             for row in rows[key]:
                 for name, value in row.items():
                     words[name] = _agreed(words.get(name), _word(name, value))
-        return {key: self._land(requests[key], _csv(rows[key]), force=force) for key in events}
+        check_mask_key(list(requests.values()), mask_key)
+        return {key: self._land(requests[key], _csv(rows[key]), mask_key, force=force) for key in events}
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -111,7 +117,7 @@ class KeenLanding:
             tags=tags,
         )
 
-    def _land(self, request: ExtractionRequest, csv: bytes, *, force: bool) -> Landing:
+    def _land(self, request: ExtractionRequest, csv: bytes, mask_key: bytes | None, *, force: bool) -> Landing:
         """As a run does it: the intent, its extraction, the landing."""
         ledger = self.ledger
         [asked] = ledger.request([request], keep=lambda _: not force)
@@ -124,8 +130,14 @@ class KeenLanding:
             ledger.posting(entry_id, worker)
             ledger.submitted(entry_id, worker, extraction_id)
             ledger.complete([entry_id], worker)
-            target, types = self.destination.uri_of(request.path), self._words[request.collection]
-            landing = self.destination.land(LiteralResults(csv), target, extraction_id=extraction_id, types=types)
+            landing = self.destination.land(
+                LiteralResults(csv),
+                self.destination.uri_of(request.path),
+                extraction_id=extraction_id,
+                types={name: word for name, word in self._words[request.collection].items() if name not in request.mask},
+                mask=request.mask,
+                mask_key=mask_key,
+            )
             ledger.landed(entry_id, worker, landing)
         finally:
             ledger.workers.retire(worker)
