@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _EVER = datetime(9999, 1, 1, tzinfo=timezone.utc)
 _TIMESTAMP = "header:timestamp"
+# By the first character of a value's JSON; of a number it is another.
+_WORDS = {'"': "string", "t": "bool", "f": "bool", "n": "null", "[": "array", "{": "object"}
 SOURCE = "projects/test"
 """Whose events the literal ones are."""
 Event = Mapping[str, Any]
@@ -64,7 +66,9 @@ class KeenLanding:
         Raises InvalidInputError for a key that is no partition or an event outside of it, ConfigurationError if a column is to be
         hashed and there is no KEEN_PIPELINE_MASK_KEY.
         """
-        self._collections[_name(collection)] = known = _collection(collection)
+        # Of a name alone any day may come later, also one before those that are here.
+        known = collection if isinstance(collection, Collection) else Collection(collection, "2000-01-02")
+        self._collections[known.name] = known
         words = self._words.setdefault(known.name, {_TIMESTAMP: "datetime"})
         requests: dict[str, ExtractionRequest] = {}
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -180,17 +184,6 @@ class LiteralStream:
         self._left.release()
 
 
-def _name(collection: str | Collection) -> str:
-    return collection if isinstance(collection, str) else collection.name
-
-
-def _collection(collection: str | Collection) -> Collection:
-    if isinstance(collection, Collection):
-        return collection
-    # Any day may come later, also one before those that are here.
-    return Collection(collection, "2000-01-02")
-
-
 def _row(request: ExtractionRequest, number: int, event: Event) -> dict[str, Any]:
     """A record of Keen's CSV: the value of each property by its column."""
     given = event.get("keen", {})
@@ -232,14 +225,7 @@ def _field(value: object) -> str:
 
 def _word(name: str, value: object) -> str:
     """Keen's type of a value."""
-    if name == _TIMESTAMP:
-        return "datetime"
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, (int, float)):
-        return "num"
-    kinds: tuple[tuple[type, str], ...] = ((str, "string"), (list, "array"), (tuple, "array"), (Mapping, "object"))
-    return next((word for kind, word in kinds if isinstance(value, kind)), "null")
+    return "datetime" if name == _TIMESTAMP else _WORDS.get(encode_value(value)[0], "num")
 
 
 def _agreed(one: str | None, other: str) -> str:
