@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from keen_pipeline import KeenReader
 from keen_pipeline.collection import Collection, Encoding, Granularity
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import KeenLanding
@@ -100,6 +101,17 @@ def test_hours_other_encodings_and_a_second_landing(tmp_path: Path) -> None:
     frame = landing.reader.load("visits", "2026-01-01-08:00", pd.DataFrame)
     assert frame["header:timestamp"].iloc[0].isoformat() == "2026-01-01T08:00:00+00:00"
     assert frame["body:n"].to_list() == [2]
+
+
+def test_definitions_of_another_name(tmp_path: Path) -> None:
+    landing = KeenLanding(tmp_path, name="shop")
+    landing.land("purchases", {"2026-01-01": [{"n": 1}, {"n": 2}]})
+
+    @dg.asset(ins={"purchases": dg.AssetIn(["shop", "purchases"])}, partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+    def seen(purchases: pd.DataFrame, shop_reader: KeenReader) -> list[int]:
+        return [len(purchases), len(shop_reader.load("purchases", "2026-01-01", pd.DataFrame))]
+
+    assert landing.materialize(seen, partition_keys="2026-01-01").output_for_node("seen") == [2, 2]
 
 
 def test_a_mask_is_that_of_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

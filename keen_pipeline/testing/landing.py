@@ -38,6 +38,8 @@ Event = Mapping[str, Any]
 class KeenLanding:
     """A ledger in the folder `root`, and a destination in it unless another one is given, for tests of what stands downstream.
 
+    `name`: of the definitions whose assets and resources they are.
+
     >>> from tempfile import mkdtemp
     >>> landing = KeenLanding(Path(mkdtemp()))
     >>> landing.land("purchases", {"2026-01-01": [{"amount": 5, "user": {"id": 2**60}}], "2026-01-02": []})["2026-01-01"].records
@@ -46,11 +48,11 @@ class KeenLanding:
     True
     """
 
-    def __init__(self, root: Path, destination: FileDestination | None = None) -> None:
+    def __init__(self, root: Path, destination: FileDestination | None = None, *, name: str = DEFAULT_NAME) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.destination = destination or FileDestination(str(root / "landing"))
         self.ledger_url = f"sqlite:///{root / 'ledger.db'}"
-        self.ledger = SqlLedger(open_engine(self.ledger_url), Scope(SOURCE, self.destination.uri))
+        self.ledger = SqlLedger(open_engine(self.ledger_url), Scope(SOURCE, self.destination.uri, name))
         self.reader = LandedReader(self.ledger, self.destination)
         self._collections: dict[str, Collection] = {}
         self._words: dict[str, dict[str, str]] = {}
@@ -84,7 +86,7 @@ class KeenLanding:
 
     @property
     def resources(self) -> dict[str, Any]:
-        """Dagster's resources for what has landed here; those that read it are `keen_reader` and `keen_io_manager`."""
+        """Dagster's resources for what has landed here; those that read it are `{name}_reader` and `{name}_io_manager`."""
         from keen_pipeline.defs.build import keen_resources
         from keen_pipeline.defs.names import Names
         from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
@@ -92,7 +94,7 @@ class KeenLanding:
         # Nothing listens there: readers ask Keen for nothing.
         nobody = KeenResource(base_url="http://127.0.0.1:9", project_id=SOURCE.removeprefix("projects/"))
         ledger, destination = ExtractionLedger(url=self.ledger_url), CsvDestination(uri=self.destination.uri)
-        return keen_resources(Names(), nobody, ledger, destination)
+        return keen_resources(Names(self.ledger.scope.name), nobody, ledger, destination)
 
     def materialize(
         self,
@@ -108,7 +110,7 @@ class KeenLanding:
 
         from keen_pipeline.defs.translator import KeenTranslator, specs_of
 
-        upstream = list(specs_of(KeenTranslator(), list(self._collections.values()), DEFAULT_NAME).values())
+        upstream = list(specs_of(KeenTranslator(), list(self._collections.values()), self.ledger.scope.name).values())
         keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys or [])
         tags = {}
         if len(keys) > 1:
