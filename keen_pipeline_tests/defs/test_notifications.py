@@ -267,14 +267,15 @@ def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunStatu
 
 
 def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:
-    options = ["--fail-extraction", "purchases@2026-01-02=3", "--fail-extraction", "purchases@2026-01-03=3"]
-    place = make_place(collections=COLLECTIONS, options=[*options, "--fail-extraction", "logins@2026-01-02=3"])
+    failing = ("purchases@2026-01-02", "purchases@2026-01-03", "logins@2026-01-02")
+    options = [word for one in failing for word in ("--fail-extraction", f"{one}=9")]
+    place = make_place(collections=COLLECTIONS, options=options)
     office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=2))
-    results = [
-        place.backfill([f"keen/{name}"], DAYS[day], DAYS[day]) for name, day in (("purchases", 1), ("purchases", 2), ("logins", 1))
-    ]
+    both = ["keen/purchases", "keen/logins"]
+    asked = (both[:1], 1, 1), (both[:1], 2, 2), (both[:1], 1, 2), (both[1:], 1, 1), (both, 1, 2)
+    results = [place.backfill(keys, DAYS[first], DAYS[last]) for keys, first, last in asked]
     with mail_server(mail_port, "s3cret-word") as box:
-        for result, told in zip(results, (1, 1, 2), strict=True):
+        for result, told in zip(results, (1, 1, 1, 2, 2), strict=True):
             office.failures(failed_run(office, result))
             office.tick()
             assert len(box.mails) == told

@@ -34,6 +34,8 @@ SENDING_SECONDS = 15.0
 _TITLE_CHARACTERS = 150
 _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
+# The first line of what a run of ours says at its end.
+_SUMMARY = re.compile(r" partitions failed| stopped$")
 
 
 class KeenNotifications(dg.ConfigurableResource[Settings]):
@@ -171,11 +173,11 @@ def _failures_sensor(
         ledger = ledger_of(context.resources, names.name)
         notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
         story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
-        # One cause that fails run after run is told once a day.
-        cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
+        body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
+        day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
+        # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
         for channel in sorted(channels_of(notifications.settings()).names):
-            body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
-            notices.plan(f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
+            any(notices.plan(f"{day}/{cause}", channel, body) for cause in _causes(story))
         return None
 
     return dg.RunStatusSensorDefinition(
@@ -198,16 +200,19 @@ def _of(ledger: "SqlLedger") -> str:
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     """How much failed and which first, if the story's first lines say it; else what."""
     first, second = [*story.splitlines(), "", ""][:2]
-    if re.search(r" partitions failed| stopped$", first):
+    if _SUMMARY.search(first):
         # An extraction's id would push out why it failed.
         return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
     return f"Keen: {what} failed ({run.job_name})"
 
 
-def _cause(story: str) -> str:
-    """A story without what differs from run to run: numbers, keys of partitions, times."""
-    return re.sub(r"[0-9a-f]{8,}|\d+", "#", story)
+def _causes(story: str) -> list[str]:
+    """Of each line that says why something failed, a digest without what differs from run to run: numbers, partitions, times."""
+    lines = [line for line in story.splitlines() if line.strip() and not line.startswith("  ") and not _SUMMARY.search(line)]
+    bare = [re.sub(r"[0-9a-f]{8,}|\d+", "#", line).replace("extraction #: ", "") for line in lines or [story]]
+    same = [re.sub(r"( [#:+-]+)+( and # more)?", " #", line) for line in bare]
+    return [hashlib.sha256(line.encode()).hexdigest()[:12] for line in same]
 
 
 def _story(failed: Sequence[dg.DagsterEvent]) -> str:
