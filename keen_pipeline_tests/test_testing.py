@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 import pytest
 
+from keen_pipeline import KeenReader
 from keen_pipeline.collection import Collection, Encoding, Granularity
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import KeenLanding
 
 PIPELINE = """
@@ -98,6 +101,35 @@ def test_hours_other_encodings_and_a_second_landing(tmp_path: Path) -> None:
     frame = landing.reader.load("visits", "2026-01-01-08:00", pd.DataFrame)
     assert frame["header:timestamp"].iloc[0].isoformat() == "2026-01-01T08:00:00+00:00"
     assert frame["body:n"].to_list() == [2]
+
+
+def test_definitions_of_another_name(tmp_path: Path) -> None:
+    landing = KeenLanding(tmp_path, name="shop")
+    landing.land("purchases", {"2026-01-01": [{"n": 1}, {"n": 2}]})
+
+    @dg.asset(ins={"purchases": dg.AssetIn(["shop", "purchases"])}, partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+    def seen(purchases: pd.DataFrame, shop_reader: KeenReader) -> list[int]:
+        return [len(purchases), len(shop_reader.load("purchases", "2026-01-01", pd.DataFrame))]
+
+    assert landing.materialize(seen, partition_keys="2026-01-01").output_for_node("seen") == [2, 2]
+
+
+def test_a_mask_is_that_of_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEEN_PIPELINE_MASK_KEY", raising=False)
+    landing, event = KeenLanding(tmp_path), {"email": "ada@example.com", "phone": 5, "note": "n", "n": 1}
+    signups = Collection("signups", "2026-01-01", mask={"body:email": "hash", "body:phone": "drop", "body:note": "mask"})
+    with pytest.raises(ConfigurationError, match="set KEEN_PIPELINE_MASK_KEY"):
+        landing.land(signups, {"2026-01-01": [event]})
+    monkeypatch.setenv("KEEN_PIPELINE_MASK_KEY", "a key for the tests alone")
+    landing.land(signups, {"2026-01-01": [event]})
+
+    @dg.asset(ins={"signups": dg.AssetIn(["keen", "signups"])}, partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+    def seen(signups: pd.DataFrame) -> list[dict[str, object]]:
+        return signups.to_dict("records")
+
+    [row] = landing.materialize(seen, partition_keys="2026-01-01").output_for_node("seen")
+    assert (list(row), row["body:note"], row["body:n"]) == (["header:timestamp", "body:email", "body:n", "body:note"], "***", 1)
+    assert re.fullmatch("[0-9a-f]{32}", row["body:email"])
 
 
 @pytest.mark.parametrize(

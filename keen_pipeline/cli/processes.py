@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,12 +12,11 @@ from pathlib import Path
 from threading import Thread
 
 import keen_pipeline
+from keen_pipeline.cli.child import GRACE_SECONDS, SIGNALS
 from keen_pipeline.errors import KeenPipelineError
 
 # The deployment profile of one machine.
 DAGSTER_YAML = (Path(keen_pipeline.__file__).parent / "deployment" / "one_machine" / "dagster.yaml").read_text(encoding="utf-8")
-# From one signal to the next. A Dagster daemon ends its code servers, and a run itself, within seconds.
-GRACE_SECONDS = 15.0
 LAUNCH_SECONDS = 180.0
 NIGHTLY_JOB = "keen_submit_extractions"
 _LOOK_SECONDS = 0.1
@@ -39,17 +37,17 @@ def running(
     log: Path | None = None,
     shown: Callable[[bytes], bool] = lambda _: True,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m arguments...` for the block's time; its whole group ends with the block.
+    """`python -m arguments...` for the block's time; its whole group ends with the block, and with this process if that is killed.
 
     Its output goes to `log`; without one, the lines that are `shown` go to our standard error.
     """
     out = log.open("ab") if log is not None else None
     try:
         child = subprocess.Popen(  # noqa: S603 - our own modules
-            [sys.executable, "-m", *arguments],
+            [sys.executable, "-m", "keen_pipeline.cli.child", *arguments],
             env=dict(env),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=out or subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -79,7 +77,7 @@ def end_group(child: subprocess.Popen[bytes]) -> None:
 
     Dagster's runs are in it: told all at once they end as failed, while those whose parents end first stay "started" for ever.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    for number in SIGNALS:
         try:
             os.killpg(child.pid, number)
         except ProcessLookupError:

@@ -91,7 +91,9 @@ def build_keen_definitions(
     resources = keen_resources(names, keen, ledger, destination)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
+    if downstream is not None:
+        how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
+        sensors.append(dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how))
     notifications = configured_notifications(notifications)
     if notifications is not None:
         resources[names.notifications] = notifications
@@ -103,21 +105,6 @@ def build_keen_definitions(
         sensors=sensors,
         resources=resources,
     )
-
-
-def _downstream_sensors(
-    names: Names, downstream: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
-) -> list[dg.SensorDefinition]:
-    if downstream is None:
-        return []
-    return [
-        dg.AutomationConditionSensorDefinition(
-            names.downstream_sensor,
-            target=downstream,
-            minimum_interval_seconds=interval_seconds,
-            default_status=sensor_status(running),
-        )
-    ]
 
 
 def _check(collections: Sequence[Collection]) -> None:

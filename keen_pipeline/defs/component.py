@@ -8,6 +8,7 @@ attributes:
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -35,6 +36,7 @@ _HINTS = get_type_hints(Collection)
 # The attributes of the collections file, from the one place that knows them; a template may stand for each.
 _ATTRIBUTES: dict[str, Any] = {f.name: (_HINTS[f.name] | str | None, None) for f in fields(Collection)}
 _REQUIRED: dict[str, Any] = {"name": (str, ...)}
+_TEMPLATE = re.compile(r"""\{\{\s*env(?:\.|\((['"]))(\w+)(?:\1\))?\s*\}\}""")
 _STRICT = ConfigDict(extra="forbid")
 CollectionModel: type[BaseModel] = create_model("CollectionModel", __config__=_STRICT, **(_ATTRIBUTES | _REQUIRED))
 
@@ -75,12 +77,30 @@ def _discovery(context: dg.ResolutionContext, model: Discovery | None) -> Discov
     return discovery
 
 
+def _variable(_: dg.ResolutionContext, given: str | None) -> str | None:
+    """The name of a template's variable: its value would be shown by the UI and kept in Dagster's database."""
+    if given is None:
+        return None
+    found = _TEMPLATE.fullmatch(given)
+    if found is None:
+        raise InvalidInputError('keen: read_key must name a variable, as "{{ env.KEEN_READ_KEY }}"', field="read_key")
+    return found[2]
+
+
 class ServiceModel(dg.Model, dg.Resolvable):
     """Which Keen service, instead of what the environment says. Keys stand in variables, never in YAML."""
 
     base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or Keen's own with a project or key")
     project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
-    read_key: str | None = Field(default=None, description='"{{ env.X }}": the read key; unset: KEEN_READ_KEY')
+    read_key: Annotated[
+        str | None,
+        dg.Resolver(
+            _variable,
+            model_field_type=str | None,
+            description='"{{ env.X }}", read when a run starts; unset: KEEN_READ_KEY',
+            inject_before_resolve=False,
+        ),
+    ] = None
     read_key_variable: str | None = Field(
         default=None, description="name of the variable with the read key, read when a run starts"
     )
@@ -90,9 +110,10 @@ class ServiceModel(dg.Model, dg.Resolvable):
 
     def resource(self) -> KeenResource:
         """The resource with these fields."""
-        given = self.model_dump(exclude={"read_key_variable"}, exclude_none=True)
-        if self.read_key_variable is not None:
-            given["read_key"] = dg.EnvVar(self.read_key_variable)
+        given = self.model_dump(exclude={"read_key", "read_key_variable"}, exclude_none=True)
+        variable = self.read_key_variable or self.read_key
+        if variable is not None:
+            given["read_key"] = dg.EnvVar(variable)
         return KeenResource(**given)
 
 

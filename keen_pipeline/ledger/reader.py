@@ -163,7 +163,8 @@ class LedgerReader:
         if end is not None:
             wanted = sa.and_(wanted, begins < end)
         query = sa.select(entries).where(self._mine, wanted).order_by(begins)
-        return [self._entry(row) for row in connection.execute(query)]
+        # PostgreSQL's driver would have the whole history in memory once more, as text.
+        return [self._entry(row) for row in connection.execute(query.execution_options(yield_per=_CHUNK))]
 
     @read_transaction
     def replaced(self, connection: sa.Connection, collection: str, keys: Iterable[str]) -> dict[str, Entry]:

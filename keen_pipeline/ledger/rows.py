@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from dataclasses import fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,11 +51,17 @@ def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
     landing = None
     if r["landed_at"] is not None:
         proof: dict[str, Any] = {name: r[name] for name in _PROOF}
-        proof |= {name: tuple(json.loads(r[name] or "[]")) for name in _LISTS}
+        proof |= {name: _names(r[name] or "[]") for name in _LISTS}
         masked = json.loads(r["masked"] or "{}")
         landing = Landing(uri=f"{scope.destination}/{r['path']}", seconds=r["landing_seconds"], masked=masked, **proof)
     plain = {name: r[name] for name in _PLAIN}
     return Entry(entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **plain)
+
+
+@lru_cache(maxsize=64)
+def _names(text: str) -> tuple[str, ...]:
+    """A list of names. Each name is in memory once: a collection's history repeats its columns for every landing."""
+    return tuple(sys.intern(name) for name in json.loads(text))
 
 
 def new_row(request: ExtractionRequest, scope_id: int, scope: Scope, now: datetime, *, run_id: str | None) -> dict[str, Any]:

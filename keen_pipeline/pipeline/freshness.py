@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
     from keen_pipeline.ledger import PartitionState, SqlLedger
 
-# Partitions that one sentence names; --json and metadata have all.
+# Partitions that one sentence names; --json has all.
 _MOST_NAMED = 10
 
 

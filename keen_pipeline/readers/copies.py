@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,23 +36,20 @@ class LocalCopies:
     def __init__(self, destination: FileDestination, files: Sequence[LandedFile], columns: Collection[str]) -> None:
         self._destination = destination
         self._columns = columns
-        self._folder = tempfile.TemporaryDirectory(prefix="keen-read-")
+        self._folder = Path(tempfile.mkdtemp(prefix="keen-read-"))
+        self.close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         if "://" in destination.uri:
             with ThreadPoolExecutor(COPIES_AT_ONCE, thread_name_prefix="keen-read") as pool:
                 self.paths = list(pool.map(self._copy, range(len(files)), files))
         else:
             self.paths = [self._itself(number, file) for number, file in enumerate(files)]
 
-    def close(self) -> None:
-        """Remove the copies."""
-        self._folder.cleanup()
-
     def converted(self, number: int, schema: Any, converted: Callable[[str, Any], Any]) -> str:
         """The path of a Parquet file's copy in the types of `schema`, made array by array with `converted(column, array)`."""
         pa = pyarrow()
         from pyarrow import parquet
 
-        path = Path(self._folder.name) / f"{number}.converted.parquet"
+        path = self._folder / f"{number}.converted.parquet"
         with parquet.ParquetFile(self.paths[number]) as file:
             fields = [schema.field(name) for name in file.schema_arrow.names if name in schema.names]
             kept = pa.schema(fields)
@@ -66,14 +64,11 @@ class LocalCopies:
             raise gone(file)
         if file.encoding not in _ARROWS_SUFFIX:
             return file.uri
-        try:
-            self._path(number, file).symlink_to(Path(file.uri).absolute())
-        except OSError:  # Windows, where only some may
-            return self._copy(number, file)
+        self._path(number, file).symlink_to(Path(file.uri).absolute())
         return str(self._path(number, file))
 
     def _path(self, number: int, file: LandedFile) -> Path:
-        return Path(self._folder.name) / f"{number}.{_ARROWS_SUFFIX.get(file.encoding, file.encoding.value)}"
+        return self._folder / f"{number}.{_ARROWS_SUFFIX.get(file.encoding, file.encoding.value)}"
 
     def _copy(self, number: int, file: LandedFile) -> str:
         path = self._path(number, file)

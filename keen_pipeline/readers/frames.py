@@ -22,8 +22,13 @@ def converter_of(kind: object) -> Callable[[Part], Any] | None:
 
 
 def is_lazy(kind: object) -> bool:
-    """Whether values of the class read the files later, so that their copies must stay until the process ends."""
+    """Whether values of the class read the files later."""
     return converter_of(kind) in (_dataset, _polars_lazy, _duckdb)
+
+
+def holds_its_files(kind: object) -> bool:
+    """Whether a lazy value, and what is made of it, keeps what it reads; of others the copies must stay until the process ends."""
+    return converter_of(kind) is _polars_lazy
 
 
 _table = methodcaller("table")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.files import LandedFile, landed_files, refuse_outdated, require
-from keen_pipeline.readers.frames import KINDS, converter_of, is_lazy
+from keen_pipeline.readers.frames import KINDS, converter_of, holds_its_files, is_lazy
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.readers.types import check_types, known_words
 
@@ -133,10 +133,10 @@ class LandedReader:
                 return convert(scan.of())
             return {key: convert(scan.of(key)) for key in keys}
         finally:
-            if is_lazy(each or kind):
-                _kept.append(scan)
-            else:
+            if not is_lazy(each or kind):
                 scan.close()
+            elif not holds_its_files(each or kind):
+                _kept.append(scan)
 
     def scan(self, collection: str, files: Sequence[LandedFile], *, types: Mapping[str, str] | None = None) -> Scan:
         """A dataset of landed files with the columns that they have; `types` as in `load`."""

@@ -64,7 +64,9 @@ class TableLoader:
         rows that were there are there then.
         """
         begun = time.monotonic()
-        file = self._reader.files(self._collection, [partition_key])[partition_key]
+        file = self._reader.files(self._collection, [partition_key]).get(partition_key)
+        if file is None:  # nothing is wanted of it, as before the start date
+            return LoadedPartition(0, 0, (), (), 0.0)
         names = column_names(self._collection, file.columns)
         with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
             pipeline = _pipeline(self._place, folder)

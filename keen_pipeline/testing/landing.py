@@ -14,11 +14,13 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline.requests import check_mask_key
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.scope import DEFAULT_NAME, Scope
 from keen_pipeline.service.events.cells import quote
 from keen_pipeline.service.events.properties import join_keys, v2_name
 from keen_pipeline.service.events.values import encode_value
+from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant, parse_instant
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _EVER = datetime(9999, 1, 1, tzinfo=timezone.utc)
 _TIMESTAMP = "header:timestamp"
+# By the first character of a value's JSON; of a number it is another.
+_WORDS = {'"': "string", "t": "bool", "f": "bool", "n": "null", "[": "array", "{": "object"}
 SOURCE = "projects/test"
 """Whose events the literal ones are."""
 Event = Mapping[str, Any]
@@ -33,6 +37,8 @@ Event = Mapping[str, Any]
 
 class KeenLanding:
     """A ledger in the folder `root`, and a destination in it unless another one is given, for tests of what stands downstream.
+
+    `name`: of the definitions whose assets and resources they are.
 
     >>> from tempfile import mkdtemp
     >>> landing = KeenLanding(Path(mkdtemp()))
@@ -42,11 +48,11 @@ class KeenLanding:
     True
     """
 
-    def __init__(self, root: Path, destination: FileDestination | None = None) -> None:
+    def __init__(self, root: Path, destination: FileDestination | None = None, *, name: str = DEFAULT_NAME) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.destination = destination or FileDestination(str(root / "landing"))
         self.ledger_url = f"sqlite:///{root / 'ledger.db'}"
-        self.ledger = SqlLedger(open_engine(self.ledger_url), Scope(SOURCE, self.destination.uri))
+        self.ledger = SqlLedger(open_engine(self.ledger_url), Scope(SOURCE, self.destination.uri, name))
         self.reader = LandedReader(self.ledger, self.destination)
         self._collections: dict[str, Collection] = {}
         self._words: dict[str, dict[str, str]] = {}
@@ -57,24 +63,30 @@ class KeenLanding:
         """Land events as Keen would extract them, by partition key; an empty list is a partition without events.
 
         `collection`: a name stands for a daily collection in UTC. An event is what one sends to Keen; without `keen.timestamp` it
-        happens so many seconds after the partition's begin as its number says. `force`: also over a partition that landed before.
-        Raises InvalidInputError for a key that is no partition or an event outside of it.
+        happens so many seconds after the partition's begin as its number says. Columns of the collection's mask are masked, its
+        filters don't count. `force`: also over a partition that landed before.
+        Raises InvalidInputError for a key that is no partition or an event outside of it, ConfigurationError if a column is to be
+        hashed and there is no KEEN_PIPELINE_MASK_KEY.
         """
-        self._collections[_name(collection)] = known = _collection(collection)
+        # Of a name alone any day may come later, also one before those that are here.
+        known = collection if isinstance(collection, Collection) else Collection(collection, "2000-01-02")
+        self._collections[known.name] = known
         words = self._words.setdefault(known.name, {_TIMESTAMP: "datetime"})
         requests: dict[str, ExtractionRequest] = {}
         rows: dict[str, list[dict[str, Any]]] = {}
+        mask_key = Settings.from_environment().mask_key
         for key, given in events.items():
-            request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER))
+            request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER), mask_key=mask_key)
             rows[key] = [_row(request, number, event) for number, event in enumerate(given)]
             for row in rows[key]:
                 for name, value in row.items():
                     words[name] = _agreed(words.get(name), _word(name, value))
-        return {key: self._land(requests[key], _csv(rows[key]), force=force) for key in events}
+        check_mask_key(list(requests.values()), mask_key)
+        return {key: self._land(requests[key], _csv(rows[key]), mask_key, force=force) for key in events}
 
     @property
     def resources(self) -> dict[str, Any]:
-        """Dagster's resources for what has landed here; those that read it are `keen_reader` and `keen_io_manager`."""
+        """Dagster's resources for what has landed here; those that read it are `{name}_reader` and `{name}_io_manager`."""
         from keen_pipeline.defs.build import keen_resources
         from keen_pipeline.defs.names import Names
         from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource
@@ -82,7 +94,7 @@ class KeenLanding:
         # Nothing listens there: readers ask Keen for nothing.
         nobody = KeenResource(base_url="http://127.0.0.1:9", project_id=SOURCE.removeprefix("projects/"))
         ledger, destination = ExtractionLedger(url=self.ledger_url), CsvDestination(uri=self.destination.uri)
-        return keen_resources(Names(), nobody, ledger, destination)
+        return keen_resources(Names(self.ledger.scope.name), nobody, ledger, destination)
 
     def materialize(
         self,
@@ -98,7 +110,7 @@ class KeenLanding:
 
         from keen_pipeline.defs.translator import KeenTranslator, specs_of
 
-        upstream = list(specs_of(KeenTranslator(), list(self._collections.values()), DEFAULT_NAME).values())
+        upstream = list(specs_of(KeenTranslator(), list(self._collections.values()), self.ledger.scope.name).values())
         keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys or [])
         tags = {}
         if len(keys) > 1:
@@ -111,7 +123,7 @@ class KeenLanding:
             tags=tags,
         )
 
-    def _land(self, request: ExtractionRequest, csv: bytes, *, force: bool) -> Landing:
+    def _land(self, request: ExtractionRequest, csv: bytes, mask_key: bytes | None, *, force: bool) -> Landing:
         """As a run does it: the intent, its extraction, the landing."""
         ledger = self.ledger
         [asked] = ledger.request([request], keep=lambda _: not force)
@@ -124,8 +136,14 @@ class KeenLanding:
             ledger.posting(entry_id, worker)
             ledger.submitted(entry_id, worker, extraction_id)
             ledger.complete([entry_id], worker)
-            target, types = self.destination.uri_of(request.path), self._words[request.collection]
-            landing = self.destination.land(LiteralResults(csv), target, extraction_id=extraction_id, types=types)
+            landing = self.destination.land(
+                LiteralResults(csv),
+                self.destination.uri_of(request.path),
+                extraction_id=extraction_id,
+                types={name: word for name, word in self._words[request.collection].items() if name not in request.mask},
+                mask=request.mask,
+                mask_key=mask_key,
+            )
             ledger.landed(entry_id, worker, landing)
         finally:
             ledger.workers.retire(worker)
@@ -166,17 +184,6 @@ class LiteralStream:
 
     def __exit__(self, *exc_info: object) -> None:
         self._left.release()
-
-
-def _name(collection: str | Collection) -> str:
-    return collection if isinstance(collection, str) else collection.name
-
-
-def _collection(collection: str | Collection) -> Collection:
-    if isinstance(collection, Collection):
-        return collection
-    # Any day may come later, also one before those that are here.
-    return Collection(collection, "2000-01-02")
 
 
 def _row(request: ExtractionRequest, number: int, event: Event) -> dict[str, Any]:
@@ -220,14 +227,7 @@ def _field(value: object) -> str:
 
 def _word(name: str, value: object) -> str:
     """Keen's type of a value."""
-    if name == _TIMESTAMP:
-        return "datetime"
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, (int, float)):
-        return "num"
-    kinds: tuple[tuple[type, str], ...] = ((str, "string"), (list, "array"), (tuple, "array"), (Mapping, "object"))
-    return next((word for kind, word in kinds if isinstance(value, kind)), "null")
+    return "datetime" if name == _TIMESTAMP else _WORDS.get(encode_value(value)[0], "num")
 
 
 def _agreed(one: str | None, other: str) -> str:

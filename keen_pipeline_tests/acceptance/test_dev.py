@@ -70,6 +70,19 @@ def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> 
     assert shell.await_nothing_left() == []
 
 
+@pytest.mark.timeout(180)
+def test_one_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    shell, log, port = Shell(tmp_path), tmp_path / "log", str(free_port())
+    killed = shell.start("dev", "--port", port, log=log)
+    try:
+        await_text(log, "Dagster UI: http", killed, 120)
+    finally:
+        killed.kill()
+        killed.wait(60)
+    assert shell.await_nothing_left(60) == []
+
+
 def test_the_whole_group_hears_ctrl_c_at_once(tmp_path: Path) -> None:
     # The child doesn't tell its own child anything; each leaves a file when it hears of it.
     waits = "import time, pathlib\ntry:\n print('up', flush=True)\n time.sleep(60)\nexcept KeyboardInterrupt:\n "

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
@@ -78,6 +79,22 @@ def test_what_was_corrected_at_the_source_arrives_with_an_explicit_materializati
     assert len(set(before)) == 1
 
 
+def test_a_database_with_a_time_zone_of_its_own_keeps_no_old_file(place: Place, postgres_url: str) -> None:
+    # There Dagster's record of a run says that it was created five hours ago.
+    url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {url.database} SET timezone TO 'America/New_York'")
+    engine.dispose()
+    storage = {"postgres": {"postgres_url": url.render_as_string(hide_password=False)}}
+    with dg.instance_for_test(overrides={"storage": storage}) as place.instance:
+        for amount in (None, 77):
+            if amount is not None:
+                correct(place, amount)
+            assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
+        assert amounts(place, DAYS[0]) == {77.0}
+
+
 def test_runs_of_one_backfill_keep_what_it_landed(place: Place) -> None:
     job = place.defs.resolve_implicit_global_asset_job_def()
     for amount, backfill, expected in ((5, "b1", {0.0, 1.0, 2.0}), (6, "b1", {0.0, 1.0, 2.0})):
@@ -102,6 +119,16 @@ def test_a_re_executed_run_keeps_what_it_landed_and_tells_it_once(place: Place) 
     assert amounts(place, DAYS[0]) == {0.0, 1.0, 2.0}
     assert place.counts() == {"landed": 2}
     assert place.materialized("keen/purchases") == list(DAYS[:2])
+
+
+def test_what_was_wiped_is_told_again_and_nothing_is_extracted_for_it(place: Place) -> None:
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1]).success
+    place.instance.wipe_assets([PURCHASES])
+    assert place.materialized("keen/purchases") == []
+    skip = {"ops": {"keen__purchases": {"config": {"skip_landed": True}}}}
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[1], skip).success
+    assert place.materialized("keen/purchases") == list(DAYS[:2])
+    assert place.counts() == {"landed": 2}
 
 
 def test_unchanged_bytes_wake_nobody_who_looks_at_the_data_version(place: Place) -> None:

@@ -1,19 +1,24 @@
 """Schema drift, unexpected sizes, freshness, and what blocking checks hold; on a live service and a real instance."""
 
 import urllib.request
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from keen_pipeline import Collection
+from keen_pipeline import Collection, build_keen_definitions
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.reports.checks import freshness_evaluation
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.partitions import partition_range
+from keen_pipeline.partitions import Partition, partition_range
 from keen_pipeline.pipeline import Pipeline, extract, partition_request, poll
+from keen_pipeline.pipeline.freshness import Freshness
+from keen_pipeline.testing import KeenLanding
+from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.defs.conftest import DAYS, NIGHT, MakePlace, Place
 
 PURCHASES = dg.AssetKey(["keen", "purchases"])
@@ -227,3 +232,29 @@ def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: M
     [fine] = tick(first.cursor).asset_events
     assert isinstance(fine, dg.AssetCheckEvaluation)
     assert fine.passed
+
+
+def test_a_tick_that_has_no_time_for_all_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keen_pipeline.defs.sensors.freshness.LOOKING_SECONDS", 0)
+    landing, names = KeenLanding(tmp_path), ["a", "b", "c"]
+    defs = build_keen_definitions([Collection(name, DAYS[0], fresh_within_hours=24) for name in names])
+    cursor: str | None = None
+
+    def tick() -> list[str]:
+        nonlocal cursor
+        with dg.build_sensor_context(resources=landing.resources, cursor=cursor) as context:
+            told = defs.resolve_sensor_def("keen_freshness").evaluate_tick(context)
+        cursor = told.cursor
+        return [str(event.asset_key.path[-1]) for event in told.asset_events]
+
+    assert sorted(name for _ in names for name in tick()) == names
+    landing.land(Collection("b", DAYS[0]), {DAYS[0]: []})
+    assert [name for _ in names for name in tick()] == ["b"]
+
+
+def test_a_result_lists_a_bounded_number_of_partitions() -> None:
+    hours = [Partition(str(number), Timeframe(*[datetime(2026, 1, 1, tzinfo=timezone.utc)] * 2)) for number in range(60_000)]
+    found = Freshness(hours[-1], tuple((hour, "is late") for hour in hours), tuple(hour.key for hour in hours))
+    result = freshness_evaluation(PURCHASES, found)
+    assert [len(listed) for listed in values(result).values()] == [1000, 1000]
+    assert "and 59990 more; 60000 were made by another configuration" in (result.description or "")

@@ -13,6 +13,8 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.remote_representation.external_data import RepositorySnap
+from dagster._serdes import serialize_value
 from dagster.components.testing.utils import create_defs_folder_sandbox
 
 from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, KeenTranslatorData, build_keen_definitions
@@ -71,6 +73,18 @@ def _assets(defs: dg.Definitions) -> list[dg.AssetsDefinition]:
     return [node.assets_def for node in defs.get_repository_def().asset_graph.asset_nodes]
 
 
+@pytest.mark.parametrize("template", ["{{ env.OUR_READ_KEY }}", "{{ env('OUR_READ_KEY') }}"])
+def test_a_key_of_a_template_stands_in_nothing_that_dagster_keeps(monkeypatch: pytest.MonkeyPatch, template: str) -> None:
+    monkeypatch.setenv("OUR_READ_KEY", "s3cret-key")
+    with loaded({"collections": [PURCHASES], "keen": {"project_id": "p", "read_key": template}}) as (_, defs):
+        kept = serialize_value(RepositorySnap.from_def(defs.get_repository_def()))
+        assert "OUR_READ_KEY" in kept
+        assert "s3cret" not in kept
+        keen = dg.build_resources({"keen": (defs.resources or {})["keen"]})
+        with keen as resources:
+            assert resources.keen.settings().read_key == "s3cret-key"
+
+
 def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
     from keen_pipeline import CsvDestination, KeenResource
 
@@ -118,6 +132,7 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
         ({"collections": [{**LOGINS, "cron": "at night"}]}, "cron must be a schedule such as '0 1 * * *', not 'at night'"),
         ({"collections": [{**LOGINS, "cron": "0 24 * * *"}]}, "'0 24 * * *' in Europe/Berlin isn't a schedule"),
         ({"collections": [{**LOGINS, "cron": "0 1 31 2 *"}]}, "'0 1 31 2 *' in Europe/Berlin isn't a schedule"),
+        ({"collections": [LOGINS], "keen": {"read_key": "0123456789abcdef"}}, "read_key must name a variable"),
         ({}, "name `collections`, or let it `discover`"),
         ({"discover": {"defaults": {"granularity": "yearly"}}}, "granularity must be one of"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import yaml
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
+from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time, instance_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon import get_default_daemon_logger
 from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._time import get_current_datetime
 
 from keen_pipeline.defs.sensors import status
 from keen_pipeline.extraction import Status
+from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.defs.test_nightly import LAND, SUBMIT, nightly_config
 
@@ -136,11 +140,14 @@ def test_a_backfill_of_a_long_range_is_several_bounded_runs(
         "KEEN_PIPELINE_DESTINATION": str(place.root),
         "KEEN_PIPELINE_POLL_SECONDS": "0.1",
         "KEEN_PIPELINE_PARTITIONS_PER_RUN": "2",
+        "KEEN_PIPELINE_RUNNING": "true",
+        "KEEN_PIPELINE_DIGEST_TO": "data@example.com",
     }.items():
         monkeypatch.setenv(name, value)
     # A run that is launched in this process leaves it as one that has loaded its definitions for good.
     monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)
     with daemons_view(place, tmp_path) as context:
+        evaluate_sensors(context)
         graph = context.create_request_context().asset_graph
         selection = [dg.AssetKey(["keen", name]) for name in ("purchases", "logins")]
         place.instance.add_backfill(
@@ -162,3 +169,11 @@ def test_a_backfill_of_a_long_range_is_several_bounded_runs(
         assert place.materialized("keen/purchases") == [d for d in DAYS if d != "2026-01-03"]
         assert place.materialized("keen/logins") == list(DAYS)
         assert place.counts()["landed"] == 7
+        with freeze_time(get_current_datetime() + timedelta(minutes=1)):
+            evaluate_sensors(context)
+    assert sum("/failure/" in name for name, *_ in SqlNotices(place.ledger.engine).waiting()) == 1
+
+
+def evaluate_sensors(context: WorkspaceProcessContext) -> None:
+    """Each that is due, as the daemon does it; what is to be sent has no mail server to go to, which is an error of one of them."""
+    list(execute_sensor_iteration(context, get_default_daemon_logger("sensor"), None, None))

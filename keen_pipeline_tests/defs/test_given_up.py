@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from keen_pipeline import (
+    Collection,
     CsvDestination,
     ExtractionLedger,
     KeenResource,
@@ -18,6 +19,8 @@ from keen_pipeline import (
     materialize_csvs,
     submit_extractions,
 )
+from keen_pipeline.collection import CountPolicy
+from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
@@ -92,6 +95,21 @@ def test_so_does_a_landing_run_whose_file_is_no_csv(make_place: MakePlace, monke
     assert "line 3 has 4 fields" in said
 
 
+def test_a_check_that_counts_nothing_is_green_again_once_the_partition_has_landed(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_MAX_ATTEMPTS", "1")
+    uncounted = [Collection("purchases", DAYS[0], count_check=CountPolicy.OFF)]
+    place = make_place(options=["--fail-extraction", f"purchases@{BAD}=1"], collections=uncounted)
+    asked = {"collections": [collection_to_wire(uncounted[0])], "partition_keys": [BAD]}
+    for passed in (False, True):  # as it was given up, and as a person asks for it again
+        place.run(SUBMIT, {"ops": {"submit_extraction": {"config": asked}}})
+        while place.ledger.open_entries() or place.ledger.outbox():
+            place.run(LAND, dict(tick_until_runs(place).run_config))
+        assert complete_of(place, BAD)[0][0] is passed
+    assert complete_of(place, BAD)[0][1] == "not compared: count_check is off"
+
+
 def test_a_destination_that_refuses_is_one_red_run(make_place: MakePlace) -> None:
     place = make_place()
     place.root.mkdir(parents=True)
@@ -139,8 +157,6 @@ class Moved(KeenTranslator):
 @pytest.fixture
 def moved(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> Place:
     """As `make_place` makes it, under keys of a translator."""
-    from keen_pipeline import Collection
-
     place = make_place(options=FAILING)
     resources = place.defs.resources or {}
     keen, ledger, destination = (resources[name] for name in ("keen", "keen_ledger", "keen_destination"))

@@ -10,10 +10,13 @@ import dagster as dg
 import pytest
 
 from keen_pipeline import Collection, Filter, unique_values_asset
+from keen_pipeline.client import KeenClient
+from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 PURCHASES = Collection("purchases", "2026-01-01", filters=[Filter("body:amount", "gt", 0)])
+DAILY = dg.DailyPartitionsDefinition(DAYS[0])
 BY_DAY = dg.AssetKey(["keen", "purchases", "unique", "body:amount"])
 
 
@@ -35,7 +38,7 @@ def run(place: Place, assets: Sequence[dg.AssetsDefinition], keys: Sequence[str]
 
 def test_a_list_for_each_partition(make_place: MakePlace) -> None:
     place, seen = make_place(), []  # type: ignore[var-annotated]
-    assets = [unique_values_asset(PURCHASES, "body:amount"), consumer(seen, dg.DailyPartitionsDefinition("2026-01-01"))]
+    assets = [unique_values_asset(PURCHASES, "body:amount"), consumer(seen, DAILY)]
     tags = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[1]}
     assert not run(place, assets, ["reader"], tags=tags).success  # nothing is listed yet
     assert run(place, assets, [BY_DAY.to_user_string()], tags=tags).success
@@ -58,6 +61,29 @@ def test_one_list_of_all_events_is_replaced_by_each_run(make_place: MakePlace) -
         assert run(place, assets, [BY_DAY.to_user_string(), "reader"]).success
     assert [sorted(values) for values in seen] == [[1, 2, 3, 4, 5]] * 2
     assert [path.name for path in (place.root / "_unique" / "purchases").iterdir()] == ["latest.body%3Aamount.json"]
+
+
+def test_long_values_are_whole_in_the_list_and_short_in_its_metadata(make_place: MakePlace) -> None:
+    place, seen = make_place(), []  # type: ignore[var-annotated]
+    end, pages = place.endpoint, [f"{number}{'x' * 100_000}" for number in range(3)]
+    with KeenClient(end.base_url, end.project_id, read_key=end.read_key, write_key=end.write_key) as client:
+        client.add_events({"purchases": [{"keen": {"timestamp": f"{DAYS[0]}T12:00:00Z"}, "amount": page} for page in pages]})
+    assets = [unique_values_asset(Collection("purchases", DAYS[0]), "body:amount"), consumer(seen, DAILY)]
+    assert run(place, assets, [BY_DAY.to_user_string(), "reader"], partition_key=DAYS[0]).success
+    assert {*pages, 0, 1, 2} == set(seen[0])
+    shown = place.metadata(BY_DAY.to_user_string(), DAYS[0])["keen/preview"]
+    assert len(shown) == 6
+    assert len(json.dumps(shown)) < 1000
+
+
+def test_a_list_from_before_the_start_date_is_empty(make_place: MakePlace) -> None:
+    place, seen = make_place(), []  # type: ignore[var-annotated]
+    late = Collection("purchases", DAYS[1])
+    shared = partitions_definition(late, together_with=[Collection("logins", DAYS[0])])
+    assets = [unique_values_asset(late, "body:amount", partitions_def=shared), consumer(seen, shared)]
+    tags = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[1]}
+    assert run(place, assets, [BY_DAY.to_user_string(), "reader"], tags=tags).success
+    assert {day: len(values) for day, values in seen[0].items()} == {DAYS[0]: 0, DAYS[1]: 4}
 
 
 def test_a_masked_property_is_not_listed() -> None:

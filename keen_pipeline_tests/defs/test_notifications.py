@@ -15,12 +15,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title, channels_of, notification_sensors
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.ledger.tables import notices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.ports import free_port
@@ -69,10 +71,12 @@ def mail_port(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 class Office:
-    """The sensors of a place under a clock of the test's."""
+    """The sensors of a place under a clock of the test's. `cursor`: when the one that sends began, None: it begins now."""
 
-    def __init__(self, place: Place, notifications: KeenNotifications, now: datetime = MORNING) -> None:
-        self.place, self.clock = place, FakeClock(now)
+    def __init__(
+        self, place: Place, notifications: KeenNotifications, now: datetime = MORNING, cursor: str | None = "2026-01-01"
+    ) -> None:
+        self.place, self.clock, self.cursor = place, FakeClock(now), cursor
         names = Names("keen")
         keys = {c.name: names.asset_key(c.name) for c in COLLECTIONS}
         self.notifications, self.failures = notification_sensors(names, COLLECTIONS, keys, timezone="UTC", clock=self.clock)
@@ -80,8 +84,10 @@ class Office:
         self.resources = {names.notifications: notifications} | {name: resources[name] for name in names.resources}
 
     def tick(self) -> str:
-        with dg.build_sensor_context(instance=self.place.instance, resources=self.resources) as context:
-            return without_scope(self.notifications.evaluate_tick(context).skip_message or "")
+        with dg.build_sensor_context(instance=self.place.instance, resources=self.resources, cursor=self.cursor) as context:
+            told = self.notifications.evaluate_tick(context)
+            self.cursor = told.cursor
+            return without_scope(told.skip_message or "")
 
     def waiting(self) -> list[tuple[str, str, int, str | None]]:
         return [(without_scope(name), *others) for name, *others in SqlNotices(self.place.ledger.engine).waiting()]
@@ -150,6 +156,20 @@ def test_partitions_that_are_missing_for_one_reason_are_one_line_of_the_digest(m
     mend = "keen-pipeline backfill purchases --from 2026-01-02 --to 2026-01-04"
     assert lines[lines.index(told) + 1] == f"  {mend}"
     assert part(mail, "html").count(mend) == 1
+
+
+def test_the_day_of_an_installation_has_no_digest_of_what_no_night_has_asked_for(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS)
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), cursor=None)
+    with mail_server(mail_port, "s3cret-word") as box:
+        assert office.tick() == office.tick() == "nothing to send"
+        office.clock.advance(86_400)  # the nightly schedule is off
+        assert office.tick() == "sent keen/digest/2026-01-06 by mail"
+        assert mail_of(box)["Subject"] == "Keen 2026-01-06: 0 of 2 landed, 0 events, 6 failed"
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(day=7), cursor=None)
+    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
+    with mail_server(mail_port, "s3cret-word"):
+        assert office.tick() == "sent keen/digest/2026-01-07 by mail"
 
 
 def test_files_beyond_the_limit_are_named_and_not_attached(make_place: MakePlace, mail_port: int) -> None:
@@ -232,7 +252,7 @@ def test_a_process_that_dies_while_it_sends_is_followed_by_another(
         assert len(box.mails) == 1
 
 
-def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunFailureSensorContext:
+def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunStatusSensorContext:
     """What Dagster's daemon tells the sensor of a run that failed."""
     [event] = [e for e in result.all_events if e.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE")]
     run = office.place.instance.get_run_by_id(result.run_id)
@@ -243,18 +263,19 @@ def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunFailu
         dagster_instance=office.place.instance,
         dagster_run=run,
         resources=office.resources,
-    ).for_run_failure()
+    )
 
 
 def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:
-    options = ["--fail-extraction", "purchases@2026-01-02=3", "--fail-extraction", "purchases@2026-01-03=3"]
-    place = make_place(collections=COLLECTIONS, options=[*options, "--fail-extraction", "logins@2026-01-02=3"])
+    failing = ("purchases@2026-01-02", "purchases@2026-01-03", "logins@2026-01-02")
+    options = [word for one in failing for word in ("--fail-extraction", f"{one}=9")]
+    place = make_place(collections=COLLECTIONS, options=options)
     office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=2))
-    results = [
-        place.backfill([f"keen/{name}"], DAYS[day], DAYS[day]) for name, day in (("purchases", 1), ("purchases", 2), ("logins", 1))
-    ]
+    both = ["keen/purchases", "keen/logins"]
+    asked = (both[:1], 1, 1), (both[:1], 2, 2), (both[:1], 1, 2), (both[1:], 1, 1), (both, 1, 2)
+    results = [place.backfill(keys, DAYS[first], DAYS[last]) for keys, first, last in asked]
     with mail_server(mail_port, "s3cret-word") as box:
-        for result, told in zip(results, (1, 1, 2), strict=True):
+        for result, told in zip(results, (1, 1, 1, 2, 2), strict=True):
             office.failures(failed_run(office, result))
             office.tick()
             assert len(box.mails) == told
@@ -283,6 +304,26 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
     assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
     assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
+
+
+def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
+    def theirs() -> None:
+        raise KeyError("a password of theirs")
+
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    job = dg.define_asset_job("theirs_and_ours", ["theirs", "keen/purchases"], executor_def=dg.in_process_executor)
+    both = dg.Definitions.merge(place.defs, dg.Definitions(assets=[theirs], jobs=[job])).resolve_job_def(job.name)
+    for day, told in ((DAYS[0], 0), (DAYS[1], 1)):
+        result = both.execute_in_process(instance=place.instance, partition_key=day, raise_on_error=False)
+        assert not result.success
+        office.failures(failed_run(office, result))
+        assert len(office.waiting()) == told
+    with place.ledger.engine.connect() as connection:
+        [body] = connection.execute(sa.select(notices.c.body)).scalars()
+    assert "purchases 2026-01-02: the service reports the extraction as failed" in body
+    assert "password" not in body
 
 
 @pytest.mark.parametrize("told", ["extraction ca8f3c13c2c189e4c2d81ce9: ", "extraction refused: ", ""])

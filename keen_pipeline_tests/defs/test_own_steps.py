@@ -1,5 +1,7 @@
 """Steps of users' own by `@keen_assets`: resources as parameters, or from the context."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 import pytest
 
@@ -46,3 +48,18 @@ def test_resources_come_from_the_context() -> None:
 
     assert run(step).success
     assert seen == ["ours"]
+
+
+def test_a_step_of_many_collections_has_a_name_that_every_database_can_index() -> None:
+    many = [Collection(f"collection_{number}", "2026-01-01") for number in range(300)]
+
+    def name_of(collections: Sequence[Collection]) -> str:
+        @keen_assets(collections=collections)
+        def step(context: dg.AssetExecutionContext, keen: KeenResource):
+            yield from keen.run(context)
+
+        return step.op.name
+
+    assert name_of(many[:2]) == "keen__collection_0__keen__collection_1"
+    assert len(name_of(many)) < 1000
+    assert name_of(many) != name_of(many[:299])

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from keen_pipeline import Collection, TableDatabase, table_asset
+from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.tables import TableLoader, place_of_url
 from keen_pipeline.tables.names import column_name, column_names
@@ -272,6 +273,19 @@ def test_a_partition_that_has_not_landed_fails_and_the_others_are_loaded(url: st
             asset, partition_keys=["2026-01-01", "2026-01-03"], resources={"keen_database": TableDatabase(url=url)}
         )
     assert sorted(query("SELECT n FROM visits")) == [(1,), (3,)]
+
+
+def test_a_range_may_begin_before_the_start_date(tmp_path: Path, keen_landing: KeenLanding) -> None:
+    late = Collection("visits", "2026-01-02")
+    keen_landing.land(late, {"2026-01-02": [{"n": 2}]})
+    asset = table_asset(late, partitions_def=partitions_definition(late, together_with=[Collection("logins", "2026-01-01")]))
+    database = TableDatabase(url=f"sqlite:///{tmp_path / 'w.db'}")
+    result = keen_landing.materialize(asset, partition_keys=["2026-01-01", "2026-01-02"], resources={"keen_database": database})
+    made = result.asset_materializations_for_node("keen_tables__visits")
+    assert [(one.partition, one.metadata["dagster/partition_row_count"].value) for one in made if one.partition] == [
+        ("2026-01-01", 0),
+        ("2026-01-02", 1),
+    ]
 
 
 def test_nothing_but_the_database_is_written(

@@ -58,3 +58,11 @@ def test_what_lies_at_another_destination_is_not_landed_here(twice: KeenLanding)
     elsewhere = FileDestination(f"{twice.destination.uri}-other")
     ledger = SqlLedger(open_engine(twice.ledger_url), Scope(SOURCE, elsewhere.uri))
     assert landed_files(ledger, "visits") == {}
+
+
+def test_a_long_history_of_a_wide_collection_holds_each_name_once(keen_landing: KeenLanding) -> None:
+    wide = {f"property_{number}": number for number in range(300)}
+    # No two days have the same columns.
+    keen_landing.land("visits", {f"2026-01-{day:02d}": [{**wide, f"of_day_{day}": 1}] for day in range(1, 31)})
+    names = [name for entry in keen_landing.ledger.landed_entries("visits") if entry.landing for name in entry.landing.columns]
+    assert (len(names), len({id(name) for name in names})) == (30 * 302, 300 + 30 + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import dataset
 
+from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.readers.frames import duckdb_names
 from keen_pipeline.testing import KeenLanding
@@ -216,3 +219,19 @@ def test_lazy_frame_reads_the_columns_and_events_that_it_needs(csv: KeenLanding,
     wanted = lazy.filter(pl.col("body:userid") > 17).select("body:member").head(3).collect()
     assert wanted.to_series().to_list() == ["00018", "00019", "00118"]
     assert {tuple(sorted(columns)) for columns, _ in asked} == {("body:member", "body:userid")}
+
+
+def test_copies_go_with_the_lazy_frames_that_read_them(
+    keen_landing: KeenLanding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+    keen_landing.land(Collection("visits", KEYS[0], encoding=Encoding.PARQUET), {KEYS[0]: [{"n": 1}, {"n": 2}]})
+    # As text, for which the Parquet file is copied.
+    texts = {"header:timestamp": "string", "body:n": "string"}
+    lazy = keen_landing.reader.load("visits", KEYS[0], pl.LazyFrame, types=texts).filter(pl.col("body:n") == "2")
+    gc.collect()
+    assert lazy.collect().height == 1
+    del lazy
+    gc.collect()
+    assert list((tmp_path / "copies").iterdir()) == []

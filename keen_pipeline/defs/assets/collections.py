@@ -1,5 +1,6 @@
 """CSV assets: a step for each collection; a range of partitions is one run that submits, waits by list calls and lands."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME
 
+_LONGEST_NAME = 500  # longer than that of any one collection
 _Body = Callable[..., Iterator[Any]]
 
 
@@ -102,7 +104,7 @@ def _step(
     per_run = options.partitions_per_run
     run, asked = _with_resources(body)
     return dg.multi_asset(
-        name=step_name or "__".join(names.step(c.name) for c in collections),
+        name=step_name or _step_name(names, collections),
         specs=[specs[c.name] for c in collections],
         check_specs=[check for c in collections for check in check_specs(c, specs[c.name])],
         can_subset=True,
@@ -114,6 +116,13 @@ def _step(
         required_resource_keys=names.resources | asked,
         description=f"Extracts {', '.join(c.name for c in collections)} over a range of partitions in one run.",
     )(run)
+
+
+def _step_name(names: Names, collections: Sequence[Collection]) -> str:
+    """Those of the collections' own steps together, within what Dagster's index on PostgreSQL takes."""
+    name = "__".join(names.step(c.name) for c in collections)
+    short = f"{name[:_LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return name if len(name) <= _LONGEST_NAME else short
 
 
 def _with_resources(body: _Body) -> tuple[_Body, set[str]]:

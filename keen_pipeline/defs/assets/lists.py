@@ -1,5 +1,6 @@
 """Lists, the second kind of extraction: the unique values of a property as an asset, for each partition or of all events."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,17 +10,17 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
-from keen_pipeline.defs.partitions import partitions_definition, when_landed
+from keen_pipeline.defs.partitions import is_before_start, partitions_definition, when_landed
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.translator import COLLECTION_METADATA
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
-from keen_pipeline.pipeline import Pipeline
+from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.scope import DEFAULT_NAME
-from keen_pipeline.timeframe import Timeframe
 
 PREVIEWED = 20
+PREVIEWED_CHARACTERS = 200
 
 
 def unique_values_asset(
@@ -79,22 +80,27 @@ def unique_values_asset(
         pipeline = pipeline_of(context.resources, name)
         now = pipeline.clock.now()
         for partition in context.partition_keys if partitioned else [LATEST]:
-            window = partition_for_key(collection, partition, now).timeframe if partitioned else None
-            metadata = _write(pipeline, collection, property_name, partition, window)
+            values: list[Any] = []
+            if not partitioned or not is_before_start(collection, partition):
+                window = partition_for_key(collection, partition, now).timeframe if partitioned else None
+                values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+            metadata = _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
             yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=metadata)
         yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
 
     return list_values
 
 
-def _write(
-    pipeline: Pipeline, collection: Collection, property_name: str, partition: str, window: Timeframe | None
-) -> dict[str, Any]:
-    """One list to the destination; answers what is told of it."""
-    values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-    uri = pipeline.destination.write_list(collection.name, property_name, partition, values)
+def _written(uri: str, values: list[Any]) -> dict[str, Any]:
+    """What is told of a list."""
     return {
         "keen/values": len(values),
-        "keen/preview": dg.MetadataValue.json(values[:PREVIEWED]),
+        "keen/preview": dg.MetadataValue.json([_shown(value) for value in values[:PREVIEWED]]),
         "dagster/uri": dg.MetadataValue.url(uri) if "://" in uri else dg.MetadataValue.path(uri),
     }
+
+
+def _shown(value: Any) -> Any:
+    """A value, which may be as long as an event, or the beginning of its JSON."""
+    text = json.dumps(value, ensure_ascii=False)
+    return value if len(text) <= PREVIEWED_CHARACTERS else shortened(text, PREVIEWED_CHARACTERS)

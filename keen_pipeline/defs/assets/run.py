@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -258,16 +258,12 @@ def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[date
     backfill_id = run.tags.get(BACKFILL_ID_TAG)
     root = run.root_run_id or run.run_id
     backfill = instance.get_backfill(backfill_id) if backfill_id is not None else None
-    record = instance.get_run_record_by_id(root) or instance.get_run_record_by_id(run.run_id)
-    now = launched = time.time()
-    if backfill is not None:
-        launched = backfill.backfill_timestamp
-    elif record is not None:
-        created = record.create_timestamp
-        launched = (created.replace(tzinfo=timezone.utc) if created.tzinfo is None else created).timestamp()
+    # By its events: PostgreSQL writes down when a run was created in its own time zone, and Dagster takes that for UTC.
+    stats = instance.get_run_stats(root if instance.has_run(root) else run.run_id)
+    told = [stats.enqueued_time, stats.launch_time] if backfill is None else [backfill.backfill_timestamp]
+    now = time.time()
     # Whoever launched it may have another clock than this host, whose own word on the start is an upper bound.
-    if record is not None and record.start_time is not None:
-        launched = min(launched, record.start_time)
+    launched = min(moment for moment in (now, stats.start_time, *told) if moment is not None)
     return pipeline.clock.now() - timedelta(seconds=max(0.0, now - launched)), backfill_id or root
 
 

@@ -32,6 +32,8 @@ COMPLETE = "complete"
 SCHEMA = "schema_drift"
 SIZE = "unexpected_size"
 FRESH = "fresh"
+# Partitions that one result lists; its description says how many there are.
+_MOST_LISTED = 1000
 # Partitions whose materializations one query of the event log asks for: bounds its parameters and its answer.
 _READ_TOGETHER = 200
 
@@ -175,7 +177,8 @@ def landing_checks(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
 
-    Entries of other collections are left out.
+    And `complete` where nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
+    collections are left out.
     """
     by_collection: dict[str, list[Entry]] = defaultdict(list)
     for entry in landed:
@@ -188,6 +191,8 @@ def landing_checks(
         history = ledger.landed_entries(name, start=first.start - history_span(collection), end=last.end)
         replaced = ledger.replaced(name, [entry.request.partition_key for entry in entries])
         for entry in entries:
+            if collection.count_check is CountPolicy.OFF:
+                yield _evaluation(targets, COMPLETE, entry, CheckPolicy.WARN, True, "not compared: count_check is off")
             if collection.schema_check is not CheckPolicy.OFF:
                 yield _drift(targets, collection, entry, history)
             if collection.size_check is not CheckPolicy.OFF:
@@ -244,14 +249,14 @@ def _size(
 
 def freshness_evaluation(key: dg.AssetKey, found: Freshness) -> dg.AssetCheckEvaluation:
     """The result of `fresh` for a collection."""
-    late = [partition.key for partition, _ in found.late]
+    late = [partition.key for partition, _ in found.late[:_MOST_LISTED]]
     return dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=FRESH,
         passed=found.is_fresh,
         severity=dg.AssetCheckSeverity.ERROR if late else dg.AssetCheckSeverity.WARN,
         description=str(found),
-        metadata={"keen/late_partitions": late, "keen/outdated_partitions": list(found.outdated)},
+        metadata={"keen/late_partitions": late, "keen/outdated_partitions": list(found.outdated[:_MOST_LISTED])},
     )
 
 

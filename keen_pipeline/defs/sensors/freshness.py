@@ -1,6 +1,7 @@
 """The sensor `{name}_freshness`: looks whether partitions have landed in time; no run is needed for it."""
 
 import json
+import time
 from collections.abc import Sequence
 
 import dagster as dg
@@ -13,6 +14,8 @@ from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.settings import Settings
 
 INTERVAL_SECONDS = 60
+# Dagster ends a tick after 60 s; no collection is begun after so many, of which each takes some for many years of hours.
+LOOKING_SECONDS = 20.0
 
 
 def freshness_sensors(names: Names, collections: Sequence[Collection], keys: Keys, running: bool) -> list[dg.SensorDefinition]:
@@ -31,11 +34,19 @@ def freshness_sensors(names: Names, collections: Sequence[Collection], keys: Key
     def fresh(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         before: dict[str, str] = json.loads(context.cursor or "{}")
         ledger, mask_key = ledger_of(context.resources, names.name), Settings.from_environment().mask_key
-        now = ledger.clock.now()
-        found = {collection.name: freshness(ledger, collection, now, mask_key=mask_key) for collection in watched}
-        # What it says changes with each newly due partition, with what keeps it, and when it has landed.
-        told = {name: str(state) for name, state in found.items()}
-        events = [freshness_evaluation(keys[name], state) for name, state in found.items() if before.get(name) != told[name]]
+        now, begun, events = ledger.clock.now(), time.monotonic(), []
+        known = {collection.name for collection in watched}
+        # In the order in which they were looked at: what one tick has no time for comes first at the next.
+        told = {name: said for name, said in before.items() if name in known}
+        order = list(told)
+        for collection in sorted(watched, key=lambda c: order.index(c.name) if c.name in told else -1):
+            state = freshness(ledger, collection, now, mask_key=mask_key)
+            # What it says changes with each newly due partition, with what keeps it, and when it has landed.
+            if told.pop(collection.name, None) != str(state):
+                events.append(freshness_evaluation(keys[collection.name], state))
+            told[collection.name] = str(state)
+            if time.monotonic() - begun > LOOKING_SECONDS:
+                break
         return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
 
     return [fresh]

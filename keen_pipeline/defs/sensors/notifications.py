@@ -1,12 +1,10 @@
 """The nightly digest and failures, told by e-mail and Slack: two sensors around the outbox in the ledger; no run is needed."""
 
 import hashlib
-import inspect
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +14,7 @@ from pydantic import Field
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
-from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, checked, ledger_of, pipeline_of
+from keen_pipeline.defs.resources import checked, ledger_of, pipeline_of
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
@@ -36,6 +34,8 @@ SENDING_SECONDS = 15.0
 _TITLE_CHARACTERS = 150
 _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
+# The first line of what a run of ours says at its end.
+_SUMMARY = re.compile(r" partitions failed| stopped$")
 
 
 class KeenNotifications(dg.ConfigurableResource[Settings]):
@@ -89,7 +89,11 @@ def notification_sensors(
 ) -> list[dg.SensorDefinition]:
     """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
     status = sensor_status(running)
-    return [_notifications_sensor(names, collections, keys, timezone, status, clock), _failures_sensor(names, keys, status, clock)]
+    steps = {names.step(collection.name) for collection in collections}
+    return [
+        _notifications_sensor(names, collections, keys, timezone, status, clock),
+        _failures_sensor(names, keys, steps, status, clock),
+    ]
 
 
 def _notifications_sensor(
@@ -122,9 +126,14 @@ def _notifications_sensor(
         of = _of(ledger)
         notices = SqlNotices(ledger.engine, of=of, clock=time)
         local = time.now().astimezone(ZoneInfo(timezone))
-        if f"{local:%H:%M}" >= settings.digest_at:
+        today = f"{local:%Y-%m-%d}"
+        if context.cursor is None:
+            context.update_cursor(today)
+        # The day of an installation had no night before it: that nothing was ever asked for is told from the next day on.
+        is_new = context.cursor == today and not (ledger.landed_collections() or ledger.open_entries())
+        if f"{local:%H:%M}" >= settings.digest_at and not is_new:
             for channel in sorted(channels.names):
-                notices.plan(f"{of}{_DIGEST}{local:%Y-%m-%d}", channel)
+                notices.plan(f"{of}{_DIGEST}{today}", channel)
 
         def write(notice: "Notice") -> Message:
             if notice.body is not None:
@@ -147,40 +156,39 @@ def _notifications_sensor(
     return notifications_sensor
 
 
-def _failures_sensor(names: Names, keys: Keys, status: dg.DefaultSensorStatus, clock: Clock | None) -> dg.SensorDefinition:
-    def failures_sensor(context: dg.RunFailureSensorContext, **resources: Any) -> dg.SkipReason | None:
+def _failures_sensor(
+    names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
+) -> dg.SensorDefinition:
+    def failures_sensor(context: dg.RunStatusSensorContext, **_: Any) -> dg.SkipReason | None:
         from keen_pipeline.ledger.notices import SqlNotices
 
         run = context.dagster_run
-        if not _is_ours(run, names, keys):
-            return dg.SkipReason(f"{run.job_name} is no extraction of {names.name}")
-        notifications: KeenNotifications = resources[names.notifications]
-        ledger = ledger_of(SimpleNamespace(**resources), names.name)
+        failed = context.for_run_failure().get_step_failure_events()
+        if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
+            ours = [event for event in failed if event.step_key in steps]
+            if not ours and (failed or not set(run.asset_selection or ()) & set(keys.values())):
+                return dg.SkipReason(f"no extraction of {names.name} failed in {run.job_name}")
+            failed = ours
+        notifications: KeenNotifications = getattr(context.resources, names.notifications)
+        ledger = ledger_of(context.resources, names.name)
         notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
-        story = _story(context)
-        # One cause that fails run after run is told once a day.
-        cause = hashlib.sha256(_cause(story).encode()).hexdigest()[:12]
+        story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
+        body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
+        day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
+        # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
         for channel in sorted(channels_of(notifications.settings()).names):
-            body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
-            notices.plan(f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}/{cause}", channel, body)
+            any(notices.plan(f"{day}/{cause}", channel, body) for cause in _causes(story))
         return None
 
-    # A run failure sensor takes its resources as parameters, whose names are the keys: here they are the definitions' own.
-    kinds: dict[str, Any] = {
-        names.name: KeenResource,
-        names.ledger: ExtractionLedger,
-        names.destination: CsvDestination,
-        names.notifications: KeenNotifications,
-    }
-    parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    parameters += [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=v) for k, v in kinds.items()]
-    failures_sensor.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return dg.run_failure_sensor(
-        name=names.failures_sensor,
+    return dg.RunStatusSensorDefinition(
+        names.failures_sensor,
+        dg.DagsterRunStatus.FAILURE,
+        failures_sensor,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=status,
+        required_resource_keys=names.resources | {names.notifications},
         description=f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}.",
-    )(failures_sensor)
+    )
 
 
 def _of(ledger: "SqlLedger") -> str:
@@ -189,35 +197,32 @@ def _of(ledger: "SqlLedger") -> str:
     return f"{scope.name}/{hashlib.sha256(str(scope).encode()).hexdigest()[:8]}/"
 
 
-def _is_ours(run: dg.DagsterRun, names: Names, keys: Keys) -> bool:
-    if run.job_name in (names.submit_job, names.materialize_job) or run.tags.get(DEFINITIONS_TAG) == names.name:
-        return True
-    return bool(set(run.asset_selection or ()) & set(keys.values()))
-
-
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     """How much failed and which first, if the story's first lines say it; else what."""
     first, second = [*story.splitlines(), "", ""][:2]
-    if re.search(r" partitions failed| stopped$", first):
+    if _SUMMARY.search(first):
         # An extraction's id would push out why it failed.
         return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
     return f"Keen: {what} failed ({run.job_name})"
 
 
-def _cause(story: str) -> str:
-    """A story without what differs from run to run: numbers, keys of partitions, times."""
-    return re.sub(r"[0-9a-f]{8,}|\d+", "#", story)
+def _causes(story: str) -> list[str]:
+    """Of each line that says why something failed, a digest without what differs from run to run: numbers, partitions, times."""
+    lines = [line for line in story.splitlines() if line.strip() and not line.startswith("  ") and not _SUMMARY.search(line)]
+    bare = [re.sub(r"[0-9a-f]{8,}|\d+", "#", line).replace("extraction #: ", "") for line in lines or [story]]
+    same = [re.sub(r"( [#:+-]+)+( and # more)?", " #", line) for line in bare]
+    return [hashlib.sha256(line.encode()).hexdigest()[:12] for line in same]
 
 
-def _story(context: dg.RunFailureSensorContext) -> str:
-    """What the failed steps said; without a step, what the run said."""
+def _story(failed: Sequence[dg.DagsterEvent]) -> str:
+    """What the failed steps said."""
     said: list[str] = []
-    for event in context.get_step_failure_events():
+    for event in failed:
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
             said.append(data.user_failure_data.description)
         elif data.error is not None:
             cause = data.error.cause or data.error
             said.append(cause.message.strip())
-    return ("\n".join(said) or context.failure_event.message or "no reason is known")[:_STORY_CHARACTERS]
+    return "\n".join(said)
