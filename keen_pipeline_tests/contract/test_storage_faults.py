@@ -134,6 +134,7 @@ def test_whole_file_or_named_error_whatever_the_way_does(place: Place, between: 
         assert files[TARGET] == OLD or (not row.old and files[TARGET] == NEW)
         assert isinstance(error, row.expected or ())
         assert row.said in str(error)
+        assert files[TARGET] == OLD or "nothing was published" not in str(error)
         assert destination.uri.partition("/test_")[0] in str(error)  # its name, if shortened
     if row.aborted:
         assert place.unfinished() == 0

@@ -51,8 +51,11 @@ def for_a_person(target: str, why: str, mend: str = "") -> ConfigurationError:
 
 
 def unavailable(target: str, why: object, mend: str = "") -> ServiceUnavailableError:
-    """The same call may go through later; `why` is a code or an exception, of which only the type is told."""
-    text = f"destination {short(target)}: the storage failed ({_reason(why)}); nothing was published"
+    """The same call may go through later; `why` is a code or an exception, of which only the type is told.
+
+    What was asked may have been done all the same, and its answer lost.
+    """
+    text = f"destination {short(target)}: the storage failed ({_reason(why)})"
     return ServiceUnavailableError(text + (f"\n{mend}" if mend else ""))
 
 
@@ -95,4 +98,4 @@ def _of_system(where: str, error: OSError, mend: str) -> KeenPipelineError:
         return ConfigurationError(f"{where} is full ({reason}); nothing was published\n{mend}")
     if error.errno in _FOR_A_PERSON:
         return ConfigurationError(f"{where} can't be written ({reason}); nothing was published")
-    return ServiceUnavailableError(f"{where} failed ({reason}); nothing was published")
+    return ServiceUnavailableError(f"{where} failed ({reason})")
