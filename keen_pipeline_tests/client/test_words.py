@@ -43,6 +43,8 @@ def is_clean(text: str) -> bool:
         (f"key {READ}", "key ***"),
         (f"key {MASTER}!", "key ***!"),
         ("key write%2Fkey%2B88bb", "key ***"),
+        ("write/key%2B88bb %77rite%252Fkey%252b88bb write/\nkey+88bb", "*** *** ***"),
+        (f"what an excerpt cut off {WRITE[:10]}", "what an excerpt cut off ***"),
         (f"re\x00ad-k\u200bey-77aa {READ[:4]}\x1b[1m{READ[4:]}", "*** ***"),
         (f"see {URL} and more", "see <url> and more"),
         ("see https:\\/\\/x.example\\/f?signature=s3cr3t.", "see <url>"),
