@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import zlib
 
-from keen_pipeline.client.connection import Channel, Response, translated, unzipped
+from keen_pipeline.client.connection import Channel, Response, translated
 from keen_pipeline.errors import TransferError
+from keen_pipeline.gunzip import unzipped
 
 _LONGEST_LINE = 4096
 """Bytes of one chunk-size or trailer line."""

@@ -14,7 +14,6 @@ import re
 import socket
 import ssl
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from keen_pipeline.client.proxy import Proxies, Proxy
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, UnreachableError
 
 _BUFFER_BYTES = 64 * 1024
-_ZIPPED_BYTES = 4096  # unzipped at once: what follows a member's end is copied, and a member may have 20 bytes
 
 
 class TimeLimitError(TimeoutError):
@@ -258,14 +256,3 @@ def refuse_proxy(status: int, proxy: Proxy | None) -> None:
         raise ConfigurationError(
             f"the proxy {proxy.host} refused its user and password (HTTP 407). Nothing was requested; set {proxy.variable}"
         )
-
-
-def unzipped(data: bytes, most: int) -> tuple[bytes, bool]:
-    """Up to `most` bytes of what some gzip members hold, and whether that is all of it, unharmed. Raises zlib.error."""
-    out, at, member = bytearray(), 0, zlib.decompressobj(31)
-    while at < len(data) and len(out) < most:
-        member = zlib.decompressobj(31) if member.eof else member
-        piece = data[at : at + _ZIPPED_BYTES]
-        out += member.decompress(piece, most - len(out))
-        at += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
-    return bytes(out), at == len(data) and member.eof

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from keen_pipeline.client.address import redirected, split_url
-from keen_pipeline.client.connection import Connection, Connector, Response, translated, unzipped
+from keen_pipeline.client.connection import Connection, Connector, Response, translated
 from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
 from keen_pipeline.client.wire import WrongShape
@@ -31,6 +31,7 @@ from keen_pipeline.errors import (
     UnreachableError,
     UnreadableAnswerError,
 )
+from keen_pipeline.gunzip import unzipped
 from keen_pipeline.ports import Clock, RateLimiter
 
 log = logging.getLogger(__name__)

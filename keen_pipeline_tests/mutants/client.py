@@ -116,9 +116,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_TIMES}::test_tls_that_is_cut_without_its_closing_alert_is_no_end",
     ),
     (
-        f"{_TRANSFER}/decode.py",
-        "        if self._begun:\n",
-        "        if False:\n",
+        f"{_TRANSFER}/intake.py",
+        "if self._gunzip is not None and not self._gunzip.whole:",
+        "if False:",
         f"{_LANDING}/test_faults.py::test_refused_transfer_names_the_error_and_leaves_the_older_file",
     ),
     # Time.
