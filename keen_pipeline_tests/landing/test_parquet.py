@@ -335,6 +335,12 @@ def test_file_of_a_collection_without_known_columns_is_readable(tmp_path: Path) 
     assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/1.parquet')").fetchall() == [(0,)]
 
 
+def test_file_without_events_has_no_two_columns_of_one_name() -> None:
+    table, _ = converted(b"a,a\n", {"a": "num", "a#2": "bool"})
+    assert [str(field.type) for field in table.schema] == ["double", "double", "bool"]
+    assert table.column_names == ["a", "a#2", "a#2#2"]
+
+
 def test_two_columns_of_one_name_stay_two() -> None:
     table, _ = converted(b"a,a\n1,2\n", {})
     assert table.to_pylist() == [{"a": "1", "a#2": "2"}]
