@@ -58,6 +58,8 @@ class ResultsOpener:
         deadline = time.monotonic() + seconds  # for the heads of all redirects together
         for _ in range(MOST_REDIRECTS + 1):
             path, place = split_url(url)
+            if self._scrub(place.host) != place.host:  # others chose it, and messages name it
+                raise UnreadableAnswerError("the results URL names a host that is too long, or holds what nobody may see")
             by_proxy = self._connector.proxies.of(place) is not None
             address = checked(place, allow_private=self._allow_private, by_proxy=by_proxy, seconds=limits.connect)
             with ExitStack() as stack:

@@ -232,7 +232,7 @@ class ApiTransport:
         try:
             return read(json.loads(body), self._scrub)
         except WrongShape as error:
-            reason = clean(str(error))
+            reason = self._scrub(str(error))
         except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
             reason = "not JSON"
         excerpt = self._scrub(body[:1024].decode("utf-8", "replace"))

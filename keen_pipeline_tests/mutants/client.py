@@ -235,8 +235,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # What an answer says.
     (
         f"{_CLIENT}/wire.py",
-        "identity = _identity(one)\n        try:",
-        "try:\n            identity = _identity(one)",
+        "identity = _identity(one, clean)\n        try:",
+        "try:\n            identity = _identity(one, clean)",
         f"{_ANSWERS}::test_undocumented_answer_is_unreadable",
     ),
     (
@@ -245,7 +245,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "RemoteStatus.FAILED, message=",
         f"{_ANSWERS}::test_entry_of_a_list_that_is_unreadable_waits_and_says_why",
     ),
-    (f"{_CLIENT}/wire.py", "or not str(identity).isprintable()", "", f"{_ANSWERS}::test_undocumented_answer_is_unreadable"),
+    (f"{_CLIENT}/wire.py", "or clean(identity) != identity", "", f"{_ANSWERS}::test_undocumented_answer_is_unreadable"),
     (f"{_CLIENT}/wire.py", "not 0 <= number < 2**63", "number < 0", f"{_ANSWERS}::test_undocumented_answer_is_unreadable"),
     (
         f"{_CLIENT}/refusals.py",
