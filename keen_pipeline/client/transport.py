@@ -44,7 +44,6 @@ LONGEST_WAIT_SECONDS = 20.0
 MOST_REDIRECTS = 3
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
-_READ_BYTES = 64 * 1024
 _MOST_IDLE = 8
 
 Answer = TypeVar("Answer")
@@ -248,12 +247,9 @@ def _json(value: Any, name: str) -> str:
 
 def _body(response: Response, subject: str) -> bytes:
     """The whole body, unzipped. Raises UnreadableAnswerError, IncompleteRead."""
-    pieces = bytearray()
-    while len(pieces) <= LARGEST_ANSWER_BYTES and (piece := response.read(_READ_BYTES)):
-        pieces += piece
-    if response.length and len(pieces) <= LARGEST_ANSWER_BYTES:
+    body, whole = response.read(LARGEST_ANSWER_BYTES + 1), True
+    if response.length and len(body) <= LARGEST_ANSWER_BYTES:
         raise http.client.IncompleteRead(b"")
-    body, whole = bytes(pieces), True
     if response.encoding in ("gzip", "x-gzip"):
         try:
             body, whole = unzipped(body, LARGEST_ANSWER_BYTES + 1)

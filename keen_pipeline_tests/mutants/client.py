@@ -261,7 +261,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/transport.py",
-        "if response.length and len(pieces) <= LARGEST_ANSWER_BYTES:",
+        "if response.length and len(body) <= LARGEST_ANSWER_BYTES:",
         "if False:",
         f"{_ANSWERS}::test_cut_answer_of_a_get_is_repeated",
     ),
