@@ -52,8 +52,11 @@ def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, secon
     up. A refused key, or a collection that can't be counted, keeps its own collection's intents alone.
     """
     now = pipeline.clock.now()
-    due = [e.entry_id for e in entries if isinstance(decide(e, Seen(), now, pipeline.limits), Post) and e.is_free_for(worker)]
-    claimed = [e for e in pipeline.ledger.claim(due, worker) if e.status is Status.REQUESTED] if due else []
+    due = [e for e in entries if isinstance(decide(e, Seen(), now, pipeline.limits), Post) and e.is_free_for(worker)]
+    # What is the worker's already is not claimed anew at every round: thousands would be written each time.
+    free = [e.entry_id for e in due if e.claimed_by is None]
+    claimed = [e for e in due if e.claimed_by is not None]
+    claimed += [e for e in pipeline.ledger.claim(free, worker) if e.status is Status.REQUESTED] if free else []
     # From here on: a ledger that is slow to claim would leave no time for any POST.
     outcome = _Round(pipeline, worker, pipeline.clock.now() + timedelta(seconds=seconds)).run(claimed)
     for collection, problem in outcome.problems.items():
