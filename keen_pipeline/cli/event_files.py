@@ -9,7 +9,7 @@
 - `.parquet`: one event a row. What was landed comes back as it was extracted: lists and objects as such, whole numbers as whole,
   numbers that no double holds by their digits. (A property with numbers in some events and texts in others is text in Parquet.) In
   other files columns are properties under the same names as in CSV; structs nest, NULL is no property, times become ISO-8601
-  texts (UTC), decimals become numbers, binary values become hexadecimal texts.
+  texts (UTC), decimals become numbers (texts where no double holds their digits), binary values become hexadecimal texts.
 
 Lines end by LF, CR LF or a lone CR.
 """
@@ -83,6 +83,8 @@ def _json(event: dict[str, Any], place: str) -> str:
         return json.dumps(event, allow_nan=False)
     except ValueError:
         _refuse(f"{place} has a number that JSON doesn't have (NaN or infinite)")
+    except RecursionError:
+        _refuse(f"{place} has objects within each other, too many to be written as JSON")
 
 
 def _refuse(problem: str) -> NoReturn:
@@ -305,7 +307,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+        number = int(value) if value == value.to_integral_value() else float(value)
+        return number if value == Decimal(repr(number)) else str(value)
     if isinstance(value, (bytes, bytearray)):
         return value.hex()
     return str(value) if isinstance(value, UUID) else value

@@ -11,7 +11,7 @@ import queue
 import socket
 import threading
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from keen_pipeline.errors import ConfigurationError, UnreachableError, UnreadableAnswerError
 
@@ -23,6 +23,7 @@ _NOT_PUBLIC = """
     192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 2001::/23 2001:db8::/32 3fff::/20
 """
 _MAYBE_PUBLIC = "0.0.0.0/0 2000::/3 ::ffff:0:0/96 64:ff9b::/96"
+_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 # The link-local ones, and those of single clouds: EC2 and Google by IPv6, Alibaba, Azure.
 _NEVER = "169.254.0.0/16 fe80::/10 fd00:ec2::254/128 fd20:ce::254/128 100.100.100.200/32 168.63.129.16/32"
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
@@ -119,17 +120,18 @@ def resolve(host: str, port: int, seconds: float) -> tuple[str, ...]:
     return ips
 
 
-def split_url(url: str, what: str = "the results URL") -> tuple[SplitResult, Address]:
-    """The parts of an http(s) URL and the place it names. Raises UnreadableAnswerError, which names `what` and not the URL."""
+def split_url(url: str, what: str = "the results URL") -> tuple[str, Address]:
+    """What to ask for by an http(s) URL, and the place it names. Raises UnreadableAnswerError, which names `what`, not the URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise UnreadableAnswerError(f"{what} is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host or port == 0 or any(c <= " " or c == "\x7f" for c in url):
+    if parts.scheme not in ("http", "https") or not host or port == 0 or any(c < " " or c == "\x7f" for c in url):
         raise UnreadableAnswerError(f"{what} is not http(s) with a host")
     secure = parts.scheme == "https"
-    return parts, Address(secure=secure, host=host, port=port or (443 if secure else 80))
+    path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_CHARACTERS, errors="replace")
+    return path, Address(secure=secure, host=host, port=port or (443 if secure else 80))
 
 
 def redirected(url: str, location: str, what: str = "results: the URL") -> str:

@@ -6,12 +6,12 @@ slow drip is never seen), and can't see what follows an announced length.
 
 from __future__ import annotations
 
-import http.client
 import io
 import zlib
 
-from keen_pipeline.client.connection import Channel, translated, unzipped
+from keen_pipeline.client.connection import Channel, Response, translated
 from keen_pipeline.errors import TransferError
+from keen_pipeline.gunzip import unzipped
 
 _LONGEST_LINE = 4096
 """Bytes of one chunk-size or trailer line."""
@@ -26,7 +26,7 @@ class ResultsBody:
 
     def __init__(
         self,
-        response: http.client.HTTPResponse,
+        response: Response,
         channel: Channel,
         host: str,
         *,
@@ -48,7 +48,7 @@ class ResultsBody:
         self.start = start
         self.total = total
         self.validator = validator
-        self.encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
+        self.encoding = response.encoding
 
     def head(self) -> tuple[bytes, bool]:
         """The first bytes of the file, up to HEAD_BYTES, and whether they are all of it; `readinto` gives them again.
@@ -59,6 +59,8 @@ class ResultsBody:
         length = 0
         while length < HEAD_BYTES and (got := self.readinto(memoryview(found)[length:])):
             length += got
+        if not length and self._left is None:
+            raise TransferError("results: the connection ended before their first byte, and no length says that there is none")
         self._head = memoryview(bytes(found[:length]))
         if self.encoding == "identity":
             return bytes(self._head), self._ended

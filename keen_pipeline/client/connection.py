@@ -14,18 +14,16 @@ import re
 import socket
 import ssl
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from keen_pipeline.client.address import Address, resolve
 from keen_pipeline.client.proxy import Proxies, Proxy
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, UnreachableError
 
 _BUFFER_BYTES = 64 * 1024
-_ZIPPED_BYTES = 4096  # unzipped at once: what follows a member's end is copied, and a member may have 20 bytes
 
 
 class TimeLimitError(TimeoutError):
@@ -129,14 +127,24 @@ class Channel(io.RawIOBase):
         return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
 
 
-class _Response(http.client.HTTPResponse):
-    """The final answer, its framing checked: http.client takes a length that it can't read for none, and a cut for the end."""
+class Response(http.client.HTTPResponse):
+    """The final answer, its head checked: http.client takes a length that it can't read for none, and a cut for the end.
+
+    Nor does it read what follows a line that is no header, such as the length.
+    """
+
+    @property
+    def encoding(self) -> str:
+        """Of the content, in lower case; `identity` for none."""
+        return ",".join(self.headers.get_all("Content-Encoding", [])).strip().lower() or "identity"
 
     def begin(self) -> None:
         super().begin()
         while 100 < self.status < 200 and self.status != 101:  # such as 103 Early Hints
             self.headers = self.msg = None  # type: ignore[assignment] # or it would not begin again
             super().begin()
+        if self.headers.get_payload() != "":
+            raise OSError(errno.EBADMSG, "its head has a line that can't be read")
         lengths = {one.strip() for line in self.headers.get_all("Content-Length", []) for one in line.split(",")}
         coding = ",".join(self.headers.get_all("Transfer-Encoding", [])).lower()
         if coding:
@@ -152,7 +160,7 @@ class _Response(http.client.HTTPResponse):
 class Connection(http.client.HTTPConnection):
     """To `place`, by `channel`; `proxy` is the one that gets plain requests, with the whole address."""
 
-    response_class = _Response
+    response_class = Response
 
     def __init__(self, place: Address, sock: Any, read_timeout: float, proxy: Proxy | None = None) -> None:
         super().__init__(place.host, place.port)
@@ -161,7 +169,7 @@ class Connection(http.client.HTTPConnection):
         self.sock: Any = self.channel
         self._proxy = proxy
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str], data: bytes | None = None) -> http.client.HTTPResponse:
+    def ask(self, method: str, path: str, headers: Mapping[str, str], data: bytes | None = None) -> Response:
         """Send a request; returns the head of its answer. Raises ConfigurationError when a proxy refuses the user."""
         if self._proxy is None:
             self.request(method, path, data, headers)
@@ -169,7 +177,7 @@ class Connection(http.client.HTTPConnection):
             host = f"[{self.host}]" if ":" in self.host else self.host
             port = "" if self.port == 80 else f":{self.port}"
             self.request(method, f"http://{host}{port}{path}", data, {**headers, **self._proxy.headers})
-        response = self.getresponse()
+        response = cast("Response", self.getresponse())
         refuse_proxy(response.status, self._proxy)
         return response
 
@@ -248,14 +256,3 @@ def refuse_proxy(status: int, proxy: Proxy | None) -> None:
         raise ConfigurationError(
             f"the proxy {proxy.host} refused its user and password (HTTP 407). Nothing was requested; set {proxy.variable}"
         )
-
-
-def unzipped(data: bytes, most: int) -> tuple[bytes, bool]:
-    """Up to `most` bytes of what some gzip members hold, and whether that is all of it, unharmed. Raises zlib.error."""
-    out, at, member = bytearray(), 0, zlib.decompressobj(31)
-    while at < len(data) and len(out) < most:
-        member = zlib.decompressobj(31) if member.eof else member
-        piece = data[at : at + _ZIPPED_BYTES]
-        out += member.decompress(piece, most - len(out))
-        at += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
-    return bytes(out), at == len(data) and member.eof

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from keen_pipeline.client.connection import unzipped
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.errors import (
     AuthenticationError,
@@ -25,6 +24,7 @@ from keen_pipeline.errors import (
     UnreadableAnswerError,
     says_too_large,
 )
+from keen_pipeline.gunzip import unzipped
 
 LARGEST_REFUSAL_BYTES = 64 * 1024
 """How much of an error's body is read."""

@@ -7,11 +7,10 @@ import re
 import time
 from contextlib import AbstractContextManager, ExitStack
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote
 
 from keen_pipeline.client.address import Address, checked, is_private_host, redirected, split_url
 from keen_pipeline.client.body import ResultsBody
-from keen_pipeline.client.connection import Channel, Connector, translated
+from keen_pipeline.client.connection import Channel, Connector, Response, translated
 from keen_pipeline.client.document import why_not_csv
 from keen_pipeline.client.refusals import body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber
@@ -29,7 +28,6 @@ MOST_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 _STRONG_AFTER_SECONDS = 1.0
 """RFC 9110, 8.8.2.2: a Last-Modified is strong if the answer's Date is at least one second later."""
-_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
 class ResultsOpener:
@@ -59,10 +57,11 @@ class ResultsOpener:
         seconds = min(max(limits.total, limits.read), limits.transfer)
         deadline = time.monotonic() + seconds  # for the heads of all redirects together
         for _ in range(MOST_REDIRECTS + 1):
-            parts, place = split_url(url)
+            path, place = split_url(url)
+            if self._scrub(place.host) != place.host:  # others chose it, and messages name it
+                raise UnreadableAnswerError("the results URL names a host that is too long, or holds what nobody may see")
             by_proxy = self._connector.proxies.of(place) is not None
             address = checked(place, allow_private=self._allow_private, by_proxy=by_proxy, seconds=limits.connect)
-            path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_CHARACTERS, errors="replace")
             with ExitStack() as stack:
                 connection = self._connector.connect(address, min(limits.connect, deadline - time.monotonic()))
                 stack.callback(connection.channel.end)
@@ -90,12 +89,9 @@ class ResultsOpener:
             headers["Authorization"] = self._credential.key
         return headers
 
-    def _body(
-        self, response: http.client.HTTPResponse, channel: Channel, host: str, offset: int, validator: str | None
-    ) -> ResultsBody:
-        encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip"):
-            raise UnreadableAnswerError(f"results: the Content-Encoding {self._scrub(encoding)!r} was not asked for")
+    def _body(self, response: Response, channel: Channel, host: str, offset: int, validator: str | None) -> ResultsBody:
+        if response.encoding not in ("identity", "gzip", "x-gzip"):
+            raise UnreadableAnswerError(f"results: the Content-Encoding {self._scrub(response.encoding)!r} was not asked for")
         start, total = _extent(response, offset)
         found = strong_validator(response.headers)
         if start and found is not None and found != validator:
@@ -111,7 +107,7 @@ class ResultsOpener:
             )
         return body
 
-    def _refused(self, response: http.client.HTTPResponse, subject: str | None) -> KeenPipelineError:
+    def _refused(self, response: Response, subject: str | None) -> KeenPipelineError:
         status, body = response.status, body_of(response)
         wait = retry_after(response.headers, self._clock.now())
         if subject is not None:
@@ -136,7 +132,7 @@ def _redirected(url: str, location: str) -> str:
     return target
 
 
-def _extent(response: http.client.HTTPResponse, offset: int) -> tuple[int, int | None]:
+def _extent(response: Response, offset: int) -> tuple[int, int | None]:
     """Offset of the body's first byte, and the length of the whole file when the service said it."""
     if response.status == 200:
         return 0, response.length

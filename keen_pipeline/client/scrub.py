@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import quote
 
 from keen_pipeline.errors import InvalidInputError
 
@@ -69,14 +68,19 @@ def clean(text: str, longest: int = LONGEST_TEXT) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+def _written(secret: str) -> str:
+    """Matches a secret whose characters may be percent-encoded or folded, also the beginning of one where the text was cut."""
+    signs = [re.escape(c) + "|" + "".join(f"%(?:25)*{byte:02x}" for byte in c.encode(errors="replace")) for c in secret]
+    return " ?".join(f"(?:{sign}{'' if n < SHORTEST_SECRET else '|$'})" for n, sign in enumerate(signs))
+
+
 class Scrubber:
     """Cleans text written by somebody else and takes out `secrets` (of SHORTEST_SECRET characters or more) and every URL."""
 
     def __init__(self, secrets: Iterable[str | None]) -> None:
         long = [secret for secret in secrets if secret and len(secret) >= SHORTEST_SECRET]
         # The longest first, so that a key that begins with another one goes as a whole.
-        known = sorted({form for secret in long for form in (secret, quote(secret, safe=""))}, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known)) or "(?!)", re.IGNORECASE)
+        self._known = re.compile("|".join(map(_written, sorted(long, key=len, reverse=True))) or "(?!)", re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
         """Return `text` cleaned, without secrets and URLs, cut to LONGEST_TEXT characters."""

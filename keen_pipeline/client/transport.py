@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from keen_pipeline.client.address import redirected, split_url
-from keen_pipeline.client.connection import Connection, Connector, translated, unzipped
+from keen_pipeline.client.connection import Connection, Connector, Response, translated
 from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
 from keen_pipeline.client.wire import WrongShape
@@ -31,6 +31,7 @@ from keen_pipeline.errors import (
     UnreachableError,
     UnreadableAnswerError,
 )
+from keen_pipeline.gunzip import unzipped
 from keen_pipeline.ports import Clock, RateLimiter
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,6 @@ LONGEST_WAIT_SECONDS = 20.0
 MOST_REDIRECTS = 3
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
-_READ_BYTES = 64 * 1024
 _MOST_IDLE = 8
 
 Answer = TypeVar("Answer")
@@ -82,8 +82,7 @@ class ApiTransport:
 
     def __init__(self, base_url: str, connector: Connector, *, limiter: RateLimiter | None, clock: Clock, scrub: Scrubber) -> None:
         self.base_url = base_url
-        parts, self._place = split_url(base_url)
-        self._netloc = parts.netloc
+        self._place = split_url(base_url)[1]
         self._connector = connector
         self._read_timeout, self._total_timeout = connector.limits.read, connector.limits.total
         self._limiter = limiter
@@ -170,7 +169,10 @@ class ApiTransport:
             status, headers, body = self._exchange(call, url, deadline)
             if 200 <= status < 300:
                 return body
-            if status in (301, 302, 303, 307, 308) and call.method == "GET" and "Location" in headers:
+            if status in (301, 302, 303, 307, 308) and "Location" in headers:
+                if call.method != "GET":  # which may have done what was asked
+                    mend = "Set KEEN_BASE_URL to the address that it redirects to"
+                    raise UnreadableAnswerError(f"{call.subject}: the service redirects (HTTP {status}). {mend}")
                 url = self._redirected(url, str(headers["Location"]), call.subject)
                 continue
             wait = retry_after(headers, self._clock.now())
@@ -188,10 +190,9 @@ class ApiTransport:
         kept = False
         try:
             connection.channel.limit(self._total_timeout, deadline)
-            broken = f"{call.subject}: {self._netloc} gave no whole answer"
-            with translated(self._netloc, lambda why: ServiceUnavailableError(f"{broken} ({why})")):
-                path = "/" + url.partition("://")[2].partition("/")[2]
-                response = connection.ask(call.method, path, headers, call.data)
+            broken = f"{call.subject}: {self._place.host} gave no whole answer"
+            with translated(self._place.host, lambda why: ServiceUnavailableError(f"{broken} ({why})")):
+                response = connection.ask(call.method, split_url(url)[0], headers, call.data)
                 body = _body(response, call.subject) if 200 <= response.status < 300 else body_of(response)
             kept = call.method == "GET" and connection.sock is not None and response.isclosed()
         finally:
@@ -230,7 +231,7 @@ class ApiTransport:
         try:
             return read(json.loads(body), self._scrub)
         except WrongShape as error:
-            reason = clean(str(error))
+            reason = self._scrub(str(error))
         except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
             reason = "not JSON"
         excerpt = self._scrub(body[:1024].decode("utf-8", "replace"))
@@ -244,22 +245,20 @@ def _json(value: Any, name: str) -> str:
         raise InvalidInputError(f"{name}: it can't be written as JSON (NaN, or an unknown kind of value)", field=name) from None
 
 
-def _body(response: http.client.HTTPResponse, subject: str) -> bytes:
+def _body(response: Response, subject: str) -> bytes:
     """The whole body, unzipped. Raises UnreadableAnswerError, IncompleteRead."""
-    pieces = bytearray()
-    while len(pieces) <= LARGEST_ANSWER_BYTES and (piece := response.read(_READ_BYTES)):
-        pieces += piece
-    if response.length and len(pieces) <= LARGEST_ANSWER_BYTES:
+    body, whole = response.read(LARGEST_ANSWER_BYTES + 1), True
+    if response.length and len(body) <= LARGEST_ANSWER_BYTES:
         raise http.client.IncompleteRead(b"")
-    body, whole = bytes(pieces), True
-    encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
-    if encoding in ("gzip", "x-gzip"):
+    if response.encoding in ("gzip", "x-gzip"):
         try:
             body, whole = unzipped(body, LARGEST_ANSWER_BYTES + 1)
         except zlib.error:
             raise http.client.IncompleteRead(b"") from None
-    elif encoding != "identity":
-        raise UnreadableAnswerError(f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(encoding, 50)}")
+    elif response.encoding != "identity":
+        raise UnreadableAnswerError(
+            f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(response.encoding, 50)}"
+        )
     if len(body) > LARGEST_ANSWER_BYTES:
         raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
     if not whole:

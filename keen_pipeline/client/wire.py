@@ -32,7 +32,7 @@ def read_extraction(answer: Any, clean: Clean) -> RemoteExtraction:
 
 
 def _extraction(answer: Any, clean: Clean) -> RemoteExtraction:
-    identity, fields = _identity(answer), _mapping(answer)
+    identity, fields = _identity(answer, clean), _mapping(answer)
     if "status" not in fields:
         raise WrongShape("an extraction without `status`")
     message = fields.get("message", fields.get("error"))
@@ -45,16 +45,15 @@ def _extraction(answer: Any, clean: Clean) -> RemoteExtraction:
     )
 
 
-def _identity(answer: Any) -> str:
+def _identity(answer: Any, clean: Clean) -> str:
     fields = _mapping(answer)
     identity = fields.get("_id", fields.get("id"))
     if isinstance(identity, bool) or not isinstance(identity, (str, int)) or not str(identity).strip():
         raise WrongShape("an extraction without `_id`")
-    if len(str(identity)) > LONGEST_ID or not str(identity).isprintable() or str(identity) in (".", ".."):
-        raise WrongShape(
-            f"an extraction whose `_id` has over {LONGEST_ID} characters, a control character, or can't be part of a URL"
-        )
-    return str(identity)
+    identity = str(identity)
+    if len(identity) > LONGEST_ID or clean(identity) != identity or identity in (".", ".."):
+        raise WrongShape(f"an extraction whose `_id` has over {LONGEST_ID} characters, or what no URL or message can hold")
+    return identity
 
 
 def _results_url(url: Any) -> SecretUrl | None:
@@ -95,7 +94,7 @@ def read_extractions(answer: Any, clean: Clean) -> dict[str, RemoteExtraction]:
         raise WrongShape("no list of extractions under `results`")
     found = {}
     for one in listed:
-        identity = _identity(one)
+        identity = _identity(one, clean)
         try:
             found[identity] = _extraction(one, clean)
         except WrongShape as error:

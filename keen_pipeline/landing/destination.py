@@ -105,9 +105,7 @@ class FileDestination:
                     column_types = () if conversion is None else conversion.finish(intake)
                 self._storage.publish(stage, target, fence=fence)
             except VerificationError as error:
-                if download.came is not None and conversion is not None:
-                    conversion.restore(stage)
-                raise self._keep_aside(error, download.came, stage, path, what, extraction_id) from None
+                raise self._keep_aside(error, download.came, stage, conversion, path, what, extraction_id) from None
             except KeenPipelineError as error:
                 raise _about(error, what) from None
         return Landing(
@@ -195,17 +193,26 @@ class FileDestination:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
     def _keep_aside(
-        self, error: VerificationError, came: Intake | None, stage: BinaryIO, path: str, what: str, extraction_id: str
+        self,
+        error: VerificationError,
+        came: Intake | None,
+        stage: BinaryIO,
+        conversion: Conversion | None,
+        path: str,
+        what: str,
+        extraction_id: str,
     ) -> KeenPipelineError:
         if came is None:  # the source's own word, such as a slice's that is no CSV: nothing came of the service
             return _about(error, what)
         why = f"{what}: {error}"
-        kept = f"{path.removesuffix('parquet')}csv" if encoding_of(path) is Encoding.PARQUET else path
+        kept = f"{path.removesuffix('parquet')}csv" if conversion else path
         aside = self.uri_of(quarantine_path(kept, extraction_id))
         received = f"{came.bytes} bytes came, sha256 {came.sha256}"
         if came.masked:
             received += ", and are kept masked, up to where it is wrong"
         try:
+            if conversion is not None:
+                conversion.restore(stage)
             self._storage.publish(stage, aside)
             self._write_reason(aside, f"{why}\n{received}; nothing was landed at {self.uri_of(path)}")
         except (ConfigurationError, RetryableError) as unkept:
@@ -213,8 +220,13 @@ class FileDestination:
         return VerificationError(f"{why}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
 
     def _write_reason(self, aside: str, reason: str) -> None:
+        """Beside what was kept, which goes again where its reason can't be told."""
         moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
-        self._storage.write(aside + REASON_SUFFIX, f"{moment}\n{reason}\n".encode())
+        try:
+            self._storage.write(aside + REASON_SUFFIX, f"{moment}\n{reason}\n".encode())
+        except KeenPipelineError:
+            self._storage.remove(aside)
+            raise
 
 
 def _about(error: KeenPipelineError, what: str) -> KeenPipelineError:

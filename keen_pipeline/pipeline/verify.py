@@ -24,7 +24,7 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import manifests
-from keen_pipeline.pipeline.context import Pipeline
+from keen_pipeline.pipeline.context import Pipeline, first_line
 from keen_pipeline.pipeline.counts import count_landed, is_late
 from keen_pipeline.pipeline.manifests import Manifest
 from keen_pipeline.pipeline.requests import partition_request
@@ -194,7 +194,12 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
     """
     ledger, destination = pipeline.ledger, pipeline.destination
     for name in collections:
-        there = [path for path, _ in destination.files(collection_folder(name))]
+        folder = collection_folder(name)
+        try:
+            there = [path for path, _ in destination.files(folder)]
+        except ConfigurationError as error:  # which may hold for this one alone
+            yield Verified(name, None, destination.uri_of(folder), f"its folder can't be listed: {first_line(error)}")
+            continue
         told = {f.manifest.entry.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
         # Read at last: what has landed meanwhile is known then.
         mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))

@@ -192,6 +192,23 @@ def test_redirect_within_the_service_is_followed(client: KeenClient, server: Fau
     assert server.requests[1].target == "/elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [("/a#part", "/a"), ("?b=1", "/2.0/projects/P1/purchases/_count?b=1"), ("//{place}?b=1", "/?b=1"), ("/é", "/%C3%A9")],
+)
+def test_redirect_asks_for_what_its_location_names(location: str, target: str, client: KeenClient, server: FaultServer) -> None:
+    server.api = [faults.redirect(location.format(place=f"127.0.0.1:{server.port}")), document({"result": 3})]
+    assert client.count("purchases", DAY) == 3
+    assert server.requests[1].target == target
+
+
+def test_redirected_post_says_what_to_set(client: KeenClient, server: FaultServer) -> None:
+    server.api = [faults.redirect("https://api.keen.io/2.0", 301)]
+    with pytest.raises(UnreadableAnswerError, match="KEEN_BASE_URL"):
+        client.submit(REQUEST)
+    assert len(server.requests) == 1
+
+
 def test_redirects_have_a_bound(client: KeenClient, server: FaultServer) -> None:
     server.api = [faults.redirect("/again")]
     with pytest.raises(UnreadableAnswerError, match="redirects"):

@@ -168,11 +168,14 @@ def answered(head: str, body: bytes = b"a,b\n1,2\n") -> faults.Behaviour:
         "Transfer-Encoding: gzip, chunked",
         "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked, chunked",
+        "X Bad: 1\r\nContent-Length: 16",
+        "Content-Length : 16",
+        "X: 1\r\r\nContent-Length: 16",
     ],
 )
 def test_answer_whose_end_nobody_can_tell_is_not_taken_for_whole(framing: str, server: FaultServer) -> None:
     server.results = [answered(f"HTTP/1.1 200 OK\r\n{framing}")]
-    with pytest.raises(TransferError, match="Content-Length or Transfer-Encoding can't be read"):
+    with pytest.raises(TransferError, match="can't be read"):
         read(client_of(server), server.results_url)
 
 

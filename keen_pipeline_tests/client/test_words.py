@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.client.scrub import LONGEST_TEXT, Scrubber, clean
-from keen_pipeline.errors import ExtractionFailedError, KeenPipelineError, RequestRejectedError
+from keen_pipeline.errors import ExtractionFailedError, KeenPipelineError, RequestRejectedError, UnreadableAnswerError
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests.faults import FaultServer, document, status
+from keen_pipeline_tests.faults import FaultServer, document, redirect, status
 
 READ, WRITE, MASTER = "read-key-77aa", "write/key+88bb", "read-key-77aa-and-more"
 SCRUB = Scrubber((READ, WRITE, MASTER, "wrong", None, ""))
@@ -43,6 +43,8 @@ def is_clean(text: str) -> bool:
         (f"key {READ}", "key ***"),
         (f"key {MASTER}!", "key ***!"),
         ("key write%2Fkey%2B88bb", "key ***"),
+        ("write/key%2B88bb %77rite%252Fkey%252b88bb write/\nkey+88bb", "*** *** ***"),
+        (f"what an excerpt cut off {WRITE[:10]}", "what an excerpt cut off ***"),
         (f"re\x00ad-k\u200bey-77aa {READ[:4]}\x1b[1m{READ[4:]}", "*** ***"),
         (f"see {URL} and more", "see <url> and more"),
         ("see https:\\/\\/x.example\\/f?signature=s3cr3t.", "see <url>"),
@@ -154,6 +156,31 @@ def test_excerpt_of_an_unreadable_answer_is_cleaned(server: FaultServer) -> None
         with pytest.raises(KeenPipelineError, match="nigol") as raised:
             call()
         assert is_clean(str(raised.value))
+
+
+@pytest.mark.parametrize("identity", [READ, URL, "e\u202e1", "e\x9b31m1", "e" * 300, " e1", ".."])
+def test_id_that_no_message_can_hold_is_no_id(identity: str, server: FaultServer) -> None:
+    server.api = [document([{"_id": identity, "status": "not started"}])]
+    with pytest.raises(UnreadableAnswerError, match="whose `_id` has") as raised:
+        client(server).list_extractions("purchases")
+    assert is_clean(str(raised.value))
+
+
+@pytest.mark.parametrize("host", ["\x9b31mevil.example", "\u202eevil", "a" * 5000, f"{READ}.example", "[fe80::1%\x9b2J]"])
+def test_host_that_no_message_can_hold_is_not_followed(host: str, server: FaultServer) -> None:
+    server.results = [redirect(f"http://{host}/x".encode().decode("latin-1"))]
+    for url in (f"http://{host}/x", server.results_url):
+        with pytest.raises(UnreadableAnswerError, match="host") as raised:
+            client(server).open_results(SecretUrl(url))
+        assert is_clean(str(raised.value))
+        assert len(str(raised.value)) < LONGEST_TEXT
+
+
+def test_name_in_a_reason_is_cleaned(server: FaultServer) -> None:
+    server.api = [document({"inferred_property_types": {f"{READ} {URL}": 5}})]
+    with pytest.raises(UnreadableAnswerError) as raised:
+        client(server).property_types("purchases")
+    assert is_clean(str(raised.value))
 
 
 def test_headers_are_others_words_too(server: FaultServer) -> None:

@@ -227,3 +227,11 @@ def test_manifests_folder_that_is_a_link_out_of_the_destination_is_refused(tmp_p
     (root / "_manifests").symlink_to(outside)
     with pytest.raises(ConfigurationError, match="leads out of the destination"):
         list(FileDestination(str(root))._storage.files(f"{root}/_manifests"))
+
+
+def test_name_that_no_message_can_hold_hides_no_other_file(tmp_path: Path) -> None:
+    destination = FileDestination(str(tmp_path))
+    destination.write("purchases/2026-01-01.csv", b"a")
+    for name in (b"\xff.csv", b"\x1b[31m.csv", "\u202e.csv".encode()):
+        (tmp_path / "purchases" / os.fsdecode(name)).touch()
+    assert list(destination.files("purchases")) == [("purchases/2026-01-01.csv", 1)]

@@ -17,7 +17,7 @@ from keen_pipeline.landing.storages import azure, gcs, s3, storage
 from keen_pipeline.landing.storages.errors import cleaned, short
 from keen_pipeline.landing.storages.remote import StagedReader, part_of
 from keen_pipeline.landing.storages.s3_upload import LARGEST_OBJECT, PART_BYTES, S3Upload, part_bytes
-from keen_pipeline.landing.storages.storage import is_supported, normal_root
+from keen_pipeline.landing.storages.storage import normal_root
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 
@@ -50,7 +50,6 @@ from keen_pipeline.landing.transfer.direct import TemporaryFile
 def test_root_means_what_people_expect(uri: str, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert normal_root(uri) == root
-    assert is_supported(normal_root(uri))
     assert normal_root(root) == root
 
 

@@ -74,6 +74,16 @@ def test_sftp_file_that_can_not_be_used_is_named(sftp: SftpServer, tmp_path: Pat
             FileDestination(f"{sftp.uri}/x", transport=options).probe()
 
 
+def test_sftp_name_that_is_no_utf8_is_said_so(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    destination = FileDestination(f"{sftp.uri}/latin", transport=sftp.transport)
+    publish(destination, OLD)
+    listed = [paramiko.SFTPAttributes.from_stat(sftp.folder.stat(), "x")]
+    listed[0].filename = b"\xff"  # type: ignore[assignment]
+    monkeypatch.setattr(sftp_server.Files, "list_folder", lambda self, path: listed)
+    with pytest.raises(ConfigurationError, match="name that is no UTF-8"):
+        list(destination.files("purchases"))
+
+
 def test_sftp_folder_that_may_not_be_listed_stops_no_clean_up(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     root = sftp.folder / "closed"
     (root / "lost+found").mkdir(parents=True)

@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from azure.storage.blob import LinearRetry
 
 from keen_pipeline.client import KeenClient, RenewingResults
+from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import (
     ClaimLostError,
     ConfigurationError,
@@ -26,10 +28,12 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.parquet.convert import Conversion
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import local, remote, s3_upload
 from keen_pipeline.landing.storages import s3 as s3_storage
+from keen_pipeline.landing.storages.errors import for_a_person
 from keen_pipeline.landing.storages.options import S3Options
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline_tests import faults
@@ -37,6 +41,7 @@ from keen_pipeline_tests.contract import proxy
 from keen_pipeline_tests.contract.places import NOW, TARGET, Place, outcome, publish
 from keen_pipeline_tests.contract.proxy import HttpProxy, http_proxy
 from keen_pipeline_tests.faults import FaultServer
+from keen_pipeline_tests.landing.conftest import BytesSource
 
 PART = 5 * 1024 * 1024  # S3's least
 OLD, NEW = b"old", b"n" * (2 * PART + 1)
@@ -129,6 +134,7 @@ def test_whole_file_or_named_error_whatever_the_way_does(place: Place, between: 
         assert files[TARGET] == OLD or (not row.old and files[TARGET] == NEW)
         assert isinstance(error, row.expected or ())
         assert row.said in str(error)
+        assert files[TARGET] == OLD or "nothing was published" not in str(error)
         assert destination.uri.partition("/test_")[0] in str(error)  # its name, if shortened
     if row.aborted:
         assert place.unfinished() == 0
@@ -335,6 +341,27 @@ def test_quarantine_that_can_not_be_written_does_not_hide_why(place: Place) -> N
             destination.land(results, destination.target_uri("purchases", "2026-01-01"), extraction_id="e1")
     assert raised.value.quarantined is None
     assert place.files() == {"_quarantine": b"a file"}
+
+
+@pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.PARQUET])
+def test_full_disk_leaves_nothing_in_the_quarantine_without_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: Encoding
+) -> None:
+    destination = FileDestination(str(tmp_path))
+    monkeypatch.setattr(destination._storage, "write", Mock(side_effect=for_a_person("the reason", "it is full")))
+    target = destination.target_uri("purchases", "2026-01-01", encoding)
+    with pytest.raises(VerificationError, match=r"never ends.*could not be kept either.*full") as raised:
+        destination.land(BytesSource(b'a,b\n1,"2\n'), target, extraction_id="e1")
+    assert raised.value.quarantined is None
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_disk_that_fails_while_a_csv_is_given_back_does_not_hide_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    destination = FileDestination(str(tmp_path))
+    monkeypatch.setattr(Conversion, "restore", Mock(side_effect=for_a_person("x", "it is full")))
+    target = destination.target_uri("purchases", "2026-01-01", Encoding.PARQUET)
+    with pytest.raises(VerificationError, match=r"never ends.*could not be kept either.*full"):
+        destination.land(BytesSource(b'a,b\n1,"2\n'), target, extraction_id="e1")
 
 
 def test_disk_that_fails_while_a_landed_file_is_read_is_no_fault_of_the_destination(tmp_path: Path) -> None:

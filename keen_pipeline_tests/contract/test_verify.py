@@ -6,6 +6,7 @@ import gzip
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -73,6 +74,16 @@ def test_what_lies_there_is_proven_and_what_is_wrong_is_named(place: Place) -> N
     assert found[DAYS[0]] == f"it has {len(whole) - 9} bytes, {len(whole)} landed"
     assert found[DAYS[1]] == "the file is missing"
     assert found[None] == "a file too many: no landing has put it there"
+
+
+def test_folder_that_can_not_be_listed_hides_no_other_collections_strangers(tmp_path: Path) -> None:
+    pipeline = pipeline_at(FileDestination(str(tmp_path / "landed")))
+    (tmp_path / "landed" / "b").mkdir(parents=True)
+    (tmp_path / "landed" / "b" / "x.csv").touch()
+    (tmp_path / "landed" / "a").symlink_to(tmp_path)
+    first, second = strangers(pipeline, ["a", "b"])
+    assert "symbolic link that leads out of the destination" in str(first.problem)
+    assert (second.collection, second.problem) == ("b", "a file too many: no landing has put it there")
 
 
 def test_a_rebuilt_ledger_leaves_out_what_is_not_there(place: Place) -> None:

@@ -55,6 +55,8 @@ def _cut_at_a_record(framing: str) -> Behaviour:
     return wire_faults.raw(head.encode() + example(7))
 
 
+_TWO_ENCODINGS = b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Encoding: br\r\n\r\n" + example(7)
+
 RECOVERED: dict[str, Sequence[Behaviour]] = {
     "nothing wrong": [WHOLE],
     "chunked": [faults.chunked()],
@@ -125,6 +127,14 @@ REFUSED: dict[str, tuple[Sequence[Behaviour], type[KeenPipelineError]]] = {
     "a length of no number": ([_cut_at_a_record("Content-Length: 1_0")], TransferError),
     "two lengths": ([_cut_at_a_record("Content-Length: 9\r\nContent-Length: 10")], TransferError),
     "the same length twice, cut": ([_cut_at_a_record("Content-Length: 900000, 900000")], TransferError),
+    "a line that is no header before the length": ([_cut_at_a_record("X Bad: 1\r\nContent-Length: 900000")], TransferError),
+    "a name that is no ASCII before the length": ([_cut_at_a_record("Größe: 1\r\nContent-Length: 900000")], TransferError),
+    "undelimited, cut before its first byte": ([faults.undelimited(0)], TransferError),
+    "an encoding within another": (
+        [faults.status(200, gzip.compress(gzip.compress(example(7))), Content_Encoding="gzip, gzip")],
+        UnreadableAnswerError,
+    ),
+    "two lines of encodings": ([wire_faults.raw(_TWO_ENCODINGS)], UnreadableAnswerError),
     "two codings of the transfer": ([_cut_at_a_record("Transfer-Encoding: identity, chunked")], TransferError),
     "a part that nobody asked for": ([wire_faults.part_of_rest("*")], TransferError),
     "an error document in a gzip's second member": (

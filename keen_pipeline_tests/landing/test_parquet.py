@@ -281,6 +281,19 @@ def test_a_few_odd_records_among_many_plain_ones(monkeypatch: pytest.MonkeyPatch
     assert table.column("n").to_pylist() == [float(number) for number in range(3000)]
 
 
+def test_wide_file_has_longer_blocks_that_hold_more_than_a_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(parquet_source, "BLOCK_COLUMNS", 100)
+    lengths: list[int] = []
+    texts = parquet_write._texts
+    monkeypatch.setattr(parquet_write, "_texts", lambda block, width: lengths.append(len(block.data)) or texts(block, width))
+    names = [f"c{number}" for number in range(800)]
+    table, _ = converted(",".join(names).encode() + b"\n" + (b"1," * 799 + b"2\n") * 20, dict.fromkeys(names, "num"))
+    assert table.num_rows == 20
+    assert len(lengths) == 4  # of 5 records, not of a half
+    assert table.column("c799").to_pylist() == [2.0] * 20
+
+
 def test_record_longer_than_any_block_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_source, "BLOCK_BYTES", 16)
     monkeypatch.setattr(parquet_source, "LONGEST_BLOCK_BYTES", 4096)
@@ -320,6 +333,12 @@ def test_file_without_events_has_the_collections_columns(tmp_path: Path, data: b
 def test_file_of_a_collection_without_known_columns_is_readable(tmp_path: Path) -> None:
     (tmp_path / "1.parquet").write_bytes(made(b"", {})[0])
     assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/1.parquet')").fetchall() == [(0,)]
+
+
+def test_file_without_events_has_no_two_columns_of_one_name() -> None:
+    table, _ = converted(b"a,a\n", {"a": "num", "a#2": "bool"})
+    assert [str(field.type) for field in table.schema] == ["double", "double", "bool"]
+    assert table.column_names == ["a", "a#2", "a#2#2"]
 
 
 def test_two_columns_of_one_name_stay_two() -> None:

@@ -204,6 +204,18 @@ def test_long_records_with_quotes_in_odd_places(length: int, cuts: list[int]) ->
     assert_equal(b"a,b\n1,2\n" + b"".join([*odd, b"1,2\n" * 2000, *reversed(odd)]) + b"3,4", cuts)
 
 
+@pytest.mark.parametrize("step", [700, 5000])
+def test_long_record_in_small_pieces_is_held_for_its_own_length(step: int) -> None:
+    data = b"a,b\n" + b'1,"' + b"x" * 70_000 + b'"\n' + b"1,2\n" * 200_000
+    verifier, longest = CsvVerifier(), 0
+    for start in range(0, len(data), step):
+        verifier.feed(data[start : start + step])
+        longest = max(longest, len(verifier._held))
+    verifier.finish()
+    assert verifier.records == 200_001
+    assert longest < 2 * 70_100
+
+
 def test_field_longer_than_csvs_limit_in_constant_memory() -> None:
     verifier = CsvVerifier()
     verifier.feed(b'a,b\n1,"')

@@ -67,6 +67,14 @@ def test_foreign_csv(tmp_path: Path) -> None:
     ]
 
 
+def test_number_that_no_json_number_can_be_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"n\n" + b"9" * 5000 + b"\n")
+    assert read(tmp_path / "a.csv") == [{"n": "9" * 5000}]
+    digits = "12345678901234567890.123456789"
+    duckdb.sql(f"COPY (SELECT {digits}::DECIMAL(38, 9) AS n, 5::DECIMAL(38, 9) AS m) TO '{tmp_path / 'a.parquet'}'")
+    assert read(tmp_path / "a.parquet") == [{"n": digits, "m": 5}]
+
+
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     user = """{'email': 'a@b.c', 'tags': ['x', NULL]} AS "user", NULL::INTEGER AS nothing, 1.50::DECIMAL(9, 2) AS amount"""
@@ -129,6 +137,7 @@ def test_batches_have_no_more_events_than_a_service_takes(tmp_path: Path) -> Non
         ("a.parquet.zst", zstandard().compress(b"no"), "not readable as Parquet"),
         ("a.csv", b"a,a\n1,2\n", "empty or a repeated name"),
         ("a.csv", b"a,a.b\n1,2\n", "line 2 has a property that is a value and an object at once"),
+        ("a.csv", b".".join([b"a"] * 3000) + b"\n1\n", "line 2 has objects within each other"),
         ("a.parquet", b"no", "not readable as Parquet"),
         ("a.txt", b"", "events are read from"),
     ],

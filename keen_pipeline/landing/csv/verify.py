@@ -79,13 +79,14 @@ class CsvVerifier:
             after = self._scan(joined)
         elif len(joined) >= min(self._look_at, LONGEST_RECORD_BYTES):
             after = self._records(joined, 0, len(joined))
+            # The whole of it is gone through each time: when it has doubled.
+            self._look_at = 2 * len(joined) if len(joined) > _JOINED_BYTES else 0
         if after:
             self._held, self._look_at = self._held[after:], 0
             return start + max(0, after - held)
         if len(joined) > LONGEST_RECORD_BYTES:
             raise self._about(f"is longer than {LONGEST_RECORD_BYTES} bytes")
-        # The whole of it is gone through each time: when it has doubled.
-        self._held, self._look_at = joined, 2 * len(joined) if len(joined) > _JOINED_BYTES else 0
+        self._held = joined
         return start + len(joined) - held
 
     def _records(self, data: bytes | bytearray, start: int, end: int) -> int:

@@ -53,11 +53,11 @@ class Columns(NamedTuple):
     others: Mapping[str, str]
 
     def schema(self) -> Any:
-        return pa.schema([pa.field(name, arrow_type(kind)) for name, kind in zip(_distinct(self.names), self.kinds, strict=True)])
+        return pa.schema(list(zip(_distinct(self.names), map(arrow_type, self.kinds), strict=True)))
 
     def empty_schema(self) -> Any:
         """Of a file without events."""
-        return pa.schema([*self.schema(), *(pa.field(name, arrow_type(kind)) for name, kind in self.others.items())])
+        return self._replace(names=(*self.names, *self.others), kinds=[*self.kinds, *self.others.values()]).schema()
 
 
 def write_file(body: CsvBody, start: int, target: BinaryIO, columns: Columns) -> BufferedFileWriter:

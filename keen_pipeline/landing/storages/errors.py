@@ -10,9 +10,9 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError, TransferError
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError
 
 _LONGEST_NAME = 100
 _LONGEST_CODE = 60
@@ -51,8 +51,11 @@ def for_a_person(target: str, why: str, mend: str = "") -> ConfigurationError:
 
 
 def unavailable(target: str, why: object, mend: str = "") -> ServiceUnavailableError:
-    """The same call may go through later; `why` is a code or an exception, of which only the type is told."""
-    text = f"destination {short(target)}: the storage failed ({_reason(why)}); nothing was published"
+    """The same call may go through later; `why` is a code or an exception, of which only the type is told.
+
+    What was asked may have been done all the same, and its answer lost.
+    """
+    text = f"destination {short(target)}: the storage failed ({_reason(why)})"
     return ServiceUnavailableError(text + (f"\n{mend}" if mend else ""))
 
 
@@ -65,34 +68,26 @@ def _reason(why: object) -> str:
     return type(why).__name__ if isinstance(why, BaseException) else cleaned(why)
 
 
-@contextmanager
-def of_folder(path: str) -> Iterator[None]:
+def of_folder(path: str) -> AbstractContextManager[None]:
     """Translates the system's errors about a file or folder of a local destination."""
-    try:
-        yield
-    except KeenPipelineError:
-        raise
-    except OSError as error:
-        raise _of_system(f"destination {short(path)}", error, "Free some space there.") from error
+    return _of_system(f"destination {short(path)}", "Free some space there.")
+
+
+def of_temporary_folder() -> AbstractContextManager[None]:
+    """Translates the system's errors about this machine's temporary folder, so that no storage is blamed for them."""
+    folder = short(tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - a name for the message
+    mend = "Free some space there, or set TMPDIR to a folder that can hold the files that land at once."
+    return _of_system(f"temporary folder {folder} (TMPDIR)", mend)
 
 
 @contextmanager
-def of_temporary_folder() -> Iterator[None]:
-    """Translates the system's errors about this machine's temporary folder, so that no storage is blamed for them."""
+def _of_system(where: str, mend: str) -> Iterator[None]:
     try:
         yield
-    except KeenPipelineError:
-        raise
     except OSError as error:
-        folder = short(tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp")  # noqa: S108 - a name for the message
-        mend = "Free some space there, or set TMPDIR to a folder that can hold the files that land at once."
-        raise _of_system(f"temporary folder {folder} (TMPDIR)", error, mend) from error
-
-
-def _of_system(where: str, error: OSError, mend: str) -> KeenPipelineError:
-    reason = cleaned(error.strerror or type(error).__name__)
-    if error.errno in _FULL:
-        return ConfigurationError(f"{where} is full ({reason}); nothing was published\n{mend}")
-    if error.errno in _FOR_A_PERSON:
-        return ConfigurationError(f"{where} can't be written ({reason}); nothing was published")
-    return ServiceUnavailableError(f"{where} failed ({reason}); nothing was published")
+        reason = cleaned(error.strerror or type(error).__name__)
+        if error.errno in _FULL:
+            raise ConfigurationError(f"{where} is full ({reason}); nothing was published\n{mend}") from error
+        if error.errno in _FOR_A_PERSON:
+            raise ConfigurationError(f"{where} can't be written ({reason}); nothing was published") from error
+        raise ServiceUnavailableError(f"{where} failed ({reason})") from error

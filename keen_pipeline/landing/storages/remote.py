@@ -57,12 +57,6 @@ class StagedReader(io.RawIOBase):
             self._at_end()
         return data
 
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
-
 
 def exactly(descriptor: int, offset: int, length: int) -> bytes:
     """So many bytes of a staged file, whatever its position. Raises ServiceUnavailableError when it is shorter than it was."""

@@ -162,11 +162,6 @@ def _scheme(root: str) -> str:
     return urlsplit(root).scheme if "://" in root and not _DRIVE.match(root) else "file"
 
 
-def is_supported(uri: str) -> bool:
-    """Whether a root URI names a storage of this package."""
-    return _scheme(uri) in _KINDS
-
-
 def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     """The storage of a normal root. Raises ConfigurationError for an unknown scheme, a missing extra or an unknown option."""
     scheme = _scheme(root)

@@ -11,8 +11,7 @@ from typing import BinaryIO
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import RetryableError, TransferError
 from keen_pipeline.landing.csv.masking import Masker
-from keen_pipeline.landing.transfer.decode import DamagedContentError
-from keen_pipeline.landing.transfer.intake import Intake, check_size
+from keen_pipeline.landing.transfer.intake import DamagedContentError, Intake, check_size
 from keen_pipeline.ports import ResultsSource, ResultsStream
 
 log = logging.getLogger(__name__)

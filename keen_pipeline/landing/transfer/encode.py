@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -24,57 +26,42 @@ _PIECE_BYTES = 1024 * 1024
 zstd without threads of its own."""
 
 
-class _Gzip:
-    """Bytes of the CSV in, bytes of the file out, possibly none yet; `finish` gives the last ones."""
+class Encoder:
+    """Bytes of the CSV in, bytes of the file out, possibly none yet; `finish` gives the last ones.
 
-    def __init__(self) -> None:
-        # 16: a gzip header, which both write with time 0 and no name.
-        self._compressor: Any = _deflate().compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    `new_compressor`: makes what compresses one file, which is longer than a piece or not.
+    """
+
+    def __init__(self, new_compressor: Callable[[bool], Any]) -> None:
+        self._new_compressor = new_compressor
+        self._compressor: Any = None
         self._held = bytearray()
 
     def encode(self, data: bytes | memoryview) -> bytes:
-        if not self._held and len(data) == _PIECE_BYTES:
+        if not self._held and self._compressor is not None and len(data) == _PIECE_BYTES:
             return bytes(self._compressor.compress(data))
         self._held += data
         out = []
         while len(self._held) >= _PIECE_BYTES:
+            self._compressor = self._compressor or self._new_compressor(True)
             out.append(self._compressor.compress(self._held[:_PIECE_BYTES]))
             del self._held[:_PIECE_BYTES]
         return b"".join(out)
 
     def finish(self) -> bytes:
-        return bytes(self._compressor.compress(bytes(self._held)) + self._compressor.flush())
+        compressor = self._compressor or self._new_compressor(False)
+        return bytes(compressor.compress(bytes(self._held)) + compressor.flush())
 
 
-class _Zstd:
-    def __init__(self) -> None:
-        self._compressor: Any = None
-        self._held = bytearray()
-
-    def encode(self, data: bytes | memoryview) -> bytes:
-        if self._compressor is not None:
-            return bytes(self._compressor.compress(data))
-        self._held += data
-        if len(self._held) < _PIECE_BYTES:
-            return b""
-        self._compressor = _zstd_compressor(ZSTD_WORKERS)
-        held, self._held = self._held, bytearray()
-        return bytes(self._compressor.compress(held))
-
-    def finish(self) -> bytes:
-        # Threads and their memory would cost a short file more than all the rest.
-        compressor = self._compressor or _zstd_compressor(0)
-        return bytes(compressor.compress(self._held) + compressor.flush())
-
-
-def _zstd_compressor(workers: int) -> Any:
+def _zstd_compressor(is_long: bool) -> Any:
     zstd = zstandard()
     parameter = zstd.CompressionParameter
     options = {
         parameter.compression_level: ZSTD_LEVEL,
         parameter.window_log: ZSTD_WINDOW_LOG,
         parameter.checksum_flag: 1,
-        parameter.nb_workers: min(workers, parameter.nb_workers.bounds()[1]),  # a library without threads has 0
+        # Threads and their memory would cost a short file more than all the rest; a library without threads has a bound of 0.
+        parameter.nb_workers: min(ZSTD_WORKERS, parameter.nb_workers.bounds()[1]) if is_long else 0,
     }
     return zstd.ZstdCompressor(options=options)
 
@@ -87,15 +74,14 @@ def check_encoding(encoding: Encoding) -> None:
         raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
 
 
-def new_encoder(encoding: Encoding) -> _Gzip | _Zstd:
+def new_encoder(encoding: Encoding) -> Encoder:
     """A fresh encoder for one file of csv.gz or csv.zst."""
-    return _Gzip() if encoding is Encoding.CSV_GZ else _Zstd()
+    return Encoder(_gzip_compressor if encoding is Encoding.CSV_GZ else _zstd_compressor)
 
 
-def _deflate() -> ModuleType:
-    """isal if it is installed, three times as fast, else Python's own zlib."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib
-    return isal_zlib
+def _gzip_compressor(_: bool) -> Any:
+    """By isal if it is installed, three times as fast, else Python's own zlib; both write a header with time 0 and no name."""
+    deflate: ModuleType = zlib
+    with suppress(ImportError):
+        from isal import isal_zlib as deflate
+    return deflate.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)

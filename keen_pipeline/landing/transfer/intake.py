@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import BinaryIO
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import ExtractionTooLargeError, VerificationError
+from keen_pipeline.errors import ExtractionTooLargeError, TransferError, VerificationError
+from keen_pipeline.gunzip import Gunzip
 from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.csv.verify import CsvVerifier
-from keen_pipeline.landing.transfer.decode import GzipDecoder
 from keen_pipeline.landing.transfer.direct import AlignedBuffer
 from keen_pipeline.landing.transfer.encode import new_encoder
 from keen_pipeline.landing.transfer.workers import BUFFERS, CHUNK_BYTES, BufferedFileWriter, Chunk, Workers, write_all
@@ -20,6 +21,10 @@ READ_BYTES = 256 * 1024
 MAX_RESULT_BYTES = 100 * 10**9
 """Of one result, as it is sent and as it is unzipped. A day of more events is better split, and a service that never ends must not
 fill a disk."""
+
+
+class DamagedContentError(TransferError):
+    """The bytes came, yet they are not what they should be: going on behind them is no use."""
 
 
 class Intake:
@@ -39,8 +44,8 @@ class Intake:
         self.columns: tuple[str, ...] = ()
         self.masked: dict[str, str] = {}
         self._stage = stage
-        self._decoder = None if content_encoding == "identity" else GzipDecoder()
-        self._packed = AlignedBuffer(CHUNK_BYTES) if self._decoder else None
+        self._gunzip = None if content_encoding == "identity" else Gunzip()
+        self._packed = AlignedBuffer(CHUNK_BYTES) if self._gunzip else None
         self._verifier = CsvVerifier()
         self._refusal: VerificationError | None = None
         self._hash = hashlib.sha256()
@@ -74,8 +79,8 @@ class Intake:
 
     def finish(self) -> None:
         """The body is over. Raises as `pull`, and VerificationError when the CSV is not whole; the stage holds all that came."""
-        if self._decoder is not None:
-            self._decoder.finish()
+        if self._gunzip is not None and not self._gunzip.whole:
+            raise DamagedContentError("the compressed results ended before their trailer")
         self._workers.close()
         if self._writer is not None:
             if self._masker is not None:
@@ -109,11 +114,14 @@ class Intake:
         return self._workers.failed or (self._writer is not None and self._writer.failed)
 
     def _take(self, buffer: AlignedBuffer, length: int) -> None:
-        if self._decoder is None:
+        if self._gunzip is None:
             self._put(Chunk(buffer.memory, buffer.start, buffer.start + length, buffer))
             return
-        for data in self._decoder.decode(bytes(buffer.view[:length])):
-            self._put(Chunk(data, 0, len(data)))
+        try:
+            for data in self._gunzip.pieces(bytes(buffer.view[:length])):
+                self._put(Chunk(data, 0, len(data)))
+        except zlib.error as error:
+            raise DamagedContentError(f"the compressed results are damaged ({error})") from None
 
     def _put(self, chunk: Chunk) -> None:
         self.bytes += chunk.end - chunk.start

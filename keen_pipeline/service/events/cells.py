@@ -45,11 +45,10 @@ def decode_field(text: str, *, quoted: bool, nested: str = "[{") -> Any:
             return MISSING
         if text in _WORDS:
             return _WORDS[text]
-        if _NUMBER.fullmatch(text):
-            return json.loads(text)
     # In quotes stands a list only where it needs them.
-    if text and text[0] in nested and (not quoted or _NEEDS_QUOTES.search(text)):
-        with suppress(ValueError, RecursionError):  # no JSON, though it begins so
+    is_nested = text and text[0] in nested and (not quoted or _NEEDS_QUOTES.search(text))
+    if is_nested or (not quoted and _NUMBER.fullmatch(text)):
+        with suppress(ValueError, RecursionError):  # no JSON, though it begins so, or a number of over 4,300 digits
             return json.loads(text, parse_constant=refuse_constant)
     return text
 

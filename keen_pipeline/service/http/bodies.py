@@ -12,11 +12,11 @@ from typing import Any
 from starlette.requests import Request
 
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.gunzip import unzipped
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.events.cells import refuse_constant
 from keen_pipeline.service.http.answers import BodyTooLargeError
 
-_GZIP = 16 + zlib.MAX_WBITS
 MAX_CONTAINERS = 500_000
 """Lists and objects of one body: no other thread runs while they are made, which takes half a second."""
 
@@ -48,15 +48,14 @@ def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
         return body
     if coding not in ("gzip", "x-gzip"):
         raise InvalidInputError("Content-Encoding: only gzip is known for a body", field="Content-Encoding")
-    reader = zlib.decompressobj(_GZIP)
     try:
-        unpacked = reader.decompress(body, limit + 1)
+        unpacked, whole = unzipped(body, limit + 1)
     except zlib.error:
         raise InvalidInputError("body: not gzip, as its Content-Encoding says", field="body") from None
     if len(unpacked) > limit:
         raise BodyTooLargeError(f"the body has more than {limit} bytes when unpacked")
-    if not reader.eof or reader.unused_data:
-        raise InvalidInputError("body: not one whole gzip stream", field="body")
+    if not whole:
+        raise InvalidInputError("body: a gzip that ends before its end", field="body")
     return unpacked
 
 
