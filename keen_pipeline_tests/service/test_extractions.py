@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sqlite3
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import duckdb
 import pytest
 
 from keen_pipeline.cli.serve import StorageObjects
@@ -86,6 +88,21 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     service.worker._remove_old()
     assert [one for one in made if service.records.get(one)] == made[:1]
     assert [path.stem for path in (data / "results").iterdir()] == made[:1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [duckdb.OutOfMemoryException("failed to pin"), duckdb.IOException("No space left on device"), OSError(errno.ENOSPC, "")],
+)
+def test_an_extraction_that_finds_no_memory_or_no_room_gets_another_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(service.results, "publish", Mock(side_effect=[error, error, 7]))
+    made = service.create_extraction("purchases", {}, names="v2")
+    await_status(service, made.id, COMPLETE)
+    found = service.records.get(made.id)
+    assert (found is not None and found.bytes, service.worker._put_off) == (7, {})
 
 
 class Refusing:
