@@ -199,6 +199,7 @@ WRONG_ADDRESSES += (
     "a@b.c\n",
     "ä@b.c",
 )
+WRONG_ADDRESSES += ("=?utf-8?q?x=40evil.example=2C?=@b.c", "a=?b@b.c")  # RFC 2047: a header would show another address
 WRONG_ADDRESSES += ("a" * 65 + "@b.c", "a@" + "b" * 64, "a@" + "b." * 130 + "c", "a;b@c.d", "a@b\0.c", "a@b.c ")
 
 
