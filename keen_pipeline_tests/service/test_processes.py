@@ -118,6 +118,14 @@ def test_a_port_in_use_is_named_and_nothing_is_touched(data: Path) -> None:
     assert not data.exists()
 
 
+def test_a_full_disk_is_told_in_one_line_and_keeps_no_half_of_a_file(data: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from keen_pipeline.cli import main; main()"
+    command = [sys.executable, "-B", "-c", limited, "serve", "--data", str(data), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"keen-pipeline: {data / 'credentials.json'}: File too large\n")
+    assert not list(data.glob("*.tmp"))
+
+
 def test_a_second_service_on_a_folder_is_refused_and_the_first_one_named(data: Path) -> None:
     with embedded.start(data, env=clean_environment()) as service:
         with pytest.raises(ConfigurationError, match=re.escape(service.endpoint.base_url)):
