@@ -56,7 +56,13 @@ def test_long_lists_are_looked_through_with_the_least_memory(tmp_path: Path, mon
     if folded:
         fold(service, "shop")
     service.add_events(
-        "shop", [{"n": 60, "list": [13.4, 52.5]}, {"n": 61, "list": "needle3 and more"}, {"n": 62, "list": [["needle3"]]}]
+        "shop",
+        [
+            {"n": 60, "list": [13.4, 52.5]},
+            {"n": 61, "list": "needle3 and more"},
+            {"n": 62, "list": [["needle3"]]},
+            {"list": ["13.4", "52.5"]},
+        ],
     )
     expected = {"needle3": 7, "needle": 1, "absent": 0}
     assert {text: number(service, "shop", rule("list", "contains", text)) for text in expected} == expected
