@@ -18,7 +18,7 @@ import duckdb
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, matching_paths, unflatten
-from keen_pipeline.service.extractions.csv_export import Selection, column_name
+from keen_pipeline.service.extractions.csv_export import Selection, column_name, newest
 from keen_pipeline.service.storage.store import Snapshot
 
 MAX_UNIQUE_VALUES = 1_000_000
@@ -164,8 +164,9 @@ def inferred_type(counts: dict[str, int]) -> str:
 
 
 def paths_of(selection: Selection, names: Sequence[str]) -> list[str]:
-    """The paths that property names mean; a name that no event has stands for itself."""
-    return [path for name in names for path in (matching_paths(name, selection.snapshot.columns, selection.names) or [name])]
+    """The paths that property names mean, each once; a name that no event has stands for itself."""
+    columns = selection.snapshot.columns
+    return list(dict.fromkeys(path for name in names for path in matching_paths(name, columns, selection.names) or [name]))
 
 
 def _chosen(selection: Selection, paths: list[str] | None) -> dict[str, str]:
@@ -186,8 +187,7 @@ def _values(selection: Selection, target: str) -> tuple[str, Sequence[Any]]:
 def _select(selection: Selection, what: str, latest: int | None = None) -> tuple[str, Sequence[Any]]:
     """The SQL and the parameters of one row for each event of a selection, or for each of the `latest`, the newest first."""
     condition = selection.where
-    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
-    return f"SELECT {what} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}", condition.parameters
+    return f"SELECT {what} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest(latest)}", condition.parameters
 
 
 def _one(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> int:

@@ -62,12 +62,15 @@ class Selection:
         return covered, doubtful
 
 
-def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[int, set[str]]:
-    """The number of events of a selection, and the columns that they have. Reads only what is not known of whole segments."""
-    covered, doubtful = selection.split()
+def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int | None = None) -> tuple[int, set[str]]:
+    """The number of events of a selection, or of its `latest`, and the columns that they have.
+
+    Reads only what is not known of whole segments.
+    """
+    covered, doubtful = selection.split() if latest is None else ([], list(selection.segments))
     present = set(selection.snapshot.facts(covered).kinds)  # looked at first, as reading the others holds memory from then on
     columns = sorted(selection.snapshot.facts(doubtful).kinds)
-    events, *counts = _count(cursor, selection, doubtful, columns)
+    events, *counts = _count(cursor, selection, doubtful, columns, latest)
     present |= {column for column, number in zip(columns, counts, strict=True) if number}
     return events + sum(segment.events for segment in covered), present
 
@@ -80,16 +83,19 @@ def count(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> int:
 
 
 def _count(
-    cursor: duckdb.DuckDBPyConnection, selection: Selection, segments: Sequence[Part], columns: Sequence[str]
+    cursor: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    segments: Sequence[Part],
+    columns: Sequence[str],
+    latest: int | None = None,
 ) -> tuple[int, ...]:
-    """The number of events of a selection in some segments, and of values in each of the columns."""
+    """The number of events of a selection in some segments, or of its `latest`, and of values in each of the columns."""
     condition = selection.where
     if not segments:
         return (0,) * (1 + len(columns))
     counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
-    row = cursor.execute(
-        f"SELECT {counts} FROM {selection.source(segments)} WHERE {condition.sql}", condition.parameters
-    ).fetchone()
+    rows = f"SELECT {', '.join(['t', *columns])} FROM {selection.source(segments)} WHERE {condition.sql}{newest(latest)}"
+    row = cursor.execute(f"SELECT {counts} FROM ({rows})", condition.parameters).fetchone()
     assert row is not None
     return row
 
@@ -115,7 +121,7 @@ def write_csv(
     latest: int | None = None,
 ) -> int:
     """Write the file and return its number of events. `paths`: these properties alone; `latest`: only the newest so many."""
-    events, present = measure(cursor, selection)
+    events, present = measure(cursor, selection, latest)
     header = header_paths(selection, present) if paths is None else list(paths)
     fields = [quote(column_name(path, selection.names)) for path in header]
     if not events:
@@ -124,15 +130,19 @@ def write_csv(
     condition = selection.where
     escaped = selection.snapshot.facts(selection.segments).escaped
     columns = [_field(path, selection.snapshot.columns.get(path, "NULL"), escaped) for path in header]
-    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
     # The names are bound like every other text of a user; the fields are CSV already, so nothing is quoted again.
     names = ", ".join(f"?::VARCHAR AS c{i}" for i in range(len(header)))
-    rows = f"SELECT {', '.join(columns)} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}"
+    rows = f"SELECT {', '.join(columns)} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest(latest)}"
     options = "FORMAT csv, HEADER false, QUOTE '', ESCAPE '', NULLSTR ''"
     cursor.execute(
         f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *condition.parameters]
     )
-    return events if latest is None else min(events, latest)
+    return events
+
+
+def newest(latest: int | None) -> str:
+    """The end of a statement that gives the `latest` events alone, the newest first; None: all, in order of arrival."""
+    return f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
 
 
 def _field(path: str, column: str, escaped: Set[str]) -> str:
