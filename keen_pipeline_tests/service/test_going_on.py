@@ -24,6 +24,7 @@ from keen_pipeline.service.cancellation import Cancellation, RequestCancelledErr
 from keen_pipeline.service.extractions.records import COMPLETE, NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
+from keen_pipeline.service.http.app import make_app
 from keen_pipeline.service.limits import ByteBudget
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline_tests.service.configured import configured, log_lines
@@ -54,6 +55,40 @@ def test_work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_aw
         return done
 
     assert anyio.run(run) == ["turned away, 5 s", lanes.HEALTH, lanes.INGEST, lanes.QUERY, lanes.RECORDS, lanes.EVENTS]
+
+
+def test_lists_that_take_long_keep_no_poll_of_one_extraction_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, release = make_app(service), threading.Event()
+    monkeypatch.setattr(service.records, "of_collection", lambda *_: (release.wait(20), [])[1])
+    made = service.create_extraction("purchases", {}, names="v2")
+    path = f"/2.0/projects/{service.credentials.project_id}/purchases/_extract"
+    ended: list[tuple[str, int]] = []
+
+    async def ask(path: str) -> None:
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                ended.append((path, message["status"]))
+
+        incoming = iter([{"type": "http.request"}])
+
+        async def receive() -> dict[str, str]:
+            return next(incoming, None) or await anyio.sleep_forever()
+
+        key = b"api_key=" + service.credentials.read_key.encode()
+        scope = {"type": "http", "method": "GET", "raw_path": path.encode(), "query_string": key, "headers": [], "server": ("x", 1)}
+        await app({**scope, "path": path, "scheme": "http"}, receive, send)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(12):
+                group.start_soon(ask, path)
+            await anyio.sleep(0.1)
+            with anyio.fail_after(10):
+                await ask(f"{path}/{made.id}")
+            release.set()
+
+    anyio.run(run)
+    assert ended == [(f"{path}/{made.id}", 200), *[(path, 200)] * 12]
 
 
 class Client:
