@@ -12,14 +12,16 @@ from typing import Any
 
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.filters import Condition, parse_filters
+from keen_pipeline.mail import TIMEOUT_SECONDS
 from keen_pipeline.service.storage.places import Database
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 
 NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
 MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
-MAIL_CLAIM_SECONDS = 120.0
-"""Longer than any attempt to send one; only a process that died in the middle of it leaves a mail for so long."""
+MAIL_CLAIM_SECONDS = 12 * TIMEOUT_SECONDS
+"""Longer than an attempt to send one, whose steps with TLS and a login are eleven; only a process that died in the middle of it
+leaves a mail for so long."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class ExtractionRecords:
         return self._changed(sql, [status, now, events, size, message, now, extraction_id, turn, NOT_STARTED])
 
     def claim_mail(self, now: float) -> Extraction | None:
-        """The finished extraction whose mail is to be sent first, if one is due; for two minutes nobody else sends it."""
+        """The finished extraction whose mail is to be sent first, if one is due; for four minutes nobody else sends it."""
         due = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next, id LIMIT 1"
         claim = "UPDATE extractions SET mail_next = ? WHERE id = ? AND mail_status = ? AND mail_next = ?"
         while rows := self._database.rows(due, [MAIL_PENDING, COMPLETE, now]):
