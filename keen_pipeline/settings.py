@@ -147,7 +147,8 @@ def _key(name: str, text: str) -> str:
     return text
 
 
-def _url(name: str, text: str) -> str:
+def plain_url(name: str, text: str) -> str:
+    """An http(s) address without a slash at its end. Raises ConfigurationError, which begins with `name`."""
     try:
         parts = urlsplit(text)
         wrong = parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1
@@ -161,7 +162,7 @@ def _url(name: str, text: str) -> str:
 
 
 def _base_url(name: str, text: str) -> str:
-    url = _url(name, text)
+    url = plain_url(name, text)
     version = re.search(r"/(2\.0|3\.0)(/.*)?$", url)
     if version is not None:
         raise ConfigurationError(
@@ -277,8 +278,8 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_DIGEST_TO", _addresses, "addresses of the nightly digest"),
     Variable("KEEN_PIPELINE_DIGEST_AT", _time_of_day, "HH:MM in the schedule's zone (default 06:00)"),
     Variable("KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", _number(0, 20_000_000), "of all files in one mail (default 2000000)"),
-    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", _url, "the same for Slack; a secret"),
-    Variable("KEEN_PIPELINE_UI_URL", _url, "root of Dagster's UI, for links"),
+    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", plain_url, "the same for Slack; a secret"),
+    Variable("KEEN_PIPELINE_UI_URL", plain_url, "root of Dagster's UI, for links"),
     Variable("KEEN_PIPELINE_SERVICE_DATA", _path, "folder of the embedded service (default ./data/keen)"),
     Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", _text, "PostgreSQL that several services share"),
     Variable("KEEN_PIPELINE_SERVICE_STORAGE", _text, "root URI that several services share"),

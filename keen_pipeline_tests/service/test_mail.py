@@ -349,13 +349,17 @@ def test_a_mail_says_that_a_machine_wrote_it_and_its_subject_is_ours(tmp_path: P
 
 
 def test_the_link_of_a_mail_works_as_long_as_its_result(data: Path) -> None:
-    port = free_port()
-    options = ["--results-url-seconds", "1", "--retention-days", "7"]
-    with mail_server(port, "s3cret-word") as box, embedded.start(data, env=smtp_environment(port), options=options) as service:
+    port, own = free_port(), free_port()
+    options = ["--results-url-seconds", "1", "--retention-days", "7", "--public-url", f"http://localhost:{own}/"]
+    with (
+        mail_server(port, "s3cret-word") as box,
+        embedded.start(data, port=own, env=smtp_environment(port), options=options) as service,
+    ):
         http = Http(service.endpoint)
         http.add("purchases", {"a": 1})
         http.json("POST", f"{http.v2}/purchases/_extract", body={"email": "nightly@example.com"})
         link = next(line for line in text_of(box.wait()[2]).splitlines() if line.startswith("http"))
+        assert link.startswith(f"http://localhost:{own}/results/")
         expires = int(link.split("expires=")[1].split("&")[0])
         assert 6.9 * 86400 < expires - time.time() <= 7 * 86400
         assert http.request("GET", link, key=None).status == 200

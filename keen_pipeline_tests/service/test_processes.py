@@ -142,6 +142,13 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) 
         assert "very-secret" not in errors
 
 
+@pytest.mark.parametrize("url", ["keen.example.com", "https://", "https://keen.example.com/?a=1", "ftp://keen.example.com"])
+def test_a_public_url_that_no_link_can_begin_with_is_refused(data: Path, url: str) -> None:
+    process = serve("--data", str(data), "--port", "0", "--public-url", url)
+    assert process.communicate(timeout=30)[1].startswith("keen-pipeline: service: --public-url must be a ")
+    assert (process.returncode, data.exists()) == (1, False)
+
+
 def test_a_catalogue_without_a_storage_is_refused(data: Path) -> None:
     process = serve("--data", str(data), "--port", "0", "--catalogue", "postgresql://db/keen")
     out, errors = process.communicate(timeout=30)

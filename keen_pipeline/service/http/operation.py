@@ -118,7 +118,7 @@ class Call:
     @property
     def base_url(self) -> str:
         """Root of this service as the caller, or the configured proxy, knows it."""
-        return (self.service.config.public_url or str(self.request.base_url)).rstrip("/")
+        return self.service.config.public_url or str(self.request.base_url).rstrip("/")
 
     @property
     def project_url(self) -> str:
