@@ -149,6 +149,13 @@ def test_a_public_url_that_no_link_can_begin_with_is_refused(data: Path, url: st
     assert (process.returncode, data.exists()) == (1, False)
 
 
+def test_a_place_for_results_that_takes_none_is_refused_at_the_start(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    process = serve("--data", str(data), "--port", "0", "--idle-exit", "1", "--results-uri", str(tmp_path / "file" / "kept"))
+    assert str(tmp_path / "file" / "kept") in process.communicate(timeout=30)[1].splitlines()[0]
+    assert (process.returncode, data.exists()) == (1, False)
+
+
 def test_a_catalogue_without_a_storage_is_refused(data: Path) -> None:
     process = serve("--data", str(data), "--port", "0", "--catalogue", "postgresql://db/keen")
     out, errors = process.communicate(timeout=30)
