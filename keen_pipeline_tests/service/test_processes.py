@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,11 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+from unittest.mock import Mock
 
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
@@ -131,6 +134,12 @@ def test_a_second_service_on_a_folder_is_refused_and_the_first_one_named(data: P
         with pytest.raises(ConfigurationError, match=re.escape(service.endpoint.base_url)):
             embedded.start(data, env=clean_environment())
         assert embedded.find(data) == service.endpoint
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_folder_in_use(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(ConfigurationError, match=r"lock: the file system takes no locks \(No locks available\)"), exclusive(data):
+        pass
 
 
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) -> None:
