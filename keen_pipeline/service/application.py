@@ -167,7 +167,6 @@ class Service:
             filters=selection.filters,
             timeframe=selection.timeframe,
             email=email,
-            now=self.records.now(),
             delay=self.config.extraction_delay,
             max_queue=self.config.max_queue,
             shape=shape,

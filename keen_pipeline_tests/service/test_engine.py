@@ -123,7 +123,7 @@ def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(t
 def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     records = ExtractionRecords(SqliteDatabase(path))
-    made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, now=1, delay=0, max_queue=1)
+    made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, delay=0, max_queue=1)
     with sqlite3.connect(path) as connection:
         for column in ("options", "turn", "lost", "holder", "held_until"):
             connection.execute(f"ALTER TABLE extractions DROP COLUMN {column}")

@@ -25,7 +25,7 @@ from keen_pipeline.mail import check_login, send_mail
 from keen_pipeline.service import embedded
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.extractions import mail
-from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, ExtractionRecords
+from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, ExtractionRecords, Turn
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline_tests.ports import free_port
@@ -142,8 +142,8 @@ def test_a_mail_is_given_up_after_its_attempts_and_that_is_logged_and_kept(
     monkeypatch.setattr(mail, "FIRST_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(mail, "MAX_ATTEMPTS", 3)
     records = ExtractionRecords(SqliteDatabase(tmp_path / "state.db"))
-    asked = records.create("purchases", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=10)
-    records.finish(asked.id, COMPLETE, now=0, events=1, size=1, message=None)
+    asked = records.create("purchases", names="v2", filters=(), timeframe=None, email="a@example.com", delay=0, max_queue=10)
+    records.finish(Turn(asked.id), COMPLETE, events=1, size=1, message=None)
     attempts = Counter("mails", "Mails", ["outcome"], registry=CollectorRegistry())
     smtp = SmtpSettings(host="127.0.0.1", port=free_port())
     mailer = mail.Mailer(smtp, records, lambda extraction: mail.completion_message(extraction, "http://localhost/"), attempts)
@@ -279,9 +279,9 @@ class Queue:
         self.ids = [self.add(f"user{n}@example.com") for n in range(3)]
 
     def add(self, email: str) -> str:
-        shape = {"names": "v2", "filters": (), "timeframe": None, "now": 0, "delay": 0, "max_queue": 10}
+        shape = {"names": "v2", "filters": (), "timeframe": None, "delay": 0, "max_queue": 10}
         asked = self.records.create("purchases", email=email, **shape)  # type: ignore[arg-type]
-        self.records.finish(asked.id, COMPLETE, now=0, events=1, size=1, message=None)
+        self.records.finish(Turn(asked.id), COMPLETE, events=1, size=1, message=None)
         return asked.id
 
     def statuses(self) -> list[str | None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -48,9 +49,14 @@ class Selection:
         """The condition. Raises InvalidInputError naming the filter."""
         return where(self.snapshot.columns, self.filters, self.timeframe, self.names)
 
-    def source(self, segments: Sequence[Part]) -> str:
-        """The SQL source of some of the segments, which are here then; every column of the snapshot may be named in it."""
-        return self.snapshot.source(segments)
+    def rows(self, what: str, *, latest: int | None = None, segments: Sequence[Part] | None = None) -> tuple[str, tuple[Any, ...]]:
+        """The SQL and the parameters of one row for each event, in order of arrival, or for the `latest`, the newest first.
+
+        `segments`: in these alone; they are here then.
+        """
+        newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
+        source = self.snapshot.source(self.segments if segments is None else segments)
+        return f"SELECT {what} FROM {source} WHERE {self.where.sql}{newest}", self.where.parameters
 
     def split(self) -> tuple[list[Part], list[Part]]:
         """The segments of which every event is asked for, as far as its first and last one can tell, and the others."""
@@ -90,12 +96,12 @@ def _count(
     latest: int | None = None,
 ) -> tuple[int, ...]:
     """The number of events of a selection in some segments, or of its `latest`, and of values in each of the columns."""
-    condition = selection.where
+    _ = selection.where  # which may be refused
     if not segments:
         return (0,) * (1 + len(columns))
     counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
-    rows = f"SELECT {', '.join(['t', *columns])} FROM {selection.source(segments)} WHERE {condition.sql}{newest(latest)}"
-    row = cursor.execute(f"SELECT {counts} FROM ({rows})", condition.parameters).fetchone()
+    rows, parameters = selection.rows(", ".join(["t", *columns]), latest=latest, segments=segments)
+    row = cursor.execute(f"SELECT {counts} FROM ({rows})", parameters).fetchone()
     assert row is not None
     return row
 
@@ -127,22 +133,14 @@ def write_csv(
     if not events:
         target.write_text(",".join(fields) + "\n", encoding="utf-8")
         return 0
-    condition = selection.where
     escaped = selection.snapshot.facts(selection.segments).escaped
     columns = [_field(path, selection.snapshot.columns.get(path, "NULL"), escaped) for path in header]
     # The names are bound like every other text of a user; the fields are CSV already, so nothing is quoted again.
     names = ", ".join(f"?::VARCHAR AS c{i}" for i in range(len(header)))
-    rows = f"SELECT {', '.join(columns)} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest(latest)}"
+    rows, parameters = selection.rows(", ".join(columns), latest=latest)
     options = "FORMAT csv, HEADER false, QUOTE '', ESCAPE '', NULLSTR ''"
-    cursor.execute(
-        f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *condition.parameters]
-    )
+    cursor.execute(f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *parameters])
     return events
-
-
-def newest(latest: int | None) -> str:
-    """The end of a statement that gives the `latest` events alone, the newest first; None: all, in order of arrival."""
-    return f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
 
 
 def _field(path: str, column: str, escaped: Set[str]) -> str:

@@ -139,13 +139,12 @@ class ExtractionRecords:
         filters: Sequence[Condition],
         timeframe: Timeframe | None,
         email: str | None,
-        now: float,
         delay: float,
         max_queue: int,
         shape: Shape = WHOLE,
     ) -> Extraction:
         """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
-        extraction_id = secrets.token_hex(12)
+        extraction_id, now = secrets.token_hex(12), self.now()
         row = {
             "id": extraction_id,
             "collection": collection,
@@ -234,17 +233,7 @@ class ExtractionRecords:
         """Whether this process is the one that removes old results, while the block runs."""
         return self._database.exclusive("old results", 0)
 
-    def finish(
-        self,
-        extraction_id: str,
-        status: str,
-        *,
-        now: float,
-        events: int | None,
-        size: int | None,
-        message: str | None,
-        turn: int = 0,
-    ) -> bool:
+    def finish(self, turn: Turn, status: str, *, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of an extraction; its result, if it has one, is durable already. False where another turn has it by now."""
         if message is not None:
             message = message.replace("\0", "")  # it may quote what was asked, and not every database takes the character
@@ -252,7 +241,8 @@ class ExtractionRecords:
             "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ?"
             " WHERE id = ? AND turn = ? AND status = ?"
         )
-        return self._changed(sql, [status, now, events, size, message, now, extraction_id, turn, NOT_STARTED])
+        now = self.now()
+        return self._changed(sql, [status, now, events, size, message, now, turn.extraction_id, turn.number, NOT_STARTED])
 
     def claim_mail(self, now: float) -> Extraction | None:
         """The finished extraction whose mail is to be sent first, if one is due; for four minutes nobody else sends it."""

@@ -216,15 +216,7 @@ class ExtractionWorker:
     def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
         self._put_off.pop(turn.extraction_id, None)
-        noted = self._records.finish(
-            turn.extraction_id,
-            status,
-            now=self._records.now(),
-            events=events,
-            size=size,
-            message=message,
-            turn=turn.number,
-        )
+        noted = self._records.finish(turn, status, events=events, size=size, message=message)
         if not noted:
             _log.warning("extraction taken over by another process", extra={"extraction": turn.extraction_id})
             self._results.remove(turn.result)
