@@ -17,7 +17,7 @@ import anyio
 import duckdb
 import pytest
 
-from keen_pipeline.errors import RetryableError, ServiceUnavailableError
+from keen_pipeline.errors import KeenPipelineError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
@@ -338,10 +338,8 @@ def test_bodies_are_given_back_when_a_request_ends_however_it_does(small: Http) 
         (lambda: OSError(errno.EDQUOT, "Disk quota exceeded"), 507),
         (lambda: OSError(errno.EFBIG, "File too large"), 507),
         (lambda: duckdb.IOException("Could not write file: No space left on device"), 507),
-        (lambda: sqlite3.OperationalError("database or disk is full"), 507),
         (lambda: OSError(errno.EMFILE, "Too many open files"), 503),
-        (lambda: sqlite3.OperationalError("database is locked"), 503),
-        (lambda: sqlite3.OperationalError("unable to open database file"), 503),
+        (lambda: duckdb.IOException("Cannot open file: Too many open files"), 503),
         (lambda: duckdb.OutOfMemoryException("failed to allocate"), 503),
         (MemoryError, 503),
         (lambda: RetryableError("away"), 503),
@@ -354,6 +352,29 @@ def test_a_machine_that_is_full_is_no_fault_of_the_service(error: Callable[[], E
     assert answer.status_code == status
     assert ("retry-after" in answer.headers) == (status != 500)
     assert set(json.loads(bytes(answer.body))) == {"message", "error_code"}
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (sqlite3.SQLITE_FULL, 507),
+        (sqlite3.SQLITE_IOERR | 10 << 8, 507),
+        (sqlite3.SQLITE_BUSY, 503),
+        (sqlite3.SQLITE_CANTOPEN, 503),
+        (sqlite3.SQLITE_ERROR, 500),
+    ],
+)
+def test_nor_is_a_database_that_is_full_or_locked_or_can_not_be_opened(
+    service: Service, monkeypatch: pytest.MonkeyPatch, code: int, status: int
+) -> None:
+    error = sqlite3.OperationalError("what SQLite says")
+    error.sqlite_errorcode = code
+    database = service.backend.database
+    monkeypatch.setattr(database, "_connection", Mock(execute=Mock(side_effect=error), in_transaction=False))
+    with pytest.raises((KeenPipelineError, sqlite3.OperationalError)) as raised:
+        service.records.count_waiting()
+    assert error_answer(raised.value).status_code == status
+    monkeypatch.undo()
 
 
 def test_a_sum_past_the_range_of_a_double_is_refused(http: Http, collection: str) -> None:
