@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Selection:
         first, end = micros_of(self.timeframe.start), micros_of(self.timeframe.end)
         return tuple(one for one in self.snapshot.segments if one.last >= first and one.first < end)
 
-    @property
+    @cached_property
     def where(self) -> Where:
         """The condition. Raises InvalidInputError naming the filter."""
         return where(self.snapshot.columns, self.filters, self.timeframe, self.names)
@@ -96,7 +97,6 @@ def _count(
     latest: int | None = None,
 ) -> tuple[int, ...]:
     """The number of events of a selection in some segments, or of its `latest`, and of values in each of the columns."""
-    _ = selection.where  # which may be refused
     if not segments:
         return (0,) * (1 + len(columns))
     counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
