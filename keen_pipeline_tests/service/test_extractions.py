@@ -105,6 +105,14 @@ def test_an_extraction_that_finds_no_memory_or_no_room_gets_another_turn(
     assert (found is not None and found.bytes, service.worker._put_off) == (7, {})
 
 
+def test_a_mail_that_no_server_is_set_for_is_told_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    service.create_extraction("purchases", {}, names="v2")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    made = service.create_extraction("purchases", {"email": "ada@example.com"}, names="v2")
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert ("SMTP_HOST" in told.getMessage(), told.extraction) == (True, made.id)  # type: ignore[attr-defined]
+
+
 class Refusing:
     """A storage of results that raises `error` so many times."""
 
