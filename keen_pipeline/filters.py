@@ -76,7 +76,7 @@ class Filter:
         if problem:
             raise InvalidInputError(f"filter on {property_name}: {known.value} {problem}", field="property_value")
         try:
-            json.dumps(property_value, allow_nan=False)
+            json.dumps([property_name, property_value], allow_nan=False, ensure_ascii=False).encode()  # no half of a surrogate pair
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
                 f"filter on {property_name}: the value is not JSON ({error})", field="property_value"

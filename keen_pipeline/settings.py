@@ -147,7 +147,8 @@ def _key(name: str, text: str) -> str:
     return text
 
 
-def _url(name: str, text: str) -> str:
+def plain_url(name: str, text: str) -> str:
+    """An http(s) address without a slash at its end. Raises ConfigurationError, which begins with `name`."""
     try:
         parts = urlsplit(text)
         wrong = parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1
@@ -161,7 +162,7 @@ def _url(name: str, text: str) -> str:
 
 
 def _base_url(name: str, text: str) -> str:
-    url = _url(name, text)
+    url = plain_url(name, text)
     version = re.search(r"/(2\.0|3\.0)(/.*)?$", url)
     if version is not None:
         raise ConfigurationError(
@@ -219,16 +220,18 @@ def _mask_key(name: str, text: str) -> bytes:
     return text.encode()
 
 
-def _words(name: str, text: str) -> tuple[str, ...]:
-    return tuple(one for one in re.split(r"[,;\s]+", text) if one)
+def _list_of(pattern: str, what: str) -> Callable[[str, str], tuple[str, ...]]:
+    def parse(name: str, text: str) -> tuple[str, ...]:
+        found = tuple(one for one in re.split(r"[,;\s]+", text) if one)
+        wrong = next((one for one in found or [text] if not re.fullmatch(pattern, one)), None)
+        if wrong is not None:
+            raise ConfigurationError(f"{name} must hold {what} separated by commas; {wrong[:60]!r} is none")
+        return found
+
+    return parse
 
 
-def _addresses(name: str, text: str) -> tuple[str, ...]:
-    found = _words(name, text)
-    wrong = [one for one in found if not re.fullmatch(r"[^@]+@[^@]+", one)]
-    if wrong:
-        raise ConfigurationError(f"{name} must hold addresses separated by commas; {wrong[0][:60]!r} is none")
-    return found
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 
 
 def _time_of_day(name: str, text: str) -> str:
@@ -277,16 +280,24 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", _number(1, 1_000_000_000), "requests of more are split (default 10000000)"),
     Variable("KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS", _switch, "whether results may be at a private address; unset: as the service"),
     Variable("KEEN_PIPELINE_MASK_KEY", _mask_key, "of the hashes of masked columns, at least 16 bytes; a secret"),
-    Variable("KEEN_PIPELINE_DIGEST_TO", _addresses, "addresses of the nightly digest"),
+    Variable("KEEN_PIPELINE_DIGEST_TO", _list_of("[^@]+@[^@]+", "addresses"), "addresses of the nightly digest"),
     Variable("KEEN_PIPELINE_DIGEST_AT", _time_of_day, "HH:MM in the schedule's zone (default 06:00)"),
     Variable("KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", _number(0, 20_000_000), "of all files in one mail (default 2000000)"),
-    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", _url, "the same for Slack; a secret"),
-    Variable("KEEN_PIPELINE_UI_URL", _url, "root of Dagster's UI, for links"),
+    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", plain_url, "the same for Slack; a secret"),
+    Variable("KEEN_PIPELINE_UI_URL", plain_url, "root of Dagster's UI, for links"),
     Variable("KEEN_PIPELINE_SERVICE_DATA", _path, "folder of the embedded service (default ./data/keen)"),
     Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", _text, "PostgreSQL that several services share"),
     Variable("KEEN_PIPELINE_SERVICE_STORAGE", _text, "root URI that several services share"),
-    Variable("KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS", _words, "hosts that the service's image beacon may redirect to; unset: none"),
-    Variable("KEEN_PIPELINE_SERVICE_MAIL_TO", _words, "addresses and domains its mail may go to; unset: any"),
+    Variable(
+        "KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS",
+        _list_of(_HOST, "names of hosts"),
+        "hosts that the service's image beacon may redirect to; unset: none",
+    ),
+    Variable(
+        "KEEN_PIPELINE_SERVICE_MAIL_TO",
+        _list_of(f"(?:[^@*]*@)?{_HOST}", "addresses and domains"),
+        "addresses and domains its mail may go to; unset: any",
+    ),
 )
 """Every variable of the pipeline, in the order in which they are documented. `SMTP_*` name the mail server."""
 

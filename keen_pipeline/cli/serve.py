@@ -116,10 +116,7 @@ def command(
         mail_to=settings.service_mail_to,
         **same,  # the options that are called and counted as the configuration does
     )
-    objects = StorageObjects(storage_uri) if storage_uri is not None else None
-    if objects is not None:
-        objects.prove()
-    serve(config, objects, StorageObjects(results_uri) if results_uri is not None else None)
+    serve(config, *(StorageObjects(uri).prove() if uri is not None else None for uri in (storage_uri, results_uri)))
 
 
 def _without_password(url: str) -> str:
@@ -153,14 +150,15 @@ class StorageObjects:
         self._root = normal_root(uri)
         self._storage = open_storage(self._root, {})
 
-    def prove(self) -> None:
-        """Raises ConfigurationError where nothing can be written, read and removed there."""
+    def prove(self) -> StorageObjects:
+        """Itself. Raises ConfigurationError where nothing can be written, read and removed there."""
         probe = f"{self._root}/probe-{uuid.uuid4().hex}"
         self._storage.write(probe, b"keen_pipeline")
         with self._storage.open(probe) as file:
             if file.read() != b"keen_pipeline":
                 raise ConfigurationError(f"service: {self._root} gives back different bytes than it was given")
         self._storage.remove(probe)
+        return self
 
     def put(self, name: str, source: Path) -> None:
         """Make a local file the object of a name: whole, or not at all."""

@@ -10,8 +10,9 @@ from keen_pipeline.errors import InvalidInputError
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-# The addresses of RFC 5321 in ASCII, without quoted local parts and address literals, which no server here needs.
-_ADDRESS = re.compile(rf"(?=.{{1,254}}\Z)(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
+# The addresses of RFC 5321 in ASCII, without quoted local parts and address literals, which no server here needs, and without what
+# a header takes for an encoded word (RFC 2047), which may hold another address.
+_ADDRESS = re.compile(rf"(?=.{{1,254}}\Z)(?!.*=\?)(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*")
 
 
 def checked_email(parameters: Mapping[str, Any], allowed: Sequence[str] = ()) -> str | None:

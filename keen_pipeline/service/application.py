@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from keen_pipeline.service.metrics import Metrics
 from keen_pipeline.service.storage.backend import Backend, one_folder
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
+
+_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -167,11 +170,12 @@ class Service:
             filters=selection.filters,
             timeframe=selection.timeframe,
             email=email,
-            now=self.records.now(),
             delay=self.config.extraction_delay,
             max_queue=self.config.max_queue,
             shape=shape,
         )
+        if email is not None and self.config.smtp is None:
+            _log.warning("a mail waits for a start with SMTP_HOST, as long as its result is kept", extra={"extraction": made.id})
         self.worker.wake()
         return made
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.mail import check_login
-from keen_pipeline.settings import SmtpSettings
+from keen_pipeline.settings import SmtpSettings, plain_url
 
 MIB = 1024 * 1024
 
@@ -116,6 +116,8 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data))
         object.__setattr__(self, "fail_extractions", dict(self.fail_extractions))
+        if self.public_url is not None:
+            object.__setattr__(self, "public_url", plain_url("service: --public-url", self.public_url))
         for one in fields(self):
             value = getattr(self, one.name)
             if "bounds" not in one.metadata or value is None:

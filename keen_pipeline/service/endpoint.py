@@ -37,7 +37,7 @@ def read_announcement(data: Path) -> Announcement | None:
 def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
     """Hold a file for this process, and give its descriptor; the system gives it back however the process ends.
 
-    Raises ConfigurationError, with the words of `refusal`, if another process holds it.
+    Raises ConfigurationError, with the words of `refusal` if another process holds it.
     """
     import fcntl  # the command line's help needs none of it, and Windows has none
 
@@ -45,8 +45,10 @@ def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfigurationError(refusal()) from None
+        except OSError as error:
+            raise ConfigurationError(f"{path}: the file system takes no locks ({error.strerror}); choose another one") from None
         yield descriptor
     finally:
         os.close(descriptor)

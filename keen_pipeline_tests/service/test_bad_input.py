@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -50,6 +51,8 @@ def refused(http: Http, method: str, path: str, status: int, field: str | None =
             "filters[0].operands[0].operator",
         ),
         ([GOOD] * 201, "filters"),
+        (r'[{"property_name": "a", "operator": "eq", "property_value": "\ud800"}]', "filters[0].property_value"),
+        (r'[{"property_name": "\ud800", "operator": "eq", "property_value": 1}]', "filters[0].property_value"),
     ],
 )
 def test_wrong_filters(http: Http, collection: str, filters: Any, field: str) -> None:
@@ -231,6 +234,14 @@ def test_wrong_parameters(http: Http, collection: str, kind: str, parameters: di
     refused(http, "POST", f"{http.v3}/queries/{kind}", 400, field, body={"event_collection": collection, **parameters})
     without = {} if field in ("group_by", "timezone") else parameters
     refused(http, "POST", f"{http.v3}/queries/{kind}", 400, "event_collection", body=without)
+
+
+def test_an_address_that_is_not_utf_8_asks_for_nothing_and_deletes_nothing(http: Http, collection: str) -> None:
+    http.add(collection, {"city": "München"}, {"city": "Bern"})
+    latin = "filters=" + quote('[{"property_name": "city", "operator": "ne", "property_value": "München"}]', encoding="latin-1")
+    refused(http, "GET", f"{http.v2}/{collection}/_count?{latin}", 400, "query")
+    refused(http, "DELETE", f"{http.v3}/events/{collection}?{latin}", 400, "query")
+    assert http.query("count", collection) == 2
 
 
 def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:

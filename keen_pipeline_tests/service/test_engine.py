@@ -56,7 +56,13 @@ def test_long_lists_are_looked_through_with_the_least_memory(tmp_path: Path, mon
     if folded:
         fold(service, "shop")
     service.add_events(
-        "shop", [{"n": 60, "list": [13.4, 52.5]}, {"n": 61, "list": "needle3 and more"}, {"n": 62, "list": [["needle3"]]}]
+        "shop",
+        [
+            {"n": 60, "list": [13.4, 52.5]},
+            {"n": 61, "list": "needle3 and more"},
+            {"n": 62, "list": [["needle3"]]},
+            {"list": ["13.4", "52.5"]},
+        ],
     )
     expected = {"needle3": 7, "needle": 1, "absent": 0}
     assert {text: number(service, "shop", rule("list", "contains", text)) for text in expected} == expected
@@ -117,7 +123,7 @@ def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(t
 def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     records = ExtractionRecords(SqliteDatabase(path))
-    made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, now=1, delay=0, max_queue=1)
+    made = records.create("purchases", names="v2", filters=(), timeframe=None, email=None, delay=0, max_queue=1)
     with sqlite3.connect(path) as connection:
         for column in ("options", "turn", "lost", "holder", "held_until"):
             connection.execute(f"ALTER TABLE extractions DROP COLUMN {column}")

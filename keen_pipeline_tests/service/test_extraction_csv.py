@@ -273,6 +273,16 @@ def test_no_events_give_a_header_alone(http: Http, collection: str) -> None:
     assert http.csv(collection, timeframe=window) == b"header:timestamp\n"
 
 
+def test_the_newest_events_and_properties_asked_for_twice_have_the_columns_they_have(http: Http, collection: str) -> None:
+    for day in (1, 2):
+        http.add(collection, {"keen": {"timestamp": f"2026-01-0{day}"}, f"only{day}": day, "a": {"b": day}})
+    asked = {"event_collection": collection, "content_type": "text/csv", "latest": 1}
+    header, *rows = http.request("POST", f"{http.v3}/queries/extraction", body=asked).data.decode().splitlines()
+    assert (header, len(rows)) == ("keen.timestamp,a.b,keen.created_at,keen.id,only2", 1)
+    asked["property_names"] = ["a.b", "only2", "body:a:b"]
+    assert http.request("POST", f"{http.v3}/queries/extraction", body=asked).data == b"a.b,only2\n2,2\n"
+
+
 def test_an_extracted_file_loaded_into_another_collection_extracts_to_the_same_bytes(
     http: Http, collection: str, tmp_path: Path
 ) -> None:

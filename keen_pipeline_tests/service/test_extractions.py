@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sqlite3
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import duckdb
 import pytest
 
 from keen_pipeline.cli.serve import StorageObjects
@@ -86,6 +88,29 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     service.worker._remove_old()
     assert [one for one in made if service.records.get(one)] == made[:1]
     assert [path.stem for path in (data / "results").iterdir()] == made[:1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [duckdb.OutOfMemoryException("failed to pin"), duckdb.IOException("No space left on device"), OSError(errno.ENOSPC, "")],
+)
+def test_an_extraction_that_finds_no_memory_or_no_room_gets_another_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(service.results, "publish", Mock(side_effect=[error, error, 7]))
+    made = service.create_extraction("purchases", {}, names="v2")
+    await_status(service, made.id, COMPLETE)
+    found = service.records.get(made.id)
+    assert (found is not None and found.bytes, service.worker._put_off) == (7, {})
+
+
+def test_a_mail_that_no_server_is_set_for_is_told_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    service.create_extraction("purchases", {}, names="v2")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    made = service.create_extraction("purchases", {"email": "ada@example.com"}, names="v2")
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert ("SMTP_HOST" in told.getMessage(), told.extraction) == (True, made.id)  # type: ignore[attr-defined]
 
 
 class Refusing:

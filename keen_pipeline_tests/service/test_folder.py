@@ -122,6 +122,29 @@ def test_a_lost_file_whose_log_is_gone_is_refused_by_name(folder: Place, tmp_pat
     assert number(again, "other") == 1
 
 
+@pytest.mark.parametrize("left", ["torn commits", "no commits"])
+def test_a_table_whose_commits_are_lost_is_not_taken_for_an_empty_one(folder: Place, tmp_path: Path, left: str) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    folder.close()
+    data = tmp_path / "one"
+    commits = data / "events" / "shop" / "_delta_log"
+    if left == "torn commits":
+        for path in commits.iterdir():
+            path.write_bytes(bytes(path.stat().st_size))
+    else:
+        shutil.rmtree(commits)
+    assert n_of(folder.open(), "shop") == [1]  # by its log
+    folder.close()
+    shutil.rmtree(data / "log")
+    again = folder.open()
+    assert store_of(again).names() == ["shop"]
+    for action in (lambda: number(again, "shop"), lambda: again.add_events("shop", [{"n": 2}])):
+        with pytest.raises(ConfigurationError, match="or commits that name them"):
+            action()
+
+
 def test_nothing_that_is_lost_beside_them_loses_events_and_nothing_unknown_is_removed(folder: Place, tmp_path: Path) -> None:
     service = folder.open()
     service.add_events("shop", [{"n": 1}])

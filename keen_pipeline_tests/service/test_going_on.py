@@ -17,13 +17,14 @@ import anyio
 import duckdb
 import pytest
 
-from keen_pipeline.errors import RetryableError, ServiceUnavailableError
+from keen_pipeline.errors import KeenPipelineError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
 from keen_pipeline.service.extractions.records import COMPLETE, NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
+from keen_pipeline.service.http.app import make_app
 from keen_pipeline.service.limits import ByteBudget
 from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline_tests.service.configured import configured, log_lines
@@ -54,6 +55,40 @@ def test_work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_aw
         return done
 
     assert anyio.run(run) == ["turned away, 5 s", lanes.HEALTH, lanes.INGEST, lanes.QUERY, lanes.RECORDS, lanes.EVENTS]
+
+
+def test_lists_that_take_long_keep_no_poll_of_one_extraction_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, release = make_app(service), threading.Event()
+    monkeypatch.setattr(service.records, "of_collection", lambda *_: (release.wait(20), [])[1])
+    made = service.create_extraction("purchases", {}, names="v2")
+    path = f"/2.0/projects/{service.credentials.project_id}/purchases/_extract"
+    ended: list[tuple[str, int]] = []
+
+    async def ask(path: str) -> None:
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                ended.append((path, message["status"]))
+
+        incoming = iter([{"type": "http.request"}])
+
+        async def receive() -> dict[str, str]:
+            return next(incoming, None) or await anyio.sleep_forever()
+
+        key = b"api_key=" + service.credentials.read_key.encode()
+        scope = {"type": "http", "method": "GET", "raw_path": path.encode(), "query_string": key, "headers": [], "server": ("x", 1)}
+        await app({**scope, "path": path, "scheme": "http"}, receive, send)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(12):
+                group.start_soon(ask, path)
+            await anyio.sleep(0.1)
+            with anyio.fail_after(10):
+                await ask(f"{path}/{made.id}")
+            release.set()
+
+    anyio.run(run)
+    assert ended == [(f"{path}/{made.id}", 200), *[(path, 200)] * 12]
 
 
 class Client:
@@ -303,10 +338,8 @@ def test_bodies_are_given_back_when_a_request_ends_however_it_does(small: Http) 
         (lambda: OSError(errno.EDQUOT, "Disk quota exceeded"), 507),
         (lambda: OSError(errno.EFBIG, "File too large"), 507),
         (lambda: duckdb.IOException("Could not write file: No space left on device"), 507),
-        (lambda: sqlite3.OperationalError("database or disk is full"), 507),
         (lambda: OSError(errno.EMFILE, "Too many open files"), 503),
-        (lambda: sqlite3.OperationalError("database is locked"), 503),
-        (lambda: sqlite3.OperationalError("unable to open database file"), 503),
+        (lambda: duckdb.IOException("Cannot open file: Too many open files"), 503),
         (lambda: duckdb.OutOfMemoryException("failed to allocate"), 503),
         (MemoryError, 503),
         (lambda: RetryableError("away"), 503),
@@ -319,6 +352,29 @@ def test_a_machine_that_is_full_is_no_fault_of_the_service(error: Callable[[], E
     assert answer.status_code == status
     assert ("retry-after" in answer.headers) == (status != 500)
     assert set(json.loads(bytes(answer.body))) == {"message", "error_code"}
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (sqlite3.SQLITE_FULL, 507),
+        (sqlite3.SQLITE_IOERR | 10 << 8, 507),
+        (sqlite3.SQLITE_BUSY, 503),
+        (sqlite3.SQLITE_CANTOPEN, 503),
+        (sqlite3.SQLITE_ERROR, 500),
+    ],
+)
+def test_nor_is_a_database_that_is_full_or_locked_or_can_not_be_opened(
+    service: Service, monkeypatch: pytest.MonkeyPatch, code: int, status: int
+) -> None:
+    error = sqlite3.OperationalError("what SQLite says")
+    error.sqlite_errorcode = code
+    database = service.backend.database
+    monkeypatch.setattr(database, "_connection", Mock(execute=Mock(side_effect=error), in_transaction=False))
+    with pytest.raises((KeenPipelineError, sqlite3.OperationalError)) as raised:
+        service.records.count_waiting()
+    assert error_answer(raised.value).status_code == status
+    monkeypatch.undo()
 
 
 def test_a_sum_past_the_range_of_a_double_is_refused(http: Http, collection: str) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.http.app import canonical_path
 from keen_pipeline.service.http.bodies import MAX_CONTAINERS
+from keen_pipeline.service.http.parameters import query_fields
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -76,6 +80,17 @@ def test_too_many_collections_in_one_request_are_refused_whole(http: Http, colle
     assert len(http.json("POST", f"{http.v3}/events", body=batch)) == 5000
     assert http.query("count", collection) == 1
     assert http.request("GET", f"{http.v3}/events/none-1").status == 404
+
+
+@pytest.mark.parametrize(("address", "status"), [("/?" + "%41=%41&" * 100_000, 400), ("/" * 900_000, 404)])
+def test_a_long_address_is_refused_before_it_is_taken_apart(http: Http, address: str, status: int) -> None:
+    path, _, query = address.encode().partition(b"?")
+    began = time.thread_time()
+    with nullcontext() if status == 404 else pytest.raises(InvalidInputError, match="more than 1000 parameters"):
+        query_fields(query)
+    assert len(canonical_path(path)) <= 4096
+    assert time.thread_time() - began < 0.05  # of the one thread that answers all others
+    assert http.request("GET", address, key=None).status == status
 
 
 @pytest.mark.parametrize(("path", "body", "brackets"), [("events", '{"%s":[%s]}', 2), ("events/%s", '{"list":[%s]}', 2)])

@@ -25,7 +25,7 @@ from keen_pipeline.mail import check_login, send_mail
 from keen_pipeline.service import embedded
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.extractions import mail
-from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, ExtractionRecords
+from keen_pipeline.service.extractions.records import COMPLETE, MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, ExtractionRecords, Turn
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline_tests.ports import free_port
@@ -142,8 +142,8 @@ def test_a_mail_is_given_up_after_its_attempts_and_that_is_logged_and_kept(
     monkeypatch.setattr(mail, "FIRST_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(mail, "MAX_ATTEMPTS", 3)
     records = ExtractionRecords(SqliteDatabase(tmp_path / "state.db"))
-    asked = records.create("purchases", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=10)
-    records.finish(asked.id, COMPLETE, now=0, events=1, size=1, message=None)
+    asked = records.create("purchases", names="v2", filters=(), timeframe=None, email="a@example.com", delay=0, max_queue=10)
+    records.finish(Turn(asked.id), COMPLETE, events=1, size=1, message=None)
     attempts = Counter("mails", "Mails", ["outcome"], registry=CollectorRegistry())
     smtp = SmtpSettings(host="127.0.0.1", port=free_port())
     mailer = mail.Mailer(smtp, records, lambda extraction: mail.completion_message(extraction, "http://localhost/"), attempts)
@@ -199,6 +199,7 @@ WRONG_ADDRESSES += (
     "a@b.c\n",
     "ä@b.c",
 )
+WRONG_ADDRESSES += ("=?utf-8?q?x=40evil.example=2C?=@b.c", "a=?b@b.c")  # RFC 2047: a header would show another address
 WRONG_ADDRESSES += ("a" * 65 + "@b.c", "a@" + "b" * 64, "a@" + "b." * 130 + "c", "a;b@c.d", "a@b\0.c", "a@b.c ")
 
 
@@ -278,9 +279,9 @@ class Queue:
         self.ids = [self.add(f"user{n}@example.com") for n in range(3)]
 
     def add(self, email: str) -> str:
-        shape = {"names": "v2", "filters": (), "timeframe": None, "now": 0, "delay": 0, "max_queue": 10}
+        shape = {"names": "v2", "filters": (), "timeframe": None, "delay": 0, "max_queue": 10}
         asked = self.records.create("purchases", email=email, **shape)  # type: ignore[arg-type]
-        self.records.finish(asked.id, COMPLETE, now=0, events=1, size=1, message=None)
+        self.records.finish(Turn(asked.id), COMPLETE, events=1, size=1, message=None)
         return asked.id
 
     def statuses(self) -> list[str | None]:
@@ -348,13 +349,17 @@ def test_a_mail_says_that_a_machine_wrote_it_and_its_subject_is_ours(tmp_path: P
 
 
 def test_the_link_of_a_mail_works_as_long_as_its_result(data: Path) -> None:
-    port = free_port()
-    options = ["--results-url-seconds", "1", "--retention-days", "7"]
-    with mail_server(port, "s3cret-word") as box, embedded.start(data, env=smtp_environment(port), options=options) as service:
+    port, own = free_port(), free_port()
+    options = ["--results-url-seconds", "1", "--retention-days", "7", "--public-url", f"http://localhost:{own}/"]
+    with (
+        mail_server(port, "s3cret-word") as box,
+        embedded.start(data, port=own, env=smtp_environment(port), options=options) as service,
+    ):
         http = Http(service.endpoint)
         http.add("purchases", {"a": 1})
         http.json("POST", f"{http.v2}/purchases/_extract", body={"email": "nightly@example.com"})
         link = next(line for line in text_of(box.wait()[2]).splitlines() if line.startswith("http"))
+        assert link.startswith(f"http://localhost:{own}/results/")
         expires = int(link.split("expires=")[1].split("&")[0])
         assert 6.9 * 86400 < expires - time.time() <= 7 * 86400
         assert http.request("GET", link, key=None).status == 200

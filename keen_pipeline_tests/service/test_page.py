@@ -36,11 +36,14 @@ def test_the_page_shows_collections_events_and_extractions(http: Http, collectio
     from playwright.sync_api import expect, sync_playwright
 
     http.add(collection, {"who": "<b>Ada</b>"}, {"who": "Grace"})
+    http.add("0-damaged", {"a": 1})
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page()
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        damaged = {"status": 200, "json": {"result": None}}  # an error's status would be told on the console
+        page.route("**/queries/extraction?event_collection=0-damaged*", lambda route: route.fulfill(**damaged))
         page.goto(http.endpoint.base_url + "/")
         page.get_by_label("Read key").fill("wrong")
         page.get_by_role("button", name="Show").click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,11 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+from unittest.mock import Mock
 
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
@@ -118,11 +121,25 @@ def test_a_port_in_use_is_named_and_nothing_is_touched(data: Path) -> None:
     assert not data.exists()
 
 
+def test_a_full_disk_is_told_in_one_line_and_keeps_no_half_of_a_file(data: Path) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); from keen_pipeline.cli import main; main()"
+    command = [sys.executable, "-B", "-c", limited, "serve", "--data", str(data), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"keen-pipeline: {data / 'credentials.json'}: File too large\n")
+    assert not list(data.glob("*.tmp"))
+
+
 def test_a_second_service_on_a_folder_is_refused_and_the_first_one_named(data: Path) -> None:
     with embedded.start(data, env=clean_environment()) as service:
         with pytest.raises(ConfigurationError, match=re.escape(service.endpoint.base_url)):
             embedded.start(data, env=clean_environment())
         assert embedded.find(data) == service.endpoint
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_folder_in_use(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(ConfigurationError, match=r"lock: the file system takes no locks \(No locks available\)"), exclusive(data):
+        pass
 
 
 def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) -> None:
@@ -132,6 +149,20 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) 
         assert (process.returncode, out) == (1, "")
         assert "KEEN_PIPELINE_SERVICE_CATALOGUE_URL" in errors
         assert "very-secret" not in errors
+
+
+@pytest.mark.parametrize("url", ["keen.example.com", "https://", "https://keen.example.com/?a=1", "ftp://keen.example.com"])
+def test_a_public_url_that_no_link_can_begin_with_is_refused(data: Path, url: str) -> None:
+    process = serve("--data", str(data), "--port", "0", "--public-url", url)
+    assert process.communicate(timeout=30)[1].startswith("keen-pipeline: service: --public-url must be a ")
+    assert (process.returncode, data.exists()) == (1, False)
+
+
+def test_a_place_for_results_that_takes_none_is_refused_at_the_start(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    process = serve("--data", str(data), "--port", "0", "--idle-exit", "1", "--results-uri", str(tmp_path / "file" / "kept"))
+    assert str(tmp_path / "file" / "kept") in process.communicate(timeout=30)[1].splitlines()[0]
+    assert (process.returncode, data.exists()) == (1, False)
 
 
 def test_a_catalogue_without_a_storage_is_refused(data: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from keen_pipeline.errors import NotFoundError
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.http.server import _bind
+from keen_pipeline_tests.service.configured import configured, log_lines
 from keen_pipeline_tests.service.http_client import Http
 
 
@@ -70,6 +72,13 @@ def test_a_body_that_breaks_off_stores_nothing_and_is_no_fault_of_ours(http: Htt
         time.sleep(0.02)
     assert http.query("count", collection) == 1
     assert http.request("GET", "/metrics", key=None).data.count(b'status="500"') == faults
+
+
+def test_a_body_that_breaks_off_behind_a_refusal_is_no_error_in_the_log(data: Path) -> None:
+    with configured(data) as service:
+        head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+        assert exchange(Http(service.endpoint), head, end=False)[0] == 400
+        assert [line for line in log_lines(service) if line["level"] == "error"] == []
 
 
 def refused(http: Http) -> float:

@@ -14,7 +14,7 @@ import pytest
 from keen_pipeline.errors import ConfigurationError, RateLimitedError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.extractions import worker
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, NOT_STARTED, ExtractionRecords, Turn
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_CLAIM_SECONDS, NOT_STARTED, ExtractionRecords, Turn
 from keen_pipeline.service.storage.shared.database import PostgresDatabase
 from keen_pipeline_tests.service.stores import Services, until
 
@@ -26,7 +26,7 @@ def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts
     earlier.add_events("shop", [{"n": 1}])
     services.close()
     records, other = ExtractionRecords(catalogue, 2.0), ExtractionRecords(catalogue, 2.0)
-    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=10)
+    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, delay=0, max_queue=10)
     assert records.take_turn(()) == Turn(made.id, 1, 0)
     assert other.take_turn(()) is None
     services.open("later")
@@ -34,14 +34,14 @@ def test_the_turn_of_a_process_that_died_goes_to_another_and_its_late_end_counts
     found = records.get(made.id)
     assert found is not None
     assert (found.turn, found.events) == (2, 1)
-    assert not records.finish(made.id, FAILED, now=0, events=None, size=None, message="late", turn=1)
+    assert not records.finish(Turn(made.id, 1), FAILED, events=None, size=None, message="late")
     assert records.get(made.id) == found
 
 
 def test_turns_are_taken_once_and_held_while_they_are_renewed(catalogue: PostgresDatabase) -> None:
     processes = [ExtractionRecords(catalogue, 1.0) for _ in range(3)]
     for _ in range(20):
-        processes[0].create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=100)
+        processes[0].create("shop", names="v2", filters=(), timeframe=None, email=None, delay=0, max_queue=100)
     taken: list[Turn] = []
 
     def take(process: ExtractionRecords) -> None:
@@ -90,7 +90,7 @@ def test_the_turn_of_a_slow_extraction_is_renewed_while_it_is_written(
 
 def test_an_extraction_that_ends_its_processes_is_given_up(services: Services, catalogue: PostgresDatabase) -> None:
     records = ExtractionRecords(catalogue, 30.0)
-    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, now=0, delay=0, max_queue=1)
+    made = records.create("shop", names="v2", filters=(), timeframe=None, email=None, delay=0, max_queue=1)
     catalogue.rows("UPDATE extractions SET lost = 5, turn = 5")
     services.open("one")
     until(lambda: records.get(made.id).status != NOT_STARTED, "it was not given up")  # type: ignore[union-attr]
@@ -154,8 +154,8 @@ def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(catalogue:
     records = ExtractionRecords(catalogue, 30.0)
     made = []
     for _ in range(12):
-        one = records.create("shop", names="v2", filters=(), timeframe=None, email="a@example.com", now=0, delay=0, max_queue=100)
-        assert records.finish(one.id, COMPLETE, now=0, events=1, size=1, message="a\0b")
+        one = records.create("shop", names="v2", filters=(), timeframe=None, email="a@example.com", delay=0, max_queue=100)
+        assert records.finish(Turn(one.id), COMPLETE, events=1, size=1, message="a\0b")
         made.append(one.id)
     claimed: list[str] = []
 
@@ -169,7 +169,7 @@ def test_a_mail_is_one_process_s_to_send_and_another_s_once_that_died(catalogue:
     for thread in threads:
         thread.join()
     assert sorted(claimed) == sorted(made)
-    later = records.now() + 121
+    later = records.now() + MAIL_CLAIM_SECONDS + 1
     again = records.claim_mail(later)
     assert again is not None
     assert again.message == "ab"

@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.service.storage import tables
 from keen_pipeline.service.storage.parts import DataFile, disk_name, name_on_disk
 from keen_pipeline.service.storage.places import TablePlace
 from keen_pipeline.service.storage.shared.tables import prove_one_winner, storage_options, table_root
@@ -85,9 +86,56 @@ def test_deltalake_refuses_a_stale_transaction_and_a_file_that_is_gone(place: Pl
     other.commit(remove=[one])
     again = write(place, "000000000002-c.parquet", [2])
     with pytest.raises(CommitFailedError):
-        table._commit(stale[0], [again], [], 2, {})
+        table._commit(stale[0], [again], [], 2)
     with pytest.raises(CommitFailedError):
-        table._commit(stale[1], [], [one], None, {})
+        table._commit(stale[1], [], [one], None)
+
+
+def test_what_is_done_first_between_a_new_column_and_its_events_is_not_done_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = Table(place, shared=True), Table(place, shared=True)
+    slow.commit(add=[write(place, "000000000001-a.parquet", [1])], watermark=(0, 1), columns=COLUMNS)
+    usual = Table._committed
+
+    def overtaken(table: Table, delta: DeltaTable) -> None:
+        if table is slow and quick.state().watermark == 1:
+            quick.commit(add=[write(place, "000000000002-b.parquet", [2])], watermark=(1, 2))
+        usual(table, delta)
+
+    monkeypatch.setattr(Table, "_committed", overtaken)
+    with pytest.raises(OvertakenError):
+        slow.commit(add=[write(place, "000000000002-c.parquet", [2])], watermark=(1, 2), columns={**COLUMNS, "late": "p2"})
+    assert [file.number for file in slow.state().files] == [1, 2]
+
+
+def test_a_table_of_an_older_release_gets_todays_settings_with_its_next_commit(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = dict(tables._SETTINGS)
+    monkeypatch.delitem(tables._SETTINGS, "delta.logRetentionDuration")
+    Table(place, shared=True).commit(add=[write(place, "000000000001-a.parquet", [1])], watermark=(0, 1), columns=COLUMNS)
+    monkeypatch.setattr(tables, "_SETTINGS", today)
+    table = Table(place, shared=True)
+    for n in (2, 3):
+        table.commit(add=[write(place, f"00000000000{n}-a.parquet", [n])], watermark=(n - 1, n))
+    delta = DeltaTable(place.uri)
+    assert delta.metadata().configuration == today
+    assert (delta.version(), table.state().watermark) == (1 + 1 + 2, 3)  # made, filled, set; filled twice
+
+
+def test_commits_of_days_ago_are_removed_and_who_slept_meanwhile_reads_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit every thirty seconds makes 90,000 in a month, and each takes longer the more there are."""
+    monkeypatch.setitem(tables._SETTINGS, "delta.logRetentionDuration", "interval 1 second")
+    table, sleeper = Table(place, shared=False), Table(place, shared=True)
+    for n in range(1, 121):
+        table.commit(add=[DataFile(f"{n:012d}-a.parquet", 1, n, n, 9)], watermark=(n - 1, n), columns=COLUMNS)
+        if n == 5:
+            assert sleeper.state().watermark == 5
+        if n == 60:
+            time.sleep(1.2)
+    assert len(list((place.folder / "_delta_log").glob("*.json"))) < 90
+    assert sleeper.state() == table.state()
 
 
 def test_files_stand_in_order_of_their_logs_however_many_there_are(place: Place) -> None:

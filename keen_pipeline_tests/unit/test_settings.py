@@ -45,6 +45,13 @@ def test_all_of_it() -> None:
     assert "0pen" not in repr(settings)
 
 
+def test_lists() -> None:
+    env = {"KEEN_PIPELINE_SERVICE_MAIL_TO": "ada@b.example, @c.example d.example;e", "KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS": "a.b"}
+    settings = Settings.from_environment(env)
+    assert settings.service_mail_to == ("ada@b.example", "@c.example", "d.example", "e")
+    assert settings.service_redirect_hosts == ("a.b",)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -73,6 +80,11 @@ def test_all_of_it() -> None:
         ("KEEN_PIPELINE_DIGEST_AT", "24:00"),
         ("KEEN_PIPELINE_DIGEST_TO", "me"),
         ("KEEN_PIPELINE_DIGEST_TO", "a@b.example, you"),
+        ("KEEN_PIPELINE_SERVICE_MAIL_TO", ","),  # would allow all
+        ("KEEN_PIPELINE_SERVICE_MAIL_TO", "*@example.com"),
+        ("KEEN_PIPELINE_SERVICE_MAIL_TO", "example.com, *.example.com"),
+        ("KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS", "https://example.com"),
+        ("KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS", "example.com:8080"),
         ("KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", "1e6"),
         ("KEEN_PIPELINE_SLACK_WEBHOOK", "hooks.slack.example/s3cret"),
         ("KEEN_PIPELINE_UI_URL", "localhost:3000"),

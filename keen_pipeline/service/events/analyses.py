@@ -47,7 +47,7 @@ def figure(
     Raises InvalidInputError where the sum is outside the range of a double.
     """
     aggregate = FIGURES[name].format(share=float(percentile) / 100)
-    numbers, parameters = _select(selection, f"{_value(selection, target)} AS x, value_number(x) AS v")
+    numbers, parameters = selection.rows(f"{_value(selection, target)} AS x, value_number(x) AS v")
     row = cursor.execute(f"SELECT {aggregate} FROM ({numbers}) WHERE v IS NOT NULL", parameters).fetchone()
     assert row is not None
     value: float | None = row[0]
@@ -119,7 +119,7 @@ def events(
     `paths`: only these properties.
     """
     chosen = _chosen(selection, paths)
-    sql, parameters = _select(selection, ", ".join(chosen.values()) or "NULL", latest)
+    sql, parameters = selection.rows(", ".join(chosen.values()) or "NULL", latest=latest)
     cursor.execute(sql, parameters)
     result: list[dict[str, Any]] = []
     while rows := cursor.fetchmany(_FETCH_EVENTS):
@@ -135,7 +135,7 @@ def check_size(
     """Raises ExtractionTooLargeError when such events have more than `most_bytes`, names included. Nothing of them is read."""
     columns = _chosen(selection, paths).items()
     sizes = " + ".join(f"coalesce(strlen({column}) + {len(path) + _NAME_OVERHEAD}, 0)" for path, column in columns)
-    sql, parameters = _select(selection, f"{sizes or '0'} AS size", latest)
+    sql, parameters = selection.rows(f"{sizes or '0'} AS size", latest=latest)
     size = _one(cursor, f"SELECT coalesce(sum(size), 0) FROM ({sql})", parameters)
     if size > most_bytes:
         raise ExtractionTooLargeError(
@@ -164,8 +164,9 @@ def inferred_type(counts: dict[str, int]) -> str:
 
 
 def paths_of(selection: Selection, names: Sequence[str]) -> list[str]:
-    """The paths that property names mean; a name that no event has stands for itself."""
-    return [path for name in names for path in (matching_paths(name, selection.snapshot.columns, selection.names) or [name])]
+    """The paths that property names mean, each once; a name that no event has stands for itself."""
+    columns = selection.snapshot.columns
+    return list(dict.fromkeys(path for name in names for path in matching_paths(name, columns, selection.names) or [name]))
 
 
 def _chosen(selection: Selection, paths: list[str] | None) -> dict[str, str]:
@@ -179,15 +180,8 @@ def _value(selection: Selection, target: str) -> str:
 
 
 def _values(selection: Selection, target: str) -> tuple[str, Sequence[Any]]:
-    rows, parameters = _select(selection, f"{_value(selection, target)} AS v")
+    rows, parameters = selection.rows(f"{_value(selection, target)} AS v")
     return f"SELECT v FROM ({rows}) WHERE v IS NOT NULL", parameters
-
-
-def _select(selection: Selection, what: str, latest: int | None = None) -> tuple[str, Sequence[Any]]:
-    """The SQL and the parameters of one row for each event of a selection, or for each of the `latest`, the newest first."""
-    condition = selection.where
-    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
-    return f"SELECT {what} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}", condition.parameters
 
 
 def _one(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> int:

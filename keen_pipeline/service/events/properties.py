@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 TIMESTAMP = "keen.timestamp"
@@ -100,4 +101,9 @@ def matching_paths(name: str, known: Iterable[str], names: str = "v3") -> list[s
 
 
 def _is_alike(meant: str, path: str) -> bool:
-    return path == meant or ("\\" in path and ".".join(split_path(path)) == ".".join(split_path(meant)))
+    return path == meant or ("\\" in path and _with_dots(path) == _with_dots(meant))
+
+
+@lru_cache(maxsize=2048)  # a thousand names are looked up among a thousand paths
+def _with_dots(path: str) -> str:
+    return ".".join(split_path(path))

@@ -154,7 +154,7 @@ def _within(column: str, value: Mapping[str, Any]) -> Where:
     """The great circle by the haversine formula, on a sphere of the Earth's mean radius; NULL for what is no pair of numbers."""
     (longitude, latitude), miles = value["coordinates"], value["max_distance_miles"]
     pair = f"CASE WHEN strlen({column}) <= {_MAX_PAIR_BYTES} THEN value_list({column}) END"  # a long list takes much memory to read
-    x, y = (f"TRY_CAST(json_extract_string({pair}, '$[{i}]') AS DOUBLE)" for i in (0, 1))
+    x, y = (f"value_number(json_extract({pair}, '$[{i}]')::VARCHAR)" for i in (0, 1))
     haversine = f"power(sin(radians({y} - ?) / 2), 2) + cos(radians(?)) * cos(radians({y})) * power(sin(radians({x} - ?) / 2), 2)"
     half_angle = _nearest_double(miles) / (2 * EARTH_RADIUS_MILES)
     most = math.sin(half_angle) ** 2 if half_angle < math.pi / 2 else math.inf  # no two points are farther apart

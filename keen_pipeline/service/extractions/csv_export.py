@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -43,14 +45,19 @@ class Selection:
         first, end = micros_of(self.timeframe.start), micros_of(self.timeframe.end)
         return tuple(one for one in self.snapshot.segments if one.last >= first and one.first < end)
 
-    @property
+    @cached_property
     def where(self) -> Where:
         """The condition. Raises InvalidInputError naming the filter."""
         return where(self.snapshot.columns, self.filters, self.timeframe, self.names)
 
-    def source(self, segments: Sequence[Part]) -> str:
-        """The SQL source of some of the segments, which are here then; every column of the snapshot may be named in it."""
-        return self.snapshot.source(segments)
+    def rows(self, what: str, *, latest: int | None = None, segments: Sequence[Part] | None = None) -> tuple[str, tuple[Any, ...]]:
+        """The SQL and the parameters of one row for each event, in order of arrival, or for the `latest`, the newest first.
+
+        `segments`: in these alone; they are here then.
+        """
+        newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
+        source = self.snapshot.source(self.segments if segments is None else segments)
+        return f"SELECT {what} FROM {source} WHERE {self.where.sql}{newest}", self.where.parameters
 
     def split(self) -> tuple[list[Part], list[Part]]:
         """The segments of which every event is asked for, as far as its first and last one can tell, and the others."""
@@ -62,12 +69,15 @@ class Selection:
         return covered, doubtful
 
 
-def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> tuple[int, set[str]]:
-    """The number of events of a selection, and the columns that they have. Reads only what is not known of whole segments."""
-    covered, doubtful = selection.split()
+def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int | None = None) -> tuple[int, set[str]]:
+    """The number of events of a selection, or of its `latest`, and the columns that they have.
+
+    Reads only what is not known of whole segments.
+    """
+    covered, doubtful = selection.split() if latest is None else ([], list(selection.segments))
     present = set(selection.snapshot.facts(covered).kinds)  # looked at first, as reading the others holds memory from then on
     columns = sorted(selection.snapshot.facts(doubtful).kinds)
-    events, *counts = _count(cursor, selection, doubtful, columns)
+    events, *counts = _count(cursor, selection, doubtful, columns, latest)
     present |= {column for column, number in zip(columns, counts, strict=True) if number}
     return events + sum(segment.events for segment in covered), present
 
@@ -80,16 +90,18 @@ def count(cursor: duckdb.DuckDBPyConnection, selection: Selection) -> int:
 
 
 def _count(
-    cursor: duckdb.DuckDBPyConnection, selection: Selection, segments: Sequence[Part], columns: Sequence[str]
+    cursor: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    segments: Sequence[Part],
+    columns: Sequence[str],
+    latest: int | None = None,
 ) -> tuple[int, ...]:
-    """The number of events of a selection in some segments, and of values in each of the columns."""
-    condition = selection.where
+    """The number of events of a selection in some segments, or of its `latest`, and of values in each of the columns."""
     if not segments:
         return (0,) * (1 + len(columns))
     counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
-    row = cursor.execute(
-        f"SELECT {counts} FROM {selection.source(segments)} WHERE {condition.sql}", condition.parameters
-    ).fetchone()
+    rows, parameters = selection.rows(", ".join(["t", *columns]), latest=latest, segments=segments)
+    row = cursor.execute(f"SELECT {counts} FROM ({rows})", parameters).fetchone()
     assert row is not None
     return row
 
@@ -115,24 +127,20 @@ def write_csv(
     latest: int | None = None,
 ) -> int:
     """Write the file and return its number of events. `paths`: these properties alone; `latest`: only the newest so many."""
-    events, present = measure(cursor, selection)
+    events, present = measure(cursor, selection, latest)
     header = header_paths(selection, present) if paths is None else list(paths)
     fields = [quote(column_name(path, selection.names)) for path in header]
     if not events:
         target.write_text(",".join(fields) + "\n", encoding="utf-8")
         return 0
-    condition = selection.where
     escaped = selection.snapshot.facts(selection.segments).escaped
     columns = [_field(path, selection.snapshot.columns.get(path, "NULL"), escaped) for path in header]
-    newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
     # The names are bound like every other text of a user; the fields are CSV already, so nothing is quoted again.
     names = ", ".join(f"?::VARCHAR AS c{i}" for i in range(len(header)))
-    rows = f"SELECT {', '.join(columns)} FROM {selection.source(selection.segments)} WHERE {condition.sql}{newest}"
+    rows, parameters = selection.rows(", ".join(columns), latest=latest)
     options = "FORMAT csv, HEADER false, QUOTE '', ESCAPE '', NULLSTR ''"
-    cursor.execute(
-        f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *condition.parameters]
-    )
-    return events if latest is None else min(events, latest)
+    cursor.execute(f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *parameters])
+    return events
 
 
 def _field(path: str, column: str, escaped: Set[str]) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 
 from keen_pipeline.errors import RateLimitedError
 from keen_pipeline.filters import Condition, parse_filters
+from keen_pipeline.mail import TIMEOUT_SECONDS
 from keen_pipeline.service.storage.places import Database
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 
 NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
 MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
-MAIL_CLAIM_SECONDS = 120.0
-"""Longer than any attempt to send one; only a process that died in the middle of it leaves a mail for so long."""
+MAIL_CLAIM_SECONDS = 12 * TIMEOUT_SECONDS
+"""Longer than an attempt to send one, whose steps with TLS and a login are eleven; only a process that died in the middle of it
+leaves a mail for so long."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,12 @@ class ExtractionRecords:
         filters: Sequence[Condition],
         timeframe: Timeframe | None,
         email: str | None,
-        now: float,
         delay: float,
         max_queue: int,
         shape: Shape = WHOLE,
     ) -> Extraction:
         """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
-        extraction_id = secrets.token_hex(12)
+        extraction_id, now = secrets.token_hex(12), self.now()
         row = {
             "id": extraction_id,
             "collection": collection,
@@ -232,17 +233,7 @@ class ExtractionRecords:
         """Whether this process is the one that removes old results, while the block runs."""
         return self._database.exclusive("old results", 0)
 
-    def finish(
-        self,
-        extraction_id: str,
-        status: str,
-        *,
-        now: float,
-        events: int | None,
-        size: int | None,
-        message: str | None,
-        turn: int = 0,
-    ) -> bool:
+    def finish(self, turn: Turn, status: str, *, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of an extraction; its result, if it has one, is durable already. False where another turn has it by now."""
         if message is not None:
             message = message.replace("\0", "")  # it may quote what was asked, and not every database takes the character
@@ -250,10 +241,11 @@ class ExtractionRecords:
             "UPDATE extractions SET status = ?, finished = ?, events = ?, bytes = ?, message = ?, mail_next = ?"
             " WHERE id = ? AND turn = ? AND status = ?"
         )
-        return self._changed(sql, [status, now, events, size, message, now, extraction_id, turn, NOT_STARTED])
+        now = self.now()
+        return self._changed(sql, [status, now, events, size, message, now, turn.extraction_id, turn.number, NOT_STARTED])
 
     def claim_mail(self, now: float) -> Extraction | None:
-        """The finished extraction whose mail is to be sent first, if one is due; for two minutes nobody else sends it."""
+        """The finished extraction whose mail is to be sent first, if one is due; for four minutes nobody else sends it."""
         due = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next, id LIMIT 1"
         claim = "UPDATE extractions SET mail_next = ? WHERE id = ? AND mail_status = ? AND mail_next = ?"
         while rows := self._database.rows(due, [MAIL_PENDING, COMPLETE, now]):

@@ -15,7 +15,7 @@ from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError
+from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError, own_errors
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.store import EventStore
 
@@ -184,8 +184,9 @@ class ExtractionWorker:
         try:
             _give_up_after_many(turn)
             self._fail_on_purpose(extraction)
-            events = self._write(extraction, turn)
-            size = self._results.publish(turn.result)
+            with own_errors("the extraction"):
+                events = self._write(extraction, turn)
+                size = self._results.publish(turn.result)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends this extraction and not the next one
             self._results.discard(turn.result)
             if self._try_again_later(turn, error):
@@ -215,15 +216,7 @@ class ExtractionWorker:
     def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
         self._put_off.pop(turn.extraction_id, None)
-        noted = self._records.finish(
-            turn.extraction_id,
-            status,
-            now=self._records.now(),
-            events=events,
-            size=size,
-            message=message,
-            turn=turn.number,
-        )
+        noted = self._records.finish(turn, status, events=events, size=size, message=message)
         if not noted:
             _log.warning("extraction taken over by another process", extra={"extraction": turn.extraction_id})
             self._results.remove(turn.result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +80,7 @@ def error_answer(error: Exception) -> Response:
             field, after = getattr(error, "field", None), getattr(error, "retry_after", None)
             name = "InvalidCollectionNameError" if field == "collection" else getattr(error, "code", code)
             return _answer(status, name, str(error), field=field, after=after)
-    if _is_full(error):
+    if is_disk_full(error):
         return _answer(507, "InsufficientStorageError", "the service has no room left on its disk")
     if _is_short(error):
         return _answer(503, "ServiceUnavailableError", "the service is short of memory or of open files; send this again")
@@ -111,17 +110,11 @@ def as_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _is_full(error: Exception) -> bool:
-    return is_disk_full(error) or _says(error, "disk is full")
-
-
 def _is_short(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-    return isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or _says(
-        error, "too many open files", "cannot allocate memory", "database is locked", "unable to open database"
+    if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)):
+        return True
+    return isinstance(error, duckdb.Error) and any(
+        words in str(error).lower() for words in ("too many open files", "cannot allocate memory")
     )
-
-
-def _says(error: Exception, *words: str) -> bool:
-    return isinstance(error, (duckdb.Error, sqlite3.Error)) and any(word in str(error).lower() for word in words)

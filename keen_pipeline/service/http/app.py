@@ -24,6 +24,8 @@ from keen_pipeline.service.http.operations import OPERATIONS, not_found_message
 
 _log = logging.getLogger("keen_pipeline.service.requests")
 _PREFLIGHT_SECONDS = 86_400
+_MAX_PATH_BYTES = 4096
+"""Of a path that is looked at, which takes time; every resource that there is has a shorter one."""
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -138,4 +140,5 @@ class RequestLog:
 
 def canonical_path(raw: bytes) -> str:
     """The path with each of its segments percent-encoded in one way, so that a slash inside of a name stays inside of it."""
-    return "/".join(quote(unquote(segment, errors="replace"), safe="") for segment in raw.decode("ascii").split("/"))
+    text = raw[:_MAX_PATH_BYTES].decode("ascii")
+    return "/".join(quote(unquote(segment, errors="replace"), safe="") for segment in text.split("/"))

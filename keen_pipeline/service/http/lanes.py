@@ -16,9 +16,9 @@ from keen_pipeline.service.cancellation import Cancellation, running
 Answer = TypeVar("Answer")
 
 HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE = "health", "records", "ingest", "query", "events", "delete"
-PARAMETERS = "parameters"
-# Few for whole events at once: their answers are put together in memory.
-_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2}
+PARAMETERS, LISTS = "parameters", "lists"
+# Few for whole events at once, whose answers are put together in memory, and for lists, which hold the database meanwhile.
+_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2, LISTS: 2}
 MAX_WAITING = 256
 
 

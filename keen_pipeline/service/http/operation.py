@@ -14,8 +14,8 @@ from starlette.responses import Response
 from keen_pipeline.errors import AuthenticationError, NotFoundError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.http.bodies import read_body
-from keen_pipeline.service.http.lanes import EVENTS, PARAMETERS, QUERY, RECORDS, Lanes
-from keen_pipeline.service.http.parameters import Parameter, read_parameters
+from keen_pipeline.service.http.lanes import EVENTS, LISTS, PARAMETERS, QUERY, RECORDS, Lanes
+from keen_pipeline.service.http.parameters import Parameter, query_fields, read_parameters
 from keen_pipeline.service.names import check_event_collection
 
 READ, WRITE, MASTER = "read", "write", "master"
@@ -53,6 +53,7 @@ class Call:
     def __init__(self, request: Request, operation: Operation) -> None:
         self.request = request
         self.operation = operation
+        self.query = query_fields(request.scope["query_string"])
         self.service: Service = request.app.state.service
         self._lanes: Lanes = request.app.state.lanes
         self.parameters: dict[str, Any] = {}
@@ -77,20 +78,19 @@ class Call:
             self.collection = check_event_collection(self.parameters["event_collection"])
 
     async def _read_parameters(self) -> dict[str, Any]:
-        request, known = self.request, self.operation.parameters
+        request, known, most = self.request, self.operation.parameters, self.service.config.max_parameter_bytes
         if self.operation.body is not None:
-            return read_parameters(request, known, None)
+            return read_parameters(self.query, known, None, most)
         # A body of thousands of empty lists takes a hundred times its bytes and its time, which nobody else must wait for.
-        body = await read_body(request, _PARAMETERS_IN_BODY * self.service.config.max_parameter_bytes)
-        if "body_bytes" in request.scope["state"]:
-            return await self.run(PARAMETERS, lambda: read_parameters(request, known, body()))
-        return read_parameters(request, known, b"")
+        body = await read_body(request, _PARAMETERS_IN_BODY * most)
+        absent = b"" if request.method == "POST" else None  # only a POST must have one
+        return await self.run(PARAMETERS, lambda: read_parameters(self.query, known, body() or absent, most))
 
     def _authorize(self) -> None:
         credentials = self.service.credentials
         if self.request.path_params.get("project", credentials.project_id) != credentials.project_id:
             raise NotFoundError("there is no such project here")
-        given = self.request.query_params.get("api_key") or self.request.headers.get("authorization", "")
+        given = dict(self.query).get("api_key") or self.request.headers.get("authorization", "")
         if not given:
             raise AuthenticationError("no API key was given; send it in the Authorization header")
         # Every key is compared, and in constant time, so that the answer's timing tells nothing.
@@ -118,7 +118,7 @@ class Call:
     @property
     def base_url(self) -> str:
         """Root of this service as the caller, or the configured proxy, knows it."""
-        return (self.service.config.public_url or str(self.request.base_url)).rstrip("/")
+        return self.service.config.public_url or str(self.request.base_url).rstrip("/")
 
     @property
     def project_url(self) -> str:
@@ -131,6 +131,6 @@ class Call:
 
     async def run(self, lane: str, work: Callable[[], Result]) -> Result:
         """Run blocking work in a thread of its lane; what only reads events is cancelled when the client leaves."""
-        if lane in (QUERY, EVENTS):
+        if lane in (QUERY, EVENTS, LISTS):
             return await self._lanes.run_while_connected(lane, self.request, work)
         return await self._lanes.run(lane, work)

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from starlette.requests import Request
+from urllib.parse import parse_qsl
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service.http.bodies import parse_json
 from keen_pipeline.service.http.schemas import NAME, ref
 
-MAX_PROPERTY_NAMES = 1000
+MAX_PROPERTY_NAMES = MAX_FIELDS = 1000
 _OFTEN_ASKED = ("group_by", "interval", "order_by", "limit", "steps", "analyses", "zero_fill", "force_refresh")
 
 
@@ -61,15 +60,29 @@ BEACON = tuple(Parameter(name, {"type": "string"}, hidden=True) for name in ("da
 SIGNED = (Parameter("expires", {"type": "string"}), Parameter("signature", {"type": "string"}))
 
 
-def read_parameters(request: Request, known: Sequence[Parameter], body: bytes | None) -> dict[str, Any]:
-    """The parameters of a query string, without the key, and of the JSON object in the body, which only a POST must have.
+def query_fields(query: bytes) -> list[tuple[str, str]]:
+    """The fields of a query string, in order.
 
-    `body` None: it is no object of parameters. Raises InvalidInputError naming one that is unknown, missing, given twice, or longer
-    than the limit.
+    Raises InvalidInputError for too many, which all other requests would wait for, and for one that is not UTF-8: with anything
+    else in its place it would ask for, or delete, other events.
     """
-    config = request.app.state.service.config
-    pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "api_key"]
-    if body or (body is not None and request.method == "POST"):
+    try:
+        return parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except UnicodeDecodeError:
+        raise InvalidInputError("query: holds bytes, percent-encoded, that are not UTF-8", field="query") from None
+    except ValueError:
+        raise InvalidInputError(f"query: more than {MAX_FIELDS} parameters", field="query") from None
+
+
+def read_parameters(
+    query: Sequence[tuple[str, str]], known: Sequence[Parameter], body: bytes | None, most_bytes: int
+) -> dict[str, Any]:
+    """The parameters of a query string, without the key, and of the JSON object in the body; None: there is none.
+
+    Raises InvalidInputError naming one that is unknown, missing, given twice, or longer than `most_bytes`.
+    """
+    pairs: list[tuple[str, Any]] = [(name, value) for name, value in query if name != "api_key"]
+    if body is not None:
         given = parse_json(body, pairs=_once)
         if not isinstance(given, dict):
             raise InvalidInputError("body: must be a JSON object", field="body")
@@ -79,8 +92,8 @@ def read_parameters(request: Request, known: Sequence[Parameter], body: bytes | 
     _check_text(parameters)
     for name, value in parameters.items():
         size = len(value if isinstance(value, str) else json.dumps(value))
-        if size > config.max_parameter_bytes:
-            raise InvalidInputError(f"{name}: {size} bytes, the limit is {config.max_parameter_bytes}", field=name)
+        if size > most_bytes:
+            raise InvalidInputError(f"{name}: {size} bytes, the limit is {most_bytes}", field=name)
     return parameters
 
 

@@ -30,16 +30,16 @@ class FolderTables:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
-        found = (name_on_disk(path.name) for path in self._root.iterdir() if (path / "_delta_log").is_dir())
+        found = (name_on_disk(path.name) for path in self._root.iterdir() if path.is_dir() and any(path.iterdir()))
         return [name for name in found if name is not None]
 
     def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""
         folder = self._root / disk_name(name)
-        if (folder / "_delta_log").is_dir():
+        if folder.is_dir():
             _check(folder, self._logs / disk_name(name))
         else:
-            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.mkdir(mode=0o700)
             sync(self._root)
         return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
 
@@ -76,20 +76,31 @@ def _check(folder: Path, logs: Path) -> None:
 
     A copy of a running folder may hold a commit without the file that it adds, if that came later than the copy's look at the
     folder. Nothing is lost then: the logs it was made of, and the files it replaced, were kept. The commits are set aside.
+
+    Raises ConfigurationError where they were not, as after 48 hours, or where nobody can tell what a file that is there belongs to.
     """
     log = folder / "_delta_log"
     versions = sorted((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), reverse=True)
     whole = next((state for version in versions if (state := _whole(folder, version)) is not None), None)
-    if not versions or (whole is not None and whole.version == versions[0]):
+    if whole is not None and whole.version == versions[0]:
         return
-    if whole is None and versions[-1] != 0:
-        raise ConfigurationError(f"service: {folder} lacks files of events, and its logs do not reach back; restore another copy")
     state = whole or EMPTY
-    if not set(range(state.watermark + 1, _watermark(folder, versions[0]) + 1)) <= set(log_numbers(logs)):
+    # By the newest version and, as that may be unreadable, by the files: each is called after the oldest log in it.
+    folded = {*range(1, _watermark(folder, versions[0]) + 1 if versions else 1), *map(_oldest_log, folder.glob("*.parquet"))}
+    reach = whole is not None or not versions or versions[-1] == 0
+    if not reach or not {number for number in folded if number > state.watermark} <= set(log_numbers(logs)):
         raise ConfigurationError(
-            f"service: {folder} lacks files of events that its newest version names; restore them, or another copy of the folder"
+            f"service: {folder} lacks files of events, or commits that name them, and its logs do not reach back;"
+            " restore them, or another copy of the folder"
         )
-    _set_aside(log, state.version)
+    if versions:
+        _set_aside(log, state.version)
+
+
+def _oldest_log(path: Path) -> int:
+    """The number of the oldest log in a file; 0 for a file of somebody else."""
+    digits = path.name.partition("-")[0]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _whole(folder: Path, version: int) -> TableState | None:

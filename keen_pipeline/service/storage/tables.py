@@ -31,9 +31,10 @@ CHECKPOINT_COMMITS = 50
 _APP = "log"
 _PATH = "keen.path"
 _TIME = Field("t", PrimitiveType("long"))
-_SETTINGS: dict[str, str | None] = {
+_SETTINGS: dict[str, str] = {
     "delta.dataSkippingStatsColumns": "t",  # statistics of other columns would be prefixes of JSON
     "delta.checkpointInterval": str(CHECKPOINT_COMMITS),
+    "delta.logRetentionDuration": "interval 2 days",  # as for files that were replaced; a commit each 30 s makes 90,000 in a month
 }
 _log = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ class Table:
                     raise OvertakenError("another process rewrote the same events first; ask again")
                 new = {path: name for path, name in (columns or {}).items() if path not in state.columns}
                 try:
-                    self._commit(delta, add, remove, watermark[1] if watermark else None, new)
+                    if self._prepare(delta, new):
+                        continue  # commits of their own, between which and the next one others may have made theirs: read again
+                    self._commit(delta, add, remove, watermark[1] if watermark else None)
                 except CommitFailedError:
                     continue
                 self._state = read_state(delta)
@@ -134,23 +137,24 @@ class Table:
         assert delta is not None
         return delta
 
-    def _commit(
-        self,
-        delta: DeltaTable,
-        add: Sequence[DataFile],
-        remove: Sequence[DataFile],
-        watermark: int | None,
-        new_columns: Mapping[str, str],
-    ) -> None:
+    def _prepare(self, delta: DeltaTable, new_columns: Mapping[str, str]) -> bool:
+        """Add columns, and settings that a table of an older release lacks; whether there were any."""
+        lacking = not _SETTINGS.items() <= delta.metadata().configuration.items()
+        if new_columns:
+            delta.alter.add_columns(_fields(new_columns))
+            self._committed(delta)
+        if lacking:
+            delta.alter.set_table_properties(_SETTINGS)
+            self._committed(delta)
+        return lacking or bool(new_columns)
+
+    def _commit(self, delta: DeltaTable, add: Sequence[DataFile], remove: Sequence[DataFile], watermark: int | None) -> None:
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             *(AddAction(file.name, file.bytes, {}, now, data_change=True, stats=_statistics(file)) for file in add),
             *(RemoveAction(file.name, data_change=True, deletion_timestamp=now, size=file.bytes) for file in remove),
         ]
         transactions = [Transaction(_APP, watermark)] if watermark is not None else None
-        if new_columns:
-            delta.alter.add_columns(_fields(new_columns))
-            self._committed(delta)
         delta.create_write_transaction(
             actions, "append", delta.schema(), commit_properties=CommitProperties(app_transactions=transactions)
         )

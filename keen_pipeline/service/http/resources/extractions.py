@@ -18,7 +18,7 @@ from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
 from keen_pipeline.service.extractions.records import COMPLETE, Extraction, Shape
 from keen_pipeline.service.http.answers import JsonResponse, dump_json
-from keen_pipeline.service.http.lanes import EVENTS, QUERY, RECORDS
+from keen_pipeline.service.http.lanes import EVENTS, LISTS, QUERY, RECORDS
 from keen_pipeline.service.http.operation import Call, Operation
 from keen_pipeline.service.http.parameters import (
     EMAILS,
@@ -50,13 +50,13 @@ async def list_extractions(call: Call) -> Response:
     most = whole_number(call.parameters.get("limit"), "limit", 100_000)
     most = config.listed if most is None else min(most, config.listed)
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> str:
         found = call.service.records.of_collection(name, most, config.max_answer_bytes // 8)
         if not found and name not in call.service.store.names():
             raise NotFoundError(f"there is no event collection {name!r}")
-        return [_shown(call, extraction) for extraction in found]
+        return dump_json({"results": [_shown(call, extraction) for extraction in found]})
 
-    return JsonResponse({"results": await call.run(RECORDS, read)})
+    return Response(await call.run(LISTS, read), media_type=_JSON)
 
 
 async def one_extraction(call: Call) -> Response:

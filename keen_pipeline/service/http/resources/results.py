@@ -29,7 +29,7 @@ _LEVEL = 1  # the network is the slow part
 async def result(call: Call) -> Response:
     """The file behind a signed URL, or its `.csv.gz` form; no key needed."""
     service, request = call.service, call.request
-    extraction_id, query = call.variable("extraction_id"), request.query_params
+    extraction_id, query = call.variable("extraction_id"), dict(call.query)
     service.results.check(extraction_id, query.get("expires", ""), query.get("signature", ""))
     record = await call.run(RECORDS, lambda: service.records.get(extraction_id))
     if record is None or record.bytes is None:
