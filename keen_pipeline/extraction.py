@@ -77,6 +77,12 @@ class ExtractionRequest:
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
+    @property
+    def selection(self) -> str:
+        """Equal for requests that let the same events through and mask the same in them, whatever their timeframe."""
+        mask = sorted((name, method.value) for name, method in self.mask.items())
+        return json.dumps([filters_identity(self.filters), mask, self.mask_key])
+
     def __str__(self) -> str:
         return f"{self.collection}[{self.partition_key}]"
 

@@ -24,7 +24,7 @@ class LandedFile:
     `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty
     tuple if Keen did not tell.
     `records`: its events. `masked`: its columns with other values than Keen's.
-    `fingerprint`: of what was asked, empty if the file is unproven.
+    `fingerprint`: of what was asked, empty if the file is unproven. `selection`: which events it has and what was masked in them.
     """
 
     collection: str
@@ -34,6 +34,7 @@ class LandedFile:
     columns: tuple[str, ...]
     records: int
     fingerprint: str = ""
+    selection: str = ""
     words: tuple[str, ...] = ()
     masked: frozenset[str] = frozenset()
 
@@ -62,6 +63,19 @@ def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
         )
 
 
+def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) -> None:
+    """Raises ConfigurationError naming partitions if not all of them were made with one set of filters and one mask."""
+    by_selection: dict[str, list[str]] = {}
+    for key, file in files.items():
+        by_selection.setdefault(file.selection, []).append(key)
+    if len(by_selection) > 1:
+        fewest = min(by_selection.values(), key=len)
+        raise ConfigurationError(
+            f"{collection}: {len(fewest)} of {len(files)} partitions at {root} were made with a different filter or mask than the "
+            f"others: {_listed(fewest)}; materialize the outdated ones again, or read them apart"
+        )
+
+
 def _listed(keys: Sequence[str]) -> str:
     return ", ".join(keys[:_LISTED]) + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
 
@@ -77,6 +91,7 @@ def _file(entry: Entry) -> LandedFile:
         landing.columns,
         landing.records,
         "" if entry.unproven else entry.fingerprint,
+        entry.request.selection,
         landing.property_types,
         frozenset(landing.masked) & frozenset(landing.columns),
     )

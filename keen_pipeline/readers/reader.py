@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.readers.files import LandedFile, landed_files, refuse_outdated, require
+from keen_pipeline.readers.files import LandedFile, landed_files, refuse_mixed, refuse_outdated, require
 from keen_pipeline.readers.frames import KINDS, converter_of, holds_its_files, is_lazy
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.readers.types import check_types, known_words
@@ -38,7 +38,8 @@ class LandedReader:
     """Reads what has landed at `destination` by the `ledger`; nothing is asked of Keen.
 
     `wanted`: what today's configuration asks for. A landing of another one is refused, and a partition that it asks nothing for,
-    such as one before the start date, counts as one without events. Unless given, every landing is good.
+    such as one before the start date, counts as one without events. Unless given, all proven landings are good, but
+    in one call only those of one set of filters and one mask.
     """
 
     def __init__(self, ledger: SqlLedger, destination: FileDestination, wanted: Wanted | None = None) -> None:
@@ -152,11 +153,14 @@ class LandedReader:
     def _chosen(
         self, collection: str, keys: Sequence[str], missing: Missing | str, landed: Mapping[str, LandedFile]
     ) -> dict[str, LandedFile]:
-        if self._wanted is not None:
+        if self._wanted is None:
+            wrong = [key for key in keys if key in landed and not landed[key].fingerprint]
+            refuse_mixed(collection, {key: landed[key] for key in keys if key in landed}, self._destination.uri)
+        else:
             wanted = {key: self._wanted(collection, key) for key in keys}
             keys = [key for key in keys if wanted[key] is not None]
             wrong = [key for key in keys if key in landed and landed[key].fingerprint != wanted[key]]
-            refuse_outdated(collection, wrong, self._destination.uri)
+        refuse_outdated(collection, wrong, self._destination.uri)
         if _missing(missing) is Missing.ERROR:
             require(collection, keys, landed, self._destination.uri)
         return {key: landed[key] for key in keys if key in landed}

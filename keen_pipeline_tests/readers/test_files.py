@@ -48,6 +48,20 @@ def test_a_reader_takes_no_other_landing(twice: KeenLanding) -> None:
     assert changed.uris("visits", DAYS[1:]).keys() == {DAYS[1]}
 
 
+def test_a_reader_that_knows_no_configuration_mixes_no_filters_or_masks(twice: KeenLanding) -> None:
+    reader = LandedReader(twice.ledger, twice.destination)
+    mixed = r"visits: 1 of 2 partitions at .* were made with a different filter or mask than the others: 2026-01-0\d; materialize"
+    for kind in (pd.DataFrame, dict[str, pd.DataFrame], list[str]):
+        with pytest.raises(ConfigurationError, match=mixed):
+            reader.load("visits", DAYS, kind)
+    assert [reader.load("visits", day, pd.DataFrame)["body:n"].to_list() for day in DAYS] == [[5], [2]]
+    twice.land(Collection("visits", DAYS[0]), {DAYS[0]: [{"n": 7}]}, force=True)
+    assert reader.load("visits", DAYS, pd.DataFrame)["body:n"].to_list() == [7, 2]
+    twice.land(Collection("visits", DAYS[0], mask={"body:n": "mask"}), {DAYS[1]: [{"n": 9}]}, force=True)
+    with pytest.raises(ConfigurationError, match=mixed):
+        reader.uris("visits", DAYS)
+
+
 def test_what_todays_configuration_asks_nothing_for_counts_as_empty(twice: KeenLanding) -> None:
     today = {entry.request.partition_key: entry.fingerprint for entry in twice.ledger.landed_entries("visits")}
     reader = LandedReader(twice.ledger, twice.destination, lambda collection, key: today[key] if key == DAYS[1] else None)
