@@ -19,6 +19,19 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keys = list(keys)",
         _FILES,
     ),
+    ("keen_pipeline/readers/files.py", "if len(by_selection) > 1:", "if len(by_selection) > 2:", _FILES),
+    (
+        "keen_pipeline/extraction.py",
+        "return json.dumps([filters_identity(self.filters), mask, self.mask_key])",
+        "return json.dumps([filters_identity(self.filters)])",
+        _FILES,
+    ),
+    (
+        "keen_pipeline/readers/reader.py",
+        "wrong = [key for key in keys if key in landed and not landed[key].fingerprint]",
+        "wrong = []",
+        _FILES,
+    ),
     (
         "keen_pipeline/readers/types.py",
         'return {name: "string" if name in masked else _agreed(name, words) for name, words in said.items()}',

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
+from keen_pipeline.ledger.tables import entries
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.readers.files import landed_files
 from keen_pipeline.scope import Scope
@@ -60,6 +62,15 @@ def test_a_reader_that_knows_no_configuration_mixes_no_filters_or_masks(twice: K
     twice.land(Collection("visits", DAYS[0], mask={"body:n": "mask"}), {DAYS[1]: [{"n": 9}]}, force=True)
     with pytest.raises(ConfigurationError, match=mixed):
         reader.uris("visits", DAYS)
+
+
+def test_no_reader_takes_an_unproven_file(twice: KeenLanding) -> None:
+    with twice.ledger.engine.begin() as connection:
+        connection.execute(sa.update(entries).where(entries.c.partition_key == DAYS[1]).values(unproven=True))
+    reader = LandedReader(twice.ledger, twice.destination)
+    with pytest.raises(ConfigurationError, match=rf"unproven: {DAYS[1]}; materialize"):
+        reader.uris("visits", DAYS[1:])
+    assert reader.uris("visits", DAYS[:1]).keys() == {DAYS[0]}
 
 
 def test_what_todays_configuration_asks_nothing_for_counts_as_empty(twice: KeenLanding) -> None:
