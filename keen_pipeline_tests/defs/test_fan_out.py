@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,8 +145,9 @@ def test_a_backfill_of_a_long_range_is_several_bounded_runs(
         "KEEN_PIPELINE_DIGEST_TO": "data@example.com",
     }.items():
         monkeypatch.setenv(name, value)
-    # A run that is launched in this process leaves it as one that has loaded its definitions for good.
+    # A run that is launched in this process leaves it as one that has loaded its definitions for good; others' have no say here.
     monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)
+    monkeypatch.delitem(sys.modules, "keen_pipeline.definitions", raising=False)
     with daemons_view(place, tmp_path) as context:
         evaluate_sensors(context)
         graph = context.create_request_context().asset_graph
