@@ -41,7 +41,19 @@ _DAMAGED = _test("folder", "logs_after_one_that_is_damaged_are_read_if_their_col
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Parameters and bodies.
-    (f"{_HTTP}/parameters.py", "if body or (body is not None and", "if (body is not None and", _DELETE_REFUSED),
+    (f"{_HTTP}/operation.py", "known, body() or absent, most", "known, absent, most", _DELETE_REFUSED),
+    (
+        f"{_HTTP}/parameters.py",
+        ', errors="strict"',
+        "",
+        _test("bad_input", "an_address_that_is_not_utf_8_asks_for_nothing_and_deletes_nothing"),
+    ),
+    (
+        f"{_HTTP}/app.py",
+        "raw[:_MAX_PATH_BYTES]",
+        "raw",
+        _test("limits", "a_long_address_is_refused_before_it_is_taken_apart"),
+    ),
     (
         f"{_HTTP}/parameters.py",
         'unknown = sorted(n for n, v in parameters.items() if n not in names and not (n in _OFTEN_ASKED and v in (None, "")))',
@@ -52,7 +64,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_HTTP}/parameters.py", "given = parse_json(body, pairs=_once)", "given = parse_json(body)", _DELETE_REFUSED),
     (
         f"{_HTTP}/parameters.py",
-        "if size > config.max_parameter_bytes:",
+        "if size > most_bytes:",
         "if False:",
         _test("going_on", "every_parameter_is_bounded_in_bytes"),
     ),
@@ -163,7 +175,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "method",
         _test("going_on", "invented_methods_are_one_label"),
     ),
-    (f"{_HTTP}/answers.py", "is_disk_full(error) or ", "", _MACHINE),
+    (f"{_HTTP}/answers.py", "if is_disk_full(error):", "if False:", _MACHINE),
     (f"{_HTTP}/answers.py", "_RETRY_SECONDS.get(status) if after is None else after", "after", _MACHINE),
     (
         f"{_SERVICE}/events/analyses.py",
@@ -302,7 +314,25 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "status = 400",
         _test("protocol", "what_is_no_request_is_refused_as_everything_else_is"),
     ),
+    (
+        f"{_HTTP}/protocol.py",
+        "        self._hold_head(0)\n",
+        "",
+        _test("connections", "half_heads_are_bounded_together_and_whole_ones_are_answered"),
+    ),
     # Files and the page.
+    (
+        f"{_SERVICE}/storage/tables.py",
+        "continue  # commits of their own",
+        "pass  # commits of their own",
+        _test("tables", "what_is_done_first_between_a_new_column_and_its_events_is_not_done_again"),
+    ),
+    (
+        f"{_SERVICE}/storage/folder.py",
+        "*map(_oldest_log, folder",
+        "*map(int, () and folder",
+        _test("folder", "a_table_whose_commits_are_lost_is_not_taken_for_an_empty_one"),
+    ),
     (
         f"{_HTTP}/server.py",
         "    os.umask(0o077)",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
-from keen_pipeline.service.http.connections import MAX_UNREAD_BYTES, Connections
+from keen_pipeline.service.http.connections import MAX_HEAD_BYTES_TOGETHER, MAX_UNREAD_BYTES, Connections
 from keen_pipeline.service.http.server import _Server
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
@@ -70,6 +71,20 @@ def test_a_head_that_does_not_come_ends_the_connection_with_an_answer(hasty: Htt
         answer = rest(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_code"] == "RequestTimeoutError"
+
+
+def test_half_heads_are_bounded_together_and_whole_ones_are_answered(http: Http) -> None:
+    large = b"GET /?" + b"a" * 1_000_000
+    with ExitStack() as stack:
+        half = [stack.enter_context(connect(http)) for _ in range(MAX_HEAD_BYTES_TOGETHER // len(large) + 3)]
+        for one in half:
+            with suppress(ConnectionError):
+                one.sendall(large)
+        assert 1 <= len(select.select(half, [], [], 5)[0]) < len(half) / 2
+        assert http.json("GET", "/healthz", key=None)["status"] == "ok"
+    deadline = time.monotonic() + 10
+    while http.request("GET", f"/?{'a' * 1_000_000}", key=None).status != 200:
+        assert time.monotonic() < deadline, "what was held was not given back"
 
 
 def test_a_head_that_trickles_in_ends_the_connection_too(hasty: Http) -> None:

@@ -19,6 +19,9 @@ _SILENT, _IDLE, _ASKING = "silent", "idle", "asking"
 MAX_UNREAD_BYTES = 512 * 1024 * 1024
 """Of the answers that clients have yet to take; past it those that have waited longest for their reader are given up."""
 
+MAX_HEAD_BYTES_TOGETHER = 64 * 1024 * 1024
+"""Of requests of which nobody knows yet who sends them; past it a head that does not come at once is refused."""
+
 
 class Connections:
     """The open connections of one server; used on its event loop alone.
@@ -30,6 +33,7 @@ class Connections:
         self._most, self._most_per_address, self._grace = most, most_per_address, grace
         # By address, what each does and since when.
         self._open: dict[str, dict[Connection, tuple[str, float]]] = {}
+        self._head_bytes = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
@@ -70,6 +74,11 @@ class Connections:
         neighbours = self._open.get(connection.address, {})
         if connection in neighbours:
             neighbours[connection] = state, time.monotonic()
+
+    def hold_head(self, more: int) -> bool:
+        """So many more bytes of half heads are held, or fewer; whether they may be."""
+        self._head_bytes += more
+        return more <= 0 or self._head_bytes <= MAX_HEAD_BYTES_TOGETHER
 
     def leave(self, connection: Connection) -> None:
         """It is closed, or about to be. Safe to repeat."""

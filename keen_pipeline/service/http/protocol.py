@@ -41,6 +41,7 @@ class BoundedProtocol(H11Protocol):
         self._places = places
         self._head_seconds, self._stalled_seconds = head_seconds, stalled_seconds
         self._since = time.monotonic()  # when it began to owe a head
+        self._head_bytes = 0  # of a head that is not whole yet
         self._body_since: float | None = None
         self._body_bytes = 0
         self.unread_since: float | None = None
@@ -54,6 +55,7 @@ class BoundedProtocol(H11Protocol):
             self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._hold_head(0)
         self._places.leave(self)
         super().connection_lost(exc)
 
@@ -63,8 +65,14 @@ class BoundedProtocol(H11Protocol):
             return
         self._body_bytes += len(data)
         super().data_received(data)
+        self._hold_head(self._head_bytes + len(data) if self.conn.their_state is h11.IDLE else 0)
         if self._is_asking():
             self._places.asks(self)
+
+    def _hold_head(self, size: int) -> None:
+        if not self._places.hold_head(size - self._head_bytes):
+            self._refuse(503)
+        self._head_bytes = size
 
     def on_response_complete(self) -> None:
         """From here on the next head is owed."""
