@@ -228,6 +228,10 @@ class SftpStorage(Storage):
             if "not found in known_hosts" not in str(error):
                 return unavailable(target, error)
             return for_a_person(target, "the server is not in the file of known hosts", "Add its key, which its owner tells.")
+        if isinstance(error, UnicodeDecodeError):
+            return for_a_person(
+                target, "a file or folder there has a name that is no UTF-8", "Rename it, or choose another folder."
+            )
         if "unsupported" in str(error).lower():
             return for_a_person(target, "the server can't replace a file in one step (posix-rename@openssh.com)")
         if str(error) == "Failure":  # all that the protocol's third version can say
