@@ -73,8 +73,11 @@ def raw(data: bytes) -> Behaviour:
     return answer
 
 
-def relay(port: int) -> Behaviour:
-    """What a proxy does with a CONNECT: bytes to and from 127.0.0.1:`port`, whatever host was named."""
+def relay(port: int, every: float = 0.0) -> Behaviour:
+    """What a proxy does with a CONNECT: bytes to and from 127.0.0.1:`port`, whatever host was named.
+
+    `every`: seconds between two bytes of the answer; 0 gives them as they come.
+    """
 
     def answer(to: Exchange) -> None:
         to.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -86,7 +89,13 @@ def relay(port: int) -> Behaviour:
                     data = one.recv(65536)
                     if not data:
                         return
-                    (far if one is near else near).sendall(data)
+                    if one is near or not every:
+                        (far if one is near else near).sendall(data)
+                        continue
+                    for at in range(len(data)):
+                        near.sendall(data[at : at + 1])
+                        if to.server.ending.wait(every):
+                            return
 
     return answer
 

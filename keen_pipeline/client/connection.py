@@ -67,7 +67,6 @@ class Channel(io.RawIOBase):
         self._sock = sock
         self._read_timeout = read_timeout
         self._seconds = self._deadline = math.inf
-        self._set: float | None = None
 
     def limit(self, seconds: float, deadline: float | None = None) -> None:
         """Everything ends so many seconds from now, or at `deadline` (of time.monotonic), and then names those `seconds`."""
@@ -110,10 +109,7 @@ class Channel(io.RawIOBase):
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise self._over()
-        timeout = min(self._read_timeout, left)
-        if timeout != self._set:
-            self._sock.settimeout(timeout)
-            self._set = timeout
+        self._sock.settimeout(min(self._read_timeout, left))
 
     def _timed(self, call: Callable[[memoryview], int], view: memoryview) -> int:
         try:
@@ -125,6 +121,34 @@ class Channel(io.RawIOBase):
 
     def _over(self) -> TimeLimitError:
         return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
+
+
+class _Tunnel:
+    """A proxy's TLS with another one in it, which waits anew for every byte: a time-out holds for all from when it is set."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._sock = sock
+        self.settimeout(sock.gettimeout() or 0.0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def settimeout(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def recv(self, size: int) -> bytes:
+        self._arm()
+        return self._sock.recv(size)
+
+    def sendall(self, data: bytes) -> None:
+        self._arm()
+        self._sock.sendall(data)
+
+    def _arm(self) -> None:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
 
 
 class Response(http.client.HTTPResponse):
@@ -238,7 +262,7 @@ class Connector:
             return self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
         from urllib3.util.ssltransport import SSLTransport  # TLS within a proxy's TLS, which Python's ssl can't
 
-        return SSLTransport(sock, self._context, server_hostname=host, suppress_ragged_eofs=False)
+        return SSLTransport(_Tunnel(sock), self._context, server_hostname=host, suppress_ragged_eofs=False)  # type: ignore[arg-type]
 
     def _tunnel(self, sock: Any, place: Address, proxy: Proxy, deadline: float) -> None:
         host = f"[{place.host}]" if ":" in place.host else place.host

@@ -97,13 +97,9 @@ def refusal(
         return RateLimitedError(f"{subject}: too many requests ({http}){said}{wait}", retry_after=retry_after)
     if status in (408, 425) or status >= 500:
         return ServiceUnavailableError(f"{subject}: the service failed ({http}){said}", retry_after=retry_after)
-    if status == 413 or (known and 400 <= status < 500 and (says_too_large(message) or says_too_large(_spaced(code)))):
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", f"{message}. {code}")  # also `QueryTooLargeError` has some
+    if status == 413 or (known and 400 <= status < 500 and says_too_large(words)):
         return ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
     if known and 400 <= status < 500:
         return RequestRejectedError(f"{subject}: refused ({http}){said}", status=status)
     return UnreadableAnswerError(f"{subject}: not the service's documented answer ({http}){said}")
-
-
-def _spaced(code: str) -> str:
-    """`QueryTooLargeError` as words, so that one pattern reads both the message and the code."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_tls_goes_through_a_tunnel_end_to_end(over_tls: bool, secure: FaultServe
     assert all("authorization" not in one.headers for one in proxy.requests)
     assert all("proxy-authorization" not in one.headers for one in secure.requests)
     assert secure.requests[0].headers["authorization"] == "read-key-77aa"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("over_tls", [False, True], ids=["proxy over http", "proxy over https"])
+def test_tunnel_that_drips_is_given_up_in_time(over_tls: bool, secure: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = tls.server_context() if over_tls else None
+    with FaultServer(api=[wire_faults.relay(secure.port, every=0.1)], tls=context) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        made = KeenClient("https://keen.example", "P1", read_key="read-key-77aa", connect_timeout=0.5, total_timeout=1)
+        before = time.monotonic()
+        with pytest.raises(UnreachableError):
+            made.collections()
+        assert time.monotonic() - before < 5
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # Time.
     (
         f"{_CLIENT}/connection.py",
-        "timeout = min(self._read_timeout, left)",
-        "timeout = self._read_timeout",
+        "self._sock.settimeout(min(self._read_timeout, left))",
+        "self._sock.settimeout(self._read_timeout)",
         f"{_TIMES}::test_whole_time_is_over_within_a_wait_for_one_byte",
     ),
     (
         f"{_CLIENT}/connection.py",
-        "            raise self._over()\n        timeout",
-        "            left = 1\n        timeout",
+        "            raise self._over()\n        self._sock",
+        "            left = 1\n        self._sock",
         f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
     (

@@ -6,13 +6,11 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, cast
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, short, unreadable
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
-from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 READ_BYTES = 4 * 1024 * 1024
 """Of an object, held in memory while it is read."""
@@ -144,9 +142,6 @@ class ObjectStorage(Storage):
 
     _largest: int
     """In bytes: what the service takes as one object."""
-
-    def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
-        return cast("AbstractContextManager[BinaryIO]", TemporaryFile())
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, os.SEEK_END)

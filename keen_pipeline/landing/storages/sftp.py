@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -27,7 +27,6 @@ from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
 from keen_pipeline.landing.storages.remote import StagedReader, StoredReader, check_inside
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
-from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
@@ -54,9 +53,6 @@ class SftpStorage(Storage):
         if not host:
             raise for_a_person(root, "it names no host", "Write sftp://user@host/folder.")
         self._folder = "/" + unquote(urlsplit(root).path).strip("/")
-
-    def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
-        return cast("AbstractContextManager[BinaryIO]", TemporaryFile())
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, 2)
@@ -227,9 +223,11 @@ class SftpStorage(Storage):
         if isinstance(error, paramiko.SSHException):
             if "not found in known_hosts" not in str(error):
                 return unavailable(target, error)
-            return for_a_person(
-                target, "the server is not in the file of known hosts", "Add its key; its owner can give it to you."
-            )
+            why = "the server is not in the file of known hosts"
+            return for_a_person(target, why, "Add its key; its owner can give it to you.")
+        if isinstance(error, UnicodeDecodeError):
+            why = "a file or folder there has a name that isn't UTF-8"
+            return for_a_person(target, why, "Rename it, or choose another folder.")
         if "unsupported" in str(error).lower():
             return for_a_person(target, "the server can't replace a file in one step (posix-rename@openssh.com)")
         if str(error) == "Failure":  # all that the protocol's third version can say

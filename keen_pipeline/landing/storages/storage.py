@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import AzureOptions, GcsOptions, LocalOptions, S3Options, SftpOptions, read_options
+from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 Fence = Callable[[], None]
 """Called immediately before a new file becomes visible; if it raises a KeenPipelineError, nothing does."""
@@ -54,9 +55,9 @@ class Storage(ABC):
     def __init__(self, root: str) -> None:
         self._root = root
 
-    @abstractmethod
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         """An empty, unbuffered, seekable file for the bytes that shall lie at `target`; gone at the end."""
+        return cast("AbstractContextManager[BinaryIO]", TemporaryFile())
 
     @abstractmethod
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
@@ -80,8 +81,8 @@ class Storage(ABC):
 
     @abstractmethod
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none, and nothing
-        behind a symbolic link is one.
+        """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none, and neither is
+        what lies behind a symbolic link or has a name that can't be printed.
 
         Raises InvalidInputError for a folder outside the root. Nothing is found in a folder that isn't there.
         """
