@@ -114,7 +114,7 @@ def _midnight(day: date, zone: ZoneInfo) -> datetime:
 def _from(collection: Collection, zone: ZoneInfo, moment: datetime) -> Iterator[Partition]:
     """Partitions from the first boundary at or after `moment`, without end."""
     if collection.granularity is Granularity.HOURLY:
-        yield from _hours(zone, moment)
+        yield from _hours(zone, moment, _midnight(collection.start, zone))
         return
     day = moment.astimezone(zone).date()
     if _midnight(day, zone) < moment:
@@ -126,10 +126,9 @@ def _from(collection: Collection, zone: ZoneInfo, moment: datetime) -> Iterator[
         day = following
 
 
-def _hours(zone: ZoneInfo, moment: datetime) -> Iterator[Partition]:
-    local = moment.astimezone(zone)
-    into = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-    start = moment if not into else moment - into + _HOUR
+def _hours(zone: ZoneInfo, moment: datetime, first: datetime) -> Iterator[Partition]:
+    # Whole hours after the first one, as Dagster counts them: where clocks change by half an hour, local hours begin at half past.
+    start = moment + (first - moment) % _HOUR
     while True:
         local = start.astimezone(zone)
         key = local.strftime("%Y-%m-%d-%H:%M") + (local.strftime("%z") if local.fold else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -98,10 +100,12 @@ def _status() -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        # A folder that can't be made or written: what it is for stands in `docs settings`.
-        click.echo(f"keen-pipeline: {error.filename}: {error.strerror}", err=True)
+        # A folder that can't be made or written: what it is for stands in `docs settings`. Or the file that our output goes to.
+        click.echo(f"keen-pipeline: {error.filename or 'its output'}: {error.strerror}", err=True)
+        if error.filename is None:  # what is left of it is not tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

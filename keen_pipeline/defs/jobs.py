@@ -94,8 +94,7 @@ def _schedule(
             default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
         )
     except dg.DagsterInvalidDefinitionError:
-        which = collections[0].name
-        raise InvalidInputError(
-            f"collection {which}: {cron!r} in {timezone} isn't a schedule; expected a cron such as '0 1 * * *' and an IANA zone",
-            field="cron",
-        ) from None
+        field = "cron" if collections[0].cron == cron else "nightly_cron"
+        wrong = f"collection {collections[0].name}, {field}: {cron!r} in {timezone} isn't a schedule"
+        expected = "expected a cron such as '0 1 * * *' and an IANA zone"
+        raise InvalidInputError(f"{wrong}; {expected}", field=field) from None

@@ -30,7 +30,7 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
     """
     shown = "URL"
     try:
-        parsed = sa.make_url(url)
+        parsed = read_url(url)
         shown = parsed.render_as_string(hide_password=True)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -39,7 +39,7 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
         raise ConfigurationError(
             f"no driver for the ledger {shown}: {error}; install it, for PostgreSQL keen_pipeline[postgres]"
         ) from None
-    except (sa.exc.ArgumentError, ValueError):  # the latter where a password's own colon or @ is taken for that of a port
+    except (sa.exc.ArgumentError, ValueError):
         raise ConfigurationError(
             "KEEN_PIPELINE_LEDGER_URL is not a SQLAlchemy URL, for example sqlite:///./data/ledger.db or "
             "postgresql://user:password@host/name, with signs such as @ in a password written as %40"
@@ -63,6 +63,14 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
     if engine.dialect.name == "sqlite" and engine.url.database not in (None, "", ":memory:"):
         _watch(engine)
     return engine
+
+
+def read_url(url: str) -> sa.URL:
+    """A SQLAlchemy URL. Raises ArgumentError or ValueError, whose words may hold a part of a password with a colon or @ in it."""
+    parsed = sa.make_url(url)
+    if "@" in (parsed.host or ""):
+        raise ValueError("the host holds an @")
+    return parsed
 
 
 # Device and number of the file that an engine has opened; None once another one was found in its place.

@@ -75,9 +75,11 @@ def place_of_url(url: str, dataset: str | None = None) -> TablePlace:
     """The database at a SQLAlchemy URL. Raises ConfigurationError without the URL's password."""
     import sqlalchemy as sa
 
+    from keen_pipeline.ledger.database import read_url
+
     destinations = import_dlt().destinations
     try:
-        parsed = sa.make_url(url)
+        parsed = read_url(url)
         backend = parsed.get_backend_name()
         if backend == "postgresql":
             return TablePlace(
@@ -92,7 +94,7 @@ def place_of_url(url: str, dataset: str | None = None) -> TablePlace:
         parsed.get_dialect().import_dbapi()
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(f"no driver for {parsed.render_as_string(hide_password=True)}: {error}") from None
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         raise ConfigurationError(f"the URL of a table's database is no SQLAlchemy URL, {_EXAMPLE}") from None
     made = destinations.sqlalchemy(credentials=_engine(parsed), staging_dataset_name_layout=_STAGING_LAYOUT)
     if backend == "sqlite":

@@ -19,7 +19,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.testing import live_service
 from keen_pipeline_tests.acceptance.place import Here
-from keen_pipeline_tests.acceptance.processes import Shell
+from keen_pipeline_tests.acceptance.processes import COMMAND, Shell
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,16 @@ def test_a_process_ends_with_the_status_of_its_command(process: Shell) -> None:
     assert (done.returncode, "2026-01-01.csv" in done.stdout) == (0, True), done.stderr
     refused = process.run("extract", "nosuch", "--to", "files")
     assert (refused.returncode, refused.stderr) == (1, "keen-pipeline: the service has no collection 'nosuch'; it has: purchases\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"]])
+def test_a_full_disk_under_its_output_is_told_in_one_line(process: Shell, words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*COMMAND, *words]
+        env, folder = process.environment(), process.folder
+        done = subprocess.run(command, cwd=folder, env=env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "keen-pipeline: its output: No space left on device\n")
 
 
 def test_doctor_finds_all_well(shell: Here) -> None:

@@ -143,7 +143,14 @@ def test_a_url_that_can_not_be_used_is_one_line_without_its_password() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://data/ledger.db", "sqlite://u:s3cret@h/x.db", "postgresql://u:p@h:s3cret@h/d", "postgresql://u@[::1/d", "nonsense"],
+    [
+        "sqlite://data/ledger.db",
+        "sqlite://u:s3cret@h/x.db",
+        "postgresql://u:p@h:s3cret@h/d",
+        "postgresql://u:p@s3cret@h/d",
+        "postgresql://u@[::1/d",
+        "nonsense",
+    ],
 )
 def test_what_is_no_url_is_told_with_one_that_is(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"is not a SQLAlchemy URL, for example sqlite:///\./data/ledger\.db") as refused:

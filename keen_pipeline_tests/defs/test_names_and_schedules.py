@@ -86,7 +86,7 @@ def test_running_schedules_are_asked_for() -> None:
 
 @pytest.mark.parametrize("kwargs", [{"nightly_cron": "at one"}, {"nightly_timezone": "Mars/Base"}])
 def test_what_is_no_schedule_is_refused_with_its_collection(kwargs: dict[str, str]) -> None:
-    with pytest.raises(InvalidInputError, match="logins"):
+    with pytest.raises(InvalidInputError, match="collection logins, nightly_cron: "):
         build_keen_definitions([BERLIN], **kwargs)  # type: ignore[arg-type]
 
 

@@ -340,6 +340,8 @@ def test_a_dlt_destination_is_a_database_too(tmp_path: Path, keen_landing: KeenL
 def test_a_url_that_is_none_and_a_missing_driver_are_plain_errors(tmp_path: Path) -> None:
     for wrong, words in (
         ("no url", "SQLAlchemy URL"),
+        ("postgresql://u:p@h:secret@h/d", "SQLAlchemy URL"),
+        ("postgresql://u:p@secret@h/d", "SQLAlchemy URL"),
         ("nothing://u:secret@h/d", "no driver"),
         ("sqlite://", "one in memory"),
         (f"sqlite:///{tmp_path}/none/w.db", "does not exist"),

@@ -61,6 +61,17 @@ def test_days_where_clocks_change_have_23_and_25_hours() -> None:
     assert hours == {"2025-03-30": 23, "2025-10-26": 25, "2025-10-27": 24}
 
 
+@pytest.mark.parametrize("start", ["2025-02-20", "2025-05-01"])
+def test_hours_of_a_zone_whose_clocks_change_by_half_an_hour_are_the_same_for_all_who_ask(start: str) -> None:
+    howe = Collection(name="a", start_date=start, granularity=Granularity.HOURLY, timezone="Australia/Lord_Howe", lookback_days=1)
+    first = datetime.combine(howe.start, datetime.min.time(), UTC) - timedelta(days=1)
+    ours = list(partitions_between(howe, first, NOW))
+    assert [p.key for p in ours] == list(partitions_definition(howe).get_partition_keys(current_time=NOW))[: len(ours)]
+    assert due_partitions(howe, NOW) == ours[-24:]
+    for partition in ours[::500]:
+        assert partition_for_key(howe, partition.key, NOW) == partition
+
+
 def test_a_night_asks_for_the_lookback_and_the_newest_one_anyway() -> None:
     daily = Collection(name="a", start_date="2026-01-01", lookback_days=3)
     assert [p.key for p in due_partitions(daily, NOW)] == ["2026-03-07", "2026-03-08", "2026-03-09"]
