@@ -80,7 +80,7 @@ def test_sftp_name_that_is_no_utf8_is_said_so(sftp: SftpServer, monkeypatch: pyt
     listed = [paramiko.SFTPAttributes.from_stat(sftp.folder.stat(), "x")]
     listed[0].filename = b"\xff"  # type: ignore[assignment]
     monkeypatch.setattr(sftp_server.Files, "list_folder", lambda self, path: listed)
-    with pytest.raises(ConfigurationError, match="name that isn.t UTF-8"):
+    with pytest.raises(ConfigurationError, match=r"name that isn.t UTF-8"):
         list(destination.files("purchases"))
 
 
