@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
 from keen_pipeline.extraction import Kind, Status
@@ -134,22 +133,6 @@ def test_a_partition_named_twice_in_one_request_is_one_entry(memory: SqlLedger) 
     first, second = memory.request([day(0), day(0)])
     assert (first.created, second.created) == (True, False)
     assert first.entry == second.entry
-
-
-def test_years_of_hours_are_journalled_by_few_statements(ledger: SqlLedger) -> None:
-    hours = [replace(day(0), partition_key=f"hour {n}", path=f"purchases/{n}.csv") for n in range(3000)]
-    statements: list[str] = []
-
-    @sa.event.listens_for(ledger.engine, "before_cursor_execute")
-    def _executed(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-
-    answers = ledger.request(hours)
-    # One for each of them took a minute for five years, in which no other process could write to a SQLite ledger.
-    assert len(statements) < 30
-    assert [answer.entry.request for answer in answers] == hours
-    assert sorted({answer.entry.entry_id for answer in answers}) == [answer.entry.entry_id for answer in answers]
-    assert not any(answer.created for answer in ledger.request(hours))
 
 
 def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) -> None:

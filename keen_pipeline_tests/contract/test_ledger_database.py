@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,19 @@ def test_what_a_tick_reads_is_found_by_an_index(memory: SqlLedger) -> None:
             text = str(query.compile(memory.engine, compile_kwargs={"literal_binds": True}))
             plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
             assert "USING INDEX" in plan
+
+
+def test_years_of_hours_are_journalled_by_few_statements(ledger: SqlLedger) -> None:
+    hours = [replace(day(0), partition_key=f"hour {n}", path=f"purchases/{n}.csv") for n in range(3000)]
+    statements: list[str] = []
+
+    @sa.event.listens_for(ledger.engine, "before_cursor_execute")
+    def _executed(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    answers = ledger.request(hours)
+    # One for each of them took a minute for five years, in which no other process could write to a SQLite ledger.
+    assert len(statements) < 30
+    assert [answer.entry.request for answer in answers] == hours
+    assert sorted({answer.entry.entry_id for answer in answers}) == [answer.entry.entry_id for answer in answers]
+    assert not any(answer.created for answer in ledger.request(hours))
