@@ -19,7 +19,7 @@ _ATTRIBUTES = {f.name for f in fields(Collection)}
 def read_collections_file(path: Path) -> list[Collection]:
     """Read `collections: [{name, start_date, ...}]`.
 
-    Raises ConfigurationError naming the file and the item where something is missing, unknown or wrong.
+    Raises ConfigurationError naming the file and the item if something is missing, unknown or wrong.
     """
     import yaml
 
@@ -43,7 +43,7 @@ def read_collections_file(path: Path) -> list[Collection]:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"KEEN_PIPELINE_COLLECTIONS: {path} can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes that are no text, and of lists in lists in lists
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes that aren't text, and of lists in lists in lists
         raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, Mapping) or not isinstance(document.get("collections"), list):
         raise ConfigurationError(f"{path}: expected a mapping with a list under 'collections'")

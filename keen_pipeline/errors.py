@@ -53,7 +53,7 @@ class LedgerUnavailableError(KeenPipelineError):
 
 
 class RetryableError(KeenPipelineError):
-    """The same call may succeed later. `retry_after` is the service's own wish in seconds, where it said one."""
+    """The same call may succeed later. `retry_after` is how many seconds the service asked to wait, if it said so."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -123,7 +123,7 @@ class ExtractionFailedError(PermanentError):
 class VerificationError(PermanentError):
     """The file is not whole: what was received is kept aside and nothing was landed.
 
-    `quarantined` is the URI of what was kept, None where nothing could be kept.
+    `quarantined` is the URI of what was kept, None if nothing could be kept.
     """
 
     def __init__(self, message: str, *, quarantined: str | None = None) -> None:

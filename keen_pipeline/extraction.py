@@ -168,7 +168,7 @@ class RemoteStatus(str, Enum):
 class RemoteExtraction:
     """One extraction as the service reports it.
 
-    `created_at`, `timeframe` and `filters` (as on the wire) are None where the service does not say them; Keen's own does not.
+    `created_at`, `timeframe` and `filters` (as on the wire) are None if the service does not say them; Keen's own does not.
     """
 
     extraction_id: str
@@ -191,11 +191,11 @@ class RemoteExtraction:
 class Landing:
     """The proof of a landed file. `bytes`, `sha256` and `records` are of the CSV as Keen sent it, header not counted.
 
-    `stored_bytes` is the size of the file at the destination, which differs where the encoding compresses. `column_types`: of a
+    `stored_bytes` is the size of the file at the destination, which differs if the encoding compresses. `column_types`: of a
     parquet file, the type of each column in Arrow's words; empty for CSV, whose columns have none.
-    `property_types`: for each column Keen's word for its property when it landed (`num`, `string`, ...), empty where Keen has none
-    or several; an empty tuple where Keen did not tell. `masked`: by column of the mask what was done: `hash`, `mask`, `drop`, or
-    `absent` where the file has no such column. `columns` are those of the written file, without the dropped ones.
+    `property_types`: for each column Keen's word for its property when it landed (`num`, `string`, ...), empty if Keen has none
+    or several; an empty tuple if Keen did not tell. `masked`: by column of the mask what was done: `hash`, `mask`, `drop`, or
+    `absent` if the file has no such column. `columns` are those of the written file, without the dropped ones.
     `stored_sha256`: of the file as it lies at the destination; its manifest keeps it, the ledger doesn't.
     """
 

@@ -1,12 +1,12 @@
 """Filters: property_name, operator, property_value; to and from Keen's JSON.
 
-What an operator takes, and what it means. Values are never coerced: the string "12" is no number.
+What an operator takes, and what it means. Values are never coerced: the string "12" isn't a number.
 
 | operator | property_value | an event passes where its property |
 |---|---|---|
 | eq, ne | string, number, boolean, null | equals it (1 equals 1.0); ne is the opposite of eq, so a missing property passes ne |
 | lt, gt | string, number | is of the same type and less or greater; strings by code point |
-| lte, gte | number | is a number and at most or at least; also an instant where the property is a timestamp of the service |
+| lte, gte | number | is a number and at most or at least; also an instant if the property is a timestamp of the service |
 | exists | boolean | is there at all, null included (true), or is missing (false); an object is there with any property of it |
 | in | array of strings, numbers, booleans, nulls | equals one of them |
 | contains, not_contains | string | is a string that holds it, or a list with it as an element; not_contains is the opposite |
@@ -191,7 +191,7 @@ def _conditions(wire: object, field: str, depth: int) -> tuple[Condition, ...]:
 
 
 def _value_problem(operator: Operator, value: object) -> str | None:
-    """What is wrong with the value of an operator, None where it fits."""
+    """What is wrong with the value of an operator, None if it fits."""
     if operator is Operator.EXISTS:
         return None if isinstance(value, bool) else "takes true or false"
     if operator is Operator.WITHIN:

@@ -69,7 +69,7 @@ class Limits:
 class Entry:
     """One attempt of a request, as the ledger holds it. All instants are aware UTC.
 
-    `token`: names this attempt in Dagster's events, also after the ledger was made anew.
+    `token`: names this attempt in Dagster's events, also after the ledger was recreated.
     `expected`: events that the service counted before the POST, None if that is not known by itself.
     `counted`: events that it counted after the landing.
     `parent_id`: of a slice, the entry it is part of; `depth`: how often its timeframe was halved, of an entry that was split the

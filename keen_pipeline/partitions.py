@@ -1,6 +1,6 @@
 """The partitions of a collection without Dagster: keys and their timeframes. A test holds them equal to Dagster's.
 
-A partition covers local time of the collection's zone, from one boundary to the next, so a day has 23 or 25 hours where
+A partition covers local time of the collection's zone, from one boundary to the next, so a day has 23 or 25 hours when
 clocks change, and every instant lies in exactly one partition. The second of two equal local hours carries its offset.
 """
 
@@ -60,7 +60,7 @@ def due_partitions(collection: Collection, now: datetime) -> list[Partition]:
 def partition_for_key(collection: Collection, key: str, now: datetime) -> Partition:
     """The partition named `key`.
 
-    Raises InvalidInputError where `key` is no partition of the collection, lies before its start date, or has not ended
+    Raises InvalidInputError if `key` isn't a partition of the collection, lies before its start date, or has not ended
     at `now`.
     """
     local = _parse(collection, key)

@@ -42,7 +42,7 @@ class RateLimiter(Protocol):
     def acquire(self, *, timeout: float) -> None:
         """Take one request from the budget, waiting at most `timeout` seconds.
 
-        Raises RateLimitedError (with `retry_after`) where none comes free in time.
+        Raises RateLimitedError (with `retry_after`) if none comes free in time.
         """
         ...
 
@@ -54,9 +54,9 @@ class RateLimiter(Protocol):
 class ResultsStream(Protocol):
     """The body of one HTTP answer to a results request. Use as a context manager; leaving it closes the connection.
 
-    `start`: offset in the whole file of the first byte of this body (0, or the asked offset where the service honoured
-    the range). `total`: length in bytes of the whole file, None where the service did not say. `validator`: a strong
-    ETag or Last-Modified for If-Range, None where it gave none. `encoding`: `identity` or `gzip` (Content-Encoding).
+    `start`: offset in the whole file of the first byte of this body (0, or the requested offset if the service honoured
+    the range). `total`: length in bytes of the whole file, None if the service did not say. `validator`: a strong
+    ETag or Last-Modified for If-Range, None if it gave none. `encoding`: `identity` or `gzip` (Content-Encoding).
     """
 
     @property
@@ -71,7 +71,7 @@ class ResultsStream(Protocol):
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer` with up to its length of raw body bytes (before any content decoding); 0 at the body's end.
 
-        Raises TransferError where the body ends before its announced length or the connection breaks.
+        Raises TransferError if the body ends before its announced length or the connection breaks.
         """
         ...
 
@@ -103,7 +103,7 @@ class ExtractionApi(Protocol):
         ...
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
-        """One extraction; carries a fresh results URL where it is complete."""
+        """One extraction; carries a fresh results URL if it is complete."""
         ...
 
     def count(self, collection: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()) -> int:
@@ -125,9 +125,9 @@ class ExtractionApi(Protocol):
         ...
 
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
-        """Start the transfer of a result; ResultsExpiredError where the URL is no longer valid."""
+        """Start the transfer of a result; ResultsExpiredError if the URL is no longer valid."""
         ...
 
     def results_of(self, request: ExtractionRequest, extraction_id: str, url: SecretUrl | None = None) -> ResultsSource:
-        """The bytes of a complete extraction of `request`; `url` saves the first status request where it is known."""
+        """The bytes of a complete extraction of `request`; `url` saves the first status request if it is known."""
         ...

@@ -19,7 +19,7 @@ KEEN_URL = "https://api.keen.io"
 """Keen's own service: the default once a project or a key is set."""
 SHARED_VARIABLES = ("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", "KEEN_PIPELINE_SERVICE_STORAGE")
 """They make a process of the service one of several, on one catalogue and one storage."""
-# Read where they are used; named here so that a misspelt one can be told.
+# Read by whoever uses them; named here so that a misspelt one can be told.
 _READ_ELSEWHERE = ("KEEN_PIPELINE_SFTP_PASSWORD", "KEEN_PIPELINE_SFTP_KEY_PASSPHRASE")
 
 _SHORTEST_MASK_KEY_BYTES = 16

@@ -56,7 +56,7 @@ def _offset(text: str | None) -> fixed_offset:
 
 
 def format_instant(moment: datetime) -> str:
-    """Write an aware instant as Keen does: `2026-01-31T08:00:00Z`, with `.mmm` or `.ffffff` only where needed."""
+    """Write an aware instant as Keen does: `2026-01-31T08:00:00Z`, with `.mmm` or `.ffffff` only if needed."""
     moment = moment.astimezone(UTC)
     text = moment.replace(tzinfo=None, microsecond=0).isoformat()  # strftime drops the zeros of early years
     if moment.microsecond % 1000:
@@ -75,7 +75,7 @@ class Timeframe:
     >>> day.to_wire()
     {'start': '2026-01-01T00:00:00Z', 'end': '2026-01-02T00:00:00Z'}
 
-    Raises InvalidInputError where a bound is naive or the end is before the start. An empty window (start equal to
+    Raises InvalidInputError if a bound is naive or the end is before the start. An empty window (start equal to
     end) is legal, as `this_day` at midnight is one.
     """
 
@@ -101,7 +101,7 @@ class Timeframe:
         return self.end - self.start
 
     def halves(self) -> tuple[Timeframe, Timeframe] | None:
-        """The window cut in the middle at a whole millisecond, Keen's resolution; None where it is too short for that."""
+        """The window cut in the middle at a whole millisecond, Keen's resolution; None if it is too short for that."""
         middle = self.start + timedelta(milliseconds=int(self.duration / timedelta(milliseconds=2)))
         if not self.start < middle < self.end:
             return None
@@ -118,7 +118,7 @@ class Timeframe:
 def resolve_timeframe(
     wire: str | Mapping[str, object] | None, *, now: datetime, timezone: str | int | None = None
 ) -> Timeframe | None:
-    """The window that a timeframe of the API means at the instant `now`; None where none was given (all events).
+    """The window that a timeframe of the API means at the instant `now`; None if none was given (all events).
 
     `wire`: a relative form (see the module), `{"start": ..., "end": ...}` or the JSON text of one; an instant without an offset
     is UTC. `now`: an aware datetime. `timezone`: seconds east of UTC (at most a day) or an IANA name; it moves the units

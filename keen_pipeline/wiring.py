@@ -155,7 +155,7 @@ def open_pipeline(
 def warn_of_unknown(settings: Settings) -> None:
     """Name the variables that look like settings of ours and are none."""
     for name in settings.unknown:
-        _log.warning("%s is no setting of keen_pipeline; `keen-pipeline doctor` names those that are", name)
+        _log.warning("%s isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", name)
 
 
 def check_collections_exist(api: ExtractionApi, names: list[str]) -> None:

@@ -31,7 +31,7 @@ _COMMANDS = {
     "retry": ("status:retry", "Ask again for partitions that were given up."),
     "cancel": ("status:cancel", "Cancel open extractions."),
     "verify": ("verify", "Read what has landed again, and prove it again."),
-    "ledger": ("ledger", "The ledger: made anew from manifests, pruned, upgraded."),
+    "ledger": ("ledger", "The ledger: recreate it from manifests, prune it, upgrade it."),
     "metrics": ("ledger:metrics", "The ledger's metrics for Prometheus; a dashboard and alerts."),
     "deployment": ("docs:deployment", "Profiles for one machine and for many: list them, copy one."),
     "doctor": ("doctor", "Check the configuration and say what to fix."),

@@ -33,7 +33,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 
-# Names, errors of a service and of a storage stand as they are: a bracket in them is no markup, and in a log a message is one line.
+# Names, errors of a service and of a storage stand as they are: a bracket in them isn't markup, and in a log a message is one line.
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
 # Progress and remarks; stdout stays free for results.
 console = Console(stderr=True, **_PLAIN)
@@ -55,7 +55,7 @@ def show(*tables: Table | str) -> None:
 
 
 def program() -> str:
-    """How the user's shell can call this program again: by its name, or as it was called where that isn't found."""
+    """How the user's shell can call this program again: by its name, or as it was called if that isn't found."""
     if shutil.which("keen-pipeline"):
         return "keen-pipeline"
     return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).suffix != ".py" else f"{shlex.quote(sys.executable)} -m keen_pipeline"
@@ -72,7 +72,7 @@ def service_for_command(settings: Settings) -> Iterator[None]:
 
 
 def configured_collections(settings: Settings) -> list[Collection]:
-    """Of the collections file, or the sample's where nothing is configured."""
+    """Of the collections file, or the sample's if nothing is configured."""
     if settings.collections_file is not None:
         return read_collections_file(settings.collections_file)
     return sample_collections() if settings.is_embedded else []
@@ -89,7 +89,7 @@ def configured(settings: Settings, names: Sequence[str]) -> list[Collection]:
 
 
 def complete_collections(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The configured collections, for the shell's completion; none where the configuration can't be read."""
+    """The configured collections, for the shell's completion; none if the configuration can't be read."""
     try:
         names = [collection.name for collection in configured_collections(Settings.from_environment())]
     except KeenPipelineError:
@@ -144,7 +144,7 @@ def print_json(document: object) -> None:
 
 
 def copy_files(paths: Sequence[Path], folder: Path) -> None:
-    """Copy files of this package into a folder, which is made where it is missing, and name the copies on stdout.
+    """Copy files of this package into a folder, which is made if it is missing, and name the copies on stdout.
 
     Raises ConfigurationError, with nothing copied, if one is there with another content: somebody may have changed it.
     """
@@ -162,7 +162,7 @@ def copy_files(paths: Sequence[Path], folder: Path) -> None:
 
 
 def landings_table(entries: Sequence[Entry], title: str) -> Table:
-    """What landed, for a person. On a narrow terminal one line a file: where they lie stands below, once."""
+    """What landed, for a person. On a narrow terminal one line a file: the folder is named once, below."""
     out = Console(**_PLAIN)
     rows = [landing_json(entry) for entry in entries]
     is_narrow = out.is_terminal and out.width < _ROOM_FOR_URIS

@@ -95,7 +95,7 @@ def _variables(folder: Path) -> dict[str, str]:
 
 
 def _run(folder: Path) -> tuple[list[Entry], list[str]]:
-    """What landed, and the partitions that the downstream asset has. Raises KeenPipelineError where it can't be done."""
+    """What landed, and the partitions that the downstream asset has. Raises KeenPipelineError if it can't be done."""
     variables, home, logs = _variables(folder), folder / "dagster", folder / "logs"
     settings, env = Settings.from_environment(variables), environment(DAGSTER_HOME=str(home), **variables)
     with ExitStack() as stack, console.status("starting the embedded service") as status:

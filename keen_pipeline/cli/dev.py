@@ -113,7 +113,7 @@ def _environment(log_level: str) -> dict[str, str]:
 
 
 def _at_least(log_level: str) -> Callable[[bytes], bool]:
-    """Whether a line is no record of a lower level: Dagster prints every event of every run, whatever its own level is."""
+    """Whether a line isn't a record of a lower level: Dagster prints every event of every run, whatever its own level is."""
     lower = _LEVELS[_LEVELS.index(log_level) + 1 :]
     record = re.compile(rb" - (?:\x1b\[\d+m)?(%s)(?:\x1b\[\d+m)? - " % "|".join(lower).upper().encode()) if lower else None
     return lambda line: record is None or record.search(line) is None

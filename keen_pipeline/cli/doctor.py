@@ -71,7 +71,7 @@ def _variables(settings: Settings) -> str:
     told = []
     for name in settings.unknown:
         near = get_close_matches(name, known, 1, 0.6)
-        told.append(f"{name} is no setting" + (f", {near[0]} is" if near else ""))
+        told.append(f"{name} isn't a setting" + (f", {near[0]} is" if near else ""))
     raise ConfigurationError(f"{'; '.join(told)}: correct or unset it")
 
 

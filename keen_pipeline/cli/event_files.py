@@ -4,11 +4,11 @@
 - `.csv`: by the grammar of landed files, so separated by commas. The first record holds property names: of v2.0 if all start
   with `header:` or `body:`, else v3.0. Fields are read as `cells` describes: what was extracted by this service comes back with
   its types. In other CSV files a field without quotes is a number, true, false or null if it reads as one, else a string; a field
-  in quotes is a string; an empty one without quotes is no property at all. Records of empty fields alone are events without
+  in quotes is a string; an empty one without quotes isn't a property at all. Records of empty fields alone are events without
   properties, which the service refuses; empty lines are passed over.
 - `.parquet`: one event a row. What was landed comes back as it was extracted: lists and objects as such, whole numbers as whole,
   numbers that no double holds by their digits. (A property with numbers in some events and texts in others is text in Parquet.) In
-  other files columns are properties under the same names as in CSV; structs nest, NULL is no property, times become ISO-8601
+  other files columns are properties under the same names as in CSV; structs nest, NULL isn't a property, times become ISO-8601
   texts (UTC), decimals become numbers (texts where no double holds their digits), binary values become hexadecimal texts.
 
 Lines end by LF, CR LF or a lone CR.
@@ -282,7 +282,7 @@ def _top_level(schema: Sequence[tuple[str, int | None]]) -> list[str]:
 def _landed(value: Any, is_digits: bool) -> Any:
     """A value as it was before it was extracted and landed. `is_digits`: its column is text for want of a wide enough type."""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")  # what is no UTF-8 is refused with its event by the service
+        value = value.decode("utf-8", "surrogateescape")  # what isn't UTF-8 is refused with its event by the service
     if isinstance(value, str):
         # Without its quotes a list or an object is the JSON it reads as.
         quoted = value in ("", "null") or not (is_digits or value[0] in "[{")

@@ -35,7 +35,7 @@ from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import Timeframe, parse_instant, resolve_timeframe
 from keen_pipeline.wiring import check_collections_exist, open_client, open_pipeline
 
-# The start where no timeframe is given: before any event.
+# The start if no timeframe is given: before any event.
 _BEGINNING = "1970-01-01T00:00:00Z"
 
 _collection = click.argument("collection", shell_complete=complete_collections)
@@ -190,7 +190,7 @@ def _is_instant(text: str) -> bool:
 
 
 def parse_timeframe(relative: str | None, start: str | None, end: str | None, now: datetime) -> Timeframe | None:
-    """`--timeframe` or `--from` and `--to`; None where none of them is given."""
+    """`--timeframe` or `--from` and `--to`; None if none of them is given."""
     if relative is not None:
         if start is not None or end is not None:
             raise click.UsageError("give either --timeframe or --from and --to")

@@ -1,4 +1,4 @@
-"""`keen-pipeline ledger`: made anew from manifests, pruned, upgraded; `keen-pipeline metrics`: what it knows, for Prometheus."""
+"""`keen-pipeline ledger`: recreated from manifests, pruned, upgraded; `keen-pipeline metrics`: what it knows, for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keen_pipeline.wiring import open_destination, open_ledger, scope_of
 
 @click.group("ledger")
 def command() -> None:
-    """The ledger: make a lost one anew, forget old attempts, finish an upgrade.
+    """The ledger: recreate a lost one, forget old attempts, finish an upgrade.
 
     Example: keen-pipeline ledger rebuild
     """
@@ -30,7 +30,7 @@ def command() -> None:
 @command.command("rebuild")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def rebuild(as_json: bool) -> None:
-    """Make a lost ledger anew from the manifests at the destination.
+    """Recreate a lost ledger from the manifests at the destination.
 
     What has landed is neither asked for nor told to Dagster again. What the ledger holds already stays as it is, so this can be
     repeated; it also takes over files that were copied from another destination.

@@ -28,7 +28,7 @@ def command(collection: str, files: tuple[str, ...]) -> None:
     """Load events into COLLECTION of the service over HTTP, in batches.
 
     FILE is .ndjson, .csv or .parquet, each also .gz and .zst, or - for NDJSON on standard input. What this package landed comes
-    back without loss. At a line that is no event the command stops: the events before it are stored, the line is named.
+    back without loss. At a line that isn't an event the command stops: the events before it are stored, the line is named.
 
     Example: keen-pipeline load purchases january.csv.gz february.ndjson
     """

@@ -75,7 +75,7 @@ def _show(child: subprocess.Popen[bytes], shown: Callable[[bytes], bool]) -> Non
 def end_group(child: subprocess.Popen[bytes]) -> None:
     """What Ctrl-C does in a terminal, to the child's whole group; SIGKILL to whatever is left of it in the end.
 
-    Dagster's runs are in it: told all at once they end as failed, while those whose parents end first stay "started" for ever.
+    Dagster's runs are in it: told all at once they end as failed, while those whose parents end first stay "started" forever.
     """
     for number in SIGNALS:
         try:
@@ -116,7 +116,7 @@ def _lives(group: int) -> bool:
 
 
 def launch_nightly_job(env: Mapping[str, str], cwd: Path, log: Path) -> None:
-    """Launch the nightly job of `keen_pipeline.definitions`. Raises KeenPipelineError, with the log's name, where that fails."""
+    """Launch the nightly job of `keen_pipeline.definitions`. Raises KeenPipelineError, with the log's name, if that fails."""
     arguments = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", NIGHTLY_JOB]
     with running(arguments, env=env, cwd=cwd, log=log) as child, suppress(subprocess.TimeoutExpired):
         if child.wait(LAUNCH_SECONDS) == 0:

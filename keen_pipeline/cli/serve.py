@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
     show_default=True,
     help="How long replaced files stay in the storage; longer than between two backups of the catalogue.",
 )
-@click.option("--public-url", help="Address in results URLs and mails, where a proxy stands before the service.")
+@click.option("--public-url", help="Address in results URLs and mails, if a proxy stands in front of the service.")
 @click.option(
     "--results-uri",
     help="Where results are kept: a folder, s3://, gs://, azure:// or sftp://. [default: the data folder, or the storage]",
@@ -84,7 +84,7 @@ def command(
 
     Prints `listening on http://HOST:PORT` once it accepts, where its keys are, and on loopback a link that opens the page, in a
     terminal with the read key. The project and its keys come from KEEN_PROJECT_ID, KEEN_READ_KEY,
-    KEEN_WRITE_KEY and KEEN_MASTER_KEY; where unset they are made once and kept in the data folder, in credentials.json. Mail goes
+    KEEN_WRITE_KEY and KEEN_MASTER_KEY; if unset they are made once and kept in the data folder, in credentials.json. Mail goes
     out by SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASSWORD, SMTP_STARTTLS and SMTP_FROM (a password without TLS only with
     SMTP_INSECURE_LOGIN), to any address or to those of KEEN_PIPELINE_SERVICE_MAIL_TO. Image beacons redirect to the hosts of
     KEEN_PIPELINE_SERVICE_REDIRECT_HOSTS alone.
@@ -120,7 +120,7 @@ def command(
 
 
 def _without_password(url: str) -> str:
-    """The URL, as everybody on the machine may read it. Raises InvalidInputError where it has a password."""
+    """The URL, as everybody on the machine may read it. Raises InvalidInputError if it has a password."""
     netloc, query = urlsplit(url).netloc, urlsplit(url).query
     if ":" in netloc.rpartition("@")[0] or "password" in query.lower():
         raise InvalidInputError(
@@ -151,7 +151,7 @@ class StorageObjects:
         self._storage = open_storage(self._root, {})
 
     def prove(self) -> StorageObjects:
-        """Itself. Raises ConfigurationError where nothing can be written, read and removed there."""
+        """Itself. Raises ConfigurationError if nothing can be written, read and removed there."""
         probe = f"{self._root}/probe-{uuid.uuid4().hex}"
         self._storage.write(probe, b"keen_pipeline")
         with self._storage.open(probe) as file:
@@ -171,12 +171,12 @@ class StorageObjects:
             self._storage.publish(stage, target)
 
     def open(self, name: str) -> BinaryIO:
-        """A binary reader of an object. Raises FileNotFoundError where there is none."""
+        """A binary reader of an object. Raises FileNotFoundError if there is none."""
         with _own_errors():
             return self._storage.open(f"{self._root}/{name}")
 
     def remove(self, name: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object; nothing happens if there is none."""
         with _own_errors():
             self._storage.remove(f"{self._root}/{name}")
 

@@ -1,4 +1,4 @@
-"""`keen-pipeline status`: one row a collection, what is waited for and why, and the command that mends it.
+"""`keen-pipeline status`: one row a collection, what is waited for and why, and the command that fixes it.
 
 `keen-pipeline retry` and `keen-pipeline cancel`: a person's word on what is given up or open.
 """

@@ -1,7 +1,7 @@
 """Connections to Keen and to its results: direct or by a proxy, and over at a moment that nothing can put off.
 
-Python's own http.client on a socket of ours, since no HTTP library has a time limit for a whole answer: each of them waits anew for
-every byte, so that a head that comes drop by drop, or an endless `100 Continue`, holds its caller for ever.
+Python's own http.client on a socket of ours, since no HTTP library has a time limit for a whole answer: each of them starts waiting
+again for every byte, so that a head that comes drop by drop, or an endless `100 Continue`, holds its caller forever.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Channel(io.RawIOBase):
 
 
 class _Tunnel:
-    """A proxy's TLS with another one in it, which waits anew for every byte: a time-out holds for all from when it is set."""
+    """A proxy's TLS with another one in it, which waits again for every byte: a time-out holds for all from when it is set."""
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self._sock = sock

@@ -45,7 +45,7 @@ def why_not_csv(content_type: str, head: bytes, whole: bool) -> str | None:
 
 
 def _is_json(text: str) -> bool:
-    """A whole JSON value that is no CSV of one column: not a name or a number."""
+    """A whole JSON value that isn't CSV of one column: not a name or a number."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -13,7 +13,7 @@ from keen_pipeline.errors import InvalidInputError
 LONGEST_TEXT = 500
 """Characters of the service's words in a message."""
 SHORTEST_SECRET = 8
-"""Characters. A shorter key is no secret, and masking it would take ordinary words out of messages."""
+"""Characters. A shorter key isn't a secret, and masking it would take ordinary words out of messages."""
 _READ_CHARACTERS = 64 * 1024
 
 # What a terminal obeys, as a whole; a lone ESC is a control character like any other.
@@ -69,7 +69,7 @@ def clean(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def _written(secret: str) -> str:
-    """Matches a secret whose characters may be percent-encoded or folded, also the beginning of one where the text was cut."""
+    """Matches a secret whose characters may be percent-encoded or folded, also the beginning of one if the text was cut."""
     signs = [re.escape(c) + "|" + "".join(f"%(?:25)*{byte:02x}" for byte in c.encode(errors="replace")) for c in secret]
     return " ?".join(f"(?:{sign}{'' if n < SHORTEST_SECRET else '|$'})" for n, sign in enumerate(signs))
 

@@ -32,7 +32,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
     def __init__(self, *args: Any, lost_after_seconds: float = LOST_AFTER_SECONDS, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lost_after_seconds = lost_after_seconds
-        # By run: since when nothing is known of its task, as time.monotonic(). A restarted daemon begins anew.
+        # By run: since when nothing is known of its task, as time.monotonic(). A restarted daemon begins again.
         self._silent_since: dict[str, float] = {}
 
     @classmethod
@@ -51,7 +51,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Whether the run's worker still has it.
 
-        Raises where the broker or the result backend can't be asked: nothing is known then, and the run is left alone.
+        Raises if the broker or the result backend can't be asked: nothing is known then, and the run is left alone.
         """
         told = super().check_run_worker_health(run)
         if told.status is WorkerStatus.FAILED:
@@ -78,7 +78,7 @@ class WatchedCeleryRunLauncher(CeleryRunLauncher):
         return True
 
     def _doubt(self, task_id: str) -> str | None:
-        """Why the run, which is not over in Dagster's eyes, may be dead; None where its worker says that it works on it."""
+        """Why the run, which is not over in Dagster's eyes, may be dead; None if its worker says that it is working on it."""
         meta = self.celery.backend.get_task_meta(task_id)
         if meta["status"] != "STARTED":
             return f"Celery has task {task_id} as {meta['status']}, and the run has not ended"

@@ -140,7 +140,7 @@ class KeenExtractionScaffolder(dg.Scaffolder[ExtractionScaffoldParams]):
         return ExtractionScaffoldParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ExtractionScaffoldParams]) -> None:
-        """Raises InvalidInputError where the name or the day can't be one, before anything is written."""
+        """Raises InvalidInputError if the name or the day can't be one, before anything is written."""
         params = request.params
         parse_collections([{"name": params.collection, "start_date": params.start_date}])
         attributes: dict[str, Any] = {"collections": [{"name": params.collection, "start_date": params.start_date}]}
@@ -245,7 +245,7 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
         return self._definitions(()) if self.discover is None else super().build_defs(context)
 
     def build_defs_from_state(self, context: dg.ComponentLoadContext, state_path: Path | None) -> dg.Definitions:
-        """Those of the named collections alone where nothing has been discovered yet."""
+        """Only those of the named collections if nothing has been discovered yet."""
         found = json.loads(state_path.read_text())["collections"] if state_path is not None else []
         return self._definitions(found)
 

@@ -183,7 +183,7 @@ class _LandingRun:
         elif entry.status is Status.ABANDONED and entry.request.kind is not Kind.SLICE:  # a slice's end is its partition's
             yield from self.reporter.given_up(entry)
         elif isinstance(error, ConfigurationError) and entry.landing_tries == 1:
-            # Told once: the same cause keeps it at every later try too, and `status` names it until it is mended.
+            # Told once: the same cause keeps it at every later try too, and `status` names it until it is fixed.
             self.reporter.fail(entry, f"{error} (it is tried again by itself)")
         else:
             # The next attempt, or the next try of this one, is the sensor's.

@@ -35,7 +35,7 @@ def partitions_definition(collection: Collection, *, together_with: Sequence[Col
 
 
 def when_landed() -> dg.AutomationCondition[Any]:
-    """A partition wakes when what it is made of lands, or lands anew; `eager()` alone looks at the latest one only."""
+    """A partition wakes when what it is made of lands, or lands again; `eager()` alone looks at the latest one only."""
     return dg.AutomationCondition.eager().without(dg.AutomationCondition.in_latest_time_window())
 
 

@@ -88,7 +88,7 @@ def _revenue(files: FileDestination, uri: str) -> dict[str, tuple[int, float]]:
 
 
 def sample_definitions() -> dg.Definitions:
-    """What the code location holds where neither a Keen project nor a collections file is configured."""
+    """What the code location holds if neither a Keen project nor a collections file is configured."""
     return dg.Definitions.merge(
         # A newcomer watches: ticks come three times as often as they need to.
         build_keen_definitions(

@@ -123,15 +123,15 @@ class FileDestination:
         )
 
     def exists(self, target: str) -> int | None:
-        """Size in bytes of the file at `target` as it is stored, None where there is none."""
+        """Size in bytes of the file at `target` as it is stored, None if there is none."""
         return self._storage.size(target)
 
     def open(self, target: str) -> AbstractContextManager[BinaryIO]:
-        """A binary reader of the file as it is stored (compressed where its suffix says so). Raises FileNotFoundError."""
+        """A binary reader of the file as it is stored (compressed if its suffix says so). Raises FileNotFoundError."""
         return self._storage.open(target)
 
     def remove(self, target: str) -> None:
-        """Remove the file at `target`; nothing where there is none."""
+        """Remove the file at `target`; nothing if there is none."""
         path_below(self._root, target)
         self._storage.remove(target)
 
@@ -202,7 +202,7 @@ class FileDestination:
         what: str,
         extraction_id: str,
     ) -> KeenPipelineError:
-        if came is None:  # the source's own word, such as a slice's that is no CSV: nothing came of the service
+        if came is None:  # the source's own word, such as a slice's that isn't CSV: nothing came of the service
             return _about(error, what)
         why = f"{what}: {error}"
         kept = f"{path.removesuffix('parquet')}csv" if conversion else path

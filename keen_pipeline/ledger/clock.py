@@ -1,4 +1,4 @@
-"""The ledger's time: PostgreSQL's own where hosts share a ledger, so that their clocks need not agree."""
+"""The ledger's time: PostgreSQL's own if hosts share a ledger, so that their clocks need not agree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EPOCH = "SELECT extract(epoch FROM clock_timestamp())"
 
 
 def steady_seconds() -> float:
-    """Seconds since this host's start, its sleep included where the system tells it; nobody can set this clock."""
+    """Seconds since this host's start, its sleep included if the system tells it; nobody can set this clock."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.clock_gettime(boottime) if boottime is not None else time.monotonic()
 
@@ -70,7 +70,7 @@ class DatabaseClock:
         time.sleep(seconds)
 
     def renew(self, connection: Any) -> None:
-        """Compare by a DBAPI connection outside of a transaction, where it is time to and nobody else does."""
+        """Compare by a DBAPI connection outside of a transaction, if it is time to and nobody else does."""
         if self._reading is not None and self._steady() < self._renew_at:
             return
         if not self._lock.acquire(blocking=False):
@@ -94,7 +94,7 @@ class DatabaseClock:
         return min(readings, key=lambda reading: reading.error)
 
     def take(self, new: _Reading) -> None:
-        """Go by a new reading where it is the better one, or shows that the database's clock was set."""
+        """Use a new reading if it is the better one, or shows that the database's clock was set."""
         self._renew_at = self._steady() + RENEW_SECONDS
         old = self._reading
         if old is not None:
@@ -109,7 +109,7 @@ _clocks: WeakKeyDictionary[sa.Engine, Clock] = WeakKeyDictionary()
 
 
 def keep_time(engine: sa.Engine) -> None:
-    """Have `clock_of(engine)` tell the database's time, where it has one that several hosts share."""
+    """Have `clock_of(engine)` tell the database's time, if it has one that several hosts share."""
     if engine.dialect.name != "postgresql":
         return  # SQLite is a file of this machine
     clock = DatabaseClock()
@@ -129,7 +129,7 @@ def clock_of(engine: sa.Engine) -> Clock:
 
 
 def now_expression(clock: Clock) -> sa.ColumnElement[datetime]:
-    """Now as a statement's own term: exact where the database tells it, even after the statement had to wait."""
+    """Now as a statement's own term: exact if the database tells it, even after the statement had to wait."""
     if isinstance(clock, DatabaseClock):
         return sa.func.clock_timestamp(type_=UtcDateTime)
     return sa.literal(clock.now(), UtcDateTime)

@@ -21,12 +21,12 @@ _NOTICE_A_DEAD_HOST = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives
 
 
 def open_engine(url: str, *, contract: bool = False, patience_seconds: float = PATIENCE_SECONDS) -> sa.Engine:
-    """Open the ledger at a SQLAlchemy URL, creating or migrating its tables where needed; `contract`: see `migrate`.
+    """Open the ledger at a SQLAlchemy URL, creating or migrating its tables if needed; `contract`: see `migrate`.
 
     `patience_seconds`: how long its users wait for a database that goes away after it was opened.
 
-    Raises ConfigurationError where the URL can't be used, LedgerVersionError where the ledger serves newer code only,
-    LedgerUnavailableError where another process keeps a SQLite file locked. No message holds the URL's password.
+    Raises ConfigurationError if the URL can't be used, LedgerVersionError if the ledger serves newer code only,
+    LedgerUnavailableError if another process keeps a SQLite file locked. No message holds the URL's password.
     """
     shown = "URL"
     try:
@@ -142,7 +142,7 @@ def _tune_sqlite(engine: sa.Engine) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait where two connections turn a new database to WAL at once: the second is told "locked" immediately.
+    # SQLite does not wait when two connections turn a new database to WAL at once: the second is told "locked" immediately.
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

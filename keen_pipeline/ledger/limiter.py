@@ -12,7 +12,7 @@ from keen_pipeline.ledger.tables import api_pauses, api_requests
 from keen_pipeline.ledger.transactions import transaction
 from keen_pipeline.ports import Clock
 
-# A minute, and the most by which one request may be longer under way than another: the service counts where they arrive.
+# A minute, and the most by which one request may be longer under way than another: the service counts on arrival.
 WINDOW = timedelta(seconds=61)
 # A refusal is never longer: what says so was written by a clock that was ahead.
 _LONGEST_PAUSE_SECONDS = 3600.0

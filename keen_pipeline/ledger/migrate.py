@@ -82,7 +82,7 @@ def migrate(engine: sa.Engine, *, contract: bool = False) -> None:
     Contract migrations wait until somebody calls it with `contract`; a new ledger has all of them. A ledger that a newer
     release has expanded is left as it is.
 
-    Raises LedgerVersionError, with nothing changed, where the ledger no longer serves this code, or where this code needs
+    Raises LedgerVersionError, with nothing changed, if the ledger no longer serves this code, or if this code needs
     what stands behind a contract migration.
     """
     with read_only(engine) as connection:
@@ -111,7 +111,7 @@ def _is_settled(connection: sa.Connection) -> bool:
 
 
 def _oldest_code(connection: sa.Connection) -> str | None:
-    """None where the ledger doesn't say it yet."""
+    """None if the ledger doesn't say it yet."""
     if not sa.inspect(connection).has_table(compatibility.name):
         return None
     return connection.execute(sa.select(compatibility.c.oldest_code)).scalar()

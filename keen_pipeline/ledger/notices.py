@@ -20,7 +20,7 @@ from keen_pipeline.ports import Clock
 @dataclass(frozen=True)
 class Notice:
     """One message of the outbox. `name`: what it is about, as `digest/2026-01-05`; `channel`: mail or slack; `attempts`: with the
-    present one; `body`: None where it is written when it is sent."""
+    present one; `body`: None if it is written when it is sent."""
 
     notice_id: int
     name: str
@@ -43,7 +43,7 @@ class SqlNotices:
 
     @transaction
     def plan(self, connection: sa.Connection, name: str, channel: str, body: Mapping[str, Any] | None = None) -> bool:
-        """Have `name` sent by `channel`; False, and nothing changed, where it was planned before."""
+        """Have `name` sent by `channel`; False, and nothing changed, if it was planned before."""
         now = self._clock.now()
         values = {"name": name, "channel": channel, "created_at": now, "due_at": now, "attempts": 0}
         same = sa.and_(notices.c.name == name, notices.c.channel == channel)

@@ -33,7 +33,7 @@ _BATCH = 50_000
 # Collections that are told apart; all that come later are counted as OTHERS. No collection's name can begin with a bracket.
 MOST_COLLECTIONS = 1_000
 OTHERS = "(others)"
-# Unreported ends that are counted: where only the command line works on a ledger, nothing is ever reported.
+# Unreported ends that are counted: if only the command line works on a ledger, nothing is ever reported.
 MOST_UNREPORTED = 10_000
 # A statement that takes longer is given up: whoever asks has long gone.
 _STATEMENT_SECONDS = 30
@@ -60,7 +60,7 @@ class CollectionStatistics:
 @dataclass(frozen=True)
 class LedgerStatistics:
     """All of it as of `at` (aware UTC). `api_requests`: sent in the last 61 seconds. `api_refusals`: how often the service
-    answered 429, ever. `api_paused_until`: nobody sends before this instant; None where the service never refused."""
+    answered 429, ever. `api_paused_until`: nobody sends before this instant; None if the service never refused."""
 
     at: datetime
     collections: Mapping[str, CollectionStatistics]
@@ -90,7 +90,7 @@ class StatisticsReader:
         self._abandoned: set[int] = set()
 
     def read(self) -> LedgerStatistics:
-        """The ledger as it is now. Raises ServiceUnavailableError where its database does not answer."""
+        """The ledger as it is now. Raises ServiceUnavailableError if its database does not answer."""
         try:
             while self._settle():
                 pass

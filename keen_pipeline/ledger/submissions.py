@@ -43,7 +43,7 @@ class LedgerSubmissions(LedgerReader):
     """What happens to an entry up to its result; `SqlLedger` is the whole.
 
     `worker`: the id of a registered worker, which is what a claim is. A method that takes one acts on what that worker has claimed,
-    or on what nobody has where it says so.
+    or on what nobody has if it says so.
     """
 
     def working(self, doing: str, limits: Limits) -> Worker:
@@ -163,7 +163,7 @@ class LedgerSubmissions(LedgerReader):
     def submitted(self, connection: sa.Connection, entry_id: int, worker: str, extraction_id: str) -> Entry:
         """requested ▶ submitted, of a claimed intent.
 
-        Raises ClaimLostError, and UnreadableAnswerError where the service has made that extraction for other events: an answer that
+        Raises ClaimLostError, and UnreadableAnswerError if the service has made that extraction for other events: an answer that
         a proxy has kept, or two of one request.
         """
         # Of two answers at once with one id, the second sees the first.

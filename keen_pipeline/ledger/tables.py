@@ -12,7 +12,7 @@ from keen_pipeline.extraction import OPEN_STATUSES, Kind, Status
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """Aware UTC in Python; `timestamp with time zone` where the database has it, naive UTC where it hasn't (SQLite)."""
+    """Aware UTC in Python; `timestamp with time zone` if the database has it, naive UTC if it hasn't (SQLite)."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -124,7 +124,7 @@ entries = sa.Table(
 
 
 def _word(text: str) -> sa.ColumnElement[str]:
-    # A literal, not a bound parameter: SQLite uses a partial index only where the query repeats its condition word for word.
+    # A literal, not a bound parameter: SQLite uses a partial index only if the query repeats its condition word for word.
     return sa.literal_column(f"'{text}'", sa.String)
 
 

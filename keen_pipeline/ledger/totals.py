@@ -47,7 +47,7 @@ class Distribution:
     """How many of `count` durations lie at or below each bound (`counts`, by bound), and their sum.
 
     The sum is of whole milliseconds: one of fractions would shrink now and then by a rounding error, with the order in which it is
-    made, and a counter that shrinks is taken for one that began anew.
+    made, and a counter that shrinks is taken for one that began again.
     """
 
     counts: tuple[int, ...]

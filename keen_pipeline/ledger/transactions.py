@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _CONFLICTS = {"40001", "40P01"}
 # Before each deadlock PostgreSQL has waited for its deadlock_timeout (1 s).
 _MOST_CONFLICTS = 7
-# What pg_xact_status says where a standby took over that had not heard of the transaction.
+# What pg_xact_status says when a standby took over that had not heard of the transaction.
 _NUMBER_OF_THE_FUTURE = "22023"
 # Between two tries; those that lost at the same moment come back apart from each other.
 _LONGEST_REST_SECONDS = 0.5
@@ -55,7 +55,7 @@ class _Outage:
         self._noticed = 0.0
 
     def goes_on(self, reason: str) -> None:
-        """Another call has failed. Raises LedgerUnavailableError where it lasts too long."""
+        """Another call has failed. Raises LedgerUnavailableError if it lasts too long."""
         with self._lock:
             now = time.monotonic()
             # Where nobody has asked for so long, it may have been back meanwhile.
@@ -88,9 +88,9 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
 def transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
     """A method as one transaction on `self.engine`, whose connection it is given.
 
-    It is done anew where PostgreSQL ended it in favour of another, or another has just inserted the same row, which the next look
-    finds (_MOST_CONFLICTS times at most), and where the database went away before it was committed. Raises LedgerUnavailableError
-    where that stays away, or refuses: no rights, read-only, a time limit of its own, a file that is damaged.
+    It is done again where PostgreSQL ended it in favour of another, or another has just inserted the same row, which the next look
+    finds (_MOST_CONFLICTS times at most), and when the database went away before it was committed. Raises LedgerUnavailableError
+    if that stays away, or refuses: no rights, read-only, a time limit of its own, a file that is damaged.
     """
 
     @wraps(body)
@@ -132,7 +132,7 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
                 raise  # of what was to be written, not of the database
             else:
                 said = f"the ledger's database refuses: {reason_of(error)}"
-                raise LedgerUnavailableError(f"{said}; a person has to mend that. What is open stays open") from error
+                raise LedgerUnavailableError(f"{said}; a person has to fix that. What is open stays open") from error
         else:
             outage.is_over()
             return answer
@@ -140,7 +140,7 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
 
 
 def sqlite_problem(engine: sa.Engine, error: sqlite3.OperationalError) -> str:
-    """A file that is locked, full or read-only, in a line that says what mends it."""
+    """A file that is locked, full or read-only, in a line that says what fixes it."""
     said = str(error)
     mend = "see that its folder is there and can be written"
     if "locked" in said or "busy" in said:
@@ -158,7 +158,7 @@ def read_only(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _commit(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
-    """`body`'s answer once it is committed, whether or not the database lived to say so. Raises where it certainly isn't."""
+    """`body`'s answer once it is committed, whether or not the database lived to say so. Raises if it certainly isn't."""
     number = None
     try:
         with engine.begin() as connection:
@@ -173,7 +173,7 @@ def _commit(engine: sa.Engine, body: Callable[[sa.Connection], _T]) -> _T:
 
 
 def _was_committed(engine: sa.Engine, number: str) -> bool:
-    """What became of a transaction; waits where a server that is still busy with it has not noticed that nobody listens."""
+    """What became of a transaction; waits if a server that is still busy with it has not noticed that nobody listens."""
     status = sa.text("SELECT pg_xact_status(CAST(:number AS xid8))").bindparams(number=number)
     give_up = time.monotonic() + PATIENCE_SECONDS
     while True:

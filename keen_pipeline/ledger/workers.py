@@ -189,7 +189,7 @@ def _process_started(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> tuple[str, str] | None:
-    """State and start time of a process, None where the system doesn't tell."""
+    """State and start time of a process, None if the system doesn't tell."""
     try:
         # The name, in brackets, may hold blanks and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

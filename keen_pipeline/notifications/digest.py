@@ -26,8 +26,8 @@ BARS = 28
 
 @dataclass(frozen=True)
 class Line:
-    """One collection. `entry`: its newest partition's landing, None where that is missing. `usual`: events of its kind before,
-    None where too little is known; `unusual`: it is far from them. `bars`: events by partition, oldest first, None where nothing
+    """One collection. `entry`: its newest partition's landing, None if that is missing. `usual`: events of its kind before,
+    None if too little is known; `unusual`: it is far from them. `bars`: events by partition, oldest first, None if nothing
     has landed. `also_landed`: keys of other partitions that landed in the last day."""
 
     collection: str
@@ -40,12 +40,12 @@ class Line:
 
     @property
     def landing(self) -> Landing | None:
-        """Of the newest partition, None where it is missing."""
+        """Of the newest partition, None if it is missing."""
         return self.entry.landing if self.entry is not None else None
 
     @property
     def events(self) -> int | None:
-        """Of the newest partition, None where it is missing."""
+        """Of the newest partition, None if it is missing."""
         return self.landing.records if self.landing is not None else None
 
 

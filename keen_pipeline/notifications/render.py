@@ -65,7 +65,7 @@ def failure_message(identity: str, title: str, story: str, link: str | None) -> 
 
 
 def _links_of(ui_url: str | None, assets: Mapping[str, str]) -> Links:
-    """By collection and partition key the partition in Dagster's UI, None without a root or for what is no asset."""
+    """By collection and partition key the partition in Dagster's UI, None without a root or for what isn't an asset."""
 
     def link(collection: str, partition_key: str) -> str | None:
         if ui_url is None or collection not in assets:
@@ -84,7 +84,7 @@ def _subject(digest: Digest) -> str:
 
 
 def sparkline(bars: Sequence[tuple[str, int | None]]) -> str:
-    """The same chart in characters; a dot where nothing has landed.
+    """The same chart in characters; a dot if nothing has landed.
 
     >>> sparkline([("a", 0), ("b", None), ("c", 4), ("d", 8)])
     '▁·▄█'

@@ -50,9 +50,9 @@ class PipelineMetrics(Collector):
         ProcessCollector(registry=self.registry)
 
     def statistics(self, seconds: float = SCRAPE_SECONDS) -> LedgerStatistics:
-        """The ledger as of at most `cache_seconds` ago or, where it does not answer within `seconds`, LATE_SECONDS.
+        """The ledger as of at most `cache_seconds` ago or, if it does not answer within `seconds`, LATE_SECONDS.
 
-        Raises ServiceUnavailableError where that is not known; it is read on meanwhile, for the next who asks.
+        Raises ServiceUnavailableError if that is not known; it is read on meanwhile, for the next who asks.
         """
         with self._lock:
             reading = self._reading

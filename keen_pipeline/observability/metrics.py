@@ -84,7 +84,7 @@ def metrics_of(statistics: LedgerStatistics, requests_per_minute: int) -> Iterat
 
 
 def reachable(value: bool) -> Metric:
-    """Whether the ledger answered: the only metric of the pipeline where it did not."""
+    """Whether the ledger answered: the only metric of the pipeline if it did not."""
     return GaugeMetricFamily(REACHABLE, "1 where the ledger answers, 0 where it does not: then nothing else is told", float(value))
 
 
@@ -94,7 +94,7 @@ def _open(statistics: LedgerStatistics) -> Iterator[Metric]:
     )
     age = GaugeMetricFamily(
         "keen_pipeline_oldest_open_extraction_age_seconds",
-        "How long ago the oldest extraction that has not ended was asked for; 0 where none is open",
+        "How long ago the oldest extraction that has not ended was asked for; 0 if none is open",
         labels=_COLLECTION,
     )
     for collection, found in statistics.collections.items():

@@ -72,7 +72,7 @@ def serve(metrics: PipelineMetrics, host: str, port: int) -> None:
 
     Prints `listening on http://HOST:PORT` on stdout once it accepts; port 0: a free one.
 
-    Raises ConfigurationError where the address can't be had.
+    Raises ConfigurationError if the address can't be had.
     """
     with _bind(metrics, host, port) as server, suppress(KeyboardInterrupt):
         shown = f"[{host}]" if ":" in host else host
@@ -94,7 +94,7 @@ def _bind(metrics: PipelineMetrics, host: str, port: int) -> _Server:
 
 
 def make_app(metrics: PipelineMetrics) -> WSGIApplication:
-    """The WSGI application of `/metrics` (text or OpenMetrics, gzip where it is taken) and `/healthz` (200, or 503 and why)."""
+    """The WSGI application of `/metrics` (text or OpenMetrics, gzip if it is accepted) and `/healthz` (200, or 503 and why)."""
     exposition: WSGIApplication = make_wsgi_app(metrics.registry)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 600.0
 class Patience:
     """For how many more `seconds` counts may wait while the service refuses them, or the requests a minute are used up.
 
-    Shared by all counts of a caller, so that a service which refuses one collection for ever doesn't hold up the others as long.
+    Shared by all counts of a caller, so that a service which refuses one collection forever doesn't hold up the others as long.
     """
 
     seconds: float = PATIENCE_SECONDS

@@ -32,7 +32,7 @@ def history_span(collection: Collection) -> timedelta:
 
 @dataclass(frozen=True)
 class Drift:
-    """What changed in the columns. `retyped`: by column Keen's word before and now; `mixed` where it has several."""
+    """What changed in the columns. `retyped`: by column Keen's word before and now; `mixed` if it has several."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Drift:
 
 
 def drift_between(before: Landing, now: Landing) -> Drift:
-    """The columns of two landings compared; columns that either mask touches are left out. Types where both know them."""
+    """The columns of two landings compared; columns that either mask touches are left out. Types if both know them."""
     touched = {*before.masked, *now.masked}
     old = {name: kind for name, kind in _typed(before).items() if name not in touched}
     new = {name: kind for name, kind in _typed(now).items() if name not in touched}
@@ -94,7 +94,7 @@ class Usual:
 
 def usual_events(entry: Entry, history: Sequence[Entry], collection: Collection) -> Usual | None:
     """What is usual for `entry`: by the median and the median absolute deviation of up to eight partitions of the same weekday
-    (hourly: weekday and hour; weekly and monthly: any); None where fewer than four are known."""
+    (hourly: weekday and hour; weekly and monthly: any); None if fewer than four are known."""
     zone, kind = ZoneInfo(collection.timezone), collection.granularity
     slot = _slot(entry.request.timeframe.start, zone, kind)
     earlier = sorted((e for e in history if _comparable(e, entry)), key=lambda e: e.request.timeframe.start)
@@ -106,7 +106,7 @@ def usual_events(entry: Entry, history: Sequence[Entry], collection: Collection)
         return None
     middle = float(median(numbers))
     deviation = _MAD_TO_DEVIATION * float(median(abs(n - middle) for n in numbers))
-    # Counts scatter by their square root even where nothing changes.
+    # Counts scatter by their square root even if nothing changes.
     tolerance = max(_DEVIATIONS * max(deviation, math.sqrt(middle)), _SHARE * middle, _EVENTS)
     return Usual(middle, tolerance, len(numbers))
 

@@ -226,7 +226,7 @@ class _OneLanding:
         # For an ad hoc extraction a person waits, who wants to hear of it.
         is_outage = isinstance(error, (ServiceUnavailableError, UnreadableAnswerError)) and entry.request.kind is not Kind.AD_HOC
         most = MAX_TRIES_OF_AN_OUTAGE if is_outage else MAX_LANDING_TRIES
-        # A destination that refuses is mended by a person, a budget by time: the finished extraction waits, it doesn't fail.
+        # A destination that refuses is fixed by a person, a budget by time: the finished extraction waits, it doesn't fail.
         if not isinstance(error, (ConfigurationError, RateLimitedError)) and tries >= most:
             return self._failed(error, f"its result could not be transferred in {tries} tries: {first_line(error)}")
         due_at = pipeline.clock.now() + timedelta(seconds=backoff_seconds(tries, pipeline.limits, pipeline.jitter()))

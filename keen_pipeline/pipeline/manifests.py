@@ -246,9 +246,9 @@ def remove(destination: FileDestination, path: str) -> None:
 def note_counts(
     destination: FileDestination, scope: Scope, counts: Sequence[tuple[Entry, int]], now: datetime
 ) -> tuple[dict[int, KeenPipelineError], list[Entry]]:
-    """Write what the service counts into the manifests of landed entries, several at once; a lost manifest is made anew.
+    """Write what the service counts into the manifests of landed entries, several at once; a lost manifest is recreated.
 
-    Answers by id why some could not be written, and the entries whose manifests were. Who landed one of these anew at the same
+    Answers by id why some could not be written, and the entries whose manifests were. Who landed one of these again at the same
     moment may have its own manifest replaced: the caller looks whether somebody did.
     """
 

@@ -53,7 +53,7 @@ def post_due(pipeline: Pipeline, entries: Sequence[Entry], worker: str, *, secon
     """
     now = pipeline.clock.now()
     due = [e for e in entries if isinstance(decide(e, Seen(), now, pipeline.limits), Post) and e.is_free_for(worker)]
-    # What is the worker's already is not claimed anew at every round: thousands would be written each time.
+    # What is the worker's already is not claimed again at every round: thousands would be written each time.
     free = [e.entry_id for e in due if e.claimed_by is None]
     claimed = [e for e in due if e.claimed_by is not None]
     claimed += [e for e in pipeline.ledger.claim(free, worker) if e.status is Status.REQUESTED] if free else []
@@ -181,7 +181,7 @@ class _Orphans:
         self._unknown: dict[str, dict[str, RemoteExtraction]] = {}
 
     def find(self, entry: Entry) -> str | None:
-        """The id of an extraction that an earlier POST of this intent made, each answered once; None where there is none.
+        """The id of an extraction that an earlier POST of this intent made, each answered once; None if there is none.
 
         Raises what the list call raises: posting again without having looked could double the extraction.
         """

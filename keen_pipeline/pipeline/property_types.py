@@ -32,7 +32,7 @@ class PropertyTypes:
     def of(self, entry: Entry) -> Mapping[str, str]:
         """The type by property, of a parquet file as it was when the extraction was complete or later.
 
-        For a parquet file it raises RetryableError, and ConfigurationError where the service does not tell; for a CSV the answer is
+        For a parquet file it raises RetryableError, and ConfigurationError if the service does not tell; for a CSV the answer is
         empty then.
         """
         collection = entry.request.collection
@@ -43,7 +43,7 @@ class PropertyTypes:
                     asked_at, types = self._pipeline.clock.now(), self._ask_for_csv(collection)
                     self._known[collection] = asked_at, types
                 return types
-            # An older schema may not know that one of the events has text where all others have a number.
+            # An older schema may not know that one of the events has text if all others have a number.
             if asked_at is None or entry.completed_at is None or entry.completed_at > asked_at:
                 asked_at, types = self._pipeline.clock.now(), self._ask(collection)
                 self._known[collection] = asked_at, types

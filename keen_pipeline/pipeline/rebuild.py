@@ -1,4 +1,4 @@
-"""A lost ledger made anew from the manifests at the destination: nothing landed is asked for or told again."""
+"""A lost ledger recreated from the manifests at the destination: nothing landed is asked for or told again."""
 
 from __future__ import annotations
 

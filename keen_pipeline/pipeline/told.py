@@ -1,4 +1,4 @@
-"""Failures in words: what, why, and the command that mends it; equal reasons once. For runs, mails and the command line alike."""
+"""Failures in words: what, why, and the command that fixes it; equal reasons once. For runs, mails and the command line alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIRST_LINE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Group:
-    """Partitions of one collection with one reason, in order. `verb`: of the command that mends it, empty if none is known."""
+    """Partitions of one collection with one reason, in order. `verb`: of the command that fixes it, empty if none is known."""
 
     collection: str
     keys: tuple[str, ...]
@@ -38,7 +38,7 @@ class Group:
 
     @property
     def command(self) -> str:
-        """What mends it, for a shell; empty if nothing is known to."""
+        """What fixes it, for a shell; empty if nothing is known to."""
         name = shlex.quote(self.collection)
         if self.verb and is_unknown_collection(self.reason):  # to ask again would be refused again
             return _UNKNOWN_COLLECTION
@@ -64,7 +64,7 @@ def by_cause(told: Iterable[tuple[str, str, str, str]]) -> list[Group]:
 
 
 def grouped(failed: Iterable[tuple[Entry, str]]) -> list[str]:
-    """For each collection and reason one line with its partitions, and below it what mends it."""
+    """For each collection and reason one line with its partitions, and below it what fixes it."""
     groups = by_cause((e.request.collection, e.request.partition_key, reason, _verb(e)) for e, reason in failed)
     lines = [str(group) for group in groups[:MOST_LINES]]
     if len(groups) > MOST_LINES:
@@ -73,7 +73,7 @@ def grouped(failed: Iterable[tuple[Entry, str]]) -> list[str]:
 
 
 def _verb(entry: Entry) -> str:
-    """Given up: a person asks again. Still open: who lands it goes on by himself once the cause is mended."""
+    """Given up: a person asks again. Still open: who lands it goes on by himself once the cause is fixed."""
     return "" if not entry.is_partition else "retry" if entry.status.is_terminal else "status"
 
 
@@ -127,7 +127,7 @@ def summary(well: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[t
 
 
 def _stopped(problems: Sequence[tuple[str, str]]) -> list[str]:
-    """For each reason one line with its collections, then the command that says whether it is mended."""
+    """For each reason one line with its collections, then the command that says whether it is fixed."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for collection, reason in problems:
         groups.setdefault(cause(reason, collection), []).append((collection, reason))

@@ -40,8 +40,8 @@ _REMOTE_READERS = 16
 class Verified:
     """One thing that was looked at. `problem`: what is wrong with it, None if nothing is.
 
-    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would mend nothing.
-    `is_file`: whether the file is wrong; else only its manifest is, which can be written anew.
+    `partition`: None for a file that nobody knows. `entry`: its landing, None if extracting it again would fix nothing.
+    `is_file`: whether the file is wrong; else only its manifest is, which can be written again.
     """
 
     collection: str
@@ -205,7 +205,7 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
         mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))
         known = {entry.request.path for entry in mine}
         paths = [path for path in there if path not in known]
-        # A name that is no text is none that anybody has landed.
+        # A name that isn't text is none that anybody has landed.
         theirs = ledger.others_paths(path for path in paths if path.isprintable())
         for path in sorted(set(paths) - theirs):
             manifest = told.get(path)
@@ -225,7 +225,7 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
 
 
 def repair(pipeline: Pipeline, wrong: Sequence[Verified], configured: Sequence[Collection]) -> Generator[Event, None, None]:
-    """Write anew the manifests of files that are right, and extract again what is wrong, by today's configuration.
+    """Write again the manifests of files that are right, and extract again what is wrong, by today's configuration.
 
     What nobody knows stays as it is.
     """

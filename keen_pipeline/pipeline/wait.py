@@ -102,7 +102,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Stopped:
-    """This wait does not wait for `entry` any more, because of `error`, which a person has to mend. The entry stays open."""
+    """This wait does not wait for `entry` any more, because of `error`, which a person has to fix. The entry stays open."""
 
     entry: Entry
     error: KeenPipelineError
@@ -276,7 +276,7 @@ class _Wait:
         yield from self._stopped(polled.problems, {Status.SUBMITTED, Status.SPLIT})
 
     def _stopped(self, problems: dict[str, KeenPipelineError], stuck: set[Status]) -> Iterator[Event]:
-        """A collection whose service has to be mended by a person is waited for no more; what has finished still lands."""
+        """A collection whose service has to be fixed by a person is waited for no more; what has finished still lands."""
         for collection, error in problems.items():
             if not isinstance(error, (ConfigurationError, PermanentError)):
                 continue

@@ -1,6 +1,6 @@
 """Landed files as files of this machine: those of a local destination themselves, of any other one copies.
 
-Arrow reads with threads of its own, and a process ends badly where those call back into Python at its end. So a remote file is
+Arrow reads with threads of its own, and a process ends badly if those call back into Python at its end. So a remote file is
 copied before Arrow sees it, of a Parquet file only the columns that are asked for.
 """
 

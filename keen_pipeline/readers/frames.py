@@ -1,4 +1,4 @@
-"""From a scan to what an annotation asks for. A library is looked at only where the caller has imported it already."""
+"""From a scan to what an annotation asks for. A library is looked at only if the caller has imported it already."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _SHORT = r"^[0-9.-]*$"
 
 
 class NotANumberError(ValueError):
-    """A cell that is no JSON number."""
+    """A cell that isn't a JSON number."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _kept: list[Scan] = []
 
 
 class Missing(str, Enum):
-    """What happens where a wanted partition is not landed: an error, or it counts as one without events."""
+    """What happens if a wanted partition is not landed: an error, or it counts as one without events."""
 
     ERROR = "error"
     EMPTY = "empty"
@@ -50,7 +50,7 @@ class LandedReader:
     def uris(self, collection: str, partition_keys: Sequence[str], *, missing: Missing | str = Missing.ERROR) -> dict[str, str]:
         """The URI of each landed partition, in the order of `partition_keys`.
 
-        Raises ConfigurationError where one is not landed and `missing` is `error`.
+        Raises ConfigurationError if one is not landed and `missing` is `error`.
         """
         return {key: file.uri for key, file in self.files(collection, partition_keys, missing=missing).items()}
 
@@ -97,7 +97,7 @@ class LandedReader:
         `kind`: `pandas.DataFrame`, `polars.DataFrame`, `polars.LazyFrame`, `pyarrow.Table`, `pyarrow.dataset.Dataset`,
         `duckdb.DuckDBPyRelation`: all partitions together, in their order; `str` or `Path`: the URI or path of the one partition;
         `list[str]`, `list[Path]`: of each; `dict[str, ...]` with any of these: by partition key; None: the URI of one partition, a
-        dictionary of several. `columns`: only these, in this order, null where no event has them; else the union of the files'
+        dictionary of several. `columns`: only these, in this order, null if no event has them; else the union of the files'
         columns in the order of their appearance. `types`: of columns, one of TYPES; else Keen's types of the properties.
 
         Raises ConfigurationError if a partition is not landed (`missing`), a library is not installed, or a cell is not of its

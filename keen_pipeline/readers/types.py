@@ -9,9 +9,9 @@
 | `bool` | boolean | `true` or `false` |
 | `datetime` | microseconds, UTC | ISO-8601 with a zone |
 | `string`, any other of Keen's | text | as it stands in the CSV: `007` stays `007` |
-| `bytes` | bytes | for a text that is no UTF-8 |
+| `bytes` | bytes | for a text that isn't UTF-8 |
 
-Keen's type of a property is one for all landings of the collection: where they disagree it is text. An empty cell is null, and a
+Keen's type of a property is one for all landings of the collection: if they disagree it is text. An empty cell is null, and a
 JSON null (`null` without quotes) too; `""` is the empty text. A cell that is not of its column's type is an error: nothing is
 guessed, and nothing is lost without a word.
 """

@@ -1,4 +1,4 @@
-"""Who mail may go to: addresses proven where they are accepted, one of them, inside of what the configuration allows."""
+"""Who mail may go to: addresses checked when they are accepted, one of them, inside of what the configuration allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ADDRESS = re.compile(rf"(?=.{{1,254}}\Z)(?!.*=\?)(?=[^@]{{1,64}}@){_ATOM}(?:\.{
 def checked_email(parameters: Mapping[str, Any], allowed: Sequence[str] = ()) -> str | None:
     """The address of a request, `email` or `email_address`; empty is none. `allowed`: addresses and domains, empty: any.
 
-    Raises InvalidInputError for what is no address, for two of them, and for one that is not allowed.
+    Raises InvalidInputError for what isn't an address, for two of them, and for one that is not allowed.
     """
     given = [(name, parameters[name]) for name in ("email", "email_address") if parameters.get(name) not in (None, "")]
     if len(given) > 1:

@@ -23,9 +23,9 @@ def _between(low: float, high: float, default: float | None) -> Any:
 class ServiceConfig:
     """Configuration of one embedded service; the bounds of each number stand at its field.
 
-    `data`: the folder that holds everything; made where missing. `port` 0 means any free port.
-    `project_id`, `read_key`, `write_key`, `master_key`: made once and kept in `<data>/credentials.json` where None.
-    `public_url`: the address in results URLs and mails where a proxy stands before the service, None: the caller's own.
+    `data`: the folder that holds everything; made if missing. `port` 0 means any free port.
+    `project_id`, `read_key`, `write_key`, `master_key`: made once and kept in `<data>/credentials.json` if None.
+    `public_url`: the address in results URLs and mails if a proxy stands in front of the service, None: the caller's own.
     `extraction_delay`: seconds an extraction rests before it starts, so that clients can be tested.
     `results_uri`: where results are kept; None: `<data>/results`, or the shared storage.
     `results_url_seconds`: lifetime of a signed results URL. `retention_seconds`: how long results and their records are kept.

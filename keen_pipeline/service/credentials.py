@@ -27,7 +27,7 @@ class Credentials:
 
 
 def load_credentials(data: Path) -> Credentials | None:
-    """The credentials kept in `data`, None where there are none. Raises ConfigurationError for an unreadable file."""
+    """The credentials kept in `data`, None if there are none. Raises ConfigurationError for an unreadable file."""
     path = data / FILE_NAME
     try:
         return Credentials(**json.loads(path.read_text(encoding="utf-8")))

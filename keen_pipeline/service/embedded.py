@@ -43,7 +43,7 @@ class Endpoint:
 
 
 def find(data: Path) -> Endpoint | None:
-    """The service that runs on a data folder, None where none answers within two seconds."""
+    """The service that runs on a data folder, None if none answers within two seconds."""
     return _find(data)[0]
 
 
@@ -99,7 +99,7 @@ def start(data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mappin
     `port` 0: a free one. `options`: further arguments of `keen-pipeline serve`, for example `["--extraction-delay", "2"]`.
     `env`: the child's whole environment; None: this process's, without a shared storage, so that the folder is all it has. The
     child also ends when this process does, however it ends.
-    Raises ConfigurationError with the child's own words where it gives up, ServiceUnavailableError after 30 seconds.
+    Raises ConfigurationError with the child's own words if it gives up, ServiceUnavailableError after 30 seconds.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
     options = ["--port", str(port), "--stop-with-stdin", *options]
@@ -115,7 +115,7 @@ def start(data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mappin
 
 
 def ensure(data: Path) -> Endpoint:
-    """The service that runs on a data folder; where none does, one is started that outlives this process.
+    """The service that runs on a data folder; if none does, one is started that outlives this process.
 
     It ends after ten minutes without requests and open extractions. Of several processes that ask at once all get the same one.
     Raises ConfigurationError, ServiceUnavailableError as `start` does.

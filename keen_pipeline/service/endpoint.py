@@ -26,7 +26,7 @@ class Announcement:
 
 
 def read_announcement(data: Path) -> Announcement | None:
-    """What stands in a data folder; the process may be gone. None where there is nothing that can be read."""
+    """What stands in a data folder; the process may be gone. None if there is nothing that can be read."""
     try:
         return Announcement(**json.loads((data / FILE_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -12,7 +12,7 @@ _NAME = re.compile(rf"[!-#%-\-/-^`-~][ -#%-~]{{0,{MAX_NAME_CHARACTERS - 1}}}")
 
 
 def check_event_collection(name: object) -> str:
-    """Return `name` where it may be an event collection, else raise InvalidInputError.
+    """Return `name` if it may be an event collection, else raise InvalidInputError.
 
     Legal: 1 to 64 characters of printable ASCII other than `$`, starting with neither `_` nor `.` nor a blank, not ending in a
     blank and without `..`; so `user:signup`, `a/b`, `c++` and `keen` are. Storage must not take a name for a path.

@@ -95,7 +95,7 @@ def place_of_url(url: str, dataset: str | None = None) -> TablePlace:
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(f"no driver for {parsed.render_as_string(hide_password=True)}: {error}") from None
     except (sa.exc.ArgumentError, ValueError):
-        raise ConfigurationError(f"the URL of a table's database is no SQLAlchemy URL, {_EXAMPLE}") from None
+        raise ConfigurationError(f"the URL of a table's database isn't a SQLAlchemy URL, {_EXAMPLE}") from None
     made = destinations.sqlalchemy(credentials=_engine(parsed), staging_dataset_name_layout=_STAGING_LAYOUT)
     if backend == "sqlite":
         return TablePlace(made, dataset or "main", file=_file(parsed))

@@ -65,7 +65,7 @@ class KeenLanding:
         `collection`: a name stands for a daily collection in UTC. An event is what one sends to Keen; without `keen.timestamp` it
         happens so many seconds after the partition's begin as its number says. Columns of the collection's mask are masked, its
         filters don't count. `force`: also over a partition that landed before.
-        Raises InvalidInputError for a key that is no partition or an event outside of it, ConfigurationError if a column is to be
+        Raises InvalidInputError for a key that isn't a partition or an event outside of it, ConfigurationError if a column is to be
         hashed and there is no KEEN_PIPELINE_MASK_KEY.
         """
         # Of a name alone any day may come later, also one before those that are here.
@@ -128,7 +128,7 @@ class KeenLanding:
         ledger = self.ledger
         [asked] = ledger.request([request], keep=lambda _: not force)
         if not asked.created:
-            raise InvalidInputError(f"{request} has landed; use force=True to land it anew", field="events")
+            raise InvalidInputError(f"{request} has landed; use force=True to land it again", field="events")
         entry_id, extraction_id = asked.entry.entry_id, f"literal-{asked.entry.entry_id}"
         worker = ledger.workers.register("keen_landing")
         try:

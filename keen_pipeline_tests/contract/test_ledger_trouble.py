@@ -94,7 +94,7 @@ def test_what_a_database_refuses_is_told_in_one_line(postgres_url: str) -> None:
         engine.dispose()
         with pytest.raises(LedgerUnavailableError) as caught:
             ledger.request([day(0)])
-        said = f"the ledger's database refuses: {told}; a person has to mend that. What is open stays open"
+        said = f"the ledger's database refuses: {told}; a person has to fix that. What is open stays open"
         assert str(caught.value) == said
 
     with admin.connect() as connection, sa.create_engine(url).connect() as other:

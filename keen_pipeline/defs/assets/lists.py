@@ -38,13 +38,13 @@ def unique_values_asset(
 
     The service finds them (`_select_unique`), of the events that pass the collection's filters. `partitioned`: a list for each
     partition of the collection; else one list of all events, replaced by each run. A parameter of an asset downstream gets a
-    `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is made anew when the
+    `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is recreated when the
     partition's file has landed.
 
     `name`: of the definitions whose collection it is. `asset_key`: of the collection's files, if a translator changed it.
     `partitions_def`: of the list, by default the collection's own.
 
-    Raises InvalidInputError where the collection masks the property: its values must not be written anywhere.
+    Raises InvalidInputError if the collection masks the property: its values must not be written anywhere.
 
     >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
     'keen/purchases/unique/body:currency'

@@ -57,7 +57,7 @@ class CsvAssetConfig(dg.Config):
 
     skip_landed: bool = Field(
         default=False,
-        description="leave alone what has landed and is up to date; otherwise everything selected is extracted anew, but for what "
+        description="leave alone what has landed and is up to date; otherwise everything selected is extracted again, but for what "
         "landed since this run or backfill was launched",
     )
 

@@ -110,7 +110,7 @@ class Targets:
         self._unread.add(self._place(entry))
 
     def of(self, entry: Entry) -> AssetCheckEvaluationTargetMaterializationData | None:
-        """The newest materialization of the entry's partition, None where it has none."""
+        """The newest materialization of the entry's partition, None if it has none."""
         place = self._place(entry)
         if place in self._unread or place not in self._known:
             self._unread.add(place)
@@ -166,7 +166,7 @@ def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> d
 
 
 def given_up(targets: Targets, entry: Entry) -> dg.AssetCheckEvaluation:
-    """The failed check `complete` of a partition that no attempt is left for, with the reason and what mends it."""
+    """The failed check `complete` of a partition that no attempt is left for, with the reason and what fixes it."""
     (group,) = by_cause([(entry.request.collection, entry.request.partition_key, entry.reason, "retry")])
     said = f"{group.reason}\n\nOnce the cause is gone, materialize it again. On the command line:\n\n    {group.command}"
     return _evaluation(targets, COMPLETE, entry, CountPolicy.FAIL, False, said, attempts=str(entry.attempt))

@@ -55,7 +55,7 @@ def landing_metadata(entry: Entry, shown: str | None = None) -> Mapping[str, Any
 
 
 def _schema(landing: Landing) -> dg.TableSchema:
-    """The columns of the file: a parquet file's own types, else Keen's words for its properties; text where there is none."""
+    """The columns of the file: a parquet file's own types, else Keen's words for its properties; text if there is none."""
     types = landing.column_types or landing.property_types or ("string",) * len(landing.columns)
     done = {MaskMethod.HASH.value: "hashed", MaskMethod.MASK.value: "masked"}
     return dg.TableSchema(

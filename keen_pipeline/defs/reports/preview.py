@@ -21,7 +21,7 @@ _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 
 
 def preview(files: FileDestination, landing: Landing) -> str | None:
-    """What `landing` begins with, as it was written (masked columns are); None where there is nothing or it can't be read now."""
+    """What `landing` begins with, as it was written (masked columns are); None if there is nothing or it can't be read now."""
     if not landing.records:
         return None
     try:

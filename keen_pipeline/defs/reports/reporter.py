@@ -69,7 +69,7 @@ class Reporter:
         self._log.error("%s failed: %s", entry.request, reason)
 
     def hindered(self, collection: str, what: str, error: KeenPipelineError) -> None:
-        """A warning; what a person has to mend fails the run at its end too."""
+        """A warning; what a person has to fix fails the run at its end too."""
         self._log.warning("%s: %s: %s", collection, what, error)
         if isinstance(error, (ConfigurationError, PermanentError)):
             self.problems.append((collection, f"{error} ({what})"))

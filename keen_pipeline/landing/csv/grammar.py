@@ -6,10 +6,10 @@ They are RFC 4180's as Keen writes it, and those of Python's `csv.reader(..., st
   fields, which no header allows.
 - A quote opens a quoted field only as the field's first byte. Elsewhere in an unquoted field it is text: `5" pipe` is a value of
   seven bytes. In a quoted field `""` is a quote; text behind the closing quote is an error, and so is a quote that never closes.
-- NUL and bytes that are no UTF-8 are ordinary bytes of a field.
+- NUL and bytes that aren't UTF-8 are ordinary bytes of a field.
 - A UTF-8 byte order mark at the very beginning belongs to no field.
-- A column is its name without quotes, and the how-manyth of that name: `"a"` and `a` are one column, the second `a` another.
-- An empty cell is no value, and so is an unquoted `null`, JSON's; in quotes both are text.
+- A column is its name without quotes, and its place among those of that name: `"a"` and `a` are one column, the second `a` another.
+- An empty cell has no value, and neither has JSON's unquoted `null`; in quotes both are text.
 
 `RecordReader` gives whole records, of bounded length, by the expressions below; what is faster (`structure`, by NumPy, and Arrow's
 own reader) is tested to give the same answers.
@@ -84,7 +84,7 @@ class RecordReader:
         return self._data[self._at :]
 
     def next(self) -> Record | None:
-        """The next record; None where it is not whole yet, or there is none. Raises as iterating does."""
+        """The next record; None if it is not whole yet, or there is none. Raises as iterating does."""
         return next(iter(self), None)
 
     def __iter__(self) -> Iterator[Record]:
@@ -184,7 +184,7 @@ def is_null(cell: bytes) -> bool:
 
 
 def column_names(cells: Sequence[bytes]) -> tuple[str, ...]:
-    r"""The names in the cells of a header. Bytes that are no UTF-8, and NUL, show as `\xNN`.
+    r"""The names in the cells of a header. Bytes that aren't UTF-8, and NUL, show as `\xNN`.
 
     >>> column_names([b"keen.id", b'"last, first"'])
     ('keen.id', 'last, first')

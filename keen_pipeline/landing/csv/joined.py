@@ -1,5 +1,5 @@
 """Several landed CSV files as one, equal to the one that was not split: the columns of all, the records in the files' order, cells
-unchanged. A column is its name and the how-manyth of that name; a byte order mark and the quotes of a header are no part of it."""
+unchanged. A column is its name and its place among those of that name; a header's byte order mark and quotes aren't part of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class JoinedResults:
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """The joined file, always from its beginning.
 
-        Raises TransferError naming the slice that is gone or can't be read, VerificationError naming the one that is no CSV; its
+        Raises TransferError naming the slice that is gone or can't be read, VerificationError naming the one that isn't CSV; its
         stream does so too.
         """
         headers = []
@@ -127,7 +127,7 @@ def numbered(cells: Sequence[bytes]) -> list[Column]:
 
 
 def join_headers(headers: Sequence[Sequence[Column]]) -> list[Column]:
-    """The union of some headers: the first column first, and the others sorted where every header has them sorted, else each
+    """The union of some headers: the first column first, and the others sorted if every header has them sorted, else each
     where it stands in its own header: behind the column that it follows there."""
     union: list[Column] = []
     known: set[Column] = set()

@@ -2,8 +2,8 @@
 
 `hash`: HMAC-SHA256 of the cell's value under the configured key, its first 32 hexadecimal digits, so that equal values stay equal
 over files and collections and join, while nobody without the key can try values. `mask`: `***`. `drop`: the column is gone.
-What stands for no value (an empty cell, an unquoted `null`) stays as it is in the first two: a masked column has a value where the
-unmasked one has it, in Parquet too. Quoting is not part of a value.
+What stands for no value (an empty cell, an unquoted `null`) stays as it is in the first two: a masked column has a value wherever
+the unmasked one has it, in Parquet too. Quoting is not part of a value.
 
 The rules of the CSV are those of `grammar`. What can't be told to belong to a column (a web page, a record with another number of
 columns, a quote that never ends) is not given out, nor anything behind it; the verifier says what is wrong with it.
@@ -26,7 +26,7 @@ MASKED = b"***"
 class Masker:
     """Takes one file's CSV in pieces (`feed`), then `finish`; both answer the next bytes to write. Memory: one record and a piece.
 
-    `methods`: what to do by column; `key`: for `hash`, required where it is used. Not shared between threads.
+    `methods`: what to do by column; `key`: for `hash`, required if that is used. Not shared between threads.
     After the header, `columns` are those of the written file, `masked` says what was done to which column of the file, and `absent`
     names those of `methods` that the file doesn't have.
     """
@@ -46,7 +46,7 @@ class Masker:
         self.absent: tuple[str, ...] = tuple(sorted(methods))
 
     def feed(self, data: bytes | bytearray | memoryview) -> bytes:
-        """The file's next bytes, possibly none yet. Raises ConfigurationError where the mask leaves no column."""
+        """The file's next bytes, possibly none yet. Raises ConfigurationError if the mask leaves no column."""
         if self.stopped:
             return b""
         self._reader.add(data)
@@ -101,7 +101,7 @@ class Masker:
                 cells[place] = MASKED if method is MaskMethod.MASK else self._hash(cells[place])
         for place in self._dropped:
             del cells[place]
-        # The only cell left of a record would make an empty line, which is no record.
+        # The only cell left of a record would make an empty line, which isn't a record.
         return b",".join(cells) if len(cells) > 1 else cells[0] or b'""'
 
     def _hash(self, cell: bytes) -> bytes:

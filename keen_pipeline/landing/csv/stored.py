@@ -14,7 +14,7 @@ from keen_pipeline.errors import ConfigurationError
 
 
 def zstandard() -> ModuleType:
-    """Python's own module from 3.14 on, before that its backport. Raises ConfigurationError where there is none."""
+    """Python's own module from 3.14 on, before that its backport. Raises ConfigurationError if there is none."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd
@@ -29,7 +29,7 @@ def zstandard() -> ModuleType:
 def decompressed(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
     """What `file` holds, by the suffix of its `name`: `.gz`, `.zst`, or as it is.
 
-    Reading raises OSError (EOFError: it is cut) where it is damaged, whatever the library's own word for it.
+    Reading raises OSError (EOFError: it is cut) if it is damaged, whatever the library's own word for it.
     """
     if name.endswith(".gz"):
         with gzip.GzipFile(fileobj=file) as source:

@@ -31,7 +31,7 @@ class StructureReader:
         self._flags = np.zeros(STRETCH_BYTES, np.bool_)
 
     def read(self, data: bytes | bytearray, start: int, end: int) -> tuple[int, int] | None:
-        """How many records end in `data[start:end]`, which begins with one, and how many bytes they have. None where it is not
+        """How many records end in `data[start:end]`, which begins with one, and how many bytes they have. None if it is not
         plainly well-formed (which need not mean that it is wrong).
 
         It must not end with a quote or a CR, of which the next byte decides what they mean.
@@ -93,7 +93,7 @@ class StructureReader:
 
 
 def _end_of_last(marks: Words, places: Any) -> int:
-    """The place behind the last of some marked bytes, given the words that have any; 0 where none is marked."""
+    """The place behind the last of some marked bytes, given the words that have any; 0 if none is marked."""
     if not len(places):
         return 0
     word = int(places[-1])
@@ -131,7 +131,7 @@ def _shifted(words: Words) -> Words:
 
 
 def _may_have_empty_line(line_ends: Words, returns: Words | None) -> bool:
-    """Whether a line may hold nothing but its end: no field at all, where an empty one would be legal."""
+    """Whether a line may hold nothing but its end: no field at all, when an empty one would be legal."""
     begins = _shifted(line_ends)
     begins[0] |= _ONE
     if returns is not None:

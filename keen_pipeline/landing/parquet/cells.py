@@ -1,4 +1,4 @@
-"""The cells of a CSV column as Arrow's type for a kind of `types`, where all of them have its form.
+"""The cells of a CSV column as Arrow's type for a kind of `types`, if all of them have its form.
 
 Looking at the bytes with NumPy is five times as fast as a regular expression for each cell, and outside the interpreter's lock.
 """
@@ -49,12 +49,12 @@ def arrow_type(kind: str) -> Any:
 
 
 def converted(column: Any, kind: str) -> Any:
-    """A string or binary array as an array of `arrow_type(kind)`, nulls kept; None where a cell does not fit."""
+    """A string or binary array as an array of `arrow_type(kind)`, nulls kept; None if a cell does not fit."""
     return _CONVERSIONS.get(kind, _string)(column)
 
 
 def fallback(column: Any) -> str:
-    """The kind that takes all cells of a column that did not fit: `string`, or `bytes` where one is no UTF-8."""
+    """The kind that takes all cells of a column that did not fit: `string`, or `bytes` if one isn't UTF-8."""
     return BYTES if _string(column) is None else STRING
 
 
@@ -91,7 +91,7 @@ def _surely_numbers(cells: Any) -> Any:
         sure &= begin < end
         first = _at(data, begin)
     sure &= _are_digits(first) & _are_digits(_at(data, end - 1))
-    # 007 is no number but a name made of digits; 0 and 0.5 are numbers.
+    # 007 isn't a number but a name made of digits; 0 and 0.5 are numbers.
     zeros = np.flatnonzero(first == ord("0"))
     behind = begin[zeros] + 1
     sure[zeros] &= (behind == end[zeros]) | (_at(data, behind) == ord("."))
@@ -149,7 +149,7 @@ def _instant(column: Any) -> Any:
 
 
 def _have_form(separators: Any, points: Any, ends: Any, without_point: Any) -> bool:
-    """Whether all cells have `T` and `Z` at their places, and a point where they have a fraction."""
+    """Whether all cells have `T` and `Z` at their places, and a point if they have a fraction."""
     return bool(((separators == ord("T")) & (ends == ord("Z")) & ((points == ord(".")) | without_point)).all())
 
 

@@ -64,7 +64,7 @@ class Conversion:
 
         Returns the type of each column of the CSV, in Arrow's words.
 
-        Raises VerificationError where a reader of Parquet would not see the same records, ConfigurationError where a record is
+        Raises VerificationError if a reader of Parquet would not see the same records, ConfigurationError if a record is
         too long for it, OSError of either file.
         """
         self._csv.end(proven)
@@ -134,7 +134,7 @@ class Conversion:
                     self.stored_bytes, self.stored_sha256 = written.tell(), written.sha256()
                     return tuple(WORDS[kind] for kind in kinds)
         except (VerificationError, UnreadableError) as error:
-            self._csv.proven()  # or it is no CSV at all, which only the verifier can tell: its word comes first
+            self._csv.proven()  # or it isn't CSV at all, which only the verifier can tell: its word comes first
             if isinstance(error, VerificationError):
                 raise
             raise ConfigurationError(f"can't be written as Parquet ({error}); use encoding csv for this collection") from None

@@ -15,7 +15,7 @@ from keen_pipeline.landing.transfer.intake import Intake
 from keen_pipeline.landing.transfer.workers import Chunk
 
 BLOCK_BYTES = 1024 * 1024
-"""Looked at, split and converted at once, longer only where a record is. With shorter ones threads wait more for each other."""
+"""Looked at, split and converted at once, longer only if a record is. With shorter ones threads wait more for each other."""
 BLOCK_COLUMNS = 1024
 """Wider files have longer blocks: an array costs a tenth of a millisecond and 10 KiB however short it is."""
 LONGEST_BLOCK_BYTES = 128 * 1024 * 1024
@@ -152,7 +152,7 @@ class BlockReader:
                 raise UnreadableError(f"a record is longer than {wanted // 2} bytes")
 
     def give(self, block: Chunk) -> None:
-        """Its buffer can be filled anew."""
+        """Its buffer can be filled again."""
         buffer = block.buffer
         if buffer is not None and self._least < len(buffer.view) <= self._least + 2 * PAGE_BYTES:
             self._free.put(buffer)
@@ -163,7 +163,7 @@ class BlockReader:
         return AlignedBuffer(length + PAGE_BYTES)
 
     def _end_of_records(self, memory: bytearray, start: int, end: int, *, last: bool) -> int:
-        """Where the whole records at the beginning of the bytes end, all of them where these are the `last`.
+        """Where the whole records at the beginning of the bytes end, all of them if these are the `last`.
 
         Arrow finds record ends too, but loses the LF of a quoted CR LF that two of its own blocks share.
         """

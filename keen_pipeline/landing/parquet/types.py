@@ -9,12 +9,12 @@ Keen's type of the property gives the narrow type, and a cell that it can't hold
 | `datetime` | `timestamp[us, tz=UTC]` | instants as Keen writes them, of the years 1 to 9999, which every reader can show |
 | any other, several, unknown | `string` | UTF-8 |
 
-The next wider type is always `string`, each cell as it stands in the CSV, and then `binary`, where one is no UTF-8. Numbers are
+The next wider type is always `string`, each cell as it stands in the CSV, and then `binary`, if one isn't UTF-8. Numbers are
 never `int64` or decimal: an amount of 5 today and 5.5 tomorrow would make two types of it, and no decimal holds what a double does.
 
-A column never gets narrower: what an earlier file of the collection had (`earlier_types`) is the least that a later one has, also
-where Keen's type has changed in between. So a property changes its type at most twice in its life. A folder from before and after
-such a change holds both types, until the older partitions are landed anew. Whoever reads both casts to the wider one, as our
+A column never gets narrower: what an earlier file of the collection had (`earlier_types`) is the least that a later one has, even
+if Keen's type has changed in between. So a property changes its type at most twice in its life. A folder from before and after
+such a change holds both types, until the older partitions are landed again. Whoever reads both casts to the wider one, as our
 readers do, and DuckDB does by `union_by_name = true` (without it, it casts to the type of the first file, and rounds); polars
 refuses such a folder. Without `earlier_types` the file alone decides, by the same table.
 """

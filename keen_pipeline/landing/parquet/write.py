@@ -25,7 +25,7 @@ ROW_GROUP_RECORDS = 1024 * 1024
 ROW_GROUP_BYTES = 8 * 1024 * 1024
 """In memory, before encoding; what comes first ends a row group. Some 76,000 events: readers skip and share work by it."""
 DICTIONARY_SHARE = 4
-"""A column has a dictionary where the first row group has so many times as many cells as different ones. Elsewhere it would cost
+"""A column has a dictionary if the first row group has so many times as many cells as distinct ones. Elsewhere it would cost
 half of all the time of writing, for a tenth less size. (Numbers split into streams of bytes would be smaller and quicker, but
 Spark, for one, doesn't read them at its usual speed, or at all.)"""
 ZSTD_LEVEL = 1
@@ -64,7 +64,7 @@ def write_file(body: CsvBody, start: int, target: BinaryIO, columns: Columns) ->
     """Write all records of `body` from the offset `start` on into the empty `target`, and then what is known of them. Returns what
     it was written by, which knows its size and sha256.
 
-    Raises VerificationError where they are not those that the verifier counted, MisfitError at the end, so that one more try is
+    Raises VerificationError if they are not those that the verifier counted, MisfitError at the end, so that one more try is
     enough, UnreadableError, StoppedError, and OSError of either file.
     """
     schema = columns.schema()
@@ -133,7 +133,7 @@ def _typed(reader: BlockReader, block: Chunk, kinds: Sequence[str]) -> tuple[lis
 
 
 def _texts(block: Chunk, width: int) -> list[Any]:
-    """A string array for each column, binary where the block is no UTF-8; nothing of the block's memory is kept.
+    """A string array for each column, binary if the block isn't UTF-8; nothing of the block's memory is kept.
 
     An empty cell and a `null` are null, in quotes they are not, as the grammar has it. Raises UnreadableError.
     """

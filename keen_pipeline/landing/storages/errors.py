@@ -1,6 +1,6 @@
 """The boundary: what the system or a storage's client raises becomes one of our errors, by what the caller does next.
 
-A first line below 200 characters says what failed and why, the next one what mends it. Foreign text is a code, cleaned and cut.
+A first line below 200 characters says what failed and why, the next one what fixes it. Foreign text is a code, cleaned and cut.
 """
 
 from __future__ import annotations

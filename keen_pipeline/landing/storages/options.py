@@ -39,7 +39,7 @@ class GcsOptions:
 @dataclass(frozen=True)
 class AzureOptions:
     """`azure://container/prefix`. `account`: name of the storage account, else `AZURE_STORAGE_ACCOUNT`; `endpoint`: its address
-    where that is not `https://{account}.blob.core.windows.net`. Keys: `AZURE_STORAGE_CONNECTION_STRING` (which says all),
+    if that is not `https://{account}.blob.core.windows.net`. Keys: `AZURE_STORAGE_CONNECTION_STRING` (which says all),
     `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`; else the identity that the package azure-identity finds.
     """
 

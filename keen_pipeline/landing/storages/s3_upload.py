@@ -86,7 +86,7 @@ class S3Upload:
 
     def _end(self) -> None:
         if self._threads is not None:
-            # A part that arrives after the abort would stay for ever: wait for those under way.
+            # A part that arrives after the abort would stay forever: wait for those under way.
             self._threads.shutdown(wait=True, cancel_futures=True)
         self._threads, self._upload, self._parts, self._sent = None, {}, [], 0
 
@@ -105,7 +105,7 @@ class S3Upload:
 
 
 class UploadingStage(TemporaryFile):
-    """A staged file whose parts are uploaded as it grows. Writing at its end and beginning anew are all it is used for."""
+    """A staged file whose parts are uploaded as it grows. Writing at its end and beginning again are all it is used for."""
 
     def __init__(self, upload: Callable[[int], S3Upload], translated: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__()

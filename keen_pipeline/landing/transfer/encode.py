@@ -70,7 +70,7 @@ def check_encoding(encoding: Encoding) -> None:
     """Raises ConfigurationError when files can't be written so here."""
     if encoding is Encoding.CSV_ZST:
         zstandard()
-    if encoding is Encoding.PARQUET and importlib.util.find_spec("pyarrow") is None:  # imported where a file is written
+    if encoding is Encoding.PARQUET and importlib.util.find_spec("pyarrow") is None:  # imported when a file is written
         raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
 
 

@@ -110,7 +110,7 @@ class Intake:
 
     @property
     def failed(self) -> bool:
-        """Whether the stage refused something: no further byte of any connection mends that."""
+        """Whether the stage refused something: no further byte of any connection fixes that."""
         return self._workers.failed or (self._writer is not None and self._writer.failed)
 
     def _take(self, buffer: AlignedBuffer, length: int) -> None:

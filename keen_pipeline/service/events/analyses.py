@@ -44,7 +44,7 @@ def figure(
 ) -> float | int | None:
     """One figure of the numbers of property `target`. `percentile`: 0 to 100.
 
-    Raises InvalidInputError where the sum is outside the range of a double.
+    Raises InvalidInputError if the sum is outside the range of a double.
     """
     aggregate = FIGURES[name].format(share=float(percentile) / 100)
     numbers, parameters = selection.rows(f"{_value(selection, target)} AS x, value_number(x) AS v")
@@ -158,7 +158,7 @@ def schema(snapshot: Snapshot, names: str) -> dict[str, dict[str, int]]:
 
 
 def inferred_type(counts: dict[str, int]) -> str:
-    """The most frequent type of a property; null only where it is nothing else."""
+    """The most frequent type of a property; null only if it is nothing else."""
     known = sorted((-number, kind) for kind, number in counts.items() if kind != "null")
     return known[0][1] if known else "null"
 

@@ -4,8 +4,8 @@ r"""One property value as a field of the CSV files that the service writes, and 
 - null, true, false: `null`, `true`, `false`
 - number: its JSON, `42`, `3.5`, `1e+16`
 - string: the text itself, in quotes, which are doubled inside: "Ada", "a,b", "42", "", "[1]"
-- list, empty object: compact JSON, in quotes where it holds a comma or a quote: [1], "[1,""a""]", {}
-- timestamp of the service: `2026-01-31T08:00:00.000Z`, UTC, six digits where microseconds are not zero, without quotes
+- list, empty object: compact JSON, in quotes if it holds a comma or a quote: [1], "[1,""a""]", {}
+- timestamp of the service: `2026-01-31T08:00:00.000Z`, UTC, six digits if microseconds are not zero, without quotes
 
 Every CSV reader sees the natural text. A reader that also looks at the quotes (`event_files`) gets the types back: without quotes
 stands a JSON value, in quotes a string. One thing is lost: a list with a comma or a quote and a string of the same text are one
@@ -25,11 +25,11 @@ _WORDS = {"null": None, "true": True, "false": False}
 
 
 MISSING = object()
-"""The absence of a property; unlike null it is no value."""
+"""The absence of a property; unlike null it isn't a value."""
 
 
 def quote(text: str) -> str:
-    """A name as a field of a header: in quotes where RFC 4180 asks for it."""
+    """A name as a field of a header: in quotes if RFC 4180 asks for it."""
     if not text or text[0] in " \t" or text[-1] in " \t" or _NEEDS_QUOTES.search(text):
         return '"' + text.replace('"', '""') + '"'
     return text
@@ -45,7 +45,7 @@ def decode_field(text: str, *, quoted: bool, nested: str = "[{") -> Any:
             return MISSING
         if text in _WORDS:
             return _WORDS[text]
-    # In quotes stands a list only where it needs them.
+    # A list is in quotes only if it needs them.
     is_nested = text and text[0] in nested and (not quoted or _NEEDS_QUOTES.search(text))
     if is_nested or (not quoted and _NUMBER.fullmatch(text)):
         with suppress(ValueError, RecursionError):  # no JSON, though it begins so, or a number of over 4,300 digits

@@ -42,7 +42,7 @@ _escape = encode_basestring
 class Columns(dict[str, str]):
     """Column names by path. A path never seen before gets the next name; `new` are those, not in the log yet.
 
-    Raises InvalidInputError instead of a name where there are `limit` already.
+    Raises InvalidInputError instead of a name if there are `limit` already.
     """
 
     def __init__(self, known: Mapping[str, str], next_number: int, limit: int) -> None:
@@ -71,7 +71,7 @@ def micros_of(moment: datetime) -> int:
 
 
 def format_timestamp(moment: datetime) -> str:
-    """The one form of the service's timestamps: milliseconds, or microseconds where there are any; UTC, `Z`."""
+    """The one form of the service's timestamps: milliseconds, or microseconds if there are any; UTC, `Z`."""
     digits = "microseconds" if moment.microsecond % 1000 else "milliseconds"
     return moment.isoformat(timespec=digits)[: 26 if digits == "microseconds" else 23] + "Z"
 

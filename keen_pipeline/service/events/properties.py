@@ -53,7 +53,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def unflatten(leaves: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Nested objects of (path, value). Raises TypeError where one path is a value and an object at once."""
+    """Nested objects of (path, value). Raises TypeError if one path is a value and an object at once."""
     root: dict[str, Any] = {}
     for path, value in leaves:
         keys = split_path(path)

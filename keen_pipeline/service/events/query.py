@@ -151,7 +151,7 @@ def _instants(columns: Mapping[str, str], path: str, condition: Filter, field: s
 
 
 def _within(column: str, value: Mapping[str, Any]) -> Where:
-    """The great circle by the haversine formula, on a sphere of the Earth's mean radius; NULL for what is no pair of numbers."""
+    """The great circle by the haversine formula, on a sphere of the Earth's mean radius; NULL for what isn't a pair of numbers."""
     (longitude, latitude), miles = value["coordinates"], value["max_distance_miles"]
     pair = f"CASE WHEN strlen({column}) <= {_MAX_PAIR_BYTES} THEN value_list({column}) END"  # a long list takes much memory to read
     x, y = (f"value_number(json_extract({pair}, '$[{i}]')::VARCHAR)" for i in (0, 1))

@@ -103,7 +103,7 @@ def result_name(extraction_id: str, turn: int) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn at one extraction. `number`: from 1 where several processes take turns, else 0. `lost`: turns that nobody ended."""
+    """A turn at one extraction. `number`: from 1 if several processes take turns, else 0. `lost`: turns that nobody ended."""
 
     extraction_id: str
     number: int = 0
@@ -143,7 +143,7 @@ class ExtractionRecords:
         max_queue: int,
         shape: Shape = WHOLE,
     ) -> Extraction:
-        """Note a new extraction. Raises RateLimitedError where `max_queue` extractions wait already."""
+        """Note a new extraction. Raises RateLimitedError if `max_queue` extractions wait already."""
         extraction_id, now = secrets.token_hex(12), self.now()
         row = {
             "id": extraction_id,
@@ -171,7 +171,7 @@ class ExtractionRecords:
         return made
 
     def get(self, extraction_id: str) -> Extraction | None:
-        """One extraction, None where there is none (any more)."""
+        """One extraction, None if there is none (any more)."""
         if "\0" in extraction_id:
             return None  # not every database takes such a text
         rows = self._database.rows("SELECT * FROM extractions WHERE id = ?", [extraction_id])
@@ -234,7 +234,7 @@ class ExtractionRecords:
         return self._database.exclusive("old results", 0)
 
     def finish(self, turn: Turn, status: str, *, events: int | None, size: int | None, message: str | None) -> bool:
-        """Note the end of an extraction; its result, if it has one, is durable already. False where another turn has it by now."""
+        """Note the end of an extraction; its result, if it has one, is durable already. False if another turn has it by now."""
         if message is not None:
             message = message.replace("\0", "")  # it may quote what was asked, and not every database takes the character
         sql = (

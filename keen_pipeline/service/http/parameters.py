@@ -98,7 +98,7 @@ def read_parameters(
 
 
 def _check_text(value: object) -> None:
-    """Raises InvalidInputError for half of a surrogate pair in a text inside of a JSON value: it is no character."""
+    """Raises InvalidInputError for half of a surrogate pair in a text inside of a JSON value: it isn't a character."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -130,7 +130,7 @@ class BoundedProtocol(H11Protocol):
         self._refuse(getattr(sys.exc_info()[1], "error_status_hint", 400))
 
     def _refuse(self, status: int) -> None:
-        """Answer in JSON where an answer is still possible, and close. A request whose body it was about is answered to nobody."""
+        """Answer in JSON if an answer is still possible, and close. A request whose body it was about is answered to nobody."""
         if self.cycle is not None:
             self.cycle.disconnected = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):

@@ -93,7 +93,7 @@ def _opener(objects: ObjectStore | None, results: ObjectStore | None) -> Callabl
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where the protocol is named; else each answer may wait 40 ms for an acknowledgement.
+    # asyncio turns Nagle's algorithm off only if the protocol is named; else each answer may wait 40 ms for an acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

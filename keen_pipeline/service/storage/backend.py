@@ -38,7 +38,7 @@ class Backend:
 
 
 def one_folder(config: ServiceConfig, engine: Engine, results: ObjectStore | None = None) -> Backend:
-    """Everything in the data folder, except `results` where they are kept elsewhere."""
+    """Everything in the data folder, except `results` if they are kept elsewhere."""
     credentials = make_credentials(config)
     tables, logs = open_layout(config.data, engine, config.max_properties)
     database = SqliteDatabase(config.data / "state.db")

@@ -195,7 +195,7 @@ class FileLogs:
         return (self._folder / disk_name(name)).is_dir()
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
-        """The logs of one collection; made where there are none."""
+        """The logs of one collection; made if there are none."""
         folder = self._folder / disk_name(name)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)

@@ -123,7 +123,7 @@ class EventFiles:
         )
 
     def without(self, file: DataFile, path: Path, columns: Sequence[str], where: Where) -> DataFile | None:
-        """A file without the events that pass: itself where none does, None where nothing is left. `columns`: those of `where`."""
+        """A file without the events that pass: itself if none does, None if nothing is left. `columns`: those of `where`."""
         (facts,) = self.facts({file: path}).values()
         source = event_source([path], [], column_order({*columns, *facts.kinds}), facts.kinds)
         with own_errors("deleting events"), self._engine.cursor() as cursor:
@@ -241,7 +241,7 @@ def reading_mib(logs: Sequence[LogPart]) -> float:
 
 
 def event_source(files: Sequence[Path], logs: Sequence[LogPart], columns: Iterable[str], present: Iterable[str]) -> str:
-    """The SQL source of the events of files, then of logs, in order: `t` and `columns`, NULL where a file lacks one.
+    """The SQL source of the events of files, then of logs, in order: `t` and `columns`, NULL if a file lacks one.
 
     `present`: the columns that some of the files have.
     """

@@ -77,7 +77,7 @@ def _check(folder: Path, logs: Path) -> None:
     A copy of a running folder may hold a commit without the file that it adds, if that came later than the copy's look at the
     folder. Nothing is lost then: the logs it was made of, and the files it replaced, were kept. The commits are set aside.
 
-    Raises ConfigurationError where they were not, as after 48 hours, or where nobody can tell what a file that is there belongs to.
+    Raises ConfigurationError if they were not, as after 48 hours, or where nobody can tell what a file that is there belongs to.
     """
     log = folder / "_delta_log"
     versions = sorted((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), reverse=True)
@@ -104,7 +104,7 @@ def _oldest_log(path: Path) -> int:
 
 
 def _whole(folder: Path, version: int) -> TableState | None:
-    """A version whose files are all there; None where it can't be read, or a file is missing or shorter."""
+    """A version whose files are all there; None if it can't be read, or a file is missing or shorter."""
     try:
         state = read_state(DeltaTable(str(folder), version=version))
         return state if all((folder / file.name).stat().st_size == file.bytes for file in state.files) else None
@@ -113,7 +113,7 @@ def _whole(folder: Path, version: int) -> TableState | None:
 
 
 def _watermark(folder: Path, version: int) -> int:
-    """The newest log that a version says it holds; 0 where it can't be read, as it was never whole then."""
+    """The newest log that a version says it holds; 0 if it can't be read, as it was never whole then."""
     try:
         return DeltaTable(str(folder), version=version).transaction_version("log") or 0
     except (DeltaError, OSError):

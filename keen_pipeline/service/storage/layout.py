@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_layout(data: Path, engine: Engine, max_properties: int) -> tuple[FolderTables, FileLogs]:
-    """The tables and logs of a data folder, made where they are missing, brought up where they are older.
+    """The tables and logs of a data folder, made if they are missing, upgraded if they are older.
 
     Nothing that is there is deleted: what an older version wrote is set aside beside it, under a name that the log tells.
     Raises ConfigurationError for a folder of a newer version.

@@ -23,9 +23,9 @@ _BATCH = 256
 
 
 def migrate_segments(database: Path, old: Path, new: FolderTables, logs: FileLogs, engine: Engine, max_properties: int) -> int:
-    """Store every event of an older folder `old` anew; returns how many. Nothing of the old one is changed.
+    """Store every event of an older folder `old` again; returns how many. Nothing of the old one is changed.
 
-    Raises ConfigurationError where the catalog names a file that is missing.
+    Raises ConfigurationError if the catalog names a file that is missing.
     """
     store = EventStore(new, logs, engine, max_properties, lambda name, wait: nullcontext(enter_result=True))
     total = 0
@@ -83,7 +83,7 @@ def _encoder(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, str]) -> Cal
 
 
 def _text(cell: str) -> str:
-    """The text of a value that was kept as a CSV field, where a string that reads as JSON was written as the JSON of itself."""
+    """The text of a value that was kept as a CSV field, in which a string that reads as JSON was written as the JSON of itself."""
     quoted = cell.startswith('"')
     field = cell[1:-1].replace('""', '"') if quoted else cell
     return encode_value(decode_field(field, quoted=quoted, nested='[{"'))

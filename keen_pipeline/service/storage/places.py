@@ -20,7 +20,7 @@ class StorageError(ServiceUnavailableError):
 class ObjectStore(Protocol):
     """Whole files under names such as `events/0f3a.parquet`. Every method may be called from any thread.
 
-    Raises ServiceUnavailableError while the storage is away, StorageError where it refuses.
+    Raises ServiceUnavailableError while the storage is away, StorageError if it refuses.
     """
 
     def put(self, name: str, source: Path) -> None:
@@ -28,11 +28,11 @@ class ObjectStore(Protocol):
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """A binary, seekable reader of an object. Raises FileNotFoundError where there is none."""
+        """A binary, seekable reader of an object. Raises FileNotFoundError if there is none."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object; nothing happens if there is none."""
         ...
 
 
@@ -52,7 +52,7 @@ class Database(Protocol):
     """Records, and transactions that are durable when they return. Every method may be called from any thread."""
 
     def transaction(self, lock: str | None = None) -> AbstractContextManager[Connection]:
-        """One transaction; rolled back where the block raises. Those of one `lock` run one after another, in all processes."""
+        """One transaction; rolled back if the block raises. Those of one `lock` run one after another, in all processes."""
         ...
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
@@ -119,7 +119,7 @@ class Logs(Protocol):
         ...
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> Log:
-        """The logs of a collection, made where there are none. `columns`, `watermark`: what its table has."""
+        """The logs of a collection, made if there are none. `columns`, `watermark`: what its table has."""
         ...
 
     def backlogs(self) -> list[Backlog]:

@@ -82,7 +82,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self, lock: str | None = None) -> Iterator[sqlite3.Connection]:
-        """One transaction; rolled back where the block raises. They all run one after another, whatever `lock` says."""
+        """One transaction; rolled back if the block raises. They all run one after another, whatever `lock` says."""
         with self._lock, _own_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:

@@ -127,7 +127,7 @@ class EventStore:
         return collection
 
     def known(self, name: str) -> Collection | None:
-        """A collection that is there; taken up as a crash or a shutdown left it where it is asked for the first time."""
+        """A collection that is there; taken up as a crash or a shutdown left it, when it is first asked for."""
         with self._lock:
             if name in self._collections:
                 return self._collections[name]
@@ -169,7 +169,7 @@ class EventStore:
 
     @contextmanager
     def snapshot(self, name: str) -> Iterator[Snapshot]:
-        """Every event acknowledged so far. Raises NotFoundError where there is no such collection."""
+        """Every event acknowledged so far. Raises NotFoundError if there is no such collection."""
         collection = self._find(name)
         with own_errors("reading events"):
             state, logs = collection.look()
@@ -182,7 +182,7 @@ class EventStore:
     def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
         """Delete the events that pass; returns how many. Events that arrive meanwhile stay.
 
-        Readers see all of them or none. Raises NotFoundError, ServiceUnavailableError or OvertakenError where other processes
+        Readers see all of them or none. Raises NotFoundError, ServiceUnavailableError or OvertakenError if other processes
         rewrite the same events.
         """
         collection = self._find(name)

@@ -2,7 +2,7 @@
 
 The schema is `t` and one text column per property, whose path stands in the column's metadata. The application transaction `log`
 is the watermark: the newest log whose events are in the table. Every change is one commit, made from the snapshot that was read:
-where another process changed the same first, it fails, and nothing is changed.
+if another process changed the same first, it fails, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Table:
         self._state: TableState | None = None
 
     def state(self) -> TableState:
-        """The newest version; EMPTY where there is no table yet."""
+        """The newest version; EMPTY if there is no table yet."""
         state = self._state
         if state is not None and not self._shared:
             return state  # nobody else changes it, and a commit that is being made is not waited for
@@ -106,7 +106,7 @@ class Table:
     ) -> None:
         """Put files in the place of others. `watermark`: the one that was read, and the new one. `columns`: by path, of new files.
 
-        Raises OvertakenError where the watermark or a file that goes is another by now.
+        Raises OvertakenError if the watermark or a file that goes is another by now.
         """
         with self._lock, _storage_errors():
             for _ in range(COMMIT_TRIES):

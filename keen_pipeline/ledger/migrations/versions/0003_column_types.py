@@ -1,4 +1,4 @@
-"""The types of a landed file's columns, where they have types."""
+"""The types of a landed file's columns, if they have types."""
 
 import sqlalchemy as sa
 from alembic import op

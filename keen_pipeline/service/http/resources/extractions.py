@@ -156,7 +156,7 @@ def _of_v2(name: str) -> list[Operation]:
     ]
 
 
-# The text is gzip where the header Content-Encoding says so.
+# The text is gzip if the header Content-Encoding says so.
 _NOW = {**json_of(ref("ExtractionResult")), _CSV: {"schema": {"type": "string"}}}
 _PARAMETERS = (EVENT_COLLECTION, *EXTRACTING, *SENT_BY_CLIENTS)
 _PATH = "/3.0/projects/{project}/queries/extraction"

@@ -1,6 +1,6 @@
 """`GET /results/<extraction_id>.csv`: the bytes of a result, by signed URL.
 
-Content-Length, ETag, Range with If-Range, HEAD; gzip where the client asks for it and for no range (then chunked, under an ETag of
+Content-Length, ETag, Range with If-Range, HEAD; gzip if the client asks for it and for no range (then chunked, under an ETag of
 its own, as the compressed bytes are another representation).
 """
 
@@ -53,7 +53,7 @@ async def result(call: Call) -> Response:
 
 
 def _accepts_gzip(accepted: str) -> bool:
-    """Only where the client names gzip itself, with a weight that is not zero."""
+    """Only if the client names gzip itself, with a weight that is not zero."""
     for part in accepted.lower().split(","):
         name, _, weight = part.partition(";")
         if name.strip() == "gzip":
@@ -79,7 +79,7 @@ def _plain(call: Call, name: str, size: int, headers: dict[str, str]) -> Respons
 
 
 def _range(text: str, size: int) -> tuple[int, int] | None:
-    """The half-open range of a single-range header; an empty one where it lies past the end, None where it is no such header."""
+    """The half-open range of a single-range header; an empty one if it lies past the end, None if it is no such header."""
     found = _RANGE.fullmatch(text)
     if found is None or not any(found.groups()):
         return None

@@ -21,7 +21,7 @@ from keen_pipeline.service.storage.shared.tables import SharedTables
 def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results: ObjectStore | None = None) -> Backend:
     """The parts of one of several equal processes; what is kept on this machine can be made again.
 
-    `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError where the catalogue or
+    `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError if the catalogue or
     the storage can't be used.
     """
     assert config.catalogue_url is not None

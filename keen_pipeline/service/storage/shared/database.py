@@ -94,7 +94,7 @@ class Statements:
 
 
 class PostgresDatabase:
-    """The catalogue at a URL. Raises ConfigurationError where it can't be used, CatalogueUnavailableError while it is away."""
+    """The catalogue at a URL. Raises ConfigurationError if it can't be used, CatalogueUnavailableError while it is away."""
 
     def __init__(self, url: str) -> None:
         self._conninfo = _conninfo(url)
@@ -117,7 +117,7 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self, lock: str | None = None) -> Iterator[Statements]:
-        """One transaction; rolled back where the block raises. Those of one `lock` run one after another, in all processes."""
+        """One transaction; rolled back if the block raises. Those of one `lock` run one after another, in all processes."""
         with self._connection() as connection, connection.transaction():
             if lock is not None:
                 connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{SCHEMA}:{lock}"])
@@ -125,7 +125,7 @@ class PostgresDatabase:
 
     @contextmanager
     def exclusive(self, name: str, wait: float) -> Iterator[bool]:
-        """Hold a name that no other process holds while the block runs; false where one still does after `wait` seconds.
+        """Hold a name that no other process holds while the block runs; false if one still does after `wait` seconds.
 
         It ends with the connection, so a process that died holds nothing.
         """
@@ -212,7 +212,7 @@ class PostgresDatabase:
 
 
 def _bring_up(connection: psycopg.Connection[Any]) -> None:
-    """Make the tables where they are missing. Raises ConfigurationError where a newer version made them."""
+    """Make the tables if they are missing. Raises ConfigurationError if a newer version made them."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [_LOCK])
         if connection.execute("SELECT to_regclass(%s) AS found", [f"{SCHEMA}.version"]).fetchone() == {"found": None}:

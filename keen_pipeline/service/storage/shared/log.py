@@ -143,7 +143,7 @@ class SharedLog:
         return parts
 
     def _fetch(self, after: int) -> LogPart | None:
-        """The appends after a number as one file of lines; None where there are none."""
+        """The appends after a number as one file of lines; None if there are none."""
         counted = "SELECT *, sum(bytes) OVER (ORDER BY number) - bytes AS before FROM event_log WHERE collection = ? AND number > ?"
         sql = (
             "SELECT next_number, number, events, first, last, bytes, longest, payload"
@@ -205,9 +205,9 @@ class SharedLogs:
         return bool(self._database.rows("SELECT id FROM collections WHERE name = ?", [name]))
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> SharedLog:
-        """The logs of a collection, made where there are none; what its table has already is made known to the database.
+        """The logs of a collection, made if there are none; what its table has already is made known to the database.
 
-        Raises ConfigurationError where the database and the table contradict each other.
+        Raises ConfigurationError if the database and the table contradict each other.
         """
         with self._database.transaction() as connection:
             connection.execute("INSERT INTO collections (name) VALUES (?) ON CONFLICT DO NOTHING", [name])

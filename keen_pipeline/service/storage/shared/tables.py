@@ -25,7 +25,7 @@ _PATIENCE = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "5", "ret
 
 
 class SharedTables:
-    """The tables below a root URI. `objects`: the same root. Raises ConfigurationError where they can't lie there."""
+    """The tables below a root URI. `objects`: the same root. Raises ConfigurationError if they can't lie there."""
 
     shared = True
 
