@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from keen_pipeline.client import KeenClient, transport
 from keen_pipeline.errors import (
     AuthenticationError,
-    ConfigurationError,
     ExtractionTooLargeError,
     KeenPipelineError,
     NotFoundError,
@@ -186,46 +185,6 @@ def test_excerpt_of_an_answer_holds_no_key_and_no_url(client: KeenClient, server
     assert "key ***" in str(raised.value)
 
 
-def test_redirect_within_the_service_is_followed(client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect("/elsewhere", 307), document({"result": 3})]
-    assert client.count("purchases", DAY) == 3
-    assert server.requests[1].target == "/elsewhere"
-
-
-@pytest.mark.parametrize(
-    ("location", "target"),
-    [("/a#part", "/a"), ("?b=1", "/2.0/projects/P1/purchases/_count?b=1"), ("//{place}?b=1", "/?b=1"), ("/é", "/%C3%A9")],
-)
-def test_redirect_asks_for_what_its_location_names(location: str, target: str, client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect(location.format(place=f"127.0.0.1:{server.port}")), document({"result": 3})]
-    assert client.count("purchases", DAY) == 3
-    assert server.requests[1].target == target
-
-
-def test_redirected_post_says_what_to_set(client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect("https://api.keen.io/2.0", 301)]
-    with pytest.raises(UnreadableAnswerError, match="KEEN_BASE_URL"):
-        client.submit(REQUEST)
-    assert len(server.requests) == 1
-
-
-def test_redirects_have_a_bound(client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect("/again")]
-    with pytest.raises(UnreadableAnswerError, match="redirects"):
-        client.count("purchases", DAY)
-    assert len(server.requests) == transport.MOST_REDIRECTS + 1
-
-
-def test_key_never_goes_to_another_host(client: KeenClient, server: FaultServer) -> None:
-    with FaultServer(api=[document({"result": 3})]) as other:
-        server.api = [faults.redirect(other.url + "/stolen")]
-        with pytest.raises(ConfigurationError, match="KEEN_BASE_URL"):
-            client.count("purchases", DAY)
-        with pytest.raises(UnreadableAnswerError):
-            client.submit(REQUEST)
-        assert other.requests == []
-
-
 def test_drip_ends_at_the_total_time_limit(server: FaultServer) -> None:
     server.body = json.dumps({"result": 5}).encode() + b" " * 10_000
     server.api = [faults.drip(0.02)]
@@ -315,13 +274,6 @@ def test_zipped_answer_is_bounded_as_unzipped(client: KeenClient, server: FaultS
 def test_zipped_answer_that_is_damaged_is_asked_for_again(data: bytes, client: KeenClient, server: FaultServer) -> None:
     server.api = [status(200, data, Content_Encoding="gzip"), document({"result": 5})]
     assert client.count("purchases", DAY) == 5
-
-
-@pytest.mark.parametrize("location", ["http://[::1", "http://127.0.0.1:99999/x", "\xff\xfe", "//"])
-def test_bad_location_is_an_error_of_ours(location: str, client: KeenClient, server: FaultServer) -> None:
-    server.api = [faults.redirect(location)]
-    with pytest.raises(KeenPipelineError, match="P1"):
-        client.count("purchases", DAY)
 
 
 RAW = [

@@ -7,7 +7,7 @@ _TESTS, _LANDING = "keen_pipeline_tests/client", "keen_pipeline_tests/landing"
 _CALLS, _ANSWERS = f"{_TESTS}/test_calls.py", f"{_TESTS}/test_answers.py"
 _RESULTS, _ADDRESSES = f"{_TESTS}/test_results.py", f"{_TESTS}/test_addresses.py"
 _PROXIES, _TIMES, _WORDS = f"{_TESTS}/test_proxies.py", f"{_TESTS}/test_times.py", f"{_TESTS}/test_words.py"
-_DOWNLOAD = f"{_LANDING}/test_download.py"
+_REDIRECTS, _DOWNLOAD = f"{_TESTS}/test_redirects.py", f"{_LANDING}/test_download.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # What is the rest of the same file.
@@ -269,7 +269,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/transport.py",
         'if split_url(target, f"{subject}: what the service redirects to")[1] != self._place:',
         "if False:",
-        f"{_ANSWERS}::test_key_never_goes_to_another_host",
+        f"{_REDIRECTS}::test_key_never_goes_to_another_host",
     ),
     (
         f"{_CLIENT}/transport.py",

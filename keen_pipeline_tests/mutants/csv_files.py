@@ -125,7 +125,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         LANDING,
         "for name, word in earlier.items() if name not in dropped",
         "for name, word in earlier.items()",
-        f"{TEST_PARQUET}::test_dropped_column_is_not_in_a_file_without_events",
+        "keen_pipeline_tests/landing/test_parquet_landed.py::test_dropped_column_is_not_in_a_file_without_events",
     ),
     (FILES, "json.dumps(event, allow_nan=False)", "json.dumps(event)", LINE),
     (

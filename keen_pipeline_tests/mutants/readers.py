@@ -4,6 +4,7 @@ _FRAMES = "keen_pipeline_tests/readers/test_frames.py"
 _NUMBERS = "keen_pipeline_tests/readers/test_numbers.py"
 _FILES = "keen_pipeline_tests/readers/test_files.py"
 _TABLES = "keen_pipeline_tests/defs/test_tables.py"
+_TABLE_NAMES = "keen_pipeline_tests/defs/test_table_names.py"
 _TESTING = "keen_pipeline_tests/test_testing.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
@@ -139,7 +140,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/tables/place.py",
         "    destination: Any = field(repr=False)  # its own shows passwords\n",
         "    destination: Any\n",
-        f"{_TABLES}::test_a_password_is_never_shown",
+        f"{_TABLE_NAMES}::test_a_password_is_never_shown",
     ),
     (
         "keen_pipeline/tables/shape.py",
@@ -163,6 +164,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/tables/names.py",
         "if is_plain and len(plain)",
         "if len(plain)",
-        f"{_TABLES}::test_each_property_has_a_column_of_its_own",
+        f"{_TABLE_NAMES}::test_each_property_has_a_column_of_its_own",
     ),
 ]
