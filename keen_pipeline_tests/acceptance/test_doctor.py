@@ -101,7 +101,7 @@ CASES = {
     "a variable that nobody reads": (
         {"KEEN_PIPELINE_DESTINATON": "/tmp"},
         {"variables"},
-        "KEEN_PIPELINE_DESTINATON is no setting, KEEN_PIPELINE_DESTINATION is",
+        "KEEN_PIPELINE_DESTINATON isn't a setting, KEEN_PIPELINE_DESTINATION is",
     ),
     "a digest without mail server": ({"KEEN_PIPELINE_DIGEST_TO": "a@example.com"}, {"mail"}, "SMTP_HOST"),
     "a mail server that is not there": ({"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(unused_port())}, {"mail"}, "SMTP_PORT"),

@@ -257,4 +257,4 @@ def test_a_result_lists_a_bounded_number_of_partitions() -> None:
     found = Freshness(hours[-1], tuple((hour, "is late") for hour in hours), tuple(hour.key for hour in hours))
     result = freshness_evaluation(PURCHASES, found)
     assert [len(listed) for listed in values(result).values()] == [1000, 1000]
-    assert "and 59990 more; 60000 were made by another configuration" in (result.description or "")
+    assert "and 59990 more; 60000 were made with a different configuration" in (result.description or "")
