@@ -45,6 +45,8 @@ PHASES = (
     sa.and_(entries.c.status == "landed", entries.c.reported_at.is_(None)),
 )
 SETTLE_SECONDS = 600.0
+# Only backfills are open, and nothing has moved for so long: a retry is launched within seconds, or never.
+BACKFILL_SECONDS = 120.0
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -52,6 +54,8 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+_BACKFILLS = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
 
 
 class Operator:
@@ -135,32 +139,38 @@ def kill_one(rig: Rig) -> str:
 
 def still_open(rig: Rig) -> tuple[int, ...]:
     """How much is open anywhere: entries, counts, reports, runs, backfills."""
-    backfills = BulkActionsFilter(statuses=[s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES])
     return (
         len(rig.ledger.open_entries()),
         len(rig.ledger.uncounted()),
         unreported(rig.ledger),
         len(rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))),
-        len(rig.instance.get_backfills(backfills)),
+        len(rig.instance.get_backfills(_BACKFILLS)),
     )
 
 
-def settle(rig: Rig) -> None:
+def settle(rig: Rig) -> int:
     """Wait until nothing is open three times in a row, so that what one part hands to the next is not missed in between.
 
-    A thousand rounds leave a queue of runs, so the bound is on the time in which nothing moves.
+    A thousand rounds leave a queue of runs, so the bound is on the time in which nothing moves. Answers how many backfills were
+    ended, as an operator would: they waited for a retry of a run, and the daemon was killed between noting it and launching it.
     """
-    deadline, before, quiet = time.monotonic() + SETTLE_SECONDS, (0,), 0
+    moved, before, quiet, cancelled = time.monotonic(), (0,), 0, 0
     while quiet < 3:
         rig.check()
         if (now := still_open(rig)) != before:
-            deadline, before = time.monotonic() + SETTLE_SECONDS, now
-        assert time.monotonic() < deadline, (
+            moved, before = time.monotonic(), now
+        passed = time.monotonic() - moved
+        if passed > BACKFILL_SECONDS and now[-1] and not any(now[:-1]):
+            for backfill in rig.instance.get_backfills(_BACKFILLS):
+                rig.instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+                cancelled += 1
+        assert passed < SETTLE_SECONDS, (
             f"nothing moved in {SETTLE_SECONDS:g} s: {[str(e) for e in rig.ledger.open_entries()]}, "
             f"{unreported(rig.ledger)} unreported, runs {rig.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))}"
         )
         quiet = 0 if any(now) else quiet + 1
         time.sleep(2)
+    return cancelled
 
 
 def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[str]]:
@@ -177,16 +187,16 @@ def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[st
             sys.stderr.write(f"\rround {number + 1} of {rounds}, killed {dict(killed)} ")
         sys.stderr.write("settling\n")
         killing = time.monotonic() - begun
-        settle(rig)
+        cancelled = settle(rig)
         # The product removes leftovers by night, once they are old enough.
         staged = rig.age_staged_files()
         operator.begin_night()
         time.sleep(5)  # the daemon has to see it first
-        settle(rig)
+        cancelled += settle(rig)
         asked = partitions(rig.collections, days)
         while operator.relaunch(asked):
             time.sleep(5)  # the daemon has to see it first
-            settle(rig)
+            cancelled += settle(rig)
         figures: dict[str, Any] = {
             "rounds": rounds,
             "seed": seed,
@@ -194,6 +204,7 @@ def crash(folder: Path, rounds: int, seed: int) -> tuple[dict[str, Any], list[st
             "nights": operator.nights,
             "backfills": operator.backfills,
             "days launched again, killed before their intent": operator.relaunched,
+            "backfills that waited for a retry whose daemon was killed": cancelled,
             "staged files of killed landings, before the last night": staged,
             "runs": dict(Counter(run.status.value for run in rig.instance.get_runs())),
         }
