@@ -283,6 +283,21 @@ def test_the_newest_events_and_properties_asked_for_twice_have_the_columns_they_
     assert http.request("POST", f"{http.v3}/queries/extraction", body=asked).data == b"a.b,only2\n2,2\n"
 
 
+def test_of_events_of_one_instant_the_last_arrived_are_the_newest(http: Http, collection: str) -> None:
+    """Many of them, so that a choice by chance would show; each has a property of its own, which the file has to have."""
+    instant = {"keen": {"timestamp": "2026-01-01T00:00:00.000Z"}}
+    for start in range(0, 900, 300):
+        http.add(
+            collection, *({**instant, "n": n, f"p{n}": 1} if n >= 890 else {**instant, "n": n} for n in range(start, start + 300))
+        )
+    asked: dict[str, Any] = {"event_collection": collection, "latest": 3}
+    for _ in range(3):
+        found = http.request("POST", f"{http.v3}/queries/extraction", body=asked).json()["result"]
+        assert [event["n"] for event in found] == [899, 898, 897]
+        text = http.request("POST", f"{http.v3}/queries/extraction", body={**asked, "content_type": "text/csv"}).data.decode()
+        assert text.splitlines()[0] == "keen.timestamp,keen.created_at,keen.id,n,p897,p898,p899"
+
+
 def test_an_extracted_file_loaded_into_another_collection_extracts_to_the_same_bytes(
     http: Http, collection: str, tmp_path: Path
 ) -> None:

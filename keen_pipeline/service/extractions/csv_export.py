@@ -53,11 +53,15 @@ class Selection:
     def rows(self, what: str, *, latest: int | None = None, segments: Sequence[Part] | None = None) -> tuple[str, tuple[Any, ...]]:
         """The SQL and the parameters of one row for each event, in order of arrival, or for the `latest`, the newest first.
 
-        `segments`: in these alone; they are here then.
+        Of events of one instant the one that arrived last is the newest: every reading has to choose the same ones. `segments`: in
+        these alone; they are here then.
         """
-        newest = f" ORDER BY t DESC LIMIT {int(latest)}" if latest is not None else ""
         source = self.snapshot.source(self.segments if segments is None else segments)
-        return f"SELECT {what} FROM {source} WHERE {self.where.sql}{newest}", self.where.parameters
+        asked, newest = f"{source} WHERE {self.where.sql}", ""
+        if latest is not None:
+            asked = f"(SELECT *, row_number() OVER () AS arrived FROM {asked})"
+            newest = f" ORDER BY t DESC, arrived DESC LIMIT {int(latest)}"
+        return f"SELECT {what} FROM {asked}{newest}", self.where.parameters
 
     def split(self) -> tuple[list[Part], list[Part]]:
         """The segments of which every event is asked for, as far as its first and last one can tell, and the others."""
