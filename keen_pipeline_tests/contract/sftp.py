@@ -164,6 +164,7 @@ def running_sftp(folder: Path, *, replaces: bool = True, loses: bool = False, si
                     sock, _ = listener.accept()
                 except OSError:
                     return
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as OpenSSH: else each answer waits 40 ms
                 transport = paramiko.Transport(sock)
                 connections.append(transport)
                 transport.add_server_key(key)
