@@ -22,6 +22,8 @@ _TERMINAL = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]"
 )
+# In it there is nothing that any of the patterns below, or a terminal, knows.
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # Control, format (bidi overrides too), surrogate and unassigned characters.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 # A results URL opens the file to whoever reads it. JSON may have escaped its slashes, a query its colon.
@@ -84,6 +86,8 @@ class Scrubber:
 
     def __call__(self, text: str) -> str:
         """Return `text` cleaned, without secrets and URLs, cut to LONGEST_TEXT characters."""
+        if _PLAIN.fullmatch(text):  # most ids, of which a list has thousands
+            return self._known.sub("***", text)
         text = html.unescape(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), text[:_READ_CHARACTERS].replace("\\/", "/")))
         text = self._known.sub("***", clean(text, _READ_CHARACTERS))
         text = _FIELD.sub(r"\1\2***", _QUERY.sub(r"\1=***", _URL.sub("<url>", text)))
