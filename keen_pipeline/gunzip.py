@@ -23,7 +23,7 @@ class Gunzip:
         self.whole = True
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes unfold to. Raises zlib.error when they are no gzip or a check fails."""
+        """What the next bytes unfold to. Raises zlib.error if they aren't gzip or a check fails."""
         at = 0
         while at < len(data):
             self.whole = False

@@ -25,14 +25,13 @@ class WrongShape(ValueError):  # noqa: N818 - never leaves the client: the trans
 
 def read_extraction(answer: Any, clean: Clean) -> RemoteExtraction:
     """One extraction: `{"_id", "status", "results_url"?}`. A complete one must carry its results URL."""
-    found = _extraction(answer, clean)
+    found = _extraction(_identity(answer, clean), answer, clean)
     if found.status is RemoteStatus.COMPLETE and found.results_url is None:
         raise WrongShape("a complete extraction without `results_url`")
     return found
 
 
-def _extraction(answer: Any, clean: Clean) -> RemoteExtraction:
-    identity, fields = _identity(answer, clean), _mapping(answer)
+def _extraction(identity: str, fields: Mapping[str, Any], clean: Clean) -> RemoteExtraction:
     if "status" not in fields:
         raise WrongShape("an extraction without `status`")
     message = fields.get("message", fields.get("error"))
@@ -96,7 +95,7 @@ def read_extractions(answer: Any, clean: Clean) -> dict[str, RemoteExtraction]:
     for one in listed:
         identity = _identity(one, clean)
         try:
-            found[identity] = _extraction(one, clean)
+            found[identity] = _extraction(identity, one, clean)
         except WrongShape as error:
             found[identity] = RemoteExtraction(
                 identity, RemoteStatus.PENDING, message=f"the service's entry is unreadable: {error}"

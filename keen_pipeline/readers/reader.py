@@ -153,17 +153,18 @@ class LandedReader:
     def _chosen(
         self, collection: str, keys: Sequence[str], missing: Missing | str, landed: Mapping[str, LandedFile]
     ) -> dict[str, LandedFile]:
+        wanted = {key: self._wanted(collection, key) for key in keys} if self._wanted is not None else {}
+        keys = [key for key in keys if wanted.get(key, "") is not None]
+        chosen = {key: landed[key] for key in keys if key in landed}
         if self._wanted is None:
-            wrong = [key for key in keys if key in landed and not landed[key].fingerprint]
-            refuse_mixed(collection, {key: landed[key] for key in keys if key in landed}, self._destination.uri)
+            refuse_mixed(collection, chosen, self._destination.uri)
+            wrong = [key for key, file in chosen.items() if not file.fingerprint]
         else:
-            wanted = {key: self._wanted(collection, key) for key in keys}
-            keys = [key for key in keys if wanted[key] is not None]
-            wrong = [key for key in keys if key in landed and landed[key].fingerprint != wanted[key]]
+            wrong = [key for key, file in chosen.items() if file.fingerprint != wanted[key]]
         refuse_outdated(collection, wrong, self._destination.uri)
         if _missing(missing) is Missing.ERROR:
             require(collection, keys, landed, self._destination.uri)
-        return {key: landed[key] for key in keys if key in landed}
+        return chosen
 
 
 def _words(collection: str, columns: Sequence[str] | None, asked: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ def read_announcement(data: Path) -> Announcement | None:
 def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
     """Hold a file for this process, and give its descriptor; the system gives it back however the process ends.
 
-    Raises ConfigurationError, with the words of `refusal` if another process holds it.
+    Raises ConfigurationError, with the words of `refusal`, if another process holds it.
     """
     import fcntl  # the command line's help needs none of it, and Windows has none
 

@@ -52,12 +52,16 @@ def test_the_first_night_is_that_of_a_shown_code_location(tmp_path: Path, monkey
     assert not dev._shows_ours()
 
 
+def begun(folder: Path) -> tuple[Shell, Path, str, subprocess.Popen[bytes]]:
+    """`dev` over a workspace without code, whose UI comes up soonest: its shell, log, port and process."""
+    (folder / "workspace.yaml").write_text("load_from: []\n")
+    shell, log, port = Shell(folder), folder / "log", str(free_port())
+    return shell, log, port, shell.start("dev", "--port", port, log=log)
+
+
 @pytest.mark.timeout(180)
 def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> None:
-    # A workspace without code: the UI comes up soonest.
-    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
-    shell, log, port = Shell(tmp_path), tmp_path / "log", str(free_port())
-    first = shell.start("dev", "--port", port, log=log)
+    shell, log, port, first = begun(tmp_path)
     try:
         await_text(log, f"Dagster UI: http://127.0.0.1:{port}", first, 120)
         second = shell.run("dev", "--port", str(free_port()))
@@ -72,9 +76,7 @@ def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> 
 
 @pytest.mark.timeout(180)
 def test_one_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
-    shell, log, port = Shell(tmp_path), tmp_path / "log", str(free_port())
-    killed = shell.start("dev", "--port", port, log=log)
+    shell, log, _, killed = begun(tmp_path)
     try:
         await_text(log, "Dagster UI: http", killed, 120)
     finally:

@@ -10,13 +10,13 @@ _TESTING = "keen_pipeline_tests/test_testing.py"
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
         "keen_pipeline/readers/reader.py",
-        "if key in landed and landed[key].fingerprint != wanted[key]]",
-        "if key in landed and wanted[key] is None]",
+        "if file.fingerprint != wanted[key]]",
+        "if wanted[key] is None]",
         _FILES,
     ),
     (
         "keen_pipeline/readers/reader.py",
-        "keys = [key for key in keys if wanted[key] is not None]",
+        'keys = [key for key in keys if wanted.get(key, "") is not None]',
         "keys = list(keys)",
         _FILES,
     ),
@@ -29,7 +29,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/readers/reader.py",
-        "wrong = [key for key in keys if key in landed and not landed[key].fingerprint]",
+        "wrong = [key for key, file in chosen.items() if not file.fingerprint]",
         "wrong = []",
         _FILES,
     ),
