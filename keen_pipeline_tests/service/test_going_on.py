@@ -57,38 +57,61 @@ def test_work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_aw
     assert anyio.run(run) == ["turned away, 5 s", lanes.HEALTH, lanes.INGEST, lanes.QUERY, lanes.RECORDS, lanes.EVENTS]
 
 
+class Calls:
+    """Requests to the application in this process; what was answered, in that order."""
+
+    def __init__(self, service: Service) -> None:
+        self._app, self._keys, self.answered = make_app(service), service.credentials, list[tuple[str, int]]()
+
+    async def ask(self, method: str, path: str) -> None:
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.answered.append((path, message["status"]))
+
+        incoming = iter([{"type": "http.request", "body": b'{"a": 1}' if method == "POST" else b""}])
+
+        async def receive() -> dict[str, Any]:
+            return next(incoming, None) or await anyio.sleep_forever()
+
+        key = self._keys.master_key if method == "DELETE" else self._keys.write_key if method == "POST" else self._keys.read_key
+        resource, _, query = path.partition("?")
+        scope = {"type": "http", "scheme": "http", "method": method, "path": resource, "raw_path": resource.encode()}
+        query_string = f"api_key={key}&{query}".encode()
+        await self._app({**scope, "query_string": query_string, "headers": [], "server": ("x", 1)}, receive, send)
+
+    async def beside(self, release: threading.Event, slow: list[tuple[str, str]], quick: list[tuple[str, str]]) -> None:
+        """Twelve of each of the slow ones, which take until they are released, and then the quick ones."""
+        async with anyio.create_task_group() as group:
+            for one in slow * 12:
+                group.start_soon(self.ask, *one)
+            await anyio.sleep(0.1)
+            try:
+                with anyio.fail_after(10):
+                    for one in quick:
+                        await self.ask(*one)
+            finally:
+                release.set()
+
+
 def test_lists_that_take_long_keep_no_poll_of_one_extraction_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    app, release = make_app(service), threading.Event()
+    calls, release = Calls(service), threading.Event()
     monkeypatch.setattr(service.records, "of_collection", lambda *_: (release.wait(20), [])[1])
     made = service.create_extraction("purchases", {}, names="v2")
     path = f"/2.0/projects/{service.credentials.project_id}/purchases/_extract"
-    ended: list[tuple[str, int]] = []
+    anyio.run(calls.beside, release, [("GET", path)], [("GET", f"{path}/{made.id}")])
+    assert calls.answered == [(f"{path}/{made.id}", 200), *[(path, 200)] * 12]
 
-    async def ask(path: str) -> None:
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                ended.append((path, message["status"]))
 
-        incoming = iter([{"type": "http.request"}])
-
-        async def receive() -> dict[str, str]:
-            return next(incoming, None) or await anyio.sleep_forever()
-
-        key = b"api_key=" + service.credentials.read_key.encode()
-        scope = {"type": "http", "method": "GET", "raw_path": path.encode(), "query_string": key, "headers": [], "server": ("x", 1)}
-        await app({**scope, "path": path, "scheme": "http"}, receive, send)
-
-    async def run() -> None:
-        async with anyio.create_task_group() as group:
-            for _ in range(12):
-                group.start_soon(ask, path)
-            await anyio.sleep(0.1)
-            with anyio.fail_after(10):
-                await ask(f"{path}/{made.id}")
-            release.set()
-
-    anyio.run(run)
-    assert ended == [(f"{path}/{made.id}", 200), *[(path, 200)] * 12]
+def test_counts_and_deletes_that_take_long_hold_up_neither_health_nor_ingest(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, release, snapshot = Calls(service), threading.Event(), service.store.snapshot
+    monkeypatch.setattr(service.store, "snapshot", lambda name: (release.wait(20), snapshot(name))[1])
+    base = f"/3.0/projects/{service.credentials.project_id}"
+    count, events = f"{base}/queries/count?event_collection=purchases", f"{base}/events/purchases"
+    anyio.run(calls.beside, release, [("GET", count), ("DELETE", events)], [("GET", "/healthz"), ("POST", events)])
+    assert calls.answered[:2] == [("/healthz", 200), (events, 201)]
+    assert sorted(calls.answered[2:]) == [(events, 204)] * 12 + [(count, 200)] * 12
 
 
 class Client:
@@ -182,35 +205,6 @@ def test_a_slow_query_ends_when_its_client_leaves_and_health_answers_meanwhile(d
             time.sleep(0.1)
         # Some may have been answered before their client left.
         assert 400 in {one["status"] for one in ended} <= {200, 400}
-
-
-@pytest.mark.slow
-def test_readers_behind_a_long_delete_hold_up_neither_health_nor_ingest(data: Path) -> None:
-    with embedded.start(data, env=clean_environment()) as service:
-        http = Http(service.endpoint)
-        for _ in range(10):
-            http.add("large", *[{"text": f"abc{n}" * 20} for n in range(20_000)])
-        condition = {"property_name": "text", "operator": "regex", "property_value": "(a|b|c)*(\\d+a)+7$"}
-        path, statuses = f"{http.v3}/events/large", []
-
-        def delete() -> None:
-            statuses.append(Http(service.endpoint).request("DELETE", path, body={"filters": [condition] * 100}).status)
-
-        deleting = threading.Thread(target=delete)
-        deleting.start()
-        reading = [threading.Thread(target=lambda: Http(service.endpoint).query("count", "large")) for _ in range(60)]
-        for thread in reading:
-            thread.start()
-        answered = 0
-        while deleting.is_alive():
-            http.json("GET", "/healthz", key=None)
-            http.add("other", {"a": 1})
-            answered += 1
-        for thread in reading:
-            thread.join()
-        assert statuses == [204]
-        assert answered > 10
-        assert http.query("count", "other") == answered
 
 
 @pytest.fixture(scope="module")
