@@ -263,5 +263,7 @@ def test_a_patient_count_waits_for_the_budget_and_another_doesn_t(world: World) 
     assert together(world, requests, lambda positions, total: True) == {(0,): 2}
     assert (world.clock.now() - begun).total_seconds() == 14
     world.api.fault = lambda call, collection, number: RateLimitedError("HTTP 429", retry_after=7.0)
+    begun = world.clock.now()
     with pytest.raises(RateLimitedError):
         list(count_together(world.pipeline, requests, lambda positions, total: True))
+    assert world.clock.now() == begun
