@@ -82,7 +82,7 @@ def test_half_heads_are_bounded_together_and_whole_ones_are_answered(http: Http)
                 one.sendall(large)
         assert 1 <= len(select.select(half, [], [], 5)[0]) < len(half) / 2
         assert http.json("GET", "/healthz", key=None)["status"] == "ok"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while http.request("GET", f"/?{'a' * 1_000_000}", key=None).status != 200:
         assert time.monotonic() < deadline, "what was held was not given back"
 
@@ -101,7 +101,7 @@ def test_a_head_that_trickles_in_ends_the_connection_too(hasty: Http) -> None:
 def test_a_body_that_stands_still_or_trickles_ends_the_connection_and_stores_nothing(hasty: Http) -> None:
     before = hasty.query("count", "purchases")
     with connect(hasty, half_body(hasty)) as still, connect(hasty, half_body(hasty)) as trickle:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 trickle.sendall(b" ")

@@ -41,7 +41,7 @@ def test_work_of_one_kind_keeps_no_other_waiting_and_too_much_of_it_is_turned_aw
 
         async def wait() -> None:
             try:
-                await made.run(lanes.DELETE, lambda: release.wait(20))
+                await made.run(lanes.DELETE, lambda: release.wait(60))
             except ServiceUnavailableError as error:
                 done.append(f"turned away, {error.retry_after} s")
 
@@ -86,7 +86,7 @@ class Calls:
                 group.start_soon(self.ask, *one)
             await anyio.sleep(0.1)
             try:
-                with anyio.fail_after(10):
+                with anyio.fail_after(30):
                     for one in quick:
                         await self.ask(*one)
             finally:
@@ -95,7 +95,7 @@ class Calls:
 
 def test_lists_that_take_long_keep_no_poll_of_one_extraction_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, release = Calls(service), threading.Event()
-    monkeypatch.setattr(service.records, "of_collection", lambda *_: (release.wait(20), [])[1])
+    monkeypatch.setattr(service.records, "of_collection", lambda *_: (release.wait(60), [])[1])
     made = service.create_extraction("purchases", {}, names="v2")
     path = f"/2.0/projects/{service.credentials.project_id}/purchases/_extract"
     anyio.run(calls.beside, release, [("GET", path)], [("GET", f"{path}/{made.id}")])
@@ -106,7 +106,7 @@ def test_counts_and_deletes_that_take_long_hold_up_neither_health_nor_ingest(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, release, snapshot = Calls(service), threading.Event(), service.store.snapshot
-    monkeypatch.setattr(service.store, "snapshot", lambda name: (release.wait(20), snapshot(name))[1])
+    monkeypatch.setattr(service.store, "snapshot", lambda name: (release.wait(60), snapshot(name))[1])
     base = f"/3.0/projects/{service.credentials.project_id}"
     count, events = f"{base}/queries/count?event_collection=purchases", f"{base}/events/purchases"
     anyio.run(calls.beside, release, [("GET", count), ("DELETE", events)], [("GET", "/healthz"), ("POST", events)])
