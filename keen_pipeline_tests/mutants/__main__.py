@@ -59,8 +59,13 @@ class Mutant:
             return f"its old text occurs {number} times"
         if self.old == self.new:
             return "it changes nothing"
-        missing = [one for one in shlex.split(self.targets) if one.endswith(".py") and not (root / one).exists()]
-        return f"{missing[0]} is no file" if missing else None
+        for target in shlex.split(self.targets):
+            tests, _, name = target.partition("::")
+            if tests.endswith(".py") and not (root / tests).is_file():
+                return f"{tests} isn't a file"
+            if name and f"def {name.partition('[')[0]}(" not in (root / tests).read_text(encoding="utf-8"):
+                return f"{tests} has no {name}"
+        return None
 
 
 def _short(text: str) -> str:

@@ -25,7 +25,7 @@ _LITERAL = _test("clients", "properties_whose_names_look_like_those_of_the_other
 _LEFT = _test("going_on", "the_work_of_a_client_that_left_is_cancelled_whether_it_runs_or_waits")
 _MACHINE = _test("going_on", "a_machine_that_is_full_is_no_fault_of_the_service")
 _UNIQUE = _test("going_on", "unique_values_are_bounded_in_bytes_and_repeated_ones_are_not_counted_twice")
-_THREAD = _test("going_on", "the_extraction_thread_outlives_a_database_that_fails")
+_THREAD = _test("extractions", "the_extraction_thread_outlives_a_database_that_fails")
 _MAIL_THREAD = _test("mail", "the_mail_thread_outlives_any_mail")
 _MAIL_TEXT = _test("mail", "a_mail_says_that_a_machine_wrote_it_and_its_subject_is_ours")
 _ALLOWED = _test("mail", "mail_goes_to_the_addresses_and_domains_of_the_configuration_alone")
@@ -225,13 +225,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_SERVICE}/extractions/worker.py",
         "        except Exception as error:  # noqa: BLE001 - whatever it is",
         "        except ValueError as error:  # noqa: BLE001 - whatever it is",
-        _test("going_on", "an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs"),
+        _test("extractions", "an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs"),
     ),
     (
         f"{_SERVICE}/extractions/results.py",
         "if path.stat().st_mtime < finished_before",
         "if True",
-        _test("going_on", "results_that_an_older_database_does_not_know_are_kept_as_long_as_any"),
+        _test("extractions", "results_that_an_older_database_does_not_know_are_kept_as_long_as_any"),
     ),
     # Mail.
     (
