@@ -23,6 +23,7 @@ def test_every_mutation_of_a_list_can_be_applied(group: str) -> None:
         (LIFECYCLE, "no such text", "b", "", "its old text occurs 0 times"),
         (LIFECYCLE, "return", "b", "", "times"),
         (LIFECYCLE, "def decide(", "def decide(", "", "it changes nothing"),
+        (LIFECYCLE, "def decide(", "def (", "", "it isn't Python"),
         (LIFECYCLE, "def decide(", "def chose(", "keen_pipeline_tests/none.py -k a", "isn't a file"),
         (LIFECYCLE, "def decide(", "def chose(", "keen_pipeline_tests/test_mutants.py::test_gone", "has no test_gone"),
         (LIFECYCLE, "def decide(", "def chose(", "keen_pipeline_tests/test_mutants.py", None),

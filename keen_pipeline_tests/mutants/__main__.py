@@ -59,6 +59,10 @@ class Mutant:
             return f"its old text occurs {number} times"
         if self.old == self.new:
             return "it changes nothing"
+        try:
+            compile(path.read_text(encoding="utf-8").replace(self.old, self.new), self.file, "exec")
+        except SyntaxError as error:
+            return f"it isn't Python: {error}"
         for target in shlex.split(self.targets):
             tests, _, name = target.partition("::")
             if tests.endswith(".py") and not (root / tests).is_file():

@@ -142,13 +142,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/transport.py",
-        "channel.limit(self._total_timeout, deadline)",
+        "connection.channel.limit(self._total_timeout, deadline)",
         "pass",
         f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
     (
         f"{_CLIENT}/connection.py",
-        "channel.limit(min(self.limits.connect, deadline - time.monotonic()))",
+        "connection.channel.limit(min(self.limits.connect, deadline - time.monotonic()))",
         "pass",
         f"{_PROXIES}::test_tunnel_that_never_answers_ends_in_time",
     ),

@@ -206,8 +206,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "            self._cancel(connection, entries.c.parent_id.in_(chunk), reason)\n",
-        "",
+        "self._cancel(connection, entries.c.parent_id.in_(chunk), reason)",
+        "pass",
         f"{_LEDGER} -k what_ends_a_split",
     ),
     (
