@@ -139,6 +139,8 @@ def sniffed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @given(data=documents(), cuts=st.lists(st.integers(0, 400), max_size=6), mutable=st.booleans())
 @example(data=b'\xff\n\xffa\r,"\r,\n"\n', cuts=[0, 0, 6], mutable=False)
 @example(data=b"a\r\r\nb\r\n", cuts=[2], mutable=False)
+@example(data=b"a\n" + b"1\r2\n" * 9, cuts=[], mutable=False)
+@example(data=b"a,b\n" + b"1\r2,3\n" * 9, cuts=[], mutable=False)
 def test_documents_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int], mutable: bool) -> None:
     assert_equal(data, cuts, mutable=mutable)
 
