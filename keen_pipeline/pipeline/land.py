@@ -20,6 +20,7 @@ from keen_pipeline.errors import (
     RateLimitedError,
     RetryableError,
     ServiceUnavailableError,
+    TransferError,
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import Kind, Landing, SecretUrl, Status
@@ -189,6 +190,7 @@ class _OneLanding:
         request = entry.request
         parts = landed_slices(pipeline, entry) if entry.slices else []
         if parts:
+            _check_lengths(pipeline, parts)
             extraction_id = f"joined-{entry.entry_id}"
             source: ResultsSource = JoinedResults(pipeline.destination.open, [part.uri for part in parts])
         else:
@@ -246,6 +248,14 @@ class _OneLanding:
     def _failed(self, error: KeenPipelineError, reason: str) -> NotLanded:
         after = self._pipeline.fail(self._entry, reason, self._worker)
         return NotLanded(after or self._entry, error, is_lost=after is None)
+
+
+def _check_lengths(pipeline: Pipeline, parts: Sequence[Landing]) -> None:
+    """Raises TransferError for a slice that is no longer as it landed: cut at a record's end, it would be joined without a word."""
+    for part in parts:
+        length = pipeline.destination.exists(part.uri)
+        if length not in (None, part.stored_bytes):  # one that is gone says so itself
+            raise TransferError(f"the slice {part.uri} has {length} bytes, {part.stored_bytes} landed")
 
 
 def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterator[Landed | NotLanded | Counted]:

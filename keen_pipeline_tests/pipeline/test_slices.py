@@ -70,6 +70,21 @@ def test_slices_are_put_together_and_gone(big: World) -> None:
     assert big.ledger.stale_slices() == []
 
 
+def test_a_slice_that_was_cut_at_the_destination_is_not_joined(big: World) -> None:
+    posted(big, BIG, 2, 2)
+    requests = big.requests(replace(BIG, count_check=CountPolicy.OFF), 2)
+    big.ledger.request(requests)  # no count tells from now on
+    big.tick()
+    big.tick()
+    parts = sorted((big.root / "_slices").rglob("*.csv"))
+    assert len(parts) == 2
+    parts[0].write_bytes(b"".join(parts[0].read_bytes().splitlines(keepends=True)[:-1]))
+    big.ticks()
+    assert big.is_right(requests[0])
+    assert big.entry(requests[0]).attempt == 2
+    assert "landed" in str(big.refused[0].error)
+
+
 def test_a_person_is_mailed_about_partitions_never_about_slices(big: World) -> None:
     posted(big)
     assert sorted(map(str, big.api.emails)) == ["None", "None", "me@example.com", "me@example.com"]
