@@ -10,6 +10,7 @@ import random
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -133,10 +134,22 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
             else:
                 said = f"the ledger's database refuses: {reason_of(error)}"
                 raise LedgerUnavailableError(f"{said}; a person has to fix that. What is open stays open") from error
+        except BaseException as error:
+            _let_go(error)
+            raise
         else:
             outage.is_over()
             return answer
         time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
+
+
+def _let_go(error: BaseException) -> None:
+    """A signal's exception came out of the driver: a cursor in its frames would keep a SQLite file locked while it is handled,
+    from whoever gives back the claims of this process, too."""
+    link: BaseException | None = None if isinstance(error, Exception) else error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 def sqlite_problem(engine: sa.Engine, error: sqlite3.OperationalError) -> str:

@@ -127,7 +127,7 @@ def test_a_process_that_was_stopped_past_its_lease_changes_nothing_and_goes_on_u
         assert host.ask("land", first_id, old, "0a" * 32) is False
         until_true(lambda: host.ask("worker_id") != old)
         assert one(ledger, first_id) == landed
-        assert host.ask("claim", [first_id, later_id]) == [later_id]
+        assert host.ask("claim", [later_id]) == [later_id]
         assert host.ask("complete", later_id)
         assert host.ask("land", later_id, host.ask("worker_id"), "0c" * 32)
     assert one(ledger, later_id).status is Status.LANDED
