@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -147,6 +148,20 @@ def test_what_cancels_a_day_cancels_its_slices(big: World) -> None:
     [parent] = [e for e in entries if e.status is Status.SPLIT]
     big.ledger.cancel([parent.entry_id], "cancelled by a person")
     assert big.ledger.open_entries() == []
+
+
+def test_slices_of_a_day_that_was_cancelled_and_forgotten_are_removed_too(big: World) -> None:
+    [day_2] = [e for e in posted(big, first=2, last=2) if e.status is Status.SPLIT]
+    big.tick()
+    big.tick()
+    assert len(list((big.root / "_slices").rglob("*.csv"))) == 2
+    big.ledger.cancel([day_2.entry_id], "a person's word")
+    requests = big.requests(BIG, 2)
+    big.ledger.request(requests)
+    assert big.ledger.prune(big.clock.now() + timedelta(seconds=1)) == 1
+    big.ticks()
+    assert big.is_right(requests[0])
+    assert list((big.root / "_slices").rglob("*.csv")) == []
 
 
 def test_another_question_for_a_day_cancels_its_slices(big: World) -> None:
