@@ -204,7 +204,8 @@ class _Wait:
     def _read(self) -> Iterator[Event]:
         """Read again what is waited for, and tell what has become of it."""
         ledger = self.pipeline.ledger
-        rows = {entry.token: entry for entry in self._rows()}
+        # SQLite gives the number of an intent that was withdrawn to the next one, whosoever that is.
+        rows = {entry.token: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
         self._ask_anew([place for place, before in self.pending.items() if before.token not in rows])
         moved: dict[_Place, Entry] = {}
         for place, before in self.pending.items():
@@ -216,12 +217,6 @@ class _Wait:
         current = dict(zip(moved, ledger.current([self.requests[place] for place in moved]), strict=True))
         for place, entry in moved.items():
             yield from self._moved(place, entry, current[place])
-
-    def _rows(self) -> list[Entry]:
-        """What is waited for, as the ledger has it now; not what was given the id of an intent that somebody has withdrawn."""
-        wanted = {entry.token for entry in self.pending.values()}
-        found = self.pipeline.ledger.entries(entry.entry_id for entry in self.pending.values())
-        return [entry for entry in found if entry.token in wanted]
 
     def _ask_anew(self, places: Sequence[_Place]) -> None:
         """Whoever asked for these first was stopped and has withdrawn them; this wait still wants them."""
@@ -255,7 +250,7 @@ class _Wait:
     def _claimed(self) -> list[Entry]:
         """What is waited for, its slices included, that is this wait's to work on; claimed now if nobody has."""
         ledger, me = self.pipeline.ledger, self.worker.id
-        entries = self._rows()
+        entries = ledger.entries(e.entry_id for e in self.pending.values())
         split = [e.entry_id for e in entries if e.status is Status.SPLIT]
         if split:
             entries += [part for parts in ledger.slices(split).values() for part in parts if not part.status.is_terminal]

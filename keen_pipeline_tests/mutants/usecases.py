@@ -341,4 +341,41 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "",
         f"{_ORPHANS}::test_one_extraction_answers_for_one_intent",
     ),
+    # What somebody else's word, or another number, makes of it.
+    (
+        f"{_CODE}/wait.py",
+        "rows.get(before.token, before)",
+        "rows.get(before.entry_id, before)",
+        f"{_WAITS}::test_a_wait_does_not_take_another_day_for_its_own_that_has_got_the_number_of_a_withdrawn_intent",
+    ),
+    (
+        f"{_CODE}/land.py",
+        "            _check_lengths(pipeline, parts)\n",
+        "",
+        f"{_SLICES}::test_a_slice_that_was_cut_at_the_destination_is_not_joined",
+    ),
+    (
+        f"{_CODE}/land.py",
+        "NotLanded(after or self._entry, error, is_lost=after is None)",
+        "NotLanded(after or self._entry, error)",
+        f"{_ANSWERS}::test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure",
+    ),
+    (
+        f"{_CODE}/post.py",
+        "if collection in going_on and state.problem is not None",
+        "if collection in going_on or state.problem is not None",
+        f"{_NEIGHBOURS}::test_what_goes_on_in_one_collection_leaves_the_problem_of_another_told",
+    ),
+    (
+        f"{_CODE}/explain.py",
+        "timedelta(seconds=limits.lease_seconds)",
+        "timedelta()",
+        f"{_FENCES}::test_a_wait_leaves_to_a_living_process_what_it_works_on",
+    ),
+    (
+        f"{_CODE}/manifests.py",
+        "entry.landed_at or now",
+        "entry.landed_at and now",
+        f"{_FENCES}::test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven",
+    ),
 ]

@@ -271,3 +271,17 @@ def test_429_in_the_middle_of_a_round_ends_it_for_all(world: World) -> None:
     assert all(world.is_right(request) for request in requests)
     assert {world.entry(request).attempt for request in requests} == {1}
     assert world.ledger.orphans() == 0
+
+
+def test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure(world: World) -> None:
+    def fault(call: str, collection: str, number: int) -> KeenPipelineError | None:
+        if call != "open":
+            return None
+        world.ledger.cancel([e.entry_id for e in world.ledger.open_entries()], "a person's word")
+        return NotFoundError("no such resource")
+
+    world.night(WELL)
+    world.api.fault = fault
+    world.ticks()
+    assert {(refused.entry.status, refused.is_lost) for refused in world.refused} == {(Status.COMPLETE, True)}
+    assert world.ledger.open_entries() == []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import workers
 from keen_pipeline.pipeline import NotLanded, Pipeline, count_landed, extract, land, manifests, poll, post_due
+from keen_pipeline.pipeline.explain import explain_all
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -312,6 +314,9 @@ def test_a_wait_leaves_to_a_living_process_what_it_works_on(world: World) -> Non
         for number, event in enumerate(extract(world.pipeline, requests, doing="a test")):
             if type(event).__name__ == "Progress" and number > 20 and not told:
                 told += event.reasons()  # type: ignore[union-attr]
+                [row] = [row for row in world.ledger.workers.all() if row.worker_id == other.id]
+                waiting = explain_all(world.ledger, world.ledger.open_entries(), world.pipeline.limits)
+                assert waiting[entries[0].entry_id].until == row.heartbeat_at + timedelta(seconds=60)
                 assert world.api.posts[requests[0].place] == 0
                 world.ledger.release([entries[0].entry_id], other.id)
             assert number < 300
@@ -380,3 +385,11 @@ def test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven(world:
     known = manifests.find(world.pipeline.destination, request.path)
     assert known is not None
     assert (known.entry.counted, world.entry(request).counted, world.entry(request).unproven) == (3, 3, False)
+    # A lost one is written again as it was, but for the count.
+    manifests.remove(world.pipeline.destination, request.path)
+    world.api.add("well", day(1, 21), 8)
+    world.clock.advance(60)
+    list(count_landed(world.pipeline, [world.entry(request)]))
+    known = manifests.find(world.pipeline.destination, request.path)
+    assert known is not None
+    assert (known.entry.counted, known.entry.landed_at) == (4, world.entry(request).landed_at)
