@@ -7,6 +7,7 @@ _ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/test_time.py
 _WAITS = f"{_TESTS}/test_waits.py"
 _NEIGHBOURS, _FENCES, _ORPHANS = f"{_TESTS}/test_neighbours.py", f"{_TESTS}/test_fences.py", f"{_TESTS}/test_orphans.py"
 _SLICES, _COUNTS = f"{_TESTS}/test_slices.py", f"{_TESTS}/test_counts.py"
+_ROOTS = "keen_pipeline_tests/contract/test_roots.py"
 _ANSWER = f"{_ANSWERS}::test_an_answer"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
@@ -378,4 +379,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "entry.landed_at and now",
         f"{_FENCES}::test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven",
     ),
+    (
+        f"{_CODE}/verify.py",
+        """        return "a landing broke off while it was switched into place: it may be another's", True""",
+        "        pass",
+        "keen_pipeline_tests/contract/test_verify.py -k may_be_anothers",
+    ),
+    ("keen_pipeline/wiring.py", 'root if "://" in root', 'root if "://" not in root', f"{_ROOTS} -k one_destination"),
+    ("keen_pipeline/wiring.py", "root = normal_root(uri)", "root = uri", f"{_ROOTS} -k one_destination"),
+    (f"{_CODE}/explain.py", "entry.landing_tries and not", "entry.landing_tries and", f"{_ANSWERS} -k asked_to_land_again"),
+    (f"{_CODE}/wait.py", "return min([next_poll, *due])", "return next_poll", f"{_TIME} -k back_off_that_is_over"),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -285,3 +286,15 @@ def test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure(wo
     world.ticks()
     assert {(refused.entry.status, refused.is_lost) for refused in world.refused} == {(Status.COMPLETE, True)}
     assert world.ledger.open_entries() == []
+
+
+def test_what_a_run_was_asked_to_land_again_tells_how_often_that_failed(world: World) -> None:
+    [request] = world.requests(WELL, 1)
+    world.ledger.request([request])
+    world.api.fault = lambda call, collection, number: ServiceUnavailableError("HTTP 503") if call == "open" else None
+    for _ in range(3):
+        world.tick()
+    assert "HTTP 503" in world.reasons()[str(request)]
+    assert "landings that failed" not in world.reasons()[str(request)]
+    world.ledger.dispatch([world.entry(request).entry_id], world.clock.now() + timedelta(seconds=300))
+    assert "its landing run has been asked for after 1 landings that failed" in world.reasons()[str(request)]
