@@ -347,7 +347,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CODE}/wait.py",
         "rows.get(before.token, before)",
         "rows.get(before.entry_id, before)",
-        f"{_WAITS}::test_a_wait_does_not_take_another_day_for_its_own_that_has_got_the_number_of_a_withdrawn_intent",
+        f"{_WAITS}::test_progress_tells_where_everything_is",
     ),
     (
         f"{_CODE}/land.py",

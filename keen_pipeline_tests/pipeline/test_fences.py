@@ -251,7 +251,7 @@ def test_what_was_about_to_be_published_by_a_process_that_is_known_to_be_dead_ne
     assert world.entry(request).unproven is False
 
 
-@pytest.mark.parametrize("ends", ["landed", "abandoned", "cancelled"])
+@pytest.mark.parametrize("ends", ["landed", "landed twice", "abandoned", "cancelled"])
 def test_a_wait_whose_entries_were_taken_over_hears_how_they_ended(world: World, ends: str) -> None:
     [request] = world.requests(WELL, 1)
     world.api.answer = lambda made: PENDING
@@ -262,17 +262,19 @@ def test_a_wait_whose_entries_were_taken_over_hears_how_they_ended(world: World,
         events.append(event)
         if number == 2:  # submitted; the process is paused, and another goes on
             gone(world)
-            if ends == "landed":
+            if ends.startswith("landed"):
                 world.api.answer = lambda made: COMPLETE
                 other.extract([request])
-            elif ends == "cancelled":
+            if ends == "landed twice":
+                other.extract([request], keep=lambda _: False)
+            if ends == "cancelled":
                 other.ledger.cancel([world.entry(request).entry_id], "cancelled by a person")
-            else:
+            if ends == "abandoned":
                 other.ledger.fail(world.entry(request).entry_id, "broken", limits=world.pipeline.limits, final=True)
-    last = [type(e).__name__ for e in events if type(e).__name__ not in ("Progress", "Counted")]
-    assert last == (["Landed"] if ends == "landed" else ["Ended"])
-    assert world.api.posts[request.place] == 1
-    assert ends != "landed" or world.is_right(request)
+    last = [(type(e).__name__, getattr(e, "adopted", None)) for e in events if type(e).__name__ not in ("Progress", "Counted")]
+    assert last == ([("Landed", True)] if ends.startswith("landed") else [("Ended", None)])
+    assert world.api.posts[request.place] == (2 if ends == "landed twice" else 1)
+    assert not ends.startswith("landed") or (events[-1].landed, world.is_right(request)) == (1, True)
 
 
 def test_a_wait_goes_on_with_what_a_dead_process_had_claimed(world: World) -> None:

@@ -14,7 +14,8 @@ from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, N
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import poll, post_due, submit
+from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
+from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -89,6 +90,12 @@ def test_a_slice_that_was_cut_at_the_destination_is_not_joined(big: World) -> No
 def test_a_person_is_mailed_about_partitions_never_about_slices(big: World) -> None:
     posted(big)
     assert sorted(map(str, big.api.emails)) == ["None", "None", "me@example.com", "me@example.com"]
+
+
+def test_a_person_is_mailed_about_an_extraction_of_their_own(big: World) -> None:
+    wanted = Timeframe(day(1, 0), day(2, 0))
+    big.extract([ad_hoc_request("big", wanted, now=big.clock.now(), email="me@example.com")])
+    assert big.api.emails == ["me@example.com"]
 
 
 def test_windows_without_events_are_not_asked_for(world: World) -> None:
