@@ -263,6 +263,22 @@ def test_what_is_too_large_only_when_it_is_fetched_and_can_t_be_counted_stops_no
     assert [big.api.posts[request.place] for request in requests] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("caller", ["the sensor", "a wait"])
+def test_what_is_too_large_only_when_it_is_fetched_lands_in_slices(big: World, caller: str) -> None:
+    [request] = big.requests(replace(BIG, count_check=CountPolicy.OFF), 2)
+    big.api.fault = lambda call, collection, number: (
+        ExtractionTooLargeError("more than 4 events") if (call, number) == ("open", 1) else None
+    )
+    if caller == "the sensor":
+        big.ledger.request([request])
+        big.ticks()
+        assert [(refused.entry.status, refused.is_lost) for refused in big.refused] == [(Status.SPLIT, False)]
+    else:
+        big.extract([request])
+    assert big.is_right(request)
+    assert (big.entry(request).slices, big.entry(request).attempt) == (2, 1)
+
+
 def test_a_slice_that_grew_too_large_is_cut_again(big: World) -> None:
     big.api.limit = 4
     requests = big.requests(BIG, 2)
