@@ -181,6 +181,23 @@ def test_a_worker_that_was_taken_for_gone_says_so_and_registers_anew(memory: Sql
     assert one(memory, entry_id).claimed_by is None
 
 
+def test_a_worker_with_a_long_lease_lives_for_those_with_the_default_one(
+    memory: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease may be raised while processes of before run."""
+    pauses: list[float] = []
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(workers, "Event", Watched)
+    with Worker(memory.workers, "landing", 86_400.0):
+        until_true(lambda: bool(pauses))
+    assert 3 * pauses[0] <= LIMITS.lease_seconds
+
+
 def test_a_worker_ends_without_its_ledger(memory: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object) -> None:
         raise LedgerUnavailableError("it has not answered")
