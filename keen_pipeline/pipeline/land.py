@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -167,6 +168,7 @@ class _OneLanding:
         except ClaimLostError as error:
             if self._is_publishing:  # the file may have been switched over somebody else's
                 ledger.mark_unproven(entry)
+                self._remove_if_cancelled()
             return NotLanded(entry, error, is_lost=True)
         except (ConfigurationError, RetryableError) as error:
             return self._try_again(error)
@@ -221,6 +223,14 @@ class _OneLanding:
         self._check()
         self._pipeline.ledger.publishing(self._entry.entry_id, self._worker)
         self._is_publishing = True
+
+    def _remove_if_cancelled(self) -> None:
+        """A slice whose file came after the word that cancelled it: nobody else lands at its path, and no sweep knows of it."""
+        entry, destination = self._entry, self._pipeline.destination
+        now = self._pipeline.ledger.entries([entry.entry_id])
+        if entry.request.kind is Kind.SLICE and [e.status for e in now if e.token == entry.token] == [Status.CANCELLED]:
+            with suppress(ConfigurationError, RetryableError):
+                destination.remove(destination.uri_of(entry.request.path))
 
     def _try_again(self, error: ConfigurationError | RetryableError) -> NotLanded:
         pipeline, entry = self._pipeline, self._entry

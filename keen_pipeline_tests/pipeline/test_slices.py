@@ -171,6 +171,24 @@ def test_slices_of_a_day_that_was_cancelled_and_forgotten_are_removed_too(big: W
     assert list((big.root / "_slices").rglob("*.csv")) == []
 
 
+def test_a_slice_that_is_switched_into_place_while_its_day_is_cancelled_is_removed(
+    big: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [day_2] = [e for e in posted(big, first=2, last=2) if e.status is Status.SPLIT]
+    landed = big.ledger.landed
+    seen: list[int] = []
+
+    def too_late(entry_id: int, *arguments: Any) -> Entry:
+        seen.append(len(list((big.root / "_slices").rglob("*.csv"))))
+        big.ledger.cancel([day_2.entry_id], "a person's word")
+        return landed(entry_id, *arguments)
+
+    monkeypatch.setattr(big.ledger, "landed", too_late)
+    big.ticks()
+    assert seen[0] > 0
+    assert list((big.root / "_slices").rglob("*.csv")) == []
+
+
 def test_another_question_for_a_day_cancels_its_slices(big: World) -> None:
     posted(big, first=2, last=2)
     [asked] = big.ledger.request(big.requests(replace(BIG, encoding=Encoding.CSV_GZ), 2))
