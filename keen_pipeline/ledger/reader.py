@@ -227,8 +227,9 @@ class LedgerReader:
     def stale_slices(self, connection: sa.Connection) -> list[Entry]:
         """Landed slices of entries that need them no more."""
         parents = entries.alias("parents")
-        is_over = parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])
-        return self._found(connection, sa.and_(is_landed_slice, sa.exists().where(parents.c.id == entries.c.parent_id, is_over)))
+        is_needed = parents.c.status.in_([Status.SPLIT.value, Status.COMPLETE.value])
+        needed = sa.exists().where(parents.c.id == entries.c.parent_id, is_needed)  # one that is over may have been forgotten
+        return self._found(connection, sa.and_(is_landed_slice, sa.not_(needed)))
 
     @read_transaction
     def stale_files(self, connection: sa.Connection) -> list[Entry]:

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
+from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.ledger.tables import MOST_CHARACTERS, entries
@@ -33,9 +34,27 @@ _REQUEST = (
 
 
 def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
-    """One row as an entry of `scope`."""
+    """One row as an entry of `scope`. Raises LedgerVersionError for words that a newer release has written."""
     r = row._mapping
-    request = ExtractionRequest(
+    try:
+        request, status = _request(r), Status(r["status"])
+    except ValueError as error:
+        raise LedgerVersionError(
+            f"entry {r['id']} of the ledger, {r['collection']}[{r['partition_key']}], was written by a newer keen_pipeline "
+            f"({error}); upgrade keen_pipeline, nothing was changed"
+        ) from None
+    landing = None
+    if r["landed_at"] is not None:
+        proof: dict[str, Any] = {name: r[name] for name in _PROOF}
+        proof |= {name: _names(r[name] or "[]") for name in _LISTS}
+        masked = json.loads(r["masked"] or "{}")
+        landing = Landing(uri=f"{scope.destination}/{r['path']}", seconds=r["landing_seconds"], masked=masked, **proof)
+    plain = {name: r[name] for name in _PLAIN}
+    return Entry(entry_id=r["id"], request=request, status=status, landing=landing, **plain)
+
+
+def _request(r: sa.RowMapping) -> ExtractionRequest:
+    return ExtractionRequest(
         collection=r["collection"],
         timeframe=Timeframe(r["window_start"], r["window_end"]),
         partition_key=r["partition_key"],
@@ -48,14 +67,6 @@ def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
         count_check=CountPolicy(r["count_check"]),
         email=r["email"],
     )
-    landing = None
-    if r["landed_at"] is not None:
-        proof: dict[str, Any] = {name: r[name] for name in _PROOF}
-        proof |= {name: _names(r[name] or "[]") for name in _LISTS}
-        masked = json.loads(r["masked"] or "{}")
-        landing = Landing(uri=f"{scope.destination}/{r['path']}", seconds=r["landing_seconds"], masked=masked, **proof)
-    plain = {name: r[name] for name in _PLAIN}
-    return Entry(entry_id=r["id"], request=request, status=Status(r["status"]), landing=landing, **plain)
 
 
 @lru_cache(maxsize=64)

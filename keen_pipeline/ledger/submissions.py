@@ -29,6 +29,7 @@ _LONGEST_TICK_SECONDS = 60.0
 # Unfinished extractions that are noted of one list call; whoever waits for others of them asks the service himself.
 _MOST_PENDING = 10_000
 _NO_PROBLEM: Mapping[str, Any] = {"problem": None, "problem_since": None, "problem_until": None}
+_REPLACED = "another extraction was asked for the same partition"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class LedgerSubmissions(LedgerReader):
                     adopted[request.place] = self._adopted(connection, entry, request, own)
                     continue
             if entry is not None and not entry.status.is_terminal:
-                self._cancel(connection, entries.c.id == entry.entry_id, "another extraction was asked for the same partition")
+                self._cancel(connection, entries.c.id == entry.entry_id, _REPLACED)
         new = (request for request in requests if request.place not in adopted)
         created = self._insert(connection, *(new_row(r, self.scope_id, self.scope, now, run_id=run_id) for r in new))
         made = {entry.request.place: entry for entry in created}
@@ -107,10 +108,16 @@ class LedgerSubmissions(LedgerReader):
 
     @transaction
     def withdraw(self, connection: sa.Connection, entry_ids: Iterable[int], *, run_id: str | None = None) -> list[int]:
-        """Forget a stopped run's intents among these that were never posted, as if nobody had asked; answers them."""
+        """Forget a stopped run's intents among these that were never posted, as if nobody had asked; answers them.
+
+        One that took the place of an open attempt stays: without it nobody would ask for the partition again.
+        """
         gone: list[int] = []
         unposted = sa.and_(entries.c.status == Status.REQUESTED.value, entries.c.posted_at.is_(None), entries.c.attempt == 1)
-        never = sa.and_(self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id))
+        before = entries.alias("before")
+        here = (before.c[name] == entries.c[name] for name in ("scope_id", "collection", "partition_key"))
+        replaces = sa.exists().where(*here, before.c.status == Status.CANCELLED.value, before.c.error == _REPLACED)
+        never = sa.and_(self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id), sa.not_(replaces))
         for chunk in chunks(self._lock(connection, entry_ids)):
             query = sa.delete(entries).where(never, entries.c.id.in_(chunk)).returning(entries.c.id)
             gone += connection.execute(query).scalars()

@@ -10,6 +10,7 @@ import random
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -126,27 +127,41 @@ def _patiently(engine: sa.Engine, once: Callable[[], _T]) -> _T:
                 conflicts += 1
             elif _is_away(error):
                 outage.goes_on(reason_of(error))
-            elif isinstance(error.orig, sqlite3.OperationalError):
-                raise LedgerUnavailableError(sqlite_problem(engine, error.orig)) from None
             elif isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
                 raise  # of what was to be written, not of the database
+            elif isinstance(error.orig, sqlite3.Error):
+                raise LedgerUnavailableError(sqlite_problem(engine, error.orig)) from None
             else:
                 said = f"the ledger's database refuses: {reason_of(error)}"
                 raise LedgerUnavailableError(f"{said}; a person has to fix that. What is open stays open") from error
+        except BaseException as error:
+            _let_go(error)
+            raise
         else:
             outage.is_over()
             return answer
         time.sleep(random.uniform(0, _LONGEST_REST_SECONDS))  # noqa: S311 - spreads retries, guards nothing
 
 
-def sqlite_problem(engine: sa.Engine, error: sqlite3.OperationalError) -> str:
-    """A file that is locked, full or read-only, in a line that says what fixes it."""
+def _let_go(error: BaseException) -> None:
+    """A signal's exception came out of the driver: a cursor in its frames would keep a SQLite file locked while it is handled,
+    from whoever gives back the claims of this process, too."""
+    link: BaseException | None = None if isinstance(error, Exception) else error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
+
+
+def sqlite_problem(engine: sa.Engine, error: sqlite3.Error) -> str:
+    """A file that is locked, full, read-only or damaged, in a line that says what fixes it."""
     said = str(error)
     mend = "see that its folder is there and can be written"
     if "locked" in said or "busy" in said:
         mend = "another process has held it for too long; end that one, or use PostgreSQL for many processes"
     elif "full" in said:
         mend = "make room on its disk"
+    elif "malformed" in said or "not a database" in said:
+        mend = "put a backup there, without -wal and -shm beside it, or delete all three and run `keen-pipeline ledger rebuild`"
     return f"the ledger {engine.url.database} can't be used: {said}; {mend}. What is open stays open"
 
 

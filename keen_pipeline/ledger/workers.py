@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 # Heartbeats within one lease; one may be lost without a word.
 _BEATS = 3
+# Between two heartbeats, however long the lease of this process is: that of another may be the default, 60 s.
+_LONGEST_PAUSE_SECONDS = 20.0
 _MOST_CHARACTERS = 256
 
 
@@ -125,7 +127,7 @@ class Worker:
 
     def __init__(self, table: Workers, doing: str, lease_seconds: float) -> None:
         self._table, self._doing = table, doing
-        self._every = lease_seconds / _BEATS
+        self._every = min(lease_seconds / _BEATS, _LONGEST_PAUSE_SECONDS)
         self._stop = Event()
         self.id = table.register(doing)
         self._thread = Thread(target=self._beat, name="keen-heartbeat", daemon=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
@@ -20,6 +21,7 @@ from keen_pipeline.errors import (
     RateLimitedError,
     RetryableError,
     ServiceUnavailableError,
+    TransferError,
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import Kind, Landing, SecretUrl, Status
@@ -166,6 +168,7 @@ class _OneLanding:
         except ClaimLostError as error:
             if self._is_publishing:  # the file may have been switched over somebody else's
                 ledger.mark_unproven(entry)
+                self._remove_if_cancelled()
             return NotLanded(entry, error, is_lost=True)
         except (ConfigurationError, RetryableError) as error:
             return self._try_again(error)
@@ -189,6 +192,7 @@ class _OneLanding:
         request = entry.request
         parts = landed_slices(pipeline, entry) if entry.slices else []
         if parts:
+            _check_lengths(pipeline, parts)
             extraction_id = f"joined-{entry.entry_id}"
             source: ResultsSource = JoinedResults(pipeline.destination.open, [part.uri for part in parts])
         else:
@@ -220,6 +224,14 @@ class _OneLanding:
         self._pipeline.ledger.publishing(self._entry.entry_id, self._worker)
         self._is_publishing = True
 
+    def _remove_if_cancelled(self) -> None:
+        """A slice whose file came after the word that cancelled it: nobody else lands at its path, and no sweep knows of it."""
+        entry, destination = self._entry, self._pipeline.destination
+        now = self._pipeline.ledger.entries([entry.entry_id])
+        if entry.request.kind is Kind.SLICE and [e.status for e in now if e.token == entry.token] == [Status.CANCELLED]:
+            with suppress(ConfigurationError, RetryableError):
+                destination.remove(destination.uri_of(entry.request.path))
+
     def _try_again(self, error: ConfigurationError | RetryableError) -> NotLanded:
         pipeline, entry = self._pipeline, self._entry
         tries = entry.landing_tries + 1
@@ -246,6 +258,14 @@ class _OneLanding:
     def _failed(self, error: KeenPipelineError, reason: str) -> NotLanded:
         after = self._pipeline.fail(self._entry, reason, self._worker)
         return NotLanded(after or self._entry, error, is_lost=after is None)
+
+
+def _check_lengths(pipeline: Pipeline, parts: Sequence[Landing]) -> None:
+    """Raises TransferError for a slice that is no longer as it landed: cut at a record's end, it would be joined without a word."""
+    for part in parts:
+        length = pipeline.destination.exists(part.uri)
+        if length not in (None, part.stored_bytes):  # one that is gone says so itself
+            raise TransferError(f"the slice {part.uri} has {length} bytes, {part.stored_bytes} landed")
 
 
 def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterator[Landed | NotLanded | Counted]:

@@ -17,6 +17,7 @@ from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, migrate, open_engine
 from keen_pipeline.ledger.migrate import CONTRACT, CONTRACT_COMMAND, EXPAND, OURS, LedgerVersion, Migrations, ledger_version
 from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.contract.releases import WIDER, Step, Tables, drop, next_revision, open_with, release, running
 from keen_pipeline_tests.contract.rules import halves
 from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, day, land, one, url
@@ -155,6 +156,28 @@ def test_an_older_release_goes_on_while_and_after_a_newer_one_expands(url: str, 
     starting.engine.dispose()
     assert priorities == [5]
     assert opened(url, newer) == LedgerVersion(FIRST, served, ())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("encoding", "csv.br"),
+        ("kind", "stream"),
+        ("status", "paused"),
+        ("count_check", "later"),
+        ("mask", '{"a": "noise"}'),
+        ("filters", '[{"property_name": "a", "operator": "like", "property_value": 1}]'),
+    ],
+)
+def test_an_entry_with_a_newer_releases_words_is_named_in_one_line(url: str, column: str, value: str) -> None:
+    ledger = SqlLedger(open_engine(url), SCOPE)
+    [entry_id] = asked(ledger, day(1))
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.update(entries).values({column: value}))
+    with pytest.raises(LedgerVersionError, match=rf"^entry {entry_id} of the ledger, .* by a newer .*upgrade") as told:
+        ledger.entries([entry_id])
+    assert "\n" not in str(told.value)
+    ledger.engine.dispose()
 
 
 def test_what_older_releases_need_stays_until_a_person_says_that_they_are_gone(url: str, tmp_path: Path) -> None:

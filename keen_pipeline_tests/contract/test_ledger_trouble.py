@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,26 @@ def test_a_ledger_that_somebody_is_still_creating_is_unavailable_and_not_misconf
     stranger.close()
 
 
+def test_what_a_signal_interrupts_holds_no_lock_while_its_exception_is_handled(tmp_path: Path) -> None:
+    ledger = SqlLedger(open_engine(f"sqlite:///{tmp_path / 'ledger.db'}"), SCOPE)
+    rows = []
+
+    @sa.event.listens_for(ledger.engine, "after_cursor_execute")
+    def _interrupt(_connection: object, cursor: sqlite3.Cursor, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO keen_entries"):
+            rows.append(cursor.fetchone())
+            raise KeyboardInterrupt
+
+    try:
+        asked(ledger, day(0), day(1))
+    except KeyboardInterrupt:  # as in the `finally` of whoever gives back claims
+        with closing(sqlite3.connect(tmp_path / "ledger.db", timeout=0)) as another:
+            another.execute("BEGIN IMMEDIATE")
+    assert len(rows) == 1
+    assert ledger.open_entries() == []
+    ledger.engine.dispose()
+
+
 def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "ledger.db"
     engine = open_engine(f"sqlite:///{file}")
@@ -121,7 +142,7 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path: Path) -> None:
     with file.open("r+b") as damaged:
         damaged.seek(4096)
         damaged.write(b"\xff" * (file.stat().st_size - 4096))
-    with pytest.raises(LedgerUnavailableError, match=r"^the ledger's database refuses: database disk image is malformed; "):
+    with pytest.raises(LedgerUnavailableError, match=r"^the ledger .* malformed; put a backup there, without -wal .* rebuild`"):
         ledger.open_entries()
     engine.dispose()
 

@@ -127,7 +127,7 @@ def test_a_process_that_was_stopped_past_its_lease_changes_nothing_and_goes_on_u
         assert host.ask("land", first_id, old, "0a" * 32) is False
         until_true(lambda: host.ask("worker_id") != old)
         assert one(ledger, first_id) == landed
-        assert host.ask("claim", [first_id, later_id]) == [later_id]
+        assert host.ask("claim", [later_id]) == [later_id]
         assert host.ask("complete", later_id)
         assert host.ask("land", later_id, host.ask("worker_id"), "0c" * 32)
     assert one(ledger, later_id).status is Status.LANDED
@@ -179,6 +179,23 @@ def test_a_worker_that_was_taken_for_gone_says_so_and_registers_anew(memory: Sql
         assert memory.claim([entry_id], old) == []
     assert caplog.messages[0] == "landing was taken for gone, others may have gone on with what it had claimed"
     assert one(memory, entry_id).claimed_by is None
+
+
+def test_a_worker_with_a_long_lease_lives_for_those_with_the_default_one(
+    memory: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease may be raised while processes of before run."""
+    pauses: list[float] = []
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(workers, "Event", Watched)
+    with Worker(memory.workers, "landing", 86_400.0):
+        until_true(lambda: bool(pauses))
+    assert 3 * pauses[0] <= LIMITS.lease_seconds
 
 
 def test_a_worker_ends_without_its_ledger(memory: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from keen_pipeline.landing.storages.remote import StagedReader, part_of
 from keen_pipeline.landing.storages.s3_upload import LARGEST_OBJECT, PART_BYTES, S3Upload, part_bytes
 from keen_pipeline.landing.storages.storage import normal_root
 from keen_pipeline.landing.transfer.direct import TemporaryFile
+from keen_pipeline.wiring import open_destination
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,17 @@ def test_root_means_what_people_expect(uri: str, root: str, monkeypatch: pytest.
     monkeypatch.setenv("HOME", "/home/someone")
     assert normal_root(uri) == root
     assert normal_root(root) == root
+
+
+def test_every_way_to_write_a_folder_is_one_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a part of the scope: two spellings would be two shares of the ledger, which land over each other."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    ways = ["real", "link", "./link/", f" {folder} ", f"file://{folder}", f"file://{tmp_path}/link", "link/../real"]
+    assert {open_destination(uri, {}).uri for uri in ways} == {str(folder.resolve())}
+    assert open_destination("s3://bucket/real", {}).uri == "s3://bucket/real"
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_a_life_is_counted_at_each_of_its_steps_and_once(ledger: SqlLedger, read
     ledger.fail(three.entry_id, "refused again", limits=LIMITS)
     found = reader.read().collections["purchases"]
     assert (found.totals.requested, found.totals.failed, found.totals.abandoned, found.abandoned) == (3, 2, 1, 1)
+    assert found.totals.landing_failures == 1  # what was refused never came as far as a landing
     assert (found.unreported, found.open, found.oldest_open_at) == (1, {}, None)
     ask(ledger, 1)
     found = reader.read().collections["purchases"]

@@ -76,6 +76,15 @@ def test_what_lies_there_is_proven_and_what_is_wrong_is_named(place: Place) -> N
     assert found[None] == "a file too many: no landing has put it there"
 
 
+def test_a_file_that_may_be_anothers_is_wrong_although_it_is_whole(tmp_path: Path) -> None:
+    pipeline = pipeline_at(FileDestination(str(tmp_path)))
+    land(pipeline.destination, pipeline.scope)
+    first, *_others = rebuild(pipeline.ledger, pipeline.destination).restored
+    pipeline.ledger.mark_unproven(first)
+    told = "a landing broke off while it was switched into place: it may be another's"
+    assert problems(pipeline) == {first.request.partition_key: told}
+
+
 def test_folder_that_can_not_be_listed_hides_no_other_collections_strangers(tmp_path: Path) -> None:
     pipeline = pipeline_at(FileDestination(str(tmp_path / "landed")))
     (tmp_path / "landed" / "b").mkdir(parents=True)

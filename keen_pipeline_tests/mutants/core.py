@@ -97,8 +97,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("keen_pipeline/ledger/submissions.py", "[requests] if is_simple else", "[requests] if True else", f"{_LEDGER} -k named_twice"),
     (
         "keen_pipeline/ledger/submissions.py",
-        "self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id))",
-        "self._mine, unposted)",
+        "self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id), sa.not_(replaces))",
+        "self._mine, unposted, sa.not_(replaces))",
         f"{_LEDGER} -k who_asked_first",
     ),
     ("keen_pipeline/ledger/ledger.py", ", sa.not_(is_needed)", "", f"{_LEDGER} -k given_up_is_kept"),

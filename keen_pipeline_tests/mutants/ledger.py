@@ -158,8 +158,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/reader.py",
-        "parents.c.status.not_in([Status.SPLIT.value, Status.COMPLETE.value])",
-        "parents.c.status.not_in([Status.SPLIT.value])",
+        "parents.c.status.in_([Status.SPLIT.value, Status.COMPLETE.value])",
+        "parents.c.status.in_([Status.SPLIT.value])",
         f"{_LEDGER} -k goes_with_its_slices",
     ),
     (
@@ -258,5 +258,35 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "delete(notices).where(notices.c.ended_at < before)",
         "delete(notices)",
         f"{_NOTICES} -k forgotten",
+    ),
+    (
+        "keen_pipeline/ledger/submissions.py",
+        "entries.c.run_id.is_not_distinct_from(run_id), sa.not_(replaces))",
+        "entries.c.run_id.is_not_distinct_from(run_id))",
+        "keen_pipeline_tests/pipeline/test_configuration.py::test_a_run_stopped_right_after_it_asked_otherwise_leaves_no_day_that_nobody_asks_for",
+    ),
+    (
+        "keen_pipeline/ledger/submissions.py",
+        "before.c.status == Status.CANCELLED.value, before.c.error == _REPLACED)",
+        "before.c.status == Status.CANCELLED.value)",
+        "keen_pipeline_tests/pipeline/test_configuration.py::test_a_run_stopped_right_after_it_asked_otherwise_leaves_no_day_that_nobody_asks_for",
+    ),
+    (
+        "keen_pipeline/ledger/reader.py",
+        "sa.and_(is_landed_slice, sa.not_(needed))",
+        "is_landed_slice",
+        "keen_pipeline_tests/pipeline/test_slices.py::test_a_slice_that_was_cut_at_the_destination_is_not_joined",
+    ),
+    (
+        "keen_pipeline/ledger/transactions.py",
+        "            _let_go(error)\n",
+        "",
+        "keen_pipeline_tests/contract/test_ledger_trouble.py::test_what_a_signal_interrupts_holds_no_lock_while_its_exception_is_handled",
+    ),
+    (
+        "keen_pipeline/ledger/totals.py",
+        "_one_where(sa.and_(failed, e.completed_at.is_not(None)))",
+        "_one_where(failed)",
+        "keen_pipeline_tests/contract/test_statistics.py::test_a_life_is_counted_at_each_of_its_steps_and_once",
     ),
 ]

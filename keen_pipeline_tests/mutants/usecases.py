@@ -7,6 +7,7 @@ _ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/test_time.py
 _WAITS = f"{_TESTS}/test_waits.py"
 _NEIGHBOURS, _FENCES, _ORPHANS = f"{_TESTS}/test_neighbours.py", f"{_TESTS}/test_fences.py", f"{_TESTS}/test_orphans.py"
 _SLICES, _COUNTS = f"{_TESTS}/test_slices.py", f"{_TESTS}/test_counts.py"
+_ROOTS = "keen_pipeline_tests/contract/test_roots.py"
 _ANSWER = f"{_ANSWERS}::test_an_answer"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
@@ -341,4 +342,51 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "",
         f"{_ORPHANS}::test_one_extraction_answers_for_one_intent",
     ),
+    # What somebody else's word, or another number, makes of it.
+    (
+        f"{_CODE}/wait.py",
+        "rows.get(before.token, before)",
+        "rows.get(before.entry_id, before)",
+        f"{_WAITS}::test_progress_tells_where_everything_is",
+    ),
+    (
+        f"{_CODE}/land.py",
+        "            _check_lengths(pipeline, parts)\n",
+        "",
+        f"{_SLICES}::test_a_slice_that_was_cut_at_the_destination_is_not_joined",
+    ),
+    (
+        f"{_CODE}/land.py",
+        "NotLanded(after or self._entry, error, is_lost=after is None)",
+        "NotLanded(after or self._entry, error)",
+        f"{_ANSWERS}::test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure",
+    ),
+    (
+        f"{_CODE}/post.py",
+        "if collection in going_on and state.problem is not None",
+        "if collection in going_on or state.problem is not None",
+        f"{_NEIGHBOURS}::test_what_goes_on_in_one_collection_leaves_the_problem_of_another_told",
+    ),
+    (
+        f"{_CODE}/explain.py",
+        "timedelta(seconds=limits.lease_seconds)",
+        "timedelta()",
+        f"{_FENCES}::test_a_wait_leaves_to_a_living_process_what_it_works_on",
+    ),
+    (
+        f"{_CODE}/manifests.py",
+        "entry.landed_at or now",
+        "entry.landed_at and now",
+        f"{_FENCES}::test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven",
+    ),
+    (
+        f"{_CODE}/verify.py",
+        """        return "a landing broke off while it was switched into place: it may be another's", True""",
+        "        pass",
+        "keen_pipeline_tests/contract/test_verify.py -k may_be_anothers",
+    ),
+    ("keen_pipeline/wiring.py", 'root if "://" in root', 'root if "://" not in root', f"{_ROOTS} -k one_destination"),
+    ("keen_pipeline/wiring.py", "root = normal_root(uri)", "root = uri", f"{_ROOTS} -k one_destination"),
+    (f"{_CODE}/explain.py", "entry.landing_tries and not", "entry.landing_tries and", f"{_ANSWERS} -k asked_to_land_again"),
+    (f"{_CODE}/wait.py", "return min([next_poll, *due])", "return next_poll", f"{_TIME} -k back_off_that_is_over"),
 ]

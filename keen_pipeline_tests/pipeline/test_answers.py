@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -271,3 +272,29 @@ def test_429_in_the_middle_of_a_round_ends_it_for_all(world: World) -> None:
     assert all(world.is_right(request) for request in requests)
     assert {world.entry(request).attempt for request in requests} == {1}
     assert world.ledger.orphans() == 0
+
+
+def test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure(world: World) -> None:
+    def fault(call: str, collection: str, number: int) -> KeenPipelineError | None:
+        if call != "open":
+            return None
+        world.ledger.cancel([e.entry_id for e in world.ledger.open_entries()], "a person's word")
+        return NotFoundError("no such resource")
+
+    world.night(WELL)
+    world.api.fault = fault
+    world.ticks()
+    assert {(refused.entry.status, refused.is_lost) for refused in world.refused} == {(Status.COMPLETE, True)}
+    assert world.ledger.open_entries() == []
+
+
+def test_what_a_run_was_asked_to_land_again_tells_how_often_that_failed(world: World) -> None:
+    [request] = world.requests(WELL, 1)
+    world.ledger.request([request])
+    world.api.fault = lambda call, collection, number: ServiceUnavailableError("HTTP 503") if call == "open" else None
+    for _ in range(3):
+        world.tick()
+    assert "HTTP 503" in world.reasons()[str(request)]
+    assert "landings that failed" not in world.reasons()[str(request)]
+    world.ledger.dispatch([world.entry(request).entry_id], world.clock.now() + timedelta(seconds=300))
+    assert "its landing run has been asked for after 1 landings that failed" in world.reasons()[str(request)]

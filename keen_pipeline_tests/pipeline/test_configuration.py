@@ -15,7 +15,7 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.partitions import Partition, partition_range
-from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline import extract, partition_request
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline_tests.pipeline.scripted import ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World, day
@@ -210,3 +210,16 @@ def test_an_open_extraction_of_an_earlier_question_gives_way(world: World) -> No
     assert all(world.is_right(request) for request in wanted)
     assert world.files() == sorted(request.path for request in wanted)
     assert sorted(world.told) == sorted(str(request) for request in wanted)
+
+
+def test_a_run_stopped_right_after_it_asked_otherwise_leaves_no_day_that_nobody_asks_for(world: World) -> None:
+    first = world.night(WELL)[-1]
+    world.ledger.cancel([world.entry(first).entry_id], "a person's word")
+    changed = CHANGES["filters"]
+    days = world.requests(changed, 1, 4)  # the first and the fourth were open for nobody
+    events = extract(world.pipeline, days, doing="a backfill", run_id="stopped")
+    next(events)  # journalled, nothing posted
+    events.close()
+    assert [entry.request for entry in world.ledger.open_entries()] == days[1:3]
+    world.ticks()
+    assert [world.is_right(request) for request in days] == [False, True, True, False]

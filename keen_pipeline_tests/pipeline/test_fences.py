@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import workers
 from keen_pipeline.pipeline import NotLanded, Pipeline, count_landed, extract, land, manifests, poll, post_due
+from keen_pipeline.pipeline.explain import explain_all
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -249,7 +251,7 @@ def test_what_was_about_to_be_published_by_a_process_that_is_known_to_be_dead_ne
     assert world.entry(request).unproven is False
 
 
-@pytest.mark.parametrize("ends", ["landed", "abandoned", "cancelled"])
+@pytest.mark.parametrize("ends", ["landed", "landed twice", "abandoned", "cancelled"])
 def test_a_wait_whose_entries_were_taken_over_hears_how_they_ended(world: World, ends: str) -> None:
     [request] = world.requests(WELL, 1)
     world.api.answer = lambda made: PENDING
@@ -260,17 +262,19 @@ def test_a_wait_whose_entries_were_taken_over_hears_how_they_ended(world: World,
         events.append(event)
         if number == 2:  # submitted; the process is paused, and another goes on
             gone(world)
-            if ends == "landed":
+            if ends.startswith("landed"):
                 world.api.answer = lambda made: COMPLETE
                 other.extract([request])
-            elif ends == "cancelled":
+            if ends == "landed twice":
+                other.extract([request], keep=lambda _: False)
+            if ends == "cancelled":
                 other.ledger.cancel([world.entry(request).entry_id], "cancelled by a person")
-            else:
+            if ends == "abandoned":
                 other.ledger.fail(world.entry(request).entry_id, "broken", limits=world.pipeline.limits, final=True)
-    last = [type(e).__name__ for e in events if type(e).__name__ not in ("Progress", "Counted")]
-    assert last == (["Landed"] if ends == "landed" else ["Ended"])
-    assert world.api.posts[request.place] == 1
-    assert ends != "landed" or world.is_right(request)
+    last = [(type(e).__name__, getattr(e, "adopted", None)) for e in events if type(e).__name__ not in ("Progress", "Counted")]
+    assert last == ([("Landed", True)] if ends.startswith("landed") else [("Ended", None)])
+    assert world.api.posts[request.place] == (2 if ends == "landed twice" else 1)
+    assert not ends.startswith("landed") or (events[-1].landed, world.is_right(request)) == (1, True)
 
 
 def test_a_wait_goes_on_with_what_a_dead_process_had_claimed(world: World) -> None:
@@ -312,6 +316,9 @@ def test_a_wait_leaves_to_a_living_process_what_it_works_on(world: World) -> Non
         for number, event in enumerate(extract(world.pipeline, requests, doing="a test")):
             if type(event).__name__ == "Progress" and number > 20 and not told:
                 told += event.reasons()  # type: ignore[union-attr]
+                [row] = [row for row in world.ledger.workers.all() if row.worker_id == other.id]
+                waiting = explain_all(world.ledger, world.ledger.open_entries(), world.pipeline.limits)
+                assert waiting[entries[0].entry_id].until == row.heartbeat_at + timedelta(seconds=60)
                 assert world.api.posts[requests[0].place] == 0
                 world.ledger.release([entries[0].entry_id], other.id)
             assert number < 300
@@ -380,3 +387,11 @@ def test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven(world:
     known = manifests.find(world.pipeline.destination, request.path)
     assert known is not None
     assert (known.entry.counted, world.entry(request).counted, world.entry(request).unproven) == (3, 3, False)
+    # A lost one is written again as it was, but for the count.
+    manifests.remove(world.pipeline.destination, request.path)
+    world.api.add("well", day(1, 21), 8)
+    world.clock.advance(60)
+    list(count_landed(world.pipeline, [world.entry(request)]))
+    known = manifests.find(world.pipeline.destination, request.path)
+    assert known is not None
+    assert (known.entry.counted, known.entry.landed_at) == (4, world.entry(request).landed_at)

@@ -38,6 +38,16 @@ def heard(events: list[Any]) -> dict[str, Counter[str]]:
     return found
 
 
+def test_what_goes_on_in_one_collection_leaves_the_problem_of_another_told(world: World) -> None:
+    world.night(SICK)
+    world.api.fault = lambda call, collection, number: (
+        ServiceUnavailableError("HTTP 503") if (call, collection) == ("list", "sick") else None
+    )
+    world.tick()
+    world.night(WELL)
+    assert "can't be listed" in world.reasons()["sick[2026-01-01]"]
+
+
 def test_one_file_that_the_destination_refuses_stops_that_file_alone(world: World) -> None:
     requests = world.requests(WELL, 1, 3)
     in_the_way = world.root / requests[1].path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, N
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import poll, post_due, submit
+from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
+from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -70,9 +72,30 @@ def test_slices_are_put_together_and_gone(big: World) -> None:
     assert big.ledger.stale_slices() == []
 
 
+def test_a_slice_that_was_cut_at_the_destination_is_not_joined(big: World) -> None:
+    posted(big, BIG, 2, 2)
+    requests = big.requests(replace(BIG, count_check=CountPolicy.OFF), 2)
+    big.ledger.request(requests)  # no count tells from now on
+    big.tick()
+    big.tick()
+    parts = sorted((big.root / "_slices").rglob("*.csv"))
+    assert len(parts) == 2
+    parts[0].write_bytes(b"".join(parts[0].read_bytes().splitlines(keepends=True)[:-1]))
+    big.ticks()
+    assert big.is_right(requests[0])
+    assert big.entry(requests[0]).attempt == 2
+    assert "landed" in str(big.refused[0].error)
+
+
 def test_a_person_is_mailed_about_partitions_never_about_slices(big: World) -> None:
     posted(big)
     assert sorted(map(str, big.api.emails)) == ["None", "None", "me@example.com", "me@example.com"]
+
+
+def test_a_person_is_mailed_about_an_extraction_of_their_own(big: World) -> None:
+    wanted = Timeframe(day(1, 0), day(2, 0))
+    big.extract([ad_hoc_request("big", wanted, now=big.clock.now(), email="me@example.com")])
+    assert big.api.emails == ["me@example.com"]
 
 
 def test_windows_without_events_are_not_asked_for(world: World) -> None:
@@ -132,6 +155,38 @@ def test_what_cancels_a_day_cancels_its_slices(big: World) -> None:
     [parent] = [e for e in entries if e.status is Status.SPLIT]
     big.ledger.cancel([parent.entry_id], "cancelled by a person")
     assert big.ledger.open_entries() == []
+
+
+def test_slices_of_a_day_that_was_cancelled_and_forgotten_are_removed_too(big: World) -> None:
+    [day_2] = [e for e in posted(big, first=2, last=2) if e.status is Status.SPLIT]
+    big.tick()
+    big.tick()
+    assert len(list((big.root / "_slices").rglob("*.csv"))) == 2
+    big.ledger.cancel([day_2.entry_id], "a person's word")
+    requests = big.requests(BIG, 2)
+    big.ledger.request(requests)
+    assert big.ledger.prune(big.clock.now() + timedelta(seconds=1)) == 1
+    big.ticks()
+    assert big.is_right(requests[0])
+    assert list((big.root / "_slices").rglob("*.csv")) == []
+
+
+def test_a_slice_that_is_switched_into_place_while_its_day_is_cancelled_is_removed(
+    big: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [day_2] = [e for e in posted(big, first=2, last=2) if e.status is Status.SPLIT]
+    landed = big.ledger.landed
+    seen: list[int] = []
+
+    def too_late(entry_id: int, *arguments: Any) -> Entry:
+        seen.append(len(list((big.root / "_slices").rglob("*.csv"))))
+        big.ledger.cancel([day_2.entry_id], "a person's word")
+        return landed(entry_id, *arguments)
+
+    monkeypatch.setattr(big.ledger, "landed", too_late)
+    big.ticks()
+    assert seen[0] > 0
+    assert list((big.root / "_slices").rglob("*.csv")) == []
 
 
 def test_another_question_for_a_day_cancels_its_slices(big: World) -> None:
@@ -224,6 +279,22 @@ def test_what_is_too_large_only_when_it_is_fetched_and_can_t_be_counted_stops_no
     waiting = big.entry(requests[0])
     assert (waiting.status, waiting.error) == (Status.COMPLETE, "HTTP 403")
     assert [big.api.posts[request.place] for request in requests] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("caller", ["the sensor", "a wait"])
+def test_what_is_too_large_only_when_it_is_fetched_lands_in_slices(big: World, caller: str) -> None:
+    [request] = big.requests(replace(BIG, count_check=CountPolicy.OFF), 2)
+    big.api.fault = lambda call, collection, number: (
+        ExtractionTooLargeError("more than 4 events") if (call, number) == ("open", 1) else None
+    )
+    if caller == "the sensor":
+        big.ledger.request([request])
+        big.ticks()
+        assert [(refused.entry.status, refused.is_lost) for refused in big.refused] == [(Status.SPLIT, False)]
+    else:
+        big.extract([request])
+    assert big.is_right(request)
+    assert (big.entry(request).slices, big.entry(request).attempt) == (2, 1)
 
 
 def test_a_slice_that_grew_too_large_is_cut_again(big: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.collection import Collection, Granularity
-from keen_pipeline.errors import KeenPipelineError, RateLimitedError, ServiceUnavailableError
+from keen_pipeline.errors import KeenPipelineError, RateLimitedError, ServiceUnavailableError, UnreachableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter
 from keen_pipeline.pipeline import extract, gaps
@@ -260,3 +260,14 @@ def test_a_collection_that_never_landed_has_no_gaps(world: World) -> None:
     assert gaps(WELL, {}, day(9)) == []
     wanted: list[Any] = world.night(WELL)
     assert len(wanted) == 3
+
+
+def test_a_back_off_that_is_over_is_not_waited_for_until_the_next_poll(world: World) -> None:
+    world.pipeline = replace(world.pipeline, poll_seconds=60.0)
+    world.with_limits(retry_seconds=10.0)
+    world.api.fault = lambda call, collection, number: UnreachableError("refused") if (call, number) == ("submit", 1) else None
+    begun, [request] = world.clock.now(), world.requests(WELL, 1)
+    world.extract([request])
+    posted_at = world.entry(request).posted_at
+    assert posted_at is not None
+    assert timedelta(seconds=5) <= posted_at - begun <= timedelta(seconds=10)
