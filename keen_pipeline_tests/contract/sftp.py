@@ -73,6 +73,13 @@ class CountingLogin(_Login):
         return False
 
 
+class Handle(paramiko.SFTPHandle):
+    """An open file."""
+
+    def stat(self) -> Any:
+        return _answer(lambda: paramiko.SFTPAttributes.from_stat(os.fstat(self.readfile.fileno())))
+
+
 class Files(paramiko.SFTPServerInterface):
     def __init__(self, server: paramiko.ServerInterface, folder: Path, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -91,7 +98,7 @@ class Files(paramiko.SFTPServerInterface):
 
     def open(self, path: str, flags: int, attr: Any) -> Any:
         def opened() -> paramiko.SFTPHandle:
-            handle = paramiko.SFTPHandle(flags)
+            handle = Handle(flags)
             writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
             file = os.fdopen(os.open(self._real(path), flags, 0o644), "r+b" if flags & os.O_RDWR else "wb" if writing else "rb")
             handle.filename, handle.readfile, handle.writefile = str(path), file, file

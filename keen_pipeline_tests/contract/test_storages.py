@@ -24,7 +24,7 @@ from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.storage import Storage
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
-from keen_pipeline_tests.contract.places import NOW, Place
+from keen_pipeline_tests.contract.places import NOW, TARGET, Place
 from keen_pipeline_tests.contract.proxy import http_proxy
 from keen_pipeline_tests.contract.s3 import S3Server
 from keen_pipeline_tests.contract.sftp import PASSWORD, USER, SftpServer, running_sftp
@@ -33,7 +33,6 @@ from keen_pipeline_tests.faults import FaultServer
 PART = 256 * 1024
 LARGE = 5 * PART + 1
 OF_SEVERAL_PARTS = 2 * 5 * 1024 * 1024 + 1
-TARGET = "purchases/2026-01-01.csv"
 HOUR = timedelta(hours=1)
 
 
@@ -43,6 +42,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PART_BYTES", PART)
     monkeypatch.setattr(remote, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
+    monkeypatch.setattr(sftp_storage, "_WINDOW_BYTES", PART)
 
 
 @pytest.fixture

@@ -20,15 +20,28 @@ _WHOLE_PIECE_BYTES = 16 * 1024 * 1024
 """A part of an upload up to this size is held in memory while it is sent; a longer one is read from the disk as it leaves."""
 
 
-class StagedReader(io.RawIOBase):
-    """Reads `length` bytes of a staged file from `start` on, whatever its own position; the file stays open.
+class Positioned:
+    """The place of a reader in what it reads, of `size` bytes."""
+
+    size: int
+    _position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+class StagedReader(Positioned, io.RawIOBase):
+    """Reads `size` bytes of a staged file from `start` on, whatever its own position; the file stays open.
 
     `at_end` is called whenever the last byte is about to be given.
     """
 
-    def __init__(self, descriptor: int, start: int, length: int, at_end: Callable[[], None] | None = None) -> None:
-        self._descriptor, self._start, self.size, self._at_end = descriptor, start, length, at_end
-        self._position = 0
+    def __init__(self, descriptor: int, start: int, size: int, at_end: Callable[[], None] | None = None) -> None:
+        self._descriptor, self._start, self.size, self._at_end = descriptor, start, size, at_end
 
     def __len__(self) -> int:
         return self.size
@@ -38,14 +51,6 @@ class StagedReader(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True  # so that a client can send a piece again
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(self.size - self._position, 0)

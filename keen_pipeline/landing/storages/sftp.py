@@ -20,17 +20,22 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import paramiko
+from paramiko.sftp import int64
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import StagedReader, StoredReader, check_inside
+from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader, check_inside
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
 _PIECE_BYTES = 256 * 1024
+_WINDOW_BYTES = 2 * 1024 * 1024
+"""Asked for at once when a file is read: as much as may be under way on a channel of paramiko's."""
+_ANSWER_BYTES, _SHORTEST_ANSWER_BYTES = 32 * 1024, 4 * 1024
+"""What servers give in one answer, and the least that is asked for when one gives less."""
 # The last four: what paramiko makes of an answer that isn't SFTP.
 _FAILURES = (paramiko.SSHException, OSError, EOFError, paramiko.SFTPError, struct.error, ValueError, IndexError)
 _log = logging.getLogger(__name__)
@@ -76,13 +81,13 @@ class SftpStorage(Storage):
             files = self._new_channel()  # of its own
             try:
                 with suppress(FileNotFoundError):
-                    file = files.open(self._path(target), "rb")
+                    file = _ManyRequests(files, files.open(self._path(target), "rb"))
             finally:
                 if file is None:
                     files.close()
         if file is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _WINDOW_BYTES))
 
     def remove(self, target: str) -> None:
         check_inside(self._root, target)
@@ -233,6 +238,48 @@ class SftpStorage(Storage):
         if str(error) == "Failure":  # all that the protocol's third version can say
             return unavailable(target, "Failure", "Servers say this when a disk or quota is full, among others.")
         return unavailable(target, error)
+
+
+class _ManyRequests(Positioned):
+    """An open file that is read with many requests under way, so that a server far away is waited for once in a window.
+
+    Not by paramiko's own `prefetch` and `readv`: when an answer comes before the next request has left, or has fewer bytes than
+    were asked for, they go back to single requests, and keep what comes besides until the file is closed.
+    """
+
+    def __init__(self, files: paramiko.SFTPClient, file: paramiko.SFTPFile) -> None:
+        self._files, self._file = files, file
+        self.size = int(file.stat().st_size or 0)
+        self._longest = _ANSWER_BYTES
+        self._answers: dict[int, bytes] = {}
+
+    def read(self, length: int) -> bytes:
+        """The next bytes, maybe fewer. Raises EOFError if the file has become shorter."""
+        end = min(self._position + min(length, _WINDOW_BYTES), self.size)
+        lengths = {}
+        for at in range(self._position, end, self._longest):
+            asked = min(self._longest, end - at)
+            lengths[self._files._async_request(self, paramiko.sftp.CMD_READ, self._file.handle, int64(at), asked)] = asked
+        while len(self._answers) < len(lengths):
+            self._files._read_response()
+        data = b""
+        for number, asked in lengths.items():
+            answer = self._answers[number][:asked]
+            data += answer
+            if len(answer) < asked:  # what follows belongs elsewhere
+                self._longest = max(len(answer), _SHORTEST_ANSWER_BYTES)
+                break
+        self._answers.clear()
+        if lengths and not data:
+            raise EOFError
+        self._position += len(data)
+        return data
+
+    def _async_response(self, kind: int, answer: paramiko.Message, number: int) -> None:
+        """Called by paramiko for each answer."""
+        if kind != paramiko.sftp.CMD_DATA:
+            self._files._convert_status(answer)
+        self._answers[number] = answer.get_string()
 
 
 def _name(part: str) -> str:
