@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -159,9 +159,13 @@ class FileDestination:
         return data
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder."""
+        """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder.
+
+        A file whose name no landing gives is left out: with a character that can't be printed, or an object's key such as `a//b`.
+        """
         for uri, size in self._storage.files(self.uri_of(folder)):
-            yield path_below(self._root, uri), size
+            with suppress(InvalidInputError):
+                yield path_below(self._root, uri), size
 
     def write_list(self, collection: str, property_name: str, partition_key: str, values: Sequence[object]) -> str:
         """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError."""

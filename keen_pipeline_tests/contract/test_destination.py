@@ -345,6 +345,15 @@ def test_no_collections_name_leads_out_of_its_folder(collection: str, place: Pla
     assert all(name.count("/") == 1 and "\\" not in name for name in place.files())
 
 
+def test_name_that_no_landing_gives_hides_no_other_file(place: Place) -> None:
+    destination = place.destination()
+    destination.write("purchases/2026-01-01.csv", b"a")
+    keeps_keys = destination.uri.startswith(("gs:", "azure:"))
+    for name in ["\u202e.csv", *(["a//b.csv"] if keeps_keys else [])]:
+        destination.write(f"purchases/{name}", b"b")
+    assert list(destination.files("purchases")) == [("purchases/2026-01-01.csv", 1)]
+
+
 def test_no_two_collections_share_a_folder(place: Place) -> None:
     for collection in [*NAMES, "x/y", "a/b", "a%2Fb"]:
         place.destination().write(file_path(collection, "2026-01-01"), b"a")

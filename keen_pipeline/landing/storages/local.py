@@ -111,8 +111,7 @@ class LocalStorage(Storage):
                 found = None
                 with of_folder(path), suppress(FileNotFoundError):  # removed meanwhile
                     found = os.lstat(f"{path}/{name}")
-                # No landing gives a file a name that no URI, ledger or message can hold.
-                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name) and f"{path}{name}".isprintable():
+                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name):
                     yield "/".join(part for part in (folder, below if below != "." else "", name) if part), found.st_size
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:

@@ -82,7 +82,7 @@ class Storage(ABC):
     @abstractmethod
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none, and neither is
-        what lies behind a symbolic link or has a name that can't be printed.
+        what lies behind a symbolic link.
 
         Raises InvalidInputError for a folder outside the root. Nothing is found in a folder that isn't there.
         """
