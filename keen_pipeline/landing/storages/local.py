@@ -53,6 +53,7 @@ class LocalStorage(Storage):
         place = Path(target)
         with of_folder(str(place.parent)):
             _make_folder(place.parent)
+            _check_case(Path(self._root), place)
             _remove_leftovers(place.parent, None)
             file = _new_stage(place)
         try:
@@ -221,6 +222,18 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
+
+
+def _check_case(root: Path, place: Path) -> None:
+    """Two collections or properties that differ by case only would replace each other's files on macOS and Windows."""
+    path = root
+    for name in place.relative_to(root).parts:
+        folder, path = path, path / name
+        twin = folder / name.swapcase()
+        if twin != path and twin.exists() and path.exists() and name not in (names := os.listdir(folder)):  # noqa: PTH208
+            other = next((one for one in names if one.lower() == name.lower()), "another name")
+            why = f"this disk takes it for {other}, which is there already"
+            raise for_a_person(str(path), why, "Land one of the two at another destination, or on a disk that tells A from a.")
 
 
 def _sync_folder(folder: Path) -> None:
