@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def test_sftp_server_that_loses_bytes_is_found_out(tmp_path: Path) -> None:
         (folder / "2026-01-01.csv").write_bytes(OLD)
         assert isinstance(outcome(FileDestination(server.uri, transport=server.transport), NEW), ServiceUnavailableError)
         assert [path.read_bytes() for path in folder.iterdir()] == [OLD]
+
+
+def test_sftp_server_has_a_connection_for_every_few_readers_at_once(sftp: SftpServer) -> None:
+    destination = FileDestination(f"{sftp.uri}/many", transport=sftp.transport)
+    publish(destination, OLD)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(destination.open(f"{destination.uri}/{TARGET}")) for _ in range(12)]
+        assert {reader.read(10) for reader in readers} == {OLD}
+    destination.probe()
+    assert len(destination._storage._connections) == 3  # type: ignore[attr-defined]
 
 
 def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:

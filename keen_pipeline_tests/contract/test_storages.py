@@ -334,7 +334,7 @@ def test_sftp_server_that_can_not_replace_in_one_step_is_refused_and_the_file_st
 def test_sftp_connection_that_broke_is_made_again(sftp: SftpServer) -> None:
     destination = FileDestination(f"{sftp.uri}/again", transport=sftp.transport)
     destination.probe()
-    destination._storage._connection.close()  # type: ignore[attr-defined]
+    next(iter(destination._storage._connections)).close()  # type: ignore[attr-defined]
     destination.probe()
 
 

@@ -31,6 +31,8 @@ from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
+CHANNELS = 5
+"""Of one connection: OpenSSH allows ten, and takes a moment to forget one that was closed."""
 _PIECE_BYTES = 256 * 1024
 _WINDOW_BYTES = 2 * 1024 * 1024
 """Asked for at once when a file is read: as much as may be under way on a channel of paramiko's."""
@@ -42,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class SftpStorage(Storage):
-    """A folder of an SFTP server. One connection for all threads, made at the first use and again when it broke."""
+    """A folder of an SFTP server. Connections are shared by all threads, made when they are needed and again when they broke."""
 
     _failures = _FAILURES
 
@@ -50,7 +52,7 @@ class SftpStorage(Storage):
         super().__init__(root)
         self._options = options
         self._lock = threading.Lock()
-        self._connection: paramiko.SSHClient | None = None
+        self._connections: dict[paramiko.SSHClient, list[paramiko.Channel]] = {}
         try:
             host, _ = urlsplit(root).hostname, urlsplit(root).port
         except ValueError:
@@ -157,7 +159,7 @@ class SftpStorage(Storage):
     def _new_channel(self) -> paramiko.SFTPClient:
         """A channel for one call or reader, whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
         seconds = self._options.timeout_seconds
-        channel = self._connected().open_session(timeout=seconds)
+        channel = self._open_channel()
         watchdog = threading.Timer(seconds, channel.close)
         watchdog.daemon = True
         watchdog.start()
@@ -171,16 +173,23 @@ class SftpStorage(Storage):
         finally:
             watchdog.cancel()
 
-    def _connected(self) -> paramiko.Transport:
+    def _open_channel(self) -> paramiko.Channel:
+        """By a connection that has room for it, else by a new one."""
         with self._lock:
-            transport = self._connection.get_transport() if self._connection is not None else None
-            if transport is None or not transport.is_active():
-                if self._connection is not None:
-                    self._connection.close()
-                self._connection = self._connect()
-                transport = cast("paramiko.Transport", self._connection.get_transport())
-                transport.set_keepalive(KEEPALIVE_SECONDS)
-            return transport
+            for connection, channels in list(self._connections.items()):
+                if (transport := connection.get_transport()) is None or not transport.is_active():
+                    connection.close()
+                    del self._connections[connection]
+                    continue
+                channels[:] = [channel for channel in channels if not channel.closed]
+                if len(channels) < CHANNELS:
+                    break
+            else:
+                connection, channels = self._connect(), []
+                self._connections[connection] = channels
+            transport = cast("paramiko.Transport", connection.get_transport())
+            channels.append(transport.open_session(timeout=self._options.timeout_seconds))
+            return channels[-1]
 
     def _connect(self) -> paramiko.SSHClient:
         place, options, opens = urlsplit(self._root), self._options, SftpSecrets.from_environment()
@@ -211,6 +220,7 @@ class SftpStorage(Storage):
                 auth_timeout=options.timeout_seconds,
                 channel_timeout=options.timeout_seconds,
             )
+            cast("paramiko.Transport", client.get_transport()).set_keepalive(KEEPALIVE_SECONDS)
         except BaseException:
             client.close()
             raise
