@@ -55,7 +55,8 @@ class GcsStorage(ObjectStorage):
         try:
             self._client = storage.Client(**settings)
         except OSError as error:  # the library's word for a project that it can't find
-            raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", "Set the option project.") from None
+            why = f"its settings can't be used ({type(error).__name__})"
+            raise for_a_person(root, why, f"Set the option project. {_KEYS}") from None
         except _FAILURES as error:
             raise self._error(error, root) from None
 
