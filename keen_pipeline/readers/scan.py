@@ -241,9 +241,8 @@ def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
 
     # Neighbours of one format in one dataset, so that the order of the partitions stays.
     parts = []
-    for is_parquet, group in groupby(placed, key=lambda one: one[0].encoding is Encoding.PARQUET):
+    for form, group in groupby(placed, key=lambda one: _format(one[0])):
         paths = [path for _, path in group]
-        form = dataset.ParquetFileFormat() if is_parquet else _csv_format()
         local = fs.LocalFileSystem()
         if schema is None:
             parts.append(dataset.dataset(paths, format=form, filesystem=local))
@@ -254,22 +253,26 @@ def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
     return parts[0] if len(parts) == 1 else dataset.dataset(parts)
 
 
-def _csv_format() -> Any:
+def _format(file: LandedFile) -> Any:
     from pyarrow import dataset
 
-    options = _csv_options()
+    if file.encoding is Encoding.PARQUET:
+        return dataset.ParquetFileFormat()
+    # Bytes of a header that no name can hold show in it as `\\xff`: by that name Arrow would not find the column.
+    options = _csv_options(file.columns if any("\\x" in name for name in file.columns) else ())
     # The suffix of a path says its compression to Arrow too.
     return dataset.CsvFileFormat(
         parse_options=options.pop("parse_options"), default_fragment_scan_options=dataset.CsvFragmentScanOptions(**options)
     )
 
 
-def _csv_options() -> dict[str, Any]:
+def _csv_options(names: Sequence[str] = ()) -> dict[str, Any]:
+    """`names`: of the columns, if not those that the header gives them."""
     from pyarrow import csv
 
     return {
         "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES),
+        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES, column_names=names, skip_rows_after_names=min(len(names), 1)),
         "convert_options": csv.ConvertOptions(
             null_values=["", "null"],
             strings_can_be_null=True,

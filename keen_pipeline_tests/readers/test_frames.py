@@ -117,6 +117,14 @@ def test_pandas_types_are_the_same_with_and_without_nulls(csv: KeenLanding) -> N
     assert days[1]["header:timestamp"] == "datetime64[us, UTC]"
 
 
+@pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.CSV_ZST, Encoding.PARQUET])
+def test_name_that_no_text_can_hold_loses_no_value(keen_landing: KeenLanding, encoding: Encoding) -> None:
+    visits = Collection("visits", KEYS[0], encoding=encoding)
+    keen_landing.land(visits, {KEYS[0]: [{"a\0b": "x"}], KEYS[1]: [{"a": "y", "c\0\nd": "z"}], KEYS[2]: [{"a": "w"}]})
+    table = keen_landing.reader.load("visits", KEYS[:3], pa.Table, columns=["body:a\\x00b", "body:a", "body:c\\x00\nd"])
+    assert [list(row.values()) for row in table.to_pylist()] == [["x", None, None], [None, "y", "z"], [None, "w", None]]
+
+
 def test_column_that_nobody_knows_is_refused(csv: KeenLanding) -> None:
     with pytest.raises(InvalidInputError, match=r"no landed file has body:amuont; known are body:coupon:code,"):
         csv.reader.load("visits", KEYS[:1], pa.Table, columns=["body:amuont"])
