@@ -24,7 +24,7 @@ class LandedFile:
 
     `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty
     tuple if Keen did not tell.
-    `records`: its events. `masked`: its columns with other values than Keen's.
+    `records`: its events. `stored_bytes`: its length. `masked`: its columns with other values than Keen's.
     `fingerprint`: of what was asked, empty if the file is unproven. `request`: what was asked.
     """
 
@@ -34,6 +34,7 @@ class LandedFile:
     encoding: Encoding
     columns: tuple[str, ...]
     records: int
+    stored_bytes: int
     fingerprint: str
     request: ExtractionRequest
     words: tuple[str, ...]
@@ -91,6 +92,7 @@ def _file(entry: Entry) -> LandedFile:
         entry.request.encoding,
         landing.columns,
         landing.records,
+        landing.stored_bytes,
         "" if entry.unproven else entry.fingerprint,
         entry.request,
         landing.property_types,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import shutil
 import tempfile
 from collections.abc import Callable
 from decimal import Decimal
@@ -14,10 +16,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from pyarrow import dataset
+from pyarrow import dataset, parquet
 
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.frames import duckdb_names
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.readers.conftest import EMPTY, EVENTS, KEYS, PER_DAY, expected_rows, land_all
@@ -187,6 +190,39 @@ def test_file_that_is_gone_is_said_so(tmp_path: Path) -> None:
     Path(landed.destination.target_uri("visits", KEYS[4])).unlink()
     with pytest.raises(ConfigurationError, match=r"visits\[2026-01-05\]: .* is gone, though the ledger has it as landed"):
         landed.reader.load("visits", KEYS, pl.LazyFrame)
+
+
+@pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.PARQUET])
+@pytest.mark.parametrize("storage", ["local", "s3"])
+def test_file_that_is_not_the_one_that_landed_gives_no_fewer_events(
+    request: pytest.FixtureRequest, tmp_path: Path, storage: str, encoding: Encoding
+) -> None:
+    destination = None
+    if storage == "s3":
+        server = request.getfixturevalue("s3")
+        destination = FileDestination(f"{server.uri}/changed-{encoding.value}", transport=server.transport)
+    landing = KeenLanding(tmp_path, destination)
+    landing.land(Collection("visits", KEYS[0], encoding=encoding), {KEYS[0]: [{"n": "x" * 1000}, {"n": "y" * 1000}]})
+    path, name = f"visits/{KEYS[0]}.{encoding.value}", rf"visits\[{KEYS[0]}\]: .*visits/{KEYS[0]}"
+    data = landing.destination.read(path, 10_000)
+    landing.destination.write(path, data[: data.rindex(b"2026")] if encoding is Encoding.CSV else data[:-1])
+    with pytest.raises(ConfigurationError, match=rf"{name}.* has \d+ bytes, {len(data)} landed"):
+        landing.reader.load("visits", KEYS[:1], pa.Table)
+    if encoding is Encoding.PARQUET:
+        landing.destination.write(path, data[:4] + b"\xff" * (len(data) - 12) + data[-8:])
+        with pytest.raises(ConfigurationError, match=name):
+            landing.reader.load("visits", KEYS[:1], pa.Table)
+
+
+@pytest.mark.parametrize("landed", ["s3 csv.zst", "s3 parquet"], indirect=True)
+def test_full_temporary_folder_is_named_and_not_the_file(landed: KeenLanding, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(parquet.ParquetWriter, "write_batch", full)
+    with pytest.raises(ConfigurationError, match=r"temporary folder .* is full"):
+        landed.reader.load("visits", KEYS, pa.Table)
 
 
 @pytest.mark.parametrize("wrong", [dict, list[int], dict[str, int], "DataFrame", int])

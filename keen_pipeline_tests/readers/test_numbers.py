@@ -144,7 +144,7 @@ def test_a_long_number_is_looked_at() -> None:
 
 def test_one_word_for_all_landings_of_a_column() -> None:
     asked = day(0, collection="visits")
-    file = LandedFile("visits", "2026-01-01", "x", Encoding.CSV, ("body:n",), 1, "", asked, ("num",), frozenset({"body:n"}))
+    file = LandedFile("visits", "2026-01-01", "x", Encoding.CSV, ("body:n",), 1, 9, "", asked, ("num",), frozenset({"body:n"}))
     assert known_words([file]) == {"body:n": "string"}
     assert known_words([replace(file, masked=frozenset())]) == {"body:n": KEENS_NUMBER}
     nulls, told = replace(file, masked=frozenset(), words=("null",)), replace(file, masked=frozenset())
