@@ -121,7 +121,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "azure.py", 'f"{token}-{number:06d}"', 'f"{number:06d}"', f"{_STORAGES} -k 'never_mix and azure'"),
     # SFTP
     (_AT + "sftp.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and sftp'"),
-    (_AT + "sftp.py", "            _check_size(files, staged, size)\n", "", f"{_SFTP} -k server_that_loses"),
+    (_AT + "sftp.py", "            _check_size(files, staged, source.size)\n", "", f"{_SFTP} -k server_that_loses"),
     (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_SFTP} -k no_channel --timeout 20"),
     (
         _AT + "sftp.py",

@@ -76,11 +76,6 @@ class LocalStorage(Storage):
                 raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
             _sync_folder(place.parent)
 
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        with self.stage(target) as stage:
-            stage.write(data)
-            self.publish(stage, target, fence=fence)
-
     def size(self, target: str) -> int | None:
         with of_folder(target):
             try:

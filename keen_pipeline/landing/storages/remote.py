@@ -151,15 +151,16 @@ class ObjectStorage(Storage):
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, os.SEEK_END)
         check_size(target, size, self._largest)
-        if size <= PART_BYTES:
-            self.write(target, exactly(stage.fileno(), 0, size), fence=fence)
-            return
         with self._translated(target):
-            self._send(target, stage, size, fence)
-
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        with self._translated(target):
+            if size > PART_BYTES:
+                self._send(target, stage, size, fence)
+                return
+            data = exactly(stage.fileno(), 0, size)
             fence()
+            self._put(target, data)
+
+    def write(self, target: str, data: bytes) -> None:
+        with self._translated(target):
             self._put(target, data)
 
     def size(self, target: str) -> int | None:

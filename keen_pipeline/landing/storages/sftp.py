@@ -62,13 +62,8 @@ class SftpStorage(Storage):
         self._folder = "/" + unquote(urlsplit(root).path).strip("/")
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
-        size = stage.seek(0, 2)
-        with StagedReader(stage.fileno(), 0, size) as reader, self._session(target) as files:
-            self._put(files, reader, size, self._path(target), fence)
-
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        with self._session(target) as files:
-            self._put(files, io.BytesIO(data), len(data), self._path(target), fence)
+        with StagedReader(stage.fileno(), 0, stage.seek(0, 2)) as reader, self._session(target) as files:
+            self._put(files, reader, self._path(target), fence)
 
     def size(self, target: str) -> int | None:
         with self._session(target) as files:
@@ -129,7 +124,7 @@ class SftpStorage(Storage):
         below = uri.removeprefix(self._root).strip("/").split("/")
         return posixpath.join(self._folder, *map(_name, below))
 
-    def _put(self, files: paramiko.SFTPClient, source: Any, size: int, path: str, fence: Fence) -> None:
+    def _put(self, files: paramiko.SFTPClient, source: StagedReader, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
         _make_folders(files, folder)
         staged = f"{folder}/{staged_name(name)}"
@@ -143,7 +138,7 @@ class SftpStorage(Storage):
                 # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
                 file.set_pipelined(False)
                 file.write(piece)
-            _check_size(files, staged, size)
+            _check_size(files, staged, source.size)
             fence()
             files.posix_rename(staged, path)
         except BaseException:

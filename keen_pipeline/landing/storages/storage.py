@@ -63,9 +63,11 @@ class Storage(ABC):
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         """Make the staged bytes the file at `target`, in one step, for which they need not have been staged."""
 
-    @abstractmethod
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
+    def write(self, target: str, data: bytes) -> None:
         """A small file, in one step."""
+        with self.stage(target) as stage:
+            stage.write(data)
+            self.publish(stage, target)
 
     @abstractmethod
     def size(self, target: str) -> int | None:
