@@ -131,7 +131,7 @@ class FileDestination:
         return self._storage.open(target)
 
     def remove(self, target: str) -> None:
-        """Remove the file at `target`; nothing if there is none."""
+        """Remove the file at `target`; nothing if there is none. Raises InvalidInputError for one outside the root."""
         path_below(self._root, target)
         self._storage.remove(target)
 
@@ -160,9 +160,11 @@ class FileDestination:
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder.
+        Raises InvalidInputError for a folder outside the root.
 
         A file whose name no landing gives is left out: with a character that can't be printed, or an object's key such as `a//b`.
         """
+        path_below(self._root, self.uri_of(folder))
         for uri, size in self._storage.files(self.uri_of(folder)):
             with suppress(InvalidInputError):
                 yield path_below(self._root, uri), size

@@ -58,8 +58,20 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        return super().write(data)",
         f"{_FAULTS} -k 'full_temporary and s3'",
     ),
-    (_AT + "remote.py", 'or ".." in uri', 'or "..." in uri', f"{_STORAGES} -k 'nothing_outside and local'"),
-    (_AT + "remote.py", 'root.rstrip("/") + "/"', "root", f"{_STORAGES} -k 'nothing_outside and local'"),
+    ("keen_pipeline/landing/layout.py", '{"", ".", ".."} &', '{"", "."} &', f"{_STORAGES} -k 'nothing_outside and local'"),
+    ("keen_pipeline/landing/layout.py", '{"", ".", ".."} &', '{".", ".."} &', f"{_STORAGES} -k 'nothing_outside and local'"),
+    (
+        "keen_pipeline/landing/destination.py",
+        "        path_below(self._root, target)\n        self._storage.remove",
+        "        self._storage.remove",
+        f"{_STORAGES} -k 'nothing_outside and local'",
+    ),
+    (
+        "keen_pipeline/landing/destination.py",
+        "        path_below(self._root, self.uri_of(folder))\n",
+        "",
+        f"{_STORAGES} -k 'nothing_outside and local'",
+    ),
     (_AT + "remote.py", "    if size > largest:", "    if False:", f"{_ROOTS} -k larger_than"),
     # S3
     (_AT + "s3.py", " and is_ours(self._root, uri)", "", f"{_STORAGES} -k root_of_a_bucket"),

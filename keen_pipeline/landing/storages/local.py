@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, cast
 
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
 from keen_pipeline.landing.storages.options import LocalOptions
-from keen_pipeline.landing.storages.remote import StoredReader, check_inside
+from keen_pipeline.landing.storages.remote import StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 
@@ -92,12 +92,10 @@ class LocalStorage(Storage):
             raise for_a_person(target, f"it can't be read ({error.strerror or type(error).__name__})") from error
 
     def remove(self, target: str) -> None:
-        check_inside(self._root, target)
         with of_folder(target):
             _unlink(target)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        check_inside(self._root, folder)
         home = os.path.realpath(self._root)
         if os.path.commonpath([home, os.path.realpath(folder)]) != home:
             raise for_a_person(folder, "it is a symbolic link that leads out of the destination")

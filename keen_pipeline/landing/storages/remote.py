@@ -8,8 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, short, unreadable
+from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, unreadable
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 
 READ_BYTES = 4 * 1024 * 1024
@@ -126,12 +125,6 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def check_inside(root: str, uri: str) -> None:
-    """Raises InvalidInputError for what doesn't lie below the root; `..` leads out of it."""
-    if not uri.startswith(root.rstrip("/") + "/") or ".." in uri.removeprefix(root).split("/"):
-        raise InvalidInputError(f"{short(uri)} does not lie under {short(root)}", field="uri")
-
-
 def check_size(target: str, size: int, largest: int) -> None:
     """Raises ConfigurationError before anything is sent when the service takes no file of so many bytes."""
     if size > largest:
@@ -177,12 +170,10 @@ class ObjectStorage(Storage):
         return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, self._failures), READ_BYTES))
 
     def remove(self, target: str) -> None:
-        check_inside(self._root, target)
         with self._translated(target):
             self._delete(target)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        check_inside(self._root, folder)
         scheme = folder.partition("://")[0]
         bucket, prefix = split(folder + "/")
         with self._translated(folder):

@@ -26,7 +26,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader, check_inside
+from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
@@ -87,12 +87,10 @@ class SftpStorage(Storage):
         return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _WINDOW_BYTES))
 
     def remove(self, target: str) -> None:
-        check_inside(self._root, target)
         with self._session(target) as files, suppress(FileNotFoundError):
             files.remove(self._path(target))
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        check_inside(self._root, folder)
         with self._session(folder) as files:
             for path, found in _walk(files, self._path(folder)):
                 if not is_staged(posixpath.basename(path)):

@@ -79,14 +79,12 @@ class Storage(ABC):
 
     @abstractmethod
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        """Remove one file; nothing happens when there is none."""
 
     @abstractmethod
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none, and neither is
-        what lies behind a symbolic link.
-
-        Raises InvalidInputError for a folder outside the root. Nothing is found in a folder that isn't there.
+        what lies behind a symbolic link. Nothing is found in a folder that isn't there.
         """
 
     @abstractmethod
