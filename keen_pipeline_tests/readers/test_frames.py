@@ -214,6 +214,22 @@ def test_file_that_is_not_the_one_that_landed_gives_no_fewer_events(
             landing.reader.load("visits", KEYS[:1], pa.Table)
 
 
+@pytest.mark.parametrize("landed", ["s3 parquet"], indirect=True)
+def test_only_the_columns_that_are_asked_for_are_read_of_a_remote_file(
+    landed: KeenLanding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = parquet.ParquetFile.iter_batches
+
+    def noted(self: Any, *arguments: Any, columns: list[str], **options: Any) -> Any:
+        read.extend(columns)
+        return real(self, *arguments, columns=columns, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", noted)
+    landed.reader.load("visits", KEYS[0], pa.Table, columns=["body:userId"])
+    assert read == ["body:userId"]
+
+
 @pytest.mark.parametrize("landed", ["s3 csv.zst", "s3 parquet"], indirect=True)
 def test_full_temporary_folder_is_named_and_not_the_file(landed: KeenLanding, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
