@@ -176,8 +176,14 @@ class FileDestination:
         return self.uri_of(path)
 
     def read_list(self, collection: str, property_name: str, partition_key: str) -> list[object]:
-        """What `write_list` wrote. Raises FileNotFoundError, InvalidInputError if it is longer than LONGEST_LIST_BYTES."""
-        values: list[object] = json.loads(self.read(list_path(collection, property_name, partition_key), LONGEST_LIST_BYTES))
+        """What `write_list` wrote. Raises FileNotFoundError, InvalidInputError if it is another file or over LONGEST_LIST_BYTES."""
+        path = list_path(collection, property_name, partition_key)
+        try:
+            values = json.loads(self.read(path, LONGEST_LIST_BYTES))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            values = None
+        if not isinstance(values, list):
+            raise InvalidInputError(f"{self.uri_of(path)} isn't the list that was written there; materialize it again")
         return values
 
     def remove_leftovers(self, older_than: timedelta = LEFTOVER_AGE) -> list[str]:

@@ -252,6 +252,11 @@ def test_wrong_options_are_refused_before_anything_is_read(csv: KeenLanding) -> 
         csv.reader.load("visits", KEYS, pa.Table, missing="skip")
     with pytest.raises(InvalidInputError, match="types: body:paid can't be 'boolean', only num, int"):
         csv.reader.load("visits", KEYS, pa.Table, types={"body:paid": "boolean"})
+    with pytest.raises(InvalidInputError, match="types: must be a mapping of names to types, not"):
+        csv.reader.load("visits", KEYS, pa.Table, types=["body:paid"])  # type: ignore[arg-type]
+    for columns in ("body:paid", [1]):
+        with pytest.raises(InvalidInputError, match="columns: must be a list of names, not"):
+            csv.reader.load("visits", KEYS, pa.Table, columns=columns)  # type: ignore[arg-type]
 
 
 def test_relations_of_two_inputs_join(csv: KeenLanding) -> None:
