@@ -127,7 +127,8 @@ def split_url(url: str, what: str = "the results URL") -> tuple[str, Address]:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise UnreadableAnswerError(f"{what} is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host or port == 0 or any(c < " " or c == "\x7f" for c in url):
+    escaped = host and "%" in host and ":" not in host  # a proxy may read another host in it than is checked here
+    if parts.scheme not in ("http", "https") or not host or escaped or port == 0 or any(c < " " or c == "\x7f" for c in url):
         raise UnreadableAnswerError(f"{what} is not http(s) with a host")
     secure = parts.scheme == "https"
     path = quote((parts.path or "/") + ("?" + parts.query if parts.query else ""), safe=_URL_CHARACTERS, errors="replace")

@@ -103,7 +103,7 @@ class ResultsBody:
             raise TransferError("results: their chunks are not well-formed")
         self._first_chunk = False
         size = self._line().partition(b";")[0].strip()
-        if not size or len(size) > 16 or size.strip(b"0123456789abcdefABCDEF"):
+        if not size or size.strip(b"0123456789abcdefABCDEF"):
             raise TransferError("results: their chunks are not well-formed")
         self._left = int(size, 16)
         if self._left:

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -131,7 +131,7 @@ class FileDestination:
         return self._storage.open(target)
 
     def remove(self, target: str) -> None:
-        """Remove the file at `target`; nothing if there is none."""
+        """Remove the file at `target`; nothing if there is none. Raises InvalidInputError for one outside the root."""
         path_below(self._root, target)
         self._storage.remove(target)
 
@@ -159,9 +159,15 @@ class FileDestination:
         return data
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder."""
+        """Path below the root and bytes of each file in a folder below the root, in any order; none if there is no such folder.
+        Raises InvalidInputError for a folder outside the root.
+
+        A file whose name no landing gives is left out: with a character that can't be printed, or an object's key such as `a//b`.
+        """
+        path_below(self._root, self.uri_of(folder))
         for uri, size in self._storage.files(self.uri_of(folder)):
-            yield path_below(self._root, uri), size
+            with suppress(InvalidInputError):
+                yield path_below(self._root, uri), size
 
     def write_list(self, collection: str, property_name: str, partition_key: str, values: Sequence[object]) -> str:
         """Write unique values as a JSON array, in one step; returns its URI. Raises ConfigurationError."""
@@ -170,8 +176,14 @@ class FileDestination:
         return self.uri_of(path)
 
     def read_list(self, collection: str, property_name: str, partition_key: str) -> list[object]:
-        """What `write_list` wrote. Raises FileNotFoundError, InvalidInputError if it is longer than LONGEST_LIST_BYTES."""
-        values: list[object] = json.loads(self.read(list_path(collection, property_name, partition_key), LONGEST_LIST_BYTES))
+        """What `write_list` wrote. Raises FileNotFoundError, InvalidInputError if it is another file or over LONGEST_LIST_BYTES."""
+        path = list_path(collection, property_name, partition_key)
+        try:
+            values = json.loads(self.read(path, LONGEST_LIST_BYTES))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            values = None
+        if not isinstance(values, list):
+            raise InvalidInputError(f"{self.uri_of(path)} isn't the list that was written there; materialize it again")
         return values
 
     def remove_leftovers(self, older_than: timedelta = LEFTOVER_AGE) -> list[str]:

@@ -122,7 +122,7 @@ def encoding_of(path: str) -> Encoding:
 def path_below(root: str, uri: str) -> str:
     """The path of a file of a destination below its root. Raises InvalidInputError if `uri` lies elsewhere."""
     path = uri.removeprefix(f"{root.rstrip('/')}/")
-    if path == uri or not path or any(part in ("", ".", "..") for part in path.split("/")):
+    if path == uri or not path.isprintable() or {"", ".", ".."} & set(path.split("/")):
         raise InvalidInputError(f"{uri} is not a file below {root}", field="uri")
     return path
 

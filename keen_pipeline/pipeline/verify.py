@@ -204,10 +204,8 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
         # Read at last: what has landed meanwhile is known then.
         mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))
         known = {entry.request.path for entry in mine}
-        paths = [path for path in there if path not in known]
-        # A name that isn't text is none that anybody has landed.
-        theirs = ledger.others_paths(path for path in paths if path.isprintable())
-        for path in sorted(set(paths) - theirs):
+        paths = {path for path in there if path not in known}
+        for path in sorted(paths - ledger.others_paths(paths)):
             manifest = told.get(path)
             if manifest is not None and not manifest.is_of(pipeline.scope):
                 continue

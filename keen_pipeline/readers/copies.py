@@ -6,17 +6,21 @@ copied before Arrow sees it, of a Parquet file only the columns that are asked f
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.storages.errors import of_temporary_folder
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import pyarrow
 
@@ -30,7 +34,7 @@ _COPY_RECORDS = 64 * 1024
 class LocalCopies:
     """The paths of `files`, in their order; copies last as long as this object, `close()` or the process.
 
-    Raises ConfigurationError if a file is gone.
+    Raises ConfigurationError if a file is gone, has another length than the one that landed, or can't be read.
     """
 
     def __init__(self, destination: FileDestination, files: Sequence[LandedFile], columns: Collection[str]) -> None:
@@ -62,6 +66,7 @@ class LocalCopies:
     def _itself(self, number: int, file: LandedFile) -> str:
         if not Path(file.uri).is_file():
             raise gone(file)
+        _check_length(file, Path(file.uri).stat().st_size)
         if file.encoding not in _ARROWS_SUFFIX:
             return file.uri
         self._path(number, file).symlink_to(Path(file.uri).absolute())
@@ -72,15 +77,14 @@ class LocalCopies:
 
     def _copy(self, number: int, file: LandedFile) -> str:
         path = self._path(number, file)
-        try:
-            with self._destination.open(file.uri) as source:
-                if file.encoding is Encoding.PARQUET:
-                    self._copy_columns(source, path)
-                else:
-                    with path.open("wb") as target:
-                        shutil.copyfileobj(source, target, _COPY_BYTES)
-        except FileNotFoundError:
-            raise gone(file) from None
+        with readable(file), self._destination.open(file.uri) as source:
+            _check_length(file, source.seek(0, os.SEEK_END))
+            source.seek(0)
+            if file.encoding is Encoding.PARQUET:
+                self._copy_columns(source, path)
+            else:
+                with path.open("wb") as target:
+                    shutil.copyfileobj(source, target, _COPY_BYTES)
         return str(path)
 
     def _copy_columns(self, source: Any, path: Path) -> None:
@@ -96,9 +100,32 @@ class LocalCopies:
                     writer.write_batch(batch)
 
 
+@contextmanager
+def readable(file: LandedFile) -> Iterator[None]:
+    """What Arrow and the system say of a landed file or its copy as ConfigurationErrors that name it."""
+    with of_temporary_folder():
+        try:
+            yield
+        except FileNotFoundError:
+            raise gone(file) from None
+        except (pyarrow().ArrowInvalid, OSError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of the copy
+                raise
+            raise ConfigurationError(f"{_name(file)} can't be read: {error}") from None
+
+
+def _check_length(file: LandedFile, length: int) -> None:
+    if length != file.stored_bytes:
+        raise ConfigurationError(
+            f"{_name(file)} has {length} bytes, {file.stored_bytes} landed: it has just landed again, or was changed; "
+            "read it again, or materialize the partition"
+        )
+
+
 def gone(file: LandedFile) -> ConfigurationError:
     """The ledger says that it landed, and it is not there."""
-    return ConfigurationError(
-        f"{file.collection}[{file.partition_key}]: {file.uri} is gone, though the ledger has it as landed; "
-        "materialize the partition again"
-    )
+    return ConfigurationError(f"{_name(file)} is gone, though the ledger has it as landed; materialize the partition again")
+
+
+def _name(file: LandedFile) -> str:
+    return f"{file.collection}[{file.partition_key}]: {file.uri}"

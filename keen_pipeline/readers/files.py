@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.lifecycle import Entry
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class LandedFile:
 
     `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty
     tuple if Keen did not tell.
-    `records`: its events. `masked`: its columns with other values than Keen's.
-    `fingerprint`: of what was asked, empty if the file is unproven. `selection`: which events it has and what was masked in them.
+    `records`: its events. `stored_bytes`: its length. `masked`: its columns with other values than Keen's.
+    `fingerprint`: of what was asked, empty if the file is unproven. `request`: what was asked.
     """
 
     collection: str
@@ -33,10 +34,11 @@ class LandedFile:
     encoding: Encoding
     columns: tuple[str, ...]
     records: int
-    fingerprint: str = ""
-    selection: str = ""
-    words: tuple[str, ...] = ()
-    masked: frozenset[str] = frozenset()
+    stored_bytes: int
+    fingerprint: str
+    request: ExtractionRequest
+    words: tuple[str, ...]
+    masked: frozenset[str]
 
 
 def landed_files(ledger: SqlLedger, collection: str) -> Mapping[str, LandedFile]:
@@ -67,7 +69,7 @@ def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) ->
     """Raises ConfigurationError naming partitions if not all of them were made with one set of filters and one mask."""
     by_selection: dict[str, list[str]] = {}
     for key, file in files.items():
-        by_selection.setdefault(file.selection, []).append(key)
+        by_selection.setdefault(file.request.selection, []).append(key)
     if len(by_selection) > 1:
         fewest = min(by_selection.values(), key=len)
         raise ConfigurationError(
@@ -90,8 +92,9 @@ def _file(entry: Entry) -> LandedFile:
         entry.request.encoding,
         landing.columns,
         landing.records,
+        landing.stored_bytes,
         "" if entry.unproven else entry.fingerprint,
-        entry.request.selection,
+        entry.request,
         landing.property_types,
         frozenset(landing.masked) & frozenset(landing.columns),
     )

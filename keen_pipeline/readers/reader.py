@@ -170,6 +170,8 @@ class LandedReader:
 def _words(collection: str, columns: Sequence[str] | None, asked: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
     """The word for each column's type. Raises InvalidInputError for a column that no landing has and no type was asked for."""
     names = list(known) if columns is None else list(columns)
+    if isinstance(columns, str) or not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"{collection}: columns: must be a list of names, not {columns!r}", field="columns")
     unknown = [name for name in names if name not in known and name not in asked]
     if unknown:
         raise InvalidInputError(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.readers.copies import LocalCopies, gone
+from keen_pipeline.readers.copies import LocalCopies, readable
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.numbers import NotANumberError, Numbers, numbers_of
 from keen_pipeline.readers.types import KEENS_NUMBER, arrow_type, pyarrow
@@ -53,8 +52,9 @@ class Scan:
         """Raises ConfigurationError if a cell of a Parquet file is not of its column's type."""
         paths = list(self._copies.paths)
         for number, file in enumerate(self._files):
-            if file.encoding is Encoding.PARQUET and _must_be_converted(paths[number], self.schema):
-                paths[number] = self._converted(number, file)
+            with readable(file):
+                if file.encoding is Encoding.PARQUET and _must_be_converted(paths[number], self.schema):
+                    paths[number] = self._converted(number, file)
         return list(zip(self._files, paths, strict=True))
 
     def _converted(self, number: int, file: LandedFile) -> str:
@@ -109,13 +109,12 @@ class Scan:
     def explained(self, error: Exception) -> ConfigurationError:
         """Which partition and column it was, found by reading them one by one: only an error pays for that."""
         for file, path in self._placed:
-            if not Path(path).is_file():
-                return gone(file)
-            alone = _dataset([(file, path)], self.schema)
-            for name, word in self.words.items():
-                reason = _misfit(alone, name)
-                if reason is not None:
-                    return misfit(file, name, word, reason)
+            with readable(file):
+                alone = _dataset([(file, path)], self.schema)
+                for name, word in self.words.items():
+                    reason = _misfit(alone, name)
+                    if reason is not None:
+                        return misfit(file, name, word, reason)
         return ConfigurationError(f"landed files can't be read: {error}")
 
 
@@ -150,11 +149,9 @@ def _stored(file: LandedFile, path: str, names: Sequence[str]) -> Iterator[list[
         return
     pa = pyarrow()
     schema = None if file.encoding is Encoding.PARQUET else pa.schema([(name, pa.string()) for name in names])
-    try:
+    with readable(file):
         for batch in _dataset([(file, path)], schema).scanner(columns=list(names)).to_batches():
             yield list(batch.columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigurationError(f"{file.collection}[{file.partition_key}]: {file.uri} can't be read: {error}") from None
 
 
 def converted(array: Any, kind: Any) -> Any:
@@ -241,9 +238,8 @@ def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
 
     # Neighbours of one format in one dataset, so that the order of the partitions stays.
     parts = []
-    for is_parquet, group in groupby(placed, key=lambda one: one[0].encoding is Encoding.PARQUET):
+    for form, group in groupby(placed, key=lambda one: _format(one[0])):
         paths = [path for _, path in group]
-        form = dataset.ParquetFileFormat() if is_parquet else _csv_format()
         local = fs.LocalFileSystem()
         if schema is None:
             parts.append(dataset.dataset(paths, format=form, filesystem=local))
@@ -254,22 +250,26 @@ def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
     return parts[0] if len(parts) == 1 else dataset.dataset(parts)
 
 
-def _csv_format() -> Any:
+def _format(file: LandedFile) -> Any:
     from pyarrow import dataset
 
-    options = _csv_options()
+    if file.encoding is Encoding.PARQUET:
+        return dataset.ParquetFileFormat()
+    # Bytes of a header that no name can hold show in it as `\\xff`: by that name Arrow would not find the column.
+    options = _csv_options(file.columns if any("\\x" in name for name in file.columns) else ())
     # The suffix of a path says its compression to Arrow too.
     return dataset.CsvFileFormat(
         parse_options=options.pop("parse_options"), default_fragment_scan_options=dataset.CsvFragmentScanOptions(**options)
     )
 
 
-def _csv_options() -> dict[str, Any]:
+def _csv_options(names: Sequence[str] = ()) -> dict[str, Any]:
+    """`names`: of the columns, if not those that the header gives them."""
     from pyarrow import csv
 
     return {
         "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES),
+        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES, column_names=names, skip_rows_after_names=min(len(names), 1)),
         "convert_options": csv.ConvertOptions(
             null_values=["", "null"],
             strings_can_be_null=True,

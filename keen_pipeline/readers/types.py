@@ -57,6 +57,8 @@ def arrow_type(word: str) -> Any:
 
 def check_types(collection: str, types: Mapping[str, str]) -> None:
     """Raises InvalidInputError naming a type that a caller can't ask for."""
+    if not isinstance(types, Mapping):
+        raise InvalidInputError(f"{collection}: types: must be a mapping of names to types, not {types!r}", field="types")
     for column, word in types.items():
         if word not in TYPES:
             raise InvalidInputError(f"{collection}: types: {column} can't be {word!r}, only {', '.join(TYPES)}", field="types")

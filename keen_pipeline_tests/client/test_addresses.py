@@ -96,6 +96,7 @@ def test_name_is_left_to_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://8.8.8.8:99999/",
         "http://8.8.8.8:0/",
         "http://8.8.8.8/a\nb",
+        "http://%31%36%39.254.169.254/",
         "gopher://x",
         "http://[::1",
     ],

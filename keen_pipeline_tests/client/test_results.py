@@ -167,6 +167,7 @@ def answered(head: str, body: bytes = b"a,b\n1,2\n") -> faults.Behaviour:
         "Content-Length:",
         "Transfer-Encoding: gzip, chunked",
         "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip",
         "Transfer-Encoding: chunked, chunked",
         "X Bad: 1\r\nContent-Length: 16",
         "Content-Length : 16",

@@ -64,13 +64,28 @@ class _Silent(_Login):
 
 
 class CountingLogin(_Login):
-    """Notes what is asked about the connection as a whole, such as whether it lives."""
+    """Notes what is asked about the connection as a whole, such as whether it lives. Ten channels are all that it gives."""
 
     asked: ClassVar[list[str]] = []
+
+    def __init__(self, transport: paramiko.Transport) -> None:
+        self._transport = transport
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        if len(self._transport._channels.values()) >= 10:  # as OpenSSH, unless its MaxSessions says otherwise
+            return int(paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
+        return super().check_channel_request(kind, chanid)
 
     def check_global_request(self, kind: str, msg: Any) -> bool:
         self.asked.append(kind)
         return False
+
+
+class Handle(paramiko.SFTPHandle):
+    """An open file."""
+
+    def stat(self) -> Any:
+        return _answer(lambda: paramiko.SFTPAttributes.from_stat(os.fstat(self.readfile.fileno())))
 
 
 class Files(paramiko.SFTPServerInterface):
@@ -91,7 +106,7 @@ class Files(paramiko.SFTPServerInterface):
 
     def open(self, path: str, flags: int, attr: Any) -> Any:
         def opened() -> paramiko.SFTPHandle:
-            handle = paramiko.SFTPHandle(flags)
+            handle = Handle(flags)
             writing = bool(flags & (os.O_WRONLY | os.O_RDWR))
             file = os.fdopen(os.open(self._real(path), flags, 0o644), "r+b" if flags & os.O_RDWR else "wb" if writing else "rb")
             handle.filename, handle.readfile, handle.writefile = str(path), file, file
@@ -154,7 +169,7 @@ def running_sftp(folder: Path, *, replaces: bool = True, loses: bool = False, si
 
         def start(transport: paramiko.Transport) -> None:
             try:
-                transport.start_server(server=_Silent(silent_at, over) if silent_at else CountingLogin())
+                transport.start_server(server=_Silent(silent_at, over) if silent_at else CountingLogin(transport))
             except (paramiko.SSHException, EOFError, OSError):
                 transport.close()
 

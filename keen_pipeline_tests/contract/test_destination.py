@@ -19,11 +19,11 @@ import pytest
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError, VerificationError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError, ServiceUnavailableError, TransferError, VerificationError
 from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
-from keen_pipeline.landing.layout import collection_folder, file_path
+from keen_pipeline.landing.layout import collection_folder, file_path, list_path
 from keen_pipeline.landing.storages.s3_upload import PART_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.places import NOW, Place
@@ -343,6 +343,23 @@ def test_no_collections_name_leads_out_of_its_folder(collection: str, place: Pla
     assert len({name.rpartition("/")[0] for name in place.files()}) == 1
     assert {name.rpartition("/")[2] for name in place.files()} == {"2026-01-01.csv", "2026-01-01-08:00+0100.csv"}
     assert all(name.count("/") == 1 and "\\" not in name for name in place.files())
+
+
+def test_name_that_no_landing_gives_hides_no_other_file(place: Place) -> None:
+    destination = place.destination()
+    destination.write("purchases/2026-01-01.csv", b"a")
+    keeps_keys = destination.uri.startswith(("gs:", "azure:"))
+    for name in ["\u202e.csv", *(["a//b.csv"] if keeps_keys else [])]:
+        destination.write(f"purchases/{name}", b"b")
+    assert list(destination.files("purchases")) == [("purchases/2026-01-01.csv", 1)]
+
+
+@pytest.mark.parametrize("data", [b"[1,", b"{}", b"\xff", b"", b"[" * 100_000])
+def test_list_that_is_none_is_said_so(tmp_path: Path, data: bytes) -> None:
+    destination = FileDestination(str(tmp_path))
+    destination.write(list_path("purchases", "body:user", "latest"), data)
+    with pytest.raises(InvalidInputError, match=r"body%3Auser.json isn't the list that was written there; materialize it again"):
+        destination.read_list("purchases", "body:user", "latest")
 
 
 def test_no_two_collections_share_a_folder(place: Place) -> None:

@@ -229,6 +229,34 @@ def test_manifests_folder_that_is_a_link_out_of_the_destination_is_refused(tmp_p
         list(FileDestination(str(root))._storage.files(f"{root}/_manifests"))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "twin"),
+    [
+        ("purchases/2026-01-01.csv", "Purchases/2026-01-02.csv", "purchases"),
+        ("sales/date=2026-01-01/events.csv", "SALES/date=2026-01-01/events.csv", "sales"),
+        ("_unique/sales/latest.user.json", "_unique/sales/latest.USER.json", "latest.user.json"),
+    ],
+)
+def test_names_that_differ_by_case_alone_share_no_file_on_a_disk_that_takes_them_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, twin: str
+) -> None:
+    destination, real = FileDestination(str(tmp_path)), os.stat
+    destination.write(first, b"old")
+
+    def stat(path: object, **options: bool) -> os.stat_result:
+        return real(f"{tmp_path}{str(path).removeprefix(str(tmp_path)).lower()}", **options)
+
+    with monkeypatch.context() as blind:
+        blind.setattr(os, "stat", stat)
+        blind.setattr(local, "_make_folder", lambda folder: None)  # it is there
+        with pytest.raises(ConfigurationError, match=rf"this disk takes it for {twin}, which is there already\n"):
+            destination.write(second, b"new")
+        destination.write(first, b"new")
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"new"]
+    destination.write(second, b"new")  # this disk takes them for two
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+
+
 def test_name_that_no_message_can_hold_hides_no_other_file(tmp_path: Path) -> None:
     destination = FileDestination(str(tmp_path))
     destination.write("purchases/2026-01-01.csv", b"a")

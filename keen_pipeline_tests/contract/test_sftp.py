@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import paramiko
 import pytest
 
-from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline_tests.contract import sftp as sftp_server
@@ -55,6 +56,16 @@ def test_sftp_server_that_loses_bytes_is_found_out(tmp_path: Path) -> None:
         assert [path.read_bytes() for path in folder.iterdir()] == [OLD]
 
 
+def test_sftp_server_has_a_connection_for_every_few_readers_at_once(sftp: SftpServer) -> None:
+    destination = FileDestination(f"{sftp.uri}/many", transport=sftp.transport)
+    publish(destination, OLD)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(destination.open(f"{destination.uri}/{TARGET}")) for _ in range(12)]
+        assert {reader.read(10) for reader in readers} == {OLD}
+    destination.probe()
+    assert len(destination._storage._connections) == 3  # type: ignore[attr-defined]
+
+
 def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp_storage, "KEEPALIVE_SECONDS", 0.1)
     destination = FileDestination(f"{sftp.uri}/alive", transport=sftp.transport)
@@ -64,6 +75,57 @@ def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.Mon
     while "keepalive@lag.net" not in CountingLogin.asked:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.fixture
+def under_way(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many requests wait for their answers, each time that one is waited for."""
+    found: list[int] = []
+    real = paramiko.SFTPClient._read_response
+
+    def counted(self: paramiko.SFTPClient, waitfor: int | None = None) -> Any:
+        found.append(len(self._expecting))
+        return real(self, waitfor)
+
+    monkeypatch.setattr(paramiko.SFTPClient, "_read_response", counted)
+    return found
+
+
+def test_sftp_file_is_read_with_many_requests_under_way_and_not_with_any_number(sftp: SftpServer, under_way: list[int]) -> None:
+    destination = FileDestination(f"{sftp.uri}/far", transport=sftp.transport)
+    publish(destination, NEW)
+    under_way.clear()
+    with destination.open(f"{destination.uri}/{TARGET}") as file:
+        assert file.read(len(NEW)) == NEW
+    assert max(under_way) == 64
+
+
+@pytest.mark.parametrize("most", [100, 10_000, 2**20])
+def test_sftp_server_that_gives_less_than_was_asked_is_asked_for_the_rest(
+    sftp: SftpServer, monkeypatch: pytest.MonkeyPatch, under_way: list[int], most: int
+) -> None:
+    data, wanted = bytes(range(251)) * 1000, min(10 * most, 250_000)
+    destination = FileDestination(f"{sftp.uri}/little-{most}", transport=sftp.transport)
+    publish(destination, data)
+    under_way.clear()
+    real = sftp_server.Handle.read
+    monkeypatch.setattr(sftp_server.Handle, "read", lambda self, at, length: real(self, at, min(length, most)))
+    with destination.open(f"{destination.uri}/{TARGET}") as file:
+        assert file.read(wanted) == data[:wanted]
+        assert file.seek(-3, 2) == len(data) - 3
+        assert file.read() == data[-3:]
+    assert max(under_way) <= 64
+
+
+@pytest.mark.parametrize("answer", [paramiko.SFTP_EOF, paramiko.SFTP_FAILURE, paramiko.SFTP_OK])
+def test_sftp_file_that_ends_before_its_length_is_an_error(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch, answer: int) -> None:
+    destination = FileDestination(f"{sftp.uri}/short", transport=sftp.transport)
+    publish(destination, NEW)
+    with destination.open(f"{destination.uri}/{TARGET}") as file:
+        assert file.read(10) == NEW[:10]
+        monkeypatch.setattr(sftp_server.Handle, "read", lambda *_: answer)
+        with pytest.raises(TransferError, match="reading it failed"):
+            file.read(len(NEW))
 
 
 @pytest.mark.parametrize("name", ["known_hosts", "key_file"])

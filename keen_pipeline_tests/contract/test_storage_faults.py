@@ -238,6 +238,13 @@ def test_settings_of_aws_that_can_not_be_used_are_named(
         FileDestination("s3://bucket/x")
 
 
+def test_key_of_azure_that_is_none_is_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "not-base64!")
+    options = {"endpoint": "http://127.0.0.1:9", "account": "lander"}
+    with pytest.raises(ConfigurationError, match=r"access was refused \(AzureSigningError\)\nCheck the AZURE_STORAGE_"):
+        FileDestination("azure://c/x", transport=options).probe()
+
+
 def test_no_credentials_of_aws_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(variable, raising=False)

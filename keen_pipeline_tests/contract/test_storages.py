@@ -24,7 +24,7 @@ from keen_pipeline.landing.storages import sftp as sftp_storage
 from keen_pipeline.landing.storages.storage import Storage
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.azure import CONTAINER, AzureServer
-from keen_pipeline_tests.contract.places import NOW, Place
+from keen_pipeline_tests.contract.places import NOW, TARGET, Place
 from keen_pipeline_tests.contract.proxy import http_proxy
 from keen_pipeline_tests.contract.s3 import S3Server
 from keen_pipeline_tests.contract.sftp import PASSWORD, USER, SftpServer, running_sftp
@@ -33,7 +33,6 @@ from keen_pipeline_tests.faults import FaultServer
 PART = 256 * 1024
 LARGE = 5 * PART + 1
 OF_SEVERAL_PARTS = 2 * 5 * 1024 * 1024 + 1
-TARGET = "purchases/2026-01-01.csv"
 HOUR = timedelta(hours=1)
 
 
@@ -43,6 +42,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PART_BYTES", PART)
     monkeypatch.setattr(remote, "READ_BYTES", PART)
     monkeypatch.setattr(sftp_storage, "_PIECE_BYTES", PART // 4)
+    monkeypatch.setattr(sftp_storage, "_WINDOW_BYTES", PART)
 
 
 @pytest.fixture
@@ -123,8 +123,6 @@ def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(
     with pytest.raises(ClaimLostError), storage.stage(target) as stage:  # noqa: PT012 - one landing
         stage.write(b"n" * size)
         storage.publish(stage, target, fence=lost)
-    with pytest.raises(ClaimLostError):
-        storage.write(target, b"n" * size, fence=lost)
     assert place.files() == {TARGET: b"old"}
     assert place.unfinished() == 0
     said = {"local": "was not published", "sftp": "is aborted", "s3": "was aborted" if size > 5 else ""}
@@ -142,9 +140,6 @@ def test_fence_is_asked_once_and_before_the_file_shows(place: Place, size: int, 
         storage.publish(stage, target, fence=lambda: seen.append(place.files()[TARGET]))
     assert seen == [b"old"]
     assert place.files() == {TARGET: b"n" * size}
-    storage.write(target, b"newest", fence=lambda: seen.append(place.files()[TARGET]))
-    assert seen == [b"old", b"n" * size]
-    assert place.files() == {TARGET: b"newest"}
 
 
 @pytest.mark.parametrize("size", [5, OF_SEVERAL_PARTS])
@@ -190,14 +185,13 @@ def test_files_below_a_folder_are_listed_with_their_bytes(place: Place) -> None:
     assert list(storage.files(f"{root}/_nothing")) == []
 
 
-@pytest.mark.parametrize("foreign", ["{root}/../x.csv", "{root}-other/x.csv", "{root}"])
+@pytest.mark.parametrize("foreign", ["{root}/../x.csv", "{root}/./x.csv", "{root}//x.csv", "{root}/"])
 def test_nothing_outside_the_root_is_listed_or_removed(place: Place, foreign: str) -> None:
-    storage = storage_of(place)
-    uri = foreign.format(root=place.destination().uri)
-    with pytest.raises(InvalidInputError, match="does not lie under"):
-        storage.remove(uri)
-    with pytest.raises(InvalidInputError, match="does not lie under"):
-        list(storage.files(uri))
+    root = place.destination().uri
+    with pytest.raises(InvalidInputError, match="is not a file below"):
+        place.destination().remove(foreign.format(root=root))
+    with pytest.raises(InvalidInputError, match="is not a file below"):
+        list(place.destination().files(foreign.format(root="x")))
 
 
 @pytest.mark.parametrize("place", ["local", "sftp"], indirect=True)
@@ -334,7 +328,7 @@ def test_sftp_server_that_can_not_replace_in_one_step_is_refused_and_the_file_st
 def test_sftp_connection_that_broke_is_made_again(sftp: SftpServer) -> None:
     destination = FileDestination(f"{sftp.uri}/again", transport=sftp.transport)
     destination.probe()
-    destination._storage._connection.close()  # type: ignore[attr-defined]
+    next(iter(destination._storage._connections)).close()  # type: ignore[attr-defined]
     destination.probe()
 
 

@@ -99,6 +99,11 @@ def test_python_reads_the_joined_file(tmp_path: Path) -> None:
     ]
 
 
+def test_line_ends_of_the_slices_are_those_of_the_whole(tmp_path: Path) -> None:
+    assert joined(tmp_path, [b"a,b\r\n1,2\r\n", b"a,c\r\n3,4"]) == b"a,b,c\r\n1,2,\r\n3,,4\r\n"
+    assert joined(tmp_path, [b"a\r\n1", b"a\r\n2"]) == b"a\r\n1\r\n2\r\n"
+
+
 def test_slices_with_one_header_are_joined_byte_for_byte(tmp_path: Path) -> None:
     assert joined(tmp_path, [b'a,b\n1,"x\n"\n', b"a,b\n", b'"a",b\n,""']) == b'a,b\n1,"x\n"\n,""\n'
 

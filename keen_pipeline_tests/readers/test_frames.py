@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import shutil
 import tempfile
 from collections.abc import Callable
 from decimal import Decimal
@@ -14,10 +16,11 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from pyarrow import dataset
+from pyarrow import dataset, parquet
 
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.frames import duckdb_names
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.readers.conftest import EMPTY, EVENTS, KEYS, PER_DAY, expected_rows, land_all
@@ -117,6 +120,14 @@ def test_pandas_types_are_the_same_with_and_without_nulls(csv: KeenLanding) -> N
     assert days[1]["header:timestamp"] == "datetime64[us, UTC]"
 
 
+@pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.CSV_ZST, Encoding.PARQUET])
+def test_name_that_no_text_can_hold_loses_no_value(keen_landing: KeenLanding, encoding: Encoding) -> None:
+    visits = Collection("visits", KEYS[0], encoding=encoding)
+    keen_landing.land(visits, {KEYS[0]: [{"a\0b": "x"}], KEYS[1]: [{"a": "y", "c\0\nd": "z"}], KEYS[2]: [{"a": "w"}]})
+    table = keen_landing.reader.load("visits", KEYS[:3], pa.Table, columns=["body:a\\x00b", "body:a", "body:c\\x00\nd"])
+    assert [list(row.values()) for row in table.to_pylist()] == [["x", None, None], [None, "y", "z"], [None, "w", None]]
+
+
 def test_column_that_nobody_knows_is_refused(csv: KeenLanding) -> None:
     with pytest.raises(InvalidInputError, match=r"no landed file has body:amuont; known are body:coupon:code,"):
         csv.reader.load("visits", KEYS[:1], pa.Table, columns=["body:amuont"])
@@ -181,6 +192,55 @@ def test_file_that_is_gone_is_said_so(tmp_path: Path) -> None:
         landed.reader.load("visits", KEYS, pl.LazyFrame)
 
 
+@pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.PARQUET])
+@pytest.mark.parametrize("storage", ["local", "s3"])
+def test_file_that_is_not_the_one_that_landed_gives_no_fewer_events(
+    request: pytest.FixtureRequest, tmp_path: Path, storage: str, encoding: Encoding
+) -> None:
+    destination = None
+    if storage == "s3":
+        server = request.getfixturevalue("s3")
+        destination = FileDestination(f"{server.uri}/changed-{encoding.value}", transport=server.transport)
+    landing = KeenLanding(tmp_path, destination)
+    landing.land(Collection("visits", KEYS[0], encoding=encoding), {KEYS[0]: [{"n": "x" * 1000}, {"n": "y" * 1000}]})
+    path, name = f"visits/{KEYS[0]}.{encoding.value}", rf"visits\[{KEYS[0]}\]: .*visits/{KEYS[0]}"
+    data = landing.destination.read(path, 10_000)
+    landing.destination.write(path, data[: data.rindex(b"2026")] if encoding is Encoding.CSV else data[:-1])
+    with pytest.raises(ConfigurationError, match=rf"{name}.* has \d+ bytes, {len(data)} landed"):
+        landing.reader.load("visits", KEYS[:1], pa.Table)
+    if encoding is Encoding.PARQUET:
+        landing.destination.write(path, data[:4] + b"\xff" * (len(data) - 12) + data[-8:])
+        with pytest.raises(ConfigurationError, match=name):
+            landing.reader.load("visits", KEYS[:1], pa.Table)
+
+
+@pytest.mark.parametrize("landed", ["s3 parquet"], indirect=True)
+def test_only_the_columns_that_are_asked_for_are_read_of_a_remote_file(
+    landed: KeenLanding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = parquet.ParquetFile.iter_batches
+
+    def noted(self: Any, *arguments: Any, columns: list[str], **options: Any) -> Any:
+        read.extend(columns)
+        return real(self, *arguments, columns=columns, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", noted)
+    landed.reader.load("visits", KEYS[0], pa.Table, columns=["body:userId"])
+    assert read == ["body:userId"]
+
+
+@pytest.mark.parametrize("landed", ["s3 csv.zst", "s3 parquet"], indirect=True)
+def test_full_temporary_folder_is_named_and_not_the_file(landed: KeenLanding, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    monkeypatch.setattr(parquet.ParquetWriter, "write_batch", full)
+    with pytest.raises(ConfigurationError, match=r"temporary folder .* is full"):
+        landed.reader.load("visits", KEYS, pa.Table)
+
+
 @pytest.mark.parametrize("wrong", [dict, list[int], dict[str, int], "DataFrame", int])
 def test_unknown_kind_is_refused(csv: KeenLanding, wrong: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"use one of pandas\.DataFrame"):
@@ -192,6 +252,11 @@ def test_wrong_options_are_refused_before_anything_is_read(csv: KeenLanding) -> 
         csv.reader.load("visits", KEYS, pa.Table, missing="skip")
     with pytest.raises(InvalidInputError, match="types: body:paid can't be 'boolean', only num, int"):
         csv.reader.load("visits", KEYS, pa.Table, types={"body:paid": "boolean"})
+    with pytest.raises(InvalidInputError, match="types: must be a mapping of names to types, not"):
+        csv.reader.load("visits", KEYS, pa.Table, types=["body:paid"])  # type: ignore[arg-type]
+    for columns in ("body:paid", [1]):
+        with pytest.raises(InvalidInputError, match="columns: must be a list of names, not"):
+            csv.reader.load("visits", KEYS, pa.Table, columns=columns)  # type: ignore[arg-type]
 
 
 def test_relations_of_two_inputs_join(csv: KeenLanding) -> None:

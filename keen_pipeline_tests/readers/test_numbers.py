@@ -20,6 +20,7 @@ from keen_pipeline.readers.numbers import NotANumberError, Numbers, numbers_of
 from keen_pipeline.readers.scan import converted
 from keen_pipeline.readers.types import KEENS_NUMBER, known_words
 from keen_pipeline.testing import KeenLanding
+from keen_pipeline_tests.ledgers import day
 
 INT, DOUBLE, TEXT = pa.int64(), pa.float64(), pa.string()
 
@@ -142,7 +143,8 @@ def test_a_long_number_is_looked_at() -> None:
 
 
 def test_one_word_for_all_landings_of_a_column() -> None:
-    file = LandedFile("visits", "2026-01-01", "x", Encoding.CSV, ("body:n",), 1, words=("num",), masked=frozenset({"body:n"}))
+    asked = day(0, collection="visits")
+    file = LandedFile("visits", "2026-01-01", "x", Encoding.CSV, ("body:n",), 1, 9, "", asked, ("num",), frozenset({"body:n"}))
     assert known_words([file]) == {"body:n": "string"}
     assert known_words([replace(file, masked=frozenset())]) == {"body:n": KEENS_NUMBER}
     nulls, told = replace(file, masked=frozenset(), words=("null",)), replace(file, masked=frozenset())

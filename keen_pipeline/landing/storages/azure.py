@@ -106,7 +106,7 @@ class AzureStorage(ObjectStorage):
             return unavailable(target, error)
         code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
         code = cleaned(getattr(code, "value", code))
-        if error.status_code in (401, 403):
+        if error.status_code == 403 or isinstance(error, exceptions.ClientAuthenticationError):  # also a key that signs nothing
             return for_a_person(target, f"access was refused ({code})", _KEYS)
         if code in _WRONG:
             return for_a_person(target, f"the service refuses what it was asked ({code})", _KEYS)

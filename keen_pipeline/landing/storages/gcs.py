@@ -5,7 +5,6 @@ An upload that ends early leaves nothing to see or to remove: Google forgets it 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -21,7 +20,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
 from keen_pipeline.landing.storages.options import GcsOptions
-from keen_pipeline.landing.storages.remote import ObjectStorage, StagedReader, split
+from keen_pipeline.landing.storages.remote import ObjectStorage, Positioned, StagedReader, split
 from keen_pipeline.landing.storages.storage import Fence
 
 RETRY_SECONDS = 60.0
@@ -56,7 +55,8 @@ class GcsStorage(ObjectStorage):
         try:
             self._client = storage.Client(**settings)
         except OSError as error:  # the library's word for a project that it can't find
-            raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", "Set the option project.") from None
+            why = f"its settings can't be used ({type(error).__name__})"
+            raise for_a_person(root, why, f"Set the option project. {_KEYS}") from None
         except _FAILURES as error:
             raise self._error(error, root) from None
 
@@ -109,29 +109,22 @@ class GcsStorage(ObjectStorage):
         return unavailable(target, error)
 
 
-class _Version:
+class _Version(Positioned):
     """One version of an object, as a file: each request names it, so that none is answered from a newer one.
 
     The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
     """
 
     def __init__(self, blob: Any, size: int) -> None:
-        self._blob, self._size, self._position = blob, size, 0
+        self._blob, self.size = blob, size
 
     def read(self, length: int) -> bytes:
-        end = min(self._position + length, self._size)
+        end = min(self._position + length, self.size)
         if end <= self._position:
             return b""
         data: bytes = self._blob.download_as_bytes(start=self._position, end=end - 1, checksum=None, **_bounds())
         self._position += len(data)
         return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
-        before = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, before + offset)
-
-    def tell(self) -> int:
-        return self._position
 
     def close(self) -> None:
         """Nothing is open between the requests."""

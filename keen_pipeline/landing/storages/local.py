@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, cast
 
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
 from keen_pipeline.landing.storages.options import LocalOptions
-from keen_pipeline.landing.storages.remote import StoredReader, check_inside
+from keen_pipeline.landing.storages.remote import StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 
@@ -53,6 +53,7 @@ class LocalStorage(Storage):
         place = Path(target)
         with of_folder(str(place.parent)):
             _make_folder(place.parent)
+            _check_case(Path(self._root), place)
             _remove_leftovers(place.parent, None)
             file = _new_stage(place)
         try:
@@ -75,11 +76,6 @@ class LocalStorage(Storage):
                 raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
             _sync_folder(place.parent)
 
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        with self.stage(target) as stage:
-            stage.write(data)
-            self.publish(stage, target, fence=fence)
-
     def size(self, target: str) -> int | None:
         with of_folder(target):
             try:
@@ -96,12 +92,10 @@ class LocalStorage(Storage):
             raise for_a_person(target, f"it can't be read ({error.strerror or type(error).__name__})") from error
 
     def remove(self, target: str) -> None:
-        check_inside(self._root, target)
         with of_folder(target):
             _unlink(target)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        check_inside(self._root, folder)
         home = os.path.realpath(self._root)
         if os.path.commonpath([home, os.path.realpath(folder)]) != home:
             raise for_a_person(folder, "it is a symbolic link that leads out of the destination")
@@ -111,8 +105,7 @@ class LocalStorage(Storage):
                 found = None
                 with of_folder(path), suppress(FileNotFoundError):  # removed meanwhile
                     found = os.lstat(f"{path}/{name}")
-                # No landing gives a file a name that no URI, ledger or message can hold.
-                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name) and f"{path}{name}".isprintable():
+                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name):
                     yield "/".join(part for part in (folder, below if below != "." else "", name) if part), found.st_size
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
@@ -222,6 +215,18 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
+
+
+def _check_case(root: Path, place: Path) -> None:
+    """Two collections or properties that differ by case only would replace each other's files on macOS and Windows."""
+    path = root
+    for name in place.relative_to(root).parts:
+        folder, path = path, path / name
+        twin = folder / name.swapcase()
+        if twin != path and twin.exists() and path.exists() and name not in (names := os.listdir(folder)):  # noqa: PTH208
+            other = next((one for one in names if one.lower() == name.lower()), "another name")
+            why = f"this disk takes it for {other}, which is there already"
+            raise for_a_person(str(path), why, "Land one of the two at another destination, or on a disk that tells A from a.")
 
 
 def _sync_folder(folder: Path) -> None:

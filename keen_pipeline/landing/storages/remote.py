@@ -8,8 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, short, unreadable
+from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, unreadable
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 
 READ_BYTES = 4 * 1024 * 1024
@@ -20,15 +19,28 @@ _WHOLE_PIECE_BYTES = 16 * 1024 * 1024
 """A part of an upload up to this size is held in memory while it is sent; a longer one is read from the disk as it leaves."""
 
 
-class StagedReader(io.RawIOBase):
-    """Reads `length` bytes of a staged file from `start` on, whatever its own position; the file stays open.
+class Positioned:
+    """The place of a reader in what it reads, of `size` bytes."""
+
+    size: int
+    _position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+class StagedReader(Positioned, io.RawIOBase):
+    """Reads `size` bytes of a staged file from `start` on, whatever its own position; the file stays open.
 
     `at_end` is called whenever the last byte is about to be given.
     """
 
-    def __init__(self, descriptor: int, start: int, length: int, at_end: Callable[[], None] | None = None) -> None:
-        self._descriptor, self._start, self.size, self._at_end = descriptor, start, length, at_end
-        self._position = 0
+    def __init__(self, descriptor: int, start: int, size: int, at_end: Callable[[], None] | None = None) -> None:
+        self._descriptor, self._start, self.size, self._at_end = descriptor, start, size, at_end
 
     def __len__(self) -> int:
         return self.size
@@ -38,14 +50,6 @@ class StagedReader(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True  # so that a client can send a piece again
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(self.size - self._position, 0)
@@ -121,12 +125,6 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def check_inside(root: str, uri: str) -> None:
-    """Raises InvalidInputError for what doesn't lie below the root; `..` leads out of it."""
-    if not uri.startswith(root.rstrip("/") + "/") or ".." in uri.removeprefix(root).split("/"):
-        raise InvalidInputError(f"{short(uri)} does not lie under {short(root)}", field="uri")
-
-
 def check_size(target: str, size: int, largest: int) -> None:
     """Raises ConfigurationError before anything is sent when the service takes no file of so many bytes."""
     if size > largest:
@@ -146,15 +144,16 @@ class ObjectStorage(Storage):
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, os.SEEK_END)
         check_size(target, size, self._largest)
-        if size <= PART_BYTES:
-            self.write(target, exactly(stage.fileno(), 0, size), fence=fence)
-            return
         with self._translated(target):
-            self._send(target, stage, size, fence)
-
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        with self._translated(target):
+            if size > PART_BYTES:
+                self._send(target, stage, size, fence)
+                return
+            data = exactly(stage.fileno(), 0, size)
             fence()
+            self._put(target, data)
+
+    def write(self, target: str, data: bytes) -> None:
+        with self._translated(target):
             self._put(target, data)
 
     def size(self, target: str) -> int | None:
@@ -171,12 +170,10 @@ class ObjectStorage(Storage):
         return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, self._failures), READ_BYTES))
 
     def remove(self, target: str) -> None:
-        check_inside(self._root, target)
         with self._translated(target):
             self._delete(target)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        check_inside(self._root, folder)
         scheme = folder.partition("://")[0]
         bucket, prefix = split(folder + "/")
         with self._translated(folder):

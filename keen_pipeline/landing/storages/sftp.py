@@ -20,24 +20,31 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import paramiko
+from paramiko.sftp import int64
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
 from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import StagedReader, StoredReader, check_inside
+from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
+CHANNELS = 5
+"""Of one connection: OpenSSH allows ten, and takes a moment to forget one that was closed."""
 _PIECE_BYTES = 256 * 1024
+_WINDOW_BYTES = 2 * 1024 * 1024
+"""Asked for at once when a file is read: as much as may be under way on a channel of paramiko's."""
+_ANSWER_BYTES, _SHORTEST_ANSWER_BYTES = 32 * 1024, 4 * 1024
+"""What servers give in one answer, and the least that is asked for when one gives less."""
 # The last four: what paramiko makes of an answer that isn't SFTP.
 _FAILURES = (paramiko.SSHException, OSError, EOFError, paramiko.SFTPError, struct.error, ValueError, IndexError)
 _log = logging.getLogger(__name__)
 
 
 class SftpStorage(Storage):
-    """A folder of an SFTP server. One connection for all threads, made at the first use and again when it broke."""
+    """A folder of an SFTP server. Connections are shared by all threads, made when they are needed and again when they broke."""
 
     _failures = _FAILURES
 
@@ -45,7 +52,7 @@ class SftpStorage(Storage):
         super().__init__(root)
         self._options = options
         self._lock = threading.Lock()
-        self._connection: paramiko.SSHClient | None = None
+        self._connections: dict[paramiko.SSHClient, list[paramiko.Channel]] = {}
         try:
             host, _ = urlsplit(root).hostname, urlsplit(root).port
         except ValueError:
@@ -55,13 +62,8 @@ class SftpStorage(Storage):
         self._folder = "/" + unquote(urlsplit(root).path).strip("/")
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
-        size = stage.seek(0, 2)
-        with StagedReader(stage.fileno(), 0, size) as reader, self._session(target) as files:
-            self._put(files, reader, size, self._path(target), fence)
-
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
-        with self._session(target) as files:
-            self._put(files, io.BytesIO(data), len(data), self._path(target), fence)
+        with StagedReader(stage.fileno(), 0, stage.seek(0, 2)) as reader, self._session(target) as files:
+            self._put(files, reader, self._path(target), fence)
 
     def size(self, target: str) -> int | None:
         with self._session(target) as files:
@@ -76,21 +78,19 @@ class SftpStorage(Storage):
             files = self._new_channel()  # of its own
             try:
                 with suppress(FileNotFoundError):
-                    file = files.open(self._path(target), "rb")
+                    file = _ManyRequests(files, files.open(self._path(target), "rb"))
             finally:
                 if file is None:
                     files.close()
         if file is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _PIECE_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _WINDOW_BYTES))
 
     def remove(self, target: str) -> None:
-        check_inside(self._root, target)
         with self._session(target) as files, suppress(FileNotFoundError):
             files.remove(self._path(target))
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
-        check_inside(self._root, folder)
         with self._session(folder) as files:
             for path, found in _walk(files, self._path(folder)):
                 if not is_staged(posixpath.basename(path)):
@@ -122,7 +122,7 @@ class SftpStorage(Storage):
         below = uri.removeprefix(self._root).strip("/").split("/")
         return posixpath.join(self._folder, *map(_name, below))
 
-    def _put(self, files: paramiko.SFTPClient, source: Any, size: int, path: str, fence: Fence) -> None:
+    def _put(self, files: paramiko.SFTPClient, source: StagedReader, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
         _make_folders(files, folder)
         staged = f"{folder}/{staged_name(name)}"
@@ -136,7 +136,7 @@ class SftpStorage(Storage):
                 # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
                 file.set_pipelined(False)
                 file.write(piece)
-            _check_size(files, staged, size)
+            _check_size(files, staged, source.size)
             fence()
             files.posix_rename(staged, path)
         except BaseException:
@@ -152,7 +152,7 @@ class SftpStorage(Storage):
     def _new_channel(self) -> paramiko.SFTPClient:
         """A channel for one call or reader, whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
         seconds = self._options.timeout_seconds
-        channel = self._connected().open_session(timeout=seconds)
+        channel = self._open_channel()
         watchdog = threading.Timer(seconds, channel.close)
         watchdog.daemon = True
         watchdog.start()
@@ -166,16 +166,23 @@ class SftpStorage(Storage):
         finally:
             watchdog.cancel()
 
-    def _connected(self) -> paramiko.Transport:
+    def _open_channel(self) -> paramiko.Channel:
+        """By a connection that has room for it, else by a new one."""
         with self._lock:
-            transport = self._connection.get_transport() if self._connection is not None else None
-            if transport is None or not transport.is_active():
-                if self._connection is not None:
-                    self._connection.close()
-                self._connection = self._connect()
-                transport = cast("paramiko.Transport", self._connection.get_transport())
-                transport.set_keepalive(KEEPALIVE_SECONDS)
-            return transport
+            for connection, channels in list(self._connections.items()):
+                if (transport := connection.get_transport()) is None or not transport.is_active():
+                    connection.close()
+                    del self._connections[connection]
+                    continue
+                channels[:] = [channel for channel in channels if not channel.closed]
+                if len(channels) < CHANNELS:
+                    break
+            else:
+                connection, channels = self._connect(), []
+                self._connections[connection] = channels
+            transport = cast("paramiko.Transport", connection.get_transport())
+            channels.append(transport.open_session(timeout=self._options.timeout_seconds))
+            return channels[-1]
 
     def _connect(self) -> paramiko.SSHClient:
         place, options, opens = urlsplit(self._root), self._options, SftpSecrets.from_environment()
@@ -206,6 +213,7 @@ class SftpStorage(Storage):
                 auth_timeout=options.timeout_seconds,
                 channel_timeout=options.timeout_seconds,
             )
+            cast("paramiko.Transport", client.get_transport()).set_keepalive(KEEPALIVE_SECONDS)
         except BaseException:
             client.close()
             raise
@@ -233,6 +241,48 @@ class SftpStorage(Storage):
         if str(error) == "Failure":  # all that the protocol's third version can say
             return unavailable(target, "Failure", "Servers say this when a disk or quota is full, among others.")
         return unavailable(target, error)
+
+
+class _ManyRequests(Positioned):
+    """An open file that is read with many requests under way, so that a server far away is waited for once in a window.
+
+    Not by paramiko's own `prefetch` and `readv`: when an answer comes before the next request has left, or has fewer bytes than
+    were asked for, they go back to single requests, and keep what comes besides until the file is closed.
+    """
+
+    def __init__(self, files: paramiko.SFTPClient, file: paramiko.SFTPFile) -> None:
+        self._files, self._file = files, file
+        self.size = int(file.stat().st_size or 0)
+        self._longest = _ANSWER_BYTES
+        self._answers: dict[int, bytes] = {}
+
+    def read(self, length: int) -> bytes:
+        """The next bytes, maybe fewer. Raises EOFError if the file has become shorter."""
+        end = min(self._position + min(length, _WINDOW_BYTES), self.size)
+        lengths = {}
+        for at in range(self._position, end, self._longest):
+            asked = min(self._longest, end - at)
+            lengths[self._files._async_request(self, paramiko.sftp.CMD_READ, self._file.handle, int64(at), asked)] = asked
+        while len(self._answers) < len(lengths):
+            self._files._read_response()
+        data = b""
+        for number, asked in lengths.items():
+            answer = self._answers[number][:asked]
+            data += answer
+            if len(answer) < asked:  # what follows belongs elsewhere
+                self._longest = max(len(answer), _SHORTEST_ANSWER_BYTES)
+                break
+        self._answers.clear()
+        if lengths and not data:
+            raise EOFError
+        self._position += len(data)
+        return data
+
+    def _async_response(self, kind: int, answer: paramiko.Message, number: int) -> None:
+        """Called by paramiko for each answer."""
+        if kind != paramiko.sftp.CMD_DATA:
+            self._files._convert_status(answer)
+        self._answers[number] = answer.get_string()
 
 
 def _name(part: str) -> str:

@@ -63,9 +63,11 @@ class Storage(ABC):
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         """Make the staged bytes the file at `target`, in one step, for which they need not have been staged."""
 
-    @abstractmethod
-    def write(self, target: str, data: bytes, *, fence: Fence = no_fence) -> None:
+    def write(self, target: str, data: bytes) -> None:
         """A small file, in one step."""
+        with self.stage(target) as stage:
+            stage.write(data)
+            self.publish(stage, target)
 
     @abstractmethod
     def size(self, target: str) -> int | None:
@@ -77,14 +79,12 @@ class Storage(ABC):
 
     @abstractmethod
     def remove(self, target: str) -> None:
-        """Remove one file; nothing happens when there is none. Raises InvalidInputError for one outside the root."""
+        """Remove one file; nothing happens when there is none."""
 
     @abstractmethod
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         """URI and bytes of each file below the URI `folder`, in any order, as they are found; staged files are none, and neither is
-        what lies behind a symbolic link or has a name that can't be printed.
-
-        Raises InvalidInputError for a folder outside the root. Nothing is found in a folder that isn't there.
+        what lies behind a symbolic link. Nothing is found in a folder that isn't there.
         """
 
     @abstractmethod
