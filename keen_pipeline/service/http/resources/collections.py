@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any
 
 from starlette.responses import Response
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
+from keen_pipeline.service.cancellation import RequestCancelledError
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.events.query import where
-from keen_pipeline.service.http.answers import JsonResponse, dump_json
+from keen_pipeline.service.http.answers import JsonResponse, dump_json, error_answer
 from keen_pipeline.service.http.lanes import DELETE, QUERY
 from keen_pipeline.service.http.operation import MASTER, READ, WRITE, Call, Operation
 from keen_pipeline.service.http.parameters import BEACON, SELECTING
 from keen_pipeline.service.http.resources.events import beacon
 from keen_pipeline.service.http.schemas import json_of, ref
+
+_log = logging.getLogger(__name__)
 
 
 async def schema(call: Call) -> Response:
@@ -23,18 +28,32 @@ async def schema(call: Call) -> Response:
 
 
 async def schemas(call: Call) -> Response:
-    """The same of every collection."""
+    """The same of every collection. One that can't be read is listed with its error in place of its properties.
+
+    If none can be read, the last one's error is raised.
+    """
     limit = call.service.config.max_answer_bytes
 
     def run() -> str:
-        shown, size = [], 0
-        for name in call.service.store.names():
-            shown.append(dump_json(_schema(call, name)))
+        names, shown, size = call.service.store.names(), list[str](), 0
+        broken: list[Exception] = []
+        for name in names:
+            try:
+                shown.append(dump_json(_schema(call, name)))
+            except RequestCancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a collection that can't be read must hide no other, nor be missing itself
+                _log.exception("a collection can't be read", extra={"collection": name})
+                broken.append(error)
+                answer = json.loads(bytes(error_answer(error).body))
+                shown.append(dump_json({"name": name, "url": call.collection_url(name), "properties": {}, "error": answer}))
             size += len(shown[-1].encode())
             if size > limit:
                 raise ExtractionTooLargeError(
                     f"the schemas are too large: more than {limit} bytes; ask for one collection at a time"
                 )
+        if broken and len(broken) == len(names):
+            raise broken[-1]
         return f"[{','.join(shown)}]"
 
     return Response(await call.run(QUERY, run), media_type="application/json")
@@ -90,7 +109,7 @@ _PIXEL = {"image/gif": {"schema": {"type": "string", "format": "binary"}}}
 
 OPERATIONS = [
     Operation("GET", "/2.0/projects/{project}/{collection}", schema, "The schema of a collection", json_of(ref("Schema2"))),
-    Operation("GET", _EVENTS, schemas, "Schemas of all collections", json_of({"type": "array", "items": ref("Schema3")})),
+    Operation("GET", _EVENTS, schemas, "Schemas of all collections", json_of(ref("Schemas3"))),
     Operation(
         "GET",
         _ONE,

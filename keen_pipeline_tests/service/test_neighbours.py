@@ -1,0 +1,40 @@
+"""A damaged collection, or a folder of somebody else, beside collections that are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from keen_pipeline.client import KeenClient
+from keen_pipeline.service import embedded
+from keen_pipeline_tests.service.environment import clean_environment
+from keen_pipeline_tests.service.http_client import Http
+from keen_pipeline_tests.service.stores import Place, fold
+
+
+def test_a_damaged_collection_is_listed_with_its_error_and_hides_no_other(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    service = place.open("data")
+    for name in ("damaged", "shop"):
+        service.add_events(name, [{"n": 1}])
+        fold(service, name)
+    place.close()
+    data = tmp_path / "data"
+    shutil.rmtree(data / "log")
+    (file,) = (data / "events" / "damaged").glob("*.parquet")
+    file.unlink()
+    with embedded.start(data, env=clean_environment()) as running:
+        endpoint = running.endpoint
+        http = Http(endpoint)
+        damaged, shop = http.json("GET", f"{http.v3}/events", key="read_key")
+        assert (damaged["name"], damaged["properties"]) == ("damaged", {})
+        assert damaged["error"]["error_code"] == "InternalServerError"
+        assert shop == http.json("GET", f"{http.v3}/events/shop", key="read_key")
+        client = KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, api_version="3.0")
+        assert client.collections() == ["damaged", "shop"]
+        assert http.request("GET", f"{http.v3}/events/damaged", key="read_key").status == 500
+    for kept in ("events", "log"):
+        shutil.rmtree(data / kept / "shop")
+    with embedded.start(data, env=clean_environment()) as running:
+        http = Http(running.endpoint)
+        assert http.request("GET", f"{http.v3}/events", key="read_key").status == 500  # there is no other
