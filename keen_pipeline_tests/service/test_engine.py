@@ -18,7 +18,7 @@ from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.storage import upkeep
-from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
+from keen_pipeline.service.storage.engine import Engine, MemoryShortageError, QueryTimeoutError
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
 
@@ -93,6 +93,17 @@ def test_a_query_that_begins_while_the_engine_closes_is_cancelled_too(tmp_path: 
     engine.close()
     thread.join(5)
     assert [str(error) for error in ended] == ["the service is shutting down"]
+
+
+def test_a_query_whose_time_ends_between_two_statements_is_cancelled_too(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, memory_mib=128, query_seconds=0.05)
+
+    def run(cursor: duckdb.DuckDBPyConnection) -> None:
+        time.sleep(0.3)  # as long as files are fetched
+        cursor.execute("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b").fetchall()
+
+    with pytest.raises(QueryTimeoutError), engine.query() as cursor:
+        run(cursor)
 
 
 def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -11,7 +12,6 @@ from starlette.responses import Response
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.service.cancellation import RequestCancelledError
 from keen_pipeline.service.events import analyses
-from keen_pipeline.service.events.query import where
 from keen_pipeline.service.http.answers import JsonResponse, dump_json, error_answer
 from keen_pipeline.service.http.lanes import DELETE, QUERY
 from keen_pipeline.service.http.operation import MASTER, READ, WRITE, Call, Operation
@@ -96,8 +96,7 @@ async def delete_events(call: Call) -> Response:
 
     def delete() -> None:
         with service.select(call.collection, parameters) as selection:  # refused here, before anything is deleted
-            filters, timeframe = selection.filters, selection.timeframe
-        service.store.delete(call.collection, lambda snapshot: where(snapshot.columns, filters, timeframe))
+            service.store.delete(call.collection, lambda snapshot: replace(selection, snapshot=snapshot))
 
     await call.run(DELETE, delete)
     return Response(status_code=204)
