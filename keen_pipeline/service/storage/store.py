@@ -131,18 +131,19 @@ class EventStore:
 
     def known(self, name: str) -> Collection | None:
         """A collection that is there; taken up as a crash or a shutdown left it, when it is first asked for."""
+        return self._opened(name) or (self._open(name) if name in self._names or self._logs.has(name) else None)
+
+    def _opened(self, name: str) -> Collection | None:
         with self._lock:
-            if name in self._collections:
-                return self._collections[name]
-        return self._open(name) if name in self._names or self._logs.has(name) else None
+            collection = self._collections.get(name)
+            return None if collection is None or collection.log.stale else collection
 
     def _open(self, name: str) -> Collection:
         with self._lock:
             turn = self._opening.setdefault(name, threading.Lock())
         with turn:
-            with self._lock:
-                if name in self._collections:
-                    return self._collections[name]
+            if (found := self._opened(name)) is not None:
+                return found
             with own_errors("opening a collection"):
                 table = Table(self._tables.place(name), shared=self._tables.shared)
                 state = table.state()
@@ -150,7 +151,8 @@ class EventStore:
             with self._lock:
                 self._names.add(name)
                 self._opening.pop(name, None)
-                return self._collections.setdefault(name, made)
+                self._collections[name] = made
+            return made
 
     def append(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
         """Store the lines that `encode` makes, which may be called again, and return their number; they are durable then.
