@@ -19,9 +19,10 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFound
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions import worker
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
 from keen_pipeline.service.storage.backend import one_folder
 from keen_pipeline.service.storage.places import StorageError
+from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import await_status
 
 
@@ -43,14 +44,15 @@ def test_the_extraction_thread_outlives_a_database_that_fails(service: Service, 
     assert all(thread.is_alive() for thread in service.worker._threads)
 
 
+@pytest.mark.parametrize("error", [IndexError("string index out of range"), ConfigurationError("/var/lib/keen lacks files")])
 def test_an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     original, broken = worker.write_csv, iter([True])
 
     def once(*args: Any, **options: Any) -> int:
         if next(broken, False):
-            raise IndexError("string index out of range")
+            raise error
         return original(*args, **options)
 
     monkeypatch.setattr(worker, "write_csv", once)
@@ -58,8 +60,29 @@ def test_an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one
     await_status(service, first.id, FAILED)
     found = service.records.get(first.id)
     assert found is not None
-    assert found.message == "the service could not write the result (IndexError)"
+    assert found.message == f"the service could not write the result ({type(error).__name__})"
     await_status(service, service.create_extraction("purchases", {}, names="v2").id, COMPLETE)
+
+
+def test_what_was_asked_for_and_put_off_while_the_clock_was_ahead_waits_no_longer_than_usual(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.mkdir()
+    database = SqliteDatabase(data / "state.db")
+    records, now = ExtractionRecords(database), database.now()
+    asked = {"names": "v2", "filters": (), "timeframe": None, "email": "a@example.com", "max_queue": 10}
+    rests = records.create("purchases", delay=3600, **asked)  # type: ignore[arg-type]
+    monkeypatch.setattr(database, "now", lambda: now + 30 * 86_400)
+    ahead = records.create("purchases", delay=0, **asked)  # type: ignore[arg-type]
+    records.finish(Turn(rests.id), COMPLETE, events=1, size=1, message=None)
+    records.mail_tried(rests.id, MAIL_PENDING, database.now() + 3600)
+    assert records.claim_mail(database.now()) is None
+    monkeypatch.setattr(database, "now", lambda: now)
+    assert records.take_turn([]) == Turn(ahead.id)
+    assert (mailed := records.claim_mail(now)) is not None
+    assert mailed.id == rests.id
+    again = records.create("purchases", delay=3600, **asked)  # type: ignore[arg-type]
+    assert records.take_turn([ahead.id]) is None, again
 
 
 def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:

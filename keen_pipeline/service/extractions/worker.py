@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from keen_pipeline.errors import KeenPipelineError, RetryableError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
@@ -191,11 +191,9 @@ class ExtractionWorker:
             self._results.discard(turn.result)
             if self._try_again_later(turn, error):
                 return
-            message = (
-                str(error)
-                if isinstance(error, KeenPipelineError)
-                else f"the service could not write the result ({type(error).__name__})"
-            )
+            # What is wrong with the configuration, or a folder, is for whoever runs the service: the log has it.
+            tells = isinstance(error, KeenPipelineError) and type(error) is not ConfigurationError
+            message = str(error) if tells else f"the service could not write the result ({type(error).__name__})"
             self._note(turn, FAILED, None, None, message)
             _log.exception("extraction failed", extra={"extraction": extraction.id, "collection": extraction.collection})
             self._finished(FAILED, time.monotonic() - began, 0)
