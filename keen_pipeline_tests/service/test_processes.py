@@ -190,6 +190,15 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
 
 
+def test_a_project_is_found_under_its_id_whatever_an_address_makes_of_it(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(KEEN_PROJECT_ID="acme:prod/eu")) as service:
+        http = Http(service.endpoint)
+        assert http.json("GET", "/3.0/projects/acme%3Aprod%2Feu/events") == []
+        (project,) = http.json("GET", "/3.0/projects")
+        assert http.json("GET", project["events_url"]) == []
+        assert http.request("GET", "/3.0/projects/acme%3Aprod/events").status == 404
+
+
 def test_a_child_dies_with_its_parent(data: Path) -> None:
     code = "import os, sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
     code += "print(embedded.start(Path(sys.argv[1])).pid, flush=True); os.kill(os.getpid(), 9)"
