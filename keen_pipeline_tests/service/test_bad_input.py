@@ -113,9 +113,9 @@ BAD_NAMES: list[Any] = [{"": 1}, {"k" * 257: 1}, {f"p{i}": i for i in range(1001
     [
         (b"{", "body"),
         (b"\xff\xfe", "body"),
-        (b'{"a": NaN}', "body"),
-        (b'{"a": 1e999}', "body"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "body"),
+        (b'{"a": NaN}', "event.a"),
+        (b'{"a": 1e999}', "event.a"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "event.a"),
         (b"[" * 100_000, "body"),
         ([], "event"),
         ("text", "event"),
@@ -146,6 +146,18 @@ def test_wrong_events(http: Http, collection: str, event: Any, field: str) -> No
         assert http.query("select_unique", collection, target_property="good") == [1, 2]
         schema = http.json("GET", f"{http.v3}/events/{collection}")["properties"]
         assert set(schema) == {"good", "keen.timestamp", "keen.created_at", "keen.id"}
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[[1e999]]", '[{"x": -1e999}]', "9" * 5000])
+def test_a_number_that_is_none_takes_no_other_event_along(http: Http, collection: str, number: str) -> None:
+    batch = f'{{"{collection}": [{{"n": 1}}, {{"n": {number}}}, {{"n": 12345678901234567890}}]}}'.encode()
+    first, second, third = http.json("POST", f"{http.v3}/events", body=batch)[collection]
+    assert (first, third, second["error"]["name"]) == ({"success": True}, {"success": True}, "InvalidPropertyValueError")
+    asked = f'{{"event_collection": "{collection}", "filters": [{{"property_name": "n", "operator": "gt", "property_value": '
+    answer = http.request("POST", f"{http.v3}/queries/count", body=f"{asked}{number}}}]}}".encode())
+    assert (answer.status, answer.json()["field"]) == (400, "filters[0].property_value")
+    asked = f'{{"event_collection": "{collection}", "latest": {number}, "timezone": {number}}}'
+    assert http.request("POST", f"{http.v3}/queries/extraction", body=asked.encode()).status == 400
 
 
 @pytest.mark.parametrize(
