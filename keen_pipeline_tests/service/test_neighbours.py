@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
-from keen_pipeline_tests.service.stores import Place, fold
+from keen_pipeline_tests.service.stores import Place, fold, n_of
 
 
 def test_a_damaged_collection_is_listed_with_its_error_and_hides_no_other(tmp_path: Path) -> None:
@@ -38,3 +41,23 @@ def test_a_damaged_collection_is_listed_with_its_error_and_hides_no_other(tmp_pa
     with embedded.start(data, env=clean_environment()) as running:
         http = Http(running.endpoint)
         assert http.request("GET", f"{http.v3}/events", key="read_key").status == 500  # there is no other
+
+
+def test_a_folder_of_somebody_else_among_the_tables_is_looked_into_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    place.open("data").add_events("shop", [{"n": 1}])
+    place.close()
+    (tmp_path / "data" / "events" / "lost+found").mkdir()
+    usual = Path.iterdir
+
+    def closed(path: Path) -> Iterator[Path]:
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    again = place.open("data")
+    assert (again.store.names(), n_of(again, "shop")) == (["shop"], [1])
+    place.close()
