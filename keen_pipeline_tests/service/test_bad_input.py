@@ -204,6 +204,14 @@ def test_the_key_of_the_query_string_is_tried_first(http: Http, collection: str)
     assert http.request("GET", path, key="read_key", params={"api_key": "wrong"}).status == 401
 
 
+def test_head_asks_for_no_mail(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    asked = {"event_collection": collection, "email": "ada@example.com"}
+    assert http.request("HEAD", f"{http.v3}/queries/extraction", params=asked).status == 400
+    assert http.json("GET", f"{http.v2}/{collection}/_extract") == {"results": []}
+    assert http.request("HEAD", f"{http.v3}/queries/extraction", params={"event_collection": collection}).status == 200
+
+
 def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
     http.add(collection, {"a": 1})
     http.add(f"{collection}-other", {"a": 1})

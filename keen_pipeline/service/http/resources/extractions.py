@@ -95,6 +95,8 @@ async def extract_now(call: Call) -> Response:
     latest = whole_number(parameters.get("latest"), "latest", 10**12)
     names = property_names(parameters.get("property_names"))
     if checked_email(parameters, service.config.mail_to) is not None:
+        if call.request.method == "HEAD":
+            raise InvalidInputError("email: HEAD asks for no mail; use GET or POST", field="email")
         if content_type == _JSON:
             raise InvalidInputError("content_type: a file for an e-mail is text/csv", field="content_type")
         shape = Shape(latest, tuple(names) if names is not None else None, packed)
