@@ -20,7 +20,7 @@ NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
 MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
 CLOCK_SECONDS = 86_400
-"""No mail rests for so long: one that seems to was put off while the clock was ahead."""
+"""Nothing is held or put off for so long: what seems to be was while the clock was ahead."""
 MAIL_CLAIM_SECONDS = 12 * TIMEOUT_SECONDS
 """Longer than an attempt to send one, whose steps with TLS and a login are eleven; only a process that died in the middle of it
 leaves a mail for so long."""
@@ -196,11 +196,12 @@ class ExtractionRecords:
         marks = ", ".join(["''", *"?" * len(passed_over)])
         due = (
             "SELECT id, turn, lost, holder, held_until FROM extractions WHERE status = ? AND (not_before <= ? OR created > ?)"
-            f" AND held_until <= ? AND id NOT IN ({marks}) ORDER BY created, id LIMIT 1"  # the clock may have been ahead
+            " AND (held_until <= ? OR held_until > ?)"  # the clock may have been ahead
+            f" AND id NOT IN ({marks}) ORDER BY created, id LIMIT 1"
         )
         while True:
             now = self.now()
-            rows = self._database.rows(due, [NOT_STARTED, now, now, now, *passed_over])
+            rows = self._database.rows(due, [NOT_STARTED, now, now, now, now + CLOCK_SECONDS, *passed_over])
             if not rows:
                 return None
             row = rows[0]
@@ -223,9 +224,8 @@ class ExtractionRecords:
 
     def put_off(self, turn: Turn, seconds: float) -> None:
         """End a turn without an end of its extraction, which any process may take again after so many seconds."""
-        if self.lease_seconds is not None:
-            sql = "UPDATE extractions SET holder = NULL, held_until = ? WHERE id = ? AND turn = ?"
-            self._changed(sql, [self.now() + seconds, turn.extraction_id, turn.number])
+        sql = "UPDATE extractions SET holder = NULL, held_until = ? WHERE id = ? AND turn = ?"
+        self._changed(sql, [self.now() + seconds, turn.extraction_id, turn.number])
 
     def _changed(self, sql: str, values: Sequence[Any]) -> bool:
         with self._database.transaction() as connection:
