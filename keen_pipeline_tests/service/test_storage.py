@@ -139,7 +139,7 @@ def test_a_delete_reads_only_the_files_of_which_it_can_not_tell(place: Place, mo
         return usual(self, cursor, file, *arguments)
 
     monkeypatch.setattr(EventFiles, "without", without)
-    window = Timeframe(parse_instant("2026-01-02"), parse_instant("2026-01-03T18:00:00Z"))
+    window = Timeframe(parse_instant("2026-01-02T06:00:00Z"), parse_instant("2026-01-03T18:00:00Z"))
     assert delete(service, "shop", window=window) == 3
     assert read == [last]
     assert files(service, "shop")[0] == first

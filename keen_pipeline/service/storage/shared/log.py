@@ -163,7 +163,11 @@ class SharedLog:
             return None
         numbers = [row["number"] for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
-            raise CatalogueUnavailableError(f"{self._name}: appends were removed while they were read; ask again", retry_after=1)
+            raise CatalogueUnavailableError(
+                f"{self._name}: appends were removed while they were read; ask again. If it stays so, the storage is another one"
+                " than before, or older than the catalogue",
+                retry_after=1,
+            )
         self._learn()  # the lines may have properties of other processes
         path = self._folder / f"{disk_name(self._name)}.{numbers[0]}.{secrets.token_hex(4)}.ndjson"
         try:
