@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
+
 import psycopg
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.extractions.records import COMPLETE
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
+from keen_pipeline_tests.postgres import database
 from keen_pipeline_tests.service import stores
 from keen_pipeline_tests.service.stores import Services, until
 from keen_pipeline_tests.service.stores import number as events
@@ -115,3 +119,33 @@ def test_an_append_that_names_a_property_ends_though_the_database_knows_fewer(
         service.add_events("shop", [{"n": 2, "z": 1}])
     service.add_events("shop", [{"n": 2, "z": 1}])
     assert [event.get("z") for event in stores.events(service, "shop")] == [None, 1]
+
+
+def test_a_catalogue_and_a_storage_of_two_services_are_refused(
+    services: Services, postgres: str, catalogue: PostgresDatabase, tmp_path: Path
+) -> None:
+    services.open("one").add_events("shop", [{"n": 1}])
+    services.open("two")
+    with pytest.raises(ConfigurationError, match="do not belong together"):
+        Services(tmp_path, services.catalogue, str(tmp_path / "another storage")).open("three")
+    with database(postgres, f"t{uuid.uuid4().hex}") as url:
+        another = Services(tmp_path, url, services.storage)
+        with pytest.raises(ConfigurationError, match="do not belong together"):
+            another.open("four")
+        (tmp_path / "storage" / "catalogue-id").unlink()
+        assert another.open("five").store.names() == []  # as it was told to
+        another.close()
+        with pytest.raises(ConfigurationError, match="do not belong together"):
+            services.open("six")
+
+
+def test_a_first_start_that_broke_off_is_gone_on_with(services: Services, catalogue: PostgresDatabase, tmp_path: Path) -> None:
+    services.open("one")
+    catalogue.rows("UPDATE credentials SET value = 'new ' || value WHERE name = 'catalogue-id'")
+    for left in (True, False):
+        if not left:
+            catalogue.rows("UPDATE credentials SET value = 'new ' || value WHERE name = 'catalogue-id'")
+            (tmp_path / "storage" / "catalogue-id").unlink()
+        services.open(f"again-{left}")
+    (row,) = catalogue.rows("SELECT value FROM credentials WHERE name = 'catalogue-id'")
+    assert row["value"] == (tmp_path / "storage" / "catalogue-id").read_text()
