@@ -266,7 +266,8 @@ def test_what_was_replaced_is_removed_once_it_is_old(services: Services, catalog
     delete(service, "shop", {"property_name": "n", "operator": "lt", "property_value": 2})
     assert len(services.files()) == 3
     assert catalogue.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 3
-    sweeper = services.open("sweeper", replaced_seconds=1.0, fold_seconds=0.2)
+    sweeper = services.open("sweeper", fold_seconds=0.2)
+    sweeper.backend.upkeep._keep_seconds = 0
     until(lambda: len(services.files()) == 1, "the files stayed")
     until(lambda: catalogue.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 0, "the appends stayed")
     assert events(sweeper, "shop") == events(service, "shop") == 1
