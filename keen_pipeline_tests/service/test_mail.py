@@ -342,7 +342,7 @@ def test_the_mail_thread_outlives_any_mail(
         ("handle_RCPT", "450 4.2.0 come again", MAIL_PENDING),
         ("handle_RCPT", "554 5.7.1 <a@b.c>: relay access denied", MAIL_PENDING),
         ("handle_RCPT", "550 Relay not permitted", MAIL_PENDING),
-        ("handle_RCPT", "530 5.7.0 authentication required", MAIL_PENDING),
+        ("handle_RCPT", "530 authentication required", MAIL_PENDING),
         ("handle_MAIL", "550 5.1.0 sender refused", MAIL_PENDING),
         ("handle_DATA", "552 5.3.4 too large", MAIL_GIVEN_UP),
         ("handle_DATA", "554 5.7.1 not from you", MAIL_PENDING),

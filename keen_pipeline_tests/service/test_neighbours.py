@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import anyio
 import pytest
 
 from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.http.resources.collections import MOST_AWAY, schemas
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 from keen_pipeline_tests.service.stores import Place, fold, n_of
@@ -61,3 +69,25 @@ def test_a_folder_of_somebody_else_among_the_tables_is_looked_into_by_nobody(
     again = place.open("data")
     assert (again.store.names(), n_of(again, "shop")) == (["shop"], [1])
     place.close()
+
+
+@pytest.mark.parametrize("away", [3, 4])
+def test_the_schemas_wait_for_few_collections_that_are_away(service: Service, monkeypatch: pytest.MonkeyPatch, away: int) -> None:
+    usual, names, asked = service.store.snapshot, [f"away{n}" for n in range(away)], list[str]()
+
+    def snapshot(name: str) -> Any:
+        asked.append(name)
+        if name in names:
+            raise ServiceUnavailableError("the storage is away")
+        return usual(name)
+
+    async def run(lane: str, work: Any) -> Any:
+        return work()
+
+    monkeypatch.setattr(service.store, "names", lambda: [*names, "purchases"])
+    monkeypatch.setattr(service.store, "snapshot", snapshot)
+    call: Any = SimpleNamespace(service=service, run=run, version="v3", collection_url=str)
+    with pytest.raises(ServiceUnavailableError) if away > MOST_AWAY else nullcontext():
+        listed = json.loads(bytes(anyio.run(schemas, call).body))
+        assert [one.get("error", {}).get("error_code") for one in listed] == ["ServiceUnavailableError"] * 3 + [None]
+    assert len(asked) == 4

@@ -9,8 +9,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
-from keen_pipeline.service.cancellation import RequestCancelledError
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, RetryableError
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.http.answers import JsonResponse, dump_json, error_answer
 from keen_pipeline.service.http.lanes import DELETE, QUERY
@@ -19,6 +18,7 @@ from keen_pipeline.service.http.parameters import BEACON, SELECTING
 from keen_pipeline.service.http.resources.events import beacon
 from keen_pipeline.service.http.schemas import json_of, ref
 
+MOST_AWAY = 3
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +30,7 @@ async def schema(call: Call) -> Response:
 async def schemas(call: Call) -> Response:
     """The same of every collection. One that can't be read is listed with its error in place of its properties.
 
-    If none can be read, the last one's error is raised.
+    If none can be read, or several can't now, the last one's error is raised: a storage that is away is waited for each time.
     """
     limit = call.service.config.max_answer_bytes
 
@@ -40,11 +40,11 @@ async def schemas(call: Call) -> Response:
         for name in names:
             try:
                 shown.append(dump_json(_schema(call, name)))
-            except RequestCancelledError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a collection that can't be read must hide no other, nor be missing itself
+            except Exception as error:
                 _log.exception("a collection can't be read", extra={"collection": name})
                 broken.append(error)
+                if sum(isinstance(one, RetryableError) for one in broken) > MOST_AWAY:
+                    raise
                 answer = json.loads(bytes(error_answer(error).body))
                 shown.append(dump_json({"name": name, "url": call.collection_url(name), "properties": {}, "error": answer}))
             size += len(shown[-1].encode())
