@@ -148,6 +148,17 @@ def test_wrong_events(http: Http, collection: str, event: Any, field: str) -> No
         assert set(schema) == {"good", "keen.timestamp", "keen.created_at", "keen.id"}
 
 
+def test_events_at_the_bounds_of_their_names_depth_and_number_of_properties(http: Http, collection: str) -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        return {"a": nested(depth - 1)} if depth else {"a": 1}
+
+    many = {f"p{i}": i for i in range(1000)}
+    pairs = [({"k" * 256: 1}, {"k" * 257: 1}), (nested(32), nested(33)), (many, many | {"more": 1})]
+    for taken, refused_ in pairs:
+        answer = http.json("POST", f"{http.v3}/events", body={f"{collection}-{len(taken)}": [taken, refused_]})
+        assert [[one["success"] for one in outcomes] for outcomes in answer.values()] == [[True, False]]
+
+
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[[1e999]]", '[{"x": -1e999}]', "9" * 5000])
 def test_a_number_that_is_none_takes_no_other_event_along(http: Http, collection: str, number: str) -> None:
     batch = f'{{"{collection}": [{{"n": 1}}, {{"n": {number}}}, {{"n": 12345678901234567890}}]}}'.encode()

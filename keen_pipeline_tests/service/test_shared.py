@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -283,6 +284,17 @@ def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Serv
         with pytest.raises(FileGoneError) as raised:
             snapshot.fetch(snapshot.segments)
     assert isinstance(raised.value, RetryableError)
+
+
+def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path: Path) -> None:
+    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100) + b"PAR1"))
+    cache = FileCache(tmp_path, objects, max_bytes=50)
+    cache.hold(["a", "b"])
+    assert [cache.path(name).exists() for name in ("a", "b")] == [True, True]
+    cache.hold(["b"])
+    cache.release(["a", "b"])
+    assert [cache.path(name).exists() for name in ("a", "b")] == [False, True]
+    cache.close()
 
 
 def on_disk(folder: Path) -> int:
