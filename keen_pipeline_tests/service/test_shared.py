@@ -297,6 +297,13 @@ def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path
     cache.close()
 
 
+def test_half_a_file_of_the_storage_is_not_taken(tmp_path: Path) -> None:
+    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100)))
+    with pytest.raises(RetryableError, match="incomplete"):
+        FileCache(tmp_path, objects, max_bytes=50).hold(["a"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def on_disk(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
