@@ -126,8 +126,9 @@ def test_a_query_whose_time_ends_between_two_statements_is_cancelled_too(tmp_pat
         time.sleep(0.3)  # as long as files are fetched
         cursor.execute("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b").fetchall()
 
-    with pytest.raises(QueryTimeoutError), engine.query() as cursor:
+    with pytest.raises(QueryTimeoutError) as raised, engine.query() as cursor:
         run(cursor)
+    assert error_answer(raised.value).status_code == 504
 
 
 def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:

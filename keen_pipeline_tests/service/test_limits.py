@@ -74,6 +74,17 @@ def test_too_large_an_extraction_is_refused(data: Path) -> None:
         assert http.csv("purchases", filters=few).count(b"\n") == 3
 
 
+def test_too_large_a_synchronous_extraction_is_refused(data: Path) -> None:
+    with configured(data, max_sync_events=2) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"n": 1}, {"n": 2})
+        assert len(http.query("extraction", "purchases")) == 2
+        http.add("purchases", {"n": 3})
+        assert len(http.query("extraction", "purchases", latest=2)) == 2
+        answer = http.request("POST", f"{http.v3}/queries/extraction", body={"event_collection": "purchases"})
+        assert (answer.status, answer.json()["error_code"]) == (400, "ExtractionTooLargeError")
+
+
 @pytest.mark.parametrize("name", ["purchases", "$refused"])
 def test_too_many_events_in_one_request_are_refused_whole(http: Http, collection: str, name: str) -> None:
     """Each would get a result of a hundred bytes and more: 10 MB of `7,` took 7 GB of memory and two minutes."""
