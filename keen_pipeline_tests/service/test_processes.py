@@ -186,6 +186,10 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         first = service.endpoint
     with embedded.start(data, env=clean_environment()) as service:
         assert (service.endpoint.project_id, service.endpoint.read_key) == (first.project_id, first.read_key)
+    with embedded.start(data, env=clean_environment(KEEN_PROJECT_ID="another")) as service:
+        service._log.seek(0)
+        (told,) = [line for line in map(json.loads, service._log) if line["level"] == "warning"]
+        assert (told["project"], told["other"]) == ("another", first.project_id)
     with pytest.raises(ConfigurationError, match="must differ"):
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
 

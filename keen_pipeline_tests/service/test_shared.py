@@ -274,7 +274,7 @@ def test_what_was_replaced_is_removed_once_it_is_old(services: Services, catalog
     assert events(sweeper, "shop") == events(service, "shop") == 1
 
 
-def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Services) -> None:
+def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Services, caplog: pytest.LogCaptureFixture) -> None:
     service, other = services.open("one"), services.open("other")
     service.add_events("shop", [{"n": 1}])
     fold(service, "shop")
@@ -284,6 +284,7 @@ def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Serv
         with pytest.raises(FileGoneError) as raised:
             snapshot.fetch(snapshot.segments)
     assert isinstance(raised.value, RetryableError)
+    assert any(getattr(record, "object", "").startswith("events/shop/") for record in caplog.records)  # it may be lost
 
 
 def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path: Path) -> None:
