@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from keen_pipeline.settings import SmtpSettings
 
 TIMEOUT_SECONDS = 20.0
 """Of each step of the conversation with the server."""
+
+_WHO_MAY_SEND = re.compile(r"\b5\.7\.\d|relay", re.IGNORECASE).search
 
 
 def check_login(smtp: SmtpSettings) -> None:
@@ -33,6 +36,20 @@ def send_mail(smtp: SmtpSettings, message: EmailMessage) -> None:
     message["From"] = smtp.sender
     with connected(smtp) as server:
         server.send_message(message)
+
+
+def is_refused_for_good(error: Exception) -> bool:
+    """Whether the server will never take this message: it refused its recipient or its content with a 55x.
+
+    Not if it refused a login, a sender, or by a rule about who may send (5.7.x of RFC 3463, relaying): those are the settings' or
+    the server's, and a person will put them right.
+    """
+    answers: list[tuple[int, object]] = []
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        answers += error.recipients.values()
+    elif isinstance(error, smtplib.SMTPDataError):
+        answers.append((error.smtp_code, error.smtp_error))
+    return bool(answers) and all(550 <= code < 560 and not _WHO_MAY_SEND(str(text)) for code, text in answers)
 
 
 @contextmanager

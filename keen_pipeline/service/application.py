@@ -77,6 +77,7 @@ class Service:
 
     def close(self) -> None:
         """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
+        self.backend.upkeep.stop()
         self.engine.close()
         self.worker.close()
         self.mailer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import ServiceConfig
 
 FILE_NAME = "credentials.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ def complete_credentials(config: ServiceConfig, kept: Credentials | None) -> Cre
     made = Credentials(
         pick("project_id", 12), pick("read_key", 32), pick("write_key", 32), pick("master_key", 32), pick("signing_key", 32)
     )
+    if kept is not None and made.project_id != kept.project_id:
+        _log.warning(
+            "events of another project are served as this one's", extra={"project": made.project_id, "other": kept.project_id}
+        )
     if len({made.read_key, made.write_key, made.master_key}) < 3:
         # One key for two purposes would let a reader write; the v2.0 single-key reading is served by the master key.
         raise ConfigurationError("service: KEEN_READ_KEY, KEEN_WRITE_KEY and KEEN_MASTER_KEY must differ from each other")

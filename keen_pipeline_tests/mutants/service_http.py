@@ -38,6 +38,12 @@ _LISTS = _test("limits", "a_body_of_many_lists_is_refused_before_they_are_made")
 _MANY = _test("limits", "too_many_events_in_one_request_are_refused_whole")
 _MISSING = _test("folder", "logs_after_one_that_is_missing_are_set_aside_as_it_may_have_named_their_columns")
 _DAMAGED = _test("folder", "logs_after_one_that_is_damaged_are_read_if_their_columns_are_known")
+_NEIGHBOUR = _test("neighbours", "a_damaged_collection_is_listed_with_its_error_and_hides_no_other")
+_AWAY = _test("neighbours", "the_schemas_wait_for_few_collections_that_are_away")
+_AHEAD = _test("extractions", "what_was_asked_for_and_put_off_while_the_clock_was_ahead_waits_no_longer_than_usual")
+_BEHIND = _test("catalogue", "what_a_standby_that_was_behind_lacks_is_named_again_and_means_the_same_to_all")
+_PAIR = _test("catalogue", "a_catalogue_and_a_storage_of_two_services_are_refused")
+_SWEPT = _test("tables", "only_what_left_the_table_long_ago_is_swept")
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # Parameters and bodies.
@@ -357,4 +363,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "",
         _test("page", "a_browser_gets_the_page_and_others_the_versions"),
     ),
+    # One bad neighbour, several processes, clocks.
+    (f"{_HTTP}/resources/collections.py", "if broken and len(broken) == len(names):", "if False:", _NEIGHBOUR),
+    (f"{_HTTP}/resources/collections.py", " > MOST_AWAY:", " > 9 * MOST_AWAY:", _AWAY),
+    (f"{_HTTP}/app.py", ' or b"/"\n', "\n", _test("protocol", "a_target_in_the_absolute_form_is_its_path_and_its_host")),
+    ("keen_pipeline/mail.py", "|relay", "", _test("mail", "a_mail_that_is_refused_for_good_is_tried_once")),
+    ("keen_pipeline/mail.py", "550 <= code < 560", "500 <= code", _test("mail", "a_mail_that_is_refused_for_good_is_tried_once")),
+    (f"{_SERVICE}/limits.py", "times.popleft()", "times.clear()", _test("limits", "the_minute_slides_and_a_refusal_lasts_one")),
+    (f"{_SERVICE}/extractions/records.py", "created > ?)", "created < ?)", _AHEAD),
+    (f"{_SERVICE}/extractions/records.py", "held_until > ?)", "held_until < ?)", _AHEAD),
+    (f"{_SERVICE}/storage/shared/log.py", "if lost or self._database.server", "if lost or None and self._database.server", _BEHIND),
+    (f"{_SERVICE}/storage/shared/backend.py", "    if _id_in(objects) != ours:", "    if False:", _PAIR),
+    (f"{_SERVICE}/storage/tables.py", "math.ceil(seconds / 3600)", "int(seconds / 3600)", _SWEPT),
 ]

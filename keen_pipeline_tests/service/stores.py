@@ -18,6 +18,7 @@ from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
 from keen_pipeline.service.storage.shared.backend import shared
 from keen_pipeline.service.storage.store import Collection, EventStore
+from keen_pipeline.timeframe import Timeframe
 
 WAIT_SECONDS = 20.0
 LOCAL_URL = "http://127.0.0.1:1"
@@ -91,9 +92,9 @@ def asked(service: Service, *filters: dict[str, Any]) -> Any:
     return service.filters({"filters": list(filters)})
 
 
-def delete(service: Service, name: str, *filters: dict[str, Any]) -> int:
+def delete(service: Service, name: str, *filters: dict[str, Any], window: Timeframe | None = None) -> int:
     conditions = asked(service, *filters)
-    return service.store.delete(name, lambda snapshot: Selection(snapshot, conditions, None, "v3").where)
+    return service.store.delete(name, lambda snapshot: Selection(snapshot, conditions, window, "v3"))
 
 
 @contextlib.contextmanager

@@ -113,9 +113,9 @@ BAD_NAMES: list[Any] = [{"": 1}, {"k" * 257: 1}, {f"p{i}": i for i in range(1001
     [
         (b"{", "body"),
         (b"\xff\xfe", "body"),
-        (b'{"a": NaN}', "body"),
-        (b'{"a": 1e999}', "body"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "body"),
+        (b'{"a": NaN}', "event.a"),
+        (b'{"a": 1e999}', "event.a"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "event.a"),
         (b"[" * 100_000, "body"),
         ([], "event"),
         ("text", "event"),
@@ -146,6 +146,29 @@ def test_wrong_events(http: Http, collection: str, event: Any, field: str) -> No
         assert http.query("select_unique", collection, target_property="good") == [1, 2]
         schema = http.json("GET", f"{http.v3}/events/{collection}")["properties"]
         assert set(schema) == {"good", "keen.timestamp", "keen.created_at", "keen.id"}
+
+
+def test_events_at_the_bounds_of_their_names_depth_and_number_of_properties(http: Http, collection: str) -> None:
+    def nested(depth: int) -> dict[str, Any]:
+        return {"a": nested(depth - 1)} if depth else {"a": 1}
+
+    many = {f"p{i}": i for i in range(1000)}
+    pairs = [({"k" * 256: 1}, {"k" * 257: 1}), (nested(32), nested(33)), (many, many | {"more": 1})]
+    for taken, refused_ in pairs:
+        answer = http.json("POST", f"{http.v3}/events", body={f"{collection}-{len(taken)}": [taken, refused_]})
+        assert [[one["success"] for one in outcomes] for outcomes in answer.values()] == [[True, False]]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[[1e999]]", '[{"x": -1e999}]', "9" * 5000])
+def test_a_number_that_is_none_takes_no_other_event_along(http: Http, collection: str, number: str) -> None:
+    batch = f'{{"{collection}": [{{"n": 1}}, {{"n": {number}}}, {{"n": 12345678901234567890}}]}}'.encode()
+    first, second, third = http.json("POST", f"{http.v3}/events", body=batch)[collection]
+    assert (first, third, second["error"]["name"]) == ({"success": True}, {"success": True}, "InvalidPropertyValueError")
+    asked = f'{{"event_collection": "{collection}", "filters": [{{"property_name": "n", "operator": "gt", "property_value": '
+    answer = http.request("POST", f"{http.v3}/queries/count", body=f"{asked}{number}}}]}}".encode())
+    assert (answer.status, answer.json()["field"]) == (400, "filters[0].property_value")
+    asked = f'{{"event_collection": "{collection}", "latest": {number}, "timezone": {number}}}'
+    assert http.request("POST", f"{http.v3}/queries/extraction", body=asked.encode()).status == 400
 
 
 @pytest.mark.parametrize(
@@ -190,6 +213,14 @@ def test_the_key_of_the_query_string_is_tried_first(http: Http, collection: str)
     path = f"{http.v2}/{collection}/_count"
     assert http.request("GET", path, key="wrong", params={"api_key": http.endpoint.read_key}).status == 200
     assert http.request("GET", path, key="read_key", params={"api_key": "wrong"}).status == 401
+
+
+def test_head_asks_for_no_mail(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1})
+    asked = {"event_collection": collection, "email": "ada@example.com"}
+    assert http.request("HEAD", f"{http.v3}/queries/extraction", params=asked).status == 400
+    assert http.json("GET", f"{http.v2}/{collection}/_extract") == {"results": []}
+    assert http.request("HEAD", f"{http.v3}/queries/extraction", params={"event_collection": collection}).status == 200
 
 
 def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:

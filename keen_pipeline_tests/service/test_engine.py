@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -18,7 +19,8 @@ from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.storage import upkeep
-from keen_pipeline.service.storage.engine import Engine, MemoryShortageError
+from keen_pipeline.service.storage.engine import Engine, MemoryShortageError, QueryTimeoutError
+from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
 
@@ -93,6 +95,40 @@ def test_a_query_that_begins_while_the_engine_closes_is_cancelled_too(tmp_path: 
     engine.close()
     thread.join(5)
     assert [str(error) for error in ended] == ["the service is shutting down"]
+
+
+def test_a_fold_that_the_end_of_the_service_cancels_is_no_error_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, began, usual = (
+        Service(ServiceConfig(tmp_path, fold_seconds=0.1), "http://127.0.0.1"),
+        threading.Event(),
+        EventFiles.fold,
+    )
+
+    def fold(self: EventFiles, logs: Any) -> Any:
+        began.set()
+        while not self.engine._closed:
+            time.sleep(0.01)
+        return usual(self, logs)
+
+    monkeypatch.setattr(EventFiles, "fold", fold)
+    service.add_event("shop", {"n": 1}, version="v3")
+    assert began.wait(20)
+    service.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_query_whose_time_ends_between_two_statements_is_cancelled_too(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, memory_mib=128, query_seconds=0.05)
+
+    def run(cursor: duckdb.DuckDBPyConnection) -> None:
+        time.sleep(0.3)  # as long as files are fetched
+        cursor.execute("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b").fetchall()
+
+    with pytest.raises(QueryTimeoutError) as raised, engine.query() as cursor:
+        run(cursor)
+    assert error_answer(raised.value).status_code == 504
 
 
 def test_the_largest_events_and_a_collection_of_the_most_properties_are_folded(tmp_path: Path) -> None:

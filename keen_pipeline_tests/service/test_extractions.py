@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import sqlite3
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFound
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions import worker
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
 from keen_pipeline.service.storage.backend import one_folder
 from keen_pipeline.service.storage.places import StorageError
+from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import await_status
 
 
@@ -43,14 +45,15 @@ def test_the_extraction_thread_outlives_a_database_that_fails(service: Service, 
     assert all(thread.is_alive() for thread in service.worker._threads)
 
 
+@pytest.mark.parametrize("error", [IndexError("string index out of range"), ConfigurationError("/var/lib/keen lacks files")])
 def test_an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one_runs(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     original, broken = worker.write_csv, iter([True])
 
     def once(*args: Any, **options: Any) -> int:
         if next(broken, False):
-            raise IndexError("string index out of range")
+            raise error
         return original(*args, **options)
 
     monkeypatch.setattr(worker, "write_csv", once)
@@ -58,8 +61,31 @@ def test_an_extraction_that_fails_in_a_way_nobody_expected_ends_and_the_next_one
     await_status(service, first.id, FAILED)
     found = service.records.get(first.id)
     assert found is not None
-    assert found.message == "the service could not write the result (IndexError)"
+    assert found.message == f"the service could not write the result ({type(error).__name__})"
     await_status(service, service.create_extraction("purchases", {}, names="v2").id, COMPLETE)
+
+
+def test_what_was_asked_for_and_put_off_while_the_clock_was_ahead_waits_no_longer_than_usual(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.mkdir()
+    database = SqliteDatabase(data / "state.db")
+    records, now = ExtractionRecords(database), database.now()
+    asked = {"names": "v2", "filters": (), "timeframe": None, "email": "a@example.com", "max_queue": 10}
+    rests = records.create("purchases", delay=3600, **asked)  # type: ignore[arg-type]
+    monkeypatch.setattr(database, "now", lambda: now + 30 * 86_400)
+    ahead = records.create("purchases", delay=0, **asked)  # type: ignore[arg-type]
+    records.finish(Turn(rests.id), COMPLETE, events=1, size=1, message=None)
+    records.mail_tried(rests.id, MAIL_PENDING, database.now() + 3600)
+    records.put_off(Turn(ahead.id), 60)
+    assert records.claim_mail(database.now()) is None
+    monkeypatch.setattr(database, "now", lambda: now)
+    assert records.take_turn([]) == Turn(ahead.id)
+    assert (mailed := records.claim_mail(now)) is not None
+    assert mailed.id == rests.id
+    again = records.create("purchases", delay=3600, **asked)  # type: ignore[arg-type]
+    records.put_off(Turn(ahead.id), 60)
+    assert records.take_turn([]) is None, again
 
 
 def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:
@@ -103,6 +129,24 @@ def test_an_extraction_that_finds_no_memory_or_no_room_gets_another_turn(
     await_status(service, made.id, COMPLETE)
     found = service.records.get(made.id)
     assert (found is not None and found.bytes, service.worker._put_off) == (7, {})
+
+
+def test_extractions_whose_events_are_away_keep_no_other_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.add_event("away", {"a": 1}, version="v3")
+    usual, back = service.store.snapshot, threading.Event()
+
+    def snapshot(name: str) -> Any:
+        if name == "away" and threading.current_thread().name.startswith("extraction") and not back.is_set():
+            raise ServiceUnavailableError("the storage lacks a file")
+        return usual(name)
+
+    monkeypatch.setattr(service.store, "snapshot", snapshot)
+    away = [service.create_extraction("away", {}, names="v2").id for _ in range(3)]
+    await_status(service, service.create_extraction("purchases", {}, names="v2").id, COMPLETE)
+    back.set()
+    for one in away:
+        await_status(service, one, COMPLETE)
+    assert service.worker._away == {}
 
 
 def test_a_mail_that_no_server_is_set_for_is_told_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:

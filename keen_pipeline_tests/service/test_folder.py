@@ -368,14 +368,19 @@ def test_what_the_last_process_left_is_folded_though_nobody_asks_for_it(folder: 
     until(lambda: list((tmp_path / "one" / "events").glob("shop/*.parquet")), "it was not folded")
 
 
-def test_an_append_that_failed_leaves_nothing_behind(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_that_failed_leaves_nothing_behind(folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = folder.open()
     service.add_events("shop", [{"n": 1}])
     usual = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    (log,) = (tmp_path / "one" / "log" / "shop").iterdir()
+    before = log.read_bytes()
     with pytest.raises(DiskFullError, match="no room on the disk") as raised:
         service.add_events("shop", [{"n": 2, "new": 1}])
-    assert raised.value.errno == errno.ENOSPC
+    assert (raised.value.errno, log.read_bytes()) == (
+        errno.ENOSPC,
+        before,
+    )  # for whoever copies the folder now
     assert n_of(service, "shop") == [1]
     with pytest.raises(DiskFullError):
         service.add_events("new", [{"n": 2}])

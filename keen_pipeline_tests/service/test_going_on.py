@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +113,14 @@ def test_counts_and_deletes_that_take_long_hold_up_neither_health_nor_ingest(
     anyio.run(calls.beside, release, [("GET", count), ("DELETE", events)], [("GET", "/healthz"), ("POST", events)])
     assert calls.answered[:2] == [("/healthz", 200), (events, 201)]
     assert sorted(calls.answered[2:]) == [(events, 204)] * 12 + [(count, 200)] * 12
+
+
+def test_a_file_at_once_needs_no_folder_but_the_service_s_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # as in a container whose root can't be written to
+    calls, path = Calls(service), f"/3.0/projects/{service.credentials.project_id}/queries/extraction"
+    anyio.run(calls.ask, "GET", f"{path}?event_collection=purchases&content_type=text/csv")
+    assert [status for _, status in calls.answered] == [200]
+    assert list((service.config.data / "results").iterdir()) == []
 
 
 class Client:

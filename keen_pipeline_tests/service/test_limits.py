@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.service import embedded
+from keen_pipeline.errors import InvalidInputError, RateLimitedError
+from keen_pipeline.service import embedded, limits
 from keen_pipeline.service.http.app import canonical_path
 from keen_pipeline.service.http.bodies import MAX_CONTAINERS
 from keen_pipeline.service.http.parameters import query_fields
@@ -33,6 +33,21 @@ def test_past_the_limit_of_a_minute_every_request_of_the_kind_is_refused(data: P
         assert json.loads(refused.data)["error_code"] == "TooManyRequestsError"
         assert http.query("count", "purchases") == 1  # the other kind has a budget of its own
         http.add("purchases", {"a": 2})
+
+
+def test_the_minute_slides_and_a_refusal_lasts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now[0])
+    counted = limits.RequestsPerMinute()
+    for now[0] in (0, 30, 30, 60):
+        counted.count("query", 3)
+    for now[0] in (60, 119):
+        with pytest.raises(RateLimitedError) as refused:
+            counted.count("query", 3)
+        assert refused.value.retry_after == 120 - now[0]
+        counted.count("extraction", 3)
+    for now[0] in (120, 120.5):
+        counted.count("query", 3)
 
 
 def test_a_full_queue_refuses_and_what_waits_is_done(data: Path) -> None:
@@ -57,6 +72,17 @@ def test_too_large_an_extraction_is_refused(data: Path) -> None:
         assert (answer.status, json.loads(answer.data)["error_code"]) == (400, "ExtractionTooLargeError")
         few = [{"property_name": "n", "operator": "lt", "property_value": 2}]
         assert http.csv("purchases", filters=few).count(b"\n") == 3
+
+
+def test_too_large_a_synchronous_extraction_is_refused(data: Path) -> None:
+    with configured(data, max_sync_events=2) as service:
+        http = Http(service.endpoint)
+        http.add("purchases", {"n": 1}, {"n": 2})
+        assert len(http.query("extraction", "purchases")) == 2
+        http.add("purchases", {"n": 3})
+        assert len(http.query("extraction", "purchases", latest=2)) == 2
+        answer = http.request("POST", f"{http.v3}/queries/extraction", body={"event_collection": "purchases"})
+        assert (answer.status, answer.json()["error_code"]) == (400, "ExtractionTooLargeError")
 
 
 @pytest.mark.parametrize("name", ["purchases", "$refused"])

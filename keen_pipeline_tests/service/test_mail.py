@@ -11,6 +11,7 @@ from dataclasses import replace
 from email import message_from_bytes
 from email.message import EmailMessage, Message
 from pathlib import Path
+from smtplib import SMTPAuthenticationError
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
-from keen_pipeline.mail import check_login, send_mail
+from keen_pipeline.mail import check_login, is_refused_for_good, send_mail
 from keen_pipeline.service import embedded
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.extractions import mail
@@ -332,6 +333,42 @@ def test_the_mail_thread_outlives_any_mail(
             mailer.close()
     assert {to for _, recipients, _ in box.mails for to in recipients} >= {"user1@example.com", "user2@example.com"}
     assert any(record.levelname in ("WARNING", "ERROR") for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("at", "answer", "left"),
+    [
+        ("handle_RCPT", "550 5.1.1 no such user", MAIL_GIVEN_UP),
+        ("handle_RCPT", "450 4.2.0 come again", MAIL_PENDING),
+        ("handle_RCPT", "554 5.7.1 <a@b.c>: relay access denied", MAIL_PENDING),
+        ("handle_RCPT", "550 Relay not permitted", MAIL_PENDING),
+        ("handle_RCPT", "530 authentication required", MAIL_PENDING),
+        ("handle_MAIL", "550 5.1.0 sender refused", MAIL_PENDING),
+        ("handle_DATA", "552 5.3.4 too large", MAIL_GIVEN_UP),
+        ("handle_DATA", "554 5.7.1 not from you", MAIL_PENDING),
+    ],
+)
+def test_a_mail_that_is_refused_for_good_is_tried_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, at: str, answer: str, left: str
+) -> None:
+    queue, port = Queue(tmp_path), free_port()
+    attempts = Counter("mails", "Mails", ["outcome"], registry=CollectorRegistry())
+    smtp = SmtpSettings(host="127.0.0.1", port=port, user="reports", password="s3cret-word", insecure_login=True)
+
+    async def refuse(*arguments: Any) -> str:
+        return answer
+
+    with mail_server(port, "s3cret-word") as box:
+        setattr(box, at, refuse)
+        mailer = mail.Mailer(smtp, queue.records, lambda one: mail.completion_message(one, "http://localhost/"), attempts)
+        deadline = time.monotonic() + 20
+        while not (tried := queue.records.get(queue.ids[0])) or not tried.mail_attempts:
+            assert time.monotonic() < deadline, "the mail was never tried"
+            time.sleep(0.02)
+        mailer.close()
+    assert (tried.mail_status, tried.mail_attempts) == (left, 1)
+    assert ("mail refused for good" in caplog.messages, "user0" in caplog.text) == (left == MAIL_GIVEN_UP, False)
+    assert not is_refused_for_good(SMTPAuthenticationError(550, b"5.1.1 wrong password"))
 
 
 def test_a_mail_says_that_a_machine_wrote_it_and_its_subject_is_ours(tmp_path: Path) -> None:

@@ -186,8 +186,21 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         first = service.endpoint
     with embedded.start(data, env=clean_environment()) as service:
         assert (service.endpoint.project_id, service.endpoint.read_key) == (first.project_id, first.read_key)
+    with embedded.start(data, env=clean_environment(KEEN_PROJECT_ID="another")) as service:
+        service._log.seek(0)
+        (told,) = [line for line in map(json.loads, service._log) if line["level"] == "warning"]
+        assert (told["project"], told["other"]) == ("another", first.project_id)
     with pytest.raises(ConfigurationError, match="must differ"):
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
+
+
+def test_a_project_is_found_under_its_id_whatever_an_address_makes_of_it(data: Path) -> None:
+    with embedded.start(data, env=clean_environment(KEEN_PROJECT_ID="acme:prod/eu")) as service:
+        http = Http(service.endpoint)
+        assert http.json("GET", "/3.0/projects/acme%3Aprod%2Feu/events") == []
+        (project,) = http.json("GET", "/3.0/projects")
+        assert http.json("GET", project["events_url"]) == []
+        assert http.request("GET", "/3.0/projects/acme%3Aprod/events").status == 404
 
 
 def test_a_child_dies_with_its_parent(data: Path) -> None:

@@ -93,6 +93,22 @@ def test_an_upgrade_is_not_followed(http: Http) -> None:
     assert (status, json.loads(body)) == (200, {"projects_resource_url": "http://x/2.0/projects"})
 
 
+@pytest.mark.parametrize(
+    ("target", "resource"),
+    [
+        ("http://keen.example:81/3.0", "/3.0"),
+        ("HTTPS://ada:pass@keen.example:81/2.0?x=http://y/", "/2.0"),
+        ("http://keen.example:81", ""),
+    ],
+)
+def test_a_target_in_the_absolute_form_is_its_path_and_its_host(http: Http, target: str, resource: str) -> None:
+    status, _, body = exchange(http, f"GET {target} HTTP/1.1\r\nHost: other\r\n\r\n".encode())
+    assert status == 200
+    found = json.loads(body)
+    url = found["projects_resource_url"] if resource else found[0]["url"]
+    assert url.startswith(f"http://keen.example:81{resource}")
+
+
 def test_no_answer_waits_for_an_acknowledgement() -> None:
     async def accepted() -> int:
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,13 +267,14 @@ def test_what_was_replaced_is_removed_once_it_is_old(services: Services, catalog
     delete(service, "shop", {"property_name": "n", "operator": "lt", "property_value": 2})
     assert len(services.files()) == 3
     assert catalogue.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 3
-    sweeper = services.open("sweeper", replaced_seconds=1.0, fold_seconds=0.2)
+    sweeper = services.open("sweeper", fold_seconds=0.2)
+    sweeper.backend.upkeep._keep_seconds = 0
     until(lambda: len(services.files()) == 1, "the files stayed")
     until(lambda: catalogue.rows("SELECT count(*) AS n FROM event_log")[0]["n"] == 0, "the appends stayed")
     assert events(sweeper, "shop") == events(service, "shop") == 1
 
 
-def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Services) -> None:
+def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Services, caplog: pytest.LogCaptureFixture) -> None:
     service, other = services.open("one"), services.open("other")
     service.add_events("shop", [{"n": 1}])
     fold(service, "shop")
@@ -282,6 +284,25 @@ def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Serv
         with pytest.raises(FileGoneError) as raised:
             snapshot.fetch(snapshot.segments)
     assert isinstance(raised.value, RetryableError)
+    assert any(getattr(record, "object", "").startswith("events/shop/") for record in caplog.records)  # it may be lost
+
+
+def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path: Path) -> None:
+    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100) + b"PAR1"))
+    cache = FileCache(tmp_path, objects, max_bytes=50)
+    cache.hold(["a", "b"])
+    assert [cache.path(name).exists() for name in ("a", "b")] == [True, True]
+    cache.hold(["b"])
+    cache.release(["a", "b"])
+    assert [cache.path(name).exists() for name in ("a", "b")] == [False, True]
+    cache.close()
+
+
+def test_half_a_file_of_the_storage_is_not_taken(tmp_path: Path) -> None:
+    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100)))
+    with pytest.raises(RetryableError, match="incomplete"):
+        FileCache(tmp_path, objects, max_bytes=50).hold(["a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def on_disk(folder: Path) -> int:

@@ -70,6 +70,26 @@ def test_turns_are_taken_once_and_held_while_they_are_renewed(catalogue: Postgre
     assert catalogue.rows("SELECT lost FROM extractions WHERE id = ?", [taken[0].extraction_id])[0]["lost"] == 1
 
 
+def test_a_turn_that_is_renewed_after_it_was_seen_to_have_ended_is_not_taken(
+    catalogue: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, other = ExtractionRecords(catalogue, 60.0), ExtractionRecords(catalogue, 60.0)
+    slow.create("shop", names="v2", filters=(), timeframe=None, email=None, delay=0, max_queue=100)
+    turn = slow.take_turn(())
+    assert turn is not None
+    catalogue.rows("UPDATE extractions SET held_until = 0")
+    usual, looks = catalogue.rows, iter([True])
+
+    def rows(sql: str, parameters: Any = ()) -> Any:
+        found = usual(sql, parameters)
+        if "not_before" in sql and next(looks, False):
+            slow.renew([turn])
+        return found
+
+    monkeypatch.setattr(catalogue, "rows", rows)
+    assert other.take_turn(()) is None
+
+
 def test_the_turn_of_a_slow_extraction_is_renewed_while_it_is_written(
     services: Services, catalogue: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

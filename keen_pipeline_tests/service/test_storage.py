@@ -22,7 +22,9 @@ from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import count
 from keen_pipeline.service.storage import store, upkeep
+from keen_pipeline.service.storage.engine import QueryTimeoutError
 from keen_pipeline.service.storage.files import EventFiles
+from keen_pipeline.timeframe import Timeframe, parse_instant
 from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from keen_pipeline_tests.service import naive
 from keen_pipeline_tests.service.stores import (
@@ -121,6 +123,44 @@ def test_a_reader_sees_a_delete_whole_or_not_at_all_and_is_not_held_up(place: Pl
         assert number(service, "shop") == 16
         assert sum(part.events for part in before.segments) == 30
         before.fetch(before.segments)
+
+
+def test_a_delete_reads_only_the_files_of_which_it_can_not_tell(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = place.open()
+    for day in (1, 2, 3):
+        service.add_events("shop", [{"n": day, "keen": {"timestamp": f"2026-01-0{day}T{hour}:00:00Z"}} for hour in ("06", "18")])
+        fold(service, "shop")
+    first, _, last = files(service, "shop")
+    read: list[str] = []
+    usual = EventFiles.without
+
+    def without(self: EventFiles, cursor: Any, file: Any, *arguments: Any) -> Any:
+        read.append(file.name)
+        return usual(self, cursor, file, *arguments)
+
+    monkeypatch.setattr(EventFiles, "without", without)
+    window = Timeframe(parse_instant("2026-01-02T06:00:00Z"), parse_instant("2026-01-03T18:00:00Z"))
+    assert delete(service, "shop", window=window) == 3
+    assert read == [last]
+    assert files(service, "shop")[0] == first
+    assert n_of(service, "shop") == [1, 1, 3]
+    assert delete(service, "shop", rule("n", "eq", 1), window=Timeframe(parse_instant("2026-01-01"), window.end)) == 2
+    assert read == [last, first]
+    assert delete(service, "shop") == 1
+    assert read == [last, first]
+
+
+def test_a_delete_that_takes_too_long_ends_and_deletes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = place.open(query_seconds=1)
+    service.add_events("shop", [{"n": 1}])
+
+    def without(self: EventFiles, cursor: Any, *arguments: Any) -> Any:
+        cursor.execute("SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b").fetchall()
+
+    monkeypatch.setattr(EventFiles, "without", without)
+    with pytest.raises(QueryTimeoutError, match="shorter timeframe"):
+        delete(service, "shop", rule("n", "eq", 1))
+    assert n_of(service, "shop") == [1]
 
 
 TEXTS = st.one_of(

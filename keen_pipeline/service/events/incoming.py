@@ -124,7 +124,7 @@ class EventEncoder:
             self._leaves(event, "", 0, parts)
         except RecursionError:
             raise InvalidInputError("event: nested too deep", field="event") from None
-        if len(parts) > MAX_PROPERTIES:
+        if len(parts) - 1 > MAX_PROPERTIES:  # beside the service's own
             raise InvalidInputError(f"event: more than {MAX_PROPERTIES} properties", field="event")
         line = f'{{"t":{micros},{",".join(parts)}}}'
         self._check_text(line)

@@ -12,7 +12,7 @@ from email.utils import formatdate, make_msgid
 
 from prometheus_client import Counter
 
-from keen_pipeline.mail import TIMEOUT_SECONDS, send_mail
+from keen_pipeline.mail import TIMEOUT_SECONDS, is_refused_for_good, send_mail
 from keen_pipeline.service.extractions.records import MAIL_GIVEN_UP, MAIL_PENDING, MAIL_SENT, Extraction, ExtractionRecords
 from keen_pipeline.service.names import MAX_NAME_CHARACTERS
 from keen_pipeline.settings import SmtpSettings
@@ -53,7 +53,8 @@ def subject_name(collection: str) -> str:
 class Mailer:
     """Sends the mails that are due, on one thread. Without `smtp` they wait for a start that has it.
 
-    A failed attempt is logged, counted, and repeated after 2 s, doubling up to an hour; given up after twenty.
+    A failed attempt is logged, counted, and repeated after 2 s, doubling up to an hour; given up after twenty, or at once if the
+    server refuses the recipient or the content for good.
     """
 
     def __init__(
@@ -96,16 +97,20 @@ class Mailer:
 
     def _try(self, smtp: SmtpSettings, extraction: Extraction) -> None:
         attempt = extraction.mail_attempts + 1
-        fields = {"extraction": extraction.id, "attempt": attempt}
+        fields: dict[str, object] = {"extraction": extraction.id, "attempt": attempt}
         try:
             send_mail(smtp, self._message(extraction))
         except Exception as error:  # noqa: BLE001 - an address, a server, a library: one mail must not hold up the others
-            status = MAIL_GIVEN_UP if attempt >= MAX_ATTEMPTS else MAIL_PENDING
+            refused = is_refused_for_good(error)
+            status = MAIL_GIVEN_UP if refused or attempt >= MAX_ATTEMPTS else MAIL_PENDING
             pause = min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS)
             self._records.mail_tried(extraction.id, status, self._records.now() + pause)
             self._attempts.labels("failed").inc()
             # The class alone: a server's words may quote the address and the message.
-            _log.warning("mail not sent", extra={**fields, "error": type(error).__name__, "next": status})
+            _log.warning(
+                "mail refused for good" if refused else "mail not sent",
+                extra={**fields, "error": type(error).__name__, "next": status},
+            )
             return
         self._records.mail_tried(extraction.id, MAIL_SENT, self._records.now())
         self._attempts.labels("sent").inc()

@@ -19,6 +19,8 @@ from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 NOT_STARTED, COMPLETE, FAILED = "not started", "complete", "failed"
 MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
+CLOCK_SECONDS = 86_400
+"""Nothing is held or put off for so long: what seems to be was while the clock was ahead."""
 MAIL_CLAIM_SECONDS = 12 * TIMEOUT_SECONDS
 """Longer than an attempt to send one, whose steps with TLS and a login are eleven; only a process that died in the middle of it
 leaves a mail for so long."""
@@ -193,12 +195,13 @@ class ExtractionRecords:
         """The oldest extraction that is due and nobody's now, apart from some; nobody else gets the same turn."""
         marks = ", ".join(["''", *"?" * len(passed_over)])
         due = (
-            "SELECT id, turn, lost, holder, held_until FROM extractions WHERE status = ? AND not_before <= ? AND held_until <= ?"
+            "SELECT id, turn, lost, holder, held_until FROM extractions WHERE status = ? AND (not_before <= ? OR created > ?)"
+            " AND (held_until <= ? OR held_until > ?)"  # the clock may have been ahead
             f" AND id NOT IN ({marks}) ORDER BY created, id LIMIT 1"
         )
         while True:
             now = self.now()
-            rows = self._database.rows(due, [NOT_STARTED, now, now, *passed_over])
+            rows = self._database.rows(due, [NOT_STARTED, now, now, now, now + CLOCK_SECONDS, *passed_over])
             if not rows:
                 return None
             row = rows[0]
@@ -221,9 +224,8 @@ class ExtractionRecords:
 
     def put_off(self, turn: Turn, seconds: float) -> None:
         """End a turn without an end of its extraction, which any process may take again after so many seconds."""
-        if self.lease_seconds is not None:
-            sql = "UPDATE extractions SET holder = NULL, held_until = ? WHERE id = ? AND turn = ?"
-            self._changed(sql, [self.now() + seconds, turn.extraction_id, turn.number])
+        sql = "UPDATE extractions SET holder = NULL, held_until = ? WHERE id = ? AND turn = ?"
+        self._changed(sql, [self.now() + seconds, turn.extraction_id, turn.number])
 
     def _changed(self, sql: str, values: Sequence[Any]) -> bool:
         with self._database.transaction() as connection:
@@ -246,9 +248,12 @@ class ExtractionRecords:
 
     def claim_mail(self, now: float) -> Extraction | None:
         """The finished extraction whose mail is to be sent first, if one is due; for four minutes nobody else sends it."""
-        due = "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND mail_next <= ? ORDER BY mail_next, id LIMIT 1"
+        due = (
+            "SELECT * FROM extractions WHERE mail_status = ? AND status = ? AND (mail_next <= ? OR mail_next > ?)"
+            " ORDER BY mail_next, id LIMIT 1"
+        )
         claim = "UPDATE extractions SET mail_next = ? WHERE id = ? AND mail_status = ? AND mail_next = ?"
-        while rows := self._database.rows(due, [MAIL_PENDING, COMPLETE, now]):
+        while rows := self._database.rows(due, [MAIL_PENDING, COMPLETE, now, now + CLOCK_SECONDS]):
             row = rows[0]
             if self._changed(claim, [now + MAIL_CLAIM_SECONDS, row["id"], MAIL_PENDING, row["mail_next"]]):
                 return _extraction(row)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from keen_pipeline.errors import KeenPipelineError, RetryableError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
@@ -23,7 +23,7 @@ SWEEP_SECONDS = 60.0
 # Turns of an extraction that finds no storage or no room, or no memory, which others may hold for long; and the rest before each.
 TRIES = 10
 MEMORY_TRIES = 60
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS, MAX_PAUSES = 1.0, 60
 POLL_SECONDS = 0.5
 # Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
 LOST_TURNS = 5
@@ -59,6 +59,7 @@ class ExtractionWorker:
         self._condition = threading.Condition()
         self._running: dict[str, Turn] = {}  # by extraction
         self._put_off: dict[str, int] = {}  # how often, by extraction
+        self._away: dict[str, int] = {}  # how many pauses the next turn waits for, by extraction
         self._stop = threading.Event()
         self._swept = float("-inf")
         self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
@@ -160,10 +161,11 @@ class ExtractionWorker:
             self._records.remove(removed)
 
     def _try_again_later(self, turn: Turn, error: Exception) -> bool:
-        """Whether an extraction gets another turn. One that was cancelled by a shutdown, or whose events are away, always does;
-        one that found no memory, no room or no storage does a few times, as those are shared with others, who pass.
+        """Whether an extraction gets another turn. One that was cancelled by a shutdown, or whose events are away, always does,
+        ever later, so that others get theirs; one that found no memory, no room or no storage does a few times, as those are
+        shared with others, who pass.
         """
-        extraction_id = turn.extraction_id
+        extraction_id, pause = turn.extraction_id, PAUSE_SECONDS
         shortage = isinstance(error, (DiskFullError, MemoryShortageError, StorageError))
         if not shortage and not isinstance(error, RetryableError):
             return False
@@ -171,9 +173,13 @@ class ExtractionWorker:
             self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
             if self._put_off[extraction_id] > (MEMORY_TRIES if isinstance(error, MemoryShortageError) else TRIES):
                 return False
+        else:
+            self._away[extraction_id] = min(2 * self._away.get(extraction_id, 1), MAX_PAUSES)
+            pause *= self._away[extraction_id]
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
-        self._records.put_off(turn, 0 if self._stop.is_set() else PAUSE_SECONDS)
-        self._rest(PAUSE_SECONDS)
+        self._records.put_off(turn, 0 if self._stop.is_set() else pause)
+        if shortage:
+            self._rest(PAUSE_SECONDS)
         return True
 
     def _extract(self, turn: Turn) -> None:
@@ -191,11 +197,9 @@ class ExtractionWorker:
             self._results.discard(turn.result)
             if self._try_again_later(turn, error):
                 return
-            message = (
-                str(error)
-                if isinstance(error, KeenPipelineError)
-                else f"the service could not write the result ({type(error).__name__})"
-            )
+            # What is wrong with the configuration, or a folder, is for whoever runs the service: the log has it.
+            tells = isinstance(error, KeenPipelineError) and type(error) is not ConfigurationError
+            message = str(error) if tells else f"the service could not write the result ({type(error).__name__})"
             self._note(turn, FAILED, None, None, message)
             _log.exception("extraction failed", extra={"extraction": extraction.id, "collection": extraction.collection})
             self._finished(FAILED, time.monotonic() - began, 0)
@@ -216,6 +220,7 @@ class ExtractionWorker:
     def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
         self._put_off.pop(turn.extraction_id, None)
+        self._away.pop(turn.extraction_id, None)
         noted = self._records.finish(turn, status, events=events, size=size, message=message)
         if not noted:
             _log.warning("extraction taken over by another process", extra={"extraction": turn.extraction_id})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
@@ -24,6 +25,7 @@ from keen_pipeline.service.http.operations import OPERATIONS, not_found_message
 
 _log = logging.getLogger("keen_pipeline.service.requests")
 _PREFLIGHT_SECONDS = 86_400
+_ABSOLUTE = re.compile(rb"https?://(?:[^/@]*@)?([^/]*)", re.IGNORECASE)
 _MAX_PATH_BYTES = 4096
 """Of a path that is looked at, which takes time; every resource that there is has a shorter one."""
 
@@ -113,6 +115,10 @@ class RequestLog:
                 sent += len(message.get("body", b""))
             await send(message)
 
+        if absolute := _ABSOLUTE.match(scope["raw_path"]):
+            # RFC 9112, 3.2.2: as for a proxy, and then the host is the target's, whatever the header says.
+            scope["raw_path"] = scope["raw_path"][absolute.end() :] or b"/"
+            scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] != b"host"), (b"host", absolute[1])]
         scope["path"] = path = canonical_path(scope["raw_path"])
         state = scope.setdefault("state", {})
         if path not in ("/healthz", "/metrics"):

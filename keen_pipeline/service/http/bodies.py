@@ -14,7 +14,6 @@ from starlette.requests import Request
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.gunzip import unzipped
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.events.cells import refuse_constant
 from keen_pipeline.service.http.answers import BodyTooLargeError
 
 MAX_CONTAINERS = 500_000
@@ -60,19 +59,29 @@ def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def parse_json(body: bytes, *, pairs: Any = None) -> Any:
-    """Strict JSON in UTF-8. `pairs`: makes each object. Raises InvalidInputError, BodyTooLargeError."""
+    """JSON in UTF-8. `pairs`: makes each object. Raises InvalidInputError, BodyTooLargeError.
+
+    A number outside the range of a double is infinite, and NaN, which some clients write, is what it says: whoever reads the value
+    refuses it, so that it takes no other event along.
+    """
     if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise BodyTooLargeError(f"the body has more than {MAX_CONTAINERS} lists and objects")
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=refuse_constant, parse_float=_finite, object_pairs_hook=pairs)
+        text = body.decode("utf-8")
+        try:
+            return json.loads(text, object_pairs_hook=pairs)
+        except ValueError as error:
+            if type(error) is not ValueError:
+                raise
+            # The digits of a whole number are too many for Python.
+            return json.loads(
+                text, object_pairs_hook=pairs, parse_int=lambda digits: int(digits) if len(digits) < 400 else math.inf
+            )
     except InvalidInputError:
         raise
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"body: not valid JSON ({str(error)[:200] or type(error).__name__})", field="body") from None
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is outside the range of a double")
-    return number
+def _short(digits: str) -> float:
+    return int(digits) if len(digits) < 400 else math.inf

@@ -88,7 +88,7 @@ class Call:
 
     def _authorize(self) -> None:
         credentials = self.service.credentials
-        if self.request.path_params.get("project", credentials.project_id) != credentials.project_id:
+        if "project" in self.request.path_params and self.variable("project") != credentials.project_id:
             raise NotFoundError("there is no such project here")
         given = dict(self.query).get("api_key") or self.request.headers.get("authorization", "")
         if not given:
@@ -123,7 +123,7 @@ class Call:
     @property
     def project_url(self) -> str:
         """The project in the version of the API that was called."""
-        return f"{self.base_url}{self.operation.path[:4]}/projects/{self.service.credentials.project_id}"
+        return f"{self.base_url}{self.operation.path[:4]}/projects/{quote(self.service.credentials.project_id, safe='')}"
 
     def collection_url(self, name: str) -> str:
         """A collection in the version of the API that was called."""

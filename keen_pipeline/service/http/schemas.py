@@ -166,6 +166,7 @@ SCHEMAS: dict[str, Any] = {
         }
     ),
     "Schema3": object_of({**_strings("name", "url"), "properties": _TYPES}),
+    "Schemas3": _list(object_of({**_strings("name", "url"), "properties": _TYPES}, {"error": ref("Error")})),
     "Email": {"type": "string", "pattern": r"^[a-z]{1,20}@[a-z]{1,20}\.example$"},
     "Extraction": object_of(
         {"_id": _STRING, "status": {"enum": ["not started", "complete", "failed"]}},

@@ -44,6 +44,7 @@ CREATE MACRO unique_text(v) AS CASE
 
 RESERVE_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
+_AGAIN_SECONDS = 0.05
 _SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
 _THREAD_MIB = 128
 RETRY_SECONDS = 30.0
@@ -165,16 +166,17 @@ class Engine:
                 raise RetryableError("the service is shutting down")
             cursor = self._root.cursor()
             self._cursors.add(cursor)
-        expired = threading.Event()
+        expired, ended = threading.Event(), threading.Event()
 
         def cancel() -> None:
-            expired.set()
-            cursor.interrupt()
+            if not ended.wait(seconds):
+                expired.set()
+                while not ended.wait(_AGAIN_SECONDS):
+                    cursor.interrupt()  # again and again: one that comes between two statements is lost
 
-        timer = threading.Timer(seconds, cancel) if seconds is not None else None
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
+        watch = threading.Thread(target=cancel, name="time limit", daemon=True)
+        if seconds is not None:
+            watch.start()
         request = cancellation.current()
         try:
             with request.watching(cursor) if request is not None else nullcontext():
@@ -186,8 +188,9 @@ class Engine:
                 raise QueryTimeoutError(f"the query took longer than {seconds:g} s; ask for a shorter timeframe") from None
             raise RetryableError("the service is shutting down") from None
         finally:
-            if timer is not None:
-                timer.cancel()
+            ended.set()
+            if seconds is not None:
+                watch.join()
             with self._lock:
                 self._cursors.discard(cursor)
             cursor.close()

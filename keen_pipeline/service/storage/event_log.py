@@ -59,6 +59,8 @@ class FileLog:
     Every method may be called from any thread. Raises OSError.
     """
 
+    stale = False
+
     def __init__(self, folder: Path, columns: Mapping[str, str], watermark: int, max_properties: int) -> None:
         self._folder = folder
         self._max_properties = max_properties

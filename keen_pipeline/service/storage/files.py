@@ -97,7 +97,7 @@ class EventFiles:
     """Writes files of events into the folder `work`, and reads what parts hold. Raises MemoryShortageError, DiskFullError."""
 
     def __init__(self, engine: Engine, work: Path) -> None:
-        self._engine, self._work = engine, work
+        self.engine, self._work = engine, work
         self.memory = engine.memory
         self._lock = threading.Lock()
         self._facts: OrderedDict[str, Facts] = OrderedDict()  # of files, by name
@@ -107,36 +107,36 @@ class EventFiles:
         """One file of the events in some logs."""
         columns = column_order({column for log in logs for column in log.columns})
         source = event_source([], logs, columns, {})
-        with self.memory.reserved(reading_mib(logs)):
-            return self._write(source, columns, logs[0].number, sum(log.events for log in logs))
+        with self.memory.reserved(reading_mib(logs)), self.engine.cursor() as cursor:
+            return self._write(cursor, source, columns, logs[0].number, sum(log.events for log in logs))
 
     def merge(self, files: Mapping[DataFile, Path]) -> DataFile:
         """One file of several neighbours. `files`: in order of arrival, with their paths."""
         facts = together(self.facts(files).values())
         columns = column_order(facts.kinds)
-        return self._write(
-            event_source(list(files.values()), [], columns, facts.kinds),
-            columns,
-            next(iter(files)).number,
-            sum(file.events for file in files),
-            facts=facts,
-        )
+        source = event_source(list(files.values()), [], columns, facts.kinds)
+        with self.engine.cursor() as cursor:
+            events = sum(file.events for file in files)
+            return self._write(cursor, source, columns, next(iter(files)).number, events, facts=facts)
 
-    def without(self, file: DataFile, path: Path, columns: Sequence[str], where: Where) -> DataFile | None:
+    def without(
+        self, cursor: duckdb.DuckDBPyConnection, file: DataFile, path: Path, columns: Sequence[str], where: Where
+    ) -> DataFile | None:
         """A file without the events that pass: itself if none does, None if nothing is left. `columns`: those of `where`."""
         (facts,) = self.facts({file: path}).values()
         source = event_source([path], [], column_order({*columns, *facts.kinds}), facts.kinds)
-        with own_errors("deleting events"), self._engine.cursor() as cursor:
+        with own_errors("deleting events"):
             passing = cursor.execute(f"SELECT count(*) FROM {source} WHERE {where.sql}", where.parameters).fetchone()
         assert passing is not None
         if passing[0] == 0:
             return file
         left = file.events - passing[0]
         rest = f"(SELECT * FROM {source} WHERE NOT ({where.sql}))"
-        return self._write(rest, column_order(facts.kinds), file.number, left, where.parameters) if left else None
+        return self._write(cursor, rest, column_order(facts.kinds), file.number, left, where.parameters) if left else None
 
     def _write(
         self,
+        cursor: duckdb.DuckDBPyConnection,
         source: str,
         columns: Sequence[str],
         number: int,
@@ -146,7 +146,7 @@ class EventFiles:
     ) -> DataFile:
         path = self._work / f"{number:012d}-{uuid.uuid4().hex[:12]}.parquet"
         try:
-            with own_errors("writing events"), self._engine.cursor() as cursor:
+            with own_errors("writing events"):
                 facts = facts or _look(cursor, source, columns, parameters)
                 present = column_order(facts.kinds)
                 event_bytes = max(facts.bytes // events, (len(present) + 1) * _CELL_BYTES)
@@ -183,7 +183,7 @@ class EventFiles:
     def facts(self, parts: Mapping[Part, Path] | Mapping[DataFile, Path]) -> dict[Part, Facts]:
         """What parts hold, in their order. `parts`: with the paths where they are."""
         found: dict[Part, Facts] = {}
-        with own_errors("reading events"), self._engine.cursor() as cursor:
+        with own_errors("reading events"), self.engine.cursor() as cursor:
             for part, path in parts.items():
                 with self._lock:
                     known = self._log_facts.get(part) if isinstance(part, LogPart) else self._facts.get(part.name)

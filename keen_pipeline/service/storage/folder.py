@@ -30,8 +30,9 @@ class FolderTables:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
-        found = (name_on_disk(path.name) for path in self._root.iterdir() if path.is_dir() and any(path.iterdir()))
-        return [name for name in found if name is not None]
+        found = ((name_on_disk(path.name), path) for path in self._root.iterdir() if path.is_dir())
+        # Others are looked into by nobody: `lost+found` of a disk of its own is closed to us.
+        return [name for name, path in found if name is not None and any(path.iterdir())]
 
     def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""

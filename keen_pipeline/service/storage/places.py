@@ -86,9 +86,13 @@ class TablePlace:
 
 
 class Log(Protocol):
-    """The logs of one collection. Every method may be called from any thread."""
+    """The logs of one collection. `stale`: what it knows may be wrong by now; it has to be opened again.
+
+    Every method may be called from any thread.
+    """
 
     columns: dict[str, str]
+    stale: bool
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
         """Store the lines that `encode` makes, which may be called again; they are durable then. Returns their number."""

@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
-from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import Engine, own_errors
 from keen_pipeline.service.storage.files import EventFiles, Facts, event_source, mergeable, reading_mib, together
 from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart, Part, column_order
 from keen_pipeline.service.storage.places import Exclusive, Log, Logs, Tables
 from keen_pipeline.service.storage.tables import OvertakenError, Table, TableState
+
+if TYPE_CHECKING:
+    from keen_pipeline.service.extractions.csv_export import Selection
 
 FOLD_BYTES = 16 * MIB
 """Of the logs in one file, as far as one log is not larger."""
@@ -128,18 +131,19 @@ class EventStore:
 
     def known(self, name: str) -> Collection | None:
         """A collection that is there; taken up as a crash or a shutdown left it, when it is first asked for."""
+        return self._opened(name) or (self._open(name) if name in self._names or self._logs.has(name) else None)
+
+    def _opened(self, name: str) -> Collection | None:
         with self._lock:
-            if name in self._collections:
-                return self._collections[name]
-        return self._open(name) if name in self._names or self._logs.has(name) else None
+            collection = self._collections.get(name)
+            return None if collection is None or collection.log.stale else collection
 
     def _open(self, name: str) -> Collection:
         with self._lock:
             turn = self._opening.setdefault(name, threading.Lock())
         with turn:
-            with self._lock:
-                if name in self._collections:
-                    return self._collections[name]
+            if (found := self._opened(name)) is not None:
+                return found
             with own_errors("opening a collection"):
                 table = Table(self._tables.place(name), shared=self._tables.shared)
                 state = table.state()
@@ -147,7 +151,8 @@ class EventStore:
             with self._lock:
                 self._names.add(name)
                 self._opening.pop(name, None)
-                return self._collections.setdefault(name, made)
+                self._collections[name] = made
+            return made
 
     def append(self, name: str, encode: Callable[[Columns], Sequence[str]]) -> int:
         """Store the lines that `encode` makes, which may be called again, and return their number; they are durable then.
@@ -179,11 +184,11 @@ class EventStore:
         finally:
             snapshot.leave()
 
-    def delete(self, name: str, where: Callable[[Snapshot], Where]) -> int:
-        """Delete the events that pass; returns how many. Events that arrive meanwhile stay.
+    def delete(self, name: str, select: Callable[[Snapshot], Selection]) -> int:
+        """Delete the events of a selection; returns how many. Events that arrive meanwhile stay.
 
         Readers see all of them or none. Raises NotFoundError, ServiceUnavailableError or OvertakenError if other processes
-        rewrite the same events.
+        rewrite the same events, QueryTimeoutError.
         """
         collection = self._find(name)
         with collection.rewriting, self.exclusive(f"rewrite of {name}", WRITER_WAIT_SECONDS) as ours:
@@ -195,28 +200,30 @@ class EventStore:
                 try:
                     while collection.table.state().watermark < newest:
                         self.fold(collection)
-                    return self._rewrite(collection, where)
+                    return self._rewrite(collection, select)
                 except OvertakenError:  # mostly by another process's upkeep, which folds the same
                     if attempt == DELETE_TRIES:
                         raise
         raise AssertionError("unreachable")
 
-    def _rewrite(self, collection: Collection, where: Callable[[Snapshot], Where]) -> int:
+    def _rewrite(self, collection: Collection, select: Callable[[Snapshot], Selection]) -> int:
         name, state = collection.name, collection.table.state()
         columns = {**state.columns, **collection.log.columns}
-        condition = where(Snapshot(name, state.files, columns, self._files, self._tables))
-        old: list[DataFile] = []
+        selection = select(Snapshot(name, state.files, columns, self._files, self._tables))
+        covered, doubtful = map(set, selection.split())
+        old = [file for file in state.files if file in covered]
         new: list[DataFile] = []
         try:
-            for file in state.files:
-                paths = self._tables.hold(name, [file])
-                try:
-                    kept = self._files.without(file, paths[file], list(columns.values()), condition)
-                finally:
-                    self._tables.release(name, [file])
-                if kept is not file:
-                    old.append(file)
-                    new += [kept] if kept is not None else []
+            with self._files.engine.query() as cursor:
+                for file in (file for file in state.files if file in doubtful):
+                    paths = self._tables.hold(name, [file])
+                    try:
+                        kept = self._files.without(cursor, file, paths[file], list(columns.values()), selection.where)
+                    finally:
+                        self._tables.release(name, [file])
+                    if kept is not file:
+                        old.append(file)
+                        new += [kept] if kept is not None else []
             if old:
                 self._tables.publish(name, new)
                 collection.table.commit(add=new, remove=old)

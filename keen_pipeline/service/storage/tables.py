@@ -165,8 +165,8 @@ class Table:
         self._place.committed(delta.version())
 
     def sweep(self, seconds: float) -> None:
-        """Remove the files that left the table so long ago, in whole hours. What the table never named stays."""
-        hours = math.ceil(seconds / 3600) if seconds >= 3600 else 0
+        """Remove the files that left the table so long ago, rounded up to whole hours. What the table never named stays."""
+        hours = math.ceil(seconds / 3600)
         with self._lock, _storage_errors():
             delta = self._newest()
             if delta is None or not delta.vacuum(hours, dry_run=True, enforce_retention_duration=False):

@@ -77,6 +77,8 @@ class Upkeep:
                 self._fold(name)
                 self._failed.pop(name, None)
             except Exception:  # noqa: BLE001 - as of a turn; the others' files and memory may be all right
+                if self._stop.is_set():
+                    break  # by which it was cancelled
                 _log.exception("a collection can't be folded", extra={"collection": name})
                 self._failed[name] = time.monotonic()
                 failures += 1
@@ -106,6 +108,10 @@ class Upkeep:
                         self._store.sweep(collection, self._keep_seconds)
             except Exception:  # noqa: BLE001 - it is tried again; the others are swept
                 _log.exception("a collection can't be swept", extra={"collection": name})
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._stop.set()
 
     def close(self) -> None:
         """Stop after the fold that is being made; the engine is closed already."""

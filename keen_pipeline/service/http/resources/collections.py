@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
 
-from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, RetryableError
 from keen_pipeline.service.events import analyses
-from keen_pipeline.service.events.query import where
-from keen_pipeline.service.http.answers import JsonResponse, dump_json
+from keen_pipeline.service.http.answers import JsonResponse, dump_json, error_answer
 from keen_pipeline.service.http.lanes import DELETE, QUERY
 from keen_pipeline.service.http.operation import MASTER, READ, WRITE, Call, Operation
 from keen_pipeline.service.http.parameters import BEACON, SELECTING
 from keen_pipeline.service.http.resources.events import beacon
 from keen_pipeline.service.http.schemas import json_of, ref
+
+MOST_AWAY = 3
+_log = logging.getLogger(__name__)
 
 
 async def schema(call: Call) -> Response:
@@ -23,18 +28,32 @@ async def schema(call: Call) -> Response:
 
 
 async def schemas(call: Call) -> Response:
-    """The same of every collection."""
+    """The same of every collection. One that can't be read is listed with its error in place of its properties.
+
+    If none can be read, or several can't now, the last one's error is raised: a storage that is away is waited for each time.
+    """
     limit = call.service.config.max_answer_bytes
 
     def run() -> str:
-        shown, size = [], 0
-        for name in call.service.store.names():
-            shown.append(dump_json(_schema(call, name)))
+        names, shown, size = call.service.store.names(), list[str](), 0
+        broken: list[Exception] = []
+        for name in names:
+            try:
+                shown.append(dump_json(_schema(call, name)))
+            except Exception as error:
+                _log.exception("a collection can't be read", extra={"collection": name})
+                broken.append(error)
+                if sum(isinstance(one, RetryableError) for one in broken) > MOST_AWAY:
+                    raise
+                answer = json.loads(bytes(error_answer(error).body))
+                shown.append(dump_json({"name": name, "url": call.collection_url(name), "properties": {}, "error": answer}))
             size += len(shown[-1].encode())
             if size > limit:
                 raise ExtractionTooLargeError(
                     f"the schemas are too large: more than {limit} bytes; ask for one collection at a time"
                 )
+        if broken and len(broken) == len(names):
+            raise broken[-1]
         return f"[{','.join(shown)}]"
 
     return Response(await call.run(QUERY, run), media_type="application/json")
@@ -77,8 +96,7 @@ async def delete_events(call: Call) -> Response:
 
     def delete() -> None:
         with service.select(call.collection, parameters) as selection:  # refused here, before anything is deleted
-            filters, timeframe = selection.filters, selection.timeframe
-        service.store.delete(call.collection, lambda snapshot: where(snapshot.columns, filters, timeframe))
+            service.store.delete(call.collection, lambda snapshot: replace(selection, snapshot=snapshot))
 
     await call.run(DELETE, delete)
     return Response(status_code=204)
@@ -90,7 +108,7 @@ _PIXEL = {"image/gif": {"schema": {"type": "string", "format": "binary"}}}
 
 OPERATIONS = [
     Operation("GET", "/2.0/projects/{project}/{collection}", schema, "The schema of a collection", json_of(ref("Schema2"))),
-    Operation("GET", _EVENTS, schemas, "Schemas of all collections", json_of({"type": "array", "items": ref("Schema3")})),
+    Operation("GET", _EVENTS, schemas, "Schemas of all collections", json_of(ref("Schemas3"))),
     Operation(
         "GET",
         _ONE,

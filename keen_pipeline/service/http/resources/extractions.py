@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import secrets
 from datetime import datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -95,6 +94,8 @@ async def extract_now(call: Call) -> Response:
     latest = whole_number(parameters.get("latest"), "latest", 10**12)
     names = property_names(parameters.get("property_names"))
     if checked_email(parameters, service.config.mail_to) is not None:
+        if call.request.method == "HEAD":
+            raise InvalidInputError("email: HEAD asks for no mail; use GET or POST", field="email")
         if content_type == _JSON:
             raise InvalidInputError("content_type: a file for an e-mail is text/csv", field="content_type")
         shape = Shape(latest, tuple(names) if names is not None else None, packed)
@@ -135,15 +136,17 @@ def _extract(call: Call, latest: int | None, names: list[str] | None, *, as_csv:
         if wanted * config.max_event_bytes > config.max_answer_bytes:
             analyses.check_size(cursor, selection, latest=latest, paths=paths, most_bytes=config.max_answer_bytes)
         if as_csv:
-            return _csv(cursor, selection, latest, paths)
+            return _csv(call, cursor, selection, latest, paths)
         return dump_json({"result": analyses.events(cursor, selection, latest=latest, paths=paths)}).encode()
 
 
-def _csv(cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int | None, paths: list[str] | None) -> bytes:
-    with TemporaryDirectory(prefix="keen-extraction-") as folder:
-        target = Path(folder) / "events.csv"
+def _csv(call: Call, cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int | None, paths: list[str] | None) -> bytes:
+    target = call.service.results.part(secrets.token_hex(8))
+    try:
         write_csv(cursor, selection, target, paths, latest=latest)
         return target.read_bytes()
+    finally:
+        target.unlink(missing_ok=True)
 
 
 def _of_v2(name: str) -> list[Operation]:

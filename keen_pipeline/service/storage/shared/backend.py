@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
+from pathlib import Path
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME, Credentials, complete_credentials, load_credentials, write_private
 from keen_pipeline.service.extractions.records import ExtractionRecords
@@ -17,17 +20,20 @@ from keen_pipeline.service.storage.shared.database import NOW, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLogs
 from keen_pipeline.service.storage.shared.tables import SharedTables
 
+_ID, _NEW = "catalogue-id", "new "
+
 
 def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results: ObjectStore | None = None) -> Backend:
     """The parts of one of several equal processes; what is kept on this machine can be made again.
 
     `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError if the catalogue or
-    the storage can't be used.
+    the storage can't be used, or one of them is another service's.
     """
     assert config.catalogue_url is not None
     assert config.storage_uri is not None
     database, local = PostgresDatabase(config.catalogue_url), config.data / "shared"
     credentials = _credentials(config, database)
+    _see_that_they_belong_together(database, objects, local)
     cache = FileCache(local / "files", objects, config.cache_mib * MIB)
     tables = SharedTables(config.storage_uri, objects, cache, local / "work")
     store, upkeep = open_store(config, engine, tables, SharedLogs(database, local / "log", config.max_properties), database)
@@ -50,13 +56,43 @@ def _credentials(config: ServiceConfig, database: PostgresDatabase) -> Credentia
     """
     with database.transaction("credentials") as connection:
         rows = connection.execute("SELECT name, value FROM credentials").fetchall()
-        kept = Credentials(**{row["name"]: row["value"] for row in rows}) if rows else None
+        values = {row["name"]: row["value"] for row in rows if row["name"] != _ID}
+        kept = Credentials(**values) if values else None
         made = complete_credentials(config, kept or load_credentials(config.data))
         if made != kept:
             sql = "INSERT INTO credentials (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"
             connection.executemany(sql, list(made.__dict__.items()))
     write_private(config.data / FILE_NAME, json.dumps(made.__dict__, indent=2) + "\n")
     return made
+
+
+def _see_that_they_belong_together(database: PostgresDatabase, objects: ObjectStore, local: Path) -> None:
+    """Two services on one catalogue, or on one storage, would each take the other's events for folded.
+
+    Both have one id, made by the first start: noted as new in the catalogue until it is in the storage too.
+    """
+    with database.transaction("credentials") as connection:
+        sql = "INSERT INTO credentials (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING"
+        connection.execute(sql, [_ID, _NEW + secrets.token_hex(16)])
+        (row,) = connection.execute("SELECT value FROM credentials WHERE name = ?", [_ID]).fetchall()
+    ours = row["value"].removeprefix(_NEW)
+    if row["value"] != ours and _id_in(objects) is None:
+        write_private(local / _ID, ours)
+        objects.put(_ID, local / _ID)
+    if _id_in(objects) != ours:
+        raise ConfigurationError(
+            f"service: this catalogue and this storage do not belong together, as {_ID} in the storage says; a service needs a"
+            " database and a storage of its own. If the right database is lost for good, remove that object"
+        )
+    database.rows("UPDATE credentials SET value = ? WHERE name = ?", [ours, _ID])
+
+
+def _id_in(objects: ObjectStore) -> str | None:
+    try:
+        with objects.open(_ID) as file:
+            return file.read().decode("latin-1")
+    except FileNotFoundError:
+        return None
 
 
 class _RequestsPerMinute:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.places import ObjectStore
 
+_log = logging.getLogger(__name__)
 _FETCHERS = 4
 _MAGIC = b"PAR1"
 _CHUNK_BYTES = 1024 * 1024
@@ -107,6 +109,7 @@ class FileCache:
                 size = part.stat().st_size
                 part.rename(self._folder / file)
             except FileNotFoundError:
+                _log.warning("the storage has no such object; if it was not replaced long ago, it is lost", extra={"object": name})
                 raise FileGoneError("the events were rewritten while they were read; ask again", retry_after=1) from None
             finally:
                 part.unlink(missing_ok=True)

@@ -103,13 +103,20 @@ class PostgresDatabase:
         self._lock = threading.Lock()
         self._idle: list[tuple[float, _DbConnection]] = []
         self._closed = False
+        self.server = ""
+        """Which start of which server was connected to last: another one may be a standby that was behind, or a backup."""
         try:
-            with psycopg.connect(self._conninfo, autocommit=True, row_factory=dict_row) as connection:
-                connection.execute(_SESSION.encode())
+            with self._connect() as connection:
                 _bring_up(connection)
         except psycopg.Error as error:
             words = (error.diag.message_primary or str(error) or type(error).__name__).strip().splitlines()[-1]
             raise ConfigurationError(f"service: the catalogue can't be used: {self._without_password(words)}") from None
+
+    def _connect(self) -> _DbConnection:
+        connection = psycopg.connect(self._conninfo, autocommit=True, row_factory=dict_row)
+        connection.execute(_SESSION.encode())
+        self.server = str(connection.execute("SELECT pg_postmaster_start_time() AS started").fetchall()[0]["started"])
+        return connection
 
     def _without_password(self, text: str) -> str:
         password = conninfo_to_dict(self._conninfo).get("password")
@@ -179,9 +186,7 @@ class PostgresDatabase:
                     raise CatalogueUnavailableError("the service is shutting down")
                 since, connection = self._idle.pop() if self._idle else (0.0, None)
             if connection is None:
-                connection = psycopg.connect(self._conninfo, autocommit=True, row_factory=dict_row)
-                connection.execute(_SESSION.encode())
-                return connection
+                return self._connect()
             try:
                 if time.monotonic() - since > _TRUSTED_SECONDS:
                     connection.execute("SELECT 1")

@@ -45,6 +45,7 @@ class SharedLog:
         self._parts: list[LogPart] = []
         self._watermark = 0  # the newest seen: a database that was put back while we run must not give out its numbers again
         self.columns: dict[str, str] = {}
+        self._server, self.stale = database.server, False
         self._learn()
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
@@ -76,6 +77,7 @@ class SharedLog:
                 taken = "RETURNING next_number - 1 AS number, properties"
                 sql = f"UPDATE collections SET next_number = greatest(next_number, ?) + 1 WHERE id = ? {taken}"
                 row = connection.execute(sql, [self._watermark + 1, self._collection]).fetchone()
+                self._check(lost=row is None or row["properties"] < known)
                 assert row is not None
                 if new:
                     if row["properties"] != known:
@@ -90,6 +92,12 @@ class SharedLog:
         except CatalogueUnavailableError:
             if not committing or not self._was_committed(token):
                 raise
+
+    def _check(self, *, lost: bool = False) -> None:
+        """Raises CatalogueUnavailableError if the database has been put back, as it may call other properties by the same names."""
+        if lost or self._database.server != self._server:
+            self.stale = True
+            raise CatalogueUnavailableError("the catalogue's server is another one, or has started again; ask again", retry_after=1)
 
     def _name_properties(self, connection: Statements, new: Mapping[str, str]) -> None:
         rows = [(self._collection, int(column[1:]), path.encode()) for column, path in new.items()]
@@ -150,11 +158,16 @@ class SharedLog:
             f" FROM collections LEFT JOIN ({counted}) counted ON before < ? WHERE id = ? ORDER BY number"
         )
         rows = self._database.rows(sql, [self._collection, after, PART_BYTES, self._collection])
+        self._check(lost=not rows)
         if rows[0]["number"] is None and rows[0]["next_number"] <= after + 1:
             return None
         numbers = [row["number"] for row in rows]
         if numbers != list(range(after + 1, after + 1 + len(rows))):
-            raise CatalogueUnavailableError(f"{self._name}: appends were removed while they were read; ask again", retry_after=1)
+            raise CatalogueUnavailableError(
+                f"{self._name}: appends were removed while they were read; ask again. If it stays so, the storage is another one"
+                " than before, or older than the catalogue",
+                retry_after=1,
+            )
         self._learn()  # the lines may have properties of other processes
         path = self._folder / f"{disk_name(self._name)}.{numbers[0]}.{secrets.token_hex(4)}.ndjson"
         try:
