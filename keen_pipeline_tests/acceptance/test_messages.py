@@ -71,6 +71,9 @@ def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
     (configured.folder / "collections.yaml").write_text("collections: [{name: signups, start_date: 2026-01-01}]")
     shown = configured.run("status").stdout
     assert "purchases is not configured, and 2 of it are open: keen-pipeline cancel purchases" in shown
+    [left] = json.loads(configured.run("status", "--json").stdout)["not_configured"]
+    assert (left["collection"], left["landed"]) == ("purchases", 0)
+    assert [(one["partition"], one["status"]) for one in left["open"]] == [("2026-01-01", "requested"), ("2026-01-02", "requested")]
     assert "nothing has landed yet of signups: the nightly job lands the last days; to land some now\n" in shown
     yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).date()
     assert f"  keen-pipeline backfill signups --from {yesterday} --to {yesterday}\n" in shown
