@@ -83,7 +83,7 @@ def notification_sensors(
     collections: Sequence[Collection],
     keys: Keys,
     *,
-    timezone: str,
+    timezone: str | None,
     running: bool = False,
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:
@@ -91,7 +91,7 @@ def notification_sensors(
     status = sensor_status(running)
     steps = {names.step(collection.name) for collection in collections}
     return [
-        _notifications_sensor(names, collections, keys, timezone, status, clock),
+        _notifications_sensor(names, collections, keys, timezone or "UTC", status, clock),
         _failures_sensor(names, keys, steps, status, clock),
     ]
 
