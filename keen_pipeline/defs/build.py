@@ -70,7 +70,7 @@ def build_keen_definitions(
     `nightly_cron`: when those collections are asked for that are not hourly and have no cron of their own (01:00).
     `nightly_timezone`: an IANA zone for every cron; by default each collection's own.
     `downstream`: assets whose automation conditions a sensor of ours evaluates; by default none, as projects have their own sensor.
-    `translator`: makes the assets' keys, groups, owners, tags, conditions. `execute`: a step does it instead of `keen.run(context)`.
+    `translator`: makes the assets' keys, groups, owners, tags and so on; `execute`: what steps do instead of `keen.run(context)`.
     `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, if it has any.
     `partitions_per_run` (1 to 100000): larger backfills and landings are several runs; unset, KEEN_PIPELINE_PARTITIONS_PER_RUN.
     `pool`, `retry_policy`, `hooks`, `op_tags`: of the assets' steps, as Dagster's own decorators take them.
