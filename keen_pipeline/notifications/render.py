@@ -52,8 +52,10 @@ def digest_message(
     )
 
 
-def failure_message(identity: str, title: str, story: str, link: str | None) -> Message:
-    """Something failed just now. `story`: what, why, what was kept, and indented what to do, in plain text."""
+def failure_message(identity: str, body: Mapping[str, str], ui_url: str | None) -> Message:
+    """Something failed just now. `body`: its title, the id of its run, and its story: what, why, what was kept, and indented what
+    to do, in plain text. `ui_url`: as for the digest."""
+    title, story, link = body["title"], body["story"], f"{ui_url.rstrip('/')}/runs/{body['run']}" if ui_url else None
     first, _, rest = story.partition("\n")
     lines = [f"<code>{escape(line)}</code>" if line.startswith("  ") else escape(line) for line in rest.splitlines()]
     html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(first)}</b></p>'

@@ -17,12 +17,14 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from keen_pipeline import Collection
+from keen_pipeline import Collection, ExtractionLedger
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title, channels_of, notification_sensors
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.ledger.tables import notices
+from keen_pipeline.notifications import outbox
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.ports import free_port
@@ -304,6 +306,44 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
     assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
     assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
+
+
+def test_a_failure_is_told_once_while_the_ledger_is_down(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    result = place.backfill(["keen/purchases"], DAYS[1], DAYS[1])
+    with mail_server(mail_port, "s3cret-word") as box, webhook() as (url, posted, statuses):
+        statuses += [500]
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"], slack_webhook=url, ui_url="http://dagster.test"))
+        office.resources = office.resources | {"keen_ledger": ExtractionLedger(url="sqlite:////dev/null/ledger.db")}
+        with pytest.raises(Exception, match=r"not sent: keen/failure/2026-01-05/.* by slack: the Slack webhook answers HTTP 500"):
+            office.failures(failed_run(office, result))
+        for _ in range(2):
+            office.failures(failed_run(office, result))
+        mail, [slack] = mail_of(box), posted
+        office.clock.advance(86_400)
+        office.failures(failed_run(office, result))
+        assert (len(box.mails), len(posted)) == (2, 2)
+    assert mail["Subject"] == slack["text"]
+    assert "\n  keen-pipeline retry purchases 2026-01-02\nTold without the ledger: " in part(mail, "plain")
+    assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "plain")
+    assert office.waiting() == []
+
+
+def test_a_destination_that_hangs_holds_up_no_digest(
+    make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, hangs = landed(make_place), threading.Event()
+    monkeypatch.setattr(outbox, "ATTACHING_SECONDS", 0.1)
+
+    def opened(*_: object) -> None:
+        hangs.wait()
+        raise OSError
+
+    monkeypatch.setattr(FileDestination, "open", opened)
+    with mail_server(mail_port, "s3cret-word") as box:
+        assert Office(place, KeenNotifications(mail_to=["data@example.com"])).tick() == "sent keen/digest/2026-01-05 by mail"
+        hangs.set()
+        assert list(mail_of(box).iter_attachments()) == []
 
 
 def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:

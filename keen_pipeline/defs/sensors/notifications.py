@@ -19,7 +19,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.pipeline.told import shortened
-from keen_pipeline.ports import Clock
+from keen_pipeline.ports import Clock, SystemClock
 from keen_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -137,8 +137,7 @@ def _notifications_sensor(
 
         def write(notice: "Notice") -> Message:
             if notice.body is not None:
-                link = f"{ui_url.rstrip('/')}/runs/{notice.body['run']}" if ui_url else None
-                return failure_message(notice.name, notice.body["title"], notice.body["story"], link)
+                return failure_message(notice.name, notice.body, ui_url)
             night = notice.name.rpartition(_DIGEST)[2]
             digest = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
             attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
@@ -159,8 +158,11 @@ def _notifications_sensor(
 def _failures_sensor(
     names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
 ) -> dg.SensorDefinition:
+    sent: set[str] = set()  # by this process, while the ledger could not be reached
+
     def failures_sensor(context: dg.RunStatusSensorContext, **_: Any) -> dg.SkipReason | None:
         from keen_pipeline.ledger.notices import SqlNotices
+        from keen_pipeline.notifications.outbox import send_once
 
         run = context.dagster_run
         failed = context.for_run_failure().get_step_failure_events()
@@ -170,14 +172,24 @@ def _failures_sensor(
                 return dg.SkipReason(f"no extraction of {names.name} failed in {run.job_name}")
             failed = ours
         notifications: KeenNotifications = getattr(context.resources, names.notifications)
-        ledger = ledger_of(context.resources, names.name)
-        notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
+        settings = notifications.settings()
+        channels = channels_of(settings)
+        left = sorted(channels.names)
         story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
         body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
-        day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
-        # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
-        for channel in sorted(channels_of(notifications.settings()).names):
-            any(notices.plan(f"{day}/{cause}", channel, body) for cause in _causes(story))
+        try:
+            ledger = ledger_of(context.resources, names.name)
+            notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
+            day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
+            # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
+            while left:
+                any(notices.plan(f"{day}/{cause}", left[0], body) for cause in _causes(story))
+                del left[0]
+        except KeenPipelineError as error:
+            # Dagster tells of a run once, and most likely it is the ledger that made it fail.
+            body["story"] += f"\nTold without the ledger: {error}"
+            day = f"{names.name}/failure/{(clock or SystemClock()).now():%Y-%m-%d}"
+            send_once(sent, channels, left, [f"{day}/{cause}" for cause in _causes(story)], body, settings.ui_url)
         return None
 
     return dg.RunStatusSensorDefinition(
