@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.landing.storages.storage import home
+from keen_pipeline.landing.storages.storage import normal_root
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.settings import Settings
@@ -93,7 +93,7 @@ def open_client(settings: Settings, ledger: SqlLedger | None = None, *, total_ti
 def open_destination(uri: str, options: Mapping[str, object]) -> FileDestination:
     """The destination at a folder or URI. Raises ConfigurationError for a scheme or an option it can't serve."""
     # A local folder by its absolute path, so that every process names a file alike.
-    root = uri if "://" in uri else str(Path(home(uri)).resolve())
+    root = uri if "://" in uri else str(Path(normal_root(uri)).resolve())
     return FileDestination(root, transport=options)
 
 

@@ -63,6 +63,11 @@ def cli() -> None:
 
     Example: keen-pipeline demo
     """
+    from keen_pipeline.settings import unknown_variables  # not for --version
+
+    if click.get_current_context().invoked_subcommand != "doctor":  # which has more to say of them
+        for name in unknown_variables(os.environ):
+            click.echo(f"{name} isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", err=True)
 
 
 class Terminated(KeyboardInterrupt):
