@@ -43,12 +43,13 @@ def deliver(
             break
         what = f"{notice.name} by {notice.channel}"
         try:
-            channels.send(notice.channel, write(notice))
+            refused = channels.send(notice.channel, write(notice))
         except KeenPipelineError as error:
             problems.append(f"{what}, attempt {notice.attempts}: {error}; {_again(notices, notice, str(error), clock.now())}")
         else:
             notices.end(notice.notice_id)
             sent.append(what)
+            problems += [f"{what}: {refused}"] if refused else []
     return sent, problems
 
 
@@ -74,10 +75,11 @@ def send_once(
         if new is None:
             continue
         try:
-            channels.send(channel, failure_message(f"{new}/{body['run']}", body, ui_url))
+            refused = channels.send(channel, failure_message(f"{new}/{body['run']}", body, ui_url))
         except KeenPipelineError as error:
             problems.append(f"{new} by {channel}: {error}")
         else:
+            problems += [f"{new} by {channel}: {refused}"] if refused else []
             day = new.rpartition("/")[0]
             sent -= {one for one in sent if not one.startswith(day)}
             sent.add(f"{new} {channel}")

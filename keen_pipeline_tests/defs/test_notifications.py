@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.message import EmailMessage
@@ -21,10 +21,12 @@ from keen_pipeline import Collection, ExtractionLedger
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title, channels_of, notification_sensors
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.ledger.tables import notices
 from keen_pipeline.notifications import outbox
+from keen_pipeline.notifications.send import SLACK, Channels, Message
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.ports import free_port
@@ -76,12 +78,17 @@ class Office:
     """The sensors of a place under a clock of the test's. `cursor`: when the one that sends began, None: it begins now."""
 
     def __init__(
-        self, place: Place, notifications: KeenNotifications, now: datetime = MORNING, cursor: str | None = "2026-01-01"
+        self,
+        place: Place,
+        notifications: KeenNotifications,
+        now: datetime = MORNING,
+        cursor: str | None = "2026-01-01",
+        collections: Sequence[Collection] = COLLECTIONS,
     ) -> None:
         self.place, self.clock, self.cursor = place, FakeClock(now), cursor
         names = Names("keen")
-        keys = {c.name: names.asset_key(c.name) for c in COLLECTIONS}
-        self.notifications, self.failures = notification_sensors(names, COLLECTIONS, keys, timezone="UTC", clock=self.clock)
+        keys = {c.name: names.asset_key(c.name) for c in collections}
+        self.notifications, self.failures = notification_sensors(names, collections, keys, timezone=None, clock=self.clock)
         resources = place.defs.resources or {}
         self.resources = {names.notifications: notifications} | {name: resources[name] for name in names.resources}
 
@@ -327,6 +334,42 @@ def test_a_failure_is_told_once_while_the_ledger_is_down(make_place: MakePlace, 
     assert "\n  keen-pipeline retry purchases 2026-01-02\nTold without the ledger: " in part(mail, "plain")
     assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "plain")
     assert office.waiting() == []
+
+
+def test_who_gets_no_mail_is_told_and_the_others_get_it_once(
+    make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rcpt(box: Mailbox, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if address == "gone@example.com":
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    monkeypatch.setattr(Mailbox, "handle_RCPT", rcpt, raising=False)
+    office = Office(make_place(collections=COLLECTIONS), KeenNotifications(mail_to=["gone@example.com", "data@example.com"]))
+    with mail_server(mail_port, "s3cret-word") as box:
+        with pytest.raises(Exception, match="by mail: the mail server refuses 1 of 2 addresses, the others have it"):
+            office.tick()
+        office.clock.advance(3600)
+        assert office.tick() == "nothing to send"
+        assert [to for _, to, _ in box.mails] == [["data@example.com"]]
+
+
+def test_the_digests_hour_is_that_of_the_collections(make_place: MakePlace, mail_port: int) -> None:
+    tokyo = [Collection("purchases", DAYS[0], timezone="Asia/Tokyo"), Collection("logins", DAYS[0], timezone="Asia/Tokyo")]
+    place = make_place(collections=tokyo)
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=20, minute=59), collections=tokyo)
+    with mail_server(mail_port, "s3cret-word"):
+        assert office.tick() == "nothing to send"
+        office.clock.advance(60)
+        assert office.tick() == "sent keen/digest/2026-01-06 by mail"
+
+
+def test_words_of_others_address_nobody_in_slack() -> None:
+    with webhook() as (url, posted, _):
+        message = Message("one", "Keen: purchases: <!channel> & co", "", "", [])
+        assert Channels(slack_webhook=SecretUrl(url)).send(SLACK, message) == ""
+        assert posted[0]["text"] == "Keen: purchases: &lt;!channel&gt; &amp; co"
 
 
 def test_a_destination_that_hangs_holds_up_no_digest(

@@ -87,13 +87,22 @@ def notification_sensors(
     running: bool = False,
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:
-    """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
+    """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs.
+
+    `timezone`: of the digest's hour, None: that of most collections.
+    """
     status = sensor_status(running)
     steps = {names.step(collection.name) for collection in collections}
     return [
-        _notifications_sensor(names, collections, keys, timezone or "UTC", status, clock),
+        _notifications_sensor(names, collections, keys, timezone or _zone(collections), status, clock),
         _failures_sensor(names, keys, steps, status, clock),
     ]
+
+
+def _zone(collections: Sequence[Collection]) -> str:
+    """That of most collections: their night is over at the hour of the digest."""
+    zones = [collection.timezone for collection in collections]
+    return max(zones, key=zones.count, default="UTC")
 
 
 def _notifications_sensor(
@@ -176,6 +185,7 @@ def _failures_sensor(
         channels = channels_of(settings)
         left = sorted(channels.names)
         story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
+        story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
         body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
         try:
             ledger = ledger_of(context.resources, names.name)
