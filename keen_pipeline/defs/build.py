@@ -103,7 +103,7 @@ def build_keen_definitions(
 def _downstream_sensors(
     names: Names, target: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
 ) -> list[dg.SensorDefinition]:
-    if target is None:
+    if not target:
         return []
     how: dict[str, Any] = {"minimum_interval_seconds": interval_seconds, "default_status": sensor_status(running)}
     return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
