@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -68,6 +70,12 @@ def cli() -> None:
     if click.get_current_context().invoked_subcommand != "doctor":  # which has more to say of them
         for name in unknown_variables(os.environ):
             click.echo(f"{name} isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", err=True)
+    file = Path(".env")
+    ours = re.findall(r"(?m)^\s*(?:export\s+)?(KEEN_\w+)\s*=", file.read_text(errors="replace")) if file.is_file() else []
+    if left := sorted(set(ours) - set(os.environ)):
+        click.echo(
+            f"{', '.join(left)}: set in .env, which Dagster reads and this program doesn't: set -a; . ./.env; set +a", err=True
+        )
 
 
 class Terminated(KeyboardInterrupt):

@@ -305,6 +305,13 @@ def test_a_misspelt_variable_is_named_by_every_command(shell: Here) -> None:
     assert said not in shell.run("doctor").stderr
 
 
+def test_what_stands_in_dagsters_env_file_and_not_in_the_environment_is_named(shell: Here) -> None:
+    (shell.folder / ".env").write_text("# KEEN_NO=1\nOTHER=1\nexport KEEN_WRITE_KEY=s3cret\n KEEN_PIPELINE_NAME = 'shop'\n")
+    done = shell.run("status")
+    said = "KEEN_PIPELINE_NAME: set in .env, which Dagster reads and this program doesn't: set -a; . ./.env; set +a"
+    assert (done.returncode, done.stderr.splitlines()) == (0, [said])
+
+
 def test_a_port_in_use_is_named(shell: Here) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -123,7 +123,7 @@ def _notifications_sensor(
     def notifications_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         # What a tick needs, a code location that is only loaded does not: SQLAlchemy and the writing of messages.
         from keen_pipeline.ledger.notices import SqlNotices
-        from keen_pipeline.notifications.digest import gather
+        from keen_pipeline.notifications.digest import Digest, gather
         from keen_pipeline.notifications.outbox import attach, deliver
         from keen_pipeline.notifications.render import digest_message, failure_message
 
@@ -144,11 +144,14 @@ def _notifications_sensor(
             for channel in sorted(channels.names):
                 notices.plan(f"{of}{_DIGEST}{today}", channel)
 
+        digests: dict[str, Digest] = {}  # of one night, the same for each channel
+
         def write(notice: "Notice") -> Message:
             if notice.body is not None:
                 return failure_message(notice.name, notice.body, ui_url)
             night = notice.name.rpartition(_DIGEST)[2]
-            digest = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
+            known = digests.get(night)
+            digest = digests[night] = known or gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
             attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
             paths = {name: "/".join(key.path) for name, key in keys.items()}
             return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
