@@ -61,7 +61,9 @@ def command(collection: str | None, as_json: bool) -> None:
         print_json(document)
         return
     openly = Counter(entry.request.collection for entry in open_)
-    table = Table("collection", "landed", "newest", "missing", "open", "given up")
+    table = Table()
+    for title in ("collection", "landed", "newest", "missing", "open", "given up"):
+        table.add_column(title, overflow="fold")  # a phone's terminal cuts nothing off
     for one, found in rows:
         missing = len(found.gaps) + len(found.outdated)
         counts = (missing, openly[one.name], len(found.given_up))

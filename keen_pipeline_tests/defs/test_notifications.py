@@ -226,6 +226,8 @@ def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Pat
     monkeypatch.setenv("KEEN_PIPELINE_SLACK_WEBHOOK", "http://127.0.0.1:9/s3cret-hook")
     assert both <= sensors()
     assert "s3cret" not in repr(channels_of(KeenNotifications().settings()))
+    monkeypatch.setenv("KEEN_PIPELINE_DIGEST_TO", "a@b.example")
+    assert channels_of(KeenNotifications(mail_to=[]).settings()).names == {"slack"}
     for wrong, said in (
         ({"digest_at": "25:00"}, "digest_at must be"),
         ({"attachment_bytes": -1}, "digest_attachment_bytes must lie"),

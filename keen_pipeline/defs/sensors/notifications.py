@@ -43,7 +43,7 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
     variables; the mail server is that of `SMTP_HOST` and its like. Give the webhook as `dg.EnvVar`: it is a secret.
     """
 
-    mail_to: list[str] | None = Field(default=None, description="addresses; unset: KEEN_PIPELINE_DIGEST_TO")
+    mail_to: list[str] | None = Field(default=None, description="addresses, none: no mail; unset: KEEN_PIPELINE_DIGEST_TO")
     slack_webhook: str | None = Field(default=None, description="unset: KEEN_PIPELINE_SLACK_WEBHOOK", repr=False)
     digest_at: str | None = Field(default=None, description="HH:MM in the schedule's zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
     attachment_bytes: int | None = Field(
@@ -54,13 +54,16 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
     def settings(self) -> Settings:
         """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
         given = {
-            "digest_to": None if self.mail_to is None else ",".join(self.mail_to),
+            "digest_to": ",".join(self.mail_to) if self.mail_to else None,
             "slack_webhook": self.slack_webhook,
             "digest_at": self.digest_at,
             "digest_attachment_bytes": self.attachment_bytes,
             "ui_url": self.ui_url,
         }
-        return replace(Settings.from_environment(), **checked(given))
+        values = checked(given)
+        if self.mail_to is not None and not self.mail_to:
+            values["digest_to"] = ()
+        return replace(Settings.from_environment(), **values)
 
 
 def channels_of(settings: Settings) -> Channels:
