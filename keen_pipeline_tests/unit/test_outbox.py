@@ -11,9 +11,11 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.ledger.notices import SqlNotices
-from keen_pipeline.notifications.digest import gather
+from keen_pipeline.notifications.digest import Digest, Line, gather
 from keen_pipeline.notifications.outbox import MOST_ATTEMPTS, attach, deliver
+from keen_pipeline.notifications.render import digest_message
 from keen_pipeline.notifications.send import Channels, Message
+from keen_pipeline.pipeline.told import Group
 from keen_pipeline.testing import FakeClock, KeenLanding, memory_ledger
 
 
@@ -63,3 +65,21 @@ def test_a_number_of_events_far_from_the_usual_is_marked(tmp_path: Path, events:
     [line] = gather(place.ledger, [Collection("visits", "2026-01-01")], "2026-03-11", now).lines
     assert (line.events, line.usual, line.unusual) == (events, 100, unusual)
     assert [number for _, number in line.bars if number is not None] == [100, 100, 100, events]
+
+
+def test_a_digest_of_many_collections_is_no_longer_than_mail_programs_show(tmp_path: Path) -> None:
+    days = [f"2026-02-{day:02d}" for day in range(1, 29)]
+    bars = tuple((key, number * 1000) for number, key in enumerate(days))
+    lines = tuple(Line(f"collection_{n}", days[-1], None, None, False, bars, ()) for n in range(300))
+    missing = tuple(Group(line.collection, tuple(days), "too many words " * 200, "retry") for line in lines)
+    written = digest_message("one", Digest("2026-03-01", lines, missing), ui_url="https://dagster.example.com")
+    assert len(written.html.encode()) < 102_000
+    assert (written.text.count("not landed"), written.text.count("FAILED")) == (100, 20)
+    assert "... and 200 more" in written.text
+    assert "... and 280 more" in written.text
+    shown = written.html.count(">not landed<"), written.html.count(">failed<")
+    assert (shown[0] > 50, shown[1] > 10) == (True, True)
+    assert f"... and {300 - shown[1]} more ... and {300 - shown[0]} more" in written.html
+    assert written.html.count('bgcolor="') >= 28 * 4
+    assert len(written.slack) <= 50
+    assert all(len(str(block["text"])) < 3100 for block in written.slack)
