@@ -5,7 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from keen_pipeline import ExtractionLedger
-from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title
 from keen_pipeline.ledger.tables import notices
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
@@ -43,6 +43,14 @@ def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: Make
         office.clock.advance(86_400)
         office.failures(failed_run(office, results[0]))
         assert "keen/failure/2026-01-06/" in office.tick()
+
+
+def test_a_failed_run_of_other_definitions_is_theirs_to_tell(make_place: MakePlace) -> None:
+    place = make_place(collections=COLLECTIONS, read_key="wrong")
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    for name, told in (("eu", 0), ("keen", 1)):
+        office.failures(failed_run(office, place.run("keen_submit_extractions", tags={DEFINITIONS_TAG: name})))
+        assert len(office.waiting()) == told
 
 
 def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> None:
