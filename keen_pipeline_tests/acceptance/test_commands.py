@@ -306,7 +306,9 @@ def test_a_misspelt_variable_is_named_by_every_command(shell: Here) -> None:
 
 
 def test_what_stands_in_dagsters_env_file_and_not_in_the_environment_is_named(shell: Here) -> None:
-    (shell.folder / ".env").write_text("# KEEN_NO=1\nOTHER=1\nexport KEEN_WRITE_KEY=s3cret\n KEEN_PIPELINE_NAME = 'shop'\n")
+    (shell.folder / ".env").write_text(
+        "# KEEN_NO=1\nOTHER=1\nKEEN_MASTER_KEY=\nexport KEEN_WRITE_KEY=s3cret\n KEEN_PIPELINE_NAME = 'shop'\n"
+    )
     done = shell.run("status")
     said = "KEEN_PIPELINE_NAME: set in .env, which Dagster reads and this program doesn't: set -a; . ./.env; set +a"
     assert (done.returncode, done.stderr.splitlines()) == (0, [said])
