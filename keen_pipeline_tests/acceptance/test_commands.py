@@ -314,6 +314,13 @@ def test_what_stands_in_dagsters_env_file_and_not_in_the_environment_is_named(sh
     assert (done.returncode, done.stderr.splitlines()) == (0, [said])
 
 
+def test_options_of_the_destination_are_not_those_of_another_kind_of_place(shell: Here) -> None:
+    away = {"KEEN_PIPELINE_DESTINATION": "s3://bucket/x", "KEEN_PIPELINE_DESTINATION_OPTIONS": '{"endpoint": "http://127.0.0.1:9"}'}
+    shell.env = {**shell.env, **away}
+    done = shell.run("extract", "purchases", "--to", "files", "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["landings"])) == (0, 1), done.stderr
+
+
 def test_a_port_in_use_is_named(shell: Here) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -95,6 +95,12 @@ def test_what_is_no_schedule_is_refused_with_its_collection(kwargs: dict[str, st
         build_keen_definitions([BERLIN], **kwargs)  # type: ignore[arg-type]
 
 
+def test_no_step_of_one_collection_has_the_name_of_a_step_of_several() -> None:
+    names, both = Names("keen"), ("a", "b")
+    assert identifier("a__keen__b") != "a__keen__b"
+    assert names.step("a__keen__b") != "__".join(names.step(one) for one in both)
+
+
 def test_names_that_look_alike_load_together() -> None:
     east, west = Collection("east", "2026-01-01", timezone="Etc/GMT+5"), Collection("west", "2026-01-01", timezone="Etc/GMT-5")
     spaced, dotted, lined, short = (Collection(name, "2026-01-01") for name in ("Sign Ups", "a.b", "a_b", "a"))

@@ -9,7 +9,7 @@ import pytest
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.notifications import digest, outbox
@@ -183,10 +183,14 @@ def test_the_digests_hour_is_that_of_the_collections(make_place: MakePlace, mail
 
 
 def test_words_of_others_address_nobody_in_slack() -> None:
-    with webhook() as (url, posted, _):
+    with webhook() as (url, posted, statuses):
         message = Message("one", "Keen: purchases: <!channel> & co", "", "", [])
         assert Channels(slack_webhook=SecretUrl(url)).send(SLACK, message) == ""
         assert posted[0]["text"] == "Keen: purchases: &lt;!channel&gt; &amp; co"
+        for status, error in ((404, ConfigurationError), (500, ServiceUnavailableError)):
+            statuses.append(status)
+            with pytest.raises(error, match=f"HTTP {status}"):
+                Channels(slack_webhook=SecretUrl(url)).send(SLACK, message)
 
 
 def test_a_slow_ledger_holds_up_no_digest(make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,14 @@ def test_a_digest_names_what_landed_lately_and_attaches_what_fits(tmp_path: Path
     assert later.also_landed == ()
 
 
+def test_nothing_is_begun_when_the_time_is_over() -> None:
+    clock = FakeClock()
+    notices = SqlNotices(memory_ledger(clock=clock).engine, clock=clock)
+    notices.plan("digest/2026-01-10", "slack")
+    channels = Dead(slack_webhook=SecretUrl("http://127.0.0.1:9/"))
+    assert deliver(notices, channels, lambda _: Message("", "", "", "", []), clock, seconds=0) == ([], [])
+
+
 @pytest.mark.parametrize(("events", "unusual"), [(100, False), (300, True), (10, True)])
 def test_a_number_of_events_far_from_the_usual_is_marked(tmp_path: Path, events: int, unusual: bool) -> None:
     place, now = KeenLanding(tmp_path), datetime(2026, 3, 11, 6, tzinfo=timezone.utc)
