@@ -27,15 +27,16 @@ def check_login(smtp: SmtpSettings) -> None:
         )
 
 
-def send_mail(smtp: SmtpSettings, message: EmailMessage) -> None:
-    """Send `message` to the addresses in its own fields; its sender is the settings'.
+def send_mail(smtp: SmtpSettings, message: EmailMessage) -> int:
+    """Send `message` to the addresses in its own fields; its sender is the settings'. Answers how many of them the server refused.
 
-    Raises OSError, smtplib.SMTPException or ValueError (an address or field that can't be written). Their words may quote the
-    address and the message: a log gets their class alone. Raises ConfigurationError as `check_login` does.
+    Raises OSError, smtplib.SMTPException (all of them are refused, for one) or ValueError (an address or field that can't be
+    written). Their words may quote the address and the message: a log gets their class alone. Raises ConfigurationError as
+    `check_login` does.
     """
     message["From"] = smtp.sender
     with connected(smtp) as server:
-        server.send_message(message)
+        return len(server.send_message(message))
 
 
 def is_refused_for_good(error: Exception) -> bool:

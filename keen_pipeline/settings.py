@@ -112,9 +112,7 @@ class Settings:
         account = ("project_id", "read_key", "write_key", "master_key")
         if "base_url" not in values and any(name in values for name in account):
             values["base_url"] = KEEN_URL
-        known = {one.name for one in VARIABLES}
-        unknown = sorted(n for n in env if n.startswith(_PREFIX) and n not in known and n not in _READ_ELSEWHERE)
-        return cls(**values, smtp=_smtp(env), unknown=tuple(unknown))
+        return cls(**values, smtp=_smtp(env), unknown=unknown_variables(env))
 
     @property
     def is_embedded(self) -> bool:
@@ -300,6 +298,12 @@ VARIABLES = (
     ),
 )
 """Every variable of the pipeline, in the order in which they are documented. `SMTP_*` name the mail server."""
+
+
+def unknown_variables(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Those that look like settings of ours and are none."""
+    known = {*(one.name for one in VARIABLES), *_READ_ELSEWHERE}
+    return tuple(sorted(name for name, text in env.items() if name.startswith(_PREFIX) and text.strip() and name not in known))
 
 
 def _smtp(env: Mapping[str, str]) -> SmtpSettings | None:

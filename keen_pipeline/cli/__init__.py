@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -63,6 +65,23 @@ def cli() -> None:
 
     Example: keen-pipeline demo
     """
+    _tell_of_variables(os.environ, is_told=click.get_current_context().invoked_subcommand == "doctor")
+
+
+def _tell_of_variables(env: Mapping[str, str], *, is_told: bool) -> None:
+    """Name on stderr what somebody has set, and nothing here reads. `is_told`: misspelt ones are told by the command itself."""
+    from keen_pipeline.settings import unknown_variables  # not for --version
+
+    for name in () if is_told else unknown_variables(env):
+        click.echo(f"{name} isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", err=True)
+    try:
+        text = Path(".env").read_text(encoding="utf-8", errors="replace") if Path(".env").is_file() else ""
+    except OSError:  # somebody else's
+        return
+    left = set(re.findall(r"(?m)^[ \t]*(?:export[ \t]+)?(KEEN_\w+)[ \t]*=[ \t]*[^\s#]", text)) - env.keys()
+    if left:
+        names = ", ".join(sorted(left))
+        click.echo(f"{names}: set in .env, which Dagster reads and this program doesn't: set -a; . ./.env; set +a", err=True)
 
 
 class Terminated(KeyboardInterrupt):

@@ -170,9 +170,9 @@ def landings_table(entries: Sequence[Entry], title: str) -> Table:
     folder = common.rpartition("/")[0] if is_narrow else ""
     table = Table(title=title, title_justify="left", caption=f"in {folder}" if folder else None, caption_justify="left")
     for name in ("collection", "partition"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     for name in ("events", "bytes", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     if not is_narrow:
         table.add_column("URI", overflow="fold")
     for row in rows:

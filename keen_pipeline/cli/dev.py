@@ -24,7 +24,7 @@ from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
 from keen_pipeline.service.endpoint import locked
 from keen_pipeline.settings import Settings
-from keen_pipeline.wiring import open_client, open_ledger, scope_of, warn_of_unknown
+from keen_pipeline.wiring import open_client, open_ledger, scope_of
 
 _LOCK = Path("data/dev.lock")
 _LEVELS = ("critical", "error", "warning", "info", "debug")
@@ -44,7 +44,6 @@ def command(port: int, log_level: str) -> None:
     Example: keen-pipeline dev --port 3000
     """
     settings = Settings.from_environment()
-    warn_of_unknown(settings)
     configured_collections(settings)  # a wrong file is told here, not in the UI
     url = f"http://127.0.0.1:{port}"
     with _only_one(url), ExitStack() as stack:

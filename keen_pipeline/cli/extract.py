@@ -176,7 +176,7 @@ def _end_and_destination(values: Sequence[str], start: str | None) -> tuple[str 
     """`--to` names the end of the timeframe, the folder, or, given twice, both."""
     ends = [value for value in values if start is not None and _is_instant(value)]
     folders = [value for value in values if value not in ends]
-    if len(folders) != 1 or len(ends) > 1:
+    if len(folders) != 1 or len(ends) > 1 or not folders[0].strip():
         raise click.UsageError("--to must name one folder to land in, and beside it the end of the timeframe where --from is given")
     return (ends[0] if ends else None), folders[0]
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.progress import TextColumn
 
-from keen_pipeline.cli.common import progress_bar, service_for_command
+from keen_pipeline.cli.common import as_usage, progress_bar, service_for_command
 from keen_pipeline.cli.event_files import STANDARD_INPUT, NoEventsError, read_event_batches
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import KeenPipelineError, RequestRejectedError, RetryableError, UnreadableAnswerError
@@ -32,7 +32,8 @@ def command(collection: str, files: tuple[str, ...]) -> None:
 
     Example: keen-pipeline load purchases january.csv.gz february.ndjson
     """
-    check_event_collection(collection)
+    with as_usage():
+        check_event_collection(collection)
     settings = Settings.from_environment()
     refused = 0
     empty: list[str] = []

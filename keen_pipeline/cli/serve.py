@@ -95,27 +95,31 @@ def command(
     Example: keen-pipeline serve --port 8765 --data ./data/keen
     """
     settings = Settings.from_environment()
-    catalogue_url = _without_password(catalogue) if catalogue is not None else settings.service_catalogue_url
     storage_uri = storage if storage is not None else settings.service_storage
-    config = ServiceConfig(
-        data=data if data is not None else settings.service_data,
-        project_id=settings.project_id,
-        read_key=settings.read_key,
-        write_key=settings.write_key,
-        master_key=settings.master_key,
-        results_uri=results_uri,
-        retention_seconds=retention_days * 86400,
-        max_body_bytes=max_body_mib * 1024 * 1024,
-        fail_extractions=dict(_fault(text) for text in faults),
-        smtp=settings.smtp,
-        idle_exit_seconds=idle_exit,
-        catalogue_url=catalogue_url,
-        storage_uri=storage_uri,
-        replaced_seconds=replaced_hours * 3600,
-        redirect_hosts=settings.service_redirect_hosts,
-        mail_to=settings.service_mail_to,
-        **same,  # the options that are called and counted as the configuration does
-    )
+    try:
+        catalogue_url = _without_password(catalogue) if catalogue is not None else settings.service_catalogue_url
+        fail_extractions = dict(_fault(text) for text in faults)
+        config = ServiceConfig(
+            data=data if data is not None else settings.service_data,
+            project_id=settings.project_id,
+            read_key=settings.read_key,
+            write_key=settings.write_key,
+            master_key=settings.master_key,
+            results_uri=results_uri,
+            retention_seconds=retention_days * 86400,
+            max_body_bytes=max_body_mib * 1024 * 1024,
+            fail_extractions=fail_extractions,
+            smtp=settings.smtp,
+            idle_exit_seconds=idle_exit,
+            catalogue_url=catalogue_url,
+            storage_uri=storage_uri,
+            replaced_seconds=replaced_hours * 3600,
+            redirect_hosts=settings.service_redirect_hosts,
+            mail_to=settings.service_mail_to,
+            **same,  # the options that are called and counted as the configuration does
+        )
+    except InvalidInputError as error:
+        raise click.UsageError(str(error)) from None
     serve(config, *(StorageObjects(uri).prove() if uri is not None else None for uri in (storage_uri, results_uri)))
 
 

@@ -46,9 +46,14 @@ def command(collection: str | None, as_json: bool) -> None:
     waiting = explain_all(ledger, open_, limits_of(settings))
     rows = [(c, coverage(ledger, c, now, mask_key=settings.mask_key)) for c in chosen]
     others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
+    left = _not_configured(ledger, open_, {c.name for c in chosen}) if collection is None else []
     if as_json:
         document = {
             "collections": [_row_json(c, found, open_, waiting) for c, found in rows],
+            "not_configured": [
+                {"collection": name, "landed": landed, "open": [_open_json(e, waiting) for e in still]}
+                for name, landed, still in left
+            ],
             "scope": str(ledger.scope),
             "other_scopes": [{"scope": str(one.scope), "landed": one.landed, "open": one.open} for one in others],
             "orphans": ledger.orphans(),
@@ -56,7 +61,9 @@ def command(collection: str | None, as_json: bool) -> None:
         print_json(document)
         return
     openly = Counter(entry.request.collection for entry in open_)
-    table = Table("collection", "landed", "newest", "missing", "open", "given up")
+    table = Table()
+    for title in ("collection", "landed", "newest", "missing", "open", "given up"):
+        table.add_column(title, overflow="fold")  # a phone's terminal cuts nothing off
     for one, found in rows:
         missing = len(found.gaps) + len(found.outdated)
         counts = (missing, openly[one.name], len(found.given_up))
@@ -70,13 +77,22 @@ def command(collection: str | None, as_json: bool) -> None:
     if new and (newest := latest_partition(new[0], now)) is not None:
         show(f"nothing has landed yet of {few([c.name for c in new], ', ')}: the nightly job lands the last days; to land some now")
         show(f"  keen-pipeline backfill {shlex.quote(new[0].name)} --from {newest.key} --to {newest.key}")
-    for name in sorted({*openly, *ledger.landed_collections()} - {c.name for c in chosen}) if collection is None else ():
-        if openly[name]:
-            show(f"{name} is not configured, and {openly[name]} of it are open: keen-pipeline cancel {shlex.quote(name)}")
-        if landed := sum(state.landed for state in ledger.partitions(name)):
+    for name, landed, still in left:
+        if still:
+            show(f"{name} is not configured, and {len(still)} of it are open: keen-pipeline cancel {shlex.quote(name)}")
+        if landed:
             show(f"{name} is not configured; its {landed} landed files stay as they are: keen-pipeline verify {shlex.quote(name)}")
     for other in others:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
+
+
+def _not_configured(ledger: SqlLedger, open_: Sequence[Entry], names: set[str]) -> list[tuple[str, int, list[Entry]]]:
+    """Collections beside those of `names`: how many of its files have landed, and what of it is open."""
+    known = {*(e.request.collection for e in open_), *ledger.landed_collections()}
+    return [
+        (name, sum(state.landed for state in ledger.partitions(name)), [e for e in open_ if e.request.collection == name])
+        for name in sorted(known - names)
+    ]
 
 
 def _row_json(collection: Collection, found: Coverage, open_: Sequence[Entry], waiting: dict[int, Waiting]) -> dict[str, Any]:

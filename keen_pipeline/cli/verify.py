@@ -28,7 +28,7 @@ from keen_pipeline.pipeline.verify import Range, Verified, landed_of, repair, st
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_pipeline
 
-_KEY = re.compile(r"\d{4}(-\d{2}(-\d{2}(-\d{2}:\d{2}([+-]\d{4})?)?)?)?")
+_KEY = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])(-([01]\d|2[0-3]):[0-5]\d([+-]\d{4})?)?)?)?")
 _MOST_SHOWN = 50
 
 

@@ -70,14 +70,12 @@ def build_keen_definitions(
     `nightly_cron`: when those collections are asked for that are not hourly and have no cron of their own (01:00).
     `nightly_timezone`: an IANA zone for every cron; by default each collection's own.
     `downstream`: assets whose automation conditions a sensor of ours evaluates; by default none, as projects have their own sensor.
-    `translator`: makes the assets' keys, groups, owners, tags and conditions.
+    `translator`: makes the assets' keys, groups, owners, tags and so on; `execute`: what steps do instead of `keen.run(context)`.
     `notifications`: where the digest and failures go; unset, the environment's addresses and webhook, if it has any.
     `partitions_per_run` (1 to 100000): larger backfills and landings are several runs; unset, KEEN_PIPELINE_PARTITIONS_PER_RUN.
     `pool`, `retry_policy`, `hooks`, `op_tags`: of the assets' steps, as Dagster's own decorators take them.
-    `execute`: what an asset's step does instead of `keen.run(context)`.
 
-    Raises InvalidInputError naming what is wrong with a collection or argument, ConfigurationError if the extra of an encoding is
-    missing or the environment is wrong.
+    Raises InvalidInputError naming a wrong collection or argument, ConfigurationError for the environment or an encoding's extra.
     """
     names = Names(name)
     _check(collections)
@@ -88,23 +86,27 @@ def build_keen_definitions(
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
-    resources = keen_resources(names, keen, ledger, destination)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    if downstream is not None:
-        how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
-        sensors.append(dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how))
+    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
     notifications = configured_notifications(notifications)
-    if notifications is not None:
-        resources[names.notifications] = notifications
-        sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone or "UTC", running=running)
+    sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone, running=running) if notifications else []
     return dg.Definitions(
         assets=collection_assets(collections, specs, names, StepOptions(per_run, pool, retry_policy, hooks, op_tags), execute),
         jobs=[submit_job, landing_job],
         schedules=nightly_schedules(names, submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running),
         sensors=sensors,
-        resources=resources,
+        resources=keen_resources(names, keen, ledger, destination, notifications),
     )
+
+
+def _downstream_sensors(
+    names: Names, target: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
+) -> list[dg.SensorDefinition]:
+    if not target:
+        return []
+    how: dict[str, Any] = {"minimum_interval_seconds": interval_seconds, "default_status": sensor_status(running)}
+    return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
 
 
 def _check(collections: Sequence[Collection]) -> None:
@@ -137,6 +139,7 @@ def keen_resources(
     keen: KeenResource | None = None,
     ledger: ExtractionLedger | None = None,
     destination: CsvDestination | None = None,
+    notifications: KeenNotifications | None = None,
 ) -> dict[str, object]:
     """The resources by the keys that our assets, ops and sensors know them by; what is not given is the environment's."""
     keen, ledger, destination = keen or KeenResource(), ledger or ExtractionLedger(), destination or CsvDestination()
@@ -147,4 +150,5 @@ def keen_resources(
         names.destination: destination,
         names.reader: reader,
         names.io_manager: KeenIOManager(reader=reader),
+        **({names.notifications: notifications} if notifications is not None else {}),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -55,23 +55,19 @@ def nightly_schedules(
 ) -> list[dg.ScheduleDefinition]:
     """One schedule for all collections that are asked for at the same time; the tick's own time says which partitions are due.
 
+    That of the first collection without a time of its own has the plain name, the others have their cron and zone in theirs.
     `cron`: of those without a cron of their own that are not hourly (01:00 by default); `timezone`: in which every cron is read, by
     default each collection's own, so that its day is over by then. Raises InvalidInputError naming a wrong cron or zone.
     """
     by_time: dict[tuple[str, str], list[Collection]] = {}
+    nightly = cron or DEFAULT_CRON
     for collection in collections:
-        default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else cron or DEFAULT_CRON
+        default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else nightly
         by_time.setdefault((collection.cron or default, timezone or collection.timezone), []).append(collection)
-    taken = _schedule_names(names, by_time)
-    return [_schedule(taken[when], job, members, *when, running=running) for when, members in by_time.items()]
-
-
-def _schedule_names(names: Names, by_time: Mapping[tuple[str, str], Sequence[Collection]]) -> dict[tuple[str, str], str]:
-    """The plain name for the time that most collections have, the others by their cron and zone."""
-    if not by_time:
-        return {}
-    most = max(by_time, key=lambda when: len(by_time[when]))
-    return {when: names.nightly if when == most else f"{names.nightly}_{identifier(' '.join(when))}" for when in by_time}
+    # Dagster keeps by the name whether a schedule is on: a collection that comes later must not take it away.
+    plain = next((when for when in by_time if when[0] == nightly), None)
+    named = {when: names.nightly if when == plain else f"{names.nightly}_{identifier(' '.join(when))}" for when in by_time}
+    return [_schedule(named[when], job, members, *when, running=running) for when, members in by_time.items()]
 
 
 def _schedule(

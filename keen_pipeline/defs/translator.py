@@ -62,7 +62,7 @@ class KeenTranslator:
         spec = dg.AssetSpec(
             names.asset_key(collection.name),
             description=f"{collection.description or f'Events of the Keen collection {collection.name}.'}\n\n"
-            f"Extracted by the schedule {names.nightly}: {what}. Landed by {names.materialize_job}.",
+            f"Extracted by the job {names.submit_job}: {what}. Landed by {names.materialize_job}.",
             group_name=self.group_name or data.name,
             kinds={"keen", "parquet" if collection.encoding is Encoding.PARQUET else "csv"},
             owners=list(collection.owners),

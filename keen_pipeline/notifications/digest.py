@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 BARS = 28
 """Partitions in one chart: four weeks of days."""
+# Dagster ends a tick after 60 s, and what is gathered has to be sent.
+GATHERING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Digest:
 def gather(
     ledger: SqlLedger, collections: Sequence[Collection], night: str, now: datetime, *, limits: Limits | None = None
 ) -> Digest:
-    """The digest as of `now`. Collections without a partition yet are left out."""
+    """The digest as of `now`. Collections without a partition yet are left out; no other one is begun after GATHERING_SECONDS."""
+    begun = time.monotonic()
     lines: list[Line] = []
     missing: list[Group] = []
     entries = ledger.open_entries()
@@ -84,6 +88,9 @@ def gather(
     for collection in collections:
         newest = latest_partition(collection, now)
         if newest is None:
+            continue
+        if time.monotonic() - begun > GATHERING_SECONDS:
+            missing.append(Group(collection.name, (newest.key,), "not looked at, as the ledger answers too slowly", "status"))
             continue
         states = {state.key: state for state in ledger.partitions(collection.name)}
         due = {p.key: p for p in (*gaps(collection, states, now), *due_partitions(collection, now))}

@@ -1,13 +1,14 @@
 """A digest or a failure as a message: text, HTML that mail clients show, Slack's blocks. Pure.
 
 Mail clients run no script, fetch no image and drop most of CSS: the charts are cells of a table with a height and a colour. Gmail
-cuts a mail off at 102 kB, so the number of lines with a chart is bounded, and then the number of lines.
+cuts a mail off at 102 kB, so what is missing and the lines have a share of bytes each; the lines with a chart have half of theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from itertools import accumulate
 from typing import TypeAlias
 from urllib.parse import quote
 
@@ -17,8 +18,9 @@ from keen_pipeline.pipeline.told import Group, few, shortened
 
 Links: TypeAlias = Callable[[str, str], str | None]
 
-MOST_CHARTS = 12
 MOST_LINES = 100
+_MISSING_BYTES = 25_000
+_LINES_BYTES = 70_000
 MOST_MISSING = 20
 _SLACK_LINES = 30
 _SLACK_CHARACTERS = 2900
@@ -27,8 +29,8 @@ _RUN = "The run in Dagster, which can be re-executed there"
 _STEPS = "▁▂▃▄▅▆▇█"
 _INK, _GREY, _RED, _AMBER, _BLUE, _PALE = "#1f2933", "#7b8794", "#c62828", "#b26a00", "#2f6fdb", "#a9c3ec"
 _FONT = "font-family:-apple-system,Segoe UI,Roboto,Helvetica,Arial,sans-serif"
-_CELL = f"padding:8px 10px 8px 0;border-bottom:1px solid #e4e7eb;vertical-align:middle;{_FONT};font-size:14px;color:{_INK}"
-_HEAD = f"padding:4px 10px 4px 0;border-bottom:2px solid #cbd2d9;{_FONT};font-size:12px;color:{_GREY};text-align:left"
+_CELL = "padding:8px 10px 8px 0;border-bottom:1px solid #e4e7eb;vertical-align:middle"
+_HEAD = f"padding:4px 10px 4px 0;border-bottom:2px solid #cbd2d9;font-size:12px;color:{_GREY};text-align:left"
 
 
 def digest_message(
@@ -52,8 +54,10 @@ def digest_message(
     )
 
 
-def failure_message(identity: str, title: str, story: str, link: str | None) -> Message:
-    """Something failed just now. `story`: what, why, what was kept, and indented what to do, in plain text."""
+def failure_message(identity: str, body: Mapping[str, str], ui_url: str | None) -> Message:
+    """Something failed just now. `body`: its title, the id of its run, and its story: what, why, what was kept, and indented what
+    to do, in plain text. `ui_url`: as for the digest."""
+    title, story, link = body["title"], body["story"], f"{ui_url.rstrip('/')}/runs/{body['run']}" if ui_url else None
     first, _, rest = story.partition("\n")
     lines = [f"<code>{escape(line)}</code>" if line.startswith("  ") else escape(line) for line in rest.splitlines()]
     html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(first)}</b></p>'
@@ -169,21 +173,31 @@ def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequ
     parts = [f'<div style="{_FONT};font-size:18px;color:{_INK};margin:0 0 4px">{title}</div>']
     landed = f"{len(digest.landed)} of {len(digest.lines)} collections landed, {digest.events:,} events"
     parts.append(f'<div style="{_FONT};font-size:14px;color:{_GREY};margin:0 0 12px">{landed}</div>')
-    parts += [_missing_html(group, links) for group in digest.missing[:MOST_MISSING]]
-    rows = [_row(line, links, attachments, chart=number < MOST_CHARTS) for number, line in enumerate(lines[:MOST_LINES])]
+    missing = _fitting([_missing_html(group, links) for group in digest.missing[:MOST_MISSING]], _MISSING_BYTES)
+    charts = _fitting([_row(line, links, attachments, chart=True) for line in lines[:MOST_LINES]], _LINES_BYTES // 2)
+    others = [_row(line, links, attachments, chart=False) for line in lines[len(charts) : MOST_LINES]]
+    rows = [*charts, *_fitting(others, _LINES_BYTES - sum(len(row.encode()) for row in charts))]
+    parts += missing
     heads = "".join(
         f'<th style="{_HEAD}{";text-align:right" if name == "events" else ""}">{name}</th>'
         for name in ("collection", "events", "", "last weeks", "file")
     )
     parts.append(
-        f'<table cellpadding="0" cellspacing="0" border="0" style="border-collapse:collapse;margin:12px 0 0">'
+        f'<table cellpadding="0" cellspacing="0" border="0" style="border-collapse:collapse;margin:12px 0 0;{_FONT};font-size:14px;'
+        f'color:{_INK}">'
         f"<tr>{heads}</tr>{''.join(rows)}</table>"
     )
-    more = " ".join(filter(None, [_more(len(digest.missing), MOST_MISSING), _more(len(lines), MOST_LINES)]))
+    more = " ".join(filter(None, [_more(len(digest.missing), len(missing)), _more(len(lines), len(rows))]))
     usual = "; usual is the median of the same weekday in the last eight weeks" if any(_change(line) for line in lines) else ""
     foot = f"{more} A bar is one partition{usual}."
     parts.append(f'<div style="{_FONT};font-size:12px;color:{_GREY};margin:12px 0 0">{escape(foot.strip())}</div>')
     return _page("\n".join(parts))
+
+
+def _fitting(parts: Sequence[str], most_bytes: int) -> list[str]:
+    """As many of them as fit together."""
+    sizes = accumulate(len(part.encode()) for part in parts)
+    return [part for part, size in zip(parts, sizes, strict=True) if size <= most_bytes]
 
 
 def _missing_html(group: Group, links: Links) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate
+from html import escape
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
@@ -54,20 +55,20 @@ class Channels:
         """Those that are configured."""
         return ({MAIL} if self.mail_to else set()) | ({SLACK} if self.slack_webhook is not None else set())
 
-    def send(self, channel: str, message: Message) -> None:
-        """Raises ConfigurationError (a person must change something) or ServiceUnavailableError (later it may go through)."""
-        if channel == MAIL:
-            self._mail(message)
-        else:
-            self._slack(message)
+    def send(self, channel: str, message: Message) -> str:
+        """Answers who did not get it though it is out, empty if all did.
 
-    def _mail(self, message: Message) -> None:
+        Raises ConfigurationError (a person must change something) or ServiceUnavailableError (later it may go through).
+        """
+        return self._mail(message) if channel == MAIL else self._slack(message)
+
+    def _mail(self, message: Message) -> str:
         if self.smtp is None:
             raise ConfigurationError("there are addresses for mail (KEEN_PIPELINE_DIGEST_TO), but no mail server: set SMTP_HOST")
         if len(self.mail_to) > _ADDRESSES:
             raise ConfigurationError(f"KEEN_PIPELINE_DIGEST_TO has more than {_ADDRESSES} addresses: use a mailing list")
         try:
-            send_mail(self.smtp, write_mail(message, self.mail_to))
+            refused = send_mail(self.smtp, write_mail(message, self.mail_to))
         except (OSError, smtplib.SMTPException) as error:
             code = f" {error.smtp_code}" if isinstance(error, smtplib.SMTPResponseException) else ""
             raise ServiceUnavailableError(
@@ -75,12 +76,13 @@ class Channels:
             ) from None
         except ValueError:
             raise ConfigurationError("an address of KEEN_PIPELINE_DIGEST_TO or SMTP_FROM can't be written in a mail") from None
+        return f"the mail server refuses {refused} of {len(self.mail_to)} addresses, the others have it" if refused else ""
 
-    def _slack(self, message: Message) -> None:
+    def _slack(self, message: Message) -> str:
         import urllib3  # a code location that sends nothing can spare it
 
         assert self.slack_webhook is not None
-        body = json.dumps({"text": message.subject, "blocks": list(message.slack)}).encode()
+        body = json.dumps({"text": escape(message.subject, quote=False), "blocks": list(message.slack)}).encode()
         try:
             with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=SLACK_SECONDS)) as pool:
                 answer = pool.request(
@@ -94,6 +96,7 @@ class Channels:
             )
         if answer.status != 200:
             raise ServiceUnavailableError(f"the Slack webhook answers HTTP {answer.status}")
+        return ""
 
 
 def write_mail(message: Message, recipients: Sequence[str]) -> EmailMessage:

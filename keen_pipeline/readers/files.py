@@ -52,7 +52,7 @@ def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFil
     if missing:
         raise ConfigurationError(
             f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {_listed(missing)}; "
-            "materialize them, or set missing='empty' to carry on without them"
+            "materialize them; `keen-pipeline status` says why they are missing"
         )
 
 

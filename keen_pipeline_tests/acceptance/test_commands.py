@@ -249,6 +249,13 @@ def test_a_retry_without_the_key_of_a_mask_leaves_what_is_open_alone(shell: Here
         (["backfill", "nosuch", "--from", "2026-01-01", "--to", "2026-01-02"], 1, "not configured"),
         (["backfill", "purchases", "--from", "2026-01-01", "--to", "2036-01-01"], 2, "future"),
         (["backfill", "purchases", "--from", "2025-01-01", "--to", "2026-01-01"], 2, "start date"),
+        (["extract", "purchases", "--to", ""], 2, "--to must name one folder"),
+        (["verify", "--from", "2026-13-01"], 2, "isn't a partition key"),
+        (["verify", "--to", "2026-01-01-24:00"], 2, "isn't a partition key"),
+        (["load", "a$x", "collections.yaml"], 2, "not a legal name"),
+        (["serve", "--fail-extraction", "purchases"], 2, "expected COLLECTION=N"),
+        (["serve", "--cache-mib", "-5"], 2, "cache_mib must lie between"),
+        (["serve", "--catalogue", "postgresql://u:p@h/db"], 2, "a password on a command line"),
         (["nonsense"], 2, "nonsense"),
     ],
 )
@@ -270,6 +277,7 @@ def test_bad_input_is_one_line_and_leaves_no_trace(shell: Here, words: list[str]
         ("KEEN_READ_KEY", "", "KEEN_READ_KEY"),
         ("KEEN_PROJECT_ID", "", "KEEN_PROJECT_ID"),
         ("KEEN_PIPELINE_POLL_SECONDS", "x", "KEEN_PIPELINE_POLL_SECONDS"),
+        ("KEEN_PIPELINE_DESTINATION", "s3:/files", "s3:/files: it is neither a path nor a URI"),
         ("KEEN_PIPELINE_LEDGER_URL", "nonsense", "KEEN_PIPELINE_LEDGER_URL"),
         ("KEEN_PIPELINE_COLLECTIONS", "none.yaml", "none.yaml"),
     ],
@@ -286,6 +294,31 @@ def test_a_wrong_setting_is_named_in_one_line(shell: Here, name: str, value: str
     shell.env = good
     [row] = collections_of(shell)
     assert (row["open"], row["landed"]) == ([], 0)
+
+
+def test_a_misspelt_variable_is_named_by_every_command(shell: Here) -> None:
+    shell.env = {**shell.env, "KEEN_PIPELINE_LEGDER_URL": "sqlite:///elsewhere.db"}
+    done = shell.run("status", "--json")
+    said = "KEEN_PIPELINE_LEGDER_URL isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are"
+    assert (done.returncode, done.stderr.splitlines()) == (0, [said])
+    assert json.loads(done.stdout)["collections"]
+    assert said not in shell.run("doctor").stderr
+
+
+def test_what_stands_in_dagsters_env_file_and_not_in_the_environment_is_named(shell: Here) -> None:
+    (shell.folder / ".env").write_text(
+        "# KEEN_NO=1\nOTHER=1\nKEEN_MASTER_KEY=\nexport KEEN_WRITE_KEY=s3cret\n KEEN_PIPELINE_NAME = 'shop'\n"
+    )
+    done = shell.run("status")
+    said = "KEEN_PIPELINE_NAME: set in .env, which Dagster reads and this program doesn't: set -a; . ./.env; set +a"
+    assert (done.returncode, done.stderr.splitlines()) == (0, [said])
+
+
+def test_options_of_the_destination_are_not_those_of_another_kind_of_place(shell: Here) -> None:
+    away = {"KEEN_PIPELINE_DESTINATION": "s3://bucket/x", "KEEN_PIPELINE_DESTINATION_OPTIONS": '{"endpoint": "http://127.0.0.1:9"}'}
+    shell.env = {**shell.env, **away}
+    done = shell.run("extract", "purchases", "--to", "files", "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["landings"])) == (0, 1), done.stderr
 
 
 def test_a_port_in_use_is_named(shell: Here) -> None:

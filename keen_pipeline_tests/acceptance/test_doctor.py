@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +154,19 @@ def test_mail_that_the_embedded_service_can_not_send_is_found(
     for name in ("KEEN_BASE_URL", "KEEN_PROJECT_ID", "KEEN_READ_KEY"):
         well.delenv(name)
     assert ("email of purchases is set, but there is no mail server: set SMTP_HOST" in doctor()[1]["mail"][1]) is is_wrong
+
+
+def test_another_ledger_that_lands_at_the_same_place_is_found(
+    well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day = (datetime.now(timezone.utc) - timedelta(days=1)).date().isoformat()
+    well.setattr(sys, "argv", ["keen-pipeline", "backfill", "purchases", "--from", day, "--to", day])
+    with pytest.raises(SystemExit):
+        main()
+    capsys.readouterr()
+    assert doctor()[1]["manifests"] == (True, "the ledger knows the 1 manifests that were looked at")
+    well.setenv("KEEN_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/another.db")
+    assert wrong(doctor)["manifests"].startswith("1 of 1 landed files at ")
 
 
 def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:

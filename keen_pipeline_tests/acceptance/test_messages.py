@@ -16,7 +16,7 @@ from keen_pipeline.cli import common
 from keen_pipeline.cli.common import follow, landings_table
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import Landing, Status
+from keen_pipeline.extraction import Kind, Landing, Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import partition_range
@@ -27,6 +27,7 @@ from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
 from keen_pipeline_tests.acceptance.processes import Shell
+from keen_pipeline_tests.contract.rules import halves
 from keen_pipeline_tests.ledgers import land
 
 # To a terminal's markup the first is the end of something never begun, the second nothing to show.
@@ -71,11 +72,31 @@ def test_what_is_open_of_a_collection_that_left_the_configuration_is_told(
     (configured.folder / "collections.yaml").write_text("collections: [{name: signups, start_date: 2026-01-01}]")
     shown = configured.run("status").stdout
     assert "purchases is not configured, and 2 of it are open: keen-pipeline cancel purchases" in shown
+    [left] = json.loads(configured.run("status", "--json").stdout)["not_configured"]
+    assert (left["collection"], left["landed"]) == ("purchases", 0)
+    assert [(one["partition"], one["status"]) for one in left["open"]] == [("2026-01-01", "requested"), ("2026-01-02", "requested")]
     assert "nothing has landed yet of signups: the nightly job lands the last days; to land some now\n" in shown
     yesterday = (datetime.now(timezone.utc) - timedelta(days=1)).date()
     assert f"  keen-pipeline backfill signups --from {yesterday} --to {yesterday}\n" in shown
     assert configured.run("cancel", "purchases").returncode == 0
     assert "purchases" not in configured.run("status").stdout
+
+
+def test_a_cancel_counts_partitions_and_takes_their_slices_along(configured: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, [entry, _] = entries(configured.folder, monkeypatch, days=2)
+    assert len(ledger.split(entry.entry_id, halves(replace(entry.request, kind=Kind.SLICE)), "too large")) == 2
+    done = configured.run("cancel", "purchases")
+    assert (done.returncode, done.stdout) == (0, "2 cancelled; `keen-pipeline retry` asks for them again\n")
+    assert ledger.open_entries() == []
+
+
+def test_a_retry_makes_due_what_waits_for_its_next_attempt(configured: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, [first, second] = entries(configured.folder, monkeypatch, days=2)
+    for entry in (first, second):
+        ledger.fail(entry.entry_id, WORDS, limits=Limits(retry_seconds=600))
+    done = configured.run("retry", "purchases", "2026-01-01")
+    assert (done.returncode, done.stdout[:50]) == (0, "0 asked for again, 1 already open and due now; the")
+    assert [e.due_at <= ledger.clock.now() for e in ledger.open_entries()] == [True, False]
 
 
 @pytest.mark.parametrize("is_configured", [True, False])

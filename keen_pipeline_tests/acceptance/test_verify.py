@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.pipeline import requests_of_a_night, submit
+from keen_pipeline.pipeline import Ended, Landed, Pipeline, requests_of_a_night, submit
 from keen_pipeline.pipeline.manifests import read_manifest
 from keen_pipeline.pipeline.verify import Verified, verify
+from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
@@ -153,6 +155,22 @@ def test_what_is_wrong_is_named_and_repaired_and_nothing_else_is_touched(landed:
     assert {day: landed.file(day).read_bytes() for day in DAYS} == before
     now = landed.extraction_ids()
     assert [now[day] != asked[day] for day in DAYS] == [True, True, False]
+
+
+def test_a_repair_that_fails_is_not_told_as_one(landed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in DAYS[:2]:
+        landed.file(day).unlink()
+
+    def halfway(pipeline: Pipeline, wrong: Sequence[Verified], *_: Any) -> Generator[Event, None, None]:
+        first, second = (one.entry for one in wrong)
+        assert first is not None
+        assert second is not None
+        yield Landed(first)
+        yield Ended(replace(second, error="the service reports the extraction as failed"))
+
+    monkeypatch.setattr("keen_pipeline.cli.verify.repair", halfway)
+    status, told = landed.json("verify", "--repair")
+    assert (status, {row["partition"]: row["repaired"] for row in told["wrong"]}) == (1, {DAYS[0]: True, DAYS[1]: False})
 
 
 def test_a_verification_that_is_stopped_tells_what_is_left(landed: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from keen_pipeline.ledger.tables import entries
 from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.testing import KeenLanding, live_service
+from keen_pipeline_tests.ports import free_port
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
 NIGHT = "2026-01-05T01:00:00Z"
@@ -149,3 +150,12 @@ def night() -> datetime:
 @pytest.fixture
 def keen_landing(tmp_path: Path) -> KeenLanding:
     return KeenLanding(tmp_path / "keen")
+
+
+@pytest.fixture
+def mail_port(monkeypatch: pytest.MonkeyPatch) -> int:
+    port = free_port()
+    values = {"HOST": "127.0.0.1", "PORT": str(port), "USER": "reports", "PASSWORD": "s3cret-word", "INSECURE_LOGIN": "true"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SMTP_{name}", value)
+    return port

@@ -258,3 +258,6 @@ def test_a_result_lists_a_bounded_number_of_partitions() -> None:
     result = freshness_evaluation(PURCHASES, found)
     assert [len(listed) for listed in values(result).values()] == [1000, 1000]
     assert "and 59990 more; 60000 were made with a different configuration" in (result.description or "")
+    assert result.severity is dg.AssetCheckSeverity.ERROR
+    outdated = freshness_evaluation(PURCHASES, Freshness(hours[-1], (), (hours[0].key,)))
+    assert (outdated.passed, outdated.severity) == (False, dg.AssetCheckSeverity.WARN)

@@ -14,6 +14,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from keen_pipeline import KeenIOManager, KeenReader
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 PURCHASES = dg.AssetKey(["keen", "purchases"])
@@ -103,6 +106,19 @@ def test_missing_partition_is_an_error_that_names_it(place: Place) -> None:
     [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
     assert "purchases: 2 of 3 partitions are not landed" in str(event.step_failure_data.error)
     assert "2026-01-05, 2026-01-06" in str(event.step_failure_data.error)
+
+
+def test_a_reader_may_say_for_all_inputs_what_is_missing(keen_landing: KeenLanding) -> None:
+    keen_landing.land("purchases", {DAYS[0]: [{"amount": 1}]})
+    reader = keen_landing.resources["keen_reader"]
+    lenient = {"keen_io_manager": KeenIOManager(reader=KeenReader(**{**dict(reader), "missing": "empty"}))}
+    seen: list[int] = []
+    asset = consumer(pd.DataFrame, lambda frame: seen.append(len(frame)))
+    assert keen_landing.materialize(asset, partition_keys=DAYS[:2], resources=lenient).success
+    assert seen == [1]
+    strict = consumer(pd.DataFrame, print, missing="error")
+    with pytest.raises(ConfigurationError, match="purchases: 1 of 2 partitions are not landed"):
+        keen_landing.materialize(strict, partition_keys=DAYS[:2], resources=lenient)
 
 
 def test_unpartitioned_asset_gets_all_landed_days(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,17 @@ def test_each_granularity_and_zone_has_its_own_time() -> None:
         ("30 3 * * 1-5", "UTC"),
         ("0 1 * * *", "UTC"),
     }
-    # The plain name is that of the time which most collections have.
-    assert found["keen_nightly"].execution_timezone == "UTC"
-    assert [c["name"] for c in asked_for(found["keen_nightly"], datetime(2026, 1, 5, 1, tzinfo=timezone.utc))["collections"]] == [
-        "a",
-        "b",
-    ]
+    utc = next(s for s in found.values() if (s.cron_schedule, s.execution_timezone) == ("0 1 * * *", "UTC"))
+    assert [c["name"] for c in asked_for(utc, datetime(2026, 1, 5, 1, tzinfo=timezone.utc))["collections"]] == ["a", "b"]
     assert all(s.default_status is dg.DefaultScheduleStatus.STOPPED for s in found.values())
+
+
+def test_a_schedule_that_is_on_keeps_its_name_when_collections_are_added() -> None:
+    others = [PACIFIC, replace(PACIFIC, name="refunds"), HOURLY, replace(HOURLY, name="views"), OWN]
+    for before in ([BERLIN], [replace(OWN, name="a")], [replace(HOURLY, name="a")], [replace(OWN, name="a"), BERLIN]):
+        held = {name: (s.cron_schedule, s.execution_timezone) for name, s in schedules(*before).items()}
+        for found in (schedules(*before, *others), schedules(HOURLY, *before)):
+            assert {name: (found[name].cron_schedule, found[name].execution_timezone) for name in held} == held
 
 
 def test_a_tick_asks_as_of_its_own_time() -> None:
@@ -88,6 +93,12 @@ def test_running_schedules_are_asked_for() -> None:
 def test_what_is_no_schedule_is_refused_with_its_collection(kwargs: dict[str, str]) -> None:
     with pytest.raises(InvalidInputError, match="collection logins, nightly_cron: "):
         build_keen_definitions([BERLIN], **kwargs)  # type: ignore[arg-type]
+
+
+def test_no_step_of_one_collection_has_the_name_of_a_step_of_several() -> None:
+    names, both = Names("keen"), ("a", "b")
+    assert identifier("a__keen__b") != "a__keen__b"
+    assert names.step("a__keen__b") != "__".join(names.step(one) for one in both)
 
 
 def test_names_that_look_alike_load_together() -> None:

@@ -159,3 +159,13 @@ def test_an_unknown_partition_is_refused_before_anything_is_asked(make_place: Ma
     config["ops"]["submit_extraction"]["config"]["partition_keys"] = ["2031-01-01"]
     assert not place.run(SUBMIT, config).success
     assert place.counts() == {}
+
+
+def test_a_night_of_a_clock_that_is_ahead_asks_for_nothing_of_the_future(make_place: MakePlace) -> None:
+    place = make_place()
+    config = nightly_config(place)
+    config["ops"]["submit_extraction"]["config"]["as_of"] = "2999-01-01T01:00:00Z"
+    assert place.run(SUBMIT, config).success
+    ends = [entry.request.timeframe.end for entry in place.ledger.open_entries()]
+    assert ends
+    assert max(ends) <= place.ledger.clock.now()

@@ -1,121 +1,22 @@
-"""The digest and failures, received by a real SMTP server and a webhook on loopback; from a ledger of a live service's landings."""
+"""The digest, received by a real SMTP server and a webhook on loopback; from a ledger of a live service's landings."""
 
 import json
-import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from email.message import EmailMessage
-from email.parser import BytesParser
-from email.policy import default
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
-import sqlalchemy as sa
 
 from keen_pipeline import Collection
-from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title, channels_of, notification_sensors
-from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.ledger.notices import SqlNotices
-from keen_pipeline.ledger.tables import notices
-from keen_pipeline.testing import FakeClock
-from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
-from keen_pipeline_tests.ports import free_port
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.extraction import SecretUrl
+from keen_pipeline.landing import FileDestination
+from keen_pipeline.notifications import digest, outbox
+from keen_pipeline.notifications.send import SLACK, Channels, Message
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
+from keen_pipeline_tests.defs.office import COLLECTIONS, MORNING, Office, landed, mail_of, part, webhook
 from keen_pipeline_tests.service.test_mail import Mailbox, mail_server
-
-COLLECTIONS = [Collection("purchases", DAYS[0], lookback_days=3), Collection("logins", DAYS[0], lookback_days=3)]
-MORNING = datetime(2026, 1, 5, 6, 1, tzinfo=timezone.utc)
-
-
-@contextmanager
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]], list[int]]]:
-    """Its secret URL, what it received, and the statuses it answers with before 200."""
-    received: list[dict[str, Any]] = []
-    statuses: list[int] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status = statuses.pop(0) if statuses else 200
-            if status == 200:
-                received.append(body)
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/services/T0/s3cret-hook", received, statuses
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def mail_port(monkeypatch: pytest.MonkeyPatch) -> int:
-    port = free_port()
-    values = {"HOST": "127.0.0.1", "PORT": str(port), "USER": "reports", "PASSWORD": "s3cret-word", "INSECURE_LOGIN": "true"}
-    for name, value in values.items():
-        monkeypatch.setenv(f"SMTP_{name}", value)
-    return port
-
-
-class Office:
-    """The sensors of a place under a clock of the test's. `cursor`: when the one that sends began, None: it begins now."""
-
-    def __init__(
-        self, place: Place, notifications: KeenNotifications, now: datetime = MORNING, cursor: str | None = "2026-01-01"
-    ) -> None:
-        self.place, self.clock, self.cursor = place, FakeClock(now), cursor
-        names = Names("keen")
-        keys = {c.name: names.asset_key(c.name) for c in COLLECTIONS}
-        self.notifications, self.failures = notification_sensors(names, COLLECTIONS, keys, timezone="UTC", clock=self.clock)
-        resources = place.defs.resources or {}
-        self.resources = {names.notifications: notifications} | {name: resources[name] for name in names.resources}
-
-    def tick(self) -> str:
-        with dg.build_sensor_context(instance=self.place.instance, resources=self.resources, cursor=self.cursor) as context:
-            told = self.notifications.evaluate_tick(context)
-            self.cursor = told.cursor
-            return without_scope(told.skip_message or "")
-
-    def waiting(self) -> list[tuple[str, str, int, str | None]]:
-        return [(without_scope(name), *others) for name, *others in SqlNotices(self.place.ledger.engine).waiting()]
-
-
-def without_scope(said: str) -> str:
-    """Without what tells the pipelines of one ledger apart."""
-    return re.sub("keen/[0-9a-f]{8}/", "keen/", said)
-
-
-def mail_of(box: Mailbox) -> EmailMessage:
-    [(_, _, raw)] = box.mails
-    mail = BytesParser(EmailMessage, policy=default).parsebytes(raw.as_bytes())
-    assert isinstance(mail, EmailMessage)
-    return mail
-
-
-def part(mail: EmailMessage, kind: str) -> str:
-    body = mail.get_body((kind,))
-    assert body is not None
-    return str(body.get_content())
-
-
-def landed(make_place: MakePlace) -> Place:
-    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "logins@2026-01-04=3"])
-    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[3]).success
-    assert not place.backfill(["keen/logins"], DAYS[1], DAYS[3]).success
-    return place
 
 
 def test_the_digest_says_what_landed_what_failed_and_has_the_files(make_place: MakePlace, mail_port: int) -> None:
@@ -252,87 +153,69 @@ def test_a_process_that_dies_while_it_sends_is_followed_by_another(
         assert len(box.mails) == 1
 
 
-def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunStatusSensorContext:
-    """What Dagster's daemon tells the sensor of a run that failed."""
-    [event] = [e for e in result.all_events if e.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE")]
-    run = office.place.instance.get_run_by_id(result.run_id)
-    assert run is not None
-    return dg.build_run_status_sensor_context(
-        sensor_name="keen_extraction_failures",
-        dagster_event=event,
-        dagster_instance=office.place.instance,
-        dagster_run=run,
-        resources=office.resources,
-    )
+def test_who_gets_no_mail_is_told_and_the_others_get_it_once(
+    make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def rcpt(box: Mailbox, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+        if address == "gone@example.com":
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
-
-def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:
-    failing = ("purchases@2026-01-02", "purchases@2026-01-03", "logins@2026-01-02")
-    options = [word for one in failing for word in ("--fail-extraction", f"{one}=9")]
-    place = make_place(collections=COLLECTIONS, options=options)
-    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=2))
-    both = ["keen/purchases", "keen/logins"]
-    asked = (both[:1], 1, 1), (both[:1], 2, 2), (both[:1], 1, 2), (both[1:], 1, 1), (both, 1, 2)
-    results = [place.backfill(keys, DAYS[first], DAYS[last]) for keys, first, last in asked]
+    monkeypatch.setattr(Mailbox, "handle_RCPT", rcpt, raising=False)
+    office = Office(make_place(collections=COLLECTIONS), KeenNotifications(mail_to=["gone@example.com", "data@example.com"]))
     with mail_server(mail_port, "s3cret-word") as box:
-        for result, told in zip(results, (1, 1, 1, 2, 2), strict=True):
-            office.failures(failed_run(office, result))
+        with pytest.raises(Exception, match="by mail: the mail server refuses 1 of 2 addresses, the others have it"):
             office.tick()
-            assert len(box.mails) == told
-        office.clock.advance(86_400)
-        office.failures(failed_run(office, results[0]))
-        assert "keen/failure/2026-01-06/" in office.tick()
+        office.clock.advance(3600)
+        assert office.tick() == "nothing to send"
+        assert [to for _, to, _ in box.mails] == [["data@example.com"]]
 
 
-def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> None:
-    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
-    result = place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
+def test_the_digests_hour_is_that_of_the_collections(make_place: MakePlace, mail_port: int) -> None:
+    tokyo = [Collection("purchases", DAYS[0], timezone="Asia/Tokyo"), Collection("logins", DAYS[0], timezone="Asia/Tokyo")]
+    place = make_place(collections=tokyo)
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=20, minute=59), collections=tokyo)
+    with mail_server(mail_port, "s3cret-word"):
+        assert office.tick() == "nothing to send"
+        office.clock.advance(60)
+        assert office.tick() == "sent keen/digest/2026-01-06 by mail"
+
+
+def test_words_of_others_address_nobody_in_slack() -> None:
+    with webhook() as (url, posted, statuses):
+        message = Message("one", "Keen: purchases: <!channel> & co", "", "", [])
+        assert Channels(slack_webhook=SecretUrl(url)).send(SLACK, message) == ""
+        assert posted[0]["text"] == "Keen: purchases: &lt;!channel&gt; &amp; co"
+        for status, error in ((404, ConfigurationError), (500, ServiceUnavailableError)):
+            statuses.append(status)
+            with pytest.raises(error, match=f"HTTP {status}"):
+                Channels(slack_webhook=SecretUrl(url)).send(SLACK, message)
+
+
+def test_a_slow_ledger_holds_up_no_digest(make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "GATHERING_SECONDS", -1)
     with mail_server(mail_port, "s3cret-word") as box:
-        office = Office(
-            place, KeenNotifications(mail_to=["data@example.com"], ui_url="http://dagster.test"), MORNING.replace(hour=2)
-        )
-        context = failed_run(office, result)
-        office.failures(context)
-        office.failures(context)
-        assert office.tick().startswith("sent keen/failure/2026-01-05/")
-        mail = mail_of(box)
-    assert mail["Subject"].startswith(
-        "Keen: 1 of 2 partitions failed: purchases 2026-01-02: the service reports the extraction as failed"
-    )
-    assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
-    assert part(mail, "plain").startswith("1 of 2 partitions failed\n")
-    assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
-    assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
-    assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
+        Office(make_place(collections=COLLECTIONS), KeenNotifications(mail_to=["data@example.com"])).tick()
+        text = part(mail_of(box), "plain")
+    assert "purchases 2026-01-04: not looked at, as the ledger answers too slowly\n  keen-pipeline status purchases\n" in text
 
 
-def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:
-    @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
-    def theirs() -> None:
-        raise KeyError("a password of theirs")
+def test_a_destination_that_hangs_holds_up_no_digest(
+    make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, hangs = landed(make_place), threading.Event()
+    monkeypatch.setattr(outbox, "ATTACHING_SECONDS", 0.1)
 
-    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
-    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
-    job = dg.define_asset_job("theirs_and_ours", ["theirs", "keen/purchases"], executor_def=dg.in_process_executor)
-    both = dg.Definitions.merge(place.defs, dg.Definitions(assets=[theirs], jobs=[job])).resolve_job_def(job.name)
-    for day, told in ((DAYS[0], 0), (DAYS[1], 1)):
-        result = both.execute_in_process(instance=place.instance, partition_key=day, raise_on_error=False)
-        assert not result.success
-        office.failures(failed_run(office, result))
-        assert len(office.waiting()) == told
-    with place.ledger.engine.connect() as connection:
-        [body] = connection.execute(sa.select(notices.c.body)).scalars()
-    assert "purchases 2026-01-02: the service reports the extraction as failed" in body
-    assert "password" not in body
+    def opened(*_: object) -> None:
+        hangs.wait()
+        raise OSError
 
-
-@pytest.mark.parametrize("told", ["extraction ca8f3c13c2c189e4c2d81ce9: ", "extraction refused: ", ""])
-def test_a_subject_has_the_reason_and_no_extractions_id(told: str) -> None:
-    full = "destination /srv/events/landing/signups/2026-01-02.csv is full"
-    story = f"1 of 1 partitions failed\nsignups 2026-01-02: {told}{full}"
-    subject = _title(dg.DagsterRun(job_name="keen_materialize_csvs"), Names("keen"), story)
-    kept = told if "refused" in told else ""
-    assert subject == f"Keen: 1 of 1 partitions failed: signups 2026-01-02: {kept}{full}"
+    monkeypatch.setattr(FileDestination, "open", opened)
+    with mail_server(mail_port, "s3cret-word") as box:
+        assert Office(place, KeenNotifications(mail_to=["data@example.com"])).tick() == "sent keen/digest/2026-01-05 by mail"
+        hangs.set()
+        assert list(mail_of(box).iter_attachments()) == []
 
 
 def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +230,8 @@ def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Pat
     monkeypatch.setenv("KEEN_PIPELINE_SLACK_WEBHOOK", "http://127.0.0.1:9/s3cret-hook")
     assert both <= sensors()
     assert "s3cret" not in repr(channels_of(KeenNotifications().settings()))
+    monkeypatch.setenv("KEEN_PIPELINE_DIGEST_TO", "a@b.example")
+    assert channels_of(KeenNotifications(mail_to=[]).settings()).names == {"slack"}
     for wrong, said in (
         ({"digest_at": "25:00"}, "digest_at must be"),
         ({"attachment_bytes": -1}, "digest_attachment_bytes must lie"),

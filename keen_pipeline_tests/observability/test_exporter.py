@@ -20,6 +20,7 @@ from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger.statistics import CollectionStatistics, LedgerStatistics
 from keen_pipeline.ledger.totals import Totals
+from keen_pipeline.observability import exporter
 from keen_pipeline.observability.exporter import PipelineMetrics
 from keen_pipeline.observability.server import MOST_CLIENTS, _bind
 
@@ -89,7 +90,7 @@ def test_many_who_ask_at_once_cost_one_reading() -> None:
     assert len(readings) == 1
 
 
-def test_a_slow_ledger_is_waited_for_no_longer_than_a_scrape_and_told_as_it_was() -> None:
+def test_a_slow_ledger_is_waited_for_no_longer_than_a_scrape_and_told_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Semaphore(0)
     later = replace(STATISTICS, api_requests=8)
     answers = [STATISTICS, later]
@@ -105,6 +106,10 @@ def test_a_slow_ledger_is_waited_for_no_longer_than_a_scrape_and_told_as_it_was(
     assert metrics.statistics(30) is STATISTICS
     metrics.cache_seconds = 0
     assert metrics.statistics(0.01) is STATISTICS  # the next one is being read
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter, "LATE_SECONDS", -1)
+        with pytest.raises(ServiceUnavailableError, match="has not answered"):
+            metrics.statistics(0.01)
     go_on.release()
     metrics.cache_seconds = 3600
     assert metrics.statistics(30) is later

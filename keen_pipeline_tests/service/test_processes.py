@@ -146,7 +146,7 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) 
     for url in ("postgresql://me:very-secret@db/keen", "postgresql://db/keen?user=me&password=very-secret"):
         process = serve("--data", str(data), "--port", "0", "--catalogue", url, "--storage", str(data / "storage"))
         out, errors = process.communicate(timeout=30)
-        assert (process.returncode, out) == (1, "")
+        assert (process.returncode, out) == (2, "")
         assert "KEEN_PIPELINE_SERVICE_CATALOGUE_URL" in errors
         assert "very-secret" not in errors
 

@@ -77,18 +77,31 @@ def unique_values_asset(
         required_resource_keys=names.resources,
     )
     def list_values(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-        pipeline = pipeline_of(context.resources, name)
-        now = pipeline.clock.now()
-        for partition in context.partition_keys if partitioned else [LATEST]:
-            values: list[Any] = []
-            if not partitioned or not is_before_start(collection, partition):
-                window = partition_for_key(collection, partition, now).timeframe if partitioned else None
-                values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-            metadata = _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
-            yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=metadata)
+        yield from _listed(context, name, key, collection, property_name, partitioned=partitioned)
         yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
 
     return list_values
+
+
+def _listed(
+    context: dg.AssetExecutionContext,
+    name: str,
+    key: dg.AssetKey,
+    collection: Collection,
+    property_name: str,
+    *,
+    partitioned: bool,
+) -> Iterator[dg.AssetMaterialization]:
+    """One list after the other: asked for, and written."""
+    pipeline = pipeline_of(context.resources, name)
+    now = pipeline.clock.now()
+    for partition in context.partition_keys if partitioned else [LATEST]:
+        values: list[Any] = []
+        if not partitioned or not is_before_start(collection, partition):
+            window = partition_for_key(collection, partition, now).timeframe if partitioned else None
+            values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+        metadata = _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
+        yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=metadata)
 
 
 def _written(uri: str, values: list[Any]) -> dict[str, Any]:

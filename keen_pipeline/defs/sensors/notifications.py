@@ -19,7 +19,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.pipeline.told import shortened
-from keen_pipeline.ports import Clock
+from keen_pipeline.ports import Clock, SystemClock
 from keen_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
     variables; the mail server is that of `SMTP_HOST` and its like. Give the webhook as `dg.EnvVar`: it is a secret.
     """
 
-    mail_to: list[str] | None = Field(default=None, description="addresses; unset: KEEN_PIPELINE_DIGEST_TO")
+    mail_to: list[str] | None = Field(default=None, description="addresses, none: no mail; unset: KEEN_PIPELINE_DIGEST_TO")
     slack_webhook: str | None = Field(default=None, description="unset: KEEN_PIPELINE_SLACK_WEBHOOK", repr=False)
     digest_at: str | None = Field(default=None, description="HH:MM in the schedule's zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
     attachment_bytes: int | None = Field(
@@ -54,13 +54,16 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
     def settings(self) -> Settings:
         """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
         given = {
-            "digest_to": None if self.mail_to is None else ",".join(self.mail_to),
+            "digest_to": ",".join(self.mail_to) if self.mail_to else None,
             "slack_webhook": self.slack_webhook,
             "digest_at": self.digest_at,
             "digest_attachment_bytes": self.attachment_bytes,
             "ui_url": self.ui_url,
         }
-        return replace(Settings.from_environment(), **checked(given))
+        values = checked(given)
+        if self.mail_to is not None and not self.mail_to:
+            values["digest_to"] = ()
+        return replace(Settings.from_environment(), **values)
 
 
 def channels_of(settings: Settings) -> Channels:
@@ -83,17 +86,26 @@ def notification_sensors(
     collections: Sequence[Collection],
     keys: Keys,
     *,
-    timezone: str,
+    timezone: str | None,
     running: bool = False,
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:
-    """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs."""
+    """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs.
+
+    `timezone`: of the digest's hour, None: that of most collections.
+    """
     status = sensor_status(running)
     steps = {names.step(collection.name) for collection in collections}
     return [
-        _notifications_sensor(names, collections, keys, timezone, status, clock),
+        _notifications_sensor(names, collections, keys, timezone or _zone(collections), status, clock),
         _failures_sensor(names, keys, steps, status, clock),
     ]
+
+
+def _zone(collections: Sequence[Collection]) -> str:
+    """That of most collections: their night is over at the hour of the digest."""
+    zones = [collection.timezone for collection in collections]
+    return max(zones, key=zones.count, default="UTC")
 
 
 def _notifications_sensor(
@@ -114,7 +126,7 @@ def _notifications_sensor(
     def notifications_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         # What a tick needs, a code location that is only loaded does not: SQLAlchemy and the writing of messages.
         from keen_pipeline.ledger.notices import SqlNotices
-        from keen_pipeline.notifications.digest import gather
+        from keen_pipeline.notifications.digest import Digest, gather
         from keen_pipeline.notifications.outbox import attach, deliver
         from keen_pipeline.notifications.render import digest_message, failure_message
 
@@ -135,12 +147,14 @@ def _notifications_sensor(
             for channel in sorted(channels.names):
                 notices.plan(f"{of}{_DIGEST}{today}", channel)
 
+        digests: dict[str, Digest] = {}  # of one night, the same for each channel
+
         def write(notice: "Notice") -> Message:
             if notice.body is not None:
-                link = f"{ui_url.rstrip('/')}/runs/{notice.body['run']}" if ui_url else None
-                return failure_message(notice.name, notice.body["title"], notice.body["story"], link)
+                return failure_message(notice.name, notice.body, ui_url)
             night = notice.name.rpartition(_DIGEST)[2]
-            digest = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
+            known = digests.get(night)
+            digest = digests[night] = known or gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
             attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
             paths = {name: "/".join(key.path) for name, key in keys.items()}
             return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
@@ -159,8 +173,11 @@ def _notifications_sensor(
 def _failures_sensor(
     names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
 ) -> dg.SensorDefinition:
+    sent: set[str] = set()  # by this process, while the ledger could not be reached
+
     def failures_sensor(context: dg.RunStatusSensorContext, **_: Any) -> dg.SkipReason | None:
         from keen_pipeline.ledger.notices import SqlNotices
+        from keen_pipeline.notifications.outbox import send_once
 
         run = context.dagster_run
         failed = context.for_run_failure().get_step_failure_events()
@@ -170,14 +187,25 @@ def _failures_sensor(
                 return dg.SkipReason(f"no extraction of {names.name} failed in {run.job_name}")
             failed = ours
         notifications: KeenNotifications = getattr(context.resources, names.notifications)
-        ledger = ledger_of(context.resources, names.name)
-        notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
+        settings = notifications.settings()
+        channels = channels_of(settings)
+        left = sorted(channels.names)
         story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
+        story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
         body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
-        day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
-        # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
-        for channel in sorted(channels_of(notifications.settings()).names):
-            any(notices.plan(f"{day}/{cause}", channel, body) for cause in _causes(story))
+        try:
+            ledger = ledger_of(context.resources, names.name)
+            notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
+            day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
+            # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
+            while left:
+                any(notices.plan(f"{day}/{cause}", left[0], body) for cause in _causes(story))
+                del left[0]
+        except KeenPipelineError as error:
+            # Dagster tells of a run once, and most likely it is the ledger that made it fail.
+            body["story"] += f"\nTold without the ledger: {error}"
+            day = f"{names.name}/failure/{(clock or SystemClock()).now():%Y-%m-%d}"
+            send_once(sent, channels, left, [f"{day}/{cause}" for cause in _causes(story)], body, settings.ui_url)
         return None
 
     return dg.RunStatusSensorDefinition(

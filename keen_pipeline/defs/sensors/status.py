@@ -11,7 +11,7 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status, tags_identity
+from keen_pipeline.defs.names import Names, sensor_status, tags_identity
 from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.extraction import Status
@@ -149,7 +149,7 @@ class _Tick:
             run_key=key,
             job_name=self.job.name,
             run_config={"ops": {op.name: {"config": config}}},
-            tags={**(dict(first.run_tags) if first is not None else {}), DEFINITIONS_TAG: self.names.name},
+            tags=dict(first.run_tags) if first is not None else {},
         )
 
 

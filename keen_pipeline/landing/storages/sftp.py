@@ -265,14 +265,14 @@ class _ManyRequests(Positioned):
             lengths[self._files._async_request(self, paramiko.sftp.CMD_READ, self._file.handle, int64(at), asked)] = asked
         while len(self._answers) < len(lengths):
             self._files._read_response()
-        data = b""
+        pieces: list[bytes] = []
         for number, asked in lengths.items():
-            answer = self._answers[number][:asked]
-            data += answer
-            if len(answer) < asked:  # what follows belongs elsewhere
-                self._longest = max(len(answer), _SHORTEST_ANSWER_BYTES)
+            pieces.append(self._answers[number][:asked])
+            if len(pieces[-1]) < asked:  # what follows belongs elsewhere
+                self._longest = max(len(pieces[-1]), _SHORTEST_ANSWER_BYTES)
                 break
         self._answers.clear()
+        data = b"".join(pieces)
         if lengths and not data:
             raise EOFError
         self._position += len(data)

@@ -1,0 +1,125 @@
+"""Failed runs, told at once: to whom, how often, and in which words."""
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from keen_pipeline import ExtractionLedger
+from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, _title
+from keen_pipeline.ledger.tables import notices
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
+from keen_pipeline_tests.defs.office import COLLECTIONS, MORNING, Office, mail_of, part, webhook
+from keen_pipeline_tests.service.test_mail import mail_server
+
+
+def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunStatusSensorContext:
+    """What Dagster's daemon tells the sensor of a run that failed."""
+    [event] = [e for e in result.all_events if e.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE")]
+    run = office.place.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    return dg.build_run_status_sensor_context(
+        sensor_name="keen_extraction_failures",
+        dagster_event=event,
+        dagster_instance=office.place.instance,
+        dagster_run=run,
+        resources=office.resources,
+    )
+
+
+def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:
+    failing = ("purchases@2026-01-02", "purchases@2026-01-03", "logins@2026-01-02")
+    options = [word for one in failing for word in ("--fail-extraction", f"{one}=9")]
+    place = make_place(collections=COLLECTIONS, options=options)
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=2))
+    both = ["keen/purchases", "keen/logins"]
+    asked = (both[:1], 1, 1), (both[:1], 2, 2), (both[:1], 1, 2), (both[1:], 1, 1), (both, 1, 2)
+    results = [place.backfill(keys, DAYS[first], DAYS[last]) for keys, first, last in asked]
+    with mail_server(mail_port, "s3cret-word") as box:
+        for result, told in zip(results, (1, 1, 1, 2, 2), strict=True):
+            office.failures(failed_run(office, result))
+            office.tick()
+            assert len(box.mails) == told
+        office.clock.advance(86_400)
+        office.failures(failed_run(office, results[0]))
+        assert "keen/failure/2026-01-06/" in office.tick()
+
+
+def test_a_failed_run_of_other_definitions_is_theirs_to_tell(make_place: MakePlace) -> None:
+    place = make_place(collections=COLLECTIONS, read_key="wrong")
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    for name, told in (("eu", 0), ("keen", 1)):
+        office.failures(failed_run(office, place.run("keen_submit_extractions", tags={DEFINITIONS_TAG: name})))
+        assert len(office.waiting()) == told
+
+
+def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    result = place.backfill(["keen/purchases"], DAYS[0], DAYS[1])
+    with mail_server(mail_port, "s3cret-word") as box:
+        office = Office(
+            place, KeenNotifications(mail_to=["data@example.com"], ui_url="http://dagster.test"), MORNING.replace(hour=2)
+        )
+        context = failed_run(office, result)
+        office.failures(context)
+        office.failures(context)
+        assert office.tick().startswith("sent keen/failure/2026-01-05/")
+        mail = mail_of(box)
+    assert mail["Subject"].startswith(
+        "Keen: 1 of 2 partitions failed: purchases 2026-01-02: the service reports the extraction as failed"
+    )
+    assert "purchases 2026-01-02: the service reports the extraction as failed" in part(mail, "plain")
+    assert part(mail, "plain").startswith("1 of 2 partitions failed\n")
+    assert "\n  keen-pipeline retry purchases 2026-01-02\n" in part(mail, "plain")
+    assert "<code>  keen-pipeline retry purchases 2026-01-02</code>" in part(mail, "html")
+    assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "html")
+
+
+def test_a_failure_is_told_once_while_the_ledger_is_down(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    result = place.backfill(["keen/purchases"], DAYS[1], DAYS[1])
+    with mail_server(mail_port, "s3cret-word") as box, webhook() as (url, posted, statuses):
+        statuses += [500]
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"], slack_webhook=url, ui_url="http://dagster.test"))
+        office.resources = office.resources | {"keen_ledger": ExtractionLedger(url="sqlite:////dev/null/ledger.db")}
+        with pytest.raises(Exception, match=r"not sent: keen/failure/2026-01-05/.* by slack: the Slack webhook answers HTTP 500"):
+            office.failures(failed_run(office, result))
+        for _ in range(2):
+            office.failures(failed_run(office, result))
+        mail, [slack] = mail_of(box), posted
+        office.clock.advance(86_400)
+        office.failures(failed_run(office, result))
+        assert (len(box.mails), len(posted)) == (2, 2)
+    assert mail["Subject"] == slack["text"]
+    assert "\n  keen-pipeline retry purchases 2026-01-02\nTold without the ledger: " in part(mail, "plain")
+    assert f"http://dagster.test/runs/{result.run_id}" in part(mail, "plain")
+    assert office.waiting() == []
+
+
+def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
+    def theirs() -> None:
+        raise KeyError("a password of theirs")
+
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    job = dg.define_asset_job("theirs_and_ours", ["theirs", "keen/purchases"], executor_def=dg.in_process_executor)
+    both = dg.Definitions.merge(place.defs, dg.Definitions(assets=[theirs], jobs=[job])).resolve_job_def(job.name)
+    for day, told in ((DAYS[0], 0), (DAYS[1], 1)):
+        result = both.execute_in_process(instance=place.instance, partition_key=day, raise_on_error=False)
+        assert not result.success
+        office.failures(failed_run(office, result))
+        assert len(office.waiting()) == told
+    with place.ledger.engine.connect() as connection:
+        [body] = connection.execute(sa.select(notices.c.body)).scalars()
+    assert "purchases 2026-01-02: the service reports the extraction as failed" in body
+    assert "password" not in body
+
+
+@pytest.mark.parametrize("told", ["extraction ca8f3c13c2c189e4c2d81ce9: ", "extraction refused: ", ""])
+def test_a_subject_has_the_reason_and_no_extractions_id(told: str) -> None:
+    full = "destination /srv/events/landing/signups/2026-01-02.csv is full"
+    story = f"1 of 1 partitions failed\nsignups 2026-01-02: {told}{full}"
+    subject = _title(dg.DagsterRun(job_name="keen_materialize_csvs"), Names("keen"), story)
+    kept = told if "refused" in told else ""
+    assert subject == f"Keen: 1 of 1 partitions failed: signups 2026-01-02: {kept}{full}"
