@@ -360,6 +360,15 @@ def test_appends_are_refused_while_too_much_waits_and_taken_again_after(folder: 
     assert number(service, "shop") == taken
 
 
+def test_a_log_that_is_larger_than_a_file_should_be_is_folded_alone(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "FOLD_BYTES", 1)
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+        assert number(service, "shop") == n + 1
+    assert fold(service, "shop") == 3
+
+
 def test_what_the_last_process_left_is_folded_though_nobody_asks_for_it(folder: Place, tmp_path: Path) -> None:
     service = folder.open()
     service.add_events("shop", [{"n": 1}])
@@ -373,8 +382,7 @@ def test_an_append_that_failed_leaves_nothing_behind(folder: Place, tmp_path: Pa
     service.add_events("shop", [{"n": 1}])
     usual = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    (log,) = (tmp_path / "one" / "log" / "shop").iterdir()
-    before = log.read_bytes()
+    before = (log := next((tmp_path / "one" / "log" / "shop").iterdir())).read_bytes()
     with pytest.raises(DiskFullError, match="no room on the disk") as raised:
         service.add_events("shop", [{"n": 2, "new": 1}])
     assert (raised.value.errno, log.read_bytes()) == (

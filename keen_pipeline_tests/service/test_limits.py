@@ -72,6 +72,9 @@ def test_too_large_an_extraction_is_refused(data: Path) -> None:
         assert (answer.status, json.loads(answer.data)["error_code"]) == (400, "ExtractionTooLargeError")
         few = [{"property_name": "n", "operator": "lt", "property_value": 2}]
         assert http.csv("purchases", filters=few).count(b"\n") == 3
+        asked = {"event_collection": "purchases", "email": "ada@example.com"}
+        for latest, status in ((2, 200), (3, 400)):
+            assert http.request("POST", f"{http.v3}/queries/extraction", body={**asked, "latest": latest}).status == status
 
 
 def test_too_large_a_synchronous_extraction_is_refused(data: Path) -> None:
