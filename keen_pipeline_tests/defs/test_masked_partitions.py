@@ -13,6 +13,8 @@ import pytest
 from keen_pipeline import Collection
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Encoding
+from keen_pipeline.defs.reports.metadata import materialization
+from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 KEY = "the tests' key, long enough"
@@ -101,3 +103,12 @@ def test_a_hash_without_a_key_is_refused_before_anything_is_asked(make_place: Ma
     [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
     assert "KEEN_PIPELINE_MASK_KEY" in str(event.step_failure_data.error)
     assert place.counts() == {}
+
+
+def test_another_mask_is_another_data_version(keen_landing: KeenLanding) -> None:
+    versions = []
+    for mask in ({}, {"body:a": "drop"}, {"body:a": "mask"}):
+        keen_landing.land(Collection("visits", DAYS[0], mask=mask), {DAYS[0]: [{"a": "x"}]}, force=True)
+        newest = max(keen_landing.ledger.landed_entries("visits"), key=lambda entry: entry.entry_id)
+        versions.append((materialization(newest, dg.AssetKey("visits")).tags or {})["dagster/data_version"])
+    assert len(set(versions)) == 3

@@ -131,8 +131,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/jobs.py",
-        "default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else cron or DEFAULT_CRON",
-        "default = cron or DEFAULT_CRON",
+        "default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else nightly",
+        "default = nightly",
         f"{_NAMES}::test_each_granularity_and_zone_has_its_own_time",
     ),
     (
@@ -197,5 +197,17 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         'Seconds = Annotated[str, BeforeValidator(lambda given: given if given is None or isinstance(given, str) else f"{given}")]',
         "Seconds = float",
         f"{_RESOURCES}::test_the_environment_may_stand_for_every_field",
+    ),
+    (
+        "keen_pipeline/defs/jobs.py",
+        "plain = next((when for when in by_time if when[0] == nightly), None)",
+        "plain = max(by_time, key=lambda when: len(by_time[when]), default=None)",
+        f"{_NAMES}::test_a_schedule_that_is_on_keeps_its_name_when_collections_are_added",
+    ),
+    (
+        "keen_pipeline/defs/names.py",
+        ' and "__" not in text:',
+        ":",
+        f"{_NAMES}::test_no_step_of_one_collection_has_the_name_of_a_step_of_several",
     ),
 ]
