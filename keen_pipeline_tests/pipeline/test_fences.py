@@ -18,6 +18,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.storages.storage import no_fence
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.ledger.tables import workers
 from keen_pipeline.pipeline import NotLanded, Pipeline, count_landed, extract, land, manifests, poll, post_due
@@ -42,7 +43,7 @@ def slowed(world: World, *, before: Callable[[], None] | None = None, after: Cal
     destination = FileDestination(world.pipeline.destination.uri)
     publish, done = destination._storage.publish, []
 
-    def slow(stage: Any, target: str, *, fence: Callable[[], None], **options: Any) -> None:
+    def slow(stage: Any, target: str, *, fence: Callable[[], None] = no_fence, **options: Any) -> None:
         first = not done
         done.append(target)
 
