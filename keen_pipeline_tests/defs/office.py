@@ -66,7 +66,7 @@ class Office:
         cursor: str | None = "2026-01-01",
         collections: Sequence[Collection] = COLLECTIONS,
     ) -> None:
-        self.place, self.clock, self.cursor = place, FakeClock(now), cursor
+        self.place, self.clock, self.cursor, self.taken_up = place, FakeClock(now), cursor, "0"
         names = Names("keen")
         keys = {c.name: names.asset_key(c.name) for c in collections}
         self.notifications, self.failures = notification_sensors(names, collections, keys, timezone=None, clock=self.clock)
@@ -78,6 +78,14 @@ class Office:
             told = self.notifications.evaluate_tick(context)
             self.cursor = told.cursor
             return without_scope(told.skip_message or "")
+
+    def take_up(self, since: str | None = "0") -> str:
+        """A tick of the sensor of failed runs, which has seen those up to an event of Dagster's log, or begins now."""
+        place = {"instance": self.place.instance, "resources": self.resources}
+        with dg.build_sensor_context(**place, cursor=since) as context:  # type: ignore[arg-type]
+            told = self.failures.evaluate_tick(context)
+        self.taken_up = told.cursor
+        return told.skip_message or ""
 
     def waiting(self) -> list[tuple[str, str, int, str | None]]:
         return [(without_scope(name), *others) for name, *others in SqlNotices(self.place.ledger.engine).waiting()]

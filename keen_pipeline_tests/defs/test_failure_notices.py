@@ -13,20 +13,6 @@ from keen_pipeline_tests.defs.office import COLLECTIONS, MORNING, Office, mail_o
 from keen_pipeline_tests.service.test_mail import mail_server
 
 
-def failed_run(office: Office, result: dg.ExecuteInProcessResult) -> dg.RunStatusSensorContext:
-    """What Dagster's daemon tells the sensor of a run that failed."""
-    [event] = [e for e in result.all_events if e.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE")]
-    run = office.place.instance.get_run_by_id(result.run_id)
-    assert run is not None
-    return dg.build_run_status_sensor_context(
-        sensor_name="keen_extraction_failures",
-        dagster_event=event,
-        dagster_instance=office.place.instance,
-        dagster_run=run,
-        resources=office.resources,
-    )
-
-
 def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: MakePlace, mail_port: int) -> None:
     failing = ("purchases@2026-01-02", "purchases@2026-01-03", "logins@2026-01-02")
     options = [word for one in failing for word in ("--fail-extraction", f"{one}=9")]
@@ -34,14 +20,14 @@ def test_one_cause_is_told_once_a_day_and_another_cause_as_well(make_place: Make
     office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(hour=2))
     both = ["keen/purchases", "keen/logins"]
     asked = (both[:1], 1, 1), (both[:1], 2, 2), (both[:1], 1, 2), (both[1:], 1, 1), (both, 1, 2)
-    results = [place.backfill(keys, DAYS[first], DAYS[last]) for keys, first, last in asked]
     with mail_server(mail_port, "s3cret-word") as box:
-        for result, told in zip(results, (1, 1, 1, 2, 2), strict=True):
-            office.failures(failed_run(office, result))
+        for (keys, first, last), told in zip(asked, (1, 1, 1, 2, 2), strict=True):
+            place.backfill(keys, DAYS[first], DAYS[last])
+            office.take_up(office.taken_up)
             office.tick()
             assert len(box.mails) == told
         office.clock.advance(86_400)
-        office.failures(failed_run(office, results[0]))
+        office.take_up()
         assert "keen/failure/2026-01-06/" in office.tick()
 
 
@@ -49,7 +35,8 @@ def test_a_failed_run_of_other_definitions_is_theirs_to_tell(make_place: MakePla
     place = make_place(collections=COLLECTIONS, read_key="wrong")
     office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
     for name, told in (("eu", 0), ("keen", 1)):
-        office.failures(failed_run(office, place.run("keen_submit_extractions", tags={DEFINITIONS_TAG: name})))
+        place.run("keen_submit_extractions", tags={DEFINITIONS_TAG: name})
+        office.take_up()
         assert len(office.waiting()) == told
 
 
@@ -60,9 +47,8 @@ def test_a_failed_run_is_told_at_once(make_place: MakePlace, mail_port: int) -> 
         office = Office(
             place, KeenNotifications(mail_to=["data@example.com"], ui_url="http://dagster.test"), MORNING.replace(hour=2)
         )
-        context = failed_run(office, result)
-        office.failures(context)
-        office.failures(context)
+        for _ in range(2):
+            assert office.take_up() == "1 of 1 failed runs are extractions of keen"
         assert office.tick().startswith("sent keen/failure/2026-01-05/")
         mail = mail_of(box)
     assert mail["Subject"].startswith(
@@ -83,12 +69,12 @@ def test_a_failure_is_told_once_while_the_ledger_is_down(make_place: MakePlace, 
         office = Office(place, KeenNotifications(mail_to=["data@example.com"], slack_webhook=url, ui_url="http://dagster.test"))
         office.resources = office.resources | {"keen_ledger": ExtractionLedger(url="sqlite:////dev/null/ledger.db")}
         with pytest.raises(Exception, match=r"not sent: keen/failure/2026-01-05/.* by slack: the Slack webhook answers HTTP 500"):
-            office.failures(failed_run(office, result))
+            office.take_up()
         for _ in range(2):
-            office.failures(failed_run(office, result))
+            office.take_up()
         mail, [slack] = mail_of(box), posted
         office.clock.advance(86_400)
-        office.failures(failed_run(office, result))
+        office.take_up()
         assert (len(box.mails), len(posted)) == (2, 2)
     assert mail["Subject"] == slack["text"]
     assert "\n  keen-pipeline retry purchases 2026-01-02\nTold without the ledger: " in part(mail, "plain")
@@ -108,12 +94,35 @@ def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(m
     for day, told in ((DAYS[0], 0), (DAYS[1], 1)):
         result = both.execute_in_process(instance=place.instance, partition_key=day, raise_on_error=False)
         assert not result.success
-        office.failures(failed_run(office, result))
+        office.take_up()
         assert len(office.waiting()) == told
     with place.ledger.engine.connect() as connection:
         [body] = connection.execute(sa.select(notices.c.body)).scalars()
     assert "purchases 2026-01-02: the service reports the extraction as failed" in body
     assert "password" not in body
+
+
+def test_many_failed_runs_of_others_hold_up_none_of_ours_and_are_left_as_they_are(make_place: MakePlace) -> None:
+    @dg.job(executor_def=dg.in_process_executor)
+    def theirs() -> None:
+        @dg.op
+        def fail() -> None:
+            raise KeyError("a password of theirs")
+
+        fail()
+
+    place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    failed = [theirs.execute_in_process(instance=place.instance, raise_on_error=False) for _ in range(6)]
+    assert office.take_up(None) == "runs that fail from now on are told"
+    begun = office.taken_up
+    failed += [theirs.execute_in_process(instance=place.instance, raise_on_error=False) for _ in range(6)]
+    place.backfill(["keen/purchases"], DAYS[1], DAYS[1])
+    before = [len(place.instance.all_logs(one.run_id)) for one in failed]
+    assert office.take_up(begun) == "1 of 7 failed runs are extractions of keen"
+    assert office.take_up(office.taken_up) == "0 of 0 failed runs are extractions of keen"
+    assert [len(place.instance.all_logs(one.run_id)) for one in failed] == before
+    assert len(office.waiting()) == 1
 
 
 @pytest.mark.parametrize("told", ["extraction ca8f3c13c2c189e4c2d81ce9: ", "extraction refused: ", ""])

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 30
 # Dagster ends a tick after 60 s; a sending that began before takes at most 20 more for each step.
 SENDING_SECONDS = 15.0
+_MOST_RUNS = 100
+"""Failed ones that a tick looks at, whoever's they are."""
 _TITLE_CHARACTERS = 150
 _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
@@ -173,50 +176,104 @@ def _notifications_sensor(
 def _failures_sensor(
     names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
 ) -> dg.SensorDefinition:
+    """Not Dagster's own sensor of failed runs: it spends a whole tick on each run of somebody else's, or writes into that run."""
     sent: set[str] = set()  # by this process, while the ledger could not be reached
 
-    def failures_sensor(context: dg.RunStatusSensorContext, **_: Any) -> dg.SkipReason | None:
-        from keen_pipeline.ledger.notices import SqlNotices
-        from keen_pipeline.notifications.outbox import send_once
-
-        run = context.dagster_run
-        failed = context.for_run_failure().get_step_failure_events()
-        if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
-            ours = [event for event in failed if event.step_key in steps]
-            if not ours and (failed or not set(run.asset_selection or ()) & set(keys.values())):
-                return dg.SkipReason(f"no extraction of {names.name} failed in {run.job_name}")
-            failed = ours
-        notifications: KeenNotifications = getattr(context.resources, names.notifications)
-        settings = notifications.settings()
-        channels = channels_of(settings)
-        left = sorted(channels.names)
-        story = (_story(failed) or context.dagster_event.message or "no reason is known")[:_STORY_CHARACTERS]
-        story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
-        body = {"title": _title(run, names, story), "story": story, "run": run.run_id}
-        try:
-            ledger = ledger_of(context.resources, names.name)
-            notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
-            day = f"{_of(ledger)}failure/{(clock or ledger.clock).now():%Y-%m-%d}"
-            # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
-            while left:
-                any(notices.plan(f"{day}/{cause}", left[0], body) for cause in _causes(story))
-                del left[0]
-        except KeenPipelineError as error:
-            # Dagster tells of a run once, and most likely it is the ledger that made it fail.
-            body["story"] += f"\nTold without the ledger: {error}"
-            day = f"{names.name}/failure/{(clock or SystemClock()).now():%Y-%m-%d}"
-            send_once(sent, channels, left, [f"{day}/{cause}" for cause in _causes(story)], body, settings.ui_url)
-        return None
-
-    return dg.RunStatusSensorDefinition(
-        names.failures_sensor,
-        dg.DagsterRunStatus.FAILURE,
-        failures_sensor,
+    @dg.sensor(
+        name=names.failures_sensor,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=status,
         required_resource_keys=names.resources | {names.notifications},
         description=f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}.",
     )
+    def failures_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        changes = context.instance.fetch_run_status_changes
+        if not (context.cursor or "").isdecimal():
+            newest = changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
+            context.update_cursor(str(newest[0].storage_id if newest else 0))
+            return dg.SkipReason("runs that fail from now on are told")
+        notifications: KeenNotifications = getattr(context.resources, names.notifications)
+        settings = notifications.settings()
+        channels, told, problems = channels_of(settings), 0, list[str]()
+        only = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(context.cursor or 0))
+        records = changes(only, limit=_MOST_RUNS, ascending=True).records
+        last, begun = context.cursor, monotonic()
+        for record in records:
+            if monotonic() - begun > SENDING_SECONDS:
+                break
+            last = str(record.storage_id)
+            run = context.instance.get_run_by_id(record.run_id)
+            body = _failure(context, names, keys, steps, run, record.event_log_entry) if run is not None else None
+            if body is None:
+                continue
+            try:
+                _take_up(context.resources, names, channels, body, sent, settings.ui_url, clock)
+                told += 1
+            except KeenPipelineError as error:
+                problems.append(str(error))
+        if problems:  # the tick fails, and the next one tries these runs again
+            raise KeenPipelineError("; ".join(problems))
+        context.update_cursor(last or "")
+        return dg.SkipReason(f"{told} of {len(records)} failed runs are extractions of {names.name}")
+
+    return failures_sensor
+
+
+def _failure(
+    context: dg.SensorEvaluationContext,
+    names: Names,
+    keys: Keys,
+    steps: set[str],
+    run: dg.DagsterRun,
+    entry: dg.EventLogEntry,
+) -> dict[str, str] | None:
+    """What is to be told of a failed run, None if it is somebody else's."""
+    place = run.remote_job_origin.repository_origin if run.remote_job_origin is not None else None
+    here = context.code_location_origin.location_name if context.code_location_origin is not None else None
+    of = (place.code_location_origin.location_name, place.repository_name) if place is not None else (None, None)
+    if of != (here, context.repository_name):
+        return None
+    records = context.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    failed = [event for one in records if (event := one.event_log_entry.dagster_event) is not None]
+    if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
+        ours = [event for event in failed if event.step_key in steps]
+        if not ours and (failed or not set(run.asset_selection or ()) & set(keys.values())):
+            return None
+        failed = ours
+    said = entry.dagster_event.message if entry.dagster_event is not None else None
+    story = (_story(failed) or said or "no reason is known")[:_STORY_CHARACTERS]
+    story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
+    return {"title": _title(run, names, story), "story": story, "run": run.run_id}
+
+
+def _take_up(
+    resources: Any,
+    names: Names,
+    channels: Channels,
+    body: dict[str, str],
+    sent: set[str],
+    ui_url: str | None,
+    clock: Clock | None,
+) -> None:
+    """Into the outbox, or sent without it while the ledger is down. Raises KeenPipelineError if not all of them took it then."""
+    from keen_pipeline.ledger.notices import SqlNotices
+    from keen_pipeline.notifications.outbox import send_once
+
+    causes = _causes(body["story"])
+    today = f"{(clock or SystemClock()).now():%Y-%m-%d}"
+    alone = [f"{names.name}/failure/{today}/{cause}" for cause in causes]
+    left = [one for one in sorted(channels.names) if not all(f"{name} {one}" in sent for name in alone)]
+    try:
+        ledger = ledger_of(resources, names.name)
+        notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
+        # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
+        while left:
+            any(notices.plan(f"{_of(ledger)}failure/{today}/{cause}", left[0], body) for cause in causes)
+            del left[0]
+    except KeenPipelineError as error:
+        # Most likely it is the ledger that made the run fail.
+        told = body | {"story": f"{body['story']}\nTold without the ledger: {error}"}
+        send_once(sent, channels, left, alone, told, ui_url)
 
 
 def _of(ledger: "SqlLedger") -> str:
