@@ -15,7 +15,7 @@ from keen_pipeline.errors import KeenPipelineError, RateLimitedError, ServiceUna
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter
 from keen_pipeline.pipeline import extract, gaps
-from keen_pipeline.pipeline.freshness import coverage
+from keen_pipeline.pipeline.freshness import coverage, freshness
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -271,3 +271,14 @@ def test_a_back_off_that_is_over_is_not_waited_for_until_the_next_poll(world: Wo
     posted_at = world.entry(request).posted_at
     assert posted_at is not None
     assert timedelta(seconds=5) <= posted_at - begun <= timedelta(seconds=10)
+
+
+def test_what_is_late_is_told_with_the_reason(world: World) -> None:
+    collection = replace(WELL, fresh_within_hours=1, lookback_days=1)
+    [request] = world.night(collection)
+    world.ledger.fail(world.entry(request).entry_id, "no such event", limits=world.pipeline.limits, final=True)
+    found = freshness(world.ledger, collection, world.clock.now() + timedelta(hours=2))
+    assert str(found) == "2026-01-03 should have landed by 2026-01-04T01:00:00Z and is abandoned: no such event"
+    world.ledger.request([request])
+    found = freshness(world.ledger, collection, world.clock.now() + timedelta(hours=2))
+    assert str(found) == "2026-01-03 should have landed by 2026-01-04T01:00:00Z and is requested"

@@ -45,7 +45,9 @@ def test_a_wait_asks_with_one_list_call_a_poll_and_for_no_url(world: World) -> N
 def test_progress_tells_where_everything_is(world: World) -> None:
     requests = world.requests(WELL, 1, 3)
     world.extract(requests[:1])
-    said = [str(e) for e in extract(world.pipeline, requests, doing="a test") if isinstance(e, Progress)]
+    told = [e for e in extract(world.pipeline, requests, doing="a test") if isinstance(e, Progress)]
+    said = [str(e) for e in told]
+    assert [e.is_last for e in told] == [line.startswith("3 of 3") for line in said]
     assert said[0] == "1 of 3 landed (1 before), 0 failed; 2 to submit, 0 at the service, 0 landing"
     assert any("0 to submit, 2 at the service, 0 landing" in line for line in said)
     assert said[-1] == "3 of 3 landed (1 before), 0 failed; 0 to submit, 0 at the service, 0 landing"

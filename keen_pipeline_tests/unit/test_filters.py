@@ -54,6 +54,7 @@ def test_no_filters(nothing: Any) -> None:
         ("within", {"coordinates": [200, 0], "max_distance_miles": 1}),
         ("within", {"coordinates": [0, 0], "max_distance_miles": -1}),
         ("within", {"coordinates": [0, "0"], "max_distance_miles": 1}),
+        ("within", {"coordinates": 5, "max_distance_miles": 1}),
         ("eq", float("nan")),
     ],
 )
