@@ -301,7 +301,7 @@ def test_a_file_without_events_never_ends_well_and_stops_no_other(http: Http, co
 def test_the_command_fails_in_one_clear_line(http: Http, collection: str, tmp_path: Path) -> None:
     path = tmp_path / "events.ndjson"
     path.write_text('{"n": 1}\n')
-    assert load(http, "_illegal", str(path)).returncode == 1
+    assert load(http, "_illegal", str(path)).returncode == 2
     assert load(http, collection).returncode == 2
     assert load(http, collection, str(tmp_path / "none.csv")).returncode == 2
     env = clean_environment(KEEN_BASE_URL=http.endpoint.base_url)
