@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, RetryableError
+from keen_pipeline.service.cancellation import RequestCancelledError
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.http.answers import JsonResponse, dump_json, error_answer
 from keen_pipeline.service.http.lanes import DELETE, QUERY
@@ -40,6 +41,8 @@ async def schemas(call: Call) -> Response:
         for name in names:
             try:
                 shown.append(dump_json(_schema(call, name)))
+            except RequestCancelledError:
+                raise
             except Exception as error:
                 _log.exception("a collection can't be read", extra={"collection": name})
                 broken.append(error)
