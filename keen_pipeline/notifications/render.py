@@ -262,6 +262,8 @@ def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str
         sign = ":hourglass:" if group.is_open else ":red_circle:"
         name = _slack_link(f"{group.collection} {few(group.keys)}", links(group.collection, group.keys[0]))
         blocks.append(_section(f"{sign} *{name}* {_slack_text(shortened(group.reason))}\n`{_slack_text(group.command)}`"))
+    if more := _more(len(digest.missing), MOST_MISSING // 2):
+        blocks.append(_section(more))
     said = []
     for line in lines[:_SLACK_LINES]:
         events = "not landed" if line.events is None else f"{line.events:,} events"
@@ -269,8 +271,8 @@ def _slack(digest: Digest, lines: Sequence[Line], links: Links) -> list[dict[str
         warning = ":warning: " if line.unusual else ""
         said.append(f"{warning}*{name}*  {events}  {_change(line)}\n`{sparkline(line.bars)}`")
     blocks += [_section("\n".join(said[at : at + 6])) for at in range(0, len(said), 6)]
-    if len(lines) > _SLACK_LINES:
-        blocks.append(_section(_more(len(lines), _SLACK_LINES)))
+    if more := _more(len(lines), _SLACK_LINES):
+        blocks.append(_section(more))
     return blocks
 
 

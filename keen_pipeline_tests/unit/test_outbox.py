@@ -90,4 +90,7 @@ def test_a_digest_of_many_collections_is_no_longer_than_mail_programs_show(tmp_p
     assert f"... and {300 - shown[1]} more ... and {300 - shown[0]} more" in written.html
     assert written.html.count('bgcolor="') >= 28 * 4
     assert len(written.slack) <= 50
+    assert [more for block in written.slack if "... and" in (more := str(block["text"]))] == [
+        str({"type": "mrkdwn", "text": f"... and {more} more"}) for more in (290, 270)
+    ]
     assert all(len(str(block["text"])) < 3100 for block in written.slack)
