@@ -75,8 +75,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/wiring.py",
-        'root = uri if "://" in uri else str(Path(normal_root(uri)).resolve())',
-        'root = uri if "://" in uri else str(Path(uri).resolve())',
+        "root = normal_root(uri)",
+        "root = uri",
         f"{_COMMANDS} -k a_wrong_setting",
     ),
 ]

@@ -142,9 +142,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_SFTP} -k kept_alive",
     ),
     (_AT + "sftp.py", "if len(channels) < CHANNELS:", "if True:", f"{_SFTP} -k few_readers"),
-    (_AT + "sftp.py", "            if len(answer) < asked:", "            if False:", f"{_SFTP} -k asked_for_the_rest"),
+    (_AT + "sftp.py", "            if len(pieces[-1]) < asked:", "            if False:", f"{_SFTP} -k asked_for_the_rest"),
     (_AT + "sftp.py", "min(length, _WINDOW_BYTES)", "length", f"{_SFTP} -k many_requests"),
-    (_AT + "sftp.py", "max(len(answer), _SHORTEST_ANSWER_BYTES)", "len(answer)", f"{_SFTP} -k asked_for_the_rest"),
+    (_AT + "sftp.py", "max(len(pieces[-1]), _SHORTEST_ANSWER_BYTES)", "len(pieces[-1])", f"{_SFTP} -k asked_for_the_rest"),
     (_AT + "local.py", "            _check_case(Path(self._root), place)\n", "", f"{_LOCAL} -k by_case"),
     (
         _AT + "local.py",
