@@ -28,8 +28,7 @@ def test_a_backfill_of_which_a_celery_worker_dies_lands_everything_once(tmp_path
     assert figures["partitions landed"] == figures["partitions asked"] == figures["files equal to a direct extraction"] == 20
     assert figures["landed before the kill"] < 20
     assert figures["runs"]["FAILURE"] == 1
-    assert figures["seconds until the next run went on"] < 60
-    # Five runs of the backfill and the one that followed the lost one; others than these land what it left for the sensor.
+    # Four runs of the backfill; what the lost one left is landed by the one that follows it, or by the sensor's if that is sooner.
     assert figures["runs"]["SUCCESS"] >= 5
     assert set(figures["runs by worker"]) == {"worker1", "worker2"}
 
