@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
-from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, LedgerUnavailableError, PermanentError, RateLimitedError
 from keen_pipeline.extraction import ExtractionRequest, Kind, SecretUrl, Status
 from keen_pipeline.lifecycle import Entry, Land, Seen, decide
 from keen_pipeline.pipeline import manifests
@@ -174,6 +174,7 @@ class _Wait:
         self.to_count: list[Entry] = []
         self.urls: dict[int, SecretUrl] = {}
         self.landed = self.kept = self.failed = 0
+        self.refused = False
         self.begun = pipeline.clock.now()
 
     def events(self) -> Iterator[Event]:
@@ -194,6 +195,8 @@ class _Wait:
             if self._is_over(next_poll):
                 yield from self._poll(self._claimed())
                 next_poll = self.pipeline.clock.now() + timedelta(seconds=self.pipeline.poll_seconds)
+                if self.refused:  # a list call waits for the budget, and a POST doesn't: now there may be some of it
+                    yield from self._post(self._claimed())
             entries = self._claimed()
             self._queue(entries)
             yield self._progress(entries)
@@ -268,6 +271,7 @@ class _Wait:
 
     def _post(self, entries: Sequence[Entry]) -> Iterator[Event]:
         posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
+        self.refused = any(isinstance(problem, RateLimitedError) for problem in posted.problems.values())
         yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
 
     def _poll(self, entries: Sequence[Entry]) -> Iterator[Event]:

@@ -61,6 +61,25 @@ def test_a_backfill_that_waits_for_its_own_requests_fails_nothing(world: World, 
     assert (limiter.refused > 0) is (patience == 0)
 
 
+def test_what_may_be_sent_again_is_sent_when_a_poll_has_waited_for_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A POST is refused at once while the requests a minute are used up, a list call waits for them."""
+    limited(world, 5, 0.0)
+    called, begun, submitted = world.api._called, world.clock.now(), list[float]()
+
+    def call(name: str, collection: str) -> KeenPipelineError | None:
+        world.api.limit_seconds = 0.0 if name == "submit" else 120.0
+        error = called(name, collection)
+        if name == "submit":
+            submitted.append((world.clock.now() - begun).total_seconds())
+        return error
+
+    monkeypatch.setattr(world.api, "_called", call)
+    requests = world.requests(WELL, 1, 8)
+    world.extract(requests, resumable=True)
+    assert all(world.is_right(request) for request in requests)
+    assert submitted == [0.0] * 4 + [61.0] * 4  # beside a count and a list call
+
+
 @pytest.mark.parametrize("caller", ["sensor", "backfill"])
 def test_a_service_that_finishes_nothing_is_asked_max_attempts_times(world: World, caller: str) -> None:
     """What has not finished is not what is too large: it is never split."""
