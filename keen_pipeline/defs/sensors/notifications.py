@@ -156,8 +156,9 @@ def _notifications_sensor(
             if notice.body is not None:
                 return failure_message(notice.name, notice.body, ui_url)
             night = notice.name.rpartition(_DIGEST)[2]
-            known = digests.get(night)
-            digest = digests[night] = known or gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
+            if night not in digests:
+                digests[night] = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
+            digest = digests[night]
             attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
             paths = {name: "/".join(key.path) for name, key in keys.items()}
             return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
@@ -188,20 +189,21 @@ def _failures_sensor(
     )
     def failures_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         changes = context.instance.fetch_run_status_changes
-        if not (context.cursor or "").isdecimal():
+        cursor = context.cursor or ""
+        if not cursor.isdecimal():
             newest = changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
             context.update_cursor(str(newest[0].storage_id if newest else 0))
             return dg.SkipReason("runs that fail from now on are told")
         notifications: KeenNotifications = getattr(context.resources, names.notifications)
         settings = notifications.settings()
         channels, told, problems = channels_of(settings), 0, list[str]()
-        only = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(context.cursor or 0))
+        only = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(cursor))
         records = changes(only, limit=_MOST_RUNS, ascending=True).records
-        last, begun = context.cursor, monotonic()
+        begun = monotonic()
         for record in records:
             if monotonic() - begun > SENDING_SECONDS:
                 break
-            last = str(record.storage_id)
+            context.update_cursor(str(record.storage_id))  # kept only if the tick succeeds
             run = context.instance.get_run_by_id(record.run_id)
             body = _failure(context, names, keys, steps, run, record.event_log_entry) if run is not None else None
             if body is None:
@@ -213,7 +215,6 @@ def _failures_sensor(
                 problems.append(str(error))
         if problems:  # the tick fails, and the next one tries these runs again
             raise KeenPipelineError("; ".join(problems))
-        context.update_cursor(last or "")
         return dg.SkipReason(f"{told} of {len(records)} failed runs are extractions of {names.name}")
 
     return failures_sensor
