@@ -117,6 +117,11 @@ class MaskMethod(str, Enum):
     MASK = "mask"
 
 
+ABSENT = "absent"
+"""What was done by a name of a mask that covers no column of the file."""
+_NAMESPACES = ("header:", "body:")
+
+
 @dataclass(frozen=True)
 class Collection:
     """One event collection that the pipeline extracts. Raises InvalidInputError naming the field.
@@ -136,7 +141,8 @@ class Collection:
     `size_check`: of a number of events far from that of the weeks before.
     `fresh_within_hours`: how many hours after a partition ends it must have landed (1 to 8784), None for no such check.
     `email`: Keen also mails its own notice there.
-    `mask`: by column, as `body:user:email`, what happens to it before anything is written: hash, mask or drop.
+    `mask`: by property, as `body:user:email` (or `user.email`), what happens to its column, or to those of all properties within
+    it, before anything is written: hash, mask or drop.
     `description`, `owners`, `tags`: of the Dagster asset.
     `run_tags`: of the runs and steps that land it, by which run launchers and executors know its memory, CPU or queue; a mapping or
     list as a value becomes its JSON. Collections with other tags are landed by other runs.
@@ -263,7 +269,26 @@ def _mask(value: object, where: str) -> dict[str, MaskMethod]:
     for name in value:
         if not isinstance(name, str) or not name:
             raise InvalidInputError(f"{where}: mask: {name!r} isn't a column name such as body:user:email", field="mask")
-    return {name: _member(MaskMethod, method, f"{where}: mask of {name}", "mask") for name, method in value.items()}
+    mask = {_column(name): _member(MaskMethod, method, f"{where}: mask of {name}", "mask") for name, method in value.items()}
+    if len(mask) < len(value):
+        raise InvalidInputError(f"{where}: mask: two names are the same column ({', '.join(sorted(value))})", field="mask")
+    return mask
+
+
+def _column(name: str) -> str:
+    """The column of a property that is named as in a filter, `user.email`, or as its column is, `body:user:email`."""
+    return name if name.startswith(_NAMESPACES) else f"body:{name.replace('.', ':')}"
+
+
+def masked_by(mask: Mapping[str, object], column: str) -> str | None:
+    """The name in a mask that covers a column: its own, or that of an object around it; of several the innermost, else None."""
+    path = _path(column)
+    return max((name for name in mask if path[: len(_path(name))] == _path(name)), key=lambda name: len(_path(name)), default=None)
+
+
+def _path(column: str) -> list[str]:
+    # Keen's own CSV names columns without a namespace too, with points.
+    return _column(column).split(":")
 
 
 def _run_tags(value: object, where: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
-from keen_pipeline.collection import MaskMethod
+from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
@@ -117,6 +117,21 @@ def _names(settings: Settings) -> str:
             "stays), or wait for the first event"
         )
     return f"the project has all {len(collections)}"
+
+
+def _properties(settings: Settings) -> str:
+    """A mask that covers no property lets personal data through, and a filter on one that isn't there takes no event or each."""
+    named = [(c, dict.fromkeys((*c.mask, *(f.property_name for f in c.filters)))) for c in configured_collections(settings)]
+    wrong = []
+    for collection, names in named:
+        known = sorted(open_client(settings).property_types(collection.name)) if names else ()
+        covering = {masked_by({name: None}, one) for name in names for one in known}
+        told = [name for name in names if known and name not in covering and not name.startswith(("header:", "keen."))]
+        near = [f"{name}{''.join(f' ({one}?)' for one in get_close_matches(name, known, 1))}" for name in told]
+        wrong += [f"{collection.name} has no property {', '.join(near)}"] if near else []
+    if wrong:
+        raise ConfigurationError(f"{'; '.join(wrong)}: a filter or mask names it, and a mask that meets no column masks nothing")
+    return "filters and masks name properties that the collections have" if any(names for _, names in named) else "none is named"
 
 
 def _mask(settings: Settings) -> str:
@@ -238,6 +253,7 @@ _CHECKS: Mapping[str, tuple[Callable[[Settings], str], tuple[str, ...]]] = {
     "service": (_service, ()),
     "key": (_key, ("service",)),
     "names": (_names, ("collections", "service", "key")),
+    "properties": (_properties, ("collections", "service", "key", "names")),
     "mask": (_mask, ("collections",)),
     "destination": (_destination, ()),
     "ledger": (_ledger, ("destination",)),

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from keen_pipeline.collection import Encoding, MaskMethod
+from keen_pipeline.collection import Encoding, MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError, VerificationError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.csv.masking import Masker
@@ -258,9 +258,11 @@ def _conversion(
         return nullcontext()
     from keen_pipeline.landing.parquet.convert import Conversion  # brings Arrow
 
-    dropped = {name for name, method in mask.items() if method is MaskMethod.DROP}
-    kept = {name: "string" if name in mask else word for name, word in types.items() if name not in dropped}
-    return Conversion(stage, kept, {name: word for name, word in earlier.items() if name not in dropped})
+    def dropped(name: str) -> bool:
+        return mask.get(masked_by(mask, name) or "") is MaskMethod.DROP
+
+    kept = {name: "string" if masked_by(mask, name) else word for name, word in types.items() if not dropped(name)}
+    return Conversion(stage, kept, {name: word for name, word in earlier.items() if not dropped(name)})
 
 
 def _download(

@@ -10,7 +10,7 @@ from itertools import dropwhile
 from statistics import median
 from zoneinfo import ZoneInfo
 
-from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.collection import ABSENT, Collection, Granularity, masked_by
 from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry
 
@@ -69,6 +69,16 @@ def before_with_events(entry: Entry, history: Sequence[Entry]) -> Entry | None:
     """The newest landed partition before `entry` that has events."""
     earlier = [e for e in history if _comparable(e, entry) and e.landing is not None and e.landing.records > 0]
     return max(earlier, key=lambda e: e.request.timeframe.start, default=None)
+
+
+def unmet_by_mask(entry: Entry, history: Sequence[Entry]) -> list[str]:
+    """What a landing's mask names and neither its file nor one of `history` has as a column; nothing if the file has no events."""
+    landing = entry.landing
+    if landing is None or not landing.records:
+        return []
+    met = {name for e in history if e.landing is not None for name, what in e.landing.masked.items() if what != ABSENT}
+    absent = [name for name, what in landing.masked.items() if what == ABSENT]
+    return [name for name in absent if not any(masked_by({name: None}, column) for column in met)]
 
 
 def lost_events(entry: Entry, before: Entry | None) -> str | None:

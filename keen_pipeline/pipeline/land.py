@@ -11,6 +11,7 @@ from datetime import timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any, cast
 
+from keen_pipeline.collection import masked_by
 from keen_pipeline.errors import (
     ClaimLostError,
     ConfigurationError,
@@ -204,7 +205,7 @@ class _OneLanding:
             extraction_id=extraction_id,
             label=str(request),
             # What a mask leaves of a value has another type.
-            types={name: kind for name, kind in self._types.of(entry).items() if name not in request.mask},
+            types={name: kind for name, kind in self._types.of(entry).items() if masked_by(request.mask, name) is None},
             # Slices were masked when they landed: hashing a hash would join with nothing.
             mask={} if parts else request.mask,
             mask_key=pipeline.mask_key,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from keen_pipeline.collection import CountPolicy, Encoding
+from keen_pipeline.collection import ABSENT, CountPolicy, Encoding, masked_by
 from keen_pipeline.errors import ExtractionTooLargeError, KeenPipelineError, PermanentError, RateLimitedError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.landing.layout import ad_hoc_key, slice_path
@@ -17,7 +17,6 @@ from keen_pipeline.timeframe import Timeframe
 
 # A day halved so often is shorter than Keen's resolution of a millisecond.
 MAX_DEPTH = 40
-_ABSENT = "absent"
 
 
 @dataclass
@@ -143,7 +142,7 @@ def landed_slices(pipeline: Pipeline, entry: Entry) -> list[Landing]:
 
 def masked_in_slices(parts: Sequence[Landing]) -> dict[str, str]:
     """What was done to which columns of the slices; `absent` if none of them has the column."""
-    found: dict[str, str] = {}
-    for part in parts:
-        found.update({name: what for name, what in part.masked.items() if found.get(name, _ABSENT) == _ABSENT})
-    return found
+    done = {name: what for part in parts for name, what in part.masked.items() if what != ABSENT}
+    absent = {name for part in parts for name, what in part.masked.items() if what == ABSENT}
+    covering = {masked_by(dict.fromkeys(absent), column) for column in done}
+    return done | dict.fromkeys(absent - covering, ABSENT)

@@ -79,7 +79,7 @@ def wrong(doctor: Doctor) -> dict[str, str]:
 def test_nothing_is_wrong(well: pytest.MonkeyPatch, doctor: Doctor) -> None:
     status, checks = doctor()
     assert [name for name, (ok, _) in checks.items() if not ok] == []
-    assert (status, len(checks)) == (0, 12)
+    assert (status, len(checks)) == (0, 13)
 
 
 NOWHERE = f"http://127.0.0.1:{unused_port()}"
@@ -131,7 +131,17 @@ def test_a_wrong_setting_is_found(well: pytest.MonkeyPatch, doctor: Doctor, case
     [
         ("{name: Purchases, start_date: 2026-01-01}", "names", "no collection Purchases; it has purchases"),
         ("{name: purchases, start_date: 2126-01-01}", "collections", "lies in the future"),
-        ("{name: purchases, start_date: 2026-01-01, mask: {body:email: hash}}", "mask", "KEEN_PIPELINE_MASK_KEY"),
+        ("{name: purchases, start_date: 2026-01-01, mask: {body:amount: hash}}", "mask", "KEEN_PIPELINE_MASK_KEY"),
+        (
+            "{name: purchases, start_date: 2026-01-01, mask: {amout: drop}}",
+            "properties",
+            "no property body:amout (body:amount?)",
+        ),
+        (
+            "{name: purchases, start_date: 2026-01-01, filters: [{property_name: amuont, operator: gt, property_value: 1}]}",
+            "properties",
+            "amuont",
+        ),
     ],
 )
 def test_a_wrong_collections_file_is_found(

@@ -82,6 +82,23 @@ def test_personal_data_is_in_no_file_and_no_event(
     assert "@example.com" not in events
 
 
+def test_a_mask_that_names_properties_as_filters_do_lets_nothing_through(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_MASK_KEY", KEY)
+    mask = {"email": "hash", "user": "drop", "emial": "drop"}
+    place = make_place(collections=[Collection("purchases", DAYS[0], mask=mask)])
+    add_people(place, DAYS[0])
+    result = place.backfill(["keen/purchases"], DAYS[0], DAYS[0])
+    assert result.success
+    assert list(rows(place, Encoding.CSV)[0]) == ["header:timestamp", "body:amount", "body:email", "body:text"]
+    assert b"@example.com" not in (place.root / "purchases" / f"{DAYS[0]}.csv").read_bytes()
+    [drift] = [check for check in result.get_asset_check_evaluations() if check.check_name == "schema_drift"]
+    assert not drift.passed
+    assert drift.description is not None
+    assert "the mask names body:emial, which no file has so far" in drift.description
+
+
 def test_what_is_proven_is_keen_s_own_file(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEEN_PIPELINE_MASK_KEY", KEY)
     place = make_place(collections=[Collection("purchases", DAYS[0])])

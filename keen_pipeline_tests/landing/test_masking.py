@@ -111,6 +111,30 @@ def test_the_last_cell_of_a_record_is_never_an_empty_line() -> None:
     assert run(b"a,b\n1,\n2,x\n", {"a": DROP})[0] == b'b\n""\nx\n'
 
 
+@pytest.mark.parametrize(
+    ("name", "covered"),
+    [
+        ("email", {"body:email", "email"}),
+        ("body:email", {"body:email", "email"}),
+        ("header:id", {"header:id"}),
+        ("user", {"body:user:mail", "user.mail"}),
+        ("body:user", {"body:user:mail", "user.mail"}),
+        ("user.mail", {"body:user:mail", "user.mail"}),
+        ("body:user:mail", {"body:user:mail", "user.mail"}),
+    ],
+)
+def test_a_property_is_masked_however_it_is_spelled(name: str, covered: set[str]) -> None:
+    header = ["header:id", "body:id", "body:email", "email", "body:user:mail", "user.mail", "body:username", "body:Email", "body:e"]
+    out, masker = run(f"{','.join(header)}\n{','.join('abcdefghi')}\n".encode(), {name: MASK})
+    assert out.decode().splitlines()[1] == ",".join("***" if h in covered else c for h, c in zip(header, "abcdefghi", strict=True))
+    assert (set(masker.masked), masker.absent) == (covered, ())
+
+
+def test_the_innermost_name_of_a_mask_decides() -> None:
+    out, masker = run(b"body:user:id,body:user:mail,body:n\n1,2,3\n", {"body:user": DROP, "body:user:id": MASK, "body:x": DROP})
+    assert (out, masker.absent) == (b"body:user:id,body:n\n***,3\n", ("body:x",))
+
+
 def test_columns_that_are_dropped_take_no_other_with_them() -> None:
     out, masker = run(b"a,b,c,a\n1,2,3,4\n", {"a": DROP, "b": DROP})
     assert (out, masker.columns) == (b"c\n3\n", ("c",))

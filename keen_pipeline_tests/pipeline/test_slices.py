@@ -15,6 +15,7 @@ from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
+from keen_pipeline.pipeline.slices import masked_in_slices
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
 from keen_pipeline_tests.pipeline.world import World, day
@@ -344,7 +345,7 @@ def test_days_that_hold_exactly_the_limit_together_are_counted_once(big: World) 
 
 def test_slices_of_a_masked_day_are_hashed_once(big: World) -> None:
     """A hash of a hash would join with nothing."""
-    masked = replace(BIG, mask={"body:n": MaskMethod.HASH})
+    masked = replace(BIG, mask={"n": MaskMethod.HASH, "body:none": MaskMethod.DROP})
     requests = big.requests(masked, 1, 2)
     big.extract(requests)
     values = [{line.split(b",")[1] for line in (big.file(request) or b"").split(b"\r\n")[1:] if line} for request in requests]
@@ -353,7 +354,12 @@ def test_slices_of_a_masked_day_are_hashed_once(big: World) -> None:
     assert values[0] < values[1]
     landing = big.entry(requests[1]).landing
     assert landing is not None
-    assert landing.masked == {"body:n": "hash"}
+    assert landing.masked == {"body:n": "hash", "body:none": "absent"}
+    slice_without = replace(landing, masked={"body:user": "absent", "body:none": "absent"})
+    assert masked_in_slices([slice_without, replace(landing, masked={"body:user:id": "drop"})]) == {
+        "body:user:id": "drop",
+        "body:none": "absent",
+    }
 
 
 def test_a_half_of_exactly_the_limit_is_not_cut_again(world: World) -> None:

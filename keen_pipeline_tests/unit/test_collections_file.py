@@ -110,6 +110,7 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("collections: [{name: a, mask: [a]}]", "mask must map columns to hash, mask or drop"),
         ("collections: [{name: a, mask: {a: blur}}]", "mask must be one of hash, drop, mask, not 'blur'"),
         ("collections: [{name: a, mask: {1: drop}}]", "1 isn.t a column name"),
+        ("collections: [{name: a, mask: {user.id: drop, body:user:id: hash}}]", "two names are the same column"),
         ("collections: [{name: a, run_tags: [a]}]", "run_tags must map tags"),
         ("collections: [{name: a, run_tags: {a: 1}}]", "'a': 1 isn.t a tag"),
         ("collections: [{name: a, filters: {property_name: x}}]", "filters must be a list of filters"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from keen_pipeline.collection import Collection
+from keen_pipeline.collection import Collection, masked_by
 from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
@@ -49,7 +49,7 @@ def unique_values_asset(
     >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
     'keen/purchases/unique/body:currency'
     """
-    if property_name in collection.mask:
+    if masked_by(collection.mask, property_name):
         raise InvalidInputError(
             f"{collection.name}: {property_name} is masked, so its values can't be listed", field="property_name"
         )

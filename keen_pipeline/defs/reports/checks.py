@@ -21,7 +21,7 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
 from keen_pipeline.pipeline.freshness import Freshness, freshness
-from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, lost_events, usual_events
+from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, lost_events, unmet_by_mask, usual_events
 from keen_pipeline.pipeline.told import by_cause
 
 if TYPE_CHECKING:
@@ -203,6 +203,10 @@ def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequ
     before, policy = before_with_events(entry, history), collection.schema_check
     assert entry.landing is not None
     columns = len(entry.landing.columns)
+    unmet = unmet_by_mask(entry, history)
+    if unmet:
+        said = f"the mask names {', '.join(unmet)}, which no file has so far: masked is what it names as the columns are called"
+        return _evaluation(targets, SCHEMA, entry, policy, False, said, columns=columns)
     if before is None or before.landing is None or not entry.landing.records:
         why = "it has no events" if not entry.landing.records else "no partition with events has landed before it"
         return _evaluation(targets, SCHEMA, entry, policy, True, f"not compared: {why}", columns=columns)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
-from keen_pipeline.collection import MaskMethod
+from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing.csv.grammar import RecordReader, column_names, is_null, value_of
 
@@ -26,9 +26,9 @@ MASKED = b"***"
 class Masker:
     """Takes one file's CSV in pieces (`feed`), then `finish`; both answer the next bytes to write. Memory: one record and a piece.
 
-    `methods`: what to do by column; `key`: for `hash`, required if that is used. Not shared between threads.
-    After the header, `columns` are those of the written file, `masked` says what was done to which column of the file, and `absent`
-    names those of `methods` that the file doesn't have.
+    `methods`: what to do, by a name that covers columns (`masked_by`); `key`: for `hash`, required if that is used. Not shared
+    between threads. After the header, `columns` are those of the written file, `masked` says what was done to which column of the
+    file, and `absent` names those of `methods` that cover none.
     """
 
     def __init__(self, methods: Mapping[str, MaskMethod], key: bytes | None = None) -> None:
@@ -77,18 +77,19 @@ class Masker:
     def _header(self, cells: list[bytes]) -> bytes:
         names = column_names(cells)
         self._width = len(names)
-        for place, name in enumerate(names):
-            method = self._methods.get(name)
-            if method is None:
+        covering = [masked_by(self._methods, name) for name in names]
+        for place, (name, by) in enumerate(zip(names, covering, strict=True)):
+            if by is None:
                 self.columns += (name,)
                 continue
+            method = self._methods[by]
             self.masked[name] = method.value
             if method is MaskMethod.DROP:
                 self._dropped.insert(0, place)  # from the last to the first, so that places stay true while columns go
             else:
                 self.columns += (name,)
                 self._changes.append((place, method))
-        self.absent = tuple(sorted(set(self._methods) - set(self.masked)))
+        self.absent = tuple(sorted(set(self._methods).difference(covering)))
         if not self.columns:
             raise ConfigurationError(f"the mask drops every column of the file ({', '.join(sorted(self.masked))}): keep one")
         for place in self._dropped:

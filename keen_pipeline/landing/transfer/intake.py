@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from typing import BinaryIO
 
-from keen_pipeline.collection import Encoding
+from keen_pipeline.collection import ABSENT, Encoding
 from keen_pipeline.errors import ExtractionTooLargeError, TransferError, VerificationError
 from keen_pipeline.gunzip import Gunzip
 from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES
@@ -93,7 +93,7 @@ class Intake:
         if self._writer is not None:
             self.stored_bytes, self.stored_sha256 = self._writer.tell(), self._writer.sha256()
         if self._masker is not None:
-            self.masked = self._masker.masked | dict.fromkeys(self._masker.absent, "absent")
+            self.masked = self._masker.masked | dict.fromkeys(self._masker.absent, ABSENT)
         if self._refusal is not None:
             raise self._refusal
         self._verifier.finish()
