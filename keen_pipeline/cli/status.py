@@ -62,11 +62,11 @@ def command(collection: str | None, as_json: bool) -> None:
         return
     openly = Counter(entry.request.collection for entry in open_)
     table = Table()
-    for title in ("collection", "landed", "newest", "missing", "open", "given up"):
+    for title in ("collection", "landed", "newest", "to extract", "open", "given up"):
         table.add_column(title, overflow="fold")  # a phone's terminal cuts nothing off
     for one, found in rows:
-        missing = len(found.gaps) + len(found.outdated)
-        counts = (missing, openly[one.name], len(found.given_up))
+        to_extract = len(found.gaps) + len(found.outdated)
+        counts = (to_extract, openly[one.name], len(found.given_up))
         table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
     show(f"{ledger.scope}", table)
     if not rows:
@@ -103,6 +103,7 @@ def _row_json(collection: Collection, found: Coverage, open_: Sequence[Entry], w
         "newest": found.newest,
         "gaps": list(found.gaps),
         "outdated": list(found.outdated),
+        "strays": list(found.strays),
         "open": [_open_json(e, waiting) for e in open_ if e.request.collection == collection.name],
         "given_up": [{"partition": s.key, "status": s.status.value, "error": s.error} for s in found.given_up],
     }
@@ -134,6 +135,11 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
         show(
             f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
             f"keen-pipeline backfill {name} --from {first} --to {last}"
+        )
+    if found.strays:
+        show(
+            f"{collection.name} has files of partitions that its configuration doesn't have any more, {few(found.strays, ', ')}: "
+            "nothing reads or replaces them, but whoever reads the whole folder counts their events too"
         )
     for status in dict.fromkeys(state.status for state in found.given_up):
         ended = [(collection.name, s.key, s.error or "no reason was noted", "retry") for s in found.given_up if s.status is status]

@@ -30,6 +30,7 @@ class Coverage:
     `due`: how many have ended since its start date. `landed`: how many of those have a file. `gaps`: those after the first that
     landed without a file, which nobody works on or has given up. `outdated`: their file was made by another configuration than
     today's, or may be another's. `given_up`: the newest attempt was abandoned or cancelled. `newest`: the last that landed.
+    `strays`: with a file, yet none of today's partitions, after another granularity or start date: nothing reads or replaces it.
     """
 
     due: int
@@ -38,6 +39,7 @@ class Coverage:
     gaps: tuple[str, ...]
     outdated: tuple[str, ...]
     given_up: tuple[PartitionState, ...]
+    strays: tuple[str, ...]
 
 
 def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_key: bytes | None = None) -> Coverage:
@@ -49,7 +51,9 @@ def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_k
     ended = (states[p.key] for p in due if p.key in states)
     given_up = tuple(state for state in ended if state.status in (Status.ABANDONED, Status.CANCELLED))
     missing = tuple(p.key for p in gaps(collection, states, now))
-    return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, outdated, given_up)
+    keys = {partition.key for partition in due}
+    strays = tuple(key for key, state in states.items() if state.landed and key not in keys)
+    return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, outdated, given_up, strays)
 
 
 def todays_landings(

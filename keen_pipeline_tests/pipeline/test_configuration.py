@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.collection import Collection, CountPolicy, Encoding, Layout, MaskMethod
+from keen_pipeline.collection import Collection, CountPolicy, Encoding, Granularity, Layout, MaskMethod
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
@@ -62,6 +62,16 @@ def test_a_change_and_its_way_back_leave_one_file_and_the_right_one(world: World
                 assert content(world, request.path) == world.api.csv(request)
     # Each change was asked for once, and the last night asked for nothing new.
     assert max(world.api.posts.values()) == 5
+
+
+def test_files_of_partitions_that_no_configuration_has_any_more_are_named(world: World) -> None:
+    night(world, WELL)
+    now = world.clock.now()
+    landed = tuple(state.key for state in world.ledger.partitions("well") if state.landed)
+    assert landed
+    assert coverage(world.ledger, WELL, now).strays == ()
+    assert coverage(world.ledger, replace(WELL, start_date=landed[-1]), now).strays == landed[:-1]
+    assert coverage(world.ledger, replace(WELL, granularity=Granularity.HOURLY), now).strays == landed
 
 
 def test_a_rotated_key_makes_what_it_hashed_out_of_date(world: World) -> None:
