@@ -190,7 +190,7 @@ def test_a_full_disk_under_its_output_is_told_in_one_line(process: Shell, words:
 def test_doctor_finds_all_well(shell: Here) -> None:
     done = shell.run("doctor")
     wrong = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
-    assert (done.returncode, wrong, done.stdout.count("ok ")) == (0, [], 12)
+    assert (done.returncode, wrong, done.stdout.count("ok ")) == (0, [], 13)
     assert list((shell.folder / "data" / "landing").iterdir()) == []  # the probe is gone
 
 
