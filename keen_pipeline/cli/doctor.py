@@ -121,17 +121,19 @@ def _names(settings: Settings) -> str:
 
 def _properties(settings: Settings) -> str:
     """A mask that covers no property lets personal data through, and a filter on one that isn't there takes no event or each."""
-    named = [(c, dict.fromkeys((*c.mask, *(f.property_name for f in c.filters)))) for c in configured_collections(settings)]
-    wrong = []
-    for collection, names in named:
-        known = sorted(open_client(settings).property_types(collection.name)) if names else ()
-        covering = {masked_by({name: None}, one) for name in names for one in known}
-        told = [name for name in names if known and name not in covering and not name.startswith(("header:", "keen."))]
-        near = [f"{name}{''.join(f' ({one}?)' for one in get_close_matches(name, known, 1))}" for name in told]
+    named, wrong = 0, []
+    for collection in configured_collections(settings):
+        filtered = [f.property_name for f in collection.filters]
+        named += len(filtered) + len(collection.mask)
+        known = sorted(open_client(settings).property_types(collection.name)) if filtered or collection.mask else []
+        spelled = {*known, *(one.removeprefix("body:").replace(":", ".") for one in known)}
+        unmet = [name for name in filtered if name not in spelled and not name.startswith(("header:", "keen."))]
+        unmet += [name for name in collection.mask if not any(masked_by({name: None}, one) for one in known)]
+        near = [f"{name}{''.join(f' ({one}?)' for one in get_close_matches(name, known, 1))}" for name in unmet if known]
         wrong += [f"{collection.name} has no property {', '.join(near)}"] if near else []
     if wrong:
         raise ConfigurationError(f"{'; '.join(wrong)}: a filter or mask names it, and a mask that meets no column masks nothing")
-    return "filters and masks name properties that the collections have" if any(names for _, names in named) else "none is named"
+    return "filters and masks name properties that the collections have" if named else "no filter or mask names one"
 
 
 def _mask(settings: Settings) -> str:

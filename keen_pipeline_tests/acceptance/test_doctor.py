@@ -23,7 +23,7 @@ from keen_pipeline.testing import live_service
 def endpoint() -> Iterator[Endpoint]:
     with live_service() as service:
         with KeenClient(service.base_url, service.project_id, read_key=service.read_key, write_key=service.write_key) as client:
-            client.add_events({"purchases": [{"amount": 1}]})
+            client.add_events({"purchases": [{"amount": 1, "user": {"id": 1}}]})
         yield service
 
 
@@ -142,6 +142,11 @@ def test_a_wrong_setting_is_found(well: pytest.MonkeyPatch, doctor: Doctor, case
             "properties",
             "amuont",
         ),
+        (
+            "{name: purchases, start_date: 2026-01-01, filters: [{property_name: 'user:id', operator: gt, property_value: 1}]}",
+            "properties",
+            "no property user:id (body:user:id?)",
+        ),
     ],
 )
 def test_a_wrong_collections_file_is_found(
@@ -164,6 +169,14 @@ def test_mail_that_the_embedded_service_can_not_send_is_found(
     for name in ("KEEN_BASE_URL", "KEEN_PROJECT_ID", "KEEN_READ_KEY"):
         well.delenv(name)
     assert ("email of purchases is set, but there is no mail server: set SMTP_HOST" in doctor()[1]["mail"][1]) is is_wrong
+
+
+def test_properties_may_be_spelled_in_each_of_keens_ways(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:
+    names = ["user.id", "body:user:id", "amount", "header:timestamp", "keen.timestamp"]
+    filters = ", ".join(f"{{property_name: '{name}', operator: gt, property_value: 1}}" for name in names)
+    mask = "{user: drop, amount: drop, 'header:timestamp': mask}"
+    (tmp_path / "collections.yaml").write_text(f"collections:\n  - {{name: purchases, filters: [{filters}], mask: {mask}}}\n")
+    assert doctor()[1]["properties"] == (True, "filters and masks name properties that the collections have")
 
 
 def test_another_ledger_that_lands_at_the_same_place_is_found(
