@@ -193,7 +193,7 @@ class _OneLanding:
         parts = landed_slices(pipeline, entry) if entry.slices else []
         if parts:
             _check_lengths(pipeline, parts)
-            extraction_id = f"joined-{entry.entry_id}"
+            extraction_id = f"joined-{entry.token}"
             source: ResultsSource = JoinedResults(pipeline.destination.open, [part.uri for part in parts])
         else:
             extraction_id = entry.extraction_id or ""

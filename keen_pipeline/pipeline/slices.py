@@ -96,7 +96,7 @@ def _split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None, to
         return pipeline.fail(entry, told, worker, final=True)
     from keen_pipeline.ledger import Slice
 
-    slices = [Slice(_slice_request(request, entry.entry_id, window), depth, count) for window, count, depth in windows]
+    slices = [Slice(_slice_request(request, entry.token, window), depth, count) for window, count, depth in windows]
     pipeline.ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
     return None
 
@@ -121,8 +121,8 @@ def _halve(
     return found
 
 
-def _slice_request(request: ExtractionRequest, entry_id: int, window: Timeframe) -> ExtractionRequest:
-    key = f"{entry_id}.{ad_hoc_key(window)}"
+def _slice_request(request: ExtractionRequest, token: str, window: Timeframe) -> ExtractionRequest:
+    key = f"{token}.{ad_hoc_key(window)}"  # no other ledger's slices lie there either
     return replace(
         request,
         timeframe=window,

@@ -13,6 +13,7 @@ from keen_pipeline.collection import Collection, CountPolicy, Encoding, MaskMeth
 from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, NotFoundError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
+from keen_pipeline.landing.layout import is_ours
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
 from keen_pipeline.timeframe import Timeframe
@@ -70,6 +71,17 @@ def test_slices_are_put_together_and_gone(big: World) -> None:
     assert big.files() == sorted(request.path for request in requests)
     assert [path for path in (big.root / "_slices").rglob("*") if path.is_file()] == []
     assert big.ledger.stale_slices() == []
+
+
+def test_slices_of_a_lost_ledger_lie_elsewhere_than_those_of_the_next(big: World) -> None:
+    def places(world: World) -> set[str]:
+        return {e.request.path for e in posted(world) if e.request.kind is Kind.SLICE}
+
+    first = places(big)
+    new = World.at(big.root, clock=big.clock, api=big.api, max_events=4)  # its numbers begin again
+    second = places(new)
+    assert (len(first), len(second), first & second) == (2, 2, set())
+    assert all(is_ours("s3://b", f"s3://b/{path}") for path in first | second)
 
 
 def test_a_slice_that_was_cut_at_the_destination_is_not_joined(big: World) -> None:

@@ -130,7 +130,7 @@ class _Tick:
             told = self.pipeline.ledger.dispatch([e.entry_id for e in part if e.status is Status.COMPLETE], now + dispatch)
             others = [e for e in part if e.status is not Status.COMPLETE]
             # Dagster takes one request of a key. The others can't be dispatched, so their key tells them apart for as long.
-            same = f"{[e.entry_id for e in others]} {turn_of(others, now)}"
+            same = f"{[e.token for e in others]} {turn_of(others, now)}"
             key = secrets.token_hex(8) if told else hashlib.sha256(same.encode()).hexdigest()[:16]
             if told or others:
                 requests.append(self._landing_run([*told, *others], key))
