@@ -228,7 +228,7 @@ class _OneLanding:
         """A slice whose file came after the word that cancelled it: nobody else lands at its path, and no sweep knows of it."""
         entry, destination = self._entry, self._pipeline.destination
         now = self._pipeline.ledger.entries([entry.entry_id])
-        if entry.request.kind is Kind.SLICE and [e.status for e in now if e.token == entry.token] == [Status.CANCELLED]:
+        if entry.request.kind is Kind.SLICE and [e.status for e in now] == [Status.CANCELLED]:
             with suppress(ConfigurationError, RetryableError):
                 destination.remove(destination.uri_of(entry.request.path))
 
