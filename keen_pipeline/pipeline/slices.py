@@ -18,6 +18,9 @@ from keen_pipeline.timeframe import Timeframe
 # A day halved so often is shorter than Keen's resolution of a millisecond.
 MAX_DEPTH = 40
 _ABSENT = "absent"
+# Of the events of the whole. If a part with so few is called too large, it is so for something else, such as its filters, and every
+# smaller one would be refused too.
+_SMALLEST_SHARE = 1000
 
 
 @dataclass
@@ -79,8 +82,13 @@ def split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None) -> 
     Answers the given up entry if it can't be cut, or not be counted for good; None if all is well or if it had moved on. Raises
     RetryableError or ConfigurationError if the counts for it can't be had now; nothing is changed then.
     """
+    whole = pipeline.ledger.entries([entry.parent_id]) if entry.parent_id is not None else []
     try:
-        return _split(pipeline, entry, reason, worker, ask_count(pipeline, entry.request, entry.request.timeframe))
+        total = ask_count(pipeline, entry.request, entry.request.timeframe)
+        if any(total * _SMALLEST_SHARE <= min(one.expected or 0, pipeline.limits.max_events) for one in whole):
+            told = f"{reason}; it is a part with {total} of {whole[0].expected} events, so their number is not what is too large"
+            return pipeline.fail(entry, told, worker, final=True)
+        return _split(pipeline, entry, reason, worker, total)
     except PermanentError as error:
         told = f"{reason}; it can't be cut, as its events can't be counted: {error}"
         return pipeline.fail(entry, told, worker, final=True)

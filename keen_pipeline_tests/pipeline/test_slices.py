@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +16,7 @@ from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing.layout import is_ours
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
+from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, slices, submit
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
 from keen_pipeline_tests.pipeline.world import World, day
@@ -307,6 +308,23 @@ def test_what_is_too_large_only_when_it_is_fetched_lands_in_slices(big: World, c
         big.extract([request])
     assert big.is_right(request)
     assert (big.entry(request).slices, big.entry(request).attempt) == (2, 1)
+
+
+def test_what_is_refused_however_small_it_is_isn_t_cut_down_to_its_last_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that calls an extraction too large for its filters, or its answers in transfer, says so of each part too."""
+    monkeypatch.setattr(slices, "_SMALLEST_SHARE", 8)
+    for n in range(200):
+        world.api.add("big", day(1, 0) + timedelta(minutes=7 * n), n)
+    world.api.fault = lambda call, *_: ExtractionTooLargeError("the query is too large") if call == "submit" else None
+    [request] = world.requests(BIG, 1)
+    world.ledger.request([request])
+    world.ticks()
+    entry = world.entry(request)
+    assert entry.status is Status.ABANDONED
+    assert re.search(r"the query is too large; it is a part with \d+ of 200 events", entry.error or "")
+    assert world.api.count_of("submit", "big") < 40
 
 
 def test_a_slice_that_grew_too_large_is_cut_again(big: World) -> None:
