@@ -107,7 +107,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/post.py",
-        "        except (ConfigurationError, RetryableError) as error:\n            with",
+        "        except (ConfigurationError, RetryableError, PermanentError) as error:\n            with",
         "        except ConfigurationError as error:\n            with",
         f"{_ANSWER}",
     ),
