@@ -302,9 +302,11 @@ class LedgerSubmissions(LedgerReader):
 
     @transaction
     def due_now(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:
-        """Open attempts that wait for a back-off are due at once: a person's word. Answers those it moved."""
-        now = self.clock.now()
-        return self._update(connection, entry_ids, sa.and_(is_open, entries.c.due_at > now), due_at=now)
+        """Open attempts that wait for a back-off, and their slices, are due at once: a person's word. Answers those it moved."""
+        now, ids = self.clock.now(), sorted(entry_ids)
+        slices = (sa.select(entries.c.id).where(self._mine, entries.c.parent_id.in_(chunk)) for chunk in chunks(ids))
+        ids += [number for query in slices for number in connection.execute(query).scalars()]
+        return self._update(connection, ids, sa.and_(is_open, entries.c.due_at > now), due_at=now)
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
 
