@@ -273,10 +273,10 @@ class LedgerReader:
     def others_at(self, connection: sa.Connection, paths: Sequence[str]) -> set[str]:
         """The names of other definitions whose files, landed or asked for, lie at one of these paths of our destination."""
         here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.name != self.scope.name)
-        names = {row.id: row.name for row in connection.execute(sa.select(scopes.c.id, scopes.c.name).where(here))}
         alive = sa.or_(is_open, sa.and_(entries.c.status == Status.LANDED.value, sa.not_(entries.c.unproven)))
-        theirs = {name: sa.and_(entries.c.scope_id == number, alive) for number, name in names.items()}
-        return {name for name, condition in theirs.items() if self._among(connection, entries.c.path, paths, condition)}
+        theirs = sa.select(scopes.c.name).distinct().join(entries, entries.c.scope_id == scopes.c.id).where(here, alive)
+        there = (theirs.where(entries.c.path.in_(chunk)) for chunk in chunks(sorted(paths)))
+        return {name for query in there for name in connection.execute(query).scalars()}
 
     @read_transaction
     def others_paths(self, connection: sa.Connection, paths: Iterable[str]) -> set[str]:

@@ -123,9 +123,6 @@ def _fresh(now: datetime) -> dict[str, Any]:
         "status": Status.REQUESTED.value,
         "requested_at": now,
         "due_at": now,
-        "landing_tries": 0,
-        "post_tries": 0,
-        "orphans": 0,
     }
 
 
