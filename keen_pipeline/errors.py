@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 _TOO_LARGE = re.compile(
-    r"too\s*(?:large|big|many)|(?:event|result|size)s?\s+limit|maximum\s+(?:number\s+)?of\s+(?:[\d,]+\s+)?events"
+    r"too\s*(?:large|big|many\s+(?:events|results|rows|records))|(?:event|result|size)s?\s+limit|maximum\s+(?:number\s+)?of\s+(?:[\d,]+\s+)?events"
     r"|exceed\w*\s+[^.]*\bevents\b",
     re.IGNORECASE,
 )

@@ -50,11 +50,8 @@ def latest_partition(collection: Collection, now: datetime) -> Partition | None:
 def due_partitions(collection: Collection, now: datetime) -> list[Partition]:
     """What a night at `now` wants landed: partitions that ended in the last `lookback_days`, and the newest one anyway."""
     since = now - timedelta(days=collection.lookback_days)
-    recent = [p for p in partitions_between(collection, since - timedelta(days=63), now) if p.timeframe.end > since]
-    newest = latest_partition(collection, now)
-    if newest is not None and newest not in recent:
-        recent.append(newest)
-    return recent
+    ended = list(partitions_between(collection, since - timedelta(days=63), now))
+    return [p for p in ended if p.timeframe.end > since] or ended[-1:]
 
 
 def partition_for_key(collection: Collection, key: str, now: datetime) -> Partition:

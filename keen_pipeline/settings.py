@@ -170,13 +170,10 @@ def _base_url(name: str, text: str) -> str:
     return url
 
 
-def _choice(*choices: str) -> Callable[[str, str], str]:
-    def parse(name: str, text: str) -> str:
-        if text not in choices:
-            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {text[:60]!r}")
-        return text
-
-    return parse
+def _api_version(name: str, text: str) -> str:
+    if text not in API_VERSIONS:
+        raise ConfigurationError(f"{name} must be one of {', '.join(API_VERSIONS)}, not {text[:60]!r}")
+    return text
 
 
 def _number(low: _Number, high: _Number) -> Callable[[str, str], _Number]:
@@ -261,7 +258,7 @@ VARIABLES = (
     Variable("KEEN_READ_KEY", _key, "reads events; a secret"),
     Variable("KEEN_WRITE_KEY", _key, "writes events (`load`); a secret"),
     Variable("KEEN_MASTER_KEY", _key, "deletes events; a secret"),
-    Variable("KEEN_API_VERSION", _choice(*API_VERSIONS), "2.0 (default) extracts asynchronously, 3.0 at once"),
+    Variable("KEEN_API_VERSION", _api_version, "2.0 (default) extracts asynchronously, 3.0 at once"),
     Variable("KEEN_PIPELINE_NAME", check_name, "of the definitions that commands speak of (default keen)"),
     Variable("KEEN_PIPELINE_RUNNING", _switch, "whether schedules and sensors start by themselves (default false, `dev`: true)"),
     Variable("KEEN_PIPELINE_DESTINATION", _text, "where files land: a folder or a URI (default ./data/landing)"),

@@ -131,7 +131,7 @@ _TIME = r"\d{4}-\d{2}-\d{2}(?:-\d{2}:\d{2}(?:[+-]\d{4})?)?"
 _SPAN = r"\d{8}T\d{6}(?:\.\d+)?Z_\d{8}T\d{6}(?:\.\d+)?Z"
 _OURS = re.compile(
     rf"(?:{SLICES}/|{QUARANTINE}/(?:{SLICES}/)?)?(?!\.{{1,2}}/)[^/_][^/]*/"
-    rf"(?:{_TIME}|(?:\d+\.)?{_SPAN}|date=\d{{4}}-\d{{2}}-\d{{2}}(?:/hour=\d{{2}})?/events(?:[+-]\d{{4}})?)(?:\.[A-Za-z0-9_-]+)?"
+    rf"(?:{_TIME}|(?:[0-9a-z-]+\.)?{_SPAN}|date=\d{{4}}-\d{{2}}-\d{{2}}(?:/hour=\d{{2}})?/events(?:[+-]\d{{4}})?)(?:\.[A-Za-z0-9_-]+)?"
     rf"\.(?:{'|'.join(re.escape(one.value) for one in _SUFFIXES)})(?:{re.escape(REASON_SUFFIX)})?"
 )
 

@@ -232,11 +232,11 @@ class SqlLedger(LedgerSubmissions):
     def restore(self, landed: Sequence[Entry]) -> list[Entry]:
         """Take over landings that another ledger had noted, `entry_id` aside; answers those that are valid here now.
 
-        Of several of one partition the last is valid, the others' files may be removed. What this ledger has landed itself, or
+        Of several of one partition the last is valid, the others' files may be removed. What this ledger itself landed later, or
         knows by its token, stays. Nobody is told of them again.
         """
         places: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-        for entry in sorted(landed, key=lambda e: e.landed_at or e.requested_at):
+        for entry in sorted(landed, key=_landed_at):
             places[entry.request.place].append(entry)
         restored: list[Entry] = []
         for chunk in chunks(sorted(places)):
@@ -251,11 +251,16 @@ class SqlLedger(LedgerSubmissions):
         for group in places:
             collection, key = group[-1].request.place
             here = sa.and_(entries.c.collection == collection, entries.c.partition_key == key)
-            if self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value)):
+            known = self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value))
+            # A backup of a ledger doesn't know what has landed since.
+            if known and _landed_at(known[0]) >= _landed_at(group[-1]):
                 continue
             new = [entry for entry in group if entry.token not in tokens]
             made = self._insert(connection, *(self._restored_row(entry, now, is_valid=entry is group[-1]) for entry in new))
-            restored += [entry for entry in made if entry.status is Status.LANDED]
+            for entry in made:
+                if entry.status is Status.LANDED:
+                    self._supersede_earlier(connection, self._row(connection, entry.entry_id), now)
+                    restored.append(entry)
         return restored
 
     def _restored_row(self, entry: Entry, now: datetime, *, is_valid: bool) -> dict[str, Any]:
@@ -297,3 +302,8 @@ class SqlLedger(LedgerSubmissions):
 
     def _at_path_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:
         return sa.and_(entries.c.collection == row.collection, entries.c.path == row.path)
+
+
+def _landed_at(entry: Entry) -> datetime:
+    assert entry.landed_at is not None
+    return entry.landed_at

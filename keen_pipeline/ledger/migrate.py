@@ -11,16 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.ledger.tables import compatibility
 from keen_pipeline.ledger.transactions import read_only
-
-if TYPE_CHECKING:
-    from alembic.script import Script
 
 VERSION_TABLE = "keen_ledger_version"
 EXPAND, CONTRACT = "expand", "contract"
@@ -128,9 +124,9 @@ def _upgrade(connection: sa.Connection, revision: str | None, contract: bool) ->
     scripts, known = ScriptDirectory.from_config(config), OURS.known
     pending = [scripts.get_revision(name) for name in (known if revision is None else known[known.index(revision) + 1 :])]
     # Nobody lives on an empty ledger.
-    due = pending if contract or revision is None else list(takewhile(lambda script: _phase(script) == EXPAND, pending))
+    due = pending if contract or revision is None else list(takewhile(lambda script: script.module.phase == EXPAND, pending))
     left = pending[len(due) :]
-    if any(_phase(script) == EXPAND for script in left):
+    if any(script.module.phase == EXPAND for script in left):
         names = ", ".join(script.revision for script in left)
         raise LedgerVersionError(
             f"the ledger is at revision {revision}, and this keen_pipeline needs {known[-1]}, but "
@@ -141,10 +137,5 @@ def _upgrade(connection: sa.Connection, revision: str | None, contract: bool) ->
         return
     command.upgrade(config, due[-1].revision)
     for script in due:
-        if _phase(script) == CONTRACT:
+        if script.module.phase == CONTRACT:
             connection.execute(sa.update(compatibility).values(oldest_code=script.module.oldest_code))
-
-
-def _phase(script: Script | Any) -> str:
-    # The first four are older than the distinction, and code of their time refuses every newer ledger by itself.
-    return str(getattr(script.module, "phase", EXPAND))

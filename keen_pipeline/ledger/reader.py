@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from keen_pipeline.errors import ClaimLostError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
 from keen_pipeline.ledger.clock import clock_of
-from keen_pipeline.ledger.rows import to_entry
+from keen_pipeline.ledger.rows import status_of, to_entry
 from keen_pipeline.ledger.scopes import ScopeSummary, adopt
 from keen_pipeline.ledger.tables import (
     collections,
@@ -36,6 +36,8 @@ from keen_pipeline.scope import Scope
 _T = TypeVar("_T")
 # Bound of one IN list: well under every database's limit of parameters.
 _CHUNK = 500
+REPLACED = "another extraction was asked for the same partition"
+"""Why an attempt was cancelled that no person cancelled."""
 
 
 def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -189,8 +191,9 @@ class LedgerReader:
         """The state of every partition that was ever asked for, in the order of time; ad hoc extractions aside."""
         c = entries.c
         words = [status.value for status in (Status.LANDED, Status.ABANDONED, Status.CANCELLED)]
-        rank = sa.case((is_open, 0), (c.status.in_(words), 1), else_=2)
-        columns = (c.partition_key, c.window_start, c.window_end, c.status, c.fingerprint, c.error)
+        is_word = sa.and_(c.status.in_(words), c.error.is_distinct_from(REPLACED))
+        rank = sa.case((is_open, 0), (is_word, 1), else_=2)
+        columns = (c.id, c.collection, c.partition_key, c.window_start, c.window_end, c.status, c.fingerprint, c.error)
         order = sa.func.row_number().over(partition_by=c.partition_key, order_by=(rank, c.id.desc())).label("place")
         mine = sa.and_(self._mine, c.collection == collection, c.kind == Kind.PARTITION.value)
         ranked = sa.select(*columns, order).where(mine).subquery()
@@ -202,7 +205,7 @@ class LedgerReader:
                 row.partition_key,
                 row.window_start,
                 row.window_end,
-                Status(row.status),
+                status_of(row),
                 row.fingerprint,
                 row.partition_key in files,
                 files[row.partition_key].fingerprint if row.partition_key in files else "",
@@ -270,10 +273,10 @@ class LedgerReader:
     def others_at(self, connection: sa.Connection, paths: Sequence[str]) -> set[str]:
         """The names of other definitions whose files, landed or asked for, lie at one of these paths of our destination."""
         here = sa.and_(scopes.c.destination == self.scope.destination, scopes.c.name != self.scope.name)
-        names = {row.id: row.name for row in connection.execute(sa.select(scopes.c.id, scopes.c.name).where(here))}
         alive = sa.or_(is_open, sa.and_(entries.c.status == Status.LANDED.value, sa.not_(entries.c.unproven)))
-        theirs = {name: sa.and_(entries.c.scope_id == number, alive) for number, name in names.items()}
-        return {name for name, condition in theirs.items() if self._among(connection, entries.c.path, paths, condition)}
+        theirs = sa.select(scopes.c.name).distinct().join(entries, entries.c.scope_id == scopes.c.id).where(here, alive)
+        there = (theirs.where(entries.c.path.in_(chunk)) for chunk in chunks(sorted(paths)))
+        return {name for query in there for name in connection.execute(query).scalars()}
 
     @read_transaction
     def others_paths(self, connection: sa.Connection, paths: Iterable[str]) -> set[str]:

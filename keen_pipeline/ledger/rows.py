@@ -37,12 +37,9 @@ def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
     """One row as an entry of `scope`. Raises LedgerVersionError for words that a newer release has written."""
     r = row._mapping
     try:
-        request, status = _request(r), Status(r["status"])
+        request = _request(r)
     except ValueError as error:
-        raise LedgerVersionError(
-            f"entry {r['id']} of the ledger, {r['collection']}[{r['partition_key']}], was written by a newer keen_pipeline "
-            f"({error}); upgrade keen_pipeline, nothing was changed"
-        ) from None
+        raise _newer(row, error) from None
     landing = None
     if r["landed_at"] is not None:
         proof: dict[str, Any] = {name: r[name] for name in _PROOF}
@@ -50,7 +47,22 @@ def to_entry(row: sa.Row[Any], scope: Scope) -> Entry:
         masked = json.loads(r["masked"] or "{}")
         landing = Landing(uri=f"{scope.destination}/{r['path']}", seconds=r["landing_seconds"], masked=masked, **proof)
     plain = {name: r[name] for name in _PLAIN}
-    return Entry(entry_id=r["id"], request=request, status=status, landing=landing, **plain)
+    return Entry(entry_id=r["id"], request=request, status=status_of(row), landing=landing, **plain)
+
+
+def status_of(row: sa.Row[Any]) -> Status:
+    """Of an entry's row. Raises LedgerVersionError for one that a newer release has written."""
+    try:
+        return Status(row.status)
+    except ValueError as error:
+        raise _newer(row, error) from None
+
+
+def _newer(row: sa.Row[Any], error: ValueError) -> LedgerVersionError:
+    return LedgerVersionError(
+        f"entry {row.id} of the ledger, {row.collection}[{row.partition_key}], was written by a newer keen_pipeline ({error}); "
+        "upgrade keen_pipeline, nothing was changed"
+    )
 
 
 def _request(r: sa.RowMapping) -> ExtractionRequest:
@@ -111,9 +123,6 @@ def _fresh(now: datetime) -> dict[str, Any]:
         "status": Status.REQUESTED.value,
         "requested_at": now,
         "due_at": now,
-        "landing_tries": 0,
-        "post_tries": 0,
-        "orphans": 0,
     }
 
 

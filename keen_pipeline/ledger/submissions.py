@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ClaimLostError, UnreadableAnswerError
 from keen_pipeline.extraction import ExtractionRequest, Status
-from keen_pipeline.ledger.reader import LedgerReader, chunks
+from keen_pipeline.ledger.reader import REPLACED, LedgerReader, chunks
 from keen_pipeline.ledger.rows import bounded, new_row, next_attempt_row
 from keen_pipeline.ledger.tables import collections, entries, is_open, is_to_land, scopes, workers
 from keen_pipeline.ledger.transactions import lock_rows, transaction
@@ -29,7 +29,6 @@ _LONGEST_TICK_SECONDS = 60.0
 # Unfinished extractions that are noted of one list call; whoever waits for others of them asks the service himself.
 _MOST_PENDING = 10_000
 _NO_PROBLEM: Mapping[str, Any] = {"problem": None, "problem_since": None, "problem_until": None}
-_REPLACED = "another extraction was asked for the same partition"
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,17 @@ class LedgerSubmissions(LedgerReader):
         now, known = self.clock.now(), self._newest(connection, [r.place for r in requests])
         adopted: dict[tuple[str, str], Entry] = {}
         for request in requests:
-            entry = known.get(request.place)
-            if entry is not None and entry.fingerprint == request.fingerprint(self.scope):
+            entry, wanted = known.get(request.place), request.fingerprint(self.scope)
+            if entry is not None and not entry.status.is_terminal and entry.fingerprint != wanted:
+                self._cancel(connection, entries.c.id == entry.entry_id, REPLACED)
+                # What had landed before may be what is wanted, as if a configuration was changed and changed back.
+                entry = self._newest(connection, [request.place])[request.place]
+            if entry is not None and entry.fingerprint == wanted:
                 valid = entry.status is Status.LANDED and not entry.unproven
                 if not entry.status.is_terminal or (valid and keep(entry)):
                     own = {} if waits or entry.status is not Status.REQUESTED else {"run_id": run_id}
                     adopted[request.place] = self._adopted(connection, entry, request, own)
                     continue
-            if entry is not None and not entry.status.is_terminal:
-                self._cancel(connection, entries.c.id == entry.entry_id, _REPLACED)
         new = (request for request in requests if request.place not in adopted)
         created = self._insert(connection, *(new_row(r, self.scope_id, self.scope, now, run_id=run_id) for r in new))
         made = {entry.request.place: entry for entry in created}
@@ -116,7 +117,7 @@ class LedgerSubmissions(LedgerReader):
         unposted = sa.and_(entries.c.status == Status.REQUESTED.value, entries.c.posted_at.is_(None), entries.c.attempt == 1)
         before = entries.alias("before")
         here = (before.c[name] == entries.c[name] for name in ("scope_id", "collection", "partition_key"))
-        replaces = sa.exists().where(*here, before.c.status == Status.CANCELLED.value, before.c.error == _REPLACED)
+        replaces = sa.exists().where(*here, before.c.status == Status.CANCELLED.value, before.c.error == REPLACED)
         never = sa.and_(self._mine, unposted, entries.c.run_id.is_not_distinct_from(run_id), sa.not_(replaces))
         for chunk in chunks(self._lock(connection, entry_ids)):
             query = sa.delete(entries).where(never, entries.c.id.in_(chunk)).returning(entries.c.id)
@@ -301,9 +302,11 @@ class LedgerSubmissions(LedgerReader):
 
     @transaction
     def due_now(self, connection: sa.Connection, entry_ids: Iterable[int]) -> list[Entry]:
-        """Open attempts that wait for a back-off are due at once: a person's word. Answers those it moved."""
-        now = self.clock.now()
-        return self._update(connection, entry_ids, sa.and_(is_open, entries.c.due_at > now), due_at=now)
+        """Open attempts that wait for a back-off, and their slices, are due at once: a person's word. Answers those it moved."""
+        now, ids = self.clock.now(), sorted(entry_ids)
+        slices = (sa.select(entries.c.id).where(self._mine, entries.c.parent_id.in_(chunk)) for chunk in chunks(ids))
+        ids += [number for query in slices for number in connection.execute(query).scalars()]
+        return self._update(connection, ids, sa.and_(is_open, entries.c.due_at > now), due_at=now)
 
     # -- inside a transaction -----------------------------------------------------------------------------------------
 

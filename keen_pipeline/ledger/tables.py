@@ -120,6 +120,7 @@ entries = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("claimed_by", sa.String(32), comment="the worker that is at it"),
     sa.Column("publisher", sa.String(32), comment="the worker that is about to switch its file into place"),
+    sqlite_autoincrement=True,
 )
 
 

@@ -169,7 +169,16 @@ def count_landed(
 
 
 def _count(pipeline: Pipeline, landed: Sequence[Entry], patience: Patience) -> tuple[list[Entry], Mapping[int, KeenPipelineError]]:
-    counts = _counts_of(pipeline, landed, patience)
+    records = [entry.landing.records if entry.landing is not None else 0 for entry in landed]
+
+    def as_landed(positions: Sequence[int], total: int) -> bool:
+        return total == sum(records[position] for position in positions)
+
+    counts: dict[int, int] = {}
+    for positions, total in count_together(pipeline, [e.request for e in landed], as_landed, patience):
+        for position in positions:
+            # Late events only add, and a cut file only lacks: if the sums agree, each of them does.
+            counts[landed[position].entry_id] = total if len(positions) == 1 else records[position]
     changed = [(entry, counts[entry.entry_id]) for entry in landed if entry.counted != counts[entry.entry_id]]
     # The manifests first: what the ledger holds as counted is not looked at again.
     unnoted, written = manifests.note_counts(pipeline.destination, pipeline.scope, changed, pipeline.clock.now())
@@ -179,20 +188,6 @@ def _count(pipeline: Pipeline, landed: Sequence[Entry], patience: Patience) -> t
         if entry.entry_id not in valid and not entry.unproven:  # another landing's manifest may have lain there already
             pipeline.ledger.mark_unproven(entry)
     return counted, unnoted
-
-
-def _counts_of(pipeline: Pipeline, landed: Sequence[Entry], patience: Patience) -> dict[int, int]:
-    records = [entry.landing.records if entry.landing is not None else 0 for entry in landed]
-
-    def as_landed(positions: Sequence[int], total: int) -> bool:
-        return total == sum(records[position] for position in positions)
-
-    found: dict[int, int] = {}
-    for positions, total in count_together(pipeline, [e.request for e in landed], as_landed, patience):
-        for position in positions:
-            # Late events only add, and a cut file only lacks: if the sums agree, each of them does.
-            found[landed[position].entry_id] = total if len(positions) == 1 else records[position]
-    return found
 
 
 def reconcile(pipeline: Pipeline, landed: Sequence[Entry], *, worker: str | None = None) -> Iterator[Counted]:

@@ -48,8 +48,14 @@ def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_k
     due = _ended(collection, now)
     landed = [p for p in due if _has_landed(states, p.key)]
     outdated = _outdated(ledger, collection, landed, states, mask_key)
-    ended = (states[p.key] for p in due if p.key in states)
-    given_up = tuple(state for state in ended if state.status in (Status.ABANDONED, Status.CANCELLED))
+    current = {p.key for p in landed}.difference(outdated)
+
+    def is_given_up(state: PartitionState) -> bool:
+        # Not if it was another configuration's question, and the file answers today's.
+        is_asked = state.fingerprint == state.landed_fingerprint or state.key not in current
+        return is_asked and state.status in (Status.ABANDONED, Status.CANCELLED)
+
+    given_up = tuple(states[p.key] for p in due if p.key in states and is_given_up(states[p.key]))
     missing = tuple(p.key for p in gaps(collection, states, now))
     keys = {partition.key for partition in due}
     strays = tuple(key for key, state in states.items() if state.landed and key not in keys)

@@ -194,7 +194,7 @@ class _OneLanding:
         parts = landed_slices(pipeline, entry) if entry.slices else []
         if parts:
             _check_lengths(pipeline, parts)
-            extraction_id = f"joined-{entry.entry_id}"
+            extraction_id = f"joined-{entry.token}"
             source: ResultsSource = JoinedResults(pipeline.destination.open, [part.uri for part in parts])
         else:
             extraction_id = entry.extraction_id or ""
@@ -229,7 +229,7 @@ class _OneLanding:
         """A slice whose file came after the word that cancelled it: nobody else lands at its path, and no sweep knows of it."""
         entry, destination = self._entry, self._pipeline.destination
         now = self._pipeline.ledger.entries([entry.entry_id])
-        if entry.request.kind is Kind.SLICE and [e.status for e in now if e.token == entry.token] == [Status.CANCELLED]:
+        if entry.request.kind is Kind.SLICE and [e.status for e in now] == [Status.CANCELLED]:
             with suppress(ConfigurationError, RetryableError):
                 destination.remove(destination.uri_of(entry.request.path))
 

@@ -13,7 +13,7 @@ for consumers outside of Dagster. It is replaced, and removed, with its file. Sl
 | `mask`, `mask_key` | method by column; a digest of the key of its hashes, or null |
 | `masked` | by column of the mask what was done: `hash`, `mask`, `drop`, or `absent` if the file has no such column |
 | `count_check` | what a wrong count means: `fail`, `warn`, `off` |
-| `extraction_id`, `attempt`, `token` | of the service; which try it was; what names it in Dagster's events (`keen/entry`) |
+| `extraction_id`, `attempt`, `token` | of the service; which try it was; what names it in Dagster's events (`keen/landing`) |
 | `path`, `uri` | of the file, below the destination's root and as a whole |
 | `encoding` | `csv`, `csv.gz`, `csv.zst`, `parquet` |
 | `bytes`, `sha256`, `events` | of Keen's CSV as it came; header not counted |

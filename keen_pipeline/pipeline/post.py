@@ -119,7 +119,7 @@ class _Round:
             with self._lock:
                 self._refused = error
                 self._outcome.problems[collection] = error
-        except (ConfigurationError, RetryableError) as error:
+        except (ConfigurationError, RetryableError, PermanentError) as error:
             with self._lock:
                 self._outcome.problems[collection] = error
 
@@ -129,6 +129,10 @@ class _Round:
         maybe_posted = entry.posted_at is not None
         try:
             extraction_id = self._orphans.find(entry) if maybe_posted else None
+        except (ConfigurationError, RetryableError, PermanentError) as error:  # the list's: it ends no extraction
+            self._postpone(entry, error, ambiguous=True)
+            raise
+        try:
             if extraction_id is None:
                 ledger.posting(entry.entry_id, self._worker)
                 extraction_id = pipeline.api.submit(entry.request).extraction_id

@@ -35,17 +35,12 @@ class PropertyTypes:
         For a parquet file it raises RetryableError, and ConfigurationError if the service does not tell; for a CSV the answer is
         empty then.
         """
-        collection = entry.request.collection
+        collection, is_parquet = entry.request.collection, entry.request.encoding is Encoding.PARQUET
         with self._lock:
             asked_at, types = self._known.get(collection, (None, {}))
-            if entry.request.encoding is not Encoding.PARQUET:
-                if asked_at is None:
-                    asked_at, types = self._pipeline.clock.now(), self._ask_for_csv(collection)
-                    self._known[collection] = asked_at, types
-                return types
             # An older schema may not know that one of the events has text if all others have a number.
-            if asked_at is None or entry.completed_at is None or entry.completed_at > asked_at:
-                asked_at, types = self._pipeline.clock.now(), self._ask(collection)
+            if asked_at is None or (is_parquet and (entry.completed_at is None or entry.completed_at > asked_at)):
+                asked_at, types = self._pipeline.clock.now(), self._ask(collection, is_parquet)
                 self._known[collection] = asked_at, types
         return types
 
@@ -75,17 +70,15 @@ class PropertyTypes:
         for name, kind in zip(landing.columns, landing.column_types, strict=False):
             known[name] = wider(known[name], kind) if name in known else kind
 
-    def _ask_for_csv(self, collection: str) -> Mapping[str, str]:
+    def _ask(self, collection: str, is_parquet: bool) -> Mapping[str, str]:
         try:
             return self._pipeline.api.property_types(collection)
         except KeenPipelineError as error:
-            _log.info("the types of the properties of %s are not known: %s", collection, error)
-            return {}
-
-    def _ask(self, collection: str) -> Mapping[str, str]:
-        try:
-            return self._pipeline.api.property_types(collection)
-        except PermanentError as error:
+            if not is_parquet:
+                _log.info("the types of the properties of %s are not known: %s", collection, error)
+                return {}
+            if not isinstance(error, PermanentError):
+                raise
             raise ConfigurationError(
                 f"{collection}: encoding parquet needs the types of its properties, and the service does not tell them: {error}; "
                 "the finished extraction is kept; use encoding csv for this collection"

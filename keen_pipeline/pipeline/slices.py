@@ -17,6 +17,9 @@ from keen_pipeline.timeframe import Timeframe
 
 # A day halved so often is shorter than Keen's resolution of a millisecond.
 MAX_DEPTH = 40
+# Of the events of the whole. If a part with so few is called too large, it is so for something else, such as its filters, and every
+# smaller one would be refused too.
+_SMALLEST_SHARE = 1000
 
 
 @dataclass
@@ -78,8 +81,13 @@ def split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None) -> 
     Answers the given up entry if it can't be cut, or not be counted for good; None if all is well or if it had moved on. Raises
     RetryableError or ConfigurationError if the counts for it can't be had now; nothing is changed then.
     """
+    whole = pipeline.ledger.entries([entry.parent_id]) if entry.parent_id is not None else []
     try:
-        return _split(pipeline, entry, reason, worker, ask_count(pipeline, entry.request, entry.request.timeframe))
+        total = ask_count(pipeline, entry.request, entry.request.timeframe)
+        if any(total * _SMALLEST_SHARE <= min(one.expected or 0, pipeline.limits.max_events) for one in whole):
+            told = f"{reason}; it is a part with {total} of {whole[0].expected} events, so their number is not what is too large"
+            return pipeline.fail(entry, told, worker, final=True)
+        return _split(pipeline, entry, reason, worker, total)
     except PermanentError as error:
         told = f"{reason}; it can't be cut, as its events can't be counted: {error}"
         return pipeline.fail(entry, told, worker, final=True)
@@ -95,7 +103,7 @@ def _split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None, to
         return pipeline.fail(entry, told, worker, final=True)
     from keen_pipeline.ledger import Slice
 
-    slices = [Slice(_slice_request(request, entry.entry_id, window), depth, count) for window, count, depth in windows]
+    slices = [Slice(_slice_request(request, entry.token, window), depth, count) for window, count, depth in windows]
     pipeline.ledger.split(entry.entry_id, slices, reason, worker=worker, expected=total)
     return None
 
@@ -120,8 +128,8 @@ def _halve(
     return found
 
 
-def _slice_request(request: ExtractionRequest, entry_id: int, window: Timeframe) -> ExtractionRequest:
-    key = f"{entry_id}.{ad_hoc_key(window)}"
+def _slice_request(request: ExtractionRequest, token: str, window: Timeframe) -> ExtractionRequest:
+    key = f"{token}.{ad_hoc_key(window)}"  # no other ledger's slices lie there either
     return replace(
         request,
         timeframe=window,

@@ -207,12 +207,11 @@ class _Wait:
     def _read(self) -> Iterator[Event]:
         """Read again what is waited for, and tell what has become of it."""
         ledger = self.pipeline.ledger
-        # SQLite gives the number of an intent that was withdrawn to the next one, whosoever that is.
-        rows = {entry.token: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
-        self._ask_anew([place for place, before in self.pending.items() if before.token not in rows])
+        rows = {entry.entry_id: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
+        self._ask_anew([place for place, before in self.pending.items() if before.entry_id not in rows])
         moved: dict[_Place, Entry] = {}
         for place, before in self.pending.items():
-            entry = rows.get(before.token, before)
+            entry = rows.get(before.entry_id, before)
             if entry.status.is_terminal:
                 moved[place] = entry
             else:

@@ -67,6 +67,9 @@ def test_wrong_key_is_named_on_one_line(name: str, code: int, client: KeenClient
         (400, {"message": "The extraction is too large: 12,000,000 events", "error_code": "X"}, ExtractionTooLargeError),
         (422, {"message": "no", "error_code": "ExtractionTooLargeError"}, ExtractionTooLargeError),
         (400, {"message": "Extractions exceed the maximum number of events"}, ExtractionTooLargeError),
+        (400, {"message": "no", "error_code": "TooManyEventsError"}, ExtractionTooLargeError),
+        (400, {"message": "Too many concurrent extractions"}, RequestRejectedError),
+        (400, {"message": "Too many filters"}, RequestRejectedError),
     ],
 )
 def test_refusal_is_one_error_with_the_services_words(

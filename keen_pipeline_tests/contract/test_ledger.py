@@ -114,6 +114,17 @@ def test_another_question_for_the_partition_ends_the_older_one(memory: SqlLedger
     assert memory.request([day(0)])[0].created  # configured back, the file is out of date again
 
 
+def test_a_person_who_wants_a_day_now_wants_its_slices_too(memory: SqlLedger, clock: FakeClock) -> None:
+    [whole, other] = asked(memory, day(0), day(1))
+    first, _ = memory.split(whole, halves(replace(day(0), kind=Kind.SLICE)), "too large")
+    [third, _] = memory.split(other, halves(replace(day(1), kind=Kind.SLICE)), "too large")
+    for part in (first, third):
+        assert memory.fail(part.entry_id, "refused", limits=LIMITS) is not None
+    assert [e.request.timeframe for e in memory.due_now([whole])] == [first.request.timeframe]
+    assert [e.due_at > clock.now() for e in memory.slices([whole])[whole]] == [False, False]
+    assert [e.due_at > clock.now() for e in memory.slices([other])[other]] == [True, False]
+
+
 def test_filters_in_another_order_and_another_policy_are_the_same_question(memory: SqlLedger) -> None:
     [entry_id] = asked(memory, FILTERED)
     swapped = replace(FILTERED, filters=FILTERED.filters[::-1], count_check=CountPolicy.WARN, email="a@b.example")

@@ -13,15 +13,8 @@ import sqlalchemy as sa
 from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ledger.tables import entries, metadata
-from keen_pipeline_tests.ledgers import (
-    SCOPE,
-    clock,
-    day,
-    everything,
-    ledger,
-    memory,
-    url,
-)
+from keen_pipeline_tests.contract.releases import open_with, release
+from keen_pipeline_tests.ledgers import SCOPE, asked, clock, day, everything, land, ledger, memory, url
 
 __all__ = ["clock", "ledger", "memory", "url"]
 
@@ -68,6 +61,37 @@ def test_the_replayed_migrations_equal_the_tables(url: str) -> None:
             found = {i["name"] for i in sa.inspect(connection).get_indexes(table.name)}
             assert {i.name for i in table.indexes} <= found
     engine.dispose()
+
+
+def test_the_number_of_an_entry_never_comes_again(ledger: SqlLedger, url: str) -> None:
+    first = [r.entry.entry_id for r in ledger.request([day(0), day(1)])]
+    assert ledger.withdraw(first) == first
+    again = SqlLedger(open_engine(url), SCOPE)
+    [second] = [r.entry.entry_id for r in again.request([day(0)])]
+    assert second > max(first)
+    again.engine.dispose()
+
+
+def test_entries_of_before_keep_what_they_are_while_their_numbers_become_their_own(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    old = open_with(release(tmp_path / "0010", until="0010"), url)
+    older = SqlLedger(old, SCOPE)
+    landed = land(older, asked(older, *(day(n) for n in range(3)))[-1])
+    before = everything(old)
+    rules = indexes(old)
+    new = SqlLedger(open_engine(url), SCOPE)
+    assert (everything(new.engine), indexes(new.engine)) == (before, rules)
+    assert older.withdraw([1, 2]) == [1, 2]  # a process of before goes on
+    assert older.entries([3]) == [landed]
+    for engine in (old, new.engine):
+        engine.dispose()
+
+
+def indexes(engine: sa.Engine) -> list[str]:
+    """Of the entries, as they were made."""
+    with engine.connect() as connection:
+        query = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'keen_entries' ORDER BY name"
+        return list(connection.exec_driver_sql(query).scalars())
 
 
 def test_a_newer_ledger_is_refused_and_left_alone(ledger: SqlLedger, url: str) -> None:

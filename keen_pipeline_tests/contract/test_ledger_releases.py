@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_the_files_are_the_chain_and_say_what_they_are() -> None:
     config.set_main_option("script_location", str(OURS.folder))
     scripts = list(ScriptDirectory.from_config(config).walk_revisions())[::-1]
     assert [script.revision for script in scripts] == OURS.known
-    for script in scripts[4:]:
+    for script in scripts:
         assert script.module.phase in (EXPAND, CONTRACT)
         if script.module.phase == CONTRACT:
             assert script.module.oldest_code in OURS.known[: OURS.known.index(script.revision)]
@@ -93,7 +94,7 @@ def test_the_files_are_the_chain_and_say_what_they_are() -> None:
             assert not hasattr(script.module, "oldest_code")
 
 
-@pytest.mark.parametrize("revision", OURS.known[4:])
+@pytest.mark.parametrize("revision", OURS.known[1:])
 def test_what_says_that_it_expands_breaks_no_statement_of_the_release_before(url: str, tmp_path: Path, revision: str) -> None:
     before = OURS.known[OURS.known.index(revision) - 1]
     tables = []
@@ -107,7 +108,7 @@ def test_what_says_that_it_expands_breaks_no_statement_of_the_release_before(url
         assert tables[0].broken_by(tables[1]) != []
     elif f'phase = "{EXPAND}"' in text:
         assert tables[0].broken_by(tables[1]) == []
-    assert tables[0] != tables[1]
+    assert tables[0] != tables[1] or "sqlite_autoincrement" in text  # which is no column's
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,9 @@ def test_an_entry_with_a_newer_releases_words_is_named_in_one_line(url: str, col
     with pytest.raises(LedgerVersionError, match=rf"^entry {entry_id} of the ledger, .* by a newer .*upgrade") as told:
         ledger.entries([entry_id])
     assert "\n" not in str(told.value)
+    if column == "status":
+        with pytest.raises(LedgerVersionError, match=rf"^{re.escape(str(told.value))}$"):
+            ledger.partitions("purchases")
     ledger.engine.dispose()
 
 

@@ -63,6 +63,17 @@ def test_what_the_ledger_has_landed_itself_stays(ledger: SqlLedger, clock: FakeC
     assert [entry.token for entry in ledger.landed_entries("purchases")] == [mine.token]
 
 
+@pytest.mark.parametrize("encoding", ["csv", "csv.gz"])
+def test_a_restored_backup_takes_over_what_has_landed_since(ledger: SqlLedger, clock: FakeClock, encoding: str) -> None:
+    [mine] = ledger.restore([lost(ledger, clock, hours=9)])
+    since = lost(ledger, clock, token="d" * 16, hours=2)
+    since = replace(since, request=replace(since.request, path=f"purchases/2026-01-01.{encoding}"))
+    assert [entry.token for entry in ledger.restore([since])] == [since.token]
+    assert [entry.token for entry in ledger.landed_entries("purchases")] == [since.token]
+    assert [entry.token for entry in ledger.stale_files()] == [mine.token][: encoding != "csv"]
+    assert ledger.outbox() == ledger.restore([since]) == []
+
+
 def test_an_open_attempt_goes_on_beside_what_was_taken_over(ledger: SqlLedger, clock: FakeClock) -> None:
     [asked] = ledger.request([lost(ledger, clock).request])
     [restored] = ledger.restore([lost(ledger, clock)])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import time
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from keen_pipeline import Collection, build_keen_definitions
+from keen_pipeline.defs.sensors import status
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place, night
@@ -101,6 +104,25 @@ def test_a_tick_does_not_ask_twice_for_the_same_landing(make_place: MakePlace) -
     later = place.tick().run_requests or []
     for other in later:
         assert not asked & set(other.run_config["ops"]["materialize_csv"]["config"]["entry_ids"])
+
+
+def test_what_another_code_location_of_the_same_name_asked_for_is_left_to_it_for_a_while(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = make_place()
+    place.run(SUBMIT, nightly_config(place))
+    ours: dict[str, Any] = place.defs.resources or {}
+    parts = {part: ours[f"keen_{part}"] for part in ("ledger", "destination")}
+    other = replace(place, defs=build_keen_definitions([Collection("logins", DAYS[0])], keen=ours["keen"], **parts))
+
+    def asked_for() -> set[str]:
+        config = tick_until_runs(other).run_config["ops"]["materialize_csv"]["config"]
+        return {entry.request.collection for entry in place.ledger.entries(config["entry_ids"])}
+
+    assert asked_for() == {"logins"}
+    assert "purchases isn't among these definitions" in capfd.readouterr().err
+    monkeypatch.setattr(status, "DISPATCH_SECONDS", 0.01)  # of a collection that was removed it lands in the end
+    assert asked_for() == {"purchases"}
 
 
 def test_a_landing_that_nobody_reported_is_reported_once_by_the_next_run(

@@ -77,7 +77,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("keen_pipeline/lifecycle.py", "reasons.setdefault(reason, []).append(entry)", "reasons[reason] = [entry]", _LIFECYCLE),
     (
         "keen_pipeline/ledger/submissions.py",
-        "if entry is not None and entry.fingerprint == request.fingerprint(self.scope):",
+        "if entry is not None and entry.fingerprint == wanted:",
         "if entry is not None:",
         f"{_LEDGER} -k another_question",
     ),
@@ -90,7 +90,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("keen_pipeline/ledger/submissions.py", "(valid and keep(entry))", "valid", f"{_LEDGER} -k adopted"),
     (
         "keen_pipeline/ledger/submissions.py",
-        "            if entry is not None and not entry.status.is_terminal:\n                self._cancel",
+        "            if entry is not None and not entry.status.is_terminal and entry.fingerprint != wanted:\n                self._cancel",
         "            if False:\n                self._cancel",
         f"{_LEDGER} -k another_question",
     ),

@@ -146,8 +146,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/reader.py",
-        "rank = sa.case((is_open, 0), (c.status.in_(words), 1), else_=2)",
-        "rank = sa.case((c.status.in_(words), 0), else_=2)",
+        "rank = sa.case((is_open, 0), (is_word, 1), else_=2)",
+        "rank = sa.case((is_word, 0), else_=2)",
         f"{_LEDGER} -k state_of_each",
     ),
     (
@@ -267,9 +267,21 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/submissions.py",
-        "before.c.status == Status.CANCELLED.value, before.c.error == _REPLACED)",
+        "before.c.status == Status.CANCELLED.value, before.c.error == REPLACED)",
         "before.c.status == Status.CANCELLED.value)",
         "keen_pipeline_tests/pipeline/test_configuration.py::test_a_run_stopped_right_after_it_asked_otherwise_leaves_no_day_that_nobody_asks_for",
+    ),
+    (
+        "keen_pipeline/ledger/reader.py",
+        "is_word = sa.and_(c.status.in_(words), c.error.is_distinct_from(REPLACED))",
+        "is_word = c.status.in_(words)",
+        "keen_pipeline_tests/pipeline/test_configuration.py -k never_landed",
+    ),
+    (
+        "keen_pipeline/ledger/submissions.py",
+        "entry = self._newest(connection, [request.place])[request.place]",
+        "entry = None",
+        "keen_pipeline_tests/pipeline/test_configuration.py -k never_landed",
     ),
     (
         "keen_pipeline/ledger/reader.py",

@@ -44,6 +44,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/submit.py",
+        "for some in (checked[:1], checked[1:])",
+        "for some in (checked,)",
+        f"{_COUNTS}::test_an_event_that_is_gone_beside_one_that_came_late_is_found_before_the_day_leaves_the_lookback",
+    ),
+    (
+        f"{_CODE}/submit.py",
         "problems[entries[0].request.collection] = answer",
         "pass",
         f"{_NEIGHBOURS}::test_a_backfill_tells_what_it_could_not_hold_against_the_count",
@@ -101,7 +107,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/post.py",
-        "        except (ConfigurationError, RetryableError) as error:\n            with",
+        "        except (ConfigurationError, RetryableError, PermanentError) as error:\n            with",
         "        except ConfigurationError as error:\n            with",
         f"{_ANSWER}",
     ),
@@ -345,8 +351,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # What somebody else's word, or another number, makes of it.
     (
         f"{_CODE}/wait.py",
-        "rows.get(before.token, before)",
         "rows.get(before.entry_id, before)",
+        "before",
         f"{_WAITS}::test_progress_tells_where_everything_is",
     ),
     (

@@ -222,6 +222,28 @@ def test_an_open_extraction_of_an_earlier_question_gives_way(world: World) -> No
     assert sorted(world.told) == sorted(str(request) for request in wanted)
 
 
+@pytest.mark.parametrize("how", ["open", "given up"])
+def test_a_change_that_never_landed_and_its_way_back_ask_for_nothing(world: World, how: str) -> None:
+    [request] = world.requests(WELL, 3)
+    world.extract([request])
+    [changed] = world.requests(CHANGES["filters"], 3)
+    [asked] = world.ledger.request([changed])
+    if how == "given up":
+        world.ledger.fail(asked.entry.entry_id, "refused", limits=world.pipeline.limits, final=True)
+    before = world.api.posts.total()
+    wanted = [r.place for r in world.night(WELL)]
+    world.ticks()
+    assert (request.place in wanted, world.api.posts.total() - before) == (True, len(wanted) - 1)
+    state = {s.key: s for s in world.ledger.partitions("well")}[request.partition_key]
+    assert (state.landed, state.landed_fingerprint) == (True, request.fingerprint(world.ledger.scope))
+    found = coverage(world.ledger, WELL, world.clock.now())
+    assert (found.landed, found.outdated, found.given_up) == (3, (), ())
+    if how == "given up":  # today's question is the one that was given up
+        [still] = coverage(world.ledger, CHANGES["filters"], world.clock.now()).given_up
+        assert still.key == request.partition_key
+    assert request.place in [r.place for r in world.night(WELL)]  # nobody's word keeps later nights from it
+
+
 def test_a_run_stopped_right_after_it_asked_otherwise_leaves_no_day_that_nobody_asks_for(world: World) -> None:
     first = world.night(WELL)[-1]
     world.ledger.cancel([world.entry(first).entry_id], "a person's word")

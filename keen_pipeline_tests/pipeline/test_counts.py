@@ -219,6 +219,21 @@ def test_neighbours_are_one_count_if_all_is_as_expected(world: World) -> None:
     assert world.api.count_of("count", "well") == 1
 
 
+def test_an_event_that_is_gone_beside_one_that_came_late_is_found_before_the_day_leaves_the_lookback(world: World) -> None:
+    world.api.add("well", day(2, 9))
+    world.night(WELL)
+    world.ticks()
+    [gone, grown] = world.requests(WELL, 2, 3)
+    world.api.events["well"] = [(moment, n) for moment, n in world.api.events["well"] if moment != day(2, 9)]
+    world.api.add("well", day(3, 9))
+    assert [world.is_right(request) for request in (gone, grown)] == [False, False]
+    for _ in range(2):  # after the second night neither is looked at any more
+        world.clock.advance(86_400)
+        world.night(WELL)
+        world.ticks()
+    assert [world.is_right(request) for request in (gone, grown)] == [True, True]
+
+
 def test_the_one_that_differs_is_found_by_halving(world: World) -> None:
     requests = world.requests(WELL, 1, 8)
     before = {r.partition_key: len(world.api.rows("well", r.timeframe, ())) for r in requests}

@@ -12,14 +12,14 @@ import pytest
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Collection, CountPolicy
-from keen_pipeline.errors import ServiceUnavailableError
-from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction
+from keen_pipeline.errors import NotFoundError, RequestRejectedError, ServiceUnavailableError
+from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Limits
 from keen_pipeline.partitions import partition_range
-from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
+from keen_pipeline.pipeline import Landed, Pipeline, Stopped, extract, partition_request
 from keen_pipeline.pipeline.post import CLOCK_SLACK
 from keen_pipeline.ports import ExtractionApi, SystemClock
 from keen_pipeline.scope import Scope
@@ -129,6 +129,23 @@ def test_nothing_is_posted_again_before_anybody_could_look(world: World) -> None
     world.ticks()
     assert world.api.posts[requests[0].place] == 1
     assert world.ledger.orphans() == 0
+
+
+@pytest.mark.parametrize("error", [NotFoundError("HTTP 404"), RequestRejectedError("HTTP 400", status=400)])
+def test_a_refused_look_at_the_list_ends_nothing_and_is_told(world: World, error: Exception) -> None:
+    requests = lost_answer(world)
+    world.api.fault = lambda call, collection, number: error if call == "list" else None
+    world.clock.advance(60)
+    world.tick()
+    entry = world.entry(requests[0])
+    assert (entry.status, entry.attempt, entry.error) == (Status.REQUESTED, 1, str(error))
+    world.clock.advance(600)
+    [told] = world.extract(requests, resumable=True)
+    assert (type(told), str(told.error)) == (Stopped, str(error))
+    world.api.fault = lambda call, collection, number: None
+    world.clock.advance(600)
+    world.ticks()
+    assert (world.is_right(requests[0]), world.api.posts[requests[0].place]) == (True, 1)
 
 
 def test_one_extraction_answers_for_one_intent(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -13,9 +14,9 @@ from keen_pipeline.collection import Collection, CountPolicy, Encoding, MaskMeth
 from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, NotFoundError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
+from keen_pipeline.landing.layout import is_ours
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
-from keen_pipeline.pipeline.slices import masked_in_slices
+from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, slices, submit
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
 from keen_pipeline_tests.pipeline.world import World, day
@@ -71,6 +72,17 @@ def test_slices_are_put_together_and_gone(big: World) -> None:
     assert big.files() == sorted(request.path for request in requests)
     assert [path for path in (big.root / "_slices").rglob("*") if path.is_file()] == []
     assert big.ledger.stale_slices() == []
+
+
+def test_slices_of_a_lost_ledger_lie_elsewhere_than_those_of_the_next(big: World) -> None:
+    def places(world: World) -> set[str]:
+        return {e.request.path for e in posted(world) if e.request.kind is Kind.SLICE}
+
+    first = places(big)
+    new = World.at(big.root, clock=big.clock, api=big.api, max_events=4)  # its numbers begin again
+    second = places(new)
+    assert (len(first), len(second), first & second) == (2, 2, set())
+    assert all(is_ours("s3://b", f"s3://b/{path}") for path in first | second)
 
 
 def test_a_slice_that_was_cut_at_the_destination_is_not_joined(big: World) -> None:
@@ -298,6 +310,23 @@ def test_what_is_too_large_only_when_it_is_fetched_lands_in_slices(big: World, c
     assert (big.entry(request).slices, big.entry(request).attempt) == (2, 1)
 
 
+def test_what_is_refused_however_small_it_is_isn_t_cut_down_to_its_last_event(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that calls an extraction too large for its filters, or its answers in transfer, says so of each part too."""
+    monkeypatch.setattr(slices, "_SMALLEST_SHARE", 8)
+    for n in range(200):
+        world.api.add("big", day(1, 0) + timedelta(minutes=7 * n), n)
+    world.api.fault = lambda call, *_: ExtractionTooLargeError("the query is too large") if call == "submit" else None
+    [request] = world.requests(BIG, 1)
+    world.ledger.request([request])
+    world.ticks()
+    entry = world.entry(request)
+    assert entry.status is Status.ABANDONED
+    assert re.search(r"the query is too large; it is a part with \d+ of 200 events", entry.error or "")
+    assert world.api.count_of("submit", "big") < 40
+
+
 def test_a_slice_that_grew_too_large_is_cut_again(big: World) -> None:
     big.api.limit = 4
     requests = big.requests(BIG, 2)
@@ -356,7 +385,7 @@ def test_slices_of_a_masked_day_are_hashed_once(big: World) -> None:
     assert landing is not None
     assert landing.masked == {"body:n": "hash", "body:none": "absent"}
     slice_without = replace(landing, masked={"body:user": "absent", "body:none": "absent"})
-    assert masked_in_slices([slice_without, replace(landing, masked={"body:user:id": "drop"})]) == {
+    assert slices.masked_in_slices([slice_without, replace(landing, masked={"body:user:id": "drop"})]) == {
         "body:user:id": "drop",
         "body:none": "absent",
     }

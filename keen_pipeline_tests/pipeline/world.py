@@ -57,6 +57,7 @@ def empty_engine() -> sa.Engine:
         for table in metadata.sorted_tables:
             if table is not compatibility:
                 connection.execute(sa.delete(table))
+        connection.exec_driver_sql("DELETE FROM sqlite_sequence")  # each test begins with entry 1
     return engine
 
 

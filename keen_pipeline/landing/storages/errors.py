@@ -33,7 +33,8 @@ def short(name: str) -> str:
     >>> len(short("x" * 5000))
     100
     """
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    if not name.isprintable():
+        name = "".join(letter if letter.isprintable() else "?" for letter in name)
     if len(name) <= _LONGEST_NAME:
         return name
     head = (_LONGEST_NAME - 3) // 2

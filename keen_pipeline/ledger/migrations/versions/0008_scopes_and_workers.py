@@ -11,9 +11,9 @@ revision = "0008"
 down_revision = "0007"
 phase = "expand"
 
+_INSTANT = sa.DateTime(timezone=True)
+_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _OPEN = "status IN ('complete', 'requested', 'split', 'submitted')"
-
-
 _COMMENTS = {
     "fingerprint": "of all that decides the file",
     "path": "of the file, below the destination's root",
@@ -34,7 +34,7 @@ def upgrade() -> None:
     with op.batch_alter_table("keen_entries") as table:
         for column in _new_columns():
             table.add_column(column)
-        table.alter_column("target", new_column_name="path", existing_type=sa.String(length=2048), server_default="")
+        table.alter_column("target", new_column_name="path", existing_type=sa.String(2048), server_default="")
         table.drop_column("lease_owner")
         table.drop_column("lease_until")
     if op.get_bind().dialect.name != "sqlite":  # which has no comments
@@ -64,36 +64,31 @@ def _end_doubles() -> None:
 
 def _new_columns() -> list[sa.Column[object]]:
     return [
-        sa.Column("scope_id", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("scope_id", sa.Integer, server_default="1", nullable=False),
+        sa.Column("token", sa.String(32), server_default="", nullable=False, comment="names the attempt outside of this ledger"),
+        sa.Column("kind", sa.String(16), server_default="partition", nullable=False, comment="partition, ad_hoc or slice"),
+        sa.Column("encoding", sa.String(16), server_default="csv", nullable=False),
+        sa.Column("mask_key", sa.String(32), comment="digest of the key of its hashes"),
         sa.Column(
-            "token", sa.String(length=32), server_default="", nullable=False, comment="names the attempt outside of this ledger"
-        ),
-        sa.Column("kind", sa.String(length=16), server_default="partition", nullable=False, comment="partition, ad_hoc or slice"),
-        sa.Column("encoding", sa.String(length=16), server_default="csv", nullable=False),
-        sa.Column("mask_key", sa.String(length=32), nullable=True, comment="digest of the key of its hashes"),
-        sa.Column(
-            "post_tries", sa.Integer(), server_default="0", nullable=False, comment="POSTs that made nothing as far as is known"
+            "post_tries", sa.Integer, server_default="0", nullable=False, comment="POSTs that made nothing as far as is known"
         ),
         sa.Column(
-            "submitted_tick", sa.Float(), server_default="0", nullable=False, comment="keen_collections.answered_seconds by then"
+            "submitted_tick", sa.Float, server_default="0", nullable=False, comment="keen_collections.answered_seconds by then"
         ),
-        sa.Column(
-            "removed_at", sa.DateTime(timezone=True), nullable=True, comment="of a superseded landing: its file is gone or replaced"
-        ),
-        sa.Column("unproven", sa.Boolean(), server_default=sa.false(), nullable=False, comment="the file may be another's"),
-        sa.Column("claimed_by", sa.String(length=32), nullable=True, comment="the worker that is at it"),
+        sa.Column("removed_at", _INSTANT, comment="of a superseded landing: its file is gone or replaced"),
+        sa.Column("unproven", sa.Boolean, server_default=sa.false(), nullable=False, comment="the file may be another's"),
+        sa.Column("claimed_by", sa.String(32), comment="the worker that is at it"),
     ]
 
 
 def _make_tables() -> None:
     table = op.create_table(
         "keen_scopes",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("source", sa.String(length=512), nullable=False, comment="service and project"),
-        sa.Column("destination", sa.String(length=1024), nullable=False, comment="root URI of the files"),
-        sa.Column("name", sa.String(length=128), nullable=False, comment="of the definitions"),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_keen_scopes")),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("source", sa.String(512), nullable=False, comment="service and project"),
+        sa.Column("destination", sa.String(1024), nullable=False, comment="root URI of the files"),
+        sa.Column("name", sa.String(128), nullable=False, comment="of the definitions"),
+        sa.Column("created_at", _INSTANT, nullable=False),
         sa.UniqueConstraint("source", "destination", "name", name="uq_keen_scopes"),
         comment="whose entries there are; an empty source waits for the first pipeline that opens the ledger",
     )
@@ -101,55 +96,46 @@ def _make_tables() -> None:
     op.execute(made)
     op.create_table(
         "keen_workers",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("host", sa.String(length=256), nullable=False, comment="name, boot and process namespace of the machine"),
-        sa.Column("pid", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "process_started",
-            sa.String(length=64),
-            nullable=True,
-            comment="tells it from a later process with the same id; null where unknown",
-        ),
-        sa.Column("doing", sa.String(length=256), nullable=False),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("heartbeat_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_keen_workers")),
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("host", sa.String(256), nullable=False, comment="name, boot and process namespace of the machine"),
+        sa.Column("pid", sa.BigInteger, nullable=False),
+        sa.Column("process_started", sa.String(64), comment="tells it from a later process with the same id; null where unknown"),
+        sa.Column("doing", sa.String(256), nullable=False),
+        sa.Column("started_at", _INSTANT, nullable=False),
+        sa.Column("heartbeat_at", _INSTANT, nullable=False),
         comment="the processes that have claimed entries",
     )
     op.drop_table("keen_listings")
     op.create_table(
         "keen_collections",
-        sa.Column("scope_id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("collection", sa.String(length=256), nullable=False),
-        sa.Column("listed_at", sa.DateTime(timezone=True), nullable=True, comment="the last list call that was answered"),
+        sa.Column("scope_id", sa.Integer, autoincrement=False, primary_key=True),
+        sa.Column("collection", sa.String(256), primary_key=True),
+        sa.Column("listed_at", _INSTANT, comment="the last list call that was answered"),
         sa.Column(
-            "answered_seconds", sa.Float(), server_default="0", nullable=False, comment="how long list calls were answered, ever"
+            "answered_seconds", sa.Float, server_default="0", nullable=False, comment="how long list calls were answered, ever"
         ),
-        sa.Column("pending", sa.Text(), server_default="[]", nullable=False, comment="JSON array; extractions it found unfinished"),
-        sa.Column("problem", sa.Text(), nullable=True, comment="why nothing of the collection goes on; null once it does"),
-        sa.Column("problem_since", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("problem_until", sa.DateTime(timezone=True), nullable=True, comment="not tried before, where that is known"),
-        sa.PrimaryKeyConstraint("scope_id", "collection", name=op.f("pk_keen_collections")),
+        sa.Column("pending", sa.Text, server_default="[]", nullable=False, comment="JSON array; extractions it found unfinished"),
+        sa.Column("problem", sa.Text, comment="why nothing of the collection goes on; null once it does"),
+        sa.Column("problem_since", _INSTANT),
+        sa.Column("problem_until", _INSTANT, comment="not tried before, where that is known"),
         comment="what is known of a collection at its service",
     )
     # What they hold is a minute old at most.
     op.drop_table("keen_api_requests")
     op.create_table(
         "keen_api_requests",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("budget", sa.String(length=512), server_default="", nullable=False, comment="whose limit they count for"),
-        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_keen_api_requests")),
+        sa.Column("id", _NUMBER, primary_key=True),
+        sa.Column("budget", sa.String(512), server_default="", nullable=False, comment="whose limit they count for"),
+        sa.Column("sent_at", _INSTANT, nullable=False),
         comment="the last minute's requests, for the requests-per-minute limits",
     )
     op.create_index("ix_keen_api_requests_budget", "keen_api_requests", ["budget", "sent_at"])
     op.drop_table("keen_api_pauses")
     op.create_table(
         "keen_api_pauses",
-        sa.Column("name", sa.String(length=512), nullable=False, comment="the budget"),
-        sa.Column("until", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("refusals", sa.BigInteger(), server_default="0", nullable=False, comment="how often the service refused, ever"),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_keen_api_pauses")),
+        sa.Column("name", sa.String(512), primary_key=True, comment="the budget"),
+        sa.Column("until", _INSTANT, nullable=False),
+        sa.Column("refusals", sa.BigInteger, server_default="0", nullable=False, comment="how often the service refused, ever"),
         comment="nobody sends before this instant: the service refused a request",
     )
 
