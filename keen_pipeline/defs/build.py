@@ -85,7 +85,7 @@ def build_keen_definitions(
     _check_arguments(partitions_per_run=per_run, sensor_interval_seconds=sensor_interval_seconds)
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
-    submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
+    submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)

@@ -154,8 +154,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_GIVEN_UP}::test_so_does_the_night_when_the_sensor_finds_it",
     ),
     (
-        "keen_pipeline/defs/sensors/status.py",
-        '"asset_keys": {name: list(self.keys[name].path) for name in names if name in self.keys},',
+        "keen_pipeline/defs/jobs.py",
+        '"asset_keys": {name: list(key.path) for name, key in keys.items()},',
         '"asset_keys": {},',
         f"{_GIVEN_UP}::test_a_key_of_the_translators_holds_on_the_nightly_path_and_in_the_outbox",
     ),
@@ -200,8 +200,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/jobs.py",
-        "plain = next((when for when in by_time if when[0] == nightly), None)",
-        "plain = max(by_time, key=lambda when: len(by_time[when]), default=None)",
+        'return names.nightly if zone == (timezone or "UTC") else',
+        "return names.nightly if zone == collections[0].timezone else",
         f"{_NAMES}::test_a_schedule_that_is_on_keeps_its_name_when_collections_are_added",
     ),
     (

@@ -10,7 +10,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
-from keen_pipeline.defs.partitions import is_before_start, partitions_definition, when_landed
+from keen_pipeline.defs.partitions import fitting, is_before_start, when_landed
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.translator import COLLECTION_METADATA
 from keen_pipeline.errors import InvalidInputError
@@ -44,7 +44,8 @@ def unique_values_asset(
     `name`: of the definitions whose collection it is. `asset_key`: of the collection's files, if a translator changed it.
     `partitions_def`: of the list, by default the collection's own.
 
-    Raises InvalidInputError if the collection masks the property: its values must not be written anywhere.
+    Raises InvalidInputError if the collection masks the property, whose values must not be written anywhere, or if
+    `partitions_def` is of another granularity or zone than the collection.
 
     >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
     'keen/purchases/unique/body:currency'
@@ -72,7 +73,7 @@ def unique_values_asset(
         name=names.step(f"{collection.name} {property_name}", prefix="list_"),
         outs={"values": values_of},
         deps=[files],
-        partitions_def=(partitions_def or partitions_definition(collection)) if partitioned else None,
+        partitions_def=fitting(collection, partitions_def) if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run(),
         required_resource_keys=names.resources,
     )

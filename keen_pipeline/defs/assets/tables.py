@@ -10,7 +10,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
-from keen_pipeline.defs.partitions import partitions_definition, when_landed
+from keen_pipeline.defs.partitions import fitting, when_landed
 from keen_pipeline.errors import InvalidInputError, KeenPipelineError
 from keen_pipeline.pipeline.told import MOST_LINES
 from keen_pipeline.readers.types import TYPES, check_types
@@ -79,7 +79,7 @@ def table_asset(
     `automation_condition`: unless given, a partition is loaded when it has landed, or landed again, and its blocking checks passed.
     A run over a range of partitions loads one after the other; if one can't be loaded, the others are, and the run fails.
     `definitions`: the name of those whose collection it is; `asset_key`, `partitions_def`: of its files, if they are others.
-    Raises InvalidInputError for a name that can't be a table's.
+    Raises InvalidInputError for a name that can't be a table's, and for partitions of another granularity or zone.
 
     >>> asset = table_asset(Collection("purchases", "2026-01-01"))
     >>> asset.key.to_user_string()
@@ -95,7 +95,7 @@ def table_asset(
     @dg.asset(
         key=target,
         deps=[upstream],
-        partitions_def=partitions_def or partitions_definition(collection),
+        partitions_def=fitting(collection, partitions_def),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=condition,
         group_name=group_name or definitions,

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.jobs import landing_config
 from keen_pipeline.defs.names import Names, sensor_status, tags_identity
 from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import pipeline_of
@@ -137,18 +137,14 @@ class _Tick:
         return requests
 
     def _landing_run(self, entries: Sequence[Entry], key: str) -> dg.RunRequest:
-        names = sorted({e.request.collection for e in entries})
-        config = {
-            "entry_ids": [e.entry_id for e in entries],
-            "collections": [collection_to_wire(self.collections[name]) for name in names if name in self.collections],
-            "asset_keys": {name: list(self.keys[name].path) for name in names if name in self.keys},
-        }
+        known = [self.collections[n] for n in sorted({e.request.collection for e in entries}) if n in self.collections]
+        keys = {collection.name: self.keys[collection.name] for collection in known}
         first = self.collections.get(entries[0].request.collection)
         (op,) = self.job.graph.node_defs
         return dg.RunRequest(
             run_key=key,
             job_name=self.job.name,
-            run_config={"ops": {op.name: {"config": config}}},
+            run_config=landing_config(op, known, keys, [e.entry_id for e in entries]),
             tags=dict(first.run_tags) if first is not None else {},
         )
 
