@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.files import LandedFile, landed_files, refuse_mixed, refuse_outdated, require
-from keen_pipeline.readers.frames import KINDS, converter_of, holds_its_files, is_lazy
+from keen_pipeline.readers.frames import KINDS, converter_of
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.readers.types import check_types, known_words
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from keen_pipeline.ledger import SqlLedger
 
 Kind = TypeVar("Kind")
-# Scans whose copies lazy values read.
-_kept: list[Scan] = []
 
 
 class Missing(str, Enum):
@@ -129,15 +127,7 @@ class LandedReader:
             known = {**dict.fromkeys(columns, "string"), **known}
         words = _words(collection, columns, asked, known)
         scan = Scan(self._destination, list(files.values()), words)
-        try:
-            if each is None:
-                return convert(scan.of())
-            return {key: convert(scan.of(key)) for key in keys}
-        finally:
-            if not is_lazy(each or kind):
-                scan.close()
-            elif not holds_its_files(each or kind):
-                _kept.append(scan)
+        return convert(scan.of()) if each is None else {key: convert(scan.of(key)) for key in keys}
 
     def scan(self, collection: str, files: Sequence[LandedFile], *, types: Mapping[str, str] | None = None) -> Scan:
         """A dataset of landed files with the columns that they have; `types` as in `load`."""

@@ -122,7 +122,7 @@ class Part:
     """Some of a scan's files."""
 
     def __init__(self, scan: Scan, placed: Sequence[Placed]) -> None:
-        self._scan = scan
+        self.scan = scan
         self.schema: Any = scan.schema
         self.dataset: Any = _dataset(placed, scan.schema)
 
@@ -131,7 +131,7 @@ class Part:
         try:
             return self.dataset.to_table()
         except (pyarrow().ArrowInvalid, OSError) as error:
-            raise self._scan.explained(error) from None
+            raise self.scan.explained(error) from None
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """Record batches in the order of the files; memory is bounded by a few of them. Raises as `table` does."""
@@ -140,7 +140,7 @@ class Part:
         try:
             yield from self.dataset.scanner(columns=wanted, batch_size=BATCH_RECORDS, **ahead).to_batches()
         except (pyarrow().ArrowInvalid, OSError) as error:
-            raise self._scan.explained(error) from None
+            raise self.scan.explained(error) from None
 
 
 def _stored(file: LandedFile, path: str, names: Sequence[str]) -> Iterator[list[Any]]:
