@@ -228,7 +228,7 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
 
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """What the step of an asset does; override it to do something before or after."""
-        yield from run_assets(context, getattr(context.resources, self.name))
+        yield from run_assets(context)
 
     def _keen(self) -> KeenResource:
         return self.keen.resource() if self.keen is not None else KeenResource()

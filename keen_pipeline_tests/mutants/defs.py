@@ -107,8 +107,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/collections.py",
-        "hooks=options.hooks,\n        pool=options.pool,",
-        "pool=options.pool,",
+        '"retry_policy": retry_policy, "hooks": hooks}',
+        '"retry_policy": retry_policy}',
         f"{_EACH}::test_several_collections_in_one_step_of_the_users_own",
     ),
     (

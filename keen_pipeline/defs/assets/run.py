@@ -16,7 +16,7 @@ from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation
 from keen_pipeline.defs.reports.metadata import materializing_runs
 from keen_pipeline.defs.reports.reporter import NOT_COUNTED, Reporter
-from keen_pipeline.defs.resources import KeenResource, pipeline_of
+from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS
 from keen_pipeline.defs.translator import collection_of
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
@@ -62,7 +62,7 @@ class CsvAssetConfig(dg.Config):
     )
 
 
-def run_assets(context: dg.AssetExecutionContext, keen: KeenResource) -> Iterator[Any]:
+def run_assets(context: dg.AssetExecutionContext) -> Iterator[Any]:
     """The body of every step of ours; see `KeenResource.run`."""
     step = _Step(context)
     pipeline = pipeline_of(context.resources, step.name)

@@ -112,36 +112,25 @@ class Targets:
     def of(self, entry: Entry) -> AssetCheckEvaluationTargetMaterializationData | None:
         """The newest materialization of the entry's partition, None if it has none."""
         place = self._place(entry)
-        if place in self._unread or place not in self._known:
+        if place not in self._known:
             self._unread.add(place)
-            self._read()
+        if place in self._unread:
+            self._known.update(dict.fromkeys(self._unread))
+            for key in {key for key, _ in self._unread}:
+                partitions = sorted(partition for of, partition in self._unread if of == key)
+                for start in range(0, len(partitions), _READ_TOGETHER):
+                    self._read(key, partitions[start : start + _READ_TOGETHER])
+            self._unread.clear()
         return self._known[place]
 
-    def _read(self) -> None:
-        self._known.update(dict.fromkeys(self._unread))
-        by_asset: dict[dg.AssetKey, list[str]] = defaultdict(list)
-        for key, partition in sorted(self._unread):
-            by_asset[key].append(partition)
-        self._unread.clear()
-        for key, partitions in by_asset.items():
-            for start in range(0, len(partitions), _READ_TOGETHER):
-                self._read_some(key, partitions[start : start + _READ_TOGETHER])
-
-    def _read_some(self, key: dg.AssetKey, partitions: list[str]) -> None:
-        wanted, cursor = set(partitions), None
-        while wanted:
-            told = self._instance.fetch_materializations(
-                dg.AssetRecordsFilter(asset_key=key, asset_partitions=sorted(wanted)), limit=_READ_TOGETHER, cursor=cursor
+    def _read(self, key: dg.AssetKey, partitions: list[str]) -> None:
+        newest = self._instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(partitions))
+        wanted = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(newest.values()))
+        for record in self._instance.fetch_materializations(wanted, limit=len(newest)).records if newest else ():
+            assert record.partition_key is not None
+            self._known[key, record.partition_key] = AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
             )
-            for record in told.records:  # newest first
-                if record.partition_key in wanted:
-                    wanted.discard(record.partition_key)
-                    self._known[key, record.partition_key] = AssetCheckEvaluationTargetMaterializationData(
-                        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-                    )
-            if not told.has_more:
-                return
-            cursor = told.cursor
 
     def _place(self, entry: Entry) -> tuple[dg.AssetKey, str]:
         return self.keys[entry.request.collection], entry.request.partition_key
