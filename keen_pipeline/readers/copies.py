@@ -64,23 +64,23 @@ class LocalCopies:
         return str(path)
 
     def _itself(self, number: int, file: LandedFile) -> str:
-        if not Path(file.uri).is_file():
+        if not Path(file.landing.uri).is_file():
             raise gone(file)
-        _check_length(file, Path(file.uri).stat().st_size)
-        if file.encoding not in _ARROWS_SUFFIX:
-            return file.uri
-        self._path(number, file).symlink_to(Path(file.uri).absolute())
+        _check_length(file, Path(file.landing.uri).stat().st_size)
+        if file.request.encoding not in _ARROWS_SUFFIX:
+            return file.landing.uri
+        self._path(number, file).symlink_to(Path(file.landing.uri).absolute())
         return str(self._path(number, file))
 
     def _path(self, number: int, file: LandedFile) -> Path:
-        return self._folder / f"{number}.{_ARROWS_SUFFIX.get(file.encoding, file.encoding.value)}"
+        return self._folder / f"{number}.{_ARROWS_SUFFIX.get(file.request.encoding, file.request.encoding.value)}"
 
     def _copy(self, number: int, file: LandedFile) -> str:
         path = self._path(number, file)
-        with readable(file), self._destination.open(file.uri) as source:
+        with readable(file), self._destination.open(file.landing.uri) as source:
             _check_length(file, source.seek(0, os.SEEK_END))
             source.seek(0)
-            if file.encoding is Encoding.PARQUET:
+            if file.request.encoding is Encoding.PARQUET:
                 self._copy_columns(source, path)
             else:
                 with path.open("wb") as target:
@@ -115,9 +115,9 @@ def readable(file: LandedFile) -> Iterator[None]:
 
 
 def _check_length(file: LandedFile, length: int) -> None:
-    if length != file.stored_bytes:
+    if length != file.landing.stored_bytes:
         raise ConfigurationError(
-            f"{_name(file)} has {length} bytes, {file.stored_bytes} landed: it has just landed again, or was changed; "
+            f"{_name(file)} has {length} bytes, {file.landing.stored_bytes} landed: it has just landed again, or was changed; "
             "read it again, or materialize the partition"
         )
 
@@ -128,4 +128,4 @@ def gone(file: LandedFile) -> ConfigurationError:
 
 
 def _name(file: LandedFile) -> str:
-    return f"{file.collection}[{file.partition_key}]: {file.uri}"
+    return f"{file.request}: {file.landing.uri}"

@@ -67,7 +67,7 @@ class TableLoader:
         file = self._reader.files(self._collection, [partition_key]).get(partition_key)
         if file is None:  # nothing is wanted of it, as before the start date
             return LoadedPartition(0, 0, (), (), 0.0)
-        names = column_names(self._collection, file.columns)
+        names = column_names(self._collection, file.landing.columns)
         with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
             pipeline = _pipeline(self._place, folder)
             with self._place.locked(pipeline), pipeline.destination_client() as client:
