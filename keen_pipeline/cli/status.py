@@ -16,7 +16,7 @@ from rich.table import Table
 from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, print_json, show
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import latest_partition, partition_for_key
@@ -65,8 +65,7 @@ def command(collection: str | None, as_json: bool) -> None:
     for title in ("collection", "landed", "newest", "missing", "open", "given up"):
         table.add_column(title, overflow="fold")  # a phone's terminal cuts nothing off
     for one, found in rows:
-        missing = len(found.gaps) + len(found.outdated)
-        counts = (missing, openly[one.name], len(found.given_up))
+        counts = (len(found.gaps) + len(found.outdated), openly[one.name], len(found.given_up))
         table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
     show(f"{ledger.scope}", table)
     if not rows:
@@ -126,15 +125,10 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
     name = shlex.quote(collection.name)
     for line in in_few_lines(open_, waiting):
         show(f"{collection.name} waits: {line}")
-    if found.gaps:
-        first, last = found.gaps[0], found.gaps[-1]
-        show(f"{collection.name} lacks {few(found.gaps, ', ')}: keen-pipeline backfill {name} --from {first} --to {last}")
-    if found.outdated:
-        first, last = found.outdated[0], found.outdated[-1]
-        show(
-            f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
-            f"keen-pipeline backfill {name} --from {first} --to {last}"
-        )
+    for what, keys in (("lacks ", found.gaps), ("has files that another configuration made, ", found.outdated)):
+        if keys:
+            command = f"keen-pipeline backfill {name} --from {keys[0]} --to {keys[-1]}"
+            show(f"{collection.name} {what}{few(keys, ', ')}: {command}")
     for status in dict.fromkeys(state.status for state in found.given_up):
         ended = [(collection.name, s.key, s.error or "no reason was noted", "retry") for s in found.given_up if s.status is status]
         groups = by_cause(ended)
@@ -158,7 +152,8 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     (chosen,) = configured(settings, [collection])
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     with as_usage():
-        requests = _requests(ledger, chosen, partitions, settings.mask_key)
+        wanted = [partition_for_key(chosen, key, ledger.clock.now()) for key in dict.fromkeys(partitions)]
+    requests = [partition_request(chosen, partition, mask_key=settings.mask_key) for partition in wanted]
     check_mask_key(requests, settings.mask_key)
     # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
     states = {state.key: state.status for state in ledger.partitions(collection)}
@@ -194,10 +189,3 @@ def cancel(collection: str, partitions: tuple[str, ...]) -> None:
     chosen = [open_[key].entry_id for key in partitions or open_]
     cancelled = ledger.cancel(chosen, "cancelled by `keen-pipeline cancel`")
     show(f"{len(cancelled)} cancelled; `keen-pipeline retry` asks for them again")
-
-
-def _requests(ledger: SqlLedger, collection: Collection, keys: tuple[str, ...], mask_key: bytes | None) -> list[ExtractionRequest]:
-    now = ledger.clock.now()
-    return [
-        partition_request(collection, partition_for_key(collection, key, now), mask_key=mask_key) for key in dict.fromkeys(keys)
-    ]

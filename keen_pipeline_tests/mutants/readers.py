@@ -102,7 +102,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/tables/load.py",
-        'f"{SOURCE_COLUMN} = {_literal(self._source)} AND {PARTITION_COLUMN}',
+        'f"{SOURCE_COLUMN} = {_literal(self.source)} AND {PARTITION_COLUMN}',
         'f"{PARTITION_COLUMN}',
         f"{_TABLES}::test_two_collections_in_one_table_stand_side_by_side[sqlite]",
     ),
@@ -120,7 +120,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/tables/load.py",
-        "yield _with_marks(scan.schema.empty_table(), columns, self._source, partition_key)  # also for no event",
+        "yield _with_marks(scan.schema.empty_table(), columns, self.source, partition_key)  # also for no event",
         "pass",
         f"{_TABLES}::test_an_emptied_partition_loses_its_rows_and_no_other_does[sqlite]",
     ),

@@ -7,13 +7,13 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.assets.partitions import one_by_one
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, is_before_start, when_landed
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.translator import COLLECTION_METADATA
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import InvalidInputError, PermanentError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline.told import shortened
@@ -78,31 +78,22 @@ def unique_values_asset(
         required_resource_keys=names.resources,
     )
     def list_values(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-        yield from _listed(context, name, key, collection, property_name, partitioned=partitioned)
-        yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
+        pipeline = pipeline_of(context.resources, name)
+
+        def made(partition: str) -> dict[str, Any]:
+            values: list[Any] = []
+            if not partitioned or not is_before_start(collection, partition):
+                window = partition_for_key(collection, partition, pipeline.clock.now()).timeframe if partitioned else None
+                values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+            return _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
+
+        if partitioned:
+            # What says nothing of one partition, as a service that is away, would say so of each.
+            yield from one_by_one(context, key, "listed", made, PermanentError)
+        else:
+            yield dg.MaterializeResult(asset_key=key, metadata=made(LATEST))
 
     return list_values
-
-
-def _listed(
-    context: dg.AssetExecutionContext,
-    name: str,
-    key: dg.AssetKey,
-    collection: Collection,
-    property_name: str,
-    *,
-    partitioned: bool,
-) -> Iterator[dg.AssetMaterialization]:
-    """One list after the other: asked for, and written."""
-    pipeline = pipeline_of(context.resources, name)
-    now = pipeline.clock.now()
-    for partition in context.partition_keys if partitioned else [LATEST]:
-        values: list[Any] = []
-        if not partitioned or not is_before_start(collection, partition):
-            window = partition_for_key(collection, partition, now).timeframe if partitioned else None
-            values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-        metadata = _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
-        yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=metadata)
 
 
 def _written(uri: str, values: list[Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.partitions import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation
@@ -47,9 +47,6 @@ PROGRESS_SECONDS = 10.0
 _POSTING_SECONDS = 30.0
 # How often a step keeps the sensor from landing what the next steps of its run are going to: more often than the sensor ticks.
 _KEEPING_SECONDS = 10.0
-# Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
-# key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
-NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 
 
 class CsvAssetConfig(dg.Config):
@@ -188,7 +185,7 @@ def _requests(
     """What to ask for, and the partitions from before the collection's start date, which another collection's range has."""
     now = pipeline.clock.now()
     before = [key for key in partition_keys if is_before_start(collection, key)]
-    wanted = [partition_for_key(collection, key, now) for key in partition_keys if key not in set(before)]
+    wanted = [partition_for_key(collection, key, now) for key in partition_keys if not is_before_start(collection, key)]
     return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted], before
 
 

@@ -7,12 +7,11 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.assets.partitions import one_by_one
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, when_landed
-from keen_pipeline.errors import InvalidInputError, KeenPipelineError
-from keen_pipeline.pipeline.told import MOST_LINES
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.readers.types import TYPES, check_types
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.tables import LoadedPartition, TableLoader, TablePlace, place_of_destination, place_of_url
@@ -110,27 +109,9 @@ def table_asset(
         database: TableDatabase = getattr(context.resources, DATABASE)
         source = upstream.to_user_string()
         loader = TableLoader(database.open(), reader.open(collection), collection.name, name, source=source, types=wanted)
-        yield from _loaded(context, loader, target)
-        yield dg.MaterializeResult(metadata=NO_SECOND_MATERIALIZATION)
+        yield from one_by_one(context, target, "loaded", lambda partition: _metadata(name, loader.load(partition)))
 
     return load_table
-
-
-def _loaded(context: dg.AssetExecutionContext, loader: TableLoader, key: dg.AssetKey) -> Iterator[dg.AssetMaterialization]:
-    """One partition after the other; raises Failure at the end if one can't be loaded."""
-    failed: list[str] = []
-    for partition in context.partition_keys:
-        try:
-            loaded = loader.load(partition)
-        except KeenPipelineError as error:
-            context.log.error("%s", error)  # noqa: TRY400 - the message says it; a stack would tell nothing more
-            failed.append(str(error))
-        else:
-            yield dg.AssetMaterialization(key, partition=partition, metadata=_metadata(loader.table, loaded))
-    if failed:
-        more = [f"and {len(failed) - MOST_LINES} more, see the log"] if len(failed) > MOST_LINES else []
-        said = " | ".join([*failed[:MOST_LINES], *more])
-        raise dg.Failure(f"{len(failed)} of {len(context.partition_keys)} partitions not loaded: {said}")
 
 
 def _checked(collection: str, types: Mapping[str, str]) -> Mapping[str, str]:

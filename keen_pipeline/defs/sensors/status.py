@@ -5,6 +5,7 @@ import math
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -64,20 +65,16 @@ def extraction_status_sensor(
     return extraction_status
 
 
+@dataclass(frozen=True)
 class _Tick:
     """One tick: poll, post, and ask for runs."""
 
-    def __init__(
-        self,
-        context: dg.SensorEvaluationContext,
-        pipeline: Pipeline,
-        names: Names,
-        job: dg.JobDefinition,
-        collections: Mapping[str, Collection],
-        keys: Keys,
-    ) -> None:
-        self.context, self.pipeline, self.names, self.job = context, pipeline, names, job
-        self.collections, self.keys = collections, keys
+    context: dg.SensorEvaluationContext
+    pipeline: Pipeline
+    names: Names
+    job: dg.JobDefinition
+    collections: Mapping[str, Collection]
+    keys: Keys
 
     def run(self, per_run: int) -> list[dg.RunRequest] | dg.SkipReason:
         """The runs to ask for, or why there is none."""
@@ -97,14 +94,11 @@ class _Tick:
         if not finished:
             still = sum(entry.status is Status.SUBMITTED for entry in waiting) - len(polled.completed)
             return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service")
-        room = MAX_WAITING_RUNS - self._queued()
+        queued = dg.RunsFilter(job_name=self.job.name, statuses=[dg.DagsterRunStatus.QUEUED])
+        room = MAX_WAITING_RUNS - context.instance.get_runs_count(queued)
         if room <= 0:
             return dg.SkipReason(f"{len(finished)} finished, and {MAX_WAITING_RUNS} landing runs wait for a worker already")
         return self._landing_runs(finished, per_run, room) or dg.SkipReason("what has finished is being landed by others")
-
-    def _queued(self) -> int:
-        statuses = [dg.DagsterRunStatus.QUEUED]
-        return self.context.instance.get_runs_count(dg.RunsFilter(job_name=self.job.name, statuses=statuses))
 
     def _finished(self) -> list[Entry]:
         """What a run has to do something about and none does, oldest first."""
