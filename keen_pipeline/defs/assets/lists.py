@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.partitions import one_by_one
+from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, is_before_start, when_landed

@@ -10,7 +10,7 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.partitions import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.assets.one_by_one import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.partitions import one_by_one
+from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, when_landed
