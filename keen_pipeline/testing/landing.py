@@ -227,7 +227,6 @@ def _field(value: object) -> str:
 
 
 def _word(name: str, value: object) -> str:
-    """Keen's type of a value."""
     return "datetime" if name == _TIMESTAMP else _WORDS.get(encode_value(value)[0], "num")
 
 

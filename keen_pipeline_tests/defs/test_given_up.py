@@ -21,10 +21,10 @@ from keen_pipeline import (
 )
 from keen_pipeline.collection import CountPolicy
 from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.reports.checks import Targets
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.defs.test_nightly import LAND, SUBMIT, land_all, nightly_config, tick_until_runs
 
@@ -197,11 +197,11 @@ def test_a_key_of_the_translators_holds_on_the_nightly_path_and_in_the_outbox(
     moved.run(SUBMIT, nightly_config(moved))
     request = tick_until_runs(moved)
 
-    def dies(self: SqlLedger, entry_ids: object) -> None:
+    def dies(self: Targets, entry: object) -> None:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:  # dies after its first event and before the ledger knows of it
-        patch.setattr(SqlLedger, "reported", dies)
+        patch.setattr(Targets, "landed", dies)
         assert not moved.run(LAND, dict(request.run_config)).success
     skipped: list[str | None] = []
     while moved.ledger.open_entries() or moved.ledger.outbox():

@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from keen_pipeline.defs.reports import reporter
+from keen_pipeline.defs.reports.checks import Targets
 from keen_pipeline.extraction import Status
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place, night
 
 SUBMIT = "keen_submit_extractions"
@@ -113,12 +113,12 @@ def test_a_landing_that_nobody_reported_is_reported_once_by_the_next_run(
     # The run dies after the event of its first landing went out and before the ledger knew it.
     calls: list[object] = []
 
-    def dies(self: SqlLedger, entry_ids: object) -> None:
-        calls.append(entry_ids)
+    def dies(self: Targets, entry: object) -> None:
+        calls.append(entry)
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqlLedger, "reported", dies)
+        patch.setattr(Targets, "landed", dies)
         assert not place.run(LAND, dict(request.run_config)).success
     assert len(calls) == 1
     assert place.ledger.outbox() != []

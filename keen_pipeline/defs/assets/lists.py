@@ -97,7 +97,6 @@ def unique_values_asset(
 
 
 def _written(uri: str, values: list[Any]) -> dict[str, Any]:
-    """What is told of a list."""
     return {
         "keen/values": len(values),
         "keen/preview": dg.MetadataValue.json([_shown(value) for value in values[:PREVIEWED]]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
@@ -22,7 +23,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
 from keen_pipeline.pipeline.freshness import Freshness, freshness
 from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, lost_events, usual_events
-from keen_pipeline.pipeline.told import by_cause
+from keen_pipeline.pipeline.told import by_cause, shortened
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -32,7 +33,7 @@ COMPLETE = "complete"
 SCHEMA = "schema_drift"
 SIZE = "unexpected_size"
 FRESH = "fresh"
-# Partitions that one result lists; its description says how many there are.
+# Partitions or columns that one result lists; its description says how many there are, or begins with them.
 _MOST_LISTED = 1000
 # Partitions whose materializations one query of the event log asks for: bounds its parameters and its answer.
 _READ_TOGETHER = 200
@@ -203,12 +204,12 @@ def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequ
         entry,
         policy,
         not drift,
-        f"against {compared_with}: {drift}",
+        shortened(f"against {compared_with}: {drift}"),
         columns=columns,
         compared_with=compared_with,
-        added=list(drift.added) or None,
-        removed=list(drift.removed) or None,
-        retyped={name: list(words) for name, words in (drift.retyped or {}).items()} or None,
+        added=list(drift.added[:_MOST_LISTED]) or None,
+        removed=list(drift.removed[:_MOST_LISTED]) or None,
+        retyped={name: list(words) for name, words in islice((drift.retyped or {}).items(), _MOST_LISTED)} or None,
     )
 
 

@@ -305,7 +305,6 @@ def _causes(story: str) -> list[str]:
 
 
 def _story(failed: Sequence[dg.DagsterEvent]) -> str:
-    """What the failed steps said."""
     said: list[str] = []
     for event in failed:
         data = event.step_failure_data
