@@ -130,6 +130,24 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_NAMES}::test_two_collections_of_one_key_are_refused_unless_a_translator_tells_them_apart",
     ),
     (
+        "keen_pipeline/defs/reports/reporter.py",
+        "        self._landed[entry.request.path] = entry\n",
+        "        self._landed[entry.request.path] = entry\n        self._pipeline.ledger.reported([entry.entry_id])\n",
+        f"{_TESTS}/test_nightly.py::test_a_run_that_dies_before_its_checks_leaves_them_to_the_next",
+    ),
+    (
+        "keen_pipeline/defs/partitions.py",
+        " or _windows(given) != _windows(own):",
+        ":",
+        f"{_NAMES}::test_partitions_whose_keys_stand_for_other_times_are_refused",
+    ),
+    (
+        "keen_pipeline/defs/jobs.py",
+        "return _job(names, names.materialize_job, said, op, landing_config(op, collections, keys))",
+        "return _job(names, names.materialize_job, said, op, landing_config(op, [], {}))",
+        f"{_GIVEN_UP}::test_a_landing_run_that_a_person_launches_tells_the_assets_and_their_checks",
+    ),
+    (
         "keen_pipeline/defs/jobs.py",
         "default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else nightly",
         "default = nightly",

@@ -8,6 +8,8 @@ _TABLE_NAMES = "keen_pipeline_tests/defs/test_table_names.py"
 _TESTING = "keen_pipeline_tests/test_testing.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
+    ("keen_pipeline/readers/copies.py", " or [schema.field(0)])", ")", f"{_FRAMES} -k without_any"),
+    ("keen_pipeline/readers/frames.py", "weakref.finalize(part.dataset, id, part.scan)", "", f"{_FRAMES} -k copies_go"),
     (
         "keen_pipeline/readers/reader.py",
         "if file.fingerprint != wanted[key]]",

@@ -192,6 +192,13 @@ def test_file_that_is_gone_is_said_so(tmp_path: Path) -> None:
         landed.reader.load("visits", KEYS, pl.LazyFrame)
 
 
+def test_a_day_without_any_of_the_wanted_columns_has_its_events(landed: KeenLanding) -> None:
+    table = landed.reader.load("visits", KEYS[17:20], pa.Table, columns=["body:coupon:code"])  # which comes with the last day
+    assert (table.num_rows, table.column(0).null_count) == (3 * PER_DAY, 2 * PER_DAY)
+    days = landed.reader.load("visits", KEYS[17:20], dict[str, pl.LazyFrame], columns=["body:coupon:code"])
+    assert [frame.collect().height for frame in days.values()] == [PER_DAY] * 3
+
+
 @pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.PARQUET])
 @pytest.mark.parametrize("storage", ["local", "s3"])
 def test_file_that_is_not_the_one_that_landed_gives_no_fewer_events(
