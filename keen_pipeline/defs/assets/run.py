@@ -200,14 +200,14 @@ def _others_of_the_run(
     context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]
 ) -> tuple[list[Collection], bool]:
     """The collections of the same definitions that other steps of this run are going to land, and whether one of those is over."""
-    selection = context.run.asset_selection or frozenset()
-    graph = context.job_def.asset_layer.asset_graph if selection else None
+    layer = context.job_def.asset_layer
+    # A run of a whole job has no selection of its own.
+    selection = frozenset(context.run.asset_selection or layer.selected_asset_keys)
     others: dict[str, list[Collection]] = {}
     for key in sorted(selection - set(own.values())):
-        node = graph.get(key) if graph is not None and graph.has(key) else None
-        spec = node.to_asset_spec() if node is not None else None
-        if node is not None and spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
-            collection = collection_of(spec.metadata)
+        node = layer.get(key) if layer.has(key) else None
+        if node is not None and node.metadata.get(DEFINITIONS_TAG) == name:
+            collection = collection_of(node.metadata)
             others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
     stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
     ended = {one.step_key for one in stats if one.end_time is not None}
