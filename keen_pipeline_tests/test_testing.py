@@ -103,6 +103,15 @@ def test_hours_other_encodings_and_a_second_landing(tmp_path: Path) -> None:
     assert frame["body:n"].to_list() == [2]
 
 
+def test_more_events_than_a_partition_has_seconds_lie_in_it(tmp_path: Path) -> None:
+    hourly = Collection("clicks", "2026-01-01", granularity=Granularity.HOURLY)
+    landing = KeenLanding(tmp_path)
+    landing.land(hourly, {"2026-01-01-05:00": [{"n": n} for n in range(4000)]})
+    times = landing.reader.load("clicks", "2026-01-01-05:00", pd.DataFrame)["header:timestamp"]
+    assert times.is_monotonic_increasing
+    assert (len(times.unique()), times.min().hour, times.max().hour) == (4000, 5, 5)
+
+
 def test_definitions_of_another_name(tmp_path: Path) -> None:
     landing = KeenLanding(tmp_path, name="shop")
     landing.land("purchases", {"2026-01-01": [{"n": 1}, {"n": 2}]})

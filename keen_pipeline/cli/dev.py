@@ -167,6 +167,5 @@ def _shows_ours() -> bool:
 
 
 def _is_new(settings: Settings) -> bool:
-    """Whether nothing was ever asked for here."""
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     return not ledger.open_entries() and not ledger.landed_collections()

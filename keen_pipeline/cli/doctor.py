@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import smtplib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -21,7 +20,7 @@ from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.manifests import all_of
-from keen_pipeline.pipeline.told import by_cause, is_unknown_collection
+from keen_pipeline.pipeline.told import Group, by_cause, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
@@ -183,12 +182,12 @@ def _partitions(settings: Settings) -> str:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     wrong, landed = [], 0
     for collection in configured_collections(settings):
-        found, name = coverage(ledger, collection, ledger.clock.now(), mask_key=settings.mask_key), shlex.quote(collection.name)
+        found = coverage(ledger, collection, ledger.clock.now(), mask_key=settings.mask_key)
         landed += found.landed
         for what, keys in (("without a file", found.gaps), ("out of date or unproven", found.outdated)):
             if keys:
-                span = f"--from {keys[0]} --to {keys[-1]}"
-                wrong.append(f"{collection.name} has {len(keys)} partitions {what}: keen-pipeline backfill {name} {span}")
+                command = Group(collection.name, keys, "", "backfill").command
+                wrong.append(f"{collection.name} has {len(keys)} partitions {what}: {command}")
         abandoned = [s for s in found.given_up if s.status is Status.ABANDONED]
         for group in by_cause((collection.name, s.key, s.error or "", "retry") for s in abandoned):
             mend = "see names above" if is_unknown_collection(group.reason) else group.command

@@ -16,7 +16,7 @@ from rich.table import Table
 from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, print_json, show
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import latest_partition, partition_for_key
@@ -24,7 +24,7 @@ from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.pipeline.requests import check_mask_key
-from keen_pipeline.pipeline.told import MOST_NAMED, by_cause, few, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, Group, by_cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -65,8 +65,7 @@ def command(collection: str | None, as_json: bool) -> None:
     for title in ("collection", "landed", "newest", "to extract", "open", "given up"):
         table.add_column(title, overflow="fold")  # a phone's terminal cuts nothing off
     for one, found in rows:
-        to_extract = len(found.gaps) + len(found.outdated)
-        counts = (to_extract, openly[one.name], len(found.given_up))
+        counts = (len(found.gaps) + len(found.outdated), openly[one.name], len(found.given_up))
         table.add_row(one.name, f"{found.landed} of {found.due}", found.newest or "-", *map(str, counts))
     show(f"{ledger.scope}", table)
     if not rows:
@@ -76,7 +75,7 @@ def command(collection: str | None, as_json: bool) -> None:
     new = [c for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
     if new and (newest := latest_partition(new[0], now)) is not None:
         show(f"nothing has landed yet of {few([c.name for c in new], ', ')}: the nightly job lands the last days; to land some now")
-        show(f"  keen-pipeline backfill {shlex.quote(new[0].name)} --from {newest.key} --to {newest.key}")
+        show(f"  {Group(new[0].name, (newest.key,), '', 'backfill').command}")
     for name, landed, still in left:
         if still:
             show(f"{name} is not configured, and {len(still)} of it are open: keen-pipeline cancel {shlex.quote(name)}")
@@ -124,18 +123,11 @@ def _open_json(entry: Entry, waiting: dict[int, Waiting]) -> dict[str, Any]:
 
 
 def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], waiting: dict[int, Waiting]) -> None:
-    name = shlex.quote(collection.name)
     for line in in_few_lines(open_, waiting):
         show(f"{collection.name} waits: {line}")
-    if found.gaps:
-        first, last = found.gaps[0], found.gaps[-1]
-        show(f"{collection.name} lacks {few(found.gaps, ', ')}: keen-pipeline backfill {name} --from {first} --to {last}")
-    if found.outdated:
-        first, last = found.outdated[0], found.outdated[-1]
-        show(
-            f"{collection.name} has files that another configuration made, {few(found.outdated, ', ')}: "
-            f"keen-pipeline backfill {name} --from {first} --to {last}"
-        )
+    for what, keys in (("lacks ", found.gaps), ("has files that another configuration made, ", found.outdated)):
+        if keys:
+            show(f"{collection.name} {what}{few(keys, ', ')}: {Group(collection.name, keys, '', 'backfill').command}")
     if found.strays:
         show(
             f"{collection.name} has files of partitions that its configuration doesn't have any more, {few(found.strays, ', ')}: "
@@ -164,7 +156,8 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     (chosen,) = configured(settings, [collection])
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     with as_usage():
-        requests = _requests(ledger, chosen, partitions, settings.mask_key)
+        wanted = [partition_for_key(chosen, key, ledger.clock.now()) for key in dict.fromkeys(partitions)]
+    requests = [partition_request(chosen, partition, mask_key=settings.mask_key) for partition in wanted]
     check_mask_key(requests, settings.mask_key)
     # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
     states = {state.key: state.status for state in ledger.partitions(collection)}
@@ -200,10 +193,3 @@ def cancel(collection: str, partitions: tuple[str, ...]) -> None:
     chosen = [open_[key].entry_id for key in partitions or open_]
     cancelled = ledger.cancel(chosen, "cancelled by `keen-pipeline cancel`")
     show(f"{len(cancelled)} cancelled; `keen-pipeline retry` asks for them again")
-
-
-def _requests(ledger: SqlLedger, collection: Collection, keys: tuple[str, ...], mask_key: bytes | None) -> list[ExtractionRequest]:
-    now = ledger.clock.now()
-    return [
-        partition_request(collection, partition_for_key(collection, key, now), mask_key=mask_key) for key in dict.fromkeys(keys)
-    ]

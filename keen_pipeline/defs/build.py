@@ -10,7 +10,8 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire, parse_collections
-from keen_pipeline.defs.assets.collections import StepOptions, collection_assets
+from keen_pipeline.defs.assets.collections import collection_assets
+from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
 from keen_pipeline.defs.jobs import materialize_csvs_job, nightly_schedules, submit_extractions_job
 from keen_pipeline.defs.names import Names, sensor_status
@@ -57,7 +58,7 @@ def build_keen_definitions(
     retry_policy: dg.RetryPolicy | None = None,
     hooks: set[dg.HookDefinition] | None = None,
     op_tags: Mapping[str, Any] | None = None,
-    execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] | None = None,
+    execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] = run_assets,
 ) -> dg.Definitions:
     """Everything for some collections: assets, ops in jobs, nightly schedules, the status sensor, the resources.
 
@@ -85,28 +86,23 @@ def build_keen_definitions(
     _check_arguments(partitions_per_run=per_run, sensor_interval_seconds=sensor_interval_seconds)
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
-    submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names)
+    submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
+    if downstream:
+        how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
+        sensors.append(dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how))
     notifications = configured_notifications(notifications)
     sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone, running=running) if notifications else []
     return dg.Definitions(
-        assets=collection_assets(collections, specs, names, StepOptions(per_run, pool, retry_policy, hooks, op_tags), execute),
+        assets=collection_assets(
+            collections, specs, names, per_run, op_tags, execute, pool=pool, retry_policy=retry_policy, hooks=hooks
+        ),
         jobs=[submit_job, landing_job],
         schedules=nightly_schedules(names, submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running),
         sensors=sensors,
         resources=keen_resources(names, keen, ledger, destination, notifications),
     )
-
-
-def _downstream_sensors(
-    names: Names, target: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
-) -> list[dg.SensorDefinition]:
-    if not target:
-        return []
-    how: dict[str, Any] = {"minimum_interval_seconds": interval_seconds, "default_status": sensor_status(running)}
-    return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
 
 
 def _check(collections: Sequence[Collection]) -> None:

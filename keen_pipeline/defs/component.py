@@ -33,8 +33,9 @@ from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME
 
 _HINTS = get_type_hints(Collection)
-# The attributes of the collections file, from the one place that knows them; a template may stand for each.
-_ATTRIBUTES: dict[str, Any] = {f.name: (_HINTS[f.name] | str | None, None) for f in fields(Collection)}
+# The attributes of the collections file, from the one place that knows them; a template may stand for each, and YAML reads `off`
+# as false.
+_ATTRIBUTES: dict[str, Any] = {f.name: (_HINTS[f.name] | str | bool | None, None) for f in fields(Collection)}
 _REQUIRED: dict[str, Any] = {"name": (str, ...)}
 _TEMPLATE = re.compile(r"""\{\{\s*env(?:\.|\((['"]))(\w+)(?:\1\))?\s*\}\}""")
 _STRICT = ConfigDict(extra="forbid")
@@ -227,7 +228,7 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
 
     def execute(self, context: dg.AssetExecutionContext) -> Iterator[Any]:
         """What the step of an asset does; override it to do something before or after."""
-        yield from run_assets(context, getattr(context.resources, self.name))
+        yield from run_assets(context)
 
     def _keen(self) -> KeenResource:
         return self.keen.resource() if self.keen is not None else KeenResource()

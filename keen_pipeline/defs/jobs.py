@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -26,13 +26,29 @@ def submit_extractions_job(names: Names, collections: Sequence[Collection]) -> d
     return _job(names, names.submit_job, said, op, _submit_config(op, collections))
 
 
-def materialize_csvs_job(names: Names) -> dg.JobDefinition:
-    """`{name}_materialize_csvs`: lands what has finished, one run for any number of collections and partitions."""
+def materialize_csvs_job(names: Names, collections: Sequence[Collection], keys: Mapping[str, dg.AssetKey]) -> dg.JobDefinition:
+    """`{name}_materialize_csvs`: lands what has finished, one run for any number of collections and partitions.
+
+    A person who launches it from the UI without a config lands whatever has finished, with the checks and the keys of the assets.
+    """
     said = f"Lands every finished extraction and reports it; asked for by the sensor {names.status_sensor}."
-    return _job(names, names.materialize_job, said, materialize_csvs_op(names.name))
+    op = materialize_csvs_op(names.name)
+    return _job(names, names.materialize_job, said, op, landing_config(op, collections, keys))
 
 
-def _job(names: Names, name: str, said: str, op: dg.OpDefinition, config: dict[str, Any] | None = None) -> dg.JobDefinition:
+def landing_config(
+    op: dg.NodeDefinition, collections: Sequence[Collection], keys: Mapping[str, dg.AssetKey], entry_ids: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The config of one run of the landing job."""
+    config = {
+        "entry_ids": list(entry_ids),
+        "collections": [collection_to_wire(c) for c in collections],
+        "asset_keys": {name: list(key.path) for name, key in keys.items()},
+    }
+    return {"ops": {op.name: {"config": config}}}
+
+
+def _job(names: Names, name: str, said: str, op: dg.OpDefinition, config: dict[str, Any]) -> dg.JobDefinition:
     graph = dg.GraphDefinition(name, description=said, node_defs=[op])
     return graph.to_job(config=config, executor_def=dg.in_process_executor, tags={DEFINITIONS_TAG: names.name})
 
@@ -55,7 +71,6 @@ def nightly_schedules(
 ) -> list[dg.ScheduleDefinition]:
     """One schedule for all collections that are asked for at the same time; the tick's own time says which partitions are due.
 
-    That of the first collection without a time of its own has the plain name, the others have their cron and zone in theirs.
     `cron`: of those without a cron of their own that are not hourly (01:00 by default); `timezone`: in which every cron is read, by
     default each collection's own, so that its day is over by then. Raises InvalidInputError naming a wrong cron or zone.
     """
@@ -64,10 +79,14 @@ def nightly_schedules(
     for collection in collections:
         default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else nightly
         by_time.setdefault((collection.cron or default, timezone or collection.timezone), []).append(collection)
-    # Dagster keeps by the name whether a schedule is on: a collection that comes later must not take it away.
-    plain = next((when for when in by_time if when[0] == nightly), None)
-    named = {when: names.nightly if when == plain else f"{names.nightly}_{identifier(' '.join(when))}" for when in by_time}
-    return [_schedule(named[when], job, members, *when, running=running) for when, members in by_time.items()]
+
+    def name_of(when: str, zone: str) -> str:
+        # Dagster keeps by the name whether a schedule is on, so no collection that comes, goes or moves may change it.
+        if when != nightly:
+            return f"{names.nightly}_{identifier(f'{when} {zone}')}"
+        return names.nightly if zone == (timezone or "UTC") else f"{names.nightly}_{identifier(zone)}"
+
+    return [_schedule(name_of(*when), job, members, *when, running=running) for when, members in by_time.items()]
 
 
 def _schedule(

@@ -1,6 +1,6 @@
 """The ops. They know their collections by config, and their resources by the definitions' name, so they work in any graph."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -135,14 +135,16 @@ class _LandingRun:
     def __init__(self, context: dg.OpExecutionContext, pipeline: Pipeline, config: MaterializeCsvConfig, names: Names) -> None:
         self.context, self.pipeline, self.ledger, self.config = context, pipeline, pipeline.ledger, config
         self.collections = {c.name: c for c in parse_collections(config.collections)}
-        self.keys = _Keys(names, config.asset_keys)
+        self.wanted = self._wanted()
+        self.keys = {e.request.collection: names.asset_key(e.request.collection) for e in self.wanted}
+        self.keys |= {name: dg.AssetKey(path) for name, path in config.asset_keys.items()}
         self.reporter = Reporter(context, pipeline, self.keys)
 
     def events(self) -> Iterator[Any]:
         """Materializations and checks; raises Failure at the end, naming each partition that has no attempt left and why."""
         reporter = self.reporter
         with self.pipeline.working(f"run {self.context.run.run_id[:8]}, landing") as worker:
-            claimed = self.ledger.claim(self._wanted(), worker.id)
+            claimed = self.ledger.claim([e.entry_id for e in self.wanted], worker.id)
             for entry in claimed:
                 if entry.status is Status.ABANDONED:
                     yield from reporter.given_up(entry)
@@ -159,13 +161,13 @@ class _LandingRun:
             yield from reporter.checks(self.collections)
         reporter.end()
 
-    def _wanted(self) -> list[int]:
+    def _wanted(self) -> list[Entry]:
         if self.config.entry_ids:
             known = self.ledger.entries(self.config.entry_ids)
         else:
             known = [*self.ledger.open_entries(status=Status.COMPLETE), *self.ledger.uncounted(), *self.ledger.outbox()]
         ends = (Status.COMPLETE, Status.LANDED, Status.ABANDONED)
-        return [e.entry_id for e in known if e.status in ends and not (e.status is Status.ABANDONED and e.reported_at is not None)]
+        return [e for e in known if e.status in ends and not (e.status is Status.ABANDONED and e.reported_at is not None)]
 
     def _unreported(self, entry: Entry) -> Iterator[Any]:
         """What a run that died, or a command, has landed and Dagster may not have heard of; `land` counts it if that is due."""
@@ -188,17 +190,6 @@ class _LandingRun:
         else:
             # The next attempt, or the next try of this one, is the sensor's.
             self.context.log.warning("%s not landed, it is tried again: %s", entry.request, error)
-
-
-class _Keys(dict[str, dg.AssetKey]):
-    """The asset key of each collection: the configured one, else that of the definitions' name."""
-
-    def __init__(self, names: Names, given: Mapping[str, list[str]]) -> None:
-        super().__init__({collection: dg.AssetKey(path) for collection, path in given.items()})
-        self._names = names
-
-    def __missing__(self, collection: str) -> dg.AssetKey:
-        return self._names.asset_key(collection)
 
 
 def submit_extractions_op(name: str = DEFAULT_NAME) -> dg.OpDefinition:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection, Granularity
+from keen_pipeline.errors import InvalidInputError
 
 _DEFINITIONS: dict[Granularity, type[dg.TimeWindowPartitionsDefinition]] = {
     Granularity.HOURLY: dg.HourlyPartitionsDefinition,
@@ -32,6 +33,27 @@ def partitions_definition(collection: Collection, *, together_with: Sequence[Col
     make: Any = _DEFINITIONS[collection.granularity]  # the subclasses take a start date, their common base doesn't
     definition: dg.TimeWindowPartitionsDefinition = make(start_date=datetime.combine(start, time()), timezone=collection.timezone)
     return definition
+
+
+def fitting(collection: Collection, given: dg.PartitionsDefinition[Any] | None) -> dg.PartitionsDefinition[Any]:
+    """`given`, or the collection's own definition.
+
+    Raises InvalidInputError if its keys stand for other times than the collection's: a week's file would hold one day.
+    """
+    own = partitions_definition(collection)
+    if given is None:
+        return own
+    if not isinstance(given, dg.TimeWindowPartitionsDefinition) or _windows(given) != _windows(own):
+        raise InvalidInputError(
+            f"{collection.name}: partitions_def: must be {collection.granularity.value} in {collection.timezone}, as the collection"
+            f" is, not {given!r}",
+            field="partitions_def",
+        )
+    return given
+
+
+def _windows(definition: dg.TimeWindowPartitionsDefinition) -> tuple[str, str, str]:
+    return definition.cron_schedule, definition.timezone, definition.fmt
 
 
 def when_landed() -> dg.AutomationCondition[Any]:

@@ -82,7 +82,7 @@ class KeenResource(dg.ConfigurableResource["KeenClient"]):
         """
         from keen_pipeline.defs.assets.run import run_assets
 
-        return run_assets(context, self)
+        return run_assets(context)
 
 
 _OWN = tuple(name for name in KeenResource.model_fields if name in _FIELDS)

@@ -21,7 +21,7 @@ import dagster as dg
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.collections_file import collection_to_wire, parse_collections
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
-from keen_pipeline.defs.partitions import grain, partitions_definition
+from keen_pipeline.defs.partitions import fitting, grain, partitions_definition
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME
 
@@ -98,7 +98,7 @@ def collection_of(metadata: Mapping[str, Any]) -> Collection | None:
 def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name: str) -> dict[str, dg.AssetSpec]:
     """The spec of each collection, by name, with what the pipeline needs in it.
 
-    Raises InvalidInputError if two collections would be one asset.
+    Raises InvalidInputError if two collections would be one asset, or one of them has another's partitions.
     """
     earliest = {grain(c): c for c in sorted(collections, key=lambda c: c.start, reverse=True)}
     specs: dict[str, dg.AssetSpec] = {}
@@ -106,7 +106,8 @@ def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name
     for collection in collections:
         data = KeenTranslatorData(collection, name, [earliest[grain(collection)]])
         spec = translator.get_asset_spec(data).merge_attributes(metadata=_metadata(data))
-        spec = spec.replace_attributes(skippable=True, partitions_def=spec.partitions_def or data.partitions_def)
+        partitions = fitting(collection, spec.partitions_def or data.partitions_def)
+        spec = spec.replace_attributes(skippable=True, partitions_def=partitions)
         specs[collection.name] = spec.with_io_manager_key(Names(name).io_manager)
         other = seen.setdefault(spec.key, collection.name)
         if other != collection.name:

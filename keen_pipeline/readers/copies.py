@@ -50,54 +50,55 @@ class LocalCopies:
 
     def converted(self, number: int, schema: Any, converted: Callable[[str, Any], Any]) -> str:
         """The path of a Parquet file's copy in the types of `schema`, made array by array with `converted(column, array)`."""
-        pa = pyarrow()
         from pyarrow import parquet
 
         path = self._folder / f"{number}.converted.parquet"
         with parquet.ParquetFile(self.paths[number]) as file:
             fields = [schema.field(name) for name in file.schema_arrow.names if name in schema.names]
-            kept = pa.schema(fields)
-            with parquet.ParquetWriter(path, kept, compression="lz4") as writer:
-                for batch in file.iter_batches(_COPY_RECORDS, columns=kept.names, use_threads=False):
-                    arrays = [converted(field.name, batch.column(field.name)) for field in fields]
-                    writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=kept))
+            _rewrite(file, path, fields, converted)
         return str(path)
 
     def _itself(self, number: int, file: LandedFile) -> str:
-        if not Path(file.uri).is_file():
+        if not Path(file.landing.uri).is_file():
             raise gone(file)
-        _check_length(file, Path(file.uri).stat().st_size)
-        if file.encoding not in _ARROWS_SUFFIX:
-            return file.uri
-        self._path(number, file).symlink_to(Path(file.uri).absolute())
+        _check_length(file, Path(file.landing.uri).stat().st_size)
+        if file.request.encoding not in _ARROWS_SUFFIX:
+            return file.landing.uri
+        self._path(number, file).symlink_to(Path(file.landing.uri).absolute())
         return str(self._path(number, file))
 
     def _path(self, number: int, file: LandedFile) -> Path:
-        return self._folder / f"{number}.{_ARROWS_SUFFIX.get(file.encoding, file.encoding.value)}"
+        return self._folder / f"{number}.{_ARROWS_SUFFIX.get(file.request.encoding, file.request.encoding.value)}"
 
     def _copy(self, number: int, file: LandedFile) -> str:
         path = self._path(number, file)
-        with readable(file), self._destination.open(file.uri) as source:
+        with readable(file), self._destination.open(file.landing.uri) as source:
             _check_length(file, source.seek(0, os.SEEK_END))
             source.seek(0)
-            if file.encoding is Encoding.PARQUET:
-                self._copy_columns(source, path)
+            if file.request.encoding is Encoding.PARQUET:
+                from pyarrow import parquet
+
+                # Without threads and read-ahead of Arrow's: nothing of it calls Python once this has returned.
+                with parquet.ParquetFile(pyarrow().PythonFile(source, "r"), pre_buffer=False) as columns:
+                    schema = columns.schema_arrow
+                    # Without any column the events would be gone, of which each has its null in those that are wanted.
+                    _rewrite(columns, path, [field for field in schema if field.name in self._columns] or [schema.field(0)])
             else:
                 with path.open("wb") as target:
                     shutil.copyfileobj(source, target, _COPY_BYTES)
         return str(path)
 
-    def _copy_columns(self, source: Any, path: Path) -> None:
-        pa = pyarrow()
-        from pyarrow import parquet
 
-        # Without threads and read-ahead of Arrow's: nothing of it calls Python once this has returned.
-        with parquet.ParquetFile(pa.PythonFile(source, "r"), pre_buffer=False) as file:
-            kept = [field for field in file.schema_arrow if field.name in self._columns]
-            with parquet.ParquetWriter(path, pa.schema(kept), compression="lz4") as writer:
-                names = [field.name for field in kept]
-                for batch in file.iter_batches(_COPY_RECORDS, columns=names, use_threads=False):
-                    writer.write_batch(batch)
+def _rewrite(file: Any, path: Path, fields: Sequence[Any], made: Callable[[str, Any], Any] = lambda _, array: array) -> None:
+    """Some columns of an open Parquet file as a file of their own, its arrays `made` of the old ones."""
+    pa = pyarrow()
+    from pyarrow import parquet
+
+    kept = pa.schema(fields)
+    with parquet.ParquetWriter(path, kept, compression="lz4") as writer:
+        for batch in file.iter_batches(_COPY_RECORDS, columns=kept.names, use_threads=False):
+            arrays = [made(name, batch.column(name)) for name in kept.names]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=kept))
 
 
 @contextmanager
@@ -115,9 +116,9 @@ def readable(file: LandedFile) -> Iterator[None]:
 
 
 def _check_length(file: LandedFile, length: int) -> None:
-    if length != file.stored_bytes:
+    if length != file.landing.stored_bytes:
         raise ConfigurationError(
-            f"{_name(file)} has {length} bytes, {file.stored_bytes} landed: it has just landed again, or was changed; "
+            f"{_name(file)} has {length} bytes, {file.landing.stored_bytes} landed: it has just landed again, or was changed; "
             "read it again, or materialize the partition"
         )
 
@@ -128,4 +129,4 @@ def gone(file: LandedFile) -> ConfigurationError:
 
 
 def _name(file: LandedFile) -> str:
-    return f"{file.collection}[{file.partition_key}]: {file.uri}"
+    return f"{file.request}: {file.landing.uri}"

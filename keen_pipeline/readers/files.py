@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import ExtractionRequest
-from keen_pipeline.lifecycle import Entry
+from keen_pipeline.extraction import ExtractionRequest, Landing
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -20,30 +18,20 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One landed partition.
+    """One landed partition. `fingerprint`: of what was asked, empty if the file is unproven."""
 
-    `columns`: its header; `words`: Keen's type of each of them when it landed, empty if Keen had none or several, and an empty
-    tuple if Keen did not tell.
-    `records`: its events. `stored_bytes`: its length. `masked`: its columns with other values than Keen's.
-    `fingerprint`: of what was asked, empty if the file is unproven. `request`: what was asked.
-    """
-
-    collection: str
-    partition_key: str
-    uri: str
-    encoding: Encoding
-    columns: tuple[str, ...]
-    records: int
-    stored_bytes: int
-    fingerprint: str
     request: ExtractionRequest
-    words: tuple[str, ...]
-    masked: frozenset[str]
+    landing: Landing
+    fingerprint: str
 
 
 def landed_files(ledger: SqlLedger, collection: str) -> Mapping[str, LandedFile]:
     """By partition key, in the order of time."""
-    return {entry.request.partition_key: _file(entry) for entry in ledger.landed_entries(collection)}
+    return {
+        entry.request.partition_key: LandedFile(entry.request, entry.landing, "" if entry.unproven else entry.fingerprint)
+        for entry in ledger.landed_entries(collection)
+        if entry.landing is not None
+    }
 
 
 def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFile], root: str) -> None:
@@ -80,21 +68,3 @@ def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) ->
 
 def _listed(keys: Sequence[str]) -> str:
     return ", ".join(keys[:_LISTED]) + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
-
-
-def _file(entry: Entry) -> LandedFile:
-    landing = entry.landing
-    assert landing is not None
-    return LandedFile(
-        entry.request.collection,
-        entry.request.partition_key,
-        landing.uri,
-        entry.request.encoding,
-        landing.columns,
-        landing.records,
-        landing.stored_bytes,
-        "" if entry.unproven else entry.fingerprint,
-        entry.request,
-        landing.property_types,
-        frozenset(landing.masked) & frozenset(landing.columns),
-    )

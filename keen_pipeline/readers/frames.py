@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter, methodcaller
+from operator import methodcaller
 from typing import Any
 
 from keen_pipeline.readers.scan import Part
@@ -21,18 +22,14 @@ def converter_of(kind: object) -> Callable[[Part], Any] | None:
     return None
 
 
-def is_lazy(kind: object) -> bool:
-    """Whether values of the class read the files later."""
-    return converter_of(kind) in (_dataset, _polars_lazy, _duckdb)
-
-
-def holds_its_files(kind: object) -> bool:
-    """Whether a lazy value, and what is made of it, keeps what it reads; of others the copies must stay until the process ends."""
-    return converter_of(kind) is _polars_lazy
-
-
+# Whose copies must stay until the process ends: what is made of a dataset holds none of its Python objects.
+_kept: list[Part] = []
 _table = methodcaller("table")
-_dataset = attrgetter("dataset")
+
+
+def _dataset(part: Part) -> Any:
+    _kept.append(part)
+    return part.dataset
 
 
 def _pandas(part: Part) -> Any:
@@ -78,6 +75,8 @@ def _duckdb(part: Part) -> Any:
 
     names = part.schema.names
     relation = duckdb.from_arrow(part.dataset)
+    # Whatever is made of the relation holds the dataset; for as long this holds the copies.
+    weakref.finalize(part.dataset, id, part.scan)
     unique = duckdb_names(names)
     if unique == list(names):
         return relation

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.readers.files import LandedFile, landed_files, refuse_mixed, refuse_outdated, require
-from keen_pipeline.readers.frames import KINDS, converter_of, holds_its_files, is_lazy
+from keen_pipeline.readers.frames import KINDS, converter_of
 from keen_pipeline.readers.scan import Scan
 from keen_pipeline.readers.types import check_types, known_words
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from keen_pipeline.ledger import SqlLedger
 
 Kind = TypeVar("Kind")
-# Scans whose copies lazy values read.
-_kept: list[Scan] = []
 
 
 class Missing(str, Enum):
@@ -52,7 +50,7 @@ class LandedReader:
 
         Raises ConfigurationError if one is not landed and `missing` is `error`.
         """
-        return {key: file.uri for key, file in self.files(collection, partition_keys, missing=missing).items()}
+        return {key: file.landing.uri for key, file in self.files(collection, partition_keys, missing=missing).items()}
 
     def files(
         self, collection: str, partition_keys: Sequence[str], *, missing: Missing | str = Missing.ERROR
@@ -125,25 +123,17 @@ class LandedReader:
         check_types(collection, asked)
         # Before the first event nobody knows the columns, and any may be asked for.
         known = known_words(landed.values())
-        if columns is not None and not any(file.records for file in landed.values()):
+        if columns is not None and not any(file.landing.records for file in landed.values()):
             known = {**dict.fromkeys(columns, "string"), **known}
         words = _words(collection, columns, asked, known)
         scan = Scan(self._destination, list(files.values()), words)
-        try:
-            if each is None:
-                return convert(scan.of())
-            return {key: convert(scan.of(key)) for key in keys}
-        finally:
-            if not is_lazy(each or kind):
-                scan.close()
-            elif not holds_its_files(each or kind):
-                _kept.append(scan)
+        return convert(scan.of()) if each is None else {key: convert(scan.of(key)) for key in keys}
 
     def scan(self, collection: str, files: Sequence[LandedFile], *, types: Mapping[str, str] | None = None) -> Scan:
         """A dataset of landed files with the columns that they have; `types` as in `load`."""
         asked = types or {}
         check_types(collection, asked)
-        present = dict.fromkeys(name for file in files for name in file.columns)
+        present = dict.fromkeys(name for file in files for name in file.landing.columns)
         known = known_words(self._landed(collection).values())
         return Scan(self._destination, files, {name: asked.get(name) or known.get(name, "string") for name in present})
 
@@ -201,9 +191,9 @@ def _places(collection: str, keys: Sequence[str], files: Mapping[str, LandedFile
 
 
 def _place(file: LandedFile, kind: Any) -> Any:
-    if kind is Path and "://" in file.uri:
-        raise InvalidInputError(f"{file.collection}[{file.partition_key}]: {file.uri} isn't a path; use str", field="kind")
-    return kind(file.uri)
+    if kind is Path and "://" in file.landing.uri:
+        raise InvalidInputError(f"{file.request}: {file.landing.uri} isn't a path; use str", field="kind")
+    return kind(file.landing.uri)
 
 
 def _missing(value: Missing | str) -> Missing:

@@ -35,7 +35,7 @@ class Scan:
 
     def __init__(self, destination: FileDestination, files: Sequence[LandedFile], words: Mapping[str, str]) -> None:
         # A file without events may lack even its header; it has nothing to give.
-        self._files = [file for file in files if file.records]
+        self._files = [file for file in files if file.landing.records]
         for file in self._files:
             _check_header(file)
         self._copies = LocalCopies(destination, self._files, words)
@@ -53,7 +53,7 @@ class Scan:
         paths = list(self._copies.paths)
         for number, file in enumerate(self._files):
             with readable(file):
-                if file.encoding is Encoding.PARQUET and _must_be_converted(paths[number], self.schema):
+                if file.request.encoding is Encoding.PARQUET and _must_be_converted(paths[number], self.schema):
                     paths[number] = self._converted(number, file)
         return list(zip(self._files, paths, strict=True))
 
@@ -81,7 +81,7 @@ class Scan:
 
         Raises ConfigurationError if a cell of a Parquet file is not of its column's type.
         """
-        return Part(self, [p for p in self._placed if partition_key is None or p[0].partition_key == partition_key])
+        return Part(self, [p for p in self._placed if partition_key is None or p[0].request.partition_key == partition_key])
 
     def _types(self) -> dict[str, Any]:
         """Arrow's type of each column. `numbers` tells afterwards what holds for all cells of those that are Keen's numbers."""
@@ -97,7 +97,7 @@ class Scan:
         """The numbers of some columns over all files. Raises ConfigurationError for a cell that is none."""
         found = dict.fromkeys(names, Numbers())
         for file, path in zip(self._files, self._copies.paths, strict=True):
-            present = [name for name in names if name in file.columns]
+            present = [name for name in names if name in file.landing.columns]
             for arrays in _stored(file, path, present):
                 for name, cells in zip(present, arrays, strict=True):
                     try:
@@ -122,7 +122,7 @@ class Part:
     """Some of a scan's files."""
 
     def __init__(self, scan: Scan, placed: Sequence[Placed]) -> None:
-        self._scan = scan
+        self.scan = scan
         self.schema: Any = scan.schema
         self.dataset: Any = _dataset(placed, scan.schema)
 
@@ -131,7 +131,7 @@ class Part:
         try:
             return self.dataset.to_table()
         except (pyarrow().ArrowInvalid, OSError) as error:
-            raise self._scan.explained(error) from None
+            raise self.scan.explained(error) from None
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """Record batches in the order of the files; memory is bounded by a few of them. Raises as `table` does."""
@@ -140,7 +140,7 @@ class Part:
         try:
             yield from self.dataset.scanner(columns=wanted, batch_size=BATCH_RECORDS, **ahead).to_batches()
         except (pyarrow().ArrowInvalid, OSError) as error:
-            raise self._scan.explained(error) from None
+            raise self.scan.explained(error) from None
 
 
 def _stored(file: LandedFile, path: str, names: Sequence[str]) -> Iterator[list[Any]]:
@@ -148,7 +148,7 @@ def _stored(file: LandedFile, path: str, names: Sequence[str]) -> Iterator[list[
     if not names:
         return
     pa = pyarrow()
-    schema = None if file.encoding is Encoding.PARQUET else pa.schema([(name, pa.string()) for name in names])
+    schema = None if file.request.encoding is Encoding.PARQUET else pa.schema([(name, pa.string()) for name in names])
     with readable(file):
         for batch in _dataset([(file, path)], schema).scanner(columns=list(names)).to_batches():
             yield list(batch.columns)
@@ -195,7 +195,7 @@ def misfit(file: LandedFile, name: str, word: str, reason: str) -> Configuration
     """A cell that its column's type can't hold."""
     word = "num" if word == KEENS_NUMBER else word
     return ConfigurationError(
-        f"{file.collection}[{file.partition_key}]: a cell of {name} is not of the column's type {word} ({reason}); "
+        f"{file.request}: a cell of {name} is not of the column's type {word} ({reason}); "
         f"read it as it stands: types={{{name!r}: {'bytes' if word == 'string' else 'string'!r}}}"
     )
 
@@ -216,11 +216,9 @@ def _must_be_converted(path: str, schema: Any) -> bool:
 
 
 def _check_header(file: LandedFile) -> None:
-    twice = sorted({name for name in file.columns if file.columns.count(name) > 1})
+    twice = sorted({name for name in file.landing.columns if file.landing.columns.count(name) > 1})
     if twice:
-        raise InvalidInputError(
-            f"{file.collection}[{file.partition_key}]: two columns are called {twice[0]}; read the file by its URI", field="columns"
-        )
+        raise InvalidInputError(f"{file.request}: two columns are called {twice[0]}; read the file by its URI", field="columns")
 
 
 def _misfit(dataset: Any, column: str) -> str | None:
@@ -253,10 +251,10 @@ def _dataset(placed: Iterable[Placed], schema: Any) -> Any:
 def _format(file: LandedFile) -> Any:
     from pyarrow import dataset
 
-    if file.encoding is Encoding.PARQUET:
+    if file.request.encoding is Encoding.PARQUET:
         return dataset.ParquetFileFormat()
     # Bytes of a header that no name can hold show in it as `\\xff`: by that name Arrow would not find the column.
-    options = _csv_options(file.columns if any("\\x" in name for name in file.columns) else ())
+    options = _csv_options(file.landing.columns if any("\\x" in name for name in file.landing.columns) else ())
     # The suffix of a path says its compression to Arrow too.
     return dataset.CsvFileFormat(
         parse_options=options.pop("parse_options"), default_fragment_scan_options=dataset.CsvFragmentScanOptions(**options)

@@ -69,11 +69,11 @@ def known_words(files: Iterable[LandedFile]) -> dict[str, str]:
     said: dict[str, set[str]] = {}
     masked: set[str] = set()
     for file in files:
-        masked |= file.masked
-        words = file.words or ("",) * len(file.columns)
-        for name, word in zip(file.columns, words, strict=True):
+        masked.update(set(file.landing.masked).intersection(file.landing.columns))
+        words = file.landing.property_types or ("",) * len(file.landing.columns)
+        for name, word in zip(file.landing.columns, words, strict=True):
             # Keen told, and had none or several: it is no longer what another landing says.
-            told = {"string"} if file.words and not word else {word} - _NOTHING
+            told = {"string"} if file.landing.property_types and not word else {word} - _NOTHING
             said.setdefault(name, set()).update(told)
     return {name: "string" if name in masked else _agreed(name, words) for name, words in said.items()}
 

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
@@ -32,6 +32,7 @@ class LoadedPartition:
     seconds: float
 
 
+@dataclass(frozen=True)
 class TableLoader:
     """One table at `place`, filled by the landed partitions of one collection.
 
@@ -40,22 +41,12 @@ class TableLoader:
     and objects are their JSON. A column becomes wider when a partition needs it. Use it in one process or in many at once.
     """
 
-    def __init__(
-        self,
-        place: TablePlace,
-        reader: LandedReader,
-        collection: str,
-        table: str,
-        *,
-        source: str,
-        types: Mapping[str, str] | None = None,
-    ) -> None:
-        self._place = place
-        self._reader = reader
-        self._collection = collection
-        self.table = table
-        self._source = source
-        self._types = types or {}
+    place: TablePlace
+    reader: LandedReader
+    collection: str
+    table: str
+    source: str
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, partition_key: str) -> LoadedPartition:
         """Replace the rows of one partition by those of its landed file, in one transaction.
@@ -64,14 +55,14 @@ class TableLoader:
         rows that were there are there then.
         """
         begun = time.monotonic()
-        file = self._reader.files(self._collection, [partition_key]).get(partition_key)
+        file = self.reader.files(self.collection, [partition_key]).get(partition_key)
         if file is None:  # nothing is wanted of it, as before the start date
             return LoadedPartition(0, 0, (), (), 0.0)
-        names = column_names(self._collection, file.columns)
+        names = column_names(self.collection, file.landing.columns)
         with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
-            pipeline = _pipeline(self._place, folder)
-            with self._place.locked(pipeline), pipeline.destination_client() as client:
-                scan = self._reader.scan(self._collection, [file], types=self._types)
+            pipeline = _pipeline(self.place, folder)
+            with self.place.locked(pipeline), pipeline.destination_client() as client:
+                scan = self.reader.scan(self.collection, [file], types=self.types)
                 try:
                     words, replaced, added, widened = self._prepare(client, scan, partition_key, names)
                     # A column that is wider than this partition is filled with the cells as they stand.
@@ -112,10 +103,10 @@ class TableLoader:
 
         def tables() -> Iterator[Any]:
             nonlocal rows
-            yield _with_marks(scan.schema.empty_table(), columns, self._source, partition_key)  # also for no event
+            yield _with_marks(scan.schema.empty_table(), columns, self.source, partition_key)  # also for no event
             for batch in scan.of().batches():
                 rows += batch.num_rows
-                yield _with_marks(batch, columns, self._source, partition_key)
+                yield _with_marks(batch, columns, self.source, partition_key)
 
         hints = [hint(name, word) for name, word in words.items()]
         hints += [hint(name, "string") for name in (SOURCE_COLUMN, PARTITION_COLUMN)]
@@ -131,12 +122,12 @@ class TableLoader:
             },
         )
         # dlt hands no empty Parquet to PostgreSQL.
-        form = self._place.file_format if scan.has_rows or self._place.file_format is None else "insert_values"
+        form = self.place.file_format if scan.has_rows or self.place.file_format is None else "insert_values"
         pipeline.run(resource(), loader_file_format=form)
         return rows
 
     def _scope(self, partition_key: str) -> str:
-        return f"{SOURCE_COLUMN} = {_literal(self._source)} AND {PARTITION_COLUMN} = {_literal(partition_key)}"
+        return f"{SOURCE_COLUMN} = {_literal(self.source)} AND {PARTITION_COLUMN} = {_literal(partition_key)}"
 
     @contextmanager
     def _explained(self, partition_key: str) -> Iterator[None]:
@@ -148,7 +139,7 @@ class TableLoader:
             ours = next((one for one in _causes(error) if isinstance(one, KeenPipelineError)), None)
             if ours is not None:
                 raise ours from None
-            what = f"{self._collection}[{partition_key}]: table {self.table} can't be loaded"
+            what = f"{self.collection}[{partition_key}]: table {self.table} can't be loaded"
             raise ConfigurationError(f"{what}: {_reason(error)}; its rows are as they were") from None
 
 

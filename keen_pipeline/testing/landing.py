@@ -63,8 +63,8 @@ class KeenLanding:
         """Land events as Keen would extract them, by partition key; an empty list is a partition without events.
 
         `collection`: a name stands for a daily collection in UTC. An event is what one sends to Keen; without `keen.timestamp` it
-        happens so many seconds after the partition's begin as its number says. Columns of the collection's mask are masked, its
-        filters don't count. `force`: also over a partition that landed before.
+        happens so many seconds after the partition's begin as its number says, or sooner if they are too many for it. Columns of
+        the collection's mask are masked, its filters don't count. `force`: also over a partition that landed before.
         Raises InvalidInputError for a key that isn't a partition or an event outside of it, ConfigurationError if a column is to be
         hashed and there is no KEEN_PIPELINE_MASK_KEY.
         """
@@ -77,7 +77,9 @@ class KeenLanding:
         mask_key = Settings.from_environment().mask_key
         for key, given in events.items():
             request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER), mask_key=mask_key)
-            rows[key] = [_row(request, number, event) for number, event in enumerate(given)]
+            window = request.timeframe
+            step = min(timedelta(seconds=1), (window.end - window.start) / max(1, len(given)))
+            rows[key] = [_row(request, window.start + number * step, event) for number, event in enumerate(given)]
             for row in rows[key]:
                 for name, value in row.items():
                     words[name] = _agreed(words.get(name), _word(name, value))
@@ -186,13 +188,12 @@ class LiteralStream:
         self._left.release()
 
 
-def _row(request: ExtractionRequest, number: int, event: Event) -> dict[str, Any]:
+def _row(request: ExtractionRequest, default: datetime, event: Event) -> dict[str, Any]:
     """A record of Keen's CSV: the value of each property by its column."""
     given = event.get("keen", {})
     if not isinstance(given, Mapping) or set(given) - {"timestamp"}:
         raise InvalidInputError(f"{request}: keen of an event can hold a timestamp only", field="events")
     window = request.timeframe
-    default = window.start + timedelta(seconds=number)
     moment = parse_instant(str(given["timestamp"])) if "timestamp" in given else default
     if not window.start <= moment < window.end:
         raise InvalidInputError(f"{request}: an event of {format_instant(moment)} does not lie in it", field="events")
@@ -226,7 +227,6 @@ def _field(value: object) -> str:
 
 
 def _word(name: str, value: object) -> str:
-    """Keen's type of a value."""
     return "datetime" if name == _TIMESTAMP else _WORDS.get(encode_value(value)[0], "num")
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._serdes import serialize_value
 
 from keen_pipeline import Collection, build_keen_definitions
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.reports.checks import freshness_evaluation
+from keen_pipeline.defs.reports.checks import Targets, freshness_evaluation, landing_checks
+from keen_pipeline.defs.reports.metadata import materialization
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.partitions import Partition, partition_range
@@ -250,6 +252,21 @@ def test_a_tick_that_has_no_time_for_all_goes_on_where_it_stopped(tmp_path: Path
     assert sorted(name for _ in names for name in tick()) == names
     landing.land(Collection("b", DAYS[0]), {DAYS[0]: []})
     assert [name for _ in names for name in tick()] == ["b"]
+
+
+def test_what_a_wide_partition_tells_is_bounded(keen_landing: KeenLanding) -> None:
+    visits = Collection("visits", DAYS[0])
+    wide = {f"property_with_a_long_name_{number}": number for number in range(3000)}
+    keen_landing.land(visits, {DAYS[0]: [{"n": 1}], DAYS[1]: [wide]})
+    [_, newest] = keen_landing.ledger.landed_entries("visits")
+    told = materialization(newest, dg.AssetKey("visits"))
+    assert told.metadata["keen/columns"].value == 3001
+    assert len(serialize_value(told)) < 400_000
+    with dg.DagsterInstance.ephemeral() as instance:
+        targets = Targets(instance, {"visits": dg.AssetKey("visits")})
+        results = list(landing_checks(targets, keen_landing.ledger, {"visits": visits}, [newest]))
+    assert [result.passed for result in results] == [False, True]
+    assert [len(serialize_value(result)) < 50_000 for result in results] == [True, True]
 
 
 def test_a_result_lists_a_bounded_number_of_partitions() -> None:

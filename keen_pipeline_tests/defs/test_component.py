@@ -19,6 +19,7 @@ from dagster.components.testing.utils import create_defs_folder_sandbox
 
 from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, KeenTranslatorData, build_keen_definitions
 from keen_pipeline.client import KeenClient
+from keen_pipeline.collection import CheckPolicy, CountPolicy
 from keen_pipeline.testing import live_service
 
 PURCHASES: dict[str, Any] = {
@@ -145,6 +146,13 @@ def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -
     while error is not None:
         told, error = f"{told}\n{error}", error.__cause__ or error.__context__
     assert says in told
+
+
+def test_a_check_is_switched_off_by_the_word_that_yaml_reads_as_false() -> None:
+    assert yaml.safe_load("count_check: off") == {"count_check": False}
+    with loaded({"collections": [{**LOGINS, "count_check": False, "size_check": False}]}) as (component, _):
+        [collection] = component.collections
+        assert (collection.count_check, collection.size_check) == (CountPolicy.OFF, CheckPolicy.OFF)
 
 
 @pytest.mark.parametrize(("word", "is_running"), [("false", False), ("true", True)])

@@ -21,9 +21,10 @@ from keen_pipeline import (
 )
 from keen_pipeline.collection import CountPolicy
 from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.reports.checks import Targets
 from keen_pipeline.errors import VerificationError
+from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 from keen_pipeline_tests.defs.test_nightly import LAND, SUBMIT, land_all, nightly_config, tick_until_runs
 
@@ -179,17 +180,28 @@ def test_a_key_of_the_translators_holds_on_the_asset_run(moved: Place) -> None:
     assert_given_up(moved, ("warehouse", "purchases"))
 
 
+def test_a_landing_run_that_a_person_launches_tells_the_assets_and_their_checks(moved: Place) -> None:
+    assert moved.run(SUBMIT, nightly_config(moved)).success
+    while any(entry.status is Status.SUBMITTED for entry in moved.ledger.open_entries()):
+        moved.tick()
+    moved.run(LAND)  # as the launchpad begins, without a config
+    assert moved.materialized("warehouse/logins") == list(DAYS)
+    assert moved.materialized("keen/logins") == []
+    check = dg.AssetCheckKey(dg.AssetKey(["warehouse", "logins"]), "schema_drift")
+    assert len(moved.instance.event_log_storage.get_asset_check_execution_history(check, limit=50)) == len(DAYS)
+
+
 def test_a_key_of_the_translators_holds_on_the_nightly_path_and_in_the_outbox(
     moved: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved.run(SUBMIT, nightly_config(moved))
     request = tick_until_runs(moved)
 
-    def dies(self: SqlLedger, entry_ids: object) -> None:
+    def dies(self: Targets, entry: object) -> None:
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:  # dies after its first event and before the ledger knows of it
-        patch.setattr(SqlLedger, "reported", dies)
+        patch.setattr(Targets, "landed", dies)
         assert not moved.run(LAND, dict(request.run_config)).success
     skipped: list[str | None] = []
     while moved.ledger.open_entries() or moved.ledger.outbox():

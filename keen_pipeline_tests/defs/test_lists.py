@@ -12,7 +12,7 @@ import pytest
 from keen_pipeline import Collection, Filter, unique_values_asset
 from keen_pipeline.client import KeenClient
 from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import InvalidInputError, RequestRejectedError
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 PURCHASES = Collection("purchases", "2026-01-01", filters=[Filter("body:amount", "gt", 0)])
@@ -52,6 +52,21 @@ def test_a_list_for_each_partition(make_place: MakePlace) -> None:
         {DAYS[0]: [1, 2], DAYS[1]: [1, 2, 3]},
         [1, 2],
     ]
+
+
+def test_a_partition_that_cant_be_listed_keeps_no_other(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, ask = make_place(), KeenClient.select_unique
+
+    def refused(self: KeenClient, collection: str, name: str, window: Any = None, filters: Any = ()) -> list[Any]:
+        if window.start.day == 2:
+            raise RequestRejectedError("too many values", status=400)
+        return ask(self, collection, name, window, filters)
+
+    monkeypatch.setattr(KeenClient, "select_unique", refused)
+    tags = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[2]}
+    result = run(place, [unique_values_asset(PURCHASES, "body:amount")], [BY_DAY.to_user_string()], tags=tags)
+    assert place.failure(result) == "1 of 3 partitions not listed: too many values"
+    assert place.materialized(BY_DAY.to_user_string()) == [DAYS[0], DAYS[2]]
 
 
 def test_one_list_of_all_events_is_replaced_by_each_run(make_place: MakePlace) -> None:

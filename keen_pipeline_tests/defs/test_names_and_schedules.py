@@ -70,7 +70,7 @@ def test_a_schedule_that_is_on_keeps_its_name_when_collections_are_added() -> No
     others = [PACIFIC, replace(PACIFIC, name="refunds"), HOURLY, replace(HOURLY, name="views"), OWN]
     for before in ([BERLIN], [replace(OWN, name="a")], [replace(HOURLY, name="a")], [replace(OWN, name="a"), BERLIN]):
         held = {name: (s.cron_schedule, s.execution_timezone) for name, s in schedules(*before).items()}
-        for found in (schedules(*before, *others), schedules(HOURLY, *before)):
+        for found in (schedules(*before, *others), schedules(HOURLY, *before), schedules(*others, *before)):
             assert {name: (found[name].cron_schedule, found[name].execution_timezone) for name in held} == held
 
 
@@ -215,6 +215,34 @@ def test_an_argument_of_another_kind_is_refused_by_name(arguments: dict[str, Any
 def test_resources_that_are_configured_at_launch_are_taken() -> None:
     defs = build_keen_definitions([BERLIN], keen=KeenResource.configure_at_launch(), destination=CsvDestination(uri="x"))  # type: ignore[arg-type]
     dg.Definitions.validate_loadable(defs)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dg.WeeklyPartitionsDefinition("2026-01-04", timezone="Europe/Berlin"),
+        dg.DailyPartitionsDefinition("2026-01-01"),
+        dg.DailyPartitionsDefinition("2026-01-01", timezone="Europe/Berlin", hour_offset=6),
+        dg.StaticPartitionsDefinition(["2026-01-01"]),
+    ],
+)
+def test_partitions_whose_keys_stand_for_other_times_are_refused(given: dg.PartitionsDefinition[Any]) -> None:
+    class Other(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            return super().get_asset_spec(data).replace_attributes(partitions_def=given)
+
+    for make in (
+        lambda: build_keen_definitions([BERLIN], translator=Other()),
+        lambda: table_asset(BERLIN, partitions_def=given),
+        lambda: unique_values_asset(BERLIN, "body:x", partitions_def=given),
+    ):
+        with pytest.raises(InvalidInputError, match="logins: partitions_def: must be daily in Europe/Berlin"):
+            make()
+
+
+def test_partitions_may_begin_and_end_elsewhere() -> None:
+    given = dg.DailyPartitionsDefinition("2025-06-01", timezone="Europe/Berlin", end_offset=1)
+    assert table_asset(BERLIN, partitions_def=given).partitions_def == given
 
 
 def test_a_spec_that_a_translator_makes_from_nothing_keeps_the_partitions() -> None:

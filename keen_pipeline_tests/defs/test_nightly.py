@@ -12,9 +12,10 @@ import dagster as dg
 import pytest
 
 from keen_pipeline import Collection, build_keen_definitions
+from keen_pipeline.defs.reports import reporter
+from keen_pipeline.defs.reports.checks import Targets
 from keen_pipeline.defs.sensors import status
 from keen_pipeline.extraction import Status
-from keen_pipeline.ledger import SqlLedger
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place, night
 
 SUBMIT = "keen_submit_extractions"
@@ -134,12 +135,12 @@ def test_a_landing_that_nobody_reported_is_reported_once_by_the_next_run(
     # The run dies after the event of its first landing went out and before the ledger knew it.
     calls: list[object] = []
 
-    def dies(self: SqlLedger, entry_ids: object) -> None:
-        calls.append(entry_ids)
+    def dies(self: Targets, entry: object) -> None:
+        calls.append(entry)
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(SqlLedger, "reported", dies)
+        patch.setattr(Targets, "landed", dies)
         assert not place.run(LAND, dict(request.run_config)).success
     assert len(calls) == 1
     assert place.ledger.outbox() != []
@@ -149,6 +150,26 @@ def test_a_landing_that_nobody_reported_is_reported_once_by_the_next_run(
     assert place.ledger.outbox() == []
     assert place.materialized("keen/purchases") == list(DAYS)
     assert place.materialized("keen/logins") == list(DAYS)
+
+
+def test_a_run_that_dies_before_its_checks_leaves_them_to_the_next(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make_place()
+    place.run(SUBMIT, nightly_config(place))
+
+    def dies(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reporter, "landing_checks", dies)
+        while place.ledger.open_entries():
+            assert not place.run(LAND, dict(tick_until_runs(place).run_config)).success
+    while request := place.tick().run_requests:
+        assert place.run(LAND, dict(request[0].run_config)).success
+    assert place.materialized("keen/purchases") == list(DAYS)
+    for name in ("schema_drift", "unexpected_size"):
+        check = dg.AssetCheckKey(dg.AssetKey(["keen", "purchases"]), name)
+        events = place.instance.event_log_storage.get_asset_check_execution_history(check, limit=50)
+        assert len(events) == len(DAYS)
 
 
 def test_an_abandoned_partition_fails_the_landing_run_with_its_story(make_place: MakePlace) -> None:

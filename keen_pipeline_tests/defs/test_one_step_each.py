@@ -101,6 +101,16 @@ def test_the_healthy_ones_downstream_runs_beside_a_failure_and_the_waits_overlap
     assert max(submitted) < min(completed)
 
 
+def test_the_waits_of_a_job_of_the_users_own_overlap(make_place: MakePlace) -> None:
+    place = make_place(options=["--extraction-delay", "1"])
+    mine = dg.define_asset_job("mine", selection=["keen/purchases", "keen/logins"])
+    job = dg.Definitions.merge(place.defs, dg.Definitions(jobs=[mine])).resolve_job_def("mine")
+    assert job.execute_in_process(instance=place.instance, partition_key=DAYS[1]).success
+    landed = place.ledger.entries(range(1, 100))
+    assert sorted(entry.request.collection for entry in landed) == ["logins", "purchases"]
+    assert max(e.submitted_at for e in landed if e.submitted_at) < min(e.completed_at for e in landed if e.completed_at)
+
+
 def test_a_neighbour_that_cant_be_asked_for_holds_nobody_up(make_place: MakePlace) -> None:
     """Its mask needs a key that is not there: its own step says so, the others land."""
     place = make_place(

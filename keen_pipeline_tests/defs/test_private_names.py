@@ -27,7 +27,7 @@ KNOWN = {
         "AssetCheckEvaluationTargetMaterializationData",
     ),
     # That an output's partitions aren't materialized a second time; which backfill a run belongs to.
-    ("defs/assets/run.py", "dagster._core.definitions.source_asset", "SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION"),
+    ("defs/assets/one_by_one.py", "dagster._core.definitions.source_asset", "SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION"),
     ("defs/assets/run.py", "dagster._core.storage.tags", "BACKFILL_ID_TAG"),
 }
 

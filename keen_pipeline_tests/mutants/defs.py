@@ -107,8 +107,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/collections.py",
-        "hooks=options.hooks,\n        pool=options.pool,",
-        "pool=options.pool,",
+        '"retry_policy": retry_policy, "hooks": hooks}',
+        '"retry_policy": retry_policy}',
         f"{_EACH}::test_several_collections_in_one_step_of_the_users_own",
     ),
     (
@@ -128,6 +128,24 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        if other != collection.name:\n",
         "        if not other:\n",
         f"{_NAMES}::test_two_collections_of_one_key_are_refused_unless_a_translator_tells_them_apart",
+    ),
+    (
+        "keen_pipeline/defs/reports/reporter.py",
+        "        self._landed[entry.request.path] = entry\n",
+        "        self._landed[entry.request.path] = entry\n        self._pipeline.ledger.reported([entry.entry_id])\n",
+        f"{_TESTS}/test_nightly.py::test_a_run_that_dies_before_its_checks_leaves_them_to_the_next",
+    ),
+    (
+        "keen_pipeline/defs/partitions.py",
+        " or _windows(given) != _windows(own):",
+        ":",
+        f"{_NAMES}::test_partitions_whose_keys_stand_for_other_times_are_refused",
+    ),
+    (
+        "keen_pipeline/defs/jobs.py",
+        "return _job(names, names.materialize_job, said, op, landing_config(op, collections, keys))",
+        "return _job(names, names.materialize_job, said, op, landing_config(op, [], {}))",
+        f"{_GIVEN_UP}::test_a_landing_run_that_a_person_launches_tells_the_assets_and_their_checks",
     ),
     (
         "keen_pipeline/defs/jobs.py",
@@ -154,8 +172,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_GIVEN_UP}::test_so_does_the_night_when_the_sensor_finds_it",
     ),
     (
-        "keen_pipeline/defs/sensors/status.py",
-        '"asset_keys": {name: list(self.keys[name].path) for name in names if name in self.keys},',
+        "keen_pipeline/defs/jobs.py",
+        '"asset_keys": {name: list(key.path) for name, key in keys.items()},',
         '"asset_keys": {},',
         f"{_GIVEN_UP}::test_a_key_of_the_translators_holds_on_the_nightly_path_and_in_the_outbox",
     ),
@@ -200,8 +218,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/jobs.py",
-        "plain = next((when for when in by_time if when[0] == nightly), None)",
-        "plain = max(by_time, key=lambda when: len(by_time[when]), default=None)",
+        'return names.nightly if zone == (timezone or "UTC") else',
+        "return names.nightly if zone == collections[0].timezone else",
         f"{_NAMES}::test_a_schedule_that_is_on_keeps_its_name_when_collections_are_added",
     ),
     (

@@ -8,6 +8,8 @@ _TABLE_NAMES = "keen_pipeline_tests/defs/test_table_names.py"
 _TESTING = "keen_pipeline_tests/test_testing.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
+    ("keen_pipeline/readers/copies.py", " or [schema.field(0)])", ")", f"{_FRAMES} -k without_any"),
+    ("keen_pipeline/readers/frames.py", "weakref.finalize(part.dataset, id, part.scan)", "", f"{_FRAMES} -k copies_go"),
     (
         "keen_pipeline/readers/reader.py",
         "if file.fingerprint != wanted[key]]",
@@ -102,7 +104,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/tables/load.py",
-        'f"{SOURCE_COLUMN} = {_literal(self._source)} AND {PARTITION_COLUMN}',
+        'f"{SOURCE_COLUMN} = {_literal(self.source)} AND {PARTITION_COLUMN}',
         'f"{PARTITION_COLUMN}',
         f"{_TABLES}::test_two_collections_in_one_table_stand_side_by_side[sqlite]",
     ),
@@ -120,7 +122,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/tables/load.py",
-        "yield _with_marks(scan.schema.empty_table(), columns, self._source, partition_key)  # also for no event",
+        "yield _with_marks(scan.schema.empty_table(), columns, self.source, partition_key)  # also for no event",
         "pass",
         f"{_TABLES}::test_an_emptied_partition_loses_its_rows_and_no_other_does[sqlite]",
     ),

@@ -32,7 +32,7 @@ def twice(keen_landing: KeenLanding) -> KeenLanding:
 
 def test_the_newest_landing_unless_one_is_wanted(twice: KeenLanding) -> None:
     files = landed_files(twice.ledger, "visits")
-    assert {key: (file.encoding, file.records) for key, file in files.items()} == {
+    assert {key: (file.request.encoding, file.landing.records) for key, file in files.items()} == {
         DAYS[0]: (Encoding.CSV_GZ, 1),
         DAYS[1]: (Encoding.CSV, 1),
     }

@@ -192,6 +192,13 @@ def test_file_that_is_gone_is_said_so(tmp_path: Path) -> None:
         landed.reader.load("visits", KEYS, pl.LazyFrame)
 
 
+def test_a_day_without_any_of_the_wanted_columns_has_its_events(landed: KeenLanding) -> None:
+    table = landed.reader.load("visits", KEYS[17:20], pa.Table, columns=["body:coupon:code"])  # which comes with the last day
+    assert (table.num_rows, table.column(0).null_count) == (3 * PER_DAY, 2 * PER_DAY)
+    days = landed.reader.load("visits", KEYS[17:20], dict[str, pl.LazyFrame], columns=["body:coupon:code"])
+    assert [frame.collect().height for frame in days.values()] == [PER_DAY] * 3
+
+
 @pytest.mark.parametrize("encoding", [Encoding.CSV, Encoding.PARQUET])
 @pytest.mark.parametrize("storage", ["local", "s3"])
 def test_file_that_is_not_the_one_that_landed_gives_no_fewer_events(
@@ -286,17 +293,30 @@ def test_lazy_frame_reads_the_columns_and_events_that_it_needs(csv: KeenLanding,
     assert {tuple(sorted(columns)) for columns, _ in asked} == {("body:member", "body:userid")}
 
 
-def test_copies_go_with_the_lazy_frames_that_read_them(
-    keen_landing: KeenLanding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _chosen(of: Any) -> Any:
+    """A day's events of a number, made of what was read and not read yet; and what counts them."""
+    if isinstance(of, pl.LazyFrame):
+        frame = of.filter(pl.col("body:n") == "2")
+        return frame, lambda: frame.collect().height
+    relation = duckdb.sql("SELECT * FROM of").filter("\"body:n\" = '2'")
+    return relation, lambda: len(relation.fetchall())
+
+
+@pytest.mark.parametrize("kind", [pl.LazyFrame, duckdb.DuckDBPyRelation])
+def test_copies_go_with_the_last_lazy_value_that_reads_them(
+    keen_landing: KeenLanding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     (tmp_path / "copies").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
-    keen_landing.land(Collection("visits", KEYS[0], encoding=Encoding.PARQUET), {KEYS[0]: [{"n": 1}, {"n": 2}]})
-    # As text, for which the Parquet file is copied.
+    events = [{"n": 1}, {"n": 2}]
+    keen_landing.land(Collection("visits", KEYS[0], encoding=Encoding.PARQUET), dict.fromkeys(KEYS[:2], events))
+    # As text, for which the Parquet files are copied.
     texts = {"header:timestamp": "string", "body:n": "string"}
-    lazy = keen_landing.reader.load("visits", KEYS[0], pl.LazyFrame, types=texts).filter(pl.col("body:n") == "2")
+    days = keen_landing.reader.load("visits", KEYS[:2], dict[str, kind], types=texts)
+    value, count = _chosen(days.pop(KEYS[1]))
+    del days  # of which the other day is in the same folder of copies
     gc.collect()
-    assert lazy.collect().height == 1
-    del lazy
+    assert count() == 1
+    del value, count
     gc.collect()
     assert list((tmp_path / "copies").iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from keen_pipeline.collection import Collection, Encoding
+from keen_pipeline.extraction import Landing
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.numbers import NotANumberError, Numbers, numbers_of
 from keen_pipeline.readers.scan import converted
@@ -144,10 +144,11 @@ def test_a_long_number_is_looked_at() -> None:
 
 def test_one_word_for_all_landings_of_a_column() -> None:
     asked = day(0, collection="visits")
-    file = LandedFile("visits", "2026-01-01", "x", Encoding.CSV, ("body:n",), 1, 9, "", asked, ("num",), frozenset({"body:n"}))
-    assert known_words([file]) == {"body:n": "string"}
-    assert known_words([replace(file, masked=frozenset())]) == {"body:n": KEENS_NUMBER}
-    nulls, told = replace(file, masked=frozenset(), words=("null",)), replace(file, masked=frozenset())
-    assert known_words([nulls, told]) == {"body:n": KEENS_NUMBER}
-    assert known_words([nulls]) == known_words([replace(told, words=("",)), told]) == {"body:n": "string"}
-    assert known_words([replace(file, masked=frozenset(), words=())]) == {"body:n": "string"}
+
+    def landed(*words: str, **masked: str) -> LandedFile:
+        return LandedFile(asked, Landing("x", 9, 1, "", ("n",), 9, 0.0, property_types=words, masked=masked), "")
+
+    assert known_words([landed("num", n="hash")]) == {"n": "string"}
+    assert known_words([landed("num")]) == known_words([landed("null"), landed("num")]) == {"n": KEENS_NUMBER}
+    assert known_words([landed("num", other="drop")]) == {"n": KEENS_NUMBER}
+    assert known_words([landed("null")]) == known_words([landed(""), landed("num")]) == known_words([landed()]) == {"n": "string"}

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -18,17 +17,6 @@ from keen_pipeline.scope import DEFAULT_NAME
 
 _LONGEST_NAME = 500  # longer than that of any one collection
 _Body = Callable[..., Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """What the steps have as Dagster's own decorators take it; `partitions_per_run` None: a backfill is one run."""
-
-    partitions_per_run: int | None = None
-    pool: str | None = None
-    retry_policy: dg.RetryPolicy | None = None
-    hooks: set[dg.HookDefinition] | None = None
-    op_tags: Mapping[str, Any] | None = None
 
 
 def keen_assets(
@@ -73,24 +61,25 @@ def keen_assets(
         )
     others = {c.name: c for c in (*together_with, *collections)}
     specs = specs_of(translator or KeenTranslator(), list(others.values()), name)
-    options = StepOptions(partitions_per_run, pool, retry_policy, hooks, op_tags)
-    return lambda body: _step(body, collections, specs, Names(name), options, step_name)
+    options: dict[str, Any] = {"pool": pool, "retry_policy": retry_policy, "hooks": hooks}
+    return lambda body: _step(body, collections, specs, Names(name), partitions_per_run, op_tags, step_name, **options)
 
 
 def collection_assets(
     collections: Sequence[Collection],
     specs: Mapping[str, dg.AssetSpec],
     names: Names,
-    options: StepOptions,
-    execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] | None = None,
+    per_run: int | None,
+    op_tags: Mapping[str, Any] | None,
+    execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] = run_assets,
+    **options: Any,
 ) -> list[dg.AssetsDefinition]:
-    """The assets of all collections, a step for each. `execute`: what a step does, by default `keen.run(context)`."""
-    run = execute or (lambda context: run_assets(context, getattr(context.resources, names.name)))
+    """The assets of all collections, a step for each. `execute`: what a step does. `options`: of `multi_asset`."""
 
     def land(context: dg.AssetExecutionContext, config: CsvAssetConfig) -> Iterator[Any]:
-        yield from run(context)
+        yield from execute(context)
 
-    return [_step(land, [collection], specs, names, options) for collection in collections]
+    return [_step(land, [collection], specs, names, per_run, op_tags, **options) for collection in collections]
 
 
 def _step(
@@ -98,10 +87,11 @@ def _step(
     collections: Sequence[Collection],
     specs: Mapping[str, dg.AssetSpec],
     names: Names,
-    options: StepOptions,
+    per_run: int | None,
+    op_tags: Mapping[str, Any] | None,
     step_name: str | None = None,
+    **options: Any,
 ) -> dg.AssetsDefinition:
-    per_run = options.partitions_per_run
     run, asked = _with_resources(body)
     return dg.multi_asset(
         name=step_name or _step_name(names, collections),
@@ -109,12 +99,10 @@ def _step(
         check_specs=[check for c in collections for check in check_specs(c, specs[c.name])],
         can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run() if per_run is None else dg.BackfillPolicy.multi_run(per_run),
-        op_tags={key: value for c in collections for key, value in c.run_tags.items()} | dict(options.op_tags or {}),
-        hooks=options.hooks,
-        pool=options.pool,
-        retry_policy=options.retry_policy,
+        op_tags={key: value for c in collections for key, value in c.run_tags.items()} | dict(op_tags or {}),
         required_resource_keys=names.resources | asked,
         description=f"Extracts {', '.join(c.name for c in collections)} over a range of partitions in one run.",
+        **options,
     )(run)
 
 

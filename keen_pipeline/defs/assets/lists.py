@@ -7,13 +7,13 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection, masked_by
-from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
-from keen_pipeline.defs.partitions import is_before_start, partitions_definition, when_landed
+from keen_pipeline.defs.partitions import fitting, is_before_start, when_landed
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.translator import COLLECTION_METADATA
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import InvalidInputError, PermanentError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline.told import shortened
@@ -44,7 +44,8 @@ def unique_values_asset(
     `name`: of the definitions whose collection it is. `asset_key`: of the collection's files, if a translator changed it.
     `partitions_def`: of the list, by default the collection's own.
 
-    Raises InvalidInputError if the collection masks the property: its values must not be written anywhere.
+    Raises InvalidInputError if the collection masks the property, whose values must not be written anywhere, or if
+    `partitions_def` is of another granularity or zone than the collection.
 
     >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
     'keen/purchases/unique/body:currency'
@@ -72,40 +73,30 @@ def unique_values_asset(
         name=names.step(f"{collection.name} {property_name}", prefix="list_"),
         outs={"values": values_of},
         deps=[files],
-        partitions_def=(partitions_def or partitions_definition(collection)) if partitioned else None,
+        partitions_def=fitting(collection, partitions_def) if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run(),
         required_resource_keys=names.resources,
     )
     def list_values(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-        yield from _listed(context, name, key, collection, property_name, partitioned=partitioned)
-        yield dg.MaterializeResult(asset_key=key, metadata=NO_SECOND_MATERIALIZATION)
+        pipeline = pipeline_of(context.resources, name)
+
+        def made(partition: str) -> dict[str, Any]:
+            values: list[Any] = []
+            if not partitioned or not is_before_start(collection, partition):
+                window = partition_for_key(collection, partition, pipeline.clock.now()).timeframe if partitioned else None
+                values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+            return _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
+
+        if partitioned:
+            # What says nothing of one partition, as a service that is away, would say so of each.
+            yield from one_by_one(context, key, "listed", made, PermanentError)
+        else:
+            yield dg.MaterializeResult(asset_key=key, metadata=made(LATEST))
 
     return list_values
 
 
-def _listed(
-    context: dg.AssetExecutionContext,
-    name: str,
-    key: dg.AssetKey,
-    collection: Collection,
-    property_name: str,
-    *,
-    partitioned: bool,
-) -> Iterator[dg.AssetMaterialization]:
-    """One list after the other: asked for, and written."""
-    pipeline = pipeline_of(context.resources, name)
-    now = pipeline.clock.now()
-    for partition in context.partition_keys if partitioned else [LATEST]:
-        values: list[Any] = []
-        if not partitioned or not is_before_start(collection, partition):
-            window = partition_for_key(collection, partition, now).timeframe if partitioned else None
-            values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-        metadata = _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
-        yield dg.AssetMaterialization(key, partition=partition if partitioned else None, metadata=metadata)
-
-
 def _written(uri: str, values: list[Any]) -> dict[str, Any]:
-    """What is told of a list."""
     return {
         "keen/values": len(values),
         "keen/preview": dg.MetadataValue.json([_shown(value) for value in values[:PREVIEWED]]),

@@ -6,17 +6,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.assets.one_by_one import NO_SECOND_MATERIALIZATION
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.defs.partitions import is_before_start
 from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation
 from keen_pipeline.defs.reports.metadata import materializing_runs
 from keen_pipeline.defs.reports.reporter import NOT_COUNTED, Reporter
-from keen_pipeline.defs.resources import KeenResource, pipeline_of
+from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS
 from keen_pipeline.defs.translator import collection_of
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
@@ -47,9 +47,6 @@ PROGRESS_SECONDS = 10.0
 _POSTING_SECONDS = 30.0
 # How often a step keeps the sensor from landing what the next steps of its run are going to: more often than the sensor ticks.
 _KEEPING_SECONDS = 10.0
-# Dagster emits a materialization of every partition of the range for an output, beside those yielded by hand; with this
-# key of its own in the output's metadata it doesn't. A test holds exactly one materialization per partition.
-NO_SECOND_MATERIALIZATION = {SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
 
 
 class CsvAssetConfig(dg.Config):
@@ -62,7 +59,7 @@ class CsvAssetConfig(dg.Config):
     )
 
 
-def run_assets(context: dg.AssetExecutionContext, keen: KeenResource) -> Iterator[Any]:
+def run_assets(context: dg.AssetExecutionContext) -> Iterator[Any]:
     """The body of every step of ours; see `KeenResource.run`."""
     step = _Step(context)
     pipeline = pipeline_of(context.resources, step.name)
@@ -188,7 +185,7 @@ def _requests(
     """What to ask for, and the partitions from before the collection's start date, which another collection's range has."""
     now = pipeline.clock.now()
     before = [key for key in partition_keys if is_before_start(collection, key)]
-    wanted = [partition_for_key(collection, key, now) for key in partition_keys if key not in set(before)]
+    wanted = [partition_for_key(collection, key, now) for key in partition_keys if not is_before_start(collection, key)]
     return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted], before
 
 
@@ -203,14 +200,14 @@ def _others_of_the_run(
     context: dg.AssetExecutionContext, name: str, own: Mapping[str, dg.AssetKey]
 ) -> tuple[list[Collection], bool]:
     """The collections of the same definitions that other steps of this run are going to land, and whether one of those is over."""
-    selection = context.run.asset_selection or frozenset()
-    graph = context.job_def.asset_layer.asset_graph if selection else None
+    layer = context.job_def.asset_layer
+    # A run of a whole job has no selection of its own.
+    selection = frozenset(context.run.asset_selection or layer.selected_asset_keys)
     others: dict[str, list[Collection]] = {}
     for key in sorted(selection - set(own.values())):
-        node = graph.get(key) if graph is not None and graph.has(key) else None
-        spec = node.to_asset_spec() if node is not None else None
-        if node is not None and spec is not None and spec.metadata.get(DEFINITIONS_TAG) == name:
-            collection = collection_of(spec.metadata)
+        node = layer.get(key) if layer.has(key) else None
+        if node is not None and node.metadata.get(DEFINITIONS_TAG) == name:
+            collection = collection_of(node.metadata)
             others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
     stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
     ended = {one.step_key for one in stats if one.end_time is not None}

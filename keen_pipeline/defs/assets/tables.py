@@ -7,12 +7,11 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.run import NO_SECOND_MATERIALIZATION
+from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
-from keen_pipeline.defs.partitions import partitions_definition, when_landed
-from keen_pipeline.errors import InvalidInputError, KeenPipelineError
-from keen_pipeline.pipeline.told import MOST_LINES
+from keen_pipeline.defs.partitions import fitting, when_landed
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.readers.types import TYPES, check_types
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.tables import LoadedPartition, TableLoader, TablePlace, place_of_destination, place_of_url
@@ -79,7 +78,7 @@ def table_asset(
     `automation_condition`: unless given, a partition is loaded when it has landed, or landed again, and its blocking checks passed.
     A run over a range of partitions loads one after the other; if one can't be loaded, the others are, and the run fails.
     `definitions`: the name of those whose collection it is; `asset_key`, `partitions_def`: of its files, if they are others.
-    Raises InvalidInputError for a name that can't be a table's.
+    Raises InvalidInputError for a name that can't be a table's, and for partitions of another granularity or zone.
 
     >>> asset = table_asset(Collection("purchases", "2026-01-01"))
     >>> asset.key.to_user_string()
@@ -95,7 +94,7 @@ def table_asset(
     @dg.asset(
         key=target,
         deps=[upstream],
-        partitions_def=partitions_def or partitions_definition(collection),
+        partitions_def=fitting(collection, partitions_def),
         backfill_policy=dg.BackfillPolicy.single_run(),
         automation_condition=condition,
         group_name=group_name or definitions,
@@ -110,27 +109,9 @@ def table_asset(
         database: TableDatabase = getattr(context.resources, DATABASE)
         source = upstream.to_user_string()
         loader = TableLoader(database.open(), reader.open(collection), collection.name, name, source=source, types=wanted)
-        yield from _loaded(context, loader, target)
-        yield dg.MaterializeResult(metadata=NO_SECOND_MATERIALIZATION)
+        yield from one_by_one(context, target, "loaded", lambda partition: _metadata(name, loader.load(partition)))
 
     return load_table
-
-
-def _loaded(context: dg.AssetExecutionContext, loader: TableLoader, key: dg.AssetKey) -> Iterator[dg.AssetMaterialization]:
-    """One partition after the other; raises Failure at the end if one can't be loaded."""
-    failed: list[str] = []
-    for partition in context.partition_keys:
-        try:
-            loaded = loader.load(partition)
-        except KeenPipelineError as error:
-            context.log.error("%s", error)  # noqa: TRY400 - the message says it; a stack would tell nothing more
-            failed.append(str(error))
-        else:
-            yield dg.AssetMaterialization(key, partition=partition, metadata=_metadata(loader.table, loaded))
-    if failed:
-        more = [f"and {len(failed) - MOST_LINES} more, see the log"] if len(failed) > MOST_LINES else []
-        said = " | ".join([*failed[:MOST_LINES], *more])
-        raise dg.Failure(f"{len(failed)} of {len(context.partition_keys)} partitions not loaded: {said}")
 
 
 def _checked(collection: str, types: Mapping[str, str]) -> Mapping[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
@@ -22,7 +23,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
 from keen_pipeline.pipeline.freshness import Freshness, freshness
 from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, lost_events, unmet_by_mask, usual_events
-from keen_pipeline.pipeline.told import by_cause
+from keen_pipeline.pipeline.told import by_cause, shortened
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -32,7 +33,7 @@ COMPLETE = "complete"
 SCHEMA = "schema_drift"
 SIZE = "unexpected_size"
 FRESH = "fresh"
-# Partitions that one result lists; its description says how many there are.
+# Partitions or columns that one result lists; its description says how many there are, or begins with them.
 _MOST_LISTED = 1000
 # Partitions whose materializations one query of the event log asks for: bounds its parameters and its answer.
 _READ_TOGETHER = 200
@@ -112,36 +113,25 @@ class Targets:
     def of(self, entry: Entry) -> AssetCheckEvaluationTargetMaterializationData | None:
         """The newest materialization of the entry's partition, None if it has none."""
         place = self._place(entry)
-        if place in self._unread or place not in self._known:
+        if place not in self._known:
             self._unread.add(place)
-            self._read()
+        if place in self._unread:
+            self._known.update(dict.fromkeys(self._unread))
+            for key in {key for key, _ in self._unread}:
+                partitions = sorted(partition for of, partition in self._unread if of == key)
+                for start in range(0, len(partitions), _READ_TOGETHER):
+                    self._read(key, partitions[start : start + _READ_TOGETHER])
+            self._unread.clear()
         return self._known[place]
 
-    def _read(self) -> None:
-        self._known.update(dict.fromkeys(self._unread))
-        by_asset: dict[dg.AssetKey, list[str]] = defaultdict(list)
-        for key, partition in sorted(self._unread):
-            by_asset[key].append(partition)
-        self._unread.clear()
-        for key, partitions in by_asset.items():
-            for start in range(0, len(partitions), _READ_TOGETHER):
-                self._read_some(key, partitions[start : start + _READ_TOGETHER])
-
-    def _read_some(self, key: dg.AssetKey, partitions: list[str]) -> None:
-        wanted, cursor = set(partitions), None
-        while wanted:
-            told = self._instance.fetch_materializations(
-                dg.AssetRecordsFilter(asset_key=key, asset_partitions=sorted(wanted)), limit=_READ_TOGETHER, cursor=cursor
+    def _read(self, key: dg.AssetKey, partitions: list[str]) -> None:
+        newest = self._instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(partitions))
+        wanted = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(newest.values()))
+        for record in self._instance.fetch_materializations(wanted, limit=len(newest)).records if newest else ():
+            assert record.partition_key is not None
+            self._known[key, record.partition_key] = AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
             )
-            for record in told.records:  # newest first
-                if record.partition_key in wanted:
-                    wanted.discard(record.partition_key)
-                    self._known[key, record.partition_key] = AssetCheckEvaluationTargetMaterializationData(
-                        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-                    )
-            if not told.has_more:
-                return
-            cursor = told.cursor
 
     def _place(self, entry: Entry) -> tuple[dg.AssetKey, str]:
         return self.keys[entry.request.collection], entry.request.partition_key
@@ -218,12 +208,12 @@ def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequ
         entry,
         policy,
         not drift,
-        f"against {compared_with}: {drift}",
+        shortened(f"against {compared_with}: {drift}"),
         columns=columns,
         compared_with=compared_with,
-        added=list(drift.added) or None,
-        removed=list(drift.removed) or None,
-        retyped={name: list(words) for name, words in (drift.retyped or {}).items()} or None,
+        added=list(drift.added[:_MOST_LISTED]) or None,
+        removed=list(drift.removed[:_MOST_LISTED]) or None,
+        retyped={name: list(words) for name, words in islice((drift.retyped or {}).items(), _MOST_LISTED)} or None,
     )
 
 

@@ -16,6 +16,8 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.timeframe import format_instant
 
+# Columns that one event lists: each takes some 250 bytes of Dagster's database, for every partition and each time it lands.
+_MOST_COLUMNS = 1000
 LANDING_KEY = "keen/landing"
 """Metadata of an event: the token of the landing it speaks of, by which it is known again, also by a new ledger."""
 
@@ -31,6 +33,7 @@ def landing_metadata(entry: Entry, shown: str | None = None) -> Mapping[str, Any
         "dagster/partition_row_count": landing.records,
         "dagster/uri": dg.MetadataValue.path(landing.uri) if "://" not in landing.uri else dg.MetadataValue.url(landing.uri),
         "dagster/column_schema": _schema(landing),
+        "keen/columns": len(landing.columns),
         "keen/events": landing.records,
         "keen/bytes": landing.bytes,
         "keen/stored_bytes": landing.stored_bytes,
@@ -55,13 +58,13 @@ def landing_metadata(entry: Entry, shown: str | None = None) -> Mapping[str, Any
 
 
 def _schema(landing: Landing) -> dg.TableSchema:
-    """The columns of the file: a parquet file's own types, else Keen's words for its properties; text if there is none."""
+    """The first columns of the file: a parquet file's own types, else Keen's words for its properties; text if there is none."""
     types = landing.column_types or landing.property_types or ("string",) * len(landing.columns)
     done = {MaskMethod.HASH.value: "hashed", MaskMethod.MASK.value: "masked"}
     return dg.TableSchema(
         columns=[
             dg.TableColumn(name, kind or "string", description=done.get(landing.masked.get(name, "")))
-            for name, kind in zip(landing.columns, types, strict=True)
+            for name, kind in zip(landing.columns[:_MOST_COLUMNS], types, strict=False)
         ]
     )
 

@@ -43,7 +43,6 @@ class Reporter:
                 yield materialization(entry, self.targets.keys[entry.request.collection], self._pipeline.destination)
             self.targets.landed(entry)
         self._landed[entry.request.path] = entry
-        self._pipeline.ledger.reported([entry.entry_id])
 
     def counted(self, counted: Counted) -> Iterator[Report]:
         """The check `complete`."""
@@ -75,13 +74,17 @@ class Reporter:
             self.problems.append((collection, f"{error} ({what})"))
 
     def checks(self, collections: Mapping[str, Collection]) -> Iterator[Report]:
-        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`."""
+        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`.
+
+        What landed counts as reported only then: of a run that dies before, the next one evaluates them.
+        """
         for result in landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values())):
             if not result.passed:
                 self._log.warning(
                     "%s[%s]: %s: %s", result.asset_key.path[-1], result.partition, result.check_name, result.description
                 )
             yield result
+        self._pipeline.ledger.reported(entry.entry_id for entry in self._landed.values())
 
     def end(self, well: int | None = None) -> None:
         """Raises Failure naming what failed and why; what landed is kept, and it is not tried again as a whole.

@@ -189,22 +189,25 @@ def _failures_sensor(
     )
     def failures_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         changes = context.instance.fetch_run_status_changes
-        cursor = context.cursor or ""
-        if not cursor.isdecimal():
-            newest = changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
-            context.update_cursor(str(newest[0].storage_id if newest else 0))
+        cursor, newest = context.cursor or "", changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
+        last = newest[0].storage_id if newest else 0
+        # Dagster's events were wiped, and are counted anew, if it lies ahead of them.
+        if not cursor.isdecimal() or int(cursor) > last:
+            context.update_cursor(str(last))
             return dg.SkipReason("runs that fail from now on are told")
         notifications: KeenNotifications = getattr(context.resources, names.notifications)
         settings = notifications.settings()
         channels, told, problems = channels_of(settings), 0, list[str]()
         only = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(cursor))
         records = changes(only, limit=_MOST_RUNS, ascending=True).records
+        found = context.instance.get_runs(dg.RunsFilter(run_ids=[record.run_id for record in records])) if records else []
+        runs = {run.run_id: run for run in found}
         begun = monotonic()
         for record in records:
             if monotonic() - begun > SENDING_SECONDS:
                 break
             context.update_cursor(str(record.storage_id))  # kept only if the tick succeeds
-            run = context.instance.get_run_by_id(record.run_id)
+            run = runs.get(record.run_id)
             body = _failure(context, names, keys, steps, run, record.event_log_entry) if run is not None else None
             if body is None:
                 continue
@@ -302,7 +305,6 @@ def _causes(story: str) -> list[str]:
 
 
 def _story(failed: Sequence[dg.DagsterEvent]) -> str:
-    """What the failed steps said."""
     said: list[str] = []
     for event in failed:
         data = event.step_failure_data

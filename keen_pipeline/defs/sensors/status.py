@@ -5,12 +5,13 @@ import math
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.jobs import landing_config
 from keen_pipeline.defs.names import Names, sensor_status, tags_identity
 from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import pipeline_of
@@ -64,20 +65,16 @@ def extraction_status_sensor(
     return extraction_status
 
 
+@dataclass(frozen=True)
 class _Tick:
     """One tick: poll, post, and ask for runs."""
 
-    def __init__(
-        self,
-        context: dg.SensorEvaluationContext,
-        pipeline: Pipeline,
-        names: Names,
-        job: dg.JobDefinition,
-        collections: Mapping[str, Collection],
-        keys: Keys,
-    ) -> None:
-        self.context, self.pipeline, self.names, self.job = context, pipeline, names, job
-        self.collections, self.keys = collections, keys
+    context: dg.SensorEvaluationContext
+    pipeline: Pipeline
+    names: Names
+    job: dg.JobDefinition
+    collections: Mapping[str, Collection]
+    keys: Keys
 
     def run(self, per_run: int) -> list[dg.RunRequest] | dg.SkipReason:
         """The runs to ask for, or why there is none."""
@@ -97,14 +94,11 @@ class _Tick:
         if not finished:
             still = sum(entry.status is Status.SUBMITTED for entry in waiting) - len(polled.completed)
             return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service")
-        room = MAX_WAITING_RUNS - self._queued()
+        queued = dg.RunsFilter(job_name=self.job.name, statuses=[dg.DagsterRunStatus.QUEUED])
+        room = MAX_WAITING_RUNS - context.instance.get_runs_count(queued)
         if room <= 0:
             return dg.SkipReason(f"{len(finished)} finished, and {MAX_WAITING_RUNS} landing runs wait for a worker already")
         return self._landing_runs(finished, per_run, room) or dg.SkipReason("what has finished is being landed by others")
-
-    def _queued(self) -> int:
-        statuses = [dg.DagsterRunStatus.QUEUED]
-        return self.context.instance.get_runs_count(dg.RunsFilter(job_name=self.job.name, statuses=statuses))
 
     def _finished(self) -> list[Entry]:
         """What a run has to do something about and none does, oldest first."""
@@ -149,18 +143,14 @@ class _Tick:
         return requests
 
     def _landing_run(self, entries: Sequence[Entry], key: str) -> dg.RunRequest:
-        names = sorted({e.request.collection for e in entries})
-        config = {
-            "entry_ids": [e.entry_id for e in entries],
-            "collections": [collection_to_wire(self.collections[name]) for name in names if name in self.collections],
-            "asset_keys": {name: list(self.keys[name].path) for name in names if name in self.keys},
-        }
+        known = [self.collections[n] for n in sorted({e.request.collection for e in entries}) if n in self.collections]
+        keys = {collection.name: self.keys[collection.name] for collection in known}
         first = self.collections.get(entries[0].request.collection)
         (op,) = self.job.graph.node_defs
         return dg.RunRequest(
             run_key=key,
             job_name=self.job.name,
-            run_config={"ops": {op.name: {"config": config}}},
+            run_config=landing_config(op, known, keys, [e.entry_id for e in entries]),
             tags=dict(first.run_tags) if first is not None else {},
         )
 
