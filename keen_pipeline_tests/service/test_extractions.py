@@ -7,6 +7,7 @@ import itertools
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,26 @@ class Refusing:
 
     def remove(self, name: str) -> None:
         pass
+
+
+def test_what_was_written_before_results_went_elsewhere_can_still_be_read(data: Path) -> None:
+    with closing(Service(ServiceConfig(data=data), "http://127.0.0.1")) as service:
+        service.add_event("purchases", {"a": 1}, version="v3")
+        made = service.create_extraction("purchases", {}, names="v2")
+        await_status(service, made.id, COMPLETE)
+        written = list(service.results.read(made.id, 0, 1000))
+    elsewhere = partial(one_folder, results=Refusing(StorageError("it refuses"), 0))
+    with closing(Service(ServiceConfig(data=data), "http://127.0.0.1", elsewhere)) as service:
+        assert list(service.results.read(made.id, 0, 1000)) == written
+
+
+def test_an_extraction_that_never_ends_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MOST_SECONDS", 0.05)
+    slow = "SELECT count(*) FROM range(100000000000) a(x) WHERE hash(x) = 1"
+    monkeypatch.setattr(worker, "write_csv", lambda cursor, *_, **__: cursor.execute(slow).fetchone()[0])
+    made = service.create_extraction("purchases", {}, names="v2")
+    await_status(service, made.id, FAILED)
+    assert "longer than 0.05 s" in str(service.records.get(made.id))
 
 
 @pytest.mark.parametrize(
