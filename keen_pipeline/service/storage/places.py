@@ -14,7 +14,7 @@ from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart
 
 
 class StorageError(ServiceUnavailableError):
-    """A storage refused what it took when the service started; whoever took the right or the bucket away may give it back."""
+    """A storage refused what it took when the service started, or lost what it was given: a person may mend that."""
 
 
 class ObjectStore(Protocol):
