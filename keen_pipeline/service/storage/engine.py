@@ -7,7 +7,6 @@ and for finding unique values one text for 1 and 1.0.
 from __future__ import annotations
 
 import errno
-import shutil
 import threading
 import time
 from collections import deque
@@ -133,8 +132,9 @@ class Engine:
     """The shared DuckDB database. `memory_mib`: its memory limit; `query_seconds`: after which a query is cancelled."""
 
     def __init__(self, folder: Path, memory_mib: int, query_seconds: float) -> None:
-        self._spill = folder / "spill"
-        shutil.rmtree(self._spill, ignore_errors=True)
+        spill = folder / "spill"
+        for left in spill.glob("duckdb_temp_*"):
+            left.unlink()
         self._query_seconds = query_seconds
         self._lock = threading.Lock()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
@@ -144,7 +144,7 @@ class Engine:
         settings = {
             "memory_limit": f"{memory_mib * MIB // 1000}kB",
             "threads": str(_threads(self._root, memory_mib)),
-            "temp_directory": str(self._spill),
+            "temp_directory": str(spill),
             "preserve_insertion_order": "true",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
