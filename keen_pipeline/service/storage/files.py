@@ -187,20 +187,20 @@ class EventFiles:
             for part, path in parts.items():
                 with self._lock:
                     known = self._log_facts.get(part) if isinstance(part, LogPart) else self._facts.get(part.name)
-                found[part] = known or self._remember(part, self._read_facts(cursor, part, path))
+                found[part] = known or self._remember(part, _read_facts(cursor, part, path))
         return found
-
-    def _read_facts(self, cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Facts:
-        if isinstance(part, DataFile):
-            return _footer(cursor, path) or _look_file(cursor, path)
-        with self.memory.reserved(reading_mib([part])):
-            return _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
 
 
 def _check_number(path: Path, written: int, expected: int) -> None:
     """Never take for folded what DuckDB passed over."""
     if written != expected:
         raise RuntimeError(f"{path.name}: {written} events were written, {expected} were expected")
+
+
+def _read_facts(cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Facts:
+    if isinstance(part, DataFile):
+        return _footer(cursor, path) or _look_file(cursor, path)
+    return _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
 
 
 def _footer(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts | None:

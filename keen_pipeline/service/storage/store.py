@@ -85,6 +85,7 @@ class Snapshot:
     def facts(self, segments: Sequence[Part]) -> Facts:
         """What some segments hold, together."""
         self.fetch(segments)
+        self._reserve([s for s in segments if isinstance(s, LogPart)])
         paths = {s: self._held[s] if isinstance(s, DataFile) else s.path for s in segments}
         return together(self._files.facts(paths).values())
 
@@ -94,10 +95,14 @@ class Snapshot:
         paths = {s: self._held[s] for s in segments if isinstance(s, DataFile)}
         present = together(self._files.facts(paths).values()).kinds if paths else {}
         logs = [s for s in segments if isinstance(s, LogPart)]
+        self._reserve(logs)
+        return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
+
+    def _reserve(self, logs: Sequence[LogPart]) -> None:
+        """Have the memory to read logs, until the snapshot is left; once, as whoever asked twice would wait for himself."""
         if logs and not self._reserved:
             self._until_left.enter_context(self._files.memory.reserved(reading_mib(logs)))
             self._reserved = True
-        return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
 
     def leave(self) -> None:
         self._until_left.close()
