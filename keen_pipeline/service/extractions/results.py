@@ -20,7 +20,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 class Results:
-    """Result files. `folder`: the local one. `seconds`: lifetime of a URL. A result's `name` is `Extraction.result`.
+    """Result files. `folder`: the local one. `seconds`: lifetime of a URL. A result's `name` is `Turn.result`.
 
     `objects`: where they are kept instead, under `prefix`, None: in the folder. Each method that asks it may raise
     ServiceUnavailableError.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn
 from keen_pipeline.service.extractions.results import Results
 from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError, QueryTimeoutError, own_errors
 from keen_pipeline.service.storage.places import StorageError
@@ -151,7 +151,7 @@ class ExtractionWorker:
         for extraction_id, turns in self._records.expired(finished_before):
             try:
                 for turn in range(1, turns + 1) if turns else (0,):
-                    self._results.remove(result_name(extraction_id, turn))
+                    self._results.remove(Turn(extraction_id, turn).result)
             except (RetryableError, OSError) as error:
                 _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
                 failures += 1

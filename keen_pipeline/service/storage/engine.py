@@ -58,12 +58,8 @@ class MemoryShortageError(RetryableError):
     """A query needs more memory than the service has, or than the others leave it now."""
 
 
-class DiskFullError(KeenPipelineError, OSError):
+class DiskFullError(KeenPipelineError):
     """There is no room on the disk for what was to be written; what is stored can be read. HTTP 507."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.errno = errno.ENOSPC
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -90,7 +86,7 @@ def own_errors(what: str) -> Iterator[None]:
             retry_after=RETRY_SECONDS,
         ) from error
     except (OSError, duckdb.IOException) as error:
-        if isinstance(error, DiskFullError) or not is_disk_full(error):
+        if not is_disk_full(error):
             raise
         raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error
 
@@ -177,7 +173,7 @@ class Engine:
         watch = threading.Thread(target=cancel, name="time limit", daemon=True)
         if seconds is not None:
             watch.start()
-        request = cancellation.current()
+        request = cancellation.current.get()
         try:
             with request.watching(cursor) if request is not None else nullcontext():
                 yield cursor

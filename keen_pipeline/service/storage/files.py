@@ -53,11 +53,6 @@ class Facts:
         return json.dumps({"bytes": self.bytes, "kinds": self.kinds, "escaped": sorted(self.escaped)}, separators=(",", ":"))
 
 
-def facts_of(text: str) -> Facts:
-    found = json.loads(text)
-    return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
-
-
 def together(facts: Iterable[Facts]) -> Facts:
     size, kinds, escaped = 0, dict[str, Counter[str]](), set[str]()
     for one in facts:
@@ -205,7 +200,10 @@ def _read_facts(cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Fa
 
 def _footer(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts | None:
     row = cursor.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = ?", [str(path), _FOOTER.encode()]).fetchone()
-    return facts_of(row[0].decode()) if row is not None else None
+    if row is None:
+        return None
+    found = json.loads(row[0])
+    return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
 
 
 def _look_file(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts:
