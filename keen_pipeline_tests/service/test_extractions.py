@@ -8,7 +8,6 @@ import os
 import sqlite3
 import threading
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,7 +21,6 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
-from keen_pipeline.service.storage.backend import one_folder
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import await_status
@@ -184,8 +182,8 @@ def test_what_was_written_before_results_went_elsewhere_can_still_be_read(data: 
         made = service.create_extraction("purchases", {}, names="v2")
         await_status(service, made.id, COMPLETE)
         written = list(service.results.read(made.id, 0, 1000))
-    elsewhere = partial(one_folder, results=Refusing(StorageError("it refuses"), 0))
-    with closing(Service(ServiceConfig(data=data), "http://127.0.0.1", elsewhere)) as service:
+    elsewhere = Refusing(StorageError("it refuses"), 0)
+    with closing(Service(ServiceConfig(data=data), "http://127.0.0.1", results=elsewhere)) as service:
         assert list(service.results.read(made.id, 0, 1000)) == written
 
 
@@ -211,7 +209,7 @@ def test_results_wait_for_a_storage_that_is_away_and_not_for_ever_for_one_that_r
 ) -> None:
     monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
     results = Refusing(error, times)
-    service = Service(ServiceConfig(data=data, max_concurrency=1), "http://127.0.0.1", partial(one_folder, results=results))
+    service = Service(ServiceConfig(data=data, max_concurrency=1), "http://127.0.0.1", results=results)
     try:
         service.add_event("purchases", {"a": 1}, version="v3")
         made = service.create_extraction("purchases", {}, names="v2")
