@@ -73,7 +73,9 @@ def _see_that_it_is_ours(data: Path) -> None:
     there = {name for name in names(data) if names(data / name)} if data.is_dir() else set()
     ours = "layout.json" in there or "state.db" in there or {"events", "log"} <= there
     if there and not ours and load_credentials(data) is None:
-        raise ConfigurationError(f"service: {data} holds other things, such as {min(there)}; choose an empty folder with --data")
+        raise ConfigurationError(
+            f"service: {data} holds other things, such as {min(there)}; choose an empty one (--data, KEEN_PIPELINE_SERVICE_DATA)"
+        )
 
 
 def is_held(data: Path) -> bool:
