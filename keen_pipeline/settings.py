@@ -146,16 +146,16 @@ def _key(name: str, text: str) -> str:
 
 
 def plain_url(name: str, text: str) -> str:
-    """An http(s) address without a slash at its end. Raises ConfigurationError, which begins with `name`."""
+    """An http(s) address without a slash at its end. Raises InvalidInputError, which begins with `name`."""
     try:
         parts = urlsplit(text)
         wrong = parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1
     except ValueError:
         wrong = True
     if wrong:
-        raise ConfigurationError(f"{name} must be a URL that starts with http:// or https:// and names a host")
+        raise InvalidInputError(f"{name} must be a URL that starts with http:// or https:// and names a host")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ConfigurationError(f"{name} must be a plain address, without a user, a query or a fragment")
+        raise InvalidInputError(f"{name} must be a plain address, without a user, a query or a fragment")
     return text.rstrip("/")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from email.message import EmailMessage
@@ -23,8 +23,9 @@ from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
 from keen_pipeline.service.extractions.worker import ExtractionWorker
 from keen_pipeline.service.limits import MAILS, ByteBudget
 from keen_pipeline.service.metrics import Metrics
-from keen_pipeline.service.storage.backend import Backend, one_folder
+from keen_pipeline.service.storage.backend import open_backend
 from keen_pipeline.service.storage.engine import Engine
+from keen_pipeline.service.storage.places import ObjectStore
 from keen_pipeline.timeframe import UTC, Timeframe, resolve_timeframe
 
 _log = logging.getLogger(__name__)
@@ -33,14 +34,11 @@ _log = logging.getLogger(__name__)
 class Service:
     """Store, extractions and limits of one process. Methods block; routes call them from a thread pool.
 
-    `local_url`: where this service can be reached from its own machine. `open_backend`: opens what the service keeps things in.
+    `local_url`: where this service can be reached from its own machine. `objects`, `results`: see `http.server.serve`.
     """
 
     def __init__(
-        self,
-        config: ServiceConfig,
-        local_url: str,
-        open_backend: Callable[[ServiceConfig, Engine], Backend] = one_folder,
+        self, config: ServiceConfig, local_url: str, objects: ObjectStore | None = None, results: ObjectStore | None = None
     ) -> None:
         self.config = config
         self.local_url = local_url
@@ -49,7 +47,7 @@ class Service:
         self.pending_bodies = ByteBudget(config.pending_body_mib * MIB)
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
-        self.backend = open_backend(config, self.engine)
+        self.backend = open_backend(config, self.engine, objects, results)
         self.credentials = self.backend.credentials
         self.store, self.records, self.results = self.backend.store, self.backend.records, self.backend.results
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)

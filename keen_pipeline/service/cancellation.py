@@ -1,7 +1,4 @@
-"""Stops the queries of a request whose client has left.
-
-`running` marks the work of one request in its thread; whatever opens a database cursor there registers it with `current()`.
-"""
+"""Stops the queries of a request whose client has left: whatever opens a database cursor registers it with the request."""
 
 from __future__ import annotations
 
@@ -51,19 +48,5 @@ class Cancellation:
                 self._cursors.remove(cursor)
 
 
-_current: ContextVar[Cancellation | None] = ContextVar("keen_request_cancellation", default=None)
-
-
-def current() -> Cancellation | None:
-    """The request that this thread works for, None outside of requests."""
-    return _current.get()
-
-
-@contextmanager
-def running(cancellation: Cancellation) -> Iterator[None]:
-    """Work for one request while the block runs."""
-    token = _current.set(cancellation)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+current: ContextVar[Cancellation | None] = ContextVar("keen_request_cancellation", default=None)
+"""The request that this task, and the threads that it has work for it, belong to; None outside of requests."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.mail import check_login
 from keen_pipeline.settings import SmtpSettings, plain_url
 
@@ -129,4 +129,6 @@ class ServiceConfig:
         if self.smtp is not None:
             check_login(self.smtp)
         if (self.catalogue_url is None) != (self.storage_uri is None):
-            raise ConfigurationError("service: --catalogue and --storage go together; give both, or neither for one data folder")
+            raise InvalidInputError("service: --catalogue and --storage go together; give both, or neither for one data folder")
+        if not self.host:
+            raise InvalidInputError("service: --host is empty, which would be every address of this machine; 0.0.0.0 says so")

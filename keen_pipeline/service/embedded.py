@@ -50,7 +50,10 @@ def find(data: Path) -> Endpoint | None:
 def _find(data: Path) -> tuple[Endpoint | None, int | None]:
     """The same, and its process id."""
     written = read_announcement(data)
-    if written is None or not written.url.startswith("http://") or _project_at(written.url) != written.project_id:
+    if written is None or not written.url.startswith("http://"):
+        return None, None
+    # Another folder's service may have the address by now, or this folder may be a copy of the one that is served there.
+    if _health_at(written.url) != (written.project_id, data.stat().st_ino):
         return None, None
     credentials = load_credentials(data)
     if credentials is None:
@@ -59,12 +62,13 @@ def _find(data: Path) -> tuple[Endpoint | None, int | None]:
     return Endpoint(written.url, written.project_id, *keys), written.pid
 
 
-def _project_at(url: str) -> str | None:
+def _health_at(url: str) -> tuple[object, object] | None:
     # A proxy of the environment must not stand between two processes of one machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/healthz", timeout=PING_SECONDS) as answer:
-            return str(json.load(answer)["project_id"])
+            health = json.load(answer)
+            return health["project_id"], health["folder"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.service.credentials import make_private, write_private
+from keen_pipeline.service.credentials import load_credentials, make_private, write_private
 
 FILE_NAME = "endpoint.json"
 LOCK_NAME = "lock"
+_BESIDE = {LOCK_NAME, "service.log", "lost+found", "results"}  # there before the first start already, some on disks of their own
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,25 @@ def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def exclusive(data: Path) -> Iterator[None]:
-    """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it."""
+    """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it, or what else is in it."""
+    _see_that_it_is_ours(data)
     make_private(data)
     with locked(data / LOCK_NAME, lambda: f"service: {data} is in use by {_holder(data)}; stop it or choose another --data"):
         yield
+
+
+def _see_that_it_is_ours(data: Path) -> None:
+    """A service takes what it finds for its own, or for leftovers of its own, and closes the folder to others."""
+
+    def names(folder: Path) -> set[str]:
+        return {path.name for path in folder.iterdir() if path.name[0] != "."} - _BESIDE if folder.is_dir() else {"a file"}
+
+    there = {name for name in names(data) if names(data / name)} if data.is_dir() else set()
+    ours = "layout.json" in there or "state.db" in there or {"events", "log"} <= there
+    if there and not ours and load_credentials(data) is None:
+        raise ConfigurationError(
+            f"service: {data} holds other things, such as {min(there)}; choose an empty one (--data, KEEN_PIPELINE_SERVICE_DATA)"
+        )
 
 
 def is_held(data: Path) -> bool:

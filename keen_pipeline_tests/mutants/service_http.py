@@ -149,8 +149,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{_SERVICE}/events/properties.py", ' or one.startswith(f"{name}.")', "", _LITERAL),
     (
         f"{_HTTP}/resources/collections.py",
-        '        if name in parameters and parameters[name] in (None, ""):',
-        "        if False:",
+        "                if name in parameters and not meant:",
+        "                if False:",
         _DELETE_REFUSED,
     ),
     (

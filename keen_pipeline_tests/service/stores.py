@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
-from keen_pipeline.service.storage.shared.backend import shared
 from keen_pipeline.service.storage.store import Collection, EventStore
 from keen_pipeline.timeframe import Timeframe
 
@@ -43,7 +41,7 @@ class Place:
         else:
             os.environ.update(self.environment)
             config = ServiceConfig(self.folder / name, catalogue_url=self.catalogue, storage_uri=self.storage, **settings)
-            service = Service(config, LOCAL_URL, partial(shared, objects=objects or StorageObjects(self.storage)))
+            service = Service(config, LOCAL_URL, objects or StorageObjects(self.storage))
         self.opened.append(service)
         return service
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.filters import MAX_CONDITIONS, Filter
+from keen_pipeline.service.events.query import where
 from keen_pipeline_tests.service.http_client import Http
 
 GOOD = {"property_name": "a", "operator": "eq", "property_value": 1}
@@ -273,6 +277,17 @@ def test_an_address_that_is_not_utf_8_asks_for_nothing_and_deletes_nothing(http:
     refused(http, "GET", f"{http.v2}/{collection}/_count?{latin}", 400, "query")
     refused(http, "DELETE", f"{http.v3}/events/{collection}?{latin}", 400, "query")
     assert http.query("count", collection) == 2
+
+
+def test_filters_that_take_minutes_to_plan_are_refused_and_many_usual_ones_are_not() -> None:
+    spellings = ("a{}b{}c{}d{}e{}f{}g{}h".format(*dots) for dots in product((".", r"\."), repeat=7))
+    columns = {path: f"p{number}" for number, path in enumerate(spellings)}
+    near = [Filter("a.b.c.d.e.f.g.h", "within", {"coordinates": [0, 0], "max_distance_miles": n}) for n in range(MAX_CONDITIONS)]
+    with pytest.raises(InvalidInputError, match="too many properties") as raised:
+        where(columns, near, None)
+    assert raised.value.field == "filters"
+    usual = where({"a": "p0"}, [Filter("a", one.operator, one.property_value) for one in near], None)
+    assert len(usual.parameters) == 4 * MAX_CONDITIONS
 
 
 def test_sql_in_names_and_values_is_text(http: Http, collection: str) -> None:

@@ -265,6 +265,9 @@ def test_a_delete_deletes_what_its_filters_say_wherever_they_stand(http: Http, c
         ({"params": {"timeframe": ""}}, "timeframe"),
         ({"body": {"filters": None}}, "filters"),
         ({"body": {"timeframe": None, "filters": []}}, "timeframe"),
+        ({"params": {"filters": []}}, "filters"),
+        ({"body": {"filters": "[]"}}, "filters"),
+        ({"params": {"timeframe": '""'}}, "timeframe"),
         ({"body": b'{"filters": [], "filters": []}'}, "filters"),
     ],
 )

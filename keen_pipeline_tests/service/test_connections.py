@@ -125,6 +125,21 @@ def test_a_slow_but_steady_body_is_taken(hasty: Http) -> None:
         assert rest(connection).startswith(b"HTTP/1.1 201 ")
 
 
+def test_between_two_requests_a_connection_stays_open_and_owes_no_head(hasty: Http) -> None:
+    healthy = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(hasty, healthy) as connection, connect(hasty, healthy + HALF_HEAD) as greedy:
+        for one in (connection, greedy):
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += one.recv(65536)
+        time.sleep(6)  # the service waits one second for a head; proxies and pollers leave connections idle for longer than 5
+        connection.sendall(healthy)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert rest(greedy).startswith(b"HTTP/1.1 408 ")
+        connection.sendall(HALF_HEAD)
+        assert b"HTTP/1.1 408 " in rest(connection)
+
+
 @contextmanager
 def large_answer(http: Http) -> Iterator[socket.socket]:
     """A connection on which 8 MB of JSON are on their way."""

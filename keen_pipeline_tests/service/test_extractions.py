@@ -7,7 +7,7 @@ import itertools
 import os
 import sqlite3
 import threading
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -21,7 +21,6 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
-from keen_pipeline.service.storage.backend import one_folder
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline_tests.service.stores import await_status
@@ -177,6 +176,26 @@ class Refusing:
         pass
 
 
+def test_what_was_written_before_results_went_elsewhere_can_still_be_read(data: Path) -> None:
+    with closing(Service(ServiceConfig(data=data), "http://127.0.0.1")) as service:
+        service.add_event("purchases", {"a": 1}, version="v3")
+        made = service.create_extraction("purchases", {}, names="v2")
+        await_status(service, made.id, COMPLETE)
+        written = list(service.results.read(made.id, 0, 1000))
+    elsewhere = Refusing(StorageError("it refuses"), 0)
+    with closing(Service(ServiceConfig(data=data), "http://127.0.0.1", results=elsewhere)) as service:
+        assert list(service.results.read(made.id, 0, 1000)) == written
+
+
+def test_an_extraction_that_never_ends_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MOST_SECONDS", 0.05)
+    slow = "SELECT count(*) FROM range(100000000000) a(x) WHERE hash(x) = 1"
+    monkeypatch.setattr(worker, "write_csv", lambda cursor, *_, **__: cursor.execute(slow).fetchone()[0])
+    made = service.create_extraction("purchases", {}, names="v2")
+    await_status(service, made.id, FAILED)
+    assert "longer than 0.05 s" in str(service.records.get(made.id))
+
+
 @pytest.mark.parametrize(
     ("error", "times", "status"),
     [
@@ -190,7 +209,7 @@ def test_results_wait_for_a_storage_that_is_away_and_not_for_ever_for_one_that_r
 ) -> None:
     monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
     results = Refusing(error, times)
-    service = Service(ServiceConfig(data=data, max_concurrency=1), "http://127.0.0.1", partial(one_folder, results=results))
+    service = Service(ServiceConfig(data=data, max_concurrency=1), "http://127.0.0.1", results=results)
     try:
         service.add_event("purchases", {"a": 1}, version="v3")
         made = service.create_extraction("purchases", {}, names="v2")

@@ -21,7 +21,7 @@ import pytest
 from keen_pipeline.errors import KeenPipelineError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, running
+from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, current
 from keen_pipeline.service.extractions.records import COMPLETE, NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
@@ -103,6 +103,15 @@ def test_lists_that_take_long_keep_no_poll_of_one_extraction_waiting(service: Se
     assert calls.answered == [(f"{path}/{made.id}", 200), *[(path, 200)] * 12]
 
 
+def test_queries_that_take_long_hold_up_no_extraction_that_is_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, release, query = Calls(service), threading.Event(), service.query
+    monkeypatch.setattr(service, "query", lambda *given: (release.wait(60), query(*given))[1])
+    queries = f"/3.0/projects/{service.credentials.project_id}/queries"
+    count, extraction = (f"{queries}/{kind}?event_collection=purchases" for kind in ("count", "extraction"))
+    anyio.run(calls.beside, release, [("GET", count)], [("GET", f"{extraction}&email=ada@example.com")])
+    assert calls.answered == [(f"{extraction}&email=ada@example.com", 200), *[(count, 200)] * 12]
+
+
 def test_counts_and_deletes_that_take_long_hold_up_neither_health_nor_ingest(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,8 +184,10 @@ def test_the_work_of_a_client_that_left_is_cancelled_whether_it_runs_or_waits(tm
 def test_a_cancelled_request_opens_no_further_cursor(tmp_path: Path) -> None:
     engine, cancellation = Engine(tmp_path, 128, 60), Cancellation()
     cancellation.cancel()
-    with running(cancellation), pytest.raises(RequestCancelledError), engine.query():
+    token = current.set(cancellation)
+    with pytest.raises(RequestCancelledError), engine.query():
         raise AssertionError("a cursor was opened")
+    current.reset(token)
     with engine.query() as cursor:
         assert cursor.execute("SELECT 1").fetchone() == (1,)
     engine.close()

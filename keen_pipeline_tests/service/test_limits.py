@@ -194,3 +194,14 @@ def unfolded(http: Http) -> float:
     text = http.request("GET", "/metrics", key=None).data.decode()
     (line,) = [line for line in text.splitlines() if line.startswith("keen_events_unfolded_bytes ")]
     return float(line.rsplit(" ", 1)[1])
+
+
+def test_many_events_with_a_thousand_properties_are_extracted_at_once(http: Http, collection: str) -> None:
+    events = [{f"p{13 * n + i}": i for i in range(13)} for n in range(80)]  # so many that their size is looked at first
+    http.add(collection, *events)
+    some = [f"p{n}" for n in range(990)]
+    assert sum(map(len, http.query("extraction", collection))) == 80 * (13 + 1)
+    assert sum(map(len, http.query("extraction", collection, property_names=some))) == 990
+    asked = {"event_collection": collection, "property_names": some, "content_type": "text/csv"}
+    text = http.request("POST", f"{http.v3}/queries/extraction", body=asked).data
+    assert (text.count(b"\n"), text.count(b",")) == (81, 81 * 989)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -109,6 +110,38 @@ def test_no_link_with_a_key_is_printed_for_other_machines(data: Path) -> None:
     assert "open " not in rest
 
 
+def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touched(tmp_path: Path) -> None:
+    for name in ("work/paper.txt", "spill/z", "events/shop/e.csv", "results/q.part", ".git/HEAD"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    tmp_path.chmod(0o755)
+    there = {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]}
+    out, errors = serve("--data", str(tmp_path), "--port", "0").communicate(timeout=30)
+    assert errors.startswith(f"keen-pipeline: service: {tmp_path} holds other things, such as events; choose an empty one")
+    assert out == ""
+    assert {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]} == there
+
+
+def test_a_folder_that_was_made_ready_or_restored_in_part_is_taken(tmp_path: Path) -> None:
+    for name in ("events/lost+found", "results/lost+found", "lost+found"):  # disks of their own
+        (tmp_path / "new" / name).mkdir(parents=True)
+    with embedded.start(tmp_path / "new", env=clean_environment()) as service:
+        Http(service.endpoint).add("purchases", {"a": 1})
+    for name in ("events", "log"):
+        shutil.copytree(tmp_path / "new" / name, tmp_path / "restored" / name)
+    with embedded.start(tmp_path / "restored", env=clean_environment()) as service:
+        assert Http(service.endpoint).query("count", "purchases") == 1
+
+
+def test_a_copy_of_a_running_folder_is_another_service(data: Path, tmp_path: Path) -> None:
+    with embedded.start(data, env=clean_environment()) as service:
+        shutil.copytree(data, tmp_path / "copy")
+        assert embedded.find(tmp_path / "copy") is None
+        with embedded.start(tmp_path / "copy", env=clean_environment()) as second:
+            assert embedded.find(tmp_path / "copy") == second.endpoint != service.endpoint
+        assert embedded.find(data) == service.endpoint
+
+
 def test_a_port_in_use_is_named_and_nothing_is_touched(data: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -154,8 +187,14 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) 
 @pytest.mark.parametrize("url", ["keen.example.com", "https://", "https://keen.example.com/?a=1", "ftp://keen.example.com"])
 def test_a_public_url_that_no_link_can_begin_with_is_refused(data: Path, url: str) -> None:
     process = serve("--data", str(data), "--port", "0", "--public-url", url)
-    assert process.communicate(timeout=30)[1].startswith("keen-pipeline: service: --public-url must be a ")
-    assert (process.returncode, data.exists()) == (1, False)
+    assert "Error: service: --public-url must be a " in process.communicate(timeout=30)[1]
+    assert (process.returncode, data.exists()) == (2, False)
+
+
+def test_an_empty_host_is_not_taken_for_every_address(data: Path) -> None:
+    process = serve("--data", str(data), "--port", "0", "--host", "")
+    assert "--host is empty" in process.communicate(timeout=30)[1]
+    assert (process.returncode, data.exists()) == (2, False)
 
 
 def test_a_place_for_results_that_takes_none_is_refused_at_the_start(data: Path, tmp_path: Path) -> None:
@@ -168,7 +207,7 @@ def test_a_place_for_results_that_takes_none_is_refused_at_the_start(data: Path,
 def test_a_catalogue_without_a_storage_is_refused(data: Path) -> None:
     process = serve("--data", str(data), "--port", "0", "--catalogue", "postgresql://db/keen")
     out, errors = process.communicate(timeout=30)
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (2, "")
     assert "--catalogue and --storage go together" in errors
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import pytest
@@ -73,6 +75,19 @@ def test_what_another_process_did_first_is_not_done_again(place: Place) -> None:
     with pytest.raises(OvertakenError):
         slow.commit(add=[write(place, "000000000001-d.parquet", [1])], remove=[one])
     assert [file.name for file in slow.state().files] == ["000000000002-b.parquet"]
+
+
+def test_a_commit_whose_end_can_not_be_seen_is_known_to_the_next_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(place, shared=False)
+    one, two = write(place, "000000000001-a.parquet", [5]), write(place, "000000000002-b.parquet", [9])
+    table.commit(add=[one], watermark=(0, 1), columns=COLUMNS)
+    with monkeypatch.context() as full:
+        full.setattr(place, "committed", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(ServiceUnavailableError):
+            table.commit(add=[two], watermark=(1, 2))
+    with pytest.raises(OvertakenError):
+        table.commit(add=[two], watermark=(1, 2))
+    assert (table.state().files, table.state().watermark) == ((one, two), 2)
 
 
 def test_deltalake_refuses_a_stale_transaction_and_a_file_that_is_gone(place: Place) -> None:

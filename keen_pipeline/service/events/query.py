@@ -19,6 +19,8 @@ from keen_pipeline.service.events.values import encode_value, number_texts
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
 EARTH_RADIUS_MILES = 3958.8
+MAX_SQL_CHARACTERS = 400_000
+"""Of a condition: DuckDB plans it in some seconds, which nothing can interrupt."""
 _MAX_PAIR_BYTES = 4096
 _COMPARE = {Operator.EQ: "=", Operator.NE: "<>", Operator.LT: "<", Operator.LTE: "<=", Operator.GT: ">", Operator.GTE: ">="}
 
@@ -34,13 +36,16 @@ class Where:
 def where(columns: Mapping[str, str], filters: Sequence[Condition], timeframe: Timeframe | None, names: str = "v3") -> Where:
     """The events in the timeframe that pass all filters. `columns`: names by path. `names`: `v2` or `v3`, as the filters have them.
 
-    Raises InvalidInputError naming `filters[i]`.
+    Raises InvalidInputError naming `filters[i]`, or `filters` if they compare too many properties, as a name has many spellings.
     """
     parts = [Where("true")]
     if timeframe is not None:
         parts.append(Where("t >= ? AND t < ?", (micros_of(timeframe.start), micros_of(timeframe.end))))
     parts += [_condition(columns, names, condition, f"filters[{index}]") for index, condition in enumerate(filters)]
-    return _joined(parts, " AND ")
+    made = _joined(parts, " AND ")
+    if len(made.sql) > MAX_SQL_CHARACTERS:
+        raise InvalidInputError("filters: they mean too many properties or values together; send fewer", field="filters")
+    return made
 
 
 def _joined(conditions: Sequence[Where], word: str) -> Where:

@@ -79,7 +79,7 @@ def measure(cursor: duckdb.DuckDBPyConnection, selection: Selection, latest: int
     Reads only what is not known of whole segments.
     """
     covered, doubtful = selection.split() if latest is None else ([], list(selection.segments))
-    present = set(selection.snapshot.facts(covered).kinds)  # looked at first, as reading the others holds memory from then on
+    present = set(selection.snapshot.facts(covered).kinds)
     columns = sorted(selection.snapshot.facts(doubtful).kinds)
     events, *counts = _count(cursor, selection, doubtful, columns, latest)
     present |= {column for column, number in zip(columns, counts, strict=True) if number}

@@ -20,7 +20,6 @@ from keen_pipeline.timeframe import UTC, format_instant
 
 FIRST_RETRY_SECONDS = 2.0
 MAX_RETRY_SECONDS = 3600.0
-MAX_ATTEMPTS = 20
 _POLL_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -53,8 +52,8 @@ def subject_name(collection: str) -> str:
 class Mailer:
     """Sends the mails that are due, on one thread. Without `smtp` they wait for a start that has it.
 
-    A failed attempt is logged, counted, and repeated after 2 s, doubling up to an hour; given up after twenty, or at once if the
-    server refuses the recipient or the content for good.
+    A failed attempt is logged, counted, and repeated after 2 s, doubling up to an hour, as long as the result is kept; given up at
+    once if the server refuses the recipient or the content for good.
     """
 
     def __init__(
@@ -102,8 +101,8 @@ class Mailer:
             send_mail(smtp, self._message(extraction))
         except Exception as error:  # noqa: BLE001 - an address, a server, a library: one mail must not hold up the others
             refused = is_refused_for_good(error)
-            status = MAIL_GIVEN_UP if refused or attempt >= MAX_ATTEMPTS else MAIL_PENDING
-            pause = min(FIRST_RETRY_SECONDS * 2 ** (attempt - 1), MAX_RETRY_SECONDS)
+            status = MAIL_GIVEN_UP if refused else MAIL_PENDING
+            pause = min(FIRST_RETRY_SECONDS * 2 ** min(attempt - 1, 20), MAX_RETRY_SECONDS)
             self._records.mail_tried(extraction.id, status, self._records.now() + pause)
             self._attempts.labels("failed").inc()
             # The class alone: a server's words may quote the address and the message.

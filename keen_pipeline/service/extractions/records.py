@@ -81,11 +81,6 @@ class Extraction:
         names = options.get("property_names")
         return Shape(options.get("latest"), tuple(names) if names is not None else None, options.get("gzip", False))
 
-    @property
-    def result(self) -> str:
-        """What its result is called, without ending."""
-        return result_name(self.id, self.turn)
-
 
 _COLUMNS = tuple(Extraction.__dataclass_fields__)
 _LISTED = f"""
@@ -98,11 +93,6 @@ FROM measured ORDER BY created, id
 """
 
 
-def result_name(extraction_id: str, turn: int) -> str:
-    """What the result of one turn is called, without ending: two turns never write to one place."""
-    return f"{extraction_id}-{turn}" if turn else extraction_id
-
-
 @dataclass(frozen=True)
 class Turn:
     """A turn at one extraction. `number`: from 1 if several processes take turns, else 0. `lost`: turns that nobody ended."""
@@ -113,8 +103,8 @@ class Turn:
 
     @property
     def result(self) -> str:
-        """What its result is called, without ending."""
-        return result_name(self.extraction_id, self.number)
+        """What its result is called, without ending: two turns never write to one place."""
+        return f"{self.extraction_id}-{self.number}" if self.number else self.extraction_id
 
 
 class ExtractionRecords:

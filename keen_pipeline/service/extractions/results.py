@@ -20,7 +20,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 class Results:
-    """Result files. `folder`: the local one. `seconds`: lifetime of a URL. A result's `name` is `Extraction.result`.
+    """Result files. `folder`: the local one. `seconds`: lifetime of a URL. A result's `name` is `Turn.result`.
 
     `objects`: where they are kept instead, under `prefix`, None: in the folder. Each method that asks it may raise
     ServiceUnavailableError.
@@ -59,8 +59,10 @@ class Results:
 
     def read(self, name: str, start: int, size: int) -> Iterator[bytes]:
         """Bytes `start` to `start + size` of a result, in chunks. Raises NotFoundError at the first step."""
+        here = self.path(name)
         try:
-            file = self._objects.open(self._object(name)) if self._objects is not None else self.path(name).open("rb")
+            # What was written before results were kept elsewhere is still here.
+            file = here.open("rb") if self._objects is None or here.exists() else self._objects.open(self._object(name))
         except FileNotFoundError:
             raise NotFoundError("this result is no longer kept; ask for a new extraction") from None
         with file:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.service.events.analyses import paths_of
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn, result_name
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED, Extraction, ExtractionRecords, Turn
 from keen_pipeline.service.extractions.results import Results
-from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError, own_errors
+from keen_pipeline.service.storage.engine import DiskFullError, Engine, MemoryShortageError, QueryTimeoutError, own_errors
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.store import EventStore
 
@@ -27,6 +27,8 @@ PAUSE_SECONDS, MAX_PAUSES = 1.0, 60
 POLL_SECONDS = 0.5
 # Processes that may end in the middle of one extraction, by which they probably did, before it is given up.
 LOST_TURNS = 5
+MOST_SECONDS = 3600
+"""For writing one extraction, since there are few threads for all of them; a hundred million events take some minutes."""
 MOST_FAILURES = 3
 """Results that can't be removed before a sweep is given up."""
 
@@ -149,7 +151,7 @@ class ExtractionWorker:
         for extraction_id, turns in self._records.expired(finished_before):
             try:
                 for turn in range(1, turns + 1) if turns else (0,):
-                    self._results.remove(result_name(extraction_id, turn))
+                    self._results.remove(Turn(extraction_id, turn).result)
             except (RetryableError, OSError) as error:
                 _log.warning("result not removed", extra={"extraction": extraction_id, "reason": str(error)})
                 failures += 1
@@ -167,7 +169,7 @@ class ExtractionWorker:
         """
         extraction_id, pause = turn.extraction_id, PAUSE_SECONDS
         shortage = isinstance(error, (DiskFullError, MemoryShortageError, StorageError))
-        if not shortage and not isinstance(error, RetryableError):
+        if isinstance(error, QueryTimeoutError) or not (shortage or isinstance(error, RetryableError)):
             return False
         if shortage:
             self._put_off[extraction_id] = self._put_off.get(extraction_id, 0) + 1
@@ -228,7 +230,7 @@ class ExtractionWorker:
         return noted
 
     def _write(self, extraction: Extraction, turn: Turn) -> int:
-        with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor() as cursor:
+        with self._store.snapshot(extraction.collection) as snapshot, self._engine.cursor(seconds=MOST_SECONDS) as cursor:
             shape, selection = extraction.shape, Selection(snapshot, extraction.conditions, extraction.timeframe, extraction.names)
             snapshot.fetch(selection.segments)  # all at once: they may be replaced while the first ones are read
             paths = paths_of(selection, shape.property_names) if shape.property_names is not None else None

@@ -74,9 +74,7 @@ def parse_json(body: bytes, *, pairs: Any = None) -> Any:
             if type(error) is not ValueError:
                 raise
             # The digits of a whole number are too many for Python.
-            return json.loads(
-                text, object_pairs_hook=pairs, parse_int=lambda digits: int(digits) if len(digits) < 400 else math.inf
-            )
+            return json.loads(text, object_pairs_hook=pairs, parse_int=_short)
     except InvalidInputError:
         raise
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -11,14 +10,14 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from keen_pipeline.errors import ServiceUnavailableError
-from keen_pipeline.service.cancellation import Cancellation, running
+from keen_pipeline.service.cancellation import Cancellation, current
 
 Answer = TypeVar("Answer")
 
 HEALTH, RECORDS, INGEST, QUERY, EVENTS, DELETE = "health", "records", "ingest", "query", "events", "delete"
-PARAMETERS, LISTS = "parameters", "lists"
+PARAMETERS, LISTS, EXTRACT = "parameters", "lists", "extract"
 # Few for whole events at once, whose answers are put together in memory, and for lists, which hold the database meanwhile.
-_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2, LISTS: 2}
+_THREADS = {HEALTH: 2, RECORDS: 8, INGEST: 8, QUERY: 8, EVENTS: 2, DELETE: 2, PARAMETERS: 2, LISTS: 2, EXTRACT: 2}
 MAX_WAITING = 256
 
 
@@ -38,6 +37,7 @@ class Lanes:
     async def run_while_connected(self, lane: str, request: Request, work: Callable[[], Answer]) -> Answer:
         """The same, and when the client leaves, its queries are cancelled. The body must be read. Raises ClientDisconnect."""
         cancellation = Cancellation()
+        current.set(cancellation)
         outcome: list[Answer | BaseException] = []
 
         async def watch(scope: anyio.CancelScope) -> None:
@@ -49,7 +49,7 @@ class Lanes:
         async with anyio.create_task_group() as group:
             group.start_soon(watch, group.cancel_scope)
             try:
-                outcome.append(await self.run(lane, partial(_run, cancellation, work)))
+                outcome.append(await self.run(lane, work))
             except Exception as error:  # noqa: BLE001 - raised below, outside of the group, which would wrap it
                 outcome.append(error)
             group.cancel_scope.cancel()
@@ -59,8 +59,3 @@ class Lanes:
         if isinstance(answer, BaseException):
             raise answer
         return answer
-
-
-def _run(cancellation: Cancellation, work: Callable[[], Answer]) -> Answer:
-    with running(cancellation):
-        return work()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from keen_pipeline.errors import AuthenticationError, NotFoundError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.http.bodies import read_body
-from keen_pipeline.service.http.lanes import EVENTS, LISTS, PARAMETERS, QUERY, RECORDS, Lanes
+from keen_pipeline.service.http.lanes import EVENTS, EXTRACT, LISTS, PARAMETERS, QUERY, RECORDS, Lanes
 from keen_pipeline.service.http.parameters import Parameter, query_fields, read_parameters
 from keen_pipeline.service.names import check_event_collection
 
@@ -131,6 +131,6 @@ class Call:
 
     async def run(self, lane: str, work: Callable[[], Result]) -> Result:
         """Run blocking work in a thread of its lane; what only reads events is cancelled when the client leaves."""
-        if lane in (QUERY, EVENTS, LISTS):
+        if lane in (QUERY, EVENTS, LISTS, EXTRACT):
             return await self._lanes.run_while_connected(lane, self.request, work)
         return await self._lanes.run(lane, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,14 +177,6 @@ def whole_number(value: Any, field: str, most: int) -> int | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON does not tell 2.0 from 2
-    text = str(value)
-    if (
-        isinstance(value, (str, int))
-        and not isinstance(value, bool)
-        and text.isascii()
-        and text.isdigit()
-        and 1 <= int(text[:13]) <= most
-        and len(text) <= 13
-    ):
-        return int(text)
+    if not isinstance(value, bool) and re.fullmatch(r"[0-9]{1,13}", str(value)) and 1 <= int(value) <= most:
+        return int(value)
     raise InvalidInputError(f"{field}: must be a whole number from 1 to {most}", field=field)

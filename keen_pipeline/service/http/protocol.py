@@ -40,7 +40,7 @@ class BoundedProtocol(H11Protocol):
         self.address = ""
         self._places = places
         self._head_seconds, self._stalled_seconds = head_seconds, stalled_seconds
-        self._since = time.monotonic()  # when it began to owe a head
+        self._since: float | None = time.monotonic()  # when it began to owe a head; None: between two requests it owes nothing
         self._head_bytes = 0  # of a head that is not whole yet
         self._body_since: float | None = None
         self._body_bytes = 0
@@ -64,6 +64,8 @@ class BoundedProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         self._body_bytes += len(data)
+        if self._since is None:
+            self._since = time.monotonic()
         super().data_received(data)
         self._hold_head(self._head_bytes + len(data) if self.conn.their_state is h11.IDLE else 0)
         if self._is_asking():
@@ -75,8 +77,8 @@ class BoundedProtocol(H11Protocol):
         self._head_bytes = size
 
     def on_response_complete(self) -> None:
-        """From here on the next head is owed."""
-        self._since = time.monotonic()
+        """From here on it is idle, unless a part of the next head is there already."""
+        self._since = time.monotonic() if self.conn.trailing_data[0] else None
         self._body_since = None
         self._places.answered(self)
         super().on_response_complete()
@@ -113,7 +115,7 @@ class BoundedProtocol(H11Protocol):
                 self.abort()
         elif self.still_sends():
             self._look_at_body(now)
-        elif not self._is_asking() and now - self._since > self._head_seconds:
+        elif not self._is_asking() and self._since is not None and now - self._since > self._head_seconds:
             self._refuse(408)
 
     def _look_at_body(self, now: float) -> None:

@@ -8,6 +8,7 @@ from keen_pipeline.filters import MAX_CONDITIONS, Operator
 from keen_pipeline.service.events.incoming import MAX_ID_CHARACTERS, MAX_KEY_CHARACTERS
 
 _STRING: dict[str, Any] = {"type": "string"}
+_INTEGER: dict[str, Any] = {"type": "integer"}
 _COUNTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}}
 _TYPES: dict[str, Any] = {
     "type": "object",
@@ -125,7 +126,7 @@ SCHEMAS: dict[str, Any] = {
     },
     "Versions": _list(object_of({**_strings("url", "version"), "is_public": {"type": "boolean"}})),
     "Version": object_of(_strings("projects_resource_url")),
-    "Health": object_of({"status": {"const": "ok"}, "project_id": _STRING, "extractions_waiting": {"type": "integer"}}),
+    "Health": object_of({"status": {"const": "ok"}, "project_id": _STRING, "folder": _INTEGER, "extractions_waiting": _INTEGER}),
     "Project2": object_of({**_strings("api_key", "_id", "url"), "collections": ref("Links")}),
     "Projects2": _list(ref("Project2")),
     "Project3": object_of(

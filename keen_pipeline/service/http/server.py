@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from typing import Any, cast
@@ -30,12 +30,13 @@ from keen_pipeline.service.endpoint import announced, exclusive
 from keen_pipeline.service.http.app import make_app
 from keen_pipeline.service.http.connections import Connections
 from keen_pipeline.service.http.protocol import BoundedProtocol
-from keen_pipeline.service.storage.backend import Backend, one_folder
-from keen_pipeline.service.storage.engine import Engine
 from keen_pipeline.service.storage.places import ObjectStore
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
+KEEP_ALIVE_SECONDS = (
+    75  # longer than proxies and pollers wait between two requests: who ends a connection must not be asked meanwhile
+)
 BACKLOG = 256  # connections accepted in one go, so that there are descriptors for them
 DESCRIPTORS = 65_536
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -59,7 +60,7 @@ def serve(config: ServiceConfig, objects: ObjectStore | None = None, results: Ob
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)  # noqa: S104 - compared, not bound
-        service = Service(config, f"http://{reachable}:{port}", _opener(objects, results))
+        service = Service(config, f"http://{reachable}:{port}", objects, results)
         try:
             with announced(config.data, service.local_url, service.credentials.project_id):
                 places = Connections(min(config.max_connections, descriptors // 2), config.max_connections_per_address)
@@ -76,19 +77,6 @@ def raise_descriptor_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-
-
-def _opener(objects: ObjectStore | None, results: ObjectStore | None) -> Callable[[ServiceConfig, Engine], Backend]:
-    """What opens the data folder alone, or the storage that several processes share."""
-    if objects is None:
-        return partial(one_folder, results=results)
-    try:
-        from keen_pipeline.service.storage.shared.backend import shared  # only this needs psycopg
-    except ImportError:
-        raise ConfigurationError(
-            "service: a shared catalogue needs the postgres extra: pip install 'keen_pipeline[postgres]'"
-        ) from None
-    return partial(shared, objects=objects, results=results)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -122,6 +110,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 http=cast(
                     "type[asyncio.Protocol]", one
                 ),  # called as the class would be; whatever else is installed: one parser, one limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import Credentials, make_credentials
 from keen_pipeline.service.extractions.records import ExtractionRecords
@@ -37,8 +38,16 @@ class Backend:
         self.database.close()
 
 
-def one_folder(config: ServiceConfig, engine: Engine, results: ObjectStore | None = None) -> Backend:
-    """Everything in the data folder, except `results` if they are kept elsewhere."""
+def open_backend(config: ServiceConfig, engine: Engine, objects: ObjectStore | None, results: ObjectStore | None) -> Backend:
+    """Everything in the data folder, or in the catalogue and `objects`; `results`, if given, in a storage of their own."""
+    if objects is not None:
+        try:
+            from keen_pipeline.service.storage.shared.backend import shared  # only this needs psycopg
+        except ImportError:
+            raise ConfigurationError(
+                "service: a shared catalogue needs the postgres extra: pip install 'keen_pipeline[postgres]'"
+            ) from None
+        return shared(config, engine, objects, results)
     credentials = make_credentials(config)
     tables, logs = open_layout(config.data, engine, config.max_properties)
     database = SqliteDatabase(config.data / "state.db")

@@ -7,7 +7,6 @@ and for finding unique values one text for 1 and 1.0.
 from __future__ import annotations
 
 import errno
-import shutil
 import threading
 import time
 from collections import deque
@@ -59,12 +58,8 @@ class MemoryShortageError(RetryableError):
     """A query needs more memory than the service has, or than the others leave it now."""
 
 
-class DiskFullError(KeenPipelineError, OSError):
+class DiskFullError(KeenPipelineError):
     """There is no room on the disk for what was to be written; what is stored can be read. HTTP 507."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.errno = errno.ENOSPC
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -91,7 +86,7 @@ def own_errors(what: str) -> Iterator[None]:
             retry_after=RETRY_SECONDS,
         ) from error
     except (OSError, duckdb.IOException) as error:
-        if isinstance(error, DiskFullError) or not is_disk_full(error):
+        if not is_disk_full(error):
             raise
         raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error
 
@@ -133,8 +128,9 @@ class Engine:
     """The shared DuckDB database. `memory_mib`: its memory limit; `query_seconds`: after which a query is cancelled."""
 
     def __init__(self, folder: Path, memory_mib: int, query_seconds: float) -> None:
-        self._spill = folder / "spill"
-        shutil.rmtree(self._spill, ignore_errors=True)
+        spill = folder / "spill"
+        for left in spill.glob("duckdb_temp_*"):
+            left.unlink()
         self._query_seconds = query_seconds
         self._lock = threading.Lock()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
@@ -144,7 +140,7 @@ class Engine:
         settings = {
             "memory_limit": f"{memory_mib * MIB // 1000}kB",
             "threads": str(_threads(self._root, memory_mib)),
-            "temp_directory": str(self._spill),
+            "temp_directory": str(spill),
             "preserve_insertion_order": "true",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
@@ -177,7 +173,7 @@ class Engine:
         watch = threading.Thread(target=cancel, name="time limit", daemon=True)
         if seconds is not None:
             watch.start()
-        request = cancellation.current()
+        request = cancellation.current.get()
         try:
             with request.watching(cursor) if request is not None else nullcontext():
                 yield cursor

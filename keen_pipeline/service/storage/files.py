@@ -53,11 +53,6 @@ class Facts:
         return json.dumps({"bytes": self.bytes, "kinds": self.kinds, "escaped": sorted(self.escaped)}, separators=(",", ":"))
 
 
-def facts_of(text: str) -> Facts:
-    found = json.loads(text)
-    return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
-
-
 def together(facts: Iterable[Facts]) -> Facts:
     size, kinds, escaped = 0, dict[str, Counter[str]](), set[str]()
     for one in facts:
@@ -187,14 +182,8 @@ class EventFiles:
             for part, path in parts.items():
                 with self._lock:
                     known = self._log_facts.get(part) if isinstance(part, LogPart) else self._facts.get(part.name)
-                found[part] = known or self._remember(part, self._read_facts(cursor, part, path))
+                found[part] = known or self._remember(part, _read_facts(cursor, part, path))
         return found
-
-    def _read_facts(self, cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Facts:
-        if isinstance(part, DataFile):
-            return _footer(cursor, path) or _look_file(cursor, path)
-        with self.memory.reserved(reading_mib([part])):
-            return _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
 
 
 def _check_number(path: Path, written: int, expected: int) -> None:
@@ -203,9 +192,18 @@ def _check_number(path: Path, written: int, expected: int) -> None:
         raise RuntimeError(f"{path.name}: {written} events were written, {expected} were expected")
 
 
+def _read_facts(cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Facts:
+    if isinstance(part, DataFile):
+        return _footer(cursor, path) or _look_file(cursor, path)
+    return _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
+
+
 def _footer(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts | None:
     row = cursor.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = ?", [str(path), _FOOTER.encode()]).fetchone()
-    return facts_of(row[0].decode()) if row is not None else None
+    if row is None:
+        return None
+    found = json.loads(row[0])
+    return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
 
 
 def _look_file(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +83,7 @@ def _check(folder: Path, logs: Path) -> None:
     Raises ConfigurationError if they were not, as after 48 hours, or where nobody can tell what a file that is there belongs to.
     """
     log = folder / "_delta_log"
+    _check_hint(log / "_last_checkpoint")
     versions = sorted((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), reverse=True)
     whole = next((state for version in versions if (state := _whole(folder, version)) is not None), None)
     if whole is not None and whole.version == versions[0]:
@@ -96,6 +99,13 @@ def _check(folder: Path, logs: Path) -> None:
         )
     if versions:
         _set_aside(log, state.version)
+
+
+def _check_hint(hint: Path) -> None:
+    """Remove a hint to a checkpoint that came later than a copy's look at the folder; without it the checkpoints are listed."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if not any(hint.parent.glob(f"{json.loads(hint.read_text())['version']:020d}.checkpoint*")):
+            hint.unlink()
 
 
 def _oldest_log(path: Path) -> int:

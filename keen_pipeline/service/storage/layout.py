@@ -36,7 +36,8 @@ def open_layout(data: Path, engine: Engine, max_properties: int) -> tuple[Folder
     if found is not None and found != VERSION:
         raise ConfigurationError(f"service: {data} has layout {found}, this version reads {VERSION}; use the version that wrote it")
     work = data / "work"
-    shutil.rmtree(work, ignore_errors=True)
+    if found is not None:
+        shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o700, exist_ok=True)
     if found is None:
         _bring_up(data, work, engine, max_properties)

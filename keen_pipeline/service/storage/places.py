@@ -14,7 +14,7 @@ from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart
 
 
 class StorageError(ServiceUnavailableError):
-    """A storage refused what it took when the service started; whoever took the right or the bucket away may give it back."""
+    """A storage refused what it took when the service started, or lost what it was given: a person may mend that."""
 
 
 class ObjectStore(Protocol):
@@ -25,15 +25,12 @@ class ObjectStore(Protocol):
 
     def put(self, name: str, source: Path) -> None:
         """Make a local file the object of a name: whole, or not at all."""
-        ...
 
     def open(self, name: str) -> BinaryIO:
         """A binary, seekable reader of an object. Raises FileNotFoundError if there is none."""
-        ...
 
     def remove(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
-        ...
 
 
 class Connection(Protocol):
@@ -41,11 +38,9 @@ class Connection(Protocol):
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
         """Run one statement; its rows, by name of column, are read by `fetchone` and `fetchall`, their number is `rowcount`."""
-        ...
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
         """Run one statement for each row of parameters."""
-        ...
 
 
 class Database(Protocol):
@@ -53,23 +48,18 @@ class Database(Protocol):
 
     def transaction(self, lock: str | None = None) -> AbstractContextManager[Connection]:
         """One transaction; rolled back if the block raises. Those of one `lock` run one after another, in all processes."""
-        ...
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query, by name of column."""
-        ...
 
     def exclusive(self, name: str, wait: float) -> AbstractContextManager[bool]:
         """Whether no other process holds a name while the block runs. `wait`: for one that does, in seconds."""
-        ...
 
     def now(self) -> float:
         """The time, in seconds since 1970, that all processes on this database agree on."""
-        ...
 
     def close(self) -> None:
         """Close it; nothing may use it afterwards."""
-        ...
 
 
 Exclusive = Callable[[str, float], AbstractContextManager[bool]]
@@ -96,19 +86,15 @@ class Log(Protocol):
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
         """Store the lines that `encode` makes, which may be called again; they are durable then. Returns their number."""
-        ...
 
     def parts(self, watermark: int) -> list[LogPart]:
         """Every append above a watermark that was acknowledged until now, in order."""
-        ...
 
     def folded(self, watermark: int) -> None:
         """The logs up to a watermark are in the table."""
-        ...
 
     def sweep(self, watermark: int, seconds: float) -> None:
         """Remove logs that have been in the table for so many seconds."""
-        ...
 
 
 class Logs(Protocol):
@@ -116,19 +102,15 @@ class Logs(Protocol):
 
     def names(self) -> list[str]:
         """The collections that have logs."""
-        ...
 
     def has(self, name: str) -> bool:
         """Whether a collection has logs."""
-        ...
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> Log:
         """The logs of a collection, made if there are none. `columns`, `watermark`: what its table has."""
-        ...
 
     def backlogs(self) -> list[Backlog]:
         """The collections of which some appends are in no table yet."""
-        ...
 
 
 class Tables(Protocol):
@@ -139,24 +121,18 @@ class Tables(Protocol):
 
     def names(self) -> list[str]:
         """The collections that have a table, as far as the place can tell."""
-        ...
 
     def place(self, name: str) -> TablePlace:
         """Where one lies."""
-        ...
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         """Put files from the folder `work` where the table will look for them."""
-        ...
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
         """Have files on this machine until they are released."""
-        ...
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         """They are no longer needed by one who held them."""
-        ...
 
     def close(self) -> None:
         """Nothing is held any more."""
-        ...

@@ -67,12 +67,17 @@ class Snapshot:
     """
 
     def __init__(
-        self, collection: str, segments: Sequence[Part], columns: dict[str, str], files: EventFiles, tables: Tables
+        self,
+        collection: str,
+        segments: Sequence[Part],
+        columns: dict[str, str],
+        files: EventFiles,
+        tables: Tables,
+        until_left: ExitStack,
     ) -> None:
         self.collection, self.segments, self.columns = collection, tuple(segments), columns
-        self._files, self._tables = files, tables
+        self._files, self._tables, self._until_left = files, tables, until_left
         self._held: dict[DataFile, Path] = {}
-        self._until_left = ExitStack()
         self._reserved = False
 
     def fetch(self, segments: Sequence[Part]) -> None:
@@ -85,6 +90,7 @@ class Snapshot:
     def facts(self, segments: Sequence[Part]) -> Facts:
         """What some segments hold, together."""
         self.fetch(segments)
+        self._reserve([s for s in segments if isinstance(s, LogPart)])
         paths = {s: self._held[s] if isinstance(s, DataFile) else s.path for s in segments}
         return together(self._files.facts(paths).values())
 
@@ -94,14 +100,14 @@ class Snapshot:
         paths = {s: self._held[s] for s in segments if isinstance(s, DataFile)}
         present = together(self._files.facts(paths).values()).kinds if paths else {}
         logs = [s for s in segments if isinstance(s, LogPart)]
+        self._reserve(logs)
+        return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
+
+    def _reserve(self, logs: Sequence[LogPart]) -> None:
+        """Have the memory to read logs, until the snapshot is left; once, as whoever asked twice would wait for himself."""
         if logs and not self._reserved:
             self._until_left.enter_context(self._files.memory.reserved(reading_mib(logs)))
             self._reserved = True
-        return event_source(list(paths.values()), logs, column_order(self.columns.values()), present)
-
-    def leave(self) -> None:
-        self._until_left.close()
-        self._held = {}
 
 
 class EventStore:
@@ -178,11 +184,9 @@ class EventStore:
         collection = self._find(name)
         with own_errors("reading events"):
             state, logs = collection.look()
-        snapshot = Snapshot(name, [*state.files, *logs], {**state.columns, **collection.log.columns}, self._files, self._tables)
-        try:
-            yield snapshot
-        finally:
-            snapshot.leave()
+        columns = {**state.columns, **collection.log.columns}
+        with ExitStack() as until_left:
+            yield Snapshot(name, [*state.files, *logs], columns, self._files, self._tables, until_left)
 
     def delete(self, name: str, select: Callable[[Snapshot], Selection]) -> int:
         """Delete the events of a selection; returns how many. Events that arrive meanwhile stay.
@@ -209,7 +213,7 @@ class EventStore:
     def _rewrite(self, collection: Collection, select: Callable[[Snapshot], Selection]) -> int:
         name, state = collection.name, collection.table.state()
         columns = {**state.columns, **collection.log.columns}
-        selection = select(Snapshot(name, state.files, columns, self._files, self._tables))
+        selection = select(Snapshot(name, state.files, columns, self._files, self._tables, ExitStack()))  # nothing is read of it
         covered, doubtful = map(set, selection.split())
         old = [file for file in state.files if file in covered]
         new: list[DataFile] = []

@@ -111,7 +111,7 @@ class Table:
         with self._lock, _storage_errors():
             for _ in range(COMMIT_TRIES):
                 delta = self._newest() or self._create(columns or {})
-                state = read_state(delta)
+                state = self._state = read_state(delta)  # also when the end of a commit before this one could not be seen
                 if watermark is not None and state.watermark != watermark[0]:
                     raise OvertakenError("another process took in the same events first; ask again")
                 if not {file.name for file in remove} <= {file.name for file in state.files}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.storage.parts import Backlog
@@ -44,25 +45,27 @@ class Upkeep:
         taken_up = False
         while not self._stop.wait(pause):
             try:
-                if not taken_up:
-                    self._take_up()
+                if not taken_up:  # what the last process left, so that its logs are folded though nobody asks for them
+                    self._all(self._store.known, "a collection can't be opened")
                     taken_up = True
                 due = [backlog.name for backlog in self._store.backlogs() if self._is_due(backlog)]
                 pause = usual if self._each(due) else PAUSE_SECONDS
-                self._sweep()
+                if time.monotonic() - self._swept >= min(SWEEP_SECONDS, self._keep_seconds):
+                    self._swept = time.monotonic()
+                    self._all(self._sweep, "a collection can't be swept")
             except Exception:  # noqa: BLE001 - nothing is lost: the next turn does it
                 _log.exception("upkeep failed")
                 pause = PAUSE_SECONDS
 
-    def _take_up(self) -> None:
-        """Open what was left by the last process, so that its logs are folded though nobody asks for them."""
+    def _all(self, step: Callable[[str], object], problem: str) -> None:
+        """Do something with each collection."""
         for name in self._store.names():
             if self._stop.is_set():
                 return
             try:
-                self._store.known(name)
-            except Exception:  # noqa: BLE001 - whoever asks for that collection gets the error
-                _log.exception("a collection can't be opened", extra={"collection": name})
+                step(name)
+            except Exception:  # noqa: BLE001 - whoever asks for that collection gets the error; the others are all right
+                _log.exception(problem, extra={"collection": name})
 
     def _is_due(self, backlog: Backlog) -> bool:
         return backlog.bytes >= DUE_BYTES or backlog.appends >= DUE_APPENDS or backlog.age >= self._fold_seconds
@@ -94,20 +97,11 @@ class Upkeep:
                 except OvertakenError as error:
                     _log.info("overtaken", extra={"collection": name, "reason": str(error)})
 
-    def _sweep(self) -> None:
-        if time.monotonic() - self._swept < min(SWEEP_SECONDS, self._keep_seconds):
-            return
-        self._swept = time.monotonic()
-        for name in self._store.names():
-            if self._stop.is_set():
-                return
-            try:
-                collection = self._store.known(name)
-                with self._store.exclusive(f"sweep of {name}", 0) as ours:
-                    if ours and collection is not None:
-                        self._store.sweep(collection, self._keep_seconds)
-            except Exception:  # noqa: BLE001 - it is tried again; the others are swept
-                _log.exception("a collection can't be swept", extra={"collection": name})
+    def _sweep(self, name: str) -> None:
+        collection = self._store.known(name)
+        with self._store.exclusive(f"sweep of {name}", 0) as ours:
+            if ours and collection is not None:
+                self._store.sweep(collection, self._keep_seconds)
 
     def stop(self) -> None:
         """Begin nothing any more."""

@@ -93,12 +93,12 @@ def _schema(call: Call, name: str) -> dict[str, Any]:
 async def delete_events(call: Call) -> Response:
     """Delete the events of a timeframe that pass the filters; without either all of them."""
     service, parameters = call.service, call.parameters
-    for name in ("filters", "timeframe"):
-        if name in parameters and parameters[name] in (None, ""):
-            raise InvalidInputError(f"{name}: is empty; leave it out to delete every event", field=name)
 
     def delete() -> None:
         with service.select(call.collection, parameters) as selection:  # refused here, before anything is deleted
+            for name, meant in (("timeframe", selection.timeframe), ("filters", selection.filters)):
+                if name in parameters and not meant:
+                    raise InvalidInputError(f"{name}: is empty; leave it out to delete every event", field=name)
             service.store.delete(call.collection, lambda snapshot: replace(selection, snapshot=snapshot))
 
     await call.run(DELETE, delete)

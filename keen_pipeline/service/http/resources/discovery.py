@@ -60,7 +60,8 @@ def _where_keys_are(call: Call) -> str:
 async def health(call: Call) -> Response:
     """Answers once the service can read its database."""
     waiting = await call.run(HEALTH, call.service.records.count_waiting)
-    return JsonResponse({"status": "ok", "project_id": call.service.credentials.project_id, "extractions_waiting": waiting})
+    project, folder = call.service.credentials.project_id, call.service.config.data.stat().st_ino  # see `embedded.find`
+    return JsonResponse({"status": "ok", "project_id": project, "folder": folder, "extractions_waiting": waiting})
 
 
 async def metrics(call: Call) -> Response:

@@ -17,7 +17,7 @@ from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count, write_csv
 from keen_pipeline.service.extractions.records import COMPLETE, Extraction, Shape
 from keen_pipeline.service.http.answers import JsonResponse, dump_json
-from keen_pipeline.service.http.lanes import EVENTS, LISTS, QUERY, RECORDS
+from keen_pipeline.service.http.lanes import EVENTS, EXTRACT, LISTS, RECORDS
 from keen_pipeline.service.http.operation import Call, Operation
 from keen_pipeline.service.http.parameters import (
     EMAILS,
@@ -39,7 +39,7 @@ _JSON, _CSV = "application/json", "text/csv"
 
 async def create_extraction(call: Call) -> Response:
     """Queue an extraction; answers `not started` at once."""
-    made = await call.run(QUERY, lambda: call.service.create_extraction(call.collection, call.parameters, names="v2"))
+    made = await call.run(EXTRACT, lambda: call.service.create_extraction(call.collection, call.parameters, names="v2"))
     return JsonResponse(_shown(call, made))
 
 
@@ -99,7 +99,7 @@ async def extract_now(call: Call) -> Response:
         if content_type == _JSON:
             raise InvalidInputError("content_type: a file for an e-mail is text/csv", field="content_type")
         shape = Shape(latest, tuple(names) if names is not None else None, packed)
-        await call.run(QUERY, lambda: service.create_extraction(call.collection, parameters, names="v3", shape=shape))
+        await call.run(EXTRACT, lambda: service.create_extraction(call.collection, parameters, names="v3", shape=shape))
         return JsonResponse({"result": "Processing. Check the specified email for the extraction results."})
 
     def run() -> bytes:

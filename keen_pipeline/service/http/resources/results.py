@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from keen_pipeline.errors import NotFoundError
+from keen_pipeline.service.extractions.records import Turn
 from keen_pipeline.service.http.lanes import RECORDS
 from keen_pipeline.service.http.operation import Call, Operation
 from keen_pipeline.service.http.parameters import SIGNED
@@ -34,6 +35,7 @@ async def result(call: Call) -> Response:
     record = await call.run(RECORDS, lambda: service.records.get(extraction_id))
     if record is None or record.bytes is None:
         raise NotFoundError("this result is no longer kept; ask for a new extraction")
+    name = Turn(record.id, record.turn).result
     as_file = call.operation.path.endswith(".gz")  # as the mail of an extraction with `content_encoding=gzip` links it
     coded = not as_file and "range" not in request.headers and _accepts_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{extraction_id}{".gz" if as_file else "-gzip" if coded else ""}"'  # a result never changes under its id
@@ -46,10 +48,10 @@ async def result(call: Call) -> Response:
     if {etag, "*"} & {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers=headers)
     if as_file or coded:
-        chunks = await run_in_threadpool(_chunks, call, record.result, 0, record.bytes)
+        chunks = await run_in_threadpool(_chunks, call, name, 0, record.bytes)
         headers |= {"Content-Encoding": "gzip"} if coded else {}
         return StreamingResponse(_gzipped(chunks), media_type="text/csv" if coded else "application/gzip", headers=headers)
-    return await run_in_threadpool(_plain, call, record.result, record.bytes, headers)
+    return await run_in_threadpool(_plain, call, name, record.bytes, headers)
 
 
 def _accepts_gzip(accepted: str) -> bool:

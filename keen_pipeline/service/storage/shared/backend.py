@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from functools import partial
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
@@ -23,7 +24,7 @@ from keen_pipeline.service.storage.shared.tables import SharedTables
 _ID, _NEW = "catalogue-id", "new "
 
 
-def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results: ObjectStore | None = None) -> Backend:
+def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results: ObjectStore | None) -> Backend:
     """The parts of one of several equal processes; what is kept on this machine can be made again.
 
     `objects`: the configured storage. `results`: where results are kept instead. Raises ConfigurationError if the catalogue or
@@ -44,7 +45,7 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
         store,
         upkeep,
         ExtractionRecords(database, config.lease_seconds),
-        _RequestsPerMinute(database).count,
+        partial(_count_request, database),
         Results(local / "results", results or objects, credentials.signing_key, config.results_url_seconds, prefix),
     )
 
@@ -95,28 +96,23 @@ def _id_in(objects: ObjectStore) -> str | None:
         return None
 
 
-class _RequestsPerMinute:
-    """The limit of all processes together."""
-
-    def __init__(self, database: PostgresDatabase) -> None:
-        self._database = database
-
-    def count(self, kind: str, limit: int) -> None:
-        with self._database.transaction(f"{kind} requests") as connection:
-            connection.execute("INSERT INTO request_kinds (kind) VALUES (?) ON CONFLICT DO NOTHING", [kind])
-            sql = (
-                f"SELECT {NOW} AS now, refused_until, (SELECT count(*) FROM requests WHERE kind = ? AND at > {NOW} - ?) AS made"  # noqa: S608
-                " FROM request_kinds WHERE kind = ?"
-            )
-            (row,) = connection.execute(sql, [kind, WINDOW_SECONDS, kind]).fetchall()
-            now, wait = row["now"], row["refused_until"] - row["now"]
-            over = wait <= 0 and row["made"] >= limit
-            if over:
-                connection.execute("UPDATE request_kinds SET refused_until = ? WHERE kind = ?", [now + WINDOW_SECONDS, kind])
-            elif wait <= 0:
-                connection.execute("INSERT INTO requests (kind, at) VALUES (?, ?)", [kind, now])
-            connection.execute("DELETE FROM requests WHERE kind = ? AND (? OR at <= ?)", [kind, over, now - WINDOW_SECONDS])
-        if wait > 0:
-            raise refused(kind, wait)
+def _count_request(database: PostgresDatabase, kind: str, limit: int) -> None:
+    """As `RequestsPerMinute.count`, of all processes together."""
+    with database.transaction(f"{kind} requests") as connection:
+        connection.execute("INSERT INTO request_kinds (kind) VALUES (?) ON CONFLICT DO NOTHING", [kind])
+        sql = (
+            f"SELECT {NOW} AS now, refused_until, (SELECT count(*) FROM requests WHERE kind = ? AND at > {NOW} - ?) AS made"  # noqa: S608
+            " FROM request_kinds WHERE kind = ?"
+        )
+        (row,) = connection.execute(sql, [kind, WINDOW_SECONDS, kind]).fetchall()
+        now, wait = row["now"], row["refused_until"] - row["now"]
+        over = wait <= 0 and row["made"] >= limit
         if over:
-            raise exceeded(kind, limit)
+            connection.execute("UPDATE request_kinds SET refused_until = ? WHERE kind = ?", [now + WINDOW_SECONDS, kind])
+        elif wait <= 0:
+            connection.execute("INSERT INTO requests (kind, at) VALUES (?, ?)", [kind, now])
+        connection.execute("DELETE FROM requests WHERE kind = ? AND (? OR at <= ?)", [kind, over, now - WINDOW_SECONDS])
+    if wait > 0:
+        raise refused(kind, wait)
+    if over:
+        raise exceeded(kind, limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import threading
 import uuid
@@ -14,14 +13,17 @@ from pathlib import Path
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.places import ObjectStore
 
-_log = logging.getLogger(__name__)
 _FETCHERS = 4
 _MAGIC = b"PAR1"
 _CHUNK_BYTES = 1024 * 1024
 
 
 class FileGoneError(RetryableError):
-    """A file was replaced long ago; the events are in others now."""
+    """The storage has no such object: its file was replaced long ago, and the events are in others now, or it is lost."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("the events were rewritten while they were read; ask again", retry_after=1)
+        self.name = name
 
 
 class FileCache:
@@ -109,8 +111,7 @@ class FileCache:
                 size = part.stat().st_size
                 part.rename(self._folder / file)
             except FileNotFoundError:
-                _log.warning("the storage has no such object; if it was not replaced long ago, it is lost", extra={"object": name})
-                raise FileGoneError("the events were rewritten while they were read; ask again", retry_after=1) from None
+                raise FileGoneError(name) from None
             finally:
                 part.unlink(missing_ok=True)
                 with self._lock:

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from deltalake import DeltaTable, Field, Schema
@@ -14,9 +15,12 @@ from deltalake.schema import PrimitiveType
 from deltalake.transaction import CommitProperties, Transaction, create_table_with_add_actions
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.events.incoming import EPOCH
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name
-from keen_pipeline.service.storage.places import ObjectStore, TablePlace
-from keen_pipeline.service.storage.shared.cache import FileCache
+from keen_pipeline.service.storage.places import ObjectStore, StorageError, TablePlace
+from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
+from keen_pipeline.service.storage.tables import Table
+from keen_pipeline.timeframe import format_instant
 
 FOLDER = "events"
 _SCHEMES = ("s3", "s3a", "gs")
@@ -52,9 +56,22 @@ class SharedTables:
             self._cache.adopt(_object(name, file), self.work / file.name)
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
-        """Have files here until they are released. Raises FileGoneError, ServiceUnavailableError; then none is held."""
+        """Have files here until they are released. Raises FileGoneError, ServiceUnavailableError; then none is held.
+
+        Raises StorageError for one that the table still names.
+        """
         wanted = {file: _object(name, file) for file in files}
-        self._cache.hold(wanted.values())
+        try:
+            self._cache.hold(wanted.values())
+        except FileGoneError as gone:
+            for file in Table(self.place(name), shared=True).state().files:
+                if _object(name, file) == gone.name:
+                    first, last = (format_instant(EPOCH + timedelta(microseconds=t)) for t in (file.first, file.last))
+                    raise StorageError(
+                        f"{name}: the storage has lost {gone.name}, {file.events} events of {first} to {last};"
+                        " restore it, or delete the events of that time"
+                    ) from None
+            raise
         return {file: self._cache.path(one) for file, one in wanted.items()}
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
