@@ -39,8 +39,7 @@ class FileDestination:
 
     Safe to share between threads; landings of one target don't disturb each other.
 
-    `transport`: the options of the scheme, as `landing.storages.options` has them. Raises ConfigurationError for a scheme or option
-    it can't serve.
+    `transport`: the options of the scheme. Raises ConfigurationError for a scheme or option it can't serve.
     """
 
     def __init__(self, root_uri: str, *, transport: Mapping[str, object] | None = None) -> None:

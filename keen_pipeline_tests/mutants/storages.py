@@ -72,7 +72,6 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "",
         f"{_STORAGES} -k 'nothing_outside and local'",
     ),
-    (_AT + "remote.py", "    if size > largest:", "    if False:", f"{_ROOTS} -k larger_than"),
     # S3
     (_AT + "s3.py", " and is_ours(self._root, uri)", "", f"{_STORAGES} -k root_of_a_bucket"),
     (
@@ -100,15 +99,15 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "if False:",
         f"{_STORAGES} -k no_leftover",
     ),
-    (_AT + "s3_upload.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),
+    (_AT + "s3.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),
+    (_AT + "s3.py", "        except BaseException:\n", "        except KeyError:\n", f"{_FAULTS} -k upload_is_aborted"),
+    (_AT + "remote.py", "max(PART_BYTES, -(-size // most))", "PART_BYTES", f"{_ROOTS} -k parts"),
     (
-        _AT + "s3_upload.py",
-        "        except BaseException:\n            self.abort()\n            raise\n",
-        "        except KeyError:\n            raise\n",
-        f"{_FAULTS} -k upload_is_aborted",
+        _AT + "s3.py",
+        'return {"PartNumber": number + 1,',
+        'return {"PartNumber": 1,',
+        f"{_FAULTS} -k 'first and reset and s3'",
     ),
-    (_AT + "s3_upload.py", "-(-sent // GROWTH // _MIB) * _MIB", "PART_BYTES", f"{_ROOTS} -k parts"),
-    (_AT + "s3_upload.py", 'return {"PartNumber": number,', 'return {"PartNumber": 1,', f"{_FAULTS} -k 'first and reset and s3'"),
     # Google
     (_AT + "gcs.py", "at_end=fence", "at_end=None", f"{_STORAGES} -k 'fence and gcs'"),
     (

@@ -11,8 +11,7 @@ it can hold that, and the services' own clients, which it brings along, do the r
 - **Large objects of S3: boto3.** `MultipartWriter` sends its last part and completes the upload in one call, so that a claim can't
   be proven between the two. If its abort fails, the upload stays open, and the garbage collector closes, that is completes, it:
   with the network away for the abort, 6 of 6 MiB of a failed landing appeared a moment later. It has one size of part, so it ends
-  at 10,000 parts, and the caller waits for each (it is no slower than ours for bytes that are there: 5.2 s for 128 MiB, ours 6.4
-  on a busy machine; ours sends while a download goes on).
+  at 10,000 parts.
 - **Writing to Google: its own client.** If cancelling fails, the garbage collector completes the upload of `BlobWriter` with what
   had come: 2.1 MB of a failed landing appeared likewise.
 - **Writing to Azure: its own client.** smart_open numbers blocks 1, 2, 3 for every writer, so that two writers of a blob mix.

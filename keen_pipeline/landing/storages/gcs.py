@@ -19,9 +19,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.options import GcsOptions
 from keen_pipeline.landing.storages.remote import ObjectStorage, Positioned, StagedReader, split
-from keen_pipeline.landing.storages.storage import Fence
+from keen_pipeline.landing.storages.storage import Fence, Options
 
 RETRY_SECONDS = 60.0
 """How long one request is tried again for."""
@@ -44,14 +43,13 @@ class GcsStorage(ObjectStorage):
     """One bucket, or a prefix of it. Raises ConfigurationError when there are no credentials."""
 
     _failures = _FAILURES
-    _largest = 5 * 1024**4
 
-    def __init__(self, root: str, options: GcsOptions) -> None:
-        super().__init__(root)
-        settings: dict[str, Any] = {"project": options.project}
-        if options.endpoint is not None:
-            settings["project"] = options.project or "emulated"
-            settings |= {"client_options": {"api_endpoint": options.endpoint}, "use_auth_w_custom_endpoint": False}
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
+        endpoint, settings = options.get("endpoint"), {"project": options.get("project")}
+        if endpoint is not None:  # of an emulator, which gets no credentials
+            settings["project"] = settings["project"] or "emulated"
+            settings |= {"client_options": {"api_endpoint": endpoint}, "use_auth_w_custom_endpoint": False}
         try:
             self._client = storage.Client(**settings)
         except OSError as error:  # the library's word for a project that it can't find

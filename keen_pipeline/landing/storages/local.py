@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
-from keen_pipeline.landing.storages.options import LocalOptions
 from keen_pipeline.landing.storages.remote import StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
@@ -44,9 +43,6 @@ _log = logging.getLogger(__name__)
 
 class LocalStorage(Storage):
     """A folder of this machine or a mount of it."""
-
-    def __init__(self, root: str, options: LocalOptions) -> None:
-        super().__init__(root)
 
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:

@@ -6,17 +6,18 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, TypeVar, cast
 
-from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, unreadable
+from keen_pipeline.landing.storages.errors import of_temporary_folder, unreadable
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 
 READ_BYTES = 4 * 1024 * 1024
 """Of an object, held in memory while it is read."""
 PART_BYTES = 8 * 1024 * 1024
 """What is longer is sent in parts of at least so many bytes; a multiple of 256 KiB, as Google's protocol asks."""
-_WHOLE_PIECE_BYTES = 16 * 1024 * 1024
-"""A part of an upload up to this size is held in memory while it is sent; a longer one is read from the disk as it leaves."""
+PARTS_AT_ONCE = 2
+Sent = TypeVar("Sent")
 
 
 class Positioned:
@@ -72,11 +73,15 @@ def exactly(descriptor: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def part_of(descriptor: int, offset: int, length: int) -> bytes | StagedReader:
-    """One part of an upload as a client takes it: in memory, or a reader of it when it is long."""
-    if length <= _WHOLE_PIECE_BYTES:
-        return exactly(descriptor, offset, length)
-    return StagedReader(descriptor, offset, length)
+def in_parts(stage: BinaryIO, size: int, most: int, send: Callable[[int, bytes], Sent]) -> list[Sent]:
+    """What `send(number, part)` answers for each of at most `most` parts of a staged file. Memory: PARTS_AT_ONCE of them."""
+    length = max(PART_BYTES, -(-size // most))
+
+    def one(number: int) -> Sent:
+        return send(number, exactly(stage.fileno(), number * length, min(length, size - number * length)))
+
+    with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
+        return list(threads.map(one, range(-(-size // length))))  # after a failure no further one is begun
 
 
 class StoredReader(io.RawIOBase):
@@ -125,25 +130,11 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def check_size(target: str, size: int, largest: int) -> None:
-    """Raises ConfigurationError before anything is sent when the service takes no file of so many bytes."""
-    if size > largest:
-        raise for_a_person(
-            target,
-            f"a file of {size:,} bytes is larger than the {largest:,} that the service takes",
-            "Land it compressed (csv.gz, csv.zst, parquet) or by shorter partitions.",
-        )
-
-
 class ObjectStorage(Storage):
     """The objects of a bucket or container, or of a prefix of it: one appears with the request that completes it."""
 
-    _largest: int
-    """In bytes: what the service takes as one object."""
-
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, os.SEEK_END)
-        check_size(target, size, self._largest)
         with self._translated(target):
             if size > PART_BYTES:
                 self._send(target, stage, size, fence)

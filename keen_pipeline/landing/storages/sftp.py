@@ -25,9 +25,8 @@ from paramiko.sftp import int64
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
-from keen_pipeline.landing.storages.options import SftpOptions
 from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader
-from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
+from keen_pipeline.landing.storages.storage import Fence, Options, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
@@ -48,9 +47,9 @@ class SftpStorage(Storage):
 
     _failures = _FAILURES
 
-    def __init__(self, root: str, options: SftpOptions) -> None:
-        super().__init__(root)
-        self._options = options
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
+        self._seconds = options.get("timeout_seconds", 30.0)
         self._lock = threading.Lock()
         self._connections: dict[paramiko.SSHClient, list[paramiko.Channel]] = {}
         try:
@@ -151,7 +150,7 @@ class SftpStorage(Storage):
 
     def _new_channel(self) -> paramiko.SFTPClient:
         """A channel for one call or reader, whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
-        seconds = self._options.timeout_seconds
+        seconds = self._seconds
         channel = self._open_channel()
         watchdog = threading.Timer(seconds, channel.close)
         watchdog.daemon = True
@@ -181,13 +180,13 @@ class SftpStorage(Storage):
                 connection, channels = self._connect(), []
                 self._connections[connection] = channels
             transport = cast("paramiko.Transport", connection.get_transport())
-            channels.append(transport.open_session(timeout=self._options.timeout_seconds))
+            channels.append(transport.open_session(timeout=self._seconds))
             return channels[-1]
 
     def _connect(self) -> paramiko.SSHClient:
         place, options, opens = urlsplit(self._root), self._options, SftpSecrets.from_environment()
         client = paramiko.SSHClient()
-        known = Path(options.known_hosts or "~/.ssh/known_hosts").expanduser()
+        known = Path(options.get("known_hosts") or "~/.ssh/known_hosts").expanduser()
         try:
             client.load_host_keys(str(known))
         except FileNotFoundError:
@@ -196,7 +195,7 @@ class SftpStorage(Storage):
             raise for_a_person(self._root, f"there is no file of known hosts {known}", mend) from None
         except (OSError, paramiko.SSHException, ValueError) as error:
             raise for_a_person(self._root, f"the file of known hosts {known} can't be read ({type(error).__name__})") from None
-        key = Path(options.key_file).expanduser() if options.key_file else None
+        key = Path(options["key_file"]).expanduser() if "key_file" in options else None
         if key is not None and not key.is_file():
             raise for_a_person(self._root, f"there is no file {key}, which the option key_file names")
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -208,10 +207,10 @@ class SftpStorage(Storage):
                 password=opens.password,
                 passphrase=opens.key_passphrase,
                 key_filename=str(key) if key else None,
-                timeout=options.timeout_seconds,
-                banner_timeout=options.timeout_seconds,
-                auth_timeout=options.timeout_seconds,
-                channel_timeout=options.timeout_seconds,
+                timeout=self._seconds,
+                banner_timeout=self._seconds,
+                auth_timeout=self._seconds,
+                channel_timeout=self._seconds,
             )
             cast("paramiko.Transport", client.get_transport()).set_keepalive(KEEPALIVE_SECONDS)
         except BaseException:
