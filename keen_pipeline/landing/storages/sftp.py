@@ -52,6 +52,7 @@ class SftpStorage(Storage):
         self._seconds = options.get("timeout_seconds", 30.0)
         self._lock = threading.Lock()
         self._connections: dict[paramiko.SSHClient, list[paramiko.Channel]] = {}
+        self._idle: list[paramiko.SFTPClient] = []
         try:
             host, _ = urlsplit(root).hostname, urlsplit(root).port
         except ValueError:
@@ -74,7 +75,7 @@ class SftpStorage(Storage):
     def open(self, target: str) -> BinaryIO:
         file = None
         with self._translated(target):
-            files = self._new_channel()  # of its own
+            files = self._channel()  # of its own
             try:
                 with suppress(FileNotFoundError):
                     file = _ManyRequests(files, files.open(self._path(target), "rb"))
@@ -145,11 +146,22 @@ class SftpStorage(Storage):
 
     @contextmanager
     def _session(self, target: str) -> Iterator[paramiko.SFTPClient]:
-        with self._translated(target), self._new_channel() as files:
-            yield files
+        """A channel for one call, kept for the next one unless it failed."""
+        with self._translated(target):
+            files = self._channel()
+            try:
+                yield files
+            except BaseException:
+                files.close()
+                raise
+            self._idle.append(files)
 
-    def _new_channel(self) -> paramiko.SFTPClient:
-        """A channel for one call or reader, whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
+    def _channel(self) -> paramiko.SFTPClient:
+        """A channel whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
+        with suppress(IndexError):  # there is none, or another thread was quicker
+            while (idle := self._idle.pop()).sock.closed:
+                pass
+            return idle
         seconds = self._seconds
         channel = self._open_channel()
         watchdog = threading.Timer(seconds, channel.close)
@@ -158,7 +170,7 @@ class SftpStorage(Storage):
         try:
             channel.settimeout(seconds)
             channel.invoke_subsystem("sftp")
-            return paramiko.SFTPClient(channel)
+            return _Client(channel)
         except BaseException:
             channel.close()
             raise
@@ -232,14 +244,21 @@ class SftpStorage(Storage):
                 return unavailable(target, error)
             why = "the server is not in the file of known hosts"
             return for_a_person(target, why, "Add its key; its owner can give it to you.")
-        if isinstance(error, UnicodeDecodeError):
-            why = "a file or folder there has a name that isn't UTF-8"
-            return for_a_person(target, why, "Rename it, or choose another folder.")
         if "unsupported" in str(error).lower():
             return for_a_person(target, "the server can't replace a file in one step (posix-rename@openssh.com)")
         if str(error) == "Failure":  # all that the protocol's third version can say
             return unavailable(target, "Failure", "Servers say this when a disk or quota is full, among others.")
         return unavailable(target, error)
+
+
+class _Client(paramiko.SFTPClient):  # type: ignore[misc] # it has no types
+    """One whose lists of a folder don't end at a name that isn't UTF-8."""
+
+    def _request(self, kind: Any, *args: Any) -> Any:
+        kind, answer = super()._request(kind, *args)
+        if kind == paramiko.sftp.CMD_NAME:
+            answer.get_text = lambda: answer.get_string().decode("utf-8", "replace")
+        return kind, answer
 
 
 class _ManyRequests(Positioned):
@@ -307,7 +326,10 @@ def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
 
 
 def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
-    """Path and attributes of the plain files below a folder; no symbolic link is followed. `skip`: why a folder is passed over."""
+    """Path and attributes of the plain files below a folder; no symbolic link is followed. `skip`: why a folder is passed over.
+
+    A name that isn't UTF-8 is none of ours, and paramiko can't ask for it.
+    """
     try:
         found = files.listdir_attr(folder)
     except OSError as error:
@@ -316,7 +338,7 @@ def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iter
         return
     for entry in found:
         path = f"{folder.rstrip('/')}/{entry.filename}"
-        if entry.filename in (".", "..") or "/" in entry.filename:
+        if entry.filename in (".", "..") or "/" in entry.filename or "\ufffd" in entry.filename:
             continue
         if stat.S_ISDIR(entry.st_mode or 0):
             yield from _walk(files, path, skip)
