@@ -26,10 +26,6 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError, Unreacha
 _BUFFER_BYTES = 64 * 1024
 
 
-class TimeLimitError(TimeoutError):
-    """The time for the whole answer is over, however its bytes came."""
-
-
 @dataclass(frozen=True)
 class TimeLimits:
     """Seconds: for a connection, for each wait for bytes, for one call or a results answer's head, for a whole results transfer."""
@@ -52,10 +48,8 @@ def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterato
         raise
     except ssl.SSLCertVerificationError as error:
         raise ConfigurationError(f"the TLS certificate of {host} is not trusted ({error.verify_message})") from None
-    except TimeLimitError as error:
-        raise broken(str(error)) from None
-    except TimeoutError:
-        raise broken("no byte within the read time-out") from None
+    except TimeoutError as error:
+        raise broken(error.strerror or "no byte within the read time-out") from None
     except (OSError, http.client.HTTPException, ValueError, ArithmeticError, LookupError) as error:
         raise broken(getattr(error, "strerror", None) or type(error).__name__) from None
 
@@ -119,8 +113,8 @@ class Channel(io.RawIOBase):
                 raise self._over() from None
             raise
 
-    def _over(self) -> TimeLimitError:
-        return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
+    def _over(self) -> TimeoutError:
+        return TimeoutError(errno.ETIMEDOUT, f"the time limit of {self._seconds:g} s ran out")
 
 
 class _Tunnel:
@@ -161,6 +155,11 @@ class Response(http.client.HTTPResponse):
     def encoding(self) -> str:
         """Of the content, in lower case; `identity` for none."""
         return ",".join(self.headers.get_all("Content-Encoding", [])).strip().lower() or "identity"
+
+    @property
+    def location(self) -> str | None:
+        """Where it redirects to; None when it doesn't."""
+        return self.headers.get("Location") if self.status in (301, 302, 303, 307, 308) else None
 
     def begin(self) -> None:
         super().begin()
@@ -239,21 +238,16 @@ class Connector:
     def _reach(self, place: Address, deadline: float) -> socket.socket:
         why = ""
         for ip in place.ips or resolve(place.host, place.port, deadline - time.monotonic()):
-            timeout = min(self.limits.connect, deadline - time.monotonic())
-            if timeout <= 0:
-                why = "no time was left for it"
-                break
+            timeout = min(self.limits.connect, max(0.001, deadline - time.monotonic()))
             try:
                 sock = socket.create_connection((ip, place.port), timeout=timeout)
+            except TimeoutError:
+                why = f"no answer within {timeout:.3g} s"
             except OSError as error:
-                why = (
-                    f"no answer within {timeout:.3g} s"
-                    if isinstance(error, TimeoutError)
-                    else error.strerror or type(error).__name__
-                )
-                continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+                why = error.strerror or type(error).__name__
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
         raise UnreachableError(f"no connection to {place.host} ({why})")
 
     def _secured(self, sock: Any, host: str) -> Any:

@@ -10,17 +10,17 @@ import math
 import random
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from keen_pipeline.client.address import redirected, split_url
 from keen_pipeline.client.connection import Connection, Connector, Response, translated
 from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
-from keen_pipeline.client.wire import WrongShape
+from keen_pipeline.client.wire import Answer, Reader, WrongShape
 from keen_pipeline.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -45,8 +45,6 @@ MOST_REDIRECTS = 3
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
 _MOST_IDLE = 8
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,19 @@ class ApiTransport:
             while True:
                 self._idle.pop().channel.end()
 
-    def get(
-        self,
-        path: str,
-        read: Callable[[Any, Callable[[str], str]], Answer],
-        subject: str,
-        credential: Credential,
-        params: Mapping[str, Any] | None = None,
-    ) -> Answer:
+    def get(self, path: str, read: Reader[Answer], subject: str, key: Credential, params: Mapping[str, Any]) -> Answer:
         """GET `path`; every value of `params` but text goes out as JSON. Repeated with growing waits on failures that may pass."""
-        return self._decode(self._repeat(_Call("GET", self.url(path, params or {}), None, subject, credential)), read, subject)
+        return self._decode(self._repeat(_Call("GET", self.url(path, params), None, subject, key)), read, subject)
+
+    def post(
+        self, path: str, body: Any, read: Reader[Answer], subject: str, key: Credential, *, budget_wait: float = math.inf
+    ) -> Answer:
+        """POST `body` as JSON. Sent once; again only when no connection came up, so that nothing is created twice.
+
+        `budget_wait`: seconds to wait for the requests a minute, if that is less than the time limit of a call.
+        """
+        call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, key, budget_wait)
+        return self._decode(self._repeat(call), read, subject)
 
     def url(self, path: str, params: Mapping[str, Any]) -> str:
         texts = {name: value if isinstance(value, str) else _json(value, name) for name, value in params.items()}
@@ -120,23 +121,6 @@ class ApiTransport:
         """The service refused a request (429): nobody sends another for so many seconds."""
         if self._limiter is not None:
             self._limiter.refuse_until(DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after)
-
-    def post(
-        self,
-        path: str,
-        body: Any,
-        read: Callable[[Any, Callable[[str], str]], Answer],
-        subject: str,
-        credential: Credential,
-        *,
-        budget_wait: float = math.inf,
-    ) -> Answer:
-        """POST `body` as JSON. Sent once; again only when no connection came up, so that nothing is created twice.
-
-        `budget_wait`: seconds to wait for the requests a minute, if that is less than the time limit of a call.
-        """
-        call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, credential, budget_wait)
-        return self._decode(self._repeat(call), read, subject)
 
     def _repeat(self, call: _Call) -> bytes:
         if not call.credential.key:
@@ -166,23 +150,24 @@ class ApiTransport:
             self._limiter.acquire(timeout=min(call.budget_wait, max(0.0, deadline - time.monotonic() - answering)))
         url = call.url
         for _ in range(MOST_REDIRECTS + 1):
-            status, headers, body = self._exchange(call, url, deadline)
+            response, body = self._exchange(call, url, deadline)
+            status = response.status
             if 200 <= status < 300:
                 return body
-            if status in (301, 302, 303, 307, 308) and "Location" in headers:
+            if response.location is not None:
                 if call.method != "GET":  # which may have done what was asked
                     mend = "Set KEEN_BASE_URL to the address that it redirects to"
                     raise UnreadableAnswerError(f"{call.subject}: the service redirects (HTTP {status}). {mend}")
-                url = self._redirected(url, str(headers["Location"]), call.subject)
+                url = self._redirected(url, response.location, call.subject)
                 continue
-            wait = retry_after(headers, self._clock.now())
+            wait = retry_after(response.headers, self._clock.now())
             if status == 429:
                 wait = DEFAULT_REFUSAL_SECONDS if wait is None else wait
                 self.rest(wait)
             raise refusal(status, body, call.subject, call.credential, self._scrub, wait)
         raise UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
 
-    def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[Response, bytes]:
         headers = {"Authorization": str(call.credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
         if call.data is not None:
             headers["Content-Type"] = "application/json"
@@ -200,7 +185,7 @@ class ApiTransport:
                 self._idle.append(connection)
             else:
                 connection.channel.end()
-        return response.status, response.headers, body
+        return response, body
 
     # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a POST: it
     # gets a connection of its own.
@@ -227,7 +212,7 @@ class ApiTransport:
             )
         return target
 
-    def _decode(self, body: bytes, read: Callable[[Any, Callable[[str], str]], Answer], subject: str) -> Answer:
+    def _decode(self, body: bytes, read: Reader[Answer], subject: str) -> Answer:
         try:
             return read(json.loads(body), self._scrub)
         except WrongShape as error:

@@ -185,13 +185,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/results.py",
-        "place == self._service",
+        "place == split_url(self.base_url)[1]",
         "True",
         f"{_RESULTS}::test_key_goes_only_to_the_services_own_origin",
     ),
     (
-        f"{_CLIENT}/results.py",
-        "is_private_host(self._service.host)",
+        f"{_CLIENT}/keen.py",
+        "is_private_host(split_url(self.base_url)[1].host)",
         "True",
         f"{_ADDRESSES}::test_loopback_is_refused_for_a_public_service_whatever_its_name_resolves_to",
     ),

@@ -119,8 +119,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # Azure
     (
         _AT + "azure.py",
-        "etag=self._found.etag, match_condition=MatchConditions.IfNotModified",
-        "",
+        "**pinned).readall()",
+        ").readall()",
         f"{_STORAGES} -k 'newer_file and azure'",
     ),
     (
@@ -158,7 +158,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "storage.py", '    if "?" in rest or "#" in rest:', "    if False:", f"{_ROOTS} -k two_things"),
     (_AT + "storage.py", "return home(uri).rstrip", "return uri.rstrip", f"{_ROOTS} -k 'expect or home'"),
     (_AT + "storage.py", '    if "://" not in uri or _DRIVE.match(uri):', '    if "://" not in uri:', f"{_ROOTS} -k expect"),
-    ("keen_pipeline/landing/layout.py", "{name[: room - len(digest) - 1]}-{digest}", "{name[:room]}", f"{_ROOTS} -k long_name"),
+    ("keen_pipeline/landing/layout.py", "{quoted[: room - len(digest) - 1]}-{digest}", "{quoted[:room]}", f"{_ROOTS} -k long_name"),
     (
         "keen_pipeline/landing/destination.py",
         "self._storage.publish(stage, target, fence=fence)",

@@ -14,14 +14,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, BinaryIO
 
-import smart_open
 from azure.core import MatchConditions, exceptions
 from azure.storage.blob import BlobBlock, BlobServiceClient, ExponentialRetry
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.remote import ObjectStorage, in_parts, split
+from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, in_parts, split
 from keen_pipeline.landing.storages.storage import Fence, Options
 
 MOST_BLOCKS = 50_000
@@ -71,8 +70,9 @@ class AzureStorage(ObjectStorage):
         return int(found.size), found
 
     def _reader(self, target: str, size: int, version: Any) -> Any:
-        parameters = {"client": _Pinned(self._blob(target), version), "buffer_size": remote.READ_BYTES}
-        return smart_open.open(target, "rb", compression="disable", transport_params=parameters)
+        pinned = {"etag": version.etag, "match_condition": MatchConditions.IfNotModified}
+        blob = self._blob(target)
+        return RangeReader(size, lambda start, end: blob.download_blob(start, end - start, **pinned).readall())
 
     def _delete(self, target: str) -> None:
         with suppress(exceptions.ResourceNotFoundError):
@@ -99,19 +99,6 @@ class AzureStorage(ObjectStorage):
         if code in _WRONG:
             return for_a_person(target, f"the service refuses what it was asked ({code})", _KEYS)
         return unavailable(target, code)
-
-
-class _Pinned:
-    """What smart_open's reader asks of a blob's client, of one version alone: when it was replaced the answer is an error."""
-
-    def __init__(self, blob: Any, found: Any) -> None:
-        self._blob, self._found = blob, found
-
-    def get_blob_properties(self) -> Any:
-        return self._found
-
-    def download_blob(self, **asked: Any) -> Any:
-        return self._blob.download_blob(**asked, etag=self._found.etag, match_condition=MatchConditions.IfNotModified)
 
 
 def _new_client(root: str, options: Options) -> BlobServiceClient:

@@ -19,7 +19,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.remote import ObjectStorage, Positioned, StagedReader, split
+from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, StagedReader, split
 from keen_pipeline.landing.storages.storage import Fence, Options
 
 RETRY_SECONDS = 60.0
@@ -78,8 +78,10 @@ class GcsStorage(ObjectStorage):
         return None if found is None else (int(found.size), found.generation)
 
     def _reader(self, target: str, size: int, version: Any) -> Any:
+        # The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
         bucket, key = split(target)
-        return _Version(self._client.bucket(bucket).blob(key, generation=version), size)
+        blob = self._client.bucket(bucket).blob(key, generation=version)
+        return RangeReader(size, lambda start, end: blob.download_as_bytes(start=start, end=end - 1, checksum=None, **_bounds()))
 
     def _delete(self, target: str) -> None:
         with suppress(google.api_core.exceptions.NotFound):
@@ -105,27 +107,6 @@ class GcsStorage(ObjectStorage):
         if isinstance(error, _WRONG):
             return for_a_person(target, f"the service refuses what it was asked ({type(error).__name__})")
         return unavailable(target, error)
-
-
-class _Version(Positioned):
-    """One version of an object, as a file: each request names it, so that none is answered from a newer one.
-
-    The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
-    """
-
-    def __init__(self, blob: Any, size: int) -> None:
-        self._blob, self.size = blob, size
-
-    def read(self, length: int) -> bytes:
-        end = min(self._position + length, self.size)
-        if end <= self._position:
-            return b""
-        data: bytes = self._blob.download_as_bytes(start=self._position, end=end - 1, checksum=None, **_bounds())
-        self._position += len(data)
-        return data
-
-    def close(self) -> None:
-        """Nothing is open between the requests."""
 
 
 def _bounds() -> dict[str, Any]:

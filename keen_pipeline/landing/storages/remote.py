@@ -43,9 +43,6 @@ class StagedReader(Positioned, io.RawIOBase):
     def __init__(self, descriptor: int, start: int, size: int, at_end: Callable[[], None] | None = None) -> None:
         self._descriptor, self._start, self.size, self._at_end = descriptor, start, size, at_end
 
-    def __len__(self) -> int:
-        return self.size
-
     def readable(self) -> bool:
         return True
 
@@ -82,6 +79,22 @@ def in_parts(stage: BinaryIO, size: int, most: int, send: Callable[[int, bytes],
 
     with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
         return list(threads.map(one, range(-(-size // length))))  # after a failure no further one is begun
+
+
+class RangeReader(Positioned):
+    """An object of `size` bytes as a file. `ask(start, end)` is answered from one version alone, which it names."""
+
+    def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
+        self.size, self._ask = size, ask
+
+    def read(self, length: int) -> bytes:
+        start, end = self._position, min(self._position + length, self.size)
+        data = self._ask(start, end) if end > start else b""
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Nothing is open between the requests."""
 
 
 class StoredReader(io.RawIOBase):
