@@ -365,8 +365,14 @@ def test_azure_account_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bucket_or_container_that_is_missing_is_said_so(azure: AzureServer, gcs: str) -> None:
     assert "no such container" in refusal("azure://nowhere/x", endpoint=azure.endpoint, account="lander")
     assert "no such bucket" in refusal("gs://nowhere-at-all/x", endpoint=gcs)
-    with pytest.raises(ConfigurationError, match="no such bucket"):
-        FileDestination("gs://nowhere-at-all/x", transport={"endpoint": gcs}).remove_leftovers()
+
+
+@pytest.mark.parametrize("place", ["s3", "gcs", "azure"], indirect=True)
+def test_file_in_a_bucket_that_is_missing_is_not_said_to_be_missing(place: Place) -> None:
+    destination = FileDestination(f"{place.root.partition(':')[0]}://nowhere-at-all/x", transport=place.transport)
+    for ask in (destination.exists, destination.open):
+        with pytest.raises(ConfigurationError, match=r"no such (bucket|container)"):
+            ask(destination.uri_of(TARGET))
 
 
 def test_options_of_the_resource_or_the_environment(

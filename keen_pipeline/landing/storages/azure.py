@@ -11,7 +11,6 @@ import secrets
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, BinaryIO
 
 from azure.core import MatchConditions, exceptions
@@ -40,12 +39,6 @@ class AzureStorage(ObjectStorage):
             self._client = _new_client(root, options)
         except (ValueError, TypeError) as error:
             raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _KEYS) from None
-
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Nothing is ever left that could be removed. Raises ConfigurationError when the container is missing."""
-        with self._translated(self._root):
-            self._client.get_container_client(split(self._root)[0]).get_container_properties()
-        return []
 
     def _put(self, target: str, data: bytes) -> None:
         self._blob(target).upload_blob(data, length=len(data), overwrite=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, BinaryIO
 
 import google.api_core.exceptions
@@ -57,12 +56,6 @@ class GcsStorage(ObjectStorage):
             raise for_a_person(root, why, f"Set the option project. {_KEYS}") from None
         except _FAILURES as error:
             raise self._error(error, root) from None
-
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Nothing is ever left that could be removed. Raises ConfigurationError when the bucket is missing."""
-        with self._translated(self._root):
-            self._client.get_bucket(split(self._root)[0], **_bounds())
-        return []
 
     def _put(self, target: str, data: bytes) -> None:
         self._blob(target).upload_from_string(data, "application/octet-stream", checksum="crc32c", **_bounds())

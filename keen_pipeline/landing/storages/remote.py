@@ -162,12 +162,12 @@ class ObjectStorage(Storage):
 
     def size(self, target: str) -> int | None:
         with self._translated(target):
-            found = self._find(target)
+            found = self._found(target)
         return None if found is None else found[0]
 
     def open(self, target: str) -> BinaryIO:
         with self._translated(target):
-            found = self._find(target)
+            found = self._found(target)
             file = None if found is None else self._reader(target, *found)
         if file is None:
             raise FileNotFoundError(target)
@@ -184,6 +184,12 @@ class ObjectStorage(Storage):
             for key, size in self._listed(bucket, prefix):
                 if not key.endswith("/"):
                     yield f"{scheme}://{bucket}/{key}", size
+
+    def _found(self, target: str) -> tuple[int, Any] | None:
+        found = self._find(target)
+        if found is None:  # to a list a bucket that isn't there is an error, and not only an object that isn't
+            next(self._listed(*split(target)), None)
+        return found
 
     @abstractmethod
     def _put(self, target: str, data: bytes) -> None:

@@ -89,9 +89,9 @@ class Storage(ABC):
         what lies behind a symbolic link. Nothing is found in a folder that isn't there.
         """
 
-    @abstractmethod
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove what crashed landings left; returns its URIs or paths. Only what this package can have made is touched."""
+        return []
 
     @contextmanager
     def _translated(self, target: str) -> Iterator[None]:
