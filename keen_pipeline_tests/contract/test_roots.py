@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import BinaryIO, cast
 
 import pytest
@@ -14,7 +12,6 @@ from hypothesis import strategies as st
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination, layout
-from keen_pipeline.landing.storages import storage
 from keen_pipeline.landing.storages.remote import in_parts
 from keen_pipeline.landing.storages.storage import normal_root
 from keen_pipeline.landing.transfer.direct import TemporaryFile
@@ -44,7 +41,6 @@ from keen_pipeline.wiring import open_destination
         ("C:\\data\\landing", "C:\\data\\landing"),
         ("C:/data/landing/", "C:/data/landing"),
         ("c:", "c:"),
-        ("C://data", "C://data"),
     ],
 )
 def test_root_means_what_people_expect(uri: str, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,13 +88,6 @@ def test_root_that_could_mean_two_things_is_refused(uri: str, said: str) -> None
     assert said in str(raised.value)
     assert "secret" not in str(raised.value)
     assert "abcdefgh" not in str(raised.value)
-
-
-def test_drive_of_windows_leads_a_file_uri(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert normal_root("file:///C:/data") == "/C:/data"
-    here = {name: getattr(os, name) for name in ("path",)}
-    monkeypatch.setattr(storage, "os", SimpleNamespace(name="nt", **here))
-    assert normal_root("file:///C:/data") == "C:/data"
 
 
 def test_home_folder_is_where_it_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,22 +27,30 @@ MOST_PARTS = 10_000
 """Of an upload."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _REPLACED = frozenset({"412", "PreconditionFailed", "NoSuchKey"})  # while it is read
-_FORBIDDEN = frozenset(
-    {
-        *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "UnauthorizedAccess"),
-    }
-)
-_ELSEWHERE = frozenset(
-    {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"}
-)
-_WRONG = frozenset({"400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"})
 _MISCONFIGURED = (
     *(exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.SSOError),
     *(exceptions.NoRegionError, exceptions.InvalidRegionError, exceptions.ParamValidationError, exceptions.ConfigParseError),
 )
 _KEYS = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, this machine's clock and the bucket's policy."
 _REGION = "Check AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endpoint."
+_TOLD = {
+    **dict.fromkeys(
+        (
+            *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+            *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "UnauthorizedAccess"),
+        ),
+        ("access was refused", _KEYS),
+    ),
+    **dict.fromkeys(
+        ("301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"),
+        ("the bucket lies in another region", _REGION),
+    ),
+    **dict.fromkeys(
+        ("400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"),
+        ("the service refuses what it was asked", _REGION),
+    ),
+    "NoSuchBucket": ("there is no such bucket", ""),
+}
 _log = logging.getLogger(__name__)
 
 
@@ -146,14 +154,9 @@ class S3Storage(ObjectStorage):
         code = _code(error)
         if code in _REPLACED:
             return unreadable(target, code)
-        if code == "NoSuchBucket":
-            return for_a_person(target, "there is no such bucket")
-        if code in _FORBIDDEN:
-            return for_a_person(target, f"access was refused ({code})", _KEYS)
-        if code in _ELSEWHERE:
-            return for_a_person(target, f"the bucket lies in another region ({code})", _REGION)
-        if code in _WRONG:
-            return for_a_person(target, f"the service refuses what it was asked ({code})", _REGION)
+        if code in _TOLD:
+            why, mend = _TOLD[code]
+            return for_a_person(target, f"{why} ({code})", mend)
         if isinstance(error, exceptions.EndpointConnectionError):
             return unavailable(target, error, f"The service's address can't be reached. {_REGION}")
         return unavailable(target, code or error)

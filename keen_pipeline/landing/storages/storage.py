@@ -37,7 +37,6 @@ _KINDS = {
     "azure": _Kind("azure", "AzureStorage", ("endpoint", "account")),
     "sftp": _Kind("sftp", "SftpStorage", ("known_hosts", "key_file", "timeout_seconds")),
 }
-_DRIVE = re.compile(r"/?[A-Za-z]:([/\\]|$)")
 
 
 def no_fence() -> None:
@@ -119,7 +118,7 @@ def normal_root(uri: str) -> str:
         raise ConfigurationError("destination: KEEN_PIPELINE_DESTINATION is empty")
     if not uri.isprintable():
         raise for_a_person(uri, "it holds a character that can't be printed")
-    if "://" not in uri or _DRIVE.match(uri):
+    if "://" not in uri:
         if re.match(r"(?:[sS]3|gs|azure|sftp|file):", uri):
             raise for_a_person(uri, "it is neither a path nor a URI", "Write scheme://..., or ./ before a folder of this name.")
         return home(uri).rstrip("/") or "/"
@@ -148,8 +147,6 @@ def _path_of(uri: str, host: str, path: str) -> str:
         raise for_a_person(uri, f"{host} is where a host name is expected", mend)
     if not path.isprintable():
         raise for_a_person(uri, "it holds a character that can't be printed")
-    if os.name == "nt" and _DRIVE.match(path):
-        path = path.removeprefix("/")
     return os.path.normpath(home(path.removeprefix("/") if path.startswith("/~") else path))
 
 
@@ -161,13 +158,9 @@ def home(path: str) -> str:
     return expanded
 
 
-def _scheme(root: str) -> str:
-    return urlsplit(root).scheme if "://" in root and not _DRIVE.match(root) else "file"
-
-
 def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     """The storage of a normal root. Raises ConfigurationError for an unknown scheme, a missing extra or an unknown option."""
-    scheme = _scheme(root)
+    scheme = urlsplit(root).scheme if "://" in root else "file"
     if scheme not in _KINDS:
         known = ", ".join(f"{known}://" for known in _KINDS)
         raise for_a_person(root, f"{cleaned(scheme)}:// is not supported", f"Use a local folder, or one of {known}.")
