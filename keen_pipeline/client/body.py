@@ -70,7 +70,7 @@ class ResultsBody:
             return len(piece)
         if self._ended or not buffer:
             return 0
-        with translated(self._host, lambda why: TransferError(f"results: the connection broke in the middle of them ({why})")):
+        with translated(self._host, TransferError, "results: the connection broke in the middle of them"):
             return self._read(buffer)
 
     def _read(self, buffer: memoryview) -> int:

@@ -37,8 +37,8 @@ class TimeLimits:
 
 
 @contextmanager
-def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterator[None]:
-    """Whatever the libraries below raise becomes an error of this package: `broken(why)`, but for a certificate.
+def translated(host: str, error: type[KeenPipelineError], broken: str) -> Iterator[None]:
+    """Whatever the libraries below raise becomes `error`, which says what is `broken` and why, but for a certificate.
 
     `from None`, as their texts and chains may hold the request's headers and the whole URL.
     """
@@ -46,12 +46,12 @@ def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterato
         yield
     except KeenPipelineError:
         raise
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigurationError(f"the TLS certificate of {host} is not trusted ({error.verify_message})") from None
-    except TimeoutError as error:
-        raise broken(error.strerror or "no byte within the read time-out") from None
-    except (OSError, http.client.HTTPException, ValueError, ArithmeticError, LookupError) as error:
-        raise broken(getattr(error, "strerror", None) or type(error).__name__) from None
+    except ssl.SSLCertVerificationError as refused:
+        raise ConfigurationError(f"the TLS certificate of {host} is not trusted ({refused.verify_message})") from None
+    except TimeoutError as late:
+        raise error(f"{broken} ({late.strerror or 'no byte within the read time-out'})") from None
+    except (OSError, http.client.HTTPException, ValueError, ArithmeticError, LookupError) as why:
+        raise error(f"{broken} ({getattr(why, 'strerror', None) or type(why).__name__})") from None
 
 
 class Channel(io.RawIOBase):
@@ -205,13 +205,13 @@ class Connection(http.client.HTTPConnection):
         return response
 
 
+@dataclass(frozen=True)
 class Connector:
     """Opens connections by the environment's proxies."""
 
-    def __init__(self, limits: TimeLimits, context: ssl.SSLContext, proxies: Proxies) -> None:
-        self.limits = limits
-        self.proxies = proxies
-        self._context = context
+    limits: TimeLimits
+    context: ssl.SSLContext
+    proxies: Proxies
 
     def connect(self, place: Address, seconds: float) -> Connection:
         """A connection to `place.ips` or to what its name resolves to; `seconds` are left for it all.
@@ -220,12 +220,12 @@ class Connector:
         """
         deadline = time.monotonic() + seconds
         proxy = self.proxies.of(place)
-        with translated(place.host, lambda why: UnreachableError(f"no connection to {place.host} ({why})")):
+        with translated(place.host, UnreachableError, f"no connection to {place.host}"):
             sock: Any = self._reach(place if proxy is None else Address(proxy.secure, proxy.host, proxy.port), deadline)
             try:
                 if proxy is not None and proxy.secure:
-                    with translated(proxy.host, lambda why: UnreachableError(f"no connection to the proxy {proxy.host} ({why})")):
-                        sock = self._context.wrap_socket(sock, server_hostname=proxy.host, suppress_ragged_eofs=False)
+                    with translated(proxy.host, UnreachableError, f"no connection to the proxy {proxy.host}"):
+                        sock = self.context.wrap_socket(sock, server_hostname=proxy.host, suppress_ragged_eofs=False)
                 if proxy is not None and place.secure:
                     self._tunnel(sock, place, proxy, deadline)
                 if place.secure:
@@ -253,10 +253,10 @@ class Connector:
     def _secured(self, sock: Any, host: str) -> Any:
         # An end of TLS without its closing alert may be a cut, so it is an error and not the end of the file.
         if not isinstance(sock, ssl.SSLSocket):
-            return self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
+            return self.context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
         from urllib3.util.ssltransport import SSLTransport  # TLS within a proxy's TLS, which Python's ssl can't
 
-        return SSLTransport(_Tunnel(sock), self._context, server_hostname=host, suppress_ragged_eofs=False)  # type: ignore[arg-type]
+        return SSLTransport(_Tunnel(sock), self.context, server_hostname=host, suppress_ragged_eofs=False)  # type: ignore[arg-type]
 
     def _tunnel(self, sock: Any, place: Address, proxy: Proxy, deadline: float) -> None:
         host = f"[{place.host}]" if ":" in place.host else place.host

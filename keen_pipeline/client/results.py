@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -58,7 +58,7 @@ class ResultsOpener:
                 connection = self.connector.connect(address, min(limits.connect, deadline - time.monotonic()))
                 stack.callback(connection.channel.end)
                 connection.channel.limit(seconds, deadline)
-                with _translated(place.host):
+                with translated(place.host, TransferError, f"results: {place.host} gave no whole answer"):
                     response = connection.ask("GET", path, self._headers(place, offset, validator))
                     if not response.location and response.status not in (200, 206):
                         raise self._refused(response, subject)
@@ -110,10 +110,6 @@ class ResultsOpener:
         if status == 416:
             return TransferError("results: the service has fewer bytes than it announced before (HTTP 416)")
         return refusal(status, body, "results", self.credential, self.scrub, wait)
-
-
-def _translated(host: str) -> AbstractContextManager[None]:
-    return translated(host, lambda why: TransferError(f"results: {host} gave no whole answer ({why})"))
 
 
 def _redirected(url: str, location: str) -> str:

@@ -175,8 +175,8 @@ class ApiTransport:
         kept = False
         try:
             connection.channel.limit(self._total_timeout, deadline)
-            broken = f"{call.subject}: {self._place.host} gave no whole answer"
-            with translated(self._place.host, lambda why: ServiceUnavailableError(f"{broken} ({why})")):
+            host = self._place.host
+            with translated(host, ServiceUnavailableError, f"{call.subject}: {host} gave no whole answer"):
                 response = connection.ask(call.method, split_url(url)[0], headers, call.data)
                 body = _body(response, call.subject) if 200 <= response.status < 300 else body_of(response)
             kept = call.method == "GET" and connection.sock is not None and response.isclosed()

@@ -111,8 +111,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/connection.py",
-        "self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)",
-        "self._context.wrap_socket(sock, server_hostname=host)",
+        "self.context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)",
+        "self.context.wrap_socket(sock, server_hostname=host)",
         f"{_TIMES}::test_tls_that_is_cut_without_its_closing_alert_is_no_end",
     ),
     (

@@ -132,7 +132,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "azure.py", 'f"{token}-{number:06d}"', 'f"{number:06d}"', f"{_STORAGES} -k 'never_mix and azure'"),
     # SFTP
     (_AT + "sftp.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and sftp'"),
-    (_AT + "sftp.py", "            _check_size(files, staged, source.size)\n", "", f"{_SFTP} -k server_that_loses"),
+    (_AT + "sftp.py", "if files.stat(staged).st_size != source.size:", "if False:", f"{_SFTP} -k server_that_loses"),
     (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_SFTP} -k no_channel --timeout 20"),
     (
         _AT + "sftp.py",
@@ -151,7 +151,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         " and (names := os.listdir(folder))",
         f"{_LOCAL} -k by_case",
     ),
-    (_AT + "sftp.py", "            _remove_quietly(files, staged)\n", "", f"{_STORAGES} -k 'fence and sftp'"),
+    (_AT + "sftp.py", "                files.remove(staged)\n", "                pass\n", f"{_STORAGES} -k 'fence and sftp'"),
     (_AT + "sftp.py", "        elif stat.S_ISREG(entry.st_mode or 0):", "        else:", f"{_STORAGES} -k 'symbolic and sftp'"),
     # Roots and names
     (_AT + "storage.py", '    if host not in ("", "localhost"):', "    if False:", f"{_ROOTS} -k two_things"),

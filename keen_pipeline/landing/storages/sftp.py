@@ -5,6 +5,7 @@ The server's host key is known, or the server is refused. Every wait ends after 
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import posixpath
@@ -110,13 +111,9 @@ class SftpStorage(Storage):
                     files.remove(path)
                 except FileNotFoundError:
                     continue  # its landing ended, or another process was quicker
-                _log.info("removed %s, which a landing that died has left", self._uri(path))
-                removed.append(self._uri(path))
+                removed.append(self._root + path.removeprefix(self._folder.rstrip("/")))
+                _log.info("removed %s, which a landing that died has left", removed[-1])
         return sorted(removed)
-
-    def _uri(self, path: str) -> str:
-        """As `target_uri` and others make it, who quote nothing."""
-        return self._root + path.removeprefix(self._folder.rstrip("/"))
 
     def _path(self, uri: str) -> str:
         below = uri.removeprefix(self._root).strip("/").split("/")
@@ -136,12 +133,14 @@ class SftpStorage(Storage):
                 # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
                 file.set_pipelined(False)
                 file.write(piece)
-            _check_size(files, staged, source.size)
+            if files.stat(staged).st_size != source.size:
+                raise OSError(errno.EIO, "the server has another number of bytes than was sent")  # noqa: TRY301 - it is removed
             fence()
             files.posix_rename(staged, path)
         except BaseException:
             _log.info("writing %s is aborted", path)
-            _remove_quietly(files, staged)
+            with suppress(*_FAILURES):  # not there yet, or the connection is gone: `remove_leftovers` finds it
+                files.remove(staged)
             raise
 
     @contextmanager
@@ -344,15 +343,3 @@ def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iter
             yield from _walk(files, path, skip)
         elif stat.S_ISREG(entry.st_mode or 0):
             yield path, entry
-
-
-def _check_size(files: paramiko.SFTPClient, path: str, size: int) -> None:
-    if files.stat(path).st_size != size:
-        raise OSError(5, "the server has a different number of bytes than was sent")
-
-
-def _remove_quietly(files: paramiko.SFTPClient, path: str) -> None:
-    try:
-        files.remove(path)
-    except _FAILURES as error:  # not there yet, or the connection is gone: `remove_leftovers` finds it
-        _log.info("%s could not be removed (%s)", path, type(error).__name__)
