@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,11 +67,13 @@ def test_sftp_server_has_a_connection_for_every_few_readers_at_once(sftp: SftpSe
     assert len(destination._storage._connections) == 3  # type: ignore[attr-defined]
 
 
-def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sftp_connection_is_kept_alive_and_holds_no_request_back(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp_storage, "KEEPALIVE_SECONDS", 0.1)
     destination = FileDestination(f"{sftp.uri}/alive", transport=sftp.transport)
     CountingLogin.asked.clear()
     destination.probe()
+    [connection] = destination._storage._connections  # type: ignore[attr-defined]
+    assert connection.get_transport().sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     deadline = time.monotonic() + 20
     while "keepalive@lag.net" not in CountingLogin.asked:
         assert time.monotonic() < deadline

@@ -136,7 +136,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_SFTP} -k no_channel --timeout 20"),
     (
         _AT + "sftp.py",
-        '            cast("paramiko.Transport", client.get_transport()).set_keepalive(KEEPALIVE_SECONDS)\n',
+        "            transport.set_keepalive(KEEPALIVE_SECONDS)\n",
         "",
         f"{_SFTP} -k kept_alive",
     ),

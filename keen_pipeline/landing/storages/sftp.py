@@ -9,6 +9,7 @@ import errno
 import io
 import logging
 import posixpath
+import socket
 import stat
 import struct
 import threading
@@ -223,7 +224,9 @@ class SftpStorage(Storage):
                 auth_timeout=self._seconds,
                 channel_timeout=self._seconds,
             )
-            cast("paramiko.Transport", client.get_transport()).set_keepalive(KEEPALIVE_SECONDS)
+            transport = cast("paramiko.Transport", client.get_transport())
+            transport.set_keepalive(KEEPALIVE_SECONDS)
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or small requests wait 40 ms
         except BaseException:
             client.close()
             raise
