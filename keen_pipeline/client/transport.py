@@ -16,21 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from keen_pipeline import errors
 from keen_pipeline.client.address import redirected, split_url
 from keen_pipeline.client.connection import Connection, Connector, Response, translated
 from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
 from keen_pipeline.client.wire import Answer, Reader, WrongShape
-from keen_pipeline.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    InvalidInputError,
-    KeenPipelineError,
-    RetryableError,
-    ServiceUnavailableError,
-    UnreachableError,
-    UnreadableAnswerError,
-)
 from keen_pipeline.gunzip import unzipped
 from keen_pipeline.ports import Clock, RateLimiter
 
@@ -69,9 +60,9 @@ def check_base_url(base_url: str) -> str:
     except ValueError:
         plain = False
     if not plain or " " in base_url:
-        raise InvalidInputError("KEEN_BASE_URL: expected http://HOST or https://HOST", field="KEEN_BASE_URL")
+        raise errors.InvalidInputError("KEEN_BASE_URL: expected http://HOST or https://HOST", field="KEEN_BASE_URL")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise InvalidInputError("KEEN_BASE_URL: no user, password, query or fragment belongs here", field="KEEN_BASE_URL")
+        raise errors.InvalidInputError("KEEN_BASE_URL: no user, password, query or fragment belongs here", field="KEEN_BASE_URL")
     return base_url.rstrip("/")
 
 
@@ -124,7 +115,7 @@ class ApiTransport:
 
     def _repeat(self, call: _Call) -> bytes:
         if not call.credential.key:
-            raise AuthenticationError(
+            raise errors.AuthenticationError(
                 f"{call.subject}: {call.credential.variable} is not set; nothing was requested. Set it to the project's key"
             )
         deadline = time.monotonic() + self._total_timeout
@@ -133,9 +124,9 @@ class ApiTransport:
             tries_left -= 1
             try:
                 return self._once(call, deadline)
-            except RetryableError as error:
-                unread = isinstance(error, UnreadableAnswerError)
-                repeatable = isinstance(error, UnreachableError) or (call.method == "GET" and not unread)
+            except errors.RetryableError as error:
+                unread = isinstance(error, errors.UnreadableAnswerError)
+                repeatable = isinstance(error, errors.UnreachableError) or (call.method == "GET" and not unread)
                 wait = max(longest * random.uniform(0.5, 1.0), error.retry_after or 0.0)  # noqa: S311 - spreads load, protects nothing
                 longest = min(longest * 2, LONGEST_WAIT_SECONDS)
                 if not repeatable or not tries_left or time.monotonic() + wait >= deadline:
@@ -157,7 +148,7 @@ class ApiTransport:
             if response.location is not None:
                 if call.method != "GET":  # which may have done what was asked
                     mend = "Set KEEN_BASE_URL to the address that it redirects to"
-                    raise UnreadableAnswerError(f"{call.subject}: the service redirects (HTTP {status}). {mend}")
+                    raise errors.UnreadableAnswerError(f"{call.subject}: the service redirects (HTTP {status}). {mend}")
                 url = self._redirected(url, response.location, call.subject)
                 continue
             wait = retry_after(response.headers, self._clock.now())
@@ -165,7 +156,7 @@ class ApiTransport:
                 wait = DEFAULT_REFUSAL_SECONDS if wait is None else wait
                 self.rest(wait)
             raise refusal(status, body, call.subject, call.credential, self._scrub, wait)
-        raise UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
+        raise errors.UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
 
     def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[Response, bytes]:
         headers = {"Authorization": str(call.credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
@@ -176,7 +167,7 @@ class ApiTransport:
         try:
             connection.channel.limit(self._total_timeout, deadline)
             host = self._place.host
-            with translated(host, ServiceUnavailableError, f"{call.subject}: {host} gave no whole answer"):
+            with translated(host, errors.ServiceUnavailableError, f"{call.subject}: {host} gave no whole answer"):
                 response = connection.ask(call.method, split_url(url)[0], headers, call.data)
                 body = _body(response, call.subject) if 200 <= response.status < 300 else body_of(response)
             kept = call.method == "GET" and connection.sock is not None and response.isclosed()
@@ -198,7 +189,7 @@ class ApiTransport:
                 kept.channel.end()
         try:
             return self._connector.connect(self._place, deadline - time.monotonic())
-        except KeenPipelineError as error:
+        except errors.KeenPipelineError as error:
             error.args = (f"{call.subject}: {error}",)
             raise
 
@@ -206,7 +197,7 @@ class ApiTransport:
         target = redirected(url, location, f"{subject}: the service")
         # The key goes in a header of every request, so another origin may not have the request at all.
         if split_url(target, f"{subject}: what the service redirects to")[1] != self._place:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 f"{subject}: the service redirects to another host, which must not see the key. "
                 "Set KEEN_BASE_URL to the service's own address"
             )
@@ -220,14 +211,16 @@ class ApiTransport:
         except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
             reason = "not JSON"
         excerpt = self._scrub(body[:1024].decode("utf-8", "replace"))
-        raise UnreadableAnswerError(f"{subject}: not the documented answer ({reason}): {excerpt!r}")
+        raise errors.UnreadableAnswerError(f"{subject}: not the documented answer ({reason}): {excerpt!r}")
 
 
 def _json(value: Any, name: str) -> str:
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError):
-        raise InvalidInputError(f"{name}: it can't be written as JSON (NaN, or an unknown kind of value)", field=name) from None
+        raise errors.InvalidInputError(
+            f"{name}: JSON can't hold it (NaN, or an unknown kind of value)", field=name
+        ) from None
 
 
 def _body(response: Response, subject: str) -> bytes:
@@ -241,11 +234,11 @@ def _body(response: Response, subject: str) -> bytes:
         except zlib.error:
             raise http.client.IncompleteRead(b"") from None
     elif response.encoding != "identity":
-        raise UnreadableAnswerError(
+        raise errors.UnreadableAnswerError(
             f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(response.encoding, 50)}"
         )
     if len(body) > LARGEST_ANSWER_BYTES:
-        raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
+        raise errors.UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
     if not whole:
         raise http.client.IncompleteRead(b"")
     return body
