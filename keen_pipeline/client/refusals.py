@@ -79,7 +79,7 @@ def refusal(
         )
     if status == 402:
         return errors.PaymentRequiredError(f"{subject}: the service wants the project's plan paid or raised ({http}){said}")
-    if status == 404:
+    if status == 404 and known:
         return errors.NotFoundError(f"{subject}: not found ({http}){said}")
     if status == 429:
         wait = f"; try again in {retry_after:.0f} s" if retry_after is not None else ""

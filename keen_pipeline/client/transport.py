@@ -218,9 +218,7 @@ def _json(value: Any, name: str) -> str:
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError):
-        raise errors.InvalidInputError(
-            f"{name}: JSON can't hold it (NaN, or an unknown kind of value)", field=name
-        ) from None
+        raise errors.InvalidInputError(f"{name}: JSON can't hold it (NaN, or an unknown kind of value)", field=name) from None
 
 
 def _body(response: Response, subject: str) -> bytes:

@@ -254,6 +254,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_ANSWERS}::test_answer_that_is_not_keens_says_nothing_about_an_extraction",
     ),
     (
+        f"{_CLIENT}/refusals.py",
+        "if status == 404 and known:",
+        "if status == 404:",
+        f"{_ANSWERS}::test_answer_that_is_not_keens_says_nothing_about_an_extraction",
+    ),
+    (
         f"{_CLIENT}/transport.py",
         '(call.method == "GET" and not unread)',
         "not unread",
