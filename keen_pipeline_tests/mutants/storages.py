@@ -109,7 +109,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_FAULTS} -k 'first and reset and s3'",
     ),
     # Google
-    (_AT + "gcs.py", "at_end=fence", "at_end=None", f"{_STORAGES} -k 'fence and gcs'"),
+    (_AT + "gcs.py", "                fence()\n", "                pass\n", f"{_STORAGES} -k 'fence and gcs'"),
     (
         _AT + "gcs.py",
         '"retry": DEFAULT_RETRY.with_timeout(RETRY_SECONDS)',
@@ -132,7 +132,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "azure.py", 'f"{token}-{number:06d}"', 'f"{number:06d}"', f"{_STORAGES} -k 'never_mix and azure'"),
     # SFTP
     (_AT + "sftp.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and sftp'"),
-    (_AT + "sftp.py", "if files.stat(staged).st_size != source.size:", "if False:", f"{_SFTP} -k server_that_loses"),
+    (_AT + "sftp.py", "if files.stat(staged).st_size != size:", "if False:", f"{_SFTP} -k server_that_loses"),
     (_AT + "sftp.py", "        watchdog.start()\n", "", f"{_SFTP} -k no_channel --timeout 20"),
     (
         _AT + "sftp.py",
@@ -142,7 +142,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (_AT + "sftp.py", "if len(channels) < CHANNELS:", "if True:", f"{_SFTP} -k few_readers"),
     (_AT + "sftp.py", "            if len(pieces[-1]) < asked:", "            if False:", f"{_SFTP} -k asked_for_the_rest"),
-    (_AT + "sftp.py", "min(length, _WINDOW_BYTES)", "length", f"{_SFTP} -k many_requests"),
+    (_AT + "sftp.py", "        end = min(end, start + _WINDOW_BYTES)\n", "", f"{_SFTP} -k many_requests"),
     (_AT + "sftp.py", "max(len(pieces[-1]), _SHORTEST_ANSWER_BYTES)", "len(pieces[-1])", f"{_SFTP} -k asked_for_the_rest"),
     (_AT + "local.py", "            _check_case(Path(self._root), place)\n", "", f"{_LOCAL} -k by_case"),
     (

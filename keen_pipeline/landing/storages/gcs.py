@@ -18,7 +18,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, StagedReader, split
+from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, exactly, split
 from keen_pipeline.landing.storages.storage import Fence, Options
 
 RETRY_SECONDS = 60.0
@@ -61,9 +61,13 @@ class GcsStorage(ObjectStorage):
         self._blob(target).upload_from_string(data, "application/octet-stream", checksum="crc32c", **_bounds())
 
     def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
-        # The request with the last byte makes the object appear.
-        with StagedReader(stage.fileno(), 0, size, at_end=fence) as reader:
-            self._blob(target).upload_from_file(reader, size=size, checksum="crc32c", **_bounds())
+        def part(start: int, end: int) -> bytes:
+            data = exactly(stage.fileno(), start, end - start)
+            if end == size:  # the request with the last byte makes the object appear
+                fence()
+            return data
+
+        self._blob(target).upload_from_file(RangeReader(size, part), size=size, checksum="crc32c", **_bounds())
 
     def _find(self, target: str) -> tuple[int, Any] | None:
         bucket, key = split(target)

@@ -20,42 +20,28 @@ PARTS_AT_ONCE = 2
 Sent = TypeVar("Sent")
 
 
-class Positioned:
-    """The place of a reader in what it reads, of `size` bytes."""
+class RangeReader:
+    """`size` bytes as a file, each time by `ask(start, end)`, which may give fewer."""
 
-    size: int
-    _position = 0
+    def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
+        self._size, self._ask = size, ask
+        self._position = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence])
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence])
         return self._position
 
     def tell(self) -> int:
         return self._position
 
-
-class StagedReader(Positioned, io.RawIOBase):
-    """Reads `size` bytes of a staged file from `start` on, whatever its own position; the file stays open.
-
-    `at_end` is called whenever the last byte is about to be given.
-    """
-
-    def __init__(self, descriptor: int, start: int, size: int, at_end: Callable[[], None] | None = None) -> None:
-        self._descriptor, self._start, self.size, self._at_end = descriptor, start, size, at_end
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True  # so that a client can send a piece again
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(self.size - self._position, 0)
-        data = exactly(self._descriptor, self._start + self._position, left if size is None or size < 0 else min(size, left))
+    def read(self, length: int) -> bytes:
+        start, end = self._position, min(self._position + length, self._size)
+        data = self._ask(start, end) if end > start else b""
         self._position += len(data)
-        if data and self._position >= self.size and self._at_end is not None:
-            self._at_end()
         return data
+
+    def close(self) -> None:
+        """Nothing is open between two questions."""
 
 
 def exactly(descriptor: int, offset: int, length: int) -> bytes:
@@ -79,22 +65,6 @@ def in_parts(stage: BinaryIO, size: int, most: int, send: Callable[[int, bytes],
 
     with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
         return list(threads.map(one, range(-(-size // length))))  # after a failure no further one is begun
-
-
-class RangeReader(Positioned):
-    """An object of `size` bytes as a file. `ask(start, end)` is answered from one version alone, which it names."""
-
-    def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
-        self.size, self._ask = size, ask
-
-    def read(self, length: int) -> bytes:
-        start, end = self._position, min(self._position + length, self.size)
-        data = self._ask(start, end) if end > start else b""
-        self._position += len(data)
-        return data
-
-    def close(self) -> None:
-        """Nothing is open between the requests."""
 
 
 class StoredReader(io.RawIOBase):

@@ -27,7 +27,7 @@ from paramiko.sftp import int64
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
-from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader
+from keen_pipeline.landing.storages.remote import RangeReader, StoredReader, exactly
 from keen_pipeline.landing.storages.storage import Fence, Options, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
@@ -64,8 +64,8 @@ class SftpStorage(Storage):
         self._folder = "/" + unquote(urlsplit(root).path).strip("/")
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
-        with StagedReader(stage.fileno(), 0, stage.seek(0, 2)) as reader, self._session(target) as files:
-            self._put(files, reader, self._path(target), fence)
+        with self._session(target) as files:
+            self._put(files, stage, self._path(target), fence)
 
     def size(self, target: str) -> int | None:
         with self._session(target) as files:
@@ -80,7 +80,8 @@ class SftpStorage(Storage):
             files = self._channel()  # of its own
             try:
                 with suppress(FileNotFoundError):
-                    file = _ManyRequests(files, files.open(self._path(target), "rb"))
+                    opened = files.open(self._path(target), "rb")
+                    file = RangeReader(int(opened.stat().st_size or 0), _ManyRequests(files, opened))
             finally:
                 if file is None:
                     files.close()
@@ -120,21 +121,17 @@ class SftpStorage(Storage):
         below = uri.removeprefix(self._root).strip("/").split("/")
         return posixpath.join(self._folder, *map(_name, below))
 
-    def _put(self, files: paramiko.SFTPClient, source: StagedReader, path: str, fence: Fence) -> None:
+    def _put(self, files: paramiko.SFTPClient, stage: BinaryIO, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
         _make_folders(files, folder)
-        staged = f"{folder}/{staged_name(name)}"
+        staged, size = f"{folder}/{staged_name(name)}", stage.seek(0, 2)
         try:
             with files.open(staged, "wxb") as file:
-                file.set_pipelined(True)
-                piece = source.read(_PIECE_BYTES)
-                while following := source.read(_PIECE_BYTES):
-                    file.write(piece)
-                    piece = following
-                # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
-                file.set_pipelined(False)
-                file.write(piece)
-            if files.stat(staged).st_size != source.size:
+                for start in range(0, size, _PIECE_BYTES):
+                    # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
+                    file.set_pipelined(start + _PIECE_BYTES < size)
+                    file.write(exactly(stage.fileno(), start, min(_PIECE_BYTES, size - start)))
+            if files.stat(staged).st_size != size:
                 raise OSError(errno.EIO, "the server has another number of bytes than was sent")  # noqa: TRY301 - it is removed
             fence()
             files.posix_rename(staged, path)
@@ -263,8 +260,8 @@ class _Client(paramiko.SFTPClient):  # type: ignore[misc] # it has no types
         return kind, answer
 
 
-class _ManyRequests(Positioned):
-    """An open file that is read with many requests under way, so that a server far away is waited for once in a window.
+class _ManyRequests:
+    """Reads an open file with many requests under way, so that a server far away is waited for once in a window.
 
     Not by paramiko's own `prefetch` and `readv`: when an answer comes before the next request has left, or has fewer bytes than
     were asked for, they go back to single requests, and keep what comes besides until the file is closed.
@@ -272,15 +269,14 @@ class _ManyRequests(Positioned):
 
     def __init__(self, files: paramiko.SFTPClient, file: paramiko.SFTPFile) -> None:
         self._files, self._file = files, file
-        self.size = int(file.stat().st_size or 0)
         self._longest = _ANSWER_BYTES
         self._answers: dict[int, bytes] = {}
 
-    def read(self, length: int) -> bytes:
-        """The next bytes, maybe fewer. Raises EOFError if the file has become shorter."""
-        end = min(self._position + min(length, _WINDOW_BYTES), self.size)
+    def __call__(self, start: int, end: int) -> bytes:
+        """The bytes from `start` on, maybe fewer. Raises EOFError if the file has become shorter."""
+        end = min(end, start + _WINDOW_BYTES)
         lengths = {}
-        for at in range(self._position, end, self._longest):
+        for at in range(start, end, self._longest):
             asked = min(self._longest, end - at)
             lengths[self._files._async_request(self, paramiko.sftp.CMD_READ, self._file.handle, int64(at), asked)] = asked
         while len(self._answers) < len(lengths):
@@ -293,9 +289,8 @@ class _ManyRequests(Positioned):
                 break
         self._answers.clear()
         data = b"".join(pieces)
-        if lengths and not data:
+        if not data:
             raise EOFError
-        self._position += len(data)
         return data
 
     def _async_response(self, kind: int, answer: paramiko.Message, number: int) -> None:
