@@ -73,14 +73,12 @@ class Channel(io.RawIOBase):
     def sendall(self, data: Any) -> None:
         view = memoryview(data).cast("B")
         while view:
-            self._arm()
             view = view[self._timed(self._sock.send, view) :]
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._arm()
         return self._timed(self._sock.recv_into, buffer)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:
@@ -99,22 +97,16 @@ class Channel(io.RawIOBase):
         """End the connection. Can be called again."""
         self._sock.close()
 
-    def _arm(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise self._over()
-        self._sock.settimeout(min(self._read_timeout, left))
-
     def _timed(self, call: Callable[[memoryview], int], view: memoryview) -> int:
-        try:
-            return call(view)
-        except TimeoutError:
-            if time.monotonic() >= self._deadline:
-                raise self._over() from None
-            raise
-
-    def _over(self) -> TimeoutError:
-        return TimeoutError(errno.ETIMEDOUT, f"the time limit of {self._seconds:g} s ran out")
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            self._sock.settimeout(min(self._read_timeout, left))
+            try:
+                return call(view)
+            except TimeoutError:
+                if time.monotonic() < self._deadline:
+                    raise
+        raise TimeoutError(errno.ETIMEDOUT, f"the time limit of {self._seconds:g} s ran out")
 
 
 class _Tunnel:

@@ -130,8 +130,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/connection.py",
-        "            raise self._over()\n        self._sock",
-        "            left = 1\n        self._sock",
+        "        if left > 0:\n            self._sock.settimeout(min(self._read_timeout, left))",
+        "        left = max(left, 1)\n        if left > 0:\n            self._sock.settimeout(min(self._read_timeout, left))",
         f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
     (
