@@ -171,6 +171,9 @@ def test_sftp_calls_in_a_row_share_a_channel_until_it_is_closed(sftp: SftpServer
     for _ in range(5):
         assert destination.exists(destination.uri_of(TARGET)) == len(OLD)
         assert list(destination.files("purchases")) == [(TARGET, len(OLD))]
+        assert destination.read(TARGET, 100) == OLD
+        with pytest.raises(FileNotFoundError):
+            destination.read("purchases/none.csv", 100)
     assert len(opened) == 1
     opened[0].close()  # as a server may that has waited long enough
     assert destination.exists(destination.uri_of(TARGET)) == len(OLD)

@@ -75,19 +75,22 @@ class SftpStorage(Storage):
                 return None
 
     def open(self, target: str) -> BinaryIO:
-        file = None
-        with self._translated(target):
-            files = self._channel()  # of its own
-            try:
-                with suppress(FileNotFoundError):
-                    opened = files.open(self._path(target), "rb")
-                    file = RangeReader(int(opened.stat().st_size or 0), _ManyRequests(files, opened))
-            finally:
-                if file is None:
-                    files.close()
-        if file is None:
+        many = None
+        with self._session(target, kept=False) as files, suppress(FileNotFoundError):
+            file = files.open(self._path(target), "rb")
+            size, many = int(file.stat().st_size or 0), _ManyRequests(files, file)
+        if many is None:
+            self._keep(files)
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _WINDOW_BYTES))
+
+        def end() -> None:
+            if many.is_waiting:
+                files.close()
+            else:
+                file.close()
+                self._keep(files)
+
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, RangeReader(size, many), _FAILURES, end), _WINDOW_BYTES))
 
     def remove(self, target: str) -> None:
         with self._session(target) as files, suppress(FileNotFoundError):
@@ -142,8 +145,8 @@ class SftpStorage(Storage):
             raise
 
     @contextmanager
-    def _session(self, target: str) -> Iterator[paramiko.SFTPClient]:
-        """A channel for one call, kept for the next one unless it failed."""
+    def _session(self, target: str, *, kept: bool = True) -> Iterator[paramiko.SFTPClient]:
+        """A channel for one call, closed if it fails; `kept`: for the next one."""
         with self._translated(target):
             files = self._channel()
             try:
@@ -151,7 +154,14 @@ class SftpStorage(Storage):
             except BaseException:
                 files.close()
                 raise
+            if kept:
+                self._keep(files)
+
+    def _keep(self, files: paramiko.SFTPClient) -> None:
+        if len(self._idle) < CHANNELS:
             self._idle.append(files)
+        else:
+            files.close()
 
     def _channel(self) -> paramiko.SFTPClient:
         """A channel whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
@@ -271,11 +281,12 @@ class _ManyRequests:
         self._files, self._file = files, file
         self._longest = _ANSWER_BYTES
         self._answers: dict[int, bytes] = {}
+        self.is_waiting = False  # for answers, or was when one failed
 
     def __call__(self, start: int, end: int) -> bytes:
         """The bytes from `start` on, maybe fewer. Raises EOFError if the file has become shorter."""
         end = min(end, start + _WINDOW_BYTES)
-        lengths = {}
+        lengths, self.is_waiting = {}, True
         for at in range(start, end, self._longest):
             asked = min(self._longest, end - at)
             lengths[self._files._async_request(self, paramiko.sftp.CMD_READ, self._file.handle, int64(at), asked)] = asked
@@ -288,6 +299,7 @@ class _ManyRequests:
                 self._longest = max(len(pieces[-1]), _SHORTEST_ANSWER_BYTES)
                 break
         self._answers.clear()
+        self.is_waiting = False
         data = b"".join(pieces)
         if not data:
             raise EOFError
