@@ -25,23 +25,15 @@ class ResultsBody:
     """The body of a results answer (a ResultsStream); see `keen_pipeline.ports.ResultsStream`. Owns its connection."""
 
     def __init__(
-        self,
-        response: Response,
-        channel: Channel,
-        host: str,
-        *,
-        start: int,
-        total: int | None,
-        validator: str | None,
+        self, response: Response, channel: Channel, host: str, *, start: int, total: int | None, validator: str | None
     ) -> None:
         self._response = response
         self._reader: io.BufferedReader = response.fp
         self._channel = channel
         self._host = host
         self._chunked = bool(response.chunked)
-        length = response.length
         # Bytes left of the body, or of the present chunk; None: until the connection ends.
-        self._left: int | None = 0 if self._chunked else length
+        self._left: int | None = 0 if self._chunked else response.length
         self._first_chunk = True
         self._ended = False
         self._head = memoryview(b"")
@@ -78,7 +70,7 @@ class ResultsBody:
             return len(piece)
         if self._ended or not buffer:
             return 0
-        with translated(self._host, lambda why: TransferError(f"results: the connection broke in the middle of them ({why})")):
+        with translated(self._host, TransferError, "results: the connection broke in the middle of them"):
             return self._read(buffer)
 
     def _read(self, buffer: memoryview) -> int:

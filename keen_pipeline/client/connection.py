@@ -26,10 +26,6 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError, Unreacha
 _BUFFER_BYTES = 64 * 1024
 
 
-class TimeLimitError(TimeoutError):
-    """The time for the whole answer is over, however its bytes came."""
-
-
 @dataclass(frozen=True)
 class TimeLimits:
     """Seconds: for a connection, for each wait for bytes, for one call or a results answer's head, for a whole results transfer."""
@@ -41,8 +37,8 @@ class TimeLimits:
 
 
 @contextmanager
-def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterator[None]:
-    """Whatever the libraries below raise becomes an error of this package: `broken(why)`, but for a certificate.
+def translated(host: str, error: type[KeenPipelineError], broken: str) -> Iterator[None]:
+    """Whatever the libraries below raise becomes `error`, which says what is `broken` and why, but for a certificate.
 
     `from None`, as their texts and chains may hold the request's headers and the whole URL.
     """
@@ -50,14 +46,12 @@ def translated(host: str, broken: Callable[[str], KeenPipelineError]) -> Iterato
         yield
     except KeenPipelineError:
         raise
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigurationError(f"the TLS certificate of {host} is not trusted ({error.verify_message})") from None
-    except TimeLimitError as error:
-        raise broken(str(error)) from None
-    except TimeoutError:
-        raise broken("no byte within the read time-out") from None
-    except (OSError, http.client.HTTPException, ValueError, ArithmeticError, LookupError) as error:
-        raise broken(getattr(error, "strerror", None) or type(error).__name__) from None
+    except ssl.SSLCertVerificationError as refused:
+        raise ConfigurationError(f"the TLS certificate of {host} is not trusted ({refused.verify_message})") from None
+    except TimeoutError as late:
+        raise error(f"{broken} ({late.strerror or 'no byte within the read time-out'})") from None
+    except (OSError, http.client.HTTPException, ValueError, ArithmeticError, LookupError) as why:
+        raise error(f"{broken} ({getattr(why, 'strerror', None) or type(why).__name__})") from None
 
 
 class Channel(io.RawIOBase):
@@ -79,14 +73,12 @@ class Channel(io.RawIOBase):
     def sendall(self, data: Any) -> None:
         view = memoryview(data).cast("B")
         while view:
-            self._arm()
             view = view[self._timed(self._sock.send, view) :]
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._arm()
         return self._timed(self._sock.recv_into, buffer)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:
@@ -105,22 +97,16 @@ class Channel(io.RawIOBase):
         """End the connection. Can be called again."""
         self._sock.close()
 
-    def _arm(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise self._over()
-        self._sock.settimeout(min(self._read_timeout, left))
-
     def _timed(self, call: Callable[[memoryview], int], view: memoryview) -> int:
-        try:
-            return call(view)
-        except TimeoutError:
-            if time.monotonic() >= self._deadline:
-                raise self._over() from None
-            raise
-
-    def _over(self) -> TimeLimitError:
-        return TimeLimitError(f"the time limit of {self._seconds:g} s ran out")
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            self._sock.settimeout(min(self._read_timeout, left))
+            try:
+                return call(view)
+            except TimeoutError:
+                if time.monotonic() < self._deadline:
+                    raise
+        raise TimeoutError(errno.ETIMEDOUT, f"the time limit of {self._seconds:g} s ran out")
 
 
 class _Tunnel:
@@ -161,6 +147,11 @@ class Response(http.client.HTTPResponse):
     def encoding(self) -> str:
         """Of the content, in lower case; `identity` for none."""
         return ",".join(self.headers.get_all("Content-Encoding", [])).strip().lower() or "identity"
+
+    @property
+    def location(self) -> str | None:
+        """Where it redirects to; None when it doesn't."""
+        return self.headers.get("Location") if self.status in (301, 302, 303, 307, 308) else None
 
     def begin(self) -> None:
         super().begin()
@@ -206,13 +197,13 @@ class Connection(http.client.HTTPConnection):
         return response
 
 
+@dataclass(frozen=True)
 class Connector:
     """Opens connections by the environment's proxies."""
 
-    def __init__(self, limits: TimeLimits, context: ssl.SSLContext, proxies: Proxies) -> None:
-        self.limits = limits
-        self.proxies = proxies
-        self._context = context
+    limits: TimeLimits
+    context: ssl.SSLContext
+    proxies: Proxies
 
     def connect(self, place: Address, seconds: float) -> Connection:
         """A connection to `place.ips` or to what its name resolves to; `seconds` are left for it all.
@@ -221,12 +212,12 @@ class Connector:
         """
         deadline = time.monotonic() + seconds
         proxy = self.proxies.of(place)
-        with translated(place.host, lambda why: UnreachableError(f"no connection to {place.host} ({why})")):
+        with translated(place.host, UnreachableError, f"no connection to {place.host}"):
             sock: Any = self._reach(place if proxy is None else Address(proxy.secure, proxy.host, proxy.port), deadline)
             try:
                 if proxy is not None and proxy.secure:
-                    with translated(proxy.host, lambda why: UnreachableError(f"no connection to the proxy {proxy.host} ({why})")):
-                        sock = self._context.wrap_socket(sock, server_hostname=proxy.host, suppress_ragged_eofs=False)
+                    with translated(proxy.host, UnreachableError, f"no connection to the proxy {proxy.host}"):
+                        sock = self.context.wrap_socket(sock, server_hostname=proxy.host, suppress_ragged_eofs=False)
                 if proxy is not None and place.secure:
                     self._tunnel(sock, place, proxy, deadline)
                 if place.secure:
@@ -239,30 +230,25 @@ class Connector:
     def _reach(self, place: Address, deadline: float) -> socket.socket:
         why = ""
         for ip in place.ips or resolve(place.host, place.port, deadline - time.monotonic()):
-            timeout = min(self.limits.connect, deadline - time.monotonic())
-            if timeout <= 0:
-                why = "no time was left for it"
-                break
+            timeout = min(self.limits.connect, max(0.001, deadline - time.monotonic()))
             try:
                 sock = socket.create_connection((ip, place.port), timeout=timeout)
+            except TimeoutError:
+                why = f"no answer within {timeout:.3g} s"
             except OSError as error:
-                why = (
-                    f"no answer within {timeout:.3g} s"
-                    if isinstance(error, TimeoutError)
-                    else error.strerror or type(error).__name__
-                )
-                continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+                why = error.strerror or type(error).__name__
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
         raise UnreachableError(f"no connection to {place.host} ({why})")
 
     def _secured(self, sock: Any, host: str) -> Any:
         # An end of TLS without its closing alert may be a cut, so it is an error and not the end of the file.
         if not isinstance(sock, ssl.SSLSocket):
-            return self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
+            return self.context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
         from urllib3.util.ssltransport import SSLTransport  # TLS within a proxy's TLS, which Python's ssl can't
 
-        return SSLTransport(_Tunnel(sock), self._context, server_hostname=host, suppress_ragged_eofs=False)  # type: ignore[arg-type]
+        return SSLTransport(_Tunnel(sock), self.context, server_hostname=host, suppress_ragged_eofs=False)  # type: ignore[arg-type]
 
     def _tunnel(self, sock: Any, place: Address, proxy: Proxy, deadline: float) -> None:
         host = f"[{place.host}]" if ":" in place.host else place.host

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from keen_pipeline.client import synchronous, wire
+from keen_pipeline.client.address import is_private_host, split_url
 from keen_pipeline.client.connection import Connector, TimeLimits
 from keen_pipeline.client.proxy import Proxies
 from keen_pipeline.client.renewal import RenewingResults
 from keen_pipeline.client.results import ResultsOpener
 from keen_pipeline.client.scrub import Credential, Scrubber
-from keen_pipeline.client.transport import Answer, ApiTransport, check_base_url
+from keen_pipeline.client.transport import ApiTransport, check_base_url
+from keen_pipeline.client.wire import Answer
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, RateLimitedError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
@@ -79,9 +81,9 @@ class KeenClient:
         keys = (self._read.key, self._write.key, self._master.key)
         scrub = Scrubber((*keys, *connector.proxies.secrets))
         self._transport = ApiTransport(self.base_url, connector, limiter=limiter, clock=clock, scrub=scrub)
-        self._results = ResultsOpener(
-            self.base_url, self._read, connector, allow_private=allow_private_results, clock=clock, scrub=scrub
-        )
+        if allow_private_results is None:
+            allow_private_results = is_private_host(split_url(self.base_url)[1].host)
+        self._results = ResultsOpener(self.base_url, self._read, connector, allow_private_results, clock, scrub)
 
     def __repr__(self) -> str:
         return f"KeenClient({self.base_url}, project {self.project_id}, v{self.api_version})"
@@ -110,32 +112,30 @@ class KeenClient:
         }
         if request.email:
             body["email"] = request.email
-        path, subject = self._path("2.0", request.collection, "_extract"), self._subject(f"submit of {request}")
-        return self._transport.post(path, body, wire.read_extraction, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT)
+        return self._submit(self._path("2.0", request.collection, "_extract"), body, wire.read_extraction, f"submit of {request}")
 
     def _submit_v3(self, request: ExtractionRequest) -> RemoteExtraction:
         if request.email:
             body = {**self._selection(request), "email": request.email}
-            subject = self._subject(f"mail of {request}")
-            self._transport.post(
-                self._query("extraction"), body, lambda answer, clean: None, subject, self._read, budget_wait=SUBMIT_BUDGET_WAIT
-            )
+            self._submit(self._query("extraction"), body, _anything, f"mail of {request}")
         return RemoteExtraction(synchronous.new_extraction_id(), RemoteStatus.PENDING)
+
+    def _submit(self, path: str, body: Mapping[str, Any], read: wire.Reader[Answer], action: str) -> Answer:
+        return self._transport.post(path, body, read, self._subject(action), self._read, budget_wait=SUBMIT_BUDGET_WAIT)
 
     def list_extractions(self, collection: str) -> Mapping[str, RemoteExtraction]:
         """Every extraction of the collection by id, in one request; with v3.0 without one, as nothing waits there."""
         if self.api_version == "3.0":
             return synchronous.CompleteExtractions()
-        path, subject = self._path("2.0", collection, "_extract"), self._subject(f"list of extractions of {collection}")
-        return self._transport.get(path, wire.read_extractions, subject, self._read)
+        path = self._path("2.0", collection, "_extract")
+        return self._get(path, wire.read_extractions, f"list of extractions of {collection}")
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
         """One extraction, with a fresh results URL if it is complete. Raises ConfigurationError with v3.0, which has none."""
         if self.api_version == "3.0":
             raise ConfigurationError("KEEN_API_VERSION is 3.0, which has no id to poll: the status of an extraction needs 2.0")
         path = self._path("2.0", collection, "_extract", extraction_id)
-        subject = self._subject(f"status of extraction {extraction_id} of {collection}")
-        return self._transport.get(path, wire.read_extraction, subject, self._read)
+        return self._get(path, wire.read_extraction, f"status of extraction {extraction_id} of {collection}")
 
     def count(self, collection: str, timeframe: Timeframe | None, filters: Sequence[Filter] = ()) -> int:
         """The number of events that an extraction with the same arguments would hold."""
@@ -152,14 +152,13 @@ class KeenClient:
     def collections(self) -> list[str]:
         """The names of the project's event collections, sorted."""
         path = self._path("2.0") if self.api_version == "2.0" else self._path("3.0", "events")
-        return self._transport.get(path, wire.read_collections, self._subject("list of collections"), self._read)
+        return self._get(path, wire.read_collections, "list of collections")
 
     def property_types(self, collection: str) -> Mapping[str, str]:
         """Keen's type by property of a collection (nulls aside); with v2.0 `string` for those that have several."""
-        subject = self._subject(f"schema of {collection}")
         if self.api_version == "3.0":
-            return self._transport.get(self._path("3.0", "events", collection), wire.read_schema, subject, self._read)
-        return self._transport.get(self._path("2.0", collection), wire.read_property_types, subject, self._read)
+            return self._get(self._path("3.0", "events", collection), wire.read_schema, f"schema of {collection}")
+        return self._get(self._path("2.0", collection), wire.read_property_types, f"schema of {collection}")
 
     def add_events(self, events: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str | None]]:
         """Store a batch of events by collection (v3.0 form, at most 10 MB, write key).
@@ -177,7 +176,7 @@ class KeenClient:
 
         The key need not be right for it, but must be set.
         """
-        self._transport.get("/", lambda answer, clean: None, self._subject("reaching the service"), self._read)
+        self._get("/", _anything, "reaching the service")
 
     def open_results(self, url: SecretUrl, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         """Start the transfer of a result from byte `offset` (Range, with If-Range `validator`).
@@ -207,11 +206,14 @@ class KeenClient:
         filters = [one.to_wire() for one in request.filters]
         return {"event_collection": request.collection, "timeframe": request.timeframe.to_wire(), "filters": filters}
 
+    def _get(self, path: str, read: wire.Reader[Answer], action: str, params: Mapping[str, Any] | None = None) -> Answer:
+        return self._transport.get(path, read, self._subject(action), self._read, params or {})
+
     def _analysis(
         self,
         collection: str,
         kind: str,
-        read: Callable[[Any, Callable[[str], str]], Answer],
+        read: wire.Reader[Answer],
         timeframe: Timeframe | None,
         filters: Sequence[Filter],
         extra: Mapping[str, Any],
@@ -224,7 +226,7 @@ class KeenClient:
         else:
             path = self._query(kind)
             params["event_collection"] = collection
-        return self._transport.get(path, read, self._subject(f"{kind} of {collection}"), self._read, params)
+        return self._get(path, read, f"{kind} of {collection}", params)
 
     def _query(self, kind: str) -> str:
         return self._path("3.0", "queries", kind)
@@ -234,6 +236,10 @@ class KeenClient:
 
     def _subject(self, action: str) -> str:
         return f"{action} (project {self.project_id})"
+
+
+def _anything(answer: Any, clean: wire.Clean) -> None:
+    """Takes any JSON for an answer."""
 
 
 def _part(text: str) -> str:

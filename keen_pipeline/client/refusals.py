@@ -11,19 +11,8 @@ from datetime import datetime, timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
+from keen_pipeline import errors
 from keen_pipeline.client.scrub import Credential, Scrubber
-from keen_pipeline.errors import (
-    AuthenticationError,
-    ExtractionTooLargeError,
-    KeenPipelineError,
-    NotFoundError,
-    PaymentRequiredError,
-    RateLimitedError,
-    RequestRejectedError,
-    ServiceUnavailableError,
-    UnreadableAnswerError,
-    says_too_large,
-)
 from keen_pipeline.gunzip import unzipped
 
 LARGEST_REFUSAL_BYTES = 64 * 1024
@@ -79,27 +68,27 @@ def service_words(body: bytes) -> tuple[str, str, bool]:
 
 def refusal(
     status: int, body: bytes, subject: str, credential: Credential, scrub: Scrubber, retry_after: float | None
-) -> KeenPipelineError:
+) -> errors.KeenPipelineError:
     """Translate an HTTP answer with `status` >= 400 (or an unexpected 1xx or 3xx) into the error to raise."""
     message, code, known = service_words(body)
     said = f": {scrub(message)}" if message.strip() else ""
     http = f"HTTP {status}{' ' + scrub(code)[:100] if code else ''}"
     if status in (401, 403):
-        return AuthenticationError(
+        return errors.AuthenticationError(
             f"{subject}: the service refused {credential.variable} ({http}){said}. Nothing was changed; set the key of this project"
         )
     if status == 402:
-        return PaymentRequiredError(f"{subject}: the service wants the project's plan paid or raised ({http}){said}")
-    if status == 404:
-        return NotFoundError(f"{subject}: not found ({http}){said}")
+        return errors.PaymentRequiredError(f"{subject}: the service wants the project's plan paid or raised ({http}){said}")
+    if status == 404 and known:
+        return errors.NotFoundError(f"{subject}: not found ({http}){said}")
     if status == 429:
         wait = f"; try again in {retry_after:.0f} s" if retry_after is not None else ""
-        return RateLimitedError(f"{subject}: too many requests ({http}){said}{wait}", retry_after=retry_after)
+        return errors.RateLimitedError(f"{subject}: too many requests ({http}){said}{wait}", retry_after=retry_after)
     if status in (408, 425) or status >= 500:
-        return ServiceUnavailableError(f"{subject}: the service failed ({http}){said}", retry_after=retry_after)
+        return errors.ServiceUnavailableError(f"{subject}: the service failed ({http}){said}", retry_after=retry_after)
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", f"{message}. {code}")  # also `QueryTooLargeError` has some
-    if status == 413 or (known and 400 <= status < 500 and says_too_large(words)):
-        return ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
+    if status == 413 or (known and 400 <= status < 500 and errors.says_too_large(words)):
+        return errors.ExtractionTooLargeError(f"{subject}: too large ({http}){said}. Ask for a shorter timeframe or filter more")
     if known and 400 <= status < 500:
-        return RequestRejectedError(f"{subject}: refused ({http}){said}", status=status)
-    return UnreadableAnswerError(f"{subject}: not the service's documented answer ({http}){said}")
+        return errors.RequestRejectedError(f"{subject}: refused ({http}){said}", status=status)
+    return errors.UnreadableAnswerError(f"{subject}: not the service's documented answer ({http}){said}")

@@ -10,27 +10,18 @@ import math
 import random
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from keen_pipeline import errors
 from keen_pipeline.client.address import redirected, split_url
 from keen_pipeline.client.connection import Connection, Connector, Response, translated
 from keen_pipeline.client.refusals import DEFAULT_REFUSAL_SECONDS, body_of, refusal, retry_after
 from keen_pipeline.client.scrub import Credential, Scrubber, clean
-from keen_pipeline.client.wire import WrongShape
-from keen_pipeline.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    InvalidInputError,
-    KeenPipelineError,
-    RetryableError,
-    ServiceUnavailableError,
-    UnreachableError,
-    UnreadableAnswerError,
-)
+from keen_pipeline.client.wire import Answer, Reader, WrongShape
 from keen_pipeline.gunzip import unzipped
 from keen_pipeline.ports import Clock, RateLimiter
 
@@ -45,8 +36,6 @@ MOST_REDIRECTS = 3
 LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 """An answer of the API is held in memory; 64 MiB are some 200,000 listed extractions. As sent, and as unzipped."""
 _MOST_IDLE = 8
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -71,9 +60,9 @@ def check_base_url(base_url: str) -> str:
     except ValueError:
         plain = False
     if not plain or " " in base_url:
-        raise InvalidInputError("KEEN_BASE_URL: expected http://HOST or https://HOST", field="KEEN_BASE_URL")
+        raise errors.InvalidInputError("KEEN_BASE_URL: expected http://HOST or https://HOST", field="KEEN_BASE_URL")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise InvalidInputError("KEEN_BASE_URL: no user, password, query or fragment belongs here", field="KEEN_BASE_URL")
+        raise errors.InvalidInputError("KEEN_BASE_URL: no user, password, query or fragment belongs here", field="KEEN_BASE_URL")
     return base_url.rstrip("/")
 
 
@@ -95,16 +84,19 @@ class ApiTransport:
             while True:
                 self._idle.pop().channel.end()
 
-    def get(
-        self,
-        path: str,
-        read: Callable[[Any, Callable[[str], str]], Answer],
-        subject: str,
-        credential: Credential,
-        params: Mapping[str, Any] | None = None,
-    ) -> Answer:
+    def get(self, path: str, read: Reader[Answer], subject: str, key: Credential, params: Mapping[str, Any]) -> Answer:
         """GET `path`; every value of `params` but text goes out as JSON. Repeated with growing waits on failures that may pass."""
-        return self._decode(self._repeat(_Call("GET", self.url(path, params or {}), None, subject, credential)), read, subject)
+        return self._decode(self._repeat(_Call("GET", self.url(path, params), None, subject, key)), read, subject)
+
+    def post(
+        self, path: str, body: Any, read: Reader[Answer], subject: str, key: Credential, *, budget_wait: float = math.inf
+    ) -> Answer:
+        """POST `body` as JSON. Sent once; again only when no connection came up, so that nothing is created twice.
+
+        `budget_wait`: seconds to wait for the requests a minute, if that is less than the time limit of a call.
+        """
+        call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, key, budget_wait)
+        return self._decode(self._repeat(call), read, subject)
 
     def url(self, path: str, params: Mapping[str, Any]) -> str:
         texts = {name: value if isinstance(value, str) else _json(value, name) for name, value in params.items()}
@@ -121,26 +113,9 @@ class ApiTransport:
         if self._limiter is not None:
             self._limiter.refuse_until(DEFAULT_REFUSAL_SECONDS if retry_after is None else retry_after)
 
-    def post(
-        self,
-        path: str,
-        body: Any,
-        read: Callable[[Any, Callable[[str], str]], Answer],
-        subject: str,
-        credential: Credential,
-        *,
-        budget_wait: float = math.inf,
-    ) -> Answer:
-        """POST `body` as JSON. Sent once; again only when no connection came up, so that nothing is created twice.
-
-        `budget_wait`: seconds to wait for the requests a minute, if that is less than the time limit of a call.
-        """
-        call = _Call("POST", self.base_url + path, _json(body, "body").encode(), subject, credential, budget_wait)
-        return self._decode(self._repeat(call), read, subject)
-
     def _repeat(self, call: _Call) -> bytes:
         if not call.credential.key:
-            raise AuthenticationError(
+            raise errors.AuthenticationError(
                 f"{call.subject}: {call.credential.variable} is not set; nothing was requested. Set it to the project's key"
             )
         deadline = time.monotonic() + self._total_timeout
@@ -149,9 +124,9 @@ class ApiTransport:
             tries_left -= 1
             try:
                 return self._once(call, deadline)
-            except RetryableError as error:
-                unread = isinstance(error, UnreadableAnswerError)
-                repeatable = isinstance(error, UnreachableError) or (call.method == "GET" and not unread)
+            except errors.RetryableError as error:
+                unread = isinstance(error, errors.UnreadableAnswerError)
+                repeatable = isinstance(error, errors.UnreachableError) or (call.method == "GET" and not unread)
                 wait = max(longest * random.uniform(0.5, 1.0), error.retry_after or 0.0)  # noqa: S311 - spreads load, protects nothing
                 longest = min(longest * 2, LONGEST_WAIT_SECONDS)
                 if not repeatable or not tries_left or time.monotonic() + wait >= deadline:
@@ -166,23 +141,24 @@ class ApiTransport:
             self._limiter.acquire(timeout=min(call.budget_wait, max(0.0, deadline - time.monotonic() - answering)))
         url = call.url
         for _ in range(MOST_REDIRECTS + 1):
-            status, headers, body = self._exchange(call, url, deadline)
+            response, body = self._exchange(call, url, deadline)
+            status = response.status
             if 200 <= status < 300:
                 return body
-            if status in (301, 302, 303, 307, 308) and "Location" in headers:
+            if response.location is not None:
                 if call.method != "GET":  # which may have done what was asked
                     mend = "Set KEEN_BASE_URL to the address that it redirects to"
-                    raise UnreadableAnswerError(f"{call.subject}: the service redirects (HTTP {status}). {mend}")
-                url = self._redirected(url, str(headers["Location"]), call.subject)
+                    raise errors.UnreadableAnswerError(f"{call.subject}: the service redirects (HTTP {status}). {mend}")
+                url = self._redirected(url, response.location, call.subject)
                 continue
-            wait = retry_after(headers, self._clock.now())
+            wait = retry_after(response.headers, self._clock.now())
             if status == 429:
                 wait = DEFAULT_REFUSAL_SECONDS if wait is None else wait
                 self.rest(wait)
             raise refusal(status, body, call.subject, call.credential, self._scrub, wait)
-        raise UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
+        raise errors.UnreadableAnswerError(f"{call.subject}: more than {MOST_REDIRECTS} redirects in a row")
 
-    def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _exchange(self, call: _Call, url: str, deadline: float) -> tuple[Response, bytes]:
         headers = {"Authorization": str(call.credential.key), "Accept": "application/json", "Accept-Encoding": "gzip"}
         if call.data is not None:
             headers["Content-Type"] = "application/json"
@@ -190,8 +166,8 @@ class ApiTransport:
         kept = False
         try:
             connection.channel.limit(self._total_timeout, deadline)
-            broken = f"{call.subject}: {self._place.host} gave no whole answer"
-            with translated(self._place.host, lambda why: ServiceUnavailableError(f"{broken} ({why})")):
+            host = self._place.host
+            with translated(host, errors.ServiceUnavailableError, f"{call.subject}: {host} gave no whole answer"):
                 response = connection.ask(call.method, split_url(url)[0], headers, call.data)
                 body = _body(response, call.subject) if 200 <= response.status < 300 else body_of(response)
             kept = call.method == "GET" and connection.sock is not None and response.isclosed()
@@ -200,7 +176,7 @@ class ApiTransport:
                 self._idle.append(connection)
             else:
                 connection.channel.end()
-        return response.status, response.headers, body
+        return response, body
 
     # A kept connection may be closed by the service at the moment it is used again, and then nobody knows what became of a POST: it
     # gets a connection of its own.
@@ -213,7 +189,7 @@ class ApiTransport:
                 kept.channel.end()
         try:
             return self._connector.connect(self._place, deadline - time.monotonic())
-        except KeenPipelineError as error:
+        except errors.KeenPipelineError as error:
             error.args = (f"{call.subject}: {error}",)
             raise
 
@@ -221,13 +197,13 @@ class ApiTransport:
         target = redirected(url, location, f"{subject}: the service")
         # The key goes in a header of every request, so another origin may not have the request at all.
         if split_url(target, f"{subject}: what the service redirects to")[1] != self._place:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 f"{subject}: the service redirects to another host, which must not see the key. "
                 "Set KEEN_BASE_URL to the service's own address"
             )
         return target
 
-    def _decode(self, body: bytes, read: Callable[[Any, Callable[[str], str]], Answer], subject: str) -> Answer:
+    def _decode(self, body: bytes, read: Reader[Answer], subject: str) -> Answer:
         try:
             return read(json.loads(body), self._scrub)
         except WrongShape as error:
@@ -235,14 +211,14 @@ class ApiTransport:
         except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
             reason = "not JSON"
         excerpt = self._scrub(body[:1024].decode("utf-8", "replace"))
-        raise UnreadableAnswerError(f"{subject}: not the documented answer ({reason}): {excerpt!r}")
+        raise errors.UnreadableAnswerError(f"{subject}: not the documented answer ({reason}): {excerpt!r}")
 
 
 def _json(value: Any, name: str) -> str:
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError):
-        raise InvalidInputError(f"{name}: it can't be written as JSON (NaN, or an unknown kind of value)", field=name) from None
+        raise errors.InvalidInputError(f"{name}: JSON can't hold it (NaN, or an unknown kind of value)", field=name) from None
 
 
 def _body(response: Response, subject: str) -> bytes:
@@ -256,11 +232,11 @@ def _body(response: Response, subject: str) -> bytes:
         except zlib.error:
             raise http.client.IncompleteRead(b"") from None
     elif response.encoding != "identity":
-        raise UnreadableAnswerError(
+        raise errors.UnreadableAnswerError(
             f"{subject}: the answer has a Content-Encoding that was not asked for: {clean(response.encoding, 50)}"
         )
     if len(body) > LARGEST_ANSWER_BYTES:
-        raise UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
+        raise errors.UnreadableAnswerError(f"{subject}: the answer is longer than {LARGEST_ANSWER_BYTES} bytes")
     if not whole:
         raise http.client.IncompleteRead(b"")
     return body

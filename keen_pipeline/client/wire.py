@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from keen_pipeline.client import scrub
+from keen_pipeline.client.address import split_url
+from keen_pipeline.errors import UnreadableAnswerError
 from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
 from keen_pipeline.timeframe import Timeframe, parse_instant
@@ -17,6 +18,9 @@ LONGEST_NAME = 256
 """Characters of a collection's or a property's name; what is longer is cut."""
 Clean = Callable[[str], str]
 """What takes secrets, control characters and excess length out of the service's words."""
+Answer = TypeVar("Answer")
+Reader = Callable[[Any, Clean], Answer]
+"""Makes of an answer's JSON what it means. Raises WrongShape."""
 
 
 class WrongShape(ValueError):  # noqa: N818 - never leaves the client: the transport turns it into UnreadableAnswerError
@@ -56,15 +60,13 @@ def _identity(answer: Any, clean: Clean) -> str:
 
 
 def _results_url(url: Any) -> SecretUrl | None:
-    if not url and not isinstance(url, bool):
+    if not url:
         return None
     try:
-        right = isinstance(url, str) and urlsplit(url).scheme.lower() in ("http", "https") and bool(urlsplit(url).hostname)
-    except ValueError:
-        right = False
-    if not right:
-        raise WrongShape("`results_url` is not http(s) with a host")
-    return SecretUrl(url)
+        split_url(str(url))
+    except UnreadableAnswerError:
+        raise WrongShape("`results_url` is not http(s) with a host") from None
+    return SecretUrl(str(url))
 
 
 def _asked(fields: Mapping[str, Any]) -> dict[str, Any]:

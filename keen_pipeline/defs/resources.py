@@ -101,7 +101,7 @@ class ExtractionLedger(dg.ConfigurableResource["SqlLedger"]):
 class CsvDestination(dg.ConfigurableResource[FileDestination]):
     """Where files land. Without fields: `KEEN_PIPELINE_DESTINATION` and `KEEN_PIPELINE_DESTINATION_OPTIONS`.
 
-    Keys and passwords come from the environment alone, by the names that `keen_pipeline.landing.storages.options` tells.
+    Keys and passwords come from the environment alone; `keen-pipeline docs destinations` has their names and the options.
     """
 
     uri: str | None = Field(

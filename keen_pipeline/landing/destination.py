@@ -39,8 +39,7 @@ class FileDestination:
 
     Safe to share between threads; landings of one target don't disturb each other.
 
-    `transport`: the options of the scheme, as `landing.storages.options` has them. Raises ConfigurationError for a scheme or option
-    it can't serve.
+    `transport`: the options of the scheme. Raises ConfigurationError for a scheme or option it can't serve.
     """
 
     def __init__(self, root_uri: str, *, transport: Mapping[str, object] | None = None) -> None:
@@ -91,7 +90,7 @@ class FileDestination:
         path = path_below(self._root, target)
         encoding = encoding_of(path)
         check_encoding(encoding)
-        new_masker: Callable[[], Masker | None] = partial(Masker, mask, mask_key) if mask else lambda: None
+        new_masker = partial(Masker, mask, mask_key) if mask else None
         what = f"{label or path}, extraction {extraction_id}"
         begun = time.monotonic()
         with ExitStack() as stack:
@@ -104,10 +103,12 @@ class FileDestination:
                     intake = download.run()
                     column_types = () if conversion is None else conversion.finish(intake)
                 self._storage.publish(stage, target, fence=fence)
-            except VerificationError as error:
-                raise self._keep_aside(error, download.came, stage, conversion, path, what, extraction_id) from None
             except KeenPipelineError as error:
-                raise _about(error, what) from None
+                # A source's own word, such as a slice's that isn't CSV: nothing came of the service.
+                if not isinstance(error, VerificationError) or download.came is None:
+                    raise _about(error, what) from None
+                aside = quarantine_path(f"{path.removesuffix('parquet')}csv" if conversion else path, extraction_id)
+                raise self._keep_aside(stage, conversion, self.uri_of(aside), f"{what}: {error}", download.came, target) from None
         return Landing(
             uri=target,
             bytes=intake.bytes,
@@ -205,20 +206,8 @@ class FileDestination:
             raise ConfigurationError(f"destination {self._root}: a file that was written can't be read back unchanged")
 
     def _keep_aside(
-        self,
-        error: VerificationError,
-        came: Intake | None,
-        stage: BinaryIO,
-        conversion: Conversion | None,
-        path: str,
-        what: str,
-        extraction_id: str,
-    ) -> KeenPipelineError:
-        if came is None:  # the source's own word, such as a slice's that isn't CSV: nothing came of the service
-            return _about(error, what)
-        why = f"{what}: {error}"
-        kept = f"{path.removesuffix('parquet')}csv" if conversion else path
-        aside = self.uri_of(quarantine_path(kept, extraction_id))
+        self, stage: BinaryIO, conversion: Conversion | None, aside: str, why: str, came: Intake, target: str
+    ) -> VerificationError:
         received = f"{came.bytes} bytes came, sha256 {came.sha256}"
         if came.masked:
             received += ", and are kept masked, up to where it is wrong"
@@ -226,7 +215,7 @@ class FileDestination:
             if conversion is not None:
                 conversion.restore(stage)
             self._storage.publish(stage, aside)
-            self._write_reason(aside, f"{why}\n{received}; nothing was landed at {self.uri_of(path)}")
+            self._write_reason(aside, f"{why}\n{received}; nothing was landed at {target}")
         except (ConfigurationError, RetryableError) as unkept:
             return VerificationError(f"{why}. Nothing was landed; what came could not be kept either: {unkept}")
         return VerificationError(f"{why}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
@@ -266,7 +255,7 @@ def _conversion(
 
 
 def _download(
-    source: ResultsSource, stage: BinaryIO, encoding: Encoding, conversion: Conversion | None, masker: Callable[[], Masker | None]
+    source: ResultsSource, stage: BinaryIO, encoding: Encoding, conversion: Conversion | None, masker: Callable[[], Masker] | None
 ) -> Download:
     # Brings NumPy, which a code location that lands nothing can spare.
     from keen_pipeline.landing.transfer.download import Download

@@ -27,8 +27,7 @@ REASON_SUFFIX = ".reason.txt"
 # Dagster's keys (2026-01-31, 2026-01-31-08:00) and ad hoc ones; no separator, no leading dot, nothing a shell or URL splits at.
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,199}")
 _HOUR = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{2}):00([+-]\d{4})?")
-_LONGEST_PROPERTY = 200
-_LONGEST_FILE_NAME = 250  # bytes; common file systems take 255
+_LONGEST_NAME = 255  # bytes that common file systems take
 # The longest first, so that `.csv.gz` is not read as a name that ends in `.csv`.
 _SUFFIXES = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
 
@@ -40,7 +39,15 @@ def collection_folder(collection: str) -> str:
     ('Sign Ups', 'user%3Asignup', '%2E.')
     """
     name = quote(check_collection_name(collection), safe=" ")
-    return f"%2E{name[1:]}" if name.startswith(".") else name.replace("~", "%7E")
+    return _bounded(f"%2E{name[1:]}" if name.startswith(".") else name.replace("~", "%7E"), _LONGEST_NAME, collection)
+
+
+def _bounded(quoted: str, room: int, name: str) -> str:
+    """A quoted name of at most `room` bytes. What is cut may be where two names differ, so a digest stands for it."""
+    if len(quoted) <= room:
+        return quoted
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{quoted[: room - len(digest) - 1]}-{digest}"
 
 
 def ad_hoc_key(timeframe: Timeframe) -> str:
@@ -86,12 +93,8 @@ def list_path(collection: str, property_name: str, partition_key: str) -> str:
     '_unique/purchases/2026-01-01.body%3Auser%3Aid.json'
     """
     place = file_path(collection, partition_key).removesuffix(f".{Encoding.CSV.value}")
-    name = quote(property_name, safe="")
-    room = min(_LONGEST_PROPERTY, _LONGEST_FILE_NAME - len(partition_key) - len("..json"))
-    if len(name) > room:  # what is cut may be where two names differ
-        digest = hashlib.sha256(property_name.encode()).hexdigest()[:16]
-        name = f"{name[: room - len(digest) - 1]}-{digest}"
-    return f"{UNIQUE}/{place}.{name}.json"
+    room = min(200, 250 - len(partition_key) - len("..json"))
+    return f"{UNIQUE}/{place}.{_bounded(quote(property_name, safe=''), room, property_name)}.json"
 
 
 def manifest_path(path: str) -> str:

@@ -231,7 +231,7 @@ def test_entry_of_a_list_that_is_unreadable_waits_and_says_why(client: KeenClien
     assert found["e8"].results_url is None  # the single answer has it
 
 
-@pytest.mark.parametrize("code", [400, 409, 422, 418, 302, 304, 101])
+@pytest.mark.parametrize("code", [400, 404, 409, 422, 418, 302, 304, 101])
 @pytest.mark.parametrize("answer", [b"<html>no</html>", b"", b"[1]", b'{"odd": 1}'], ids=["page", "empty", "list", "odd"])
 def test_answer_that_is_not_keens_says_nothing_about_an_extraction(
     code: int, answer: bytes, client: KeenClient, server: FaultServer
@@ -244,7 +244,7 @@ def test_answer_that_is_not_keens_says_nothing_about_an_extraction(
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize(("code", "error"), [(401, AuthenticationError), (403, AuthenticationError), (404, NotFoundError)])
+@pytest.mark.parametrize(("code", "error"), [(401, AuthenticationError), (403, AuthenticationError)])
 def test_refused_list_keeps_its_kind_whatever_its_body(
     code: int, error: type[KeenPipelineError], client: KeenClient, server: FaultServer
 ) -> None:

@@ -24,7 +24,7 @@ from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.landing.layout import collection_folder, file_path, list_path
-from keen_pipeline.landing.storages.s3_upload import PART_BYTES
+from keen_pipeline.landing.storages.remote import PART_BYTES
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract.places import NOW, Place
 from keen_pipeline_tests.contract.s3 import S3Server
@@ -226,8 +226,8 @@ def test_killed_landing_leaves_the_older_file_and_its_leftover_is_removed_later(
     server.body = OLD
     land(place, server, faults.whole())
     piece = b"1,2\n" * 250_000
-    # The local stage is there from the first byte, others begin with their first part, or when the download is over.
-    server.results = [faults.stall(4) if place.is_local else faults.generated(piece, 400 if "s3" in place.root else 60)]
+    # The local stage is there from the first byte, others begin when the download is over.
+    server.results = [faults.stall(4) if place.is_local else faults.generated(piece, 60)]
     asked = len(server.requests)
     process, _ = child(place, server)
     deadline = time.monotonic() + 60

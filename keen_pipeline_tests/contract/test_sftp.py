@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,11 +67,13 @@ def test_sftp_server_has_a_connection_for_every_few_readers_at_once(sftp: SftpSe
     assert len(destination._storage._connections) == 3  # type: ignore[attr-defined]
 
 
-def test_sftp_connection_is_kept_alive(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sftp_connection_is_kept_alive_and_holds_no_request_back(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sftp_storage, "KEEPALIVE_SECONDS", 0.1)
     destination = FileDestination(f"{sftp.uri}/alive", transport=sftp.transport)
     CountingLogin.asked.clear()
     destination.probe()
+    [connection] = destination._storage._connections  # type: ignore[attr-defined]
+    assert connection.get_transport().sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     deadline = time.monotonic() + 20
     while "keepalive@lag.net" not in CountingLogin.asked:
         assert time.monotonic() < deadline
@@ -136,14 +139,45 @@ def test_sftp_file_that_can_not_be_used_is_named(sftp: SftpServer, tmp_path: Pat
             FileDestination(f"{sftp.uri}/x", transport=options).probe()
 
 
-def test_sftp_name_that_is_no_utf8_is_said_so(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sftp_name_that_is_no_utf8_ends_no_listing(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     destination = FileDestination(f"{sftp.uri}/latin", transport=sftp.transport)
     publish(destination, OLD)
-    listed = [paramiko.SFTPAttributes.from_stat(sftp.folder.stat(), "x")]
-    listed[0].filename = b"\xff"  # type: ignore[assignment]
-    monkeypatch.setattr(sftp_server.Files, "list_folder", lambda self, path: listed)
-    with pytest.raises(ConfigurationError, match=r"name that isn.t UTF-8"):
-        list(destination.files("purchases"))
+    left = sftp.folder / "latin/purchases/.2026-01-02.csv.12345678-0123456789abcdef.landing"
+    left.write_bytes(b"a")
+    real = sftp_server.Files.list_folder
+
+    def list_folder(self: sftp_server.Files, path: str) -> Any:
+        others = [paramiko.SFTPAttributes.from_stat(found.stat(), "x") for found in (sftp.folder, left)]
+        for other in others:
+            other.filename = b"caf\xe9"  # type: ignore[assignment]
+        return [*others, *real(self, path)]
+
+    monkeypatch.setattr(sftp_server.Files, "list_folder", list_folder)
+    assert list(destination.files("purchases")) == [("purchases/2026-01-01.csv", len(OLD))]
+    assert destination.remove_leftovers(NOW) == [f"{destination.uri}/purchases/{left.name}"]
+
+
+def test_sftp_calls_in_a_row_share_a_channel_until_it_is_closed(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[paramiko.Channel] = []
+    real = paramiko.Transport.open_session
+
+    def counted(self: paramiko.Transport, *args: Any, **more: Any) -> paramiko.Channel:
+        opened.append(real(self, *args, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(paramiko.Transport, "open_session", counted)
+    destination = FileDestination(f"{sftp.uri}/shared", transport=sftp.transport)
+    publish(destination, OLD)
+    for _ in range(5):
+        assert destination.exists(destination.uri_of(TARGET)) == len(OLD)
+        assert list(destination.files("purchases")) == [(TARGET, len(OLD))]
+        assert destination.read(TARGET, 100) == OLD
+        with pytest.raises(FileNotFoundError):
+            destination.read("purchases/none.csv", 100)
+    assert len(opened) == 1
+    opened[0].close()  # as a server may that has waited long enough
+    assert destination.exists(destination.uri_of(TARGET)) == len(OLD)
+    assert len(opened) == 2
 
 
 def test_sftp_folder_that_may_not_be_listed_stops_no_clean_up(sftp: SftpServer, monkeypatch: pytest.MonkeyPatch) -> None:

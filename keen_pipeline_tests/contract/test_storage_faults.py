@@ -31,10 +31,10 @@ from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.parquet.convert import Conversion
 from keen_pipeline.landing.storages import azure as azure_storage
 from keen_pipeline.landing.storages import gcs as gcs_storage
-from keen_pipeline.landing.storages import local, remote, s3_upload
+from keen_pipeline.landing.storages import local, remote
 from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages.errors import for_a_person
-from keen_pipeline.landing.storages.options import S3Options
+from keen_pipeline.landing.storages.storage import Options
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline_tests import faults
 from keen_pipeline_tests.contract import proxy
@@ -50,8 +50,7 @@ OLD, NEW = b"old", b"n" * (2 * PART + 1)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several parts, and each request is tried twice."""
-    for module in (remote, s3_upload):
-        monkeypatch.setattr(module, "PART_BYTES", PART)
+    monkeypatch.setattr(remote, "PART_BYTES", PART)
     monkeypatch.setattr(s3_storage, "ATTEMPTS", 2)
     once = LinearRetry(backoff=0, retry_total=1, random_jitter_range=0)
     monkeypatch.setattr(azure_storage, "ExponentialRetry", lambda **_: once)
@@ -70,10 +69,11 @@ def between(place: Place, made: dict[Any, Any], monkeypatch: pytest.MonkeyPatch)
     """Stands before the service of `place`, and spoils nothing yet."""
     kind, new = place.root.partition(":")[0], s3_storage._new_client
 
-    def client(options: S3Options) -> Any:
-        if options not in made:
-            made[options] = new(options)
-        return made[options]
+    def client(options: Options) -> Any:
+        key = tuple(options.items())
+        if key not in made:
+            made[key] = new(options)
+        return made[key]
 
     monkeypatch.setattr(s3_storage, "_new_client", client)
     if kind not in made:

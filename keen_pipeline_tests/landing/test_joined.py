@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_columns_stand_where_they_stand_in_their_headers(headers: list[list[byte
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"t,b\n1,2\n3\n", r"1\.csv: record 2 has 1 columns, the header has 2 \(before byte 10\)"),
+        (b"t,b\n1,2\n3\n", r"1\.csv: record 2 has 1 columns, the header has 2 \(at byte 8\)"),
         (b't,b\n1,"2"x\n', r"1\.csv: record 1 has text after a closing quote \(at byte 4\)"),
         (b't,b\n1,"2\n', r"1\.csv: record 1 begins a quoted field that never ends.*\(at byte 4\)"),
         (b"<html></html>", r"1\.csv: a web page"),
@@ -181,3 +182,19 @@ def test_a_slice_that_breaks_while_it_is_read_is_named_and_not_the_destination(t
     path.unlink()
     with pytest.raises(TransferError, match=r"the slice \S+0\.csv is gone"):
         JoinedResults(target.open, [str(path)]).open()
+
+
+def test_memory_of_a_join_is_a_record_and_not_a_thousand_of_them(tmp_path: Path) -> None:
+    record = b'1,"' + b"x" * 500_000 + b'"\n'
+    paths = [tmp_path / "0.csv", tmp_path / "1.csv"]
+    for path, header in zip(paths, (b"t,a\n", b"t,b\n"), strict=True):
+        path.write_bytes(header + record * 40)
+    tracemalloc.start()
+    try:
+        with JoinedResults(FileDestination(str(tmp_path)).open, list(map(str, paths))).open() as stream:
+            buffer = memoryview(bytearray(1 << 20))
+            length = sum(iter(lambda: stream.readinto(buffer), 0))
+        assert length == len(b"t,a,b\n") + 80 * (len(record) + 1)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024**2
+    finally:
+        tracemalloc.stop()

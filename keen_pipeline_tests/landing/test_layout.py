@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,15 @@ def test_two_collections_never_share_a_folder_and_none_leaves_its_own(first: str
     folders = [collection_folder(name) for name in (first, second)]
     assert (folders[0] == folders[1]) == (first == second)
     assert not any("/" in folder or folder in ("", ".", "..") or folder.startswith(("_", ".")) for folder in folders)
+
+
+@pytest.mark.parametrize("letter", ["a", "%", ":"])
+def test_folder_of_a_long_name_is_one_that_disks_take_and_its_own(letter: str, tmp_path: Path) -> None:
+    names = [letter * 256, letter * 255 + "b", letter * 85, letter * 86]
+    for name in names:
+        (tmp_path / collection_folder(name)).mkdir()
+    assert collection_folder("a" * 255) == "a" * 255
+    assert is_ours("/r", f"/r/{file_path(names[0], '2026-01-01')}")
 
 
 def test_usual_names_stay_readable() -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from keen_pipeline.collection import MaskMethod
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.landing.csv import grammar, verify
 from keen_pipeline.landing.csv.grammar import RecordReader, column_names, value_of
+from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.csv.verify import CsvVerifier
 
 Answer = tuple[tuple[str, ...], int]
@@ -289,3 +294,21 @@ def test_header_is_read_as_written(columns: list[str]) -> None:
     record = reader.next()
     assert record is not None
     assert column_names(record[0]) == tuple(columns)
+
+
+@pytest.mark.parametrize("cell", [b",", b"ab,", b'"a",'])
+@pytest.mark.parametrize("taker", [CsvVerifier, lambda: Masker({"b": MaskMethod.MASK})])
+def test_record_of_a_million_columns_too_many_is_not_held_as_such(cell: bytes, taker: Callable[[], CsvVerifier | Masker]) -> None:
+    size = 4 * 1024**2
+    record, found = cell * (size // len(cell)) + b"\n", taker()
+    found.feed(b"a,b\n" + b"1,2\n" * 1000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(VerificationError, match="record 1001 has") if isinstance(found, CsvVerifier) else nullcontext():
+            for at in range(0, len(record), 1 << 20):
+                found.feed(record[at : at + (1 << 20)])
+            found.finish()
+        assert tracemalloc.get_traced_memory()[1] < 6 * size
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found, CsvVerifier) or found.stopped

@@ -37,7 +37,7 @@ def test_several_are_done_in_order_in_threads_that_end() -> None:
     workers.close()
     workers.stop()
     for name, found in done.items():
-        assert found == [(number, f"landing-{name}") for number in range(20)]
+        assert found == [(number, f"landing-{name}_0") for number in range(20)]
     assert not any(thread.name.startswith("landing-") for thread in threading.enumerate())
 
 

@@ -111,8 +111,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/connection.py",
-        "self._context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)",
-        "self._context.wrap_socket(sock, server_hostname=host)",
+        "self.context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)",
+        "self.context.wrap_socket(sock, server_hostname=host)",
         f"{_TIMES}::test_tls_that_is_cut_without_its_closing_alert_is_no_end",
     ),
     (
@@ -130,8 +130,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/connection.py",
-        "            raise self._over()\n        self._sock",
-        "            left = 1\n        self._sock",
+        "        if left > 0:\n            self._sock.settimeout(min(self._read_timeout, left))",
+        "        left = max(left, 1)\n        if left > 0:\n            self._sock.settimeout(min(self._read_timeout, left))",
         f"{_TIMES}::test_head_without_an_end_is_over_in_time",
     ),
     (
@@ -185,13 +185,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CLIENT}/results.py",
-        "place == self._service",
+        "place == split_url(self.base_url)[1]",
         "True",
         f"{_RESULTS}::test_key_goes_only_to_the_services_own_origin",
     ),
     (
-        f"{_CLIENT}/results.py",
-        "is_private_host(self._service.host)",
+        f"{_CLIENT}/keen.py",
+        "is_private_host(split_url(self.base_url)[1].host)",
         "True",
         f"{_ADDRESSES}::test_loopback_is_refused_for_a_public_service_whatever_its_name_resolves_to",
     ),
@@ -251,6 +251,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_CLIENT}/refusals.py",
         "if known and 400 <= status < 500:",
         "if 400 <= status < 500:",
+        f"{_ANSWERS}::test_answer_that_is_not_keens_says_nothing_about_an_extraction",
+    ),
+    (
+        f"{_CLIENT}/refusals.py",
+        "if status == 404 and known:",
+        "if status == 404:",
         f"{_ANSWERS}::test_answer_that_is_not_keens_says_nothing_about_an_extraction",
     ),
     (

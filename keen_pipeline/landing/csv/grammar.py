@@ -18,7 +18,9 @@ own reader) is tested to give the same answers.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from keen_pipeline.errors import VerificationError
 
@@ -46,11 +48,12 @@ class RecordReader:
 
     `read` all pieces; or `add` bytes and ask for `next` until that is None, then add more, and at last `end`. `number` counts what
     was given out, the header too, `offset` is where the next one begins, `bom` what stood before the first. Number and offset may
-    begin behind what others have read.
+    begin behind what others have read. `width`: how many cells each further record must have, once that is known.
     """
 
-    def __init__(self, number: int = 0, offset: int = 0) -> None:
+    def __init__(self, number: int = 0, offset: int = 0, width: int | None = None) -> None:
         self.number = number
+        self.width = width
         self.bom = b""
         self._before = offset
         self._data = b""
@@ -91,7 +94,7 @@ class RecordReader:
         """The records that are whole by now.
 
         Raises VerificationError for a web page or XML document, broken quotes, an empty first line, a record or header that is too
-        long.
+        long, a record of another width.
         """
         if not self._sniffed and not self._sniff():
             return
@@ -106,9 +109,12 @@ class RecordReader:
             if line and b'"' not in line and b"\r" not in line:
                 if len(line) >= LONGEST_HEADER_BYTES:
                     self._check_length(end + 1)
+                cells = line.split(b",", -1 if self.width is None else self.width)
+                if len(cells) != self.width and self.width is not None:
+                    self._refuse_width(line.count(b",") + 1)
                 self.number += 1
                 self._at = end + 1
-                record = (line.split(b","), ending)
+                record = (cells, ending)
             else:
                 record = self._exactly(data, start)
             if record is None:
@@ -121,22 +127,27 @@ class RecordReader:
     def _exactly(self, data: bytes, start: int) -> Record | None:
         """The record that begins at `start`, field by field."""
         cells: list[bytes] = []
-        at = start
+        at, more, most = start, 0, sys.maxsize if self.width is None else self.width
         while (found := _FIELD.match(data, at)) is not None:
-            cells.append(found[1])
+            if len(cells) < most:
+                cells.append(found[1])
+            else:
+                more += 1  # held would take twenty times the bytes of the record
             at = found.end()
             if found[2] == b",":
                 continue
             if at == len(data) and found[2] == b"\r" and not self._last:
                 self._check_length(at)
                 return None  # a LF may follow
-            return self._given([] if cells == [b""] else cells, found[2], at)
-        return self._open(cells, at)
+            return self._given([] if cells == [b""] and not more else cells, more, found[2], at)
+        return self._open(cells, more, at)
 
-    def _given(self, cells: list[bytes], ending: bytes, following: int) -> Record:
+    def _given(self, cells: list[bytes], more: int, ending: bytes, following: int) -> Record:
         if not self.number and not cells:
             raise VerificationError("the first line is empty: there is no header (at byte 0)")
         self._check_length(following)
+        if self.width is not None and len(cells) + more != self.width:
+            self._refuse_width(len(cells) + more)
         self.number += 1
         self._at = following
         return cells, ending
@@ -147,7 +158,10 @@ class RecordReader:
         if end - self._at > longest:
             raise VerificationError(f"{self.place()} is longer than {longest} bytes (at byte {self.offset})")
 
-    def _open(self, cells: list[bytes], at: int) -> Record | None:
+    def _refuse_width(self, found: int) -> NoReturn:
+        raise VerificationError(f"{self.place()} has {found} columns, the header has {self.width} (at byte {self.offset})")
+
+    def _open(self, cells: list[bytes], more: int, at: int) -> Record | None:
         """What is left from the cell at `at` on has no end yet."""
         data = self._data
         found = _OPEN_FIELD.match(data, at)
@@ -160,7 +174,7 @@ class RecordReader:
             raise VerificationError(
                 f"{self.place()} begins a quoted field that never ends: a cut file or broken quotes (at byte {self.offset})"
             )
-        return self._given([*cells, data[at:]], b"", len(data))
+        return self._given([*cells, data[at:]], more, b"", len(data))
 
     def _sniff(self) -> bool:
         if len(self._data) < SNIFFED_BYTES and not self._last:

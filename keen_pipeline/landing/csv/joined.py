@@ -16,7 +16,6 @@ from keen_pipeline.landing.csv.grammar import Record, RecordReader, value_of
 from keen_pipeline.ports import ResultsStream
 
 _PIECE = 1 << 18
-_BATCH = 1000  # records
 Column = tuple[bytes, int]
 
 
@@ -74,7 +73,8 @@ class JoinedResults:
                 if header.columns == union:
                     yield from _as_they_are(itertools.chain([reader.rest()], _pieces(file)), ending)
                 else:
-                    yield from _rearranged(records, reader, header, union, ending)
+                    reader.width = len(header.cells)
+                    yield from _rearranged(records, header, union, ending)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
@@ -95,24 +95,16 @@ def _as_they_are(pieces: Iterable[bytes], ending: bytes) -> Iterator[bytes]:
         yield ending
 
 
-def _rearranged(
-    records: Iterator[Record], reader: RecordReader, header: Header, union: Sequence[Column], ending: bytes
-) -> Iterator[bytes]:
+def _rearranged(records: Iterator[Record], header: Header, union: Sequence[Column], ending: bytes) -> Iterator[bytes]:
     place = {column: position for position, column in enumerate(header.columns)}
     order = [place.get(column) for column in union]
-
-    def lines() -> Iterator[bytes]:
-        for cells, line_end in records:
-            if len(cells) != len(header.cells):
-                raise VerificationError(
-                    f"record {reader.number - 1} has {len(cells)} columns, the header has {len(header.cells)} "
-                    f"(before byte {reader.offset})"
-                )
-            yield b",".join([b"" if at is None else cells[at] for at in order]) + (line_end or ending)
-
-    made = lines()
-    while batch := b"".join(itertools.islice(made, _BATCH)):
-        yield batch
+    batch = bytearray()
+    for cells, line_end in records:
+        batch += b",".join([b"" if at is None else cells[at] for at in order]) + (line_end or ending)
+        if len(batch) >= _PIECE:
+            yield bytes(batch)
+            batch.clear()
+    yield bytes(batch)
 
 
 def numbered(cells: Sequence[bytes]) -> list[Column]:

@@ -37,7 +37,6 @@ class Masker:
         self._methods = methods
         self._key = key or b""
         self._reader = RecordReader()
-        self._width = 0  # columns of the file as it comes; 0 until the header is read
         self._changes: list[tuple[int, MaskMethod]] = []
         self._dropped: list[int] = []
         self.stopped = False  # whether something came that belongs to no column; it was kept back, and so is what follows
@@ -61,13 +60,7 @@ class Masker:
         out: list[bytes] = []
         try:
             for cells, ending in self._reader:
-                if not self._width:
-                    out.append(self._header(cells) + ending)
-                elif len(cells) == self._width:
-                    out.append(self._masked(cells) + ending)
-                else:
-                    self.stopped = True
-                    break
+                out.append((self._header if self._reader.width is None else self._masked)(cells) + ending)
         except VerificationError:
             self.stopped = True
         if self.stopped:
@@ -76,7 +69,7 @@ class Masker:
 
     def _header(self, cells: list[bytes]) -> bytes:
         names = column_names(cells)
-        self._width = len(names)
+        self._reader.width = len(names)
         covering = [masked_by(self._methods, name) for name in names]
         for place, (name, by) in enumerate(zip(names, covering, strict=True)):
             if by is None:

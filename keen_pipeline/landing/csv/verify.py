@@ -85,7 +85,7 @@ class CsvVerifier:
             self._held, self._look_at = self._held[after:], 0
             return start + max(0, after - held)
         if len(joined) > LONGEST_RECORD_BYTES:
-            raise self._about(f"is longer than {LONGEST_RECORD_BYTES} bytes")
+            raise VerificationError(f"record {self.records + 1} is longer than {LONGEST_RECORD_BYTES} bytes (at byte {self.whole})")
         self._held = joined
         return start + len(joined) - held
 
@@ -128,16 +128,11 @@ class CsvVerifier:
     def _scan(self, data: bytes | bytearray, *, is_last: bool = False) -> int:
         """Go through the records one by one; returns how many bytes they have."""
         before = self.whole
-        reader = RecordReader(self.records + 1, before)
+        reader = RecordReader(self.records + 1, before, len(self.columns))
         reader.add(data)
         if is_last:
             reader.end()
-        for cells, _ in reader:
-            if len(cells) != len(self.columns):
-                raise self._about(f"has {len(cells)} columns, the header has {len(self.columns)}")
+        for _ in reader:
             self.records += 1
             self.whole = reader.offset
         return self.whole - before
-
-    def _about(self, problem: str) -> VerificationError:
-        return VerificationError(f"record {self.records + 1} {problem} (at byte {self.whole})")

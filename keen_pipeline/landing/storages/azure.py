@@ -10,25 +10,20 @@ import os
 import secrets
 from base64 import b64encode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, BinaryIO
 
-import smart_open
 from azure.core import MatchConditions, exceptions
 from azure.storage.blob import BlobBlock, BlobServiceClient, ExponentialRetry
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.options import AzureOptions
-from keen_pipeline.landing.storages.remote import ObjectStorage, part_of, split
-from keen_pipeline.landing.storages.storage import Fence
+from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, in_parts, split
+from keen_pipeline.landing.storages.storage import Fence, Options
 
 MOST_BLOCKS = 50_000
-"""Of a blob; those of larger ones than 400 GB are longer than a part."""
-PARTS_AT_ONCE = 2
+"""Of a blob."""
 _WRONG = frozenset({"InvalidResourceName", "InvalidUri", "UnsupportedHttpVerb", "AccountIsDisabled", "FeatureNotSupported"})
 _KEYS = "Check the AZURE_STORAGE_* variables and the account's roles."
 
@@ -37,43 +32,28 @@ class AzureStorage(ObjectStorage):
     """One container, or a prefix of it. Raises ConfigurationError when no account is named."""
 
     _failures = (exceptions.AzureError, ValueError, OSError)
-    _largest = MOST_BLOCKS * 4000 * 1024**2
 
-    def __init__(self, root: str, options: AzureOptions) -> None:
-        super().__init__(root)
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
         try:
             self._client = _new_client(root, options)
         except (ValueError, TypeError) as error:
             raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _KEYS) from None
-
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Nothing is ever left that could be removed. Raises ConfigurationError when the container is missing."""
-        with self._translated(self._root):
-            self._client.get_container_client(split(self._root)[0]).get_container_properties()
-        return []
 
     def _put(self, target: str, data: bytes) -> None:
         self._blob(target).upload_blob(data, length=len(data), overwrite=True)
 
     def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
         blob, token = self._blob(target), secrets.token_hex(8)
-        length = max(remote.PART_BYTES, -(-size // MOST_BLOCKS))
-        blocks = [b64encode(f"{token}-{number:06d}".encode()).decode() for number in range(-(-size // length))]
 
-        def send(number: int) -> None:
-            part = part_of(stage.fileno(), number * length, min(length, size - number * length))
-            blob.stage_block(blocks[number], part, length=len(part))
+        def send(number: int, part: bytes) -> BlobBlock:
+            block = BlobBlock(block_id=b64encode(f"{token}-{number:06d}".encode()).decode())
+            blob.stage_block(block.id, part, length=len(part))
+            return block
 
-        with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
-            sent = [threads.submit(send, number) for number in range(len(blocks))]
-            try:
-                for one in sent:
-                    one.result()
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                raise
+        blocks = in_parts(stage, size, MOST_BLOCKS, send)
         fence()
-        blob.commit_block_list([BlobBlock(block_id=block) for block in blocks])
+        blob.commit_block_list(blocks)
 
     def _find(self, target: str) -> tuple[int, Any] | None:
         try:
@@ -83,8 +63,9 @@ class AzureStorage(ObjectStorage):
         return int(found.size), found
 
     def _reader(self, target: str, size: int, version: Any) -> Any:
-        parameters = {"client": _Pinned(self._blob(target), version), "buffer_size": remote.READ_BYTES}
-        return smart_open.open(target, "rb", compression="disable", transport_params=parameters)
+        pinned = {"etag": version.etag, "match_condition": MatchConditions.IfNotModified}
+        blob = self._blob(target)
+        return RangeReader(size, lambda start, end: blob.download_blob(start, end - start, **pinned).readall())
 
     def _delete(self, target: str) -> None:
         with suppress(exceptions.ResourceNotFoundError):
@@ -113,20 +94,7 @@ class AzureStorage(ObjectStorage):
         return unavailable(target, code)
 
 
-class _Pinned:
-    """What smart_open's reader asks of a blob's client, of one version alone: when it was replaced the answer is an error."""
-
-    def __init__(self, blob: Any, found: Any) -> None:
-        self._blob, self._found = blob, found
-
-    def get_blob_properties(self) -> Any:
-        return self._found
-
-    def download_blob(self, **asked: Any) -> Any:
-        return self._blob.download_blob(**asked, etag=self._found.etag, match_condition=MatchConditions.IfNotModified)
-
-
-def _new_client(root: str, options: AzureOptions) -> BlobServiceClient:
+def _new_client(root: str, options: Options) -> BlobServiceClient:
     settings: dict[str, Any] = {
         "retry_policy": ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=4),
         "connection_timeout": 20,  # seconds
@@ -136,8 +104,8 @@ def _new_client(root: str, options: AzureOptions) -> BlobServiceClient:
         "max_single_put_size": remote.PART_BYTES,
     }
     connection = os.environ.get("AZURE_STORAGE_CONNECTION_STRING")
-    account = options.account or os.environ.get("AZURE_STORAGE_ACCOUNT")
-    endpoint = options.endpoint or (f"https://{account}.blob.core.windows.net" if account else None)
+    account = options.get("account") or os.environ.get("AZURE_STORAGE_ACCOUNT")
+    endpoint = options.get("endpoint") or (f"https://{account}.blob.core.windows.net" if account else None)
     if endpoint is None:
         if not connection:
             mend = "Set AZURE_STORAGE_CONNECTION_STRING, or the option account and AZURE_STORAGE_KEY."

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, BinaryIO
 
 import google.api_core.exceptions
@@ -19,9 +18,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.options import GcsOptions
-from keen_pipeline.landing.storages.remote import ObjectStorage, Positioned, StagedReader, split
-from keen_pipeline.landing.storages.storage import Fence
+from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, exactly, split
+from keen_pipeline.landing.storages.storage import Fence, Options
 
 RETRY_SECONDS = 60.0
 """How long one request is tried again for."""
@@ -44,14 +42,13 @@ class GcsStorage(ObjectStorage):
     """One bucket, or a prefix of it. Raises ConfigurationError when there are no credentials."""
 
     _failures = _FAILURES
-    _largest = 5 * 1024**4
 
-    def __init__(self, root: str, options: GcsOptions) -> None:
-        super().__init__(root)
-        settings: dict[str, Any] = {"project": options.project}
-        if options.endpoint is not None:
-            settings["project"] = options.project or "emulated"
-            settings |= {"client_options": {"api_endpoint": options.endpoint}, "use_auth_w_custom_endpoint": False}
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
+        endpoint, settings = options.get("endpoint"), {"project": options.get("project")}
+        if endpoint is not None:  # of an emulator, which gets no credentials
+            settings["project"] = settings["project"] or "emulated"
+            settings |= {"client_options": {"api_endpoint": endpoint}, "use_auth_w_custom_endpoint": False}
         try:
             self._client = storage.Client(**settings)
         except OSError as error:  # the library's word for a project that it can't find
@@ -60,19 +57,17 @@ class GcsStorage(ObjectStorage):
         except _FAILURES as error:
             raise self._error(error, root) from None
 
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Nothing is ever left that could be removed. Raises ConfigurationError when the bucket is missing."""
-        with self._translated(self._root):
-            self._client.get_bucket(split(self._root)[0], **_bounds())
-        return []
-
     def _put(self, target: str, data: bytes) -> None:
         self._blob(target).upload_from_string(data, "application/octet-stream", checksum="crc32c", **_bounds())
 
     def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
-        # The request with the last byte makes the object appear.
-        with StagedReader(stage.fileno(), 0, size, at_end=fence) as reader:
-            self._blob(target).upload_from_file(reader, size=size, checksum="crc32c", **_bounds())
+        def part(start: int, end: int) -> bytes:
+            data = exactly(stage.fileno(), start, end - start)
+            if end == size:  # the request with the last byte makes the object appear
+                fence()
+            return data
+
+        self._blob(target).upload_from_file(RangeReader(size, part), size=size, checksum="crc32c", **_bounds())
 
     def _find(self, target: str) -> tuple[int, Any] | None:
         bucket, key = split(target)
@@ -80,8 +75,10 @@ class GcsStorage(ObjectStorage):
         return None if found is None else (int(found.size), found.generation)
 
     def _reader(self, target: str, size: int, version: Any) -> Any:
+        # The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
         bucket, key = split(target)
-        return _Version(self._client.bucket(bucket).blob(key, generation=version), size)
+        blob = self._client.bucket(bucket).blob(key, generation=version)
+        return RangeReader(size, lambda start, end: blob.download_as_bytes(start=start, end=end - 1, checksum=None, **_bounds()))
 
     def _delete(self, target: str) -> None:
         with suppress(google.api_core.exceptions.NotFound):
@@ -107,27 +104,6 @@ class GcsStorage(ObjectStorage):
         if isinstance(error, _WRONG):
             return for_a_person(target, f"the service refuses what it was asked ({type(error).__name__})")
         return unavailable(target, error)
-
-
-class _Version(Positioned):
-    """One version of an object, as a file: each request names it, so that none is answered from a newer one.
-
-    The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
-    """
-
-    def __init__(self, blob: Any, size: int) -> None:
-        self._blob, self.size = blob, size
-
-    def read(self, length: int) -> bytes:
-        end = min(self._position + length, self.size)
-        if end <= self._position:
-            return b""
-        data: bytes = self._blob.download_as_bytes(start=self._position, end=end - 1, checksum=None, **_bounds())
-        self._position += len(data)
-        return data
-
-    def close(self) -> None:
-        """Nothing is open between the requests."""
 
 
 def _bounds() -> dict[str, Any]:

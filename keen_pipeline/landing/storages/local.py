@@ -7,6 +7,7 @@ into the folder next removes what a killed one left; on other machines, and if t
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import logging
@@ -24,15 +25,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
-from keen_pipeline.landing.storages.options import LocalOptions
 from keen_pipeline.landing.storages.remote import StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{host}-{random}.landing` in the folder of its place."""
@@ -45,9 +40,6 @@ _log = logging.getLogger(__name__)
 class LocalStorage(Storage):
     """A folder of this machine or a mount of it."""
 
-    def __init__(self, root: str, options: LocalOptions) -> None:
-        super().__init__(root)
-
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
         place = Path(target)
@@ -59,10 +51,10 @@ class LocalStorage(Storage):
         try:
             yield cast("BinaryIO", file)
         finally:
-            with of_folder(target):
+            with of_folder(target), suppress(FileNotFoundError):
                 file.close()
-                if _unlink(file.name):
-                    _log.info("%s was not published; its staged file is removed", target)
+                os.unlink(file.name)  # noqa: PTH108
+                _log.info("%s was not published; its staged file is removed", target)
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         place = Path(target)
@@ -71,7 +63,7 @@ class LocalStorage(Storage):
             _make_folder(place.parent)
             fence()
             try:
-                os.replace(stage.name, place)  # noqa: PTH105 - replaces on Windows too, in one step
+                os.replace(stage.name, place)  # noqa: PTH105
             except FileNotFoundError as error:
                 raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
             _sync_folder(place.parent)
@@ -93,7 +85,7 @@ class LocalStorage(Storage):
 
     def remove(self, target: str) -> None:
         with of_folder(target):
-            _unlink(target)
+            Path(target).unlink(missing_ok=True)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
         home = os.path.realpath(self._root)
@@ -159,8 +151,6 @@ def _new_stage(place: Path) -> _Stage:
 
 def _lock(descriptor: int) -> bool | None:
     """Whether the lock was free, and is ours now; None if this file system has none."""
-    if fcntl is None:
-        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -230,9 +220,7 @@ def _check_case(root: Path, place: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is only safe from a power cut once its folder is synced. Windows can't, and needn't."""
-    if os.name == "nt":
-        return
+    """A rename is only safe from a power cut once its folder is synced."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -242,14 +230,6 @@ def _sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_SUCH_SYNC:  # some network file systems sync no folders; one that may not be read can't be
             raise
-
-
-def _unlink(path: str) -> bool:
-    try:
-        os.unlink(path)  # noqa: PTH108
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _raise_other(error: OSError) -> None:

@@ -6,58 +6,42 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, TypeVar, cast
 
-from keen_pipeline.landing.storages.errors import for_a_person, of_temporary_folder, unreadable
+from keen_pipeline.landing.storages.errors import of_temporary_folder, unreadable
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 
 READ_BYTES = 4 * 1024 * 1024
 """Of an object, held in memory while it is read."""
 PART_BYTES = 8 * 1024 * 1024
 """What is longer is sent in parts of at least so many bytes; a multiple of 256 KiB, as Google's protocol asks."""
-_WHOLE_PIECE_BYTES = 16 * 1024 * 1024
-"""A part of an upload up to this size is held in memory while it is sent; a longer one is read from the disk as it leaves."""
+PARTS_AT_ONCE = 2
+Sent = TypeVar("Sent")
 
 
-class Positioned:
-    """The place of a reader in what it reads, of `size` bytes."""
+class RangeReader:
+    """`size` bytes as a file, each time by `ask(start, end)`, which may give fewer."""
 
-    size: int
-    _position = 0
+    def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
+        self._size, self._ask = size, ask
+        self._position = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence])
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence])
         return self._position
 
     def tell(self) -> int:
         return self._position
 
-
-class StagedReader(Positioned, io.RawIOBase):
-    """Reads `size` bytes of a staged file from `start` on, whatever its own position; the file stays open.
-
-    `at_end` is called whenever the last byte is about to be given.
-    """
-
-    def __init__(self, descriptor: int, start: int, size: int, at_end: Callable[[], None] | None = None) -> None:
-        self._descriptor, self._start, self.size, self._at_end = descriptor, start, size, at_end
-
-    def __len__(self) -> int:
-        return self.size
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True  # so that a client can send a piece again
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(self.size - self._position, 0)
-        data = exactly(self._descriptor, self._start + self._position, left if size is None or size < 0 else min(size, left))
+    def read(self, length: int) -> bytes:
+        start, end = self._position, min(self._position + length, self._size)
+        data = self._ask(start, end) if end > start else b""
         self._position += len(data)
-        if data and self._position >= self.size and self._at_end is not None:
-            self._at_end()
         return data
+
+    def close(self) -> None:
+        """Nothing is open between two questions."""
 
 
 def exactly(descriptor: int, offset: int, length: int) -> bytes:
@@ -72,11 +56,15 @@ def exactly(descriptor: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def part_of(descriptor: int, offset: int, length: int) -> bytes | StagedReader:
-    """One part of an upload as a client takes it: in memory, or a reader of it when it is long."""
-    if length <= _WHOLE_PIECE_BYTES:
-        return exactly(descriptor, offset, length)
-    return StagedReader(descriptor, offset, length)
+def in_parts(stage: BinaryIO, size: int, most: int, send: Callable[[int, bytes], Sent]) -> list[Sent]:
+    """What `send(number, part)` answers for each of at most `most` parts of a staged file. Memory: PARTS_AT_ONCE of them."""
+    length = max(PART_BYTES, -(-size // most))
+
+    def one(number: int) -> Sent:
+        return send(number, exactly(stage.fileno(), number * length, min(length, size - number * length)))
+
+    with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="landing-part") as threads:
+        return list(threads.map(one, range(-(-size // length))))  # after a failure no further one is begun
 
 
 class StoredReader(io.RawIOBase):
@@ -125,25 +113,11 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def check_size(target: str, size: int, largest: int) -> None:
-    """Raises ConfigurationError before anything is sent when the service takes no file of so many bytes."""
-    if size > largest:
-        raise for_a_person(
-            target,
-            f"a file of {size:,} bytes is larger than the {largest:,} that the service takes",
-            "Land it compressed (csv.gz, csv.zst, parquet) or by shorter partitions.",
-        )
-
-
 class ObjectStorage(Storage):
     """The objects of a bucket or container, or of a prefix of it: one appears with the request that completes it."""
 
-    _largest: int
-    """In bytes: what the service takes as one object."""
-
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         size = stage.seek(0, os.SEEK_END)
-        check_size(target, size, self._largest)
         with self._translated(target):
             if size > PART_BYTES:
                 self._send(target, stage, size, fence)
@@ -158,12 +132,12 @@ class ObjectStorage(Storage):
 
     def size(self, target: str) -> int | None:
         with self._translated(target):
-            found = self._find(target)
+            found = self._found(target)
         return None if found is None else found[0]
 
     def open(self, target: str) -> BinaryIO:
         with self._translated(target):
-            found = self._find(target)
+            found = self._found(target)
             file = None if found is None else self._reader(target, *found)
         if file is None:
             raise FileNotFoundError(target)
@@ -180,6 +154,12 @@ class ObjectStorage(Storage):
             for key, size in self._listed(bucket, prefix):
                 if not key.endswith("/"):
                     yield f"{scheme}://{bucket}/{key}", size
+
+    def _found(self, target: str) -> tuple[int, Any] | None:
+        found = self._find(target)
+        if found is None:  # to a list a bucket that isn't there is an error, and not only an object that isn't
+            next(self._listed(*split(target)), None)
+        return found
 
     @abstractmethod
     def _put(self, target: str, data: bytes) -> None:

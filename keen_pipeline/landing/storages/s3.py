@@ -1,17 +1,12 @@
-"""Objects of an S3 bucket: an upload is completed only after everything was verified.
-
-The body is also kept in an unnamed temporary file of this machine, which a crash takes with it: for parts to be sent again, and for
-what is kept aside elsewhere. An object appears with the completion of its upload and not before; small ones go in one request.
-"""
+"""Objects of an S3 bucket: one appears with the completion of its upload and not before; small ones go in one request."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import boto3  # type: ignore[import-untyped]
 import botocore.client  # type: ignore[import-untyped]
@@ -23,55 +18,53 @@ from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.layout import is_ours
 from keen_pipeline.landing.storages import remote
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable, unreadable
-from keen_pipeline.landing.storages.options import S3Options
-from keen_pipeline.landing.storages.remote import ObjectStorage, split
-from keen_pipeline.landing.storages.s3_upload import LARGEST_OBJECT, S3Upload, UploadingStage
-from keen_pipeline.landing.storages.storage import Fence
+from keen_pipeline.landing.storages.remote import ObjectStorage, in_parts, split
+from keen_pipeline.landing.storages.storage import Fence, Options
 
 ATTEMPTS = 4
 """Of each request."""
+MOST_PARTS = 10_000
+"""Of an upload."""
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _REPLACED = frozenset({"412", "PreconditionFailed", "NoSuchKey"})  # while it is read
-_FORBIDDEN = frozenset(
-    {
-        *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "UnauthorizedAccess"),
-    }
-)
-_ELSEWHERE = frozenset(
-    {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"}
-)
-_WRONG = frozenset({"400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"})
 _MISCONFIGURED = (
     *(exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.SSOError),
     *(exceptions.NoRegionError, exceptions.InvalidRegionError, exceptions.ParamValidationError, exceptions.ConfigParseError),
 )
 _KEYS = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, this machine's clock and the bucket's policy."
 _REGION = "Check AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endpoint."
+_TOLD = {
+    **dict.fromkeys(
+        (
+            *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+            *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "UnauthorizedAccess"),
+        ),
+        ("access was refused", _KEYS),
+    ),
+    **dict.fromkeys(
+        ("301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"),
+        ("the bucket lies in another region", _REGION),
+    ),
+    **dict.fromkeys(
+        ("400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"),
+        ("the service refuses what it was asked", _REGION),
+    ),
+    "NoSuchBucket": ("there is no such bucket", ""),
+}
 _log = logging.getLogger(__name__)
 
 
 class S3Storage(ObjectStorage):
     """One bucket, or a prefix of it. Raises ConfigurationError for a profile, region or endpoint that can't be used."""
 
-    _largest = LARGEST_OBJECT
     _failures = (exceptions.ClientError, exceptions.BotoCoreError, urllib3.exceptions.HTTPError, ValueError, OSError)
 
-    def __init__(self, root: str, options: S3Options) -> None:
-        super().__init__(root)
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
         try:
             self._client = _new_client(options)
         except (exceptions.BotoCoreError, ValueError) as error:
             raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _REGION) from None
-
-    @contextmanager
-    def stage(self, target: str) -> Iterator[BinaryIO]:
-        """Large files are on their way to S3 as they grow."""
-        with UploadingStage(lambda file: self._upload(target, file), lambda: self._translated(target)) as stage:
-            try:
-                yield cast("BinaryIO", stage)
-            finally:
-                stage.upload.abort()
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Abort the multipart uploads of our keys that have had no part for `older_than`; returns their URIs."""
@@ -131,13 +124,25 @@ class S3Storage(ObjectStorage):
                 yield found["Key"], int(found["Size"])
 
     def _send(self, target: str, stage: BinaryIO, size: int, fence: Fence) -> None:
-        begun = isinstance(stage, UploadingStage) and stage.upload.target == target
-        upload = cast("UploadingStage", stage).upload if begun else self._upload(target, stage.fileno())
-        upload.complete(size, fence)
-
-    def _upload(self, target: str, descriptor: int) -> S3Upload:
         bucket, key = split(target)
-        return S3Upload(self._client, target, {"Bucket": bucket, "Key": key}, descriptor)
+        begun = self._client.create_multipart_upload(Bucket=bucket, Key=key)
+        upload = {"Bucket": bucket, "Key": key, "UploadId": begun["UploadId"]}
+
+        def send(number: int, part: bytes) -> dict[str, Any]:
+            answer = self._client.upload_part(**upload, PartNumber=number + 1, Body=part)
+            checks = {name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"}
+            return {"PartNumber": number + 1, "ETag": answer["ETag"], **checks}
+
+        try:
+            parts = in_parts(stage, size, MOST_PARTS, send)
+            fence()
+            self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            try:
+                self._client.abort_multipart_upload(**upload)
+            except (exceptions.ClientError, exceptions.BotoCoreError) as error:
+                _log.warning("an upload of %s could not be aborted (%s); it is when leftovers are", target, type(error).__name__)
+            raise
 
     def _error(self, error: Exception, target: str) -> KeenPipelineError:
         cause: BaseException | None = error
@@ -149,14 +154,9 @@ class S3Storage(ObjectStorage):
         code = _code(error)
         if code in _REPLACED:
             return unreadable(target, code)
-        if code == "NoSuchBucket":
-            return for_a_person(target, "there is no such bucket")
-        if code in _FORBIDDEN:
-            return for_a_person(target, f"access was refused ({code})", _KEYS)
-        if code in _ELSEWHERE:
-            return for_a_person(target, f"the bucket lies in another region ({code})", _REGION)
-        if code in _WRONG:
-            return for_a_person(target, f"the service refuses what it was asked ({code})", _REGION)
+        if code in _TOLD:
+            why, mend = _TOLD[code]
+            return for_a_person(target, f"{why} ({code})", mend)
         if isinstance(error, exceptions.EndpointConnectionError):
             return unavailable(target, error, f"The service's address can't be reached. {_REGION}")
         return unavailable(target, code or error)
@@ -171,7 +171,7 @@ def _code(error: BaseException | None) -> str:
     return ""
 
 
-def _new_client(options: S3Options) -> Any:
+def _new_client(options: Options) -> Any:
     settings: dict[str, Any] = {
         "max_pool_connections": 16,
         "tcp_keepalive": True,
@@ -179,10 +179,10 @@ def _new_client(options: S3Options) -> Any:
         "read_timeout": 60,  # seconds, of each wait for an answer
         "retries": {"max_attempts": ATTEMPTS, "mode": "standard"},
     }
-    endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if endpoint.startswith("http://"):
         # Without TLS the signature holds a SHA-256 of each body already; a check sum beside it would only cost time.
         settings["request_checksum_calculation"] = "when_required"
     config = botocore.client.Config(**settings)
     session = boto3.session.Session()
-    return session.client("s3", config=config, endpoint_url=options.endpoint, region_name=options.region)
+    return session.client("s3", config=config, endpoint_url=options.get("endpoint"), region_name=options.get("region"))

@@ -5,9 +5,11 @@ The server's host key is known, or the server is refused. Every wait ends after 
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import posixpath
+import socket
 import stat
 import struct
 import threading
@@ -25,9 +27,8 @@ from paramiko.sftp import int64
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
-from keen_pipeline.landing.storages.options import SftpOptions
-from keen_pipeline.landing.storages.remote import Positioned, StagedReader, StoredReader
-from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
+from keen_pipeline.landing.storages.remote import RangeReader, StoredReader, exactly
+from keen_pipeline.landing.storages.storage import Fence, Options, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
@@ -48,11 +49,12 @@ class SftpStorage(Storage):
 
     _failures = _FAILURES
 
-    def __init__(self, root: str, options: SftpOptions) -> None:
-        super().__init__(root)
-        self._options = options
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
+        self._seconds = options.get("timeout_seconds", 30.0)
         self._lock = threading.Lock()
         self._connections: dict[paramiko.SSHClient, list[paramiko.Channel]] = {}
+        self._idle: list[paramiko.SFTPClient] = []
         try:
             host, _ = urlsplit(root).hostname, urlsplit(root).port
         except ValueError:
@@ -62,8 +64,8 @@ class SftpStorage(Storage):
         self._folder = "/" + unquote(urlsplit(root).path).strip("/")
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
-        with StagedReader(stage.fileno(), 0, stage.seek(0, 2)) as reader, self._session(target) as files:
-            self._put(files, reader, self._path(target), fence)
+        with self._session(target) as files:
+            self._put(files, stage, self._path(target), fence)
 
     def size(self, target: str) -> int | None:
         with self._session(target) as files:
@@ -73,18 +75,22 @@ class SftpStorage(Storage):
                 return None
 
     def open(self, target: str) -> BinaryIO:
-        file = None
-        with self._translated(target):
-            files = self._new_channel()  # of its own
-            try:
-                with suppress(FileNotFoundError):
-                    file = _ManyRequests(files, files.open(self._path(target), "rb"))
-            finally:
-                if file is None:
-                    files.close()
-        if file is None:
+        many = None
+        with self._session(target, kept=False) as files, suppress(FileNotFoundError):
+            file = files.open(self._path(target), "rb")
+            size, many = int(file.stat().st_size or 0), _ManyRequests(files, file)
+        if many is None:
+            self._keep(files)
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, _FAILURES, files.close), _WINDOW_BYTES))
+
+        def end() -> None:
+            if many.is_waiting:
+                files.close()
+            else:
+                file.close()
+                self._keep(files)
+
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, RangeReader(size, many), _FAILURES, end), _WINDOW_BYTES))
 
     def remove(self, target: str) -> None:
         with self._session(target) as files, suppress(FileNotFoundError):
@@ -110,48 +116,60 @@ class SftpStorage(Storage):
                     files.remove(path)
                 except FileNotFoundError:
                     continue  # its landing ended, or another process was quicker
-                _log.info("removed %s, which a landing that died has left", self._uri(path))
-                removed.append(self._uri(path))
+                removed.append(self._root + path.removeprefix(self._folder.rstrip("/")))
+                _log.info("removed %s, which a landing that died has left", removed[-1])
         return sorted(removed)
-
-    def _uri(self, path: str) -> str:
-        """As `target_uri` and others make it, who quote nothing."""
-        return self._root + path.removeprefix(self._folder.rstrip("/"))
 
     def _path(self, uri: str) -> str:
         below = uri.removeprefix(self._root).strip("/").split("/")
         return posixpath.join(self._folder, *map(_name, below))
 
-    def _put(self, files: paramiko.SFTPClient, source: StagedReader, path: str, fence: Fence) -> None:
+    def _put(self, files: paramiko.SFTPClient, stage: BinaryIO, path: str, fence: Fence) -> None:
         folder, name = posixpath.split(path)
         _make_folders(files, folder)
-        staged = f"{folder}/{staged_name(name)}"
+        staged, size = f"{folder}/{staged_name(name)}", stage.seek(0, 2)
         try:
             with files.open(staged, "wxb") as file:
-                file.set_pipelined(True)
-                piece = source.read(_PIECE_BYTES)
-                while following := source.read(_PIECE_BYTES):
-                    file.write(piece)
-                    piece = following
-                # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
-                file.set_pipelined(False)
-                file.write(piece)
-            _check_size(files, staged, source.size)
+                for start in range(0, size, _PIECE_BYTES):
+                    # The last write waits for the answers to all of them; without that, one that failed would go unnoticed.
+                    file.set_pipelined(start + _PIECE_BYTES < size)
+                    file.write(exactly(stage.fileno(), start, min(_PIECE_BYTES, size - start)))
+            if files.stat(staged).st_size != size:
+                raise OSError(errno.EIO, "the server has another number of bytes than was sent")  # noqa: TRY301 - it is removed
             fence()
             files.posix_rename(staged, path)
         except BaseException:
             _log.info("writing %s is aborted", path)
-            _remove_quietly(files, staged)
+            with suppress(*_FAILURES):  # not there yet, or the connection is gone: `remove_leftovers` finds it
+                files.remove(staged)
             raise
 
     @contextmanager
-    def _session(self, target: str) -> Iterator[paramiko.SFTPClient]:
-        with self._translated(target), self._new_channel() as files:
-            yield files
+    def _session(self, target: str, *, kept: bool = True) -> Iterator[paramiko.SFTPClient]:
+        """A channel for one call, closed if it fails; `kept`: for the next one."""
+        with self._translated(target):
+            files = self._channel()
+            try:
+                yield files
+            except BaseException:
+                files.close()
+                raise
+            if kept:
+                self._keep(files)
 
-    def _new_channel(self) -> paramiko.SFTPClient:
-        """A channel for one call or reader, whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
-        seconds = self._options.timeout_seconds
+    def _keep(self, files: paramiko.SFTPClient) -> None:
+        if len(self._idle) < CHANNELS:
+            self._idle.append(files)
+        else:
+            files.close()
+
+    def _channel(self) -> paramiko.SFTPClient:
+        """A channel whose every wait ends. paramiko's own opener waits for the subsystem without limit."""
+        with suppress(IndexError):  # there is none, or another thread was quicker
+            while (idle := self._idle.pop()).sock.closed:
+                pass
+            return idle
+        seconds = self._seconds
         channel = self._open_channel()
         watchdog = threading.Timer(seconds, channel.close)
         watchdog.daemon = True
@@ -159,7 +177,7 @@ class SftpStorage(Storage):
         try:
             channel.settimeout(seconds)
             channel.invoke_subsystem("sftp")
-            return paramiko.SFTPClient(channel)
+            return _Client(channel)
         except BaseException:
             channel.close()
             raise
@@ -181,13 +199,13 @@ class SftpStorage(Storage):
                 connection, channels = self._connect(), []
                 self._connections[connection] = channels
             transport = cast("paramiko.Transport", connection.get_transport())
-            channels.append(transport.open_session(timeout=self._options.timeout_seconds))
+            channels.append(transport.open_session(timeout=self._seconds))
             return channels[-1]
 
     def _connect(self) -> paramiko.SSHClient:
         place, options, opens = urlsplit(self._root), self._options, SftpSecrets.from_environment()
         client = paramiko.SSHClient()
-        known = Path(options.known_hosts or "~/.ssh/known_hosts").expanduser()
+        known = Path(options.get("known_hosts") or "~/.ssh/known_hosts").expanduser()
         try:
             client.load_host_keys(str(known))
         except FileNotFoundError:
@@ -196,7 +214,7 @@ class SftpStorage(Storage):
             raise for_a_person(self._root, f"there is no file of known hosts {known}", mend) from None
         except (OSError, paramiko.SSHException, ValueError) as error:
             raise for_a_person(self._root, f"the file of known hosts {known} can't be read ({type(error).__name__})") from None
-        key = Path(options.key_file).expanduser() if options.key_file else None
+        key = Path(options["key_file"]).expanduser() if "key_file" in options else None
         if key is not None and not key.is_file():
             raise for_a_person(self._root, f"there is no file {key}, which the option key_file names")
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -208,12 +226,14 @@ class SftpStorage(Storage):
                 password=opens.password,
                 passphrase=opens.key_passphrase,
                 key_filename=str(key) if key else None,
-                timeout=options.timeout_seconds,
-                banner_timeout=options.timeout_seconds,
-                auth_timeout=options.timeout_seconds,
-                channel_timeout=options.timeout_seconds,
+                timeout=self._seconds,
+                banner_timeout=self._seconds,
+                auth_timeout=self._seconds,
+                channel_timeout=self._seconds,
             )
-            cast("paramiko.Transport", client.get_transport()).set_keepalive(KEEPALIVE_SECONDS)
+            transport = cast("paramiko.Transport", client.get_transport())
+            transport.set_keepalive(KEEPALIVE_SECONDS)
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or small requests wait 40 ms
         except BaseException:
             client.close()
             raise
@@ -233,9 +253,6 @@ class SftpStorage(Storage):
                 return unavailable(target, error)
             why = "the server is not in the file of known hosts"
             return for_a_person(target, why, "Add its key; its owner can give it to you.")
-        if isinstance(error, UnicodeDecodeError):
-            why = "a file or folder there has a name that isn't UTF-8"
-            return for_a_person(target, why, "Rename it, or choose another folder.")
         if "unsupported" in str(error).lower():
             return for_a_person(target, "the server can't replace a file in one step (posix-rename@openssh.com)")
         if str(error) == "Failure":  # all that the protocol's third version can say
@@ -243,8 +260,18 @@ class SftpStorage(Storage):
         return unavailable(target, error)
 
 
-class _ManyRequests(Positioned):
-    """An open file that is read with many requests under way, so that a server far away is waited for once in a window.
+class _Client(paramiko.SFTPClient):  # type: ignore[misc] # it has no types
+    """One whose lists of a folder don't end at a name that isn't UTF-8."""
+
+    def _request(self, kind: Any, *args: Any) -> Any:
+        kind, answer = super()._request(kind, *args)
+        if kind == paramiko.sftp.CMD_NAME:
+            answer.get_text = lambda: answer.get_string().decode("utf-8", "replace")
+        return kind, answer
+
+
+class _ManyRequests:
+    """Reads an open file with many requests under way, so that a server far away is waited for once in a window.
 
     Not by paramiko's own `prefetch` and `readv`: when an answer comes before the next request has left, or has fewer bytes than
     were asked for, they go back to single requests, and keep what comes besides until the file is closed.
@@ -252,15 +279,15 @@ class _ManyRequests(Positioned):
 
     def __init__(self, files: paramiko.SFTPClient, file: paramiko.SFTPFile) -> None:
         self._files, self._file = files, file
-        self.size = int(file.stat().st_size or 0)
         self._longest = _ANSWER_BYTES
         self._answers: dict[int, bytes] = {}
+        self.is_waiting = False  # for answers, or was when one failed
 
-    def read(self, length: int) -> bytes:
-        """The next bytes, maybe fewer. Raises EOFError if the file has become shorter."""
-        end = min(self._position + min(length, _WINDOW_BYTES), self.size)
-        lengths = {}
-        for at in range(self._position, end, self._longest):
+    def __call__(self, start: int, end: int) -> bytes:
+        """The bytes from `start` on, maybe fewer. Raises EOFError if the file has become shorter."""
+        end = min(end, start + _WINDOW_BYTES)
+        lengths, self.is_waiting = {}, True
+        for at in range(start, end, self._longest):
             asked = min(self._longest, end - at)
             lengths[self._files._async_request(self, paramiko.sftp.CMD_READ, self._file.handle, int64(at), asked)] = asked
         while len(self._answers) < len(lengths):
@@ -272,10 +299,10 @@ class _ManyRequests(Positioned):
                 self._longest = max(len(pieces[-1]), _SHORTEST_ANSWER_BYTES)
                 break
         self._answers.clear()
+        self.is_waiting = False
         data = b"".join(pieces)
-        if lengths and not data:
+        if not data:
             raise EOFError
-        self._position += len(data)
         return data
 
     def _async_response(self, kind: int, answer: paramiko.Message, number: int) -> None:
@@ -308,7 +335,10 @@ def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
 
 
 def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
-    """Path and attributes of the plain files below a folder; no symbolic link is followed. `skip`: why a folder is passed over."""
+    """Path and attributes of the plain files below a folder; no symbolic link is followed. `skip`: why a folder is passed over.
+
+    A name that isn't UTF-8 is none of ours, and paramiko can't ask for it.
+    """
     try:
         found = files.listdir_attr(folder)
     except OSError as error:
@@ -317,21 +347,9 @@ def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iter
         return
     for entry in found:
         path = f"{folder.rstrip('/')}/{entry.filename}"
-        if entry.filename in (".", "..") or "/" in entry.filename:
+        if entry.filename in (".", "..") or "/" in entry.filename or "\ufffd" in entry.filename:
             continue
         if stat.S_ISDIR(entry.st_mode or 0):
             yield from _walk(files, path, skip)
         elif stat.S_ISREG(entry.st_mode or 0):
             yield path, entry
-
-
-def _check_size(files: paramiko.SFTPClient, path: str, size: int) -> None:
-    if files.stat(path).st_size != size:
-        raise OSError(5, "the server has a different number of bytes than was sent")
-
-
-def _remove_quietly(files: paramiko.SFTPClient, path: str) -> None:
-    try:
-        files.remove(path)
-    except _FAILURES as error:  # not there yet, or the connection is gone: `remove_leftovers` finds it
-        _log.info("%s could not be removed (%s)", path, type(error).__name__)

@@ -14,28 +14,29 @@ from urllib.parse import unquote, urlsplit
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.options import AzureOptions, GcsOptions, LocalOptions, S3Options, SftpOptions, read_options
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 Fence = Callable[[], None]
 """Called immediately before a new file becomes visible; if it raises a KeenPipelineError, nothing does."""
 
 
+Options = Mapping[str, Any]
+"""By name, those that are set and right; `keen_pipeline/docs/destinations.md` says what each means."""
+
+
 class _Kind(NamedTuple):
-    module: str
+    module: str  # and its extra
     storage: str
-    options: type[Any]
-    extra: str
+    options: tuple[str, ...]
 
 
 _KINDS = {
-    "file": _Kind("local", "LocalStorage", LocalOptions, ""),
-    "s3": _Kind("s3", "S3Storage", S3Options, "s3"),
-    "gs": _Kind("gcs", "GcsStorage", GcsOptions, "gcs"),
-    "azure": _Kind("azure", "AzureStorage", AzureOptions, "azure"),
-    "sftp": _Kind("sftp", "SftpStorage", SftpOptions, "sftp"),
+    "file": _Kind("local", "LocalStorage", ()),
+    "s3": _Kind("s3", "S3Storage", ("endpoint", "region")),
+    "gs": _Kind("gcs", "GcsStorage", ("endpoint", "project")),
+    "azure": _Kind("azure", "AzureStorage", ("endpoint", "account")),
+    "sftp": _Kind("sftp", "SftpStorage", ("known_hosts", "key_file", "timeout_seconds")),
 }
-_DRIVE = re.compile(r"/?[A-Za-z]:([/\\]|$)")
 
 
 def no_fence() -> None:
@@ -52,8 +53,8 @@ class Storage(ABC):
     _failures: tuple[type[Exception], ...] = (OSError,)
     """What its client raises, which `_error` translates."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
+    def __init__(self, root: str, options: Options) -> None:
+        self._root, self._options = root, options
 
     def stage(self, target: str) -> AbstractContextManager[BinaryIO]:
         """An empty, unbuffered, seekable file for the bytes that shall lie at `target`; gone at the end."""
@@ -87,9 +88,9 @@ class Storage(ABC):
         what lies behind a symbolic link. Nothing is found in a folder that isn't there.
         """
 
-    @abstractmethod
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove what crashed landings left; returns its URIs or paths. Only what this package can have made is touched."""
+        return []
 
     @contextmanager
     def _translated(self, target: str) -> Iterator[None]:
@@ -117,7 +118,7 @@ def normal_root(uri: str) -> str:
         raise ConfigurationError("destination: KEEN_PIPELINE_DESTINATION is empty")
     if not uri.isprintable():
         raise for_a_person(uri, "it holds a character that can't be printed")
-    if "://" not in uri or _DRIVE.match(uri):
+    if "://" not in uri:
         if re.match(r"(?:[sS]3|gs|azure|sftp|file):", uri):
             raise for_a_person(uri, "it is neither a path nor a URI", "Write scheme://..., or ./ before a folder of this name.")
         return home(uri).rstrip("/") or "/"
@@ -146,8 +147,6 @@ def _path_of(uri: str, host: str, path: str) -> str:
         raise for_a_person(uri, f"{host} is where a host name is expected", mend)
     if not path.isprintable():
         raise for_a_person(uri, "it holds a character that can't be printed")
-    if os.name == "nt" and _DRIVE.match(path):
-        path = path.removeprefix("/")
     return os.path.normpath(home(path.removeprefix("/") if path.startswith("/~") else path))
 
 
@@ -159,23 +158,42 @@ def home(path: str) -> str:
     return expanded
 
 
-def _scheme(root: str) -> str:
-    return urlsplit(root).scheme if "://" in root and not _DRIVE.match(root) else "file"
-
-
 def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     """The storage of a normal root. Raises ConfigurationError for an unknown scheme, a missing extra or an unknown option."""
-    scheme = _scheme(root)
+    scheme = urlsplit(root).scheme if "://" in root else "file"
     if scheme not in _KINDS:
         known = ", ".join(f"{known}://" for known in _KINDS)
         raise for_a_person(root, f"{cleaned(scheme)}:// is not supported", f"Use a local folder, or one of {known}.")
     kind = _KINDS[scheme]
-    options = read_options(kind.options, transport, root)
+    unknown = sorted(set(transport) - set(kind.options))
+    if unknown:
+        takes = ", ".join(kind.options) or "none"
+        raise ConfigurationError(f"destination {root}: unknown transport options {', '.join(unknown)}; it takes {takes}")
+    options = {name: _option(name, value, root) for name, value in transport.items() if value is not None}
     try:
         # Heavy, and only there with the extra.
         module = importlib.import_module(f"keen_pipeline.landing.storages.{kind.module}")
     except ImportError as error:
-        extra = f"pip install 'keen_pipeline[{kind.extra}]'"
-        raise ConfigurationError(f"destination {root}: needs the {kind.extra} extra: {extra}") from error
+        extra = f"pip install 'keen_pipeline[{kind.module}]'"
+        raise ConfigurationError(f"destination {root}: needs the {kind.module} extra: {extra}") from error
     storage: Storage = getattr(module, kind.storage)(root, options)
     return storage
+
+
+def _option(name: str, value: object, root: str) -> str | float:
+    where = f"destination {root}: transport option {name}"
+    if name == "timeout_seconds":
+        try:
+            seconds = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ConfigurationError(f"{where} must be a number of seconds, not {value!r}") from None
+        if not 1 <= seconds <= 3600:
+            raise ConfigurationError(f"{where} must lie between 1 and 3600, not {value!r}")
+        return seconds
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"{where} must be text, not {value!r}")
+    if name == "endpoint":
+        if not value.startswith(("http://", "https://")) or "@" in value or "?" in value:
+            raise ConfigurationError(f"{where} must be an http:// or https:// address without keys in it")
+        return value.rstrip("/")
+    return value

@@ -37,7 +37,7 @@ class Download:
         source: ResultsSource,
         stage: BinaryIO,
         encoding: Encoding,
-        new_masker: Callable[[], Masker | None] = lambda: None,
+        new_masker: Callable[[], Masker] | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -121,7 +121,7 @@ class Download:
             self._intake.stop()
         self._stage.seek(0)
         self._stage.truncate()
-        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker())
+        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker and self._new_masker())
         self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
         return self._intake
 

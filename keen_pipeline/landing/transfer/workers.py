@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -20,13 +20,12 @@ BUFFERS = 4
 
 @dataclass(slots=True)
 class Chunk:
-    """The bytes `memory[start:end]`; the buffer that is free again once all work on them is done; how many works are left."""
+    """The bytes `memory[start:end]`, and the buffer that is free again once all work on them is done."""
 
     memory: bytes | bytearray
     start: int
     end: int
     buffer: AlignedBuffer | None = None
-    left: int = 0
 
     @property
     def data(self) -> memoryview:
@@ -43,11 +42,10 @@ class Workers:
     def __init__(self, most: int, **works: Callable[[Chunk], object]) -> None:
         self._most = most
         self._works = works
-        self._queues: list[queue.SimpleQueue[Chunk | None]] = []
-        self._threads: list[threading.Thread] = []
-        self._done: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        self._threads: list[ThreadPoolExecutor] = []
         self._first: Chunk | None = None
-        self._running = self._made = 0
+        self._running: deque[tuple[Chunk, list[Future[None]]]] = deque()
+        self._made = 0
         self._free: list[AlignedBuffer] = []
         self._failure: BaseException | None = None
         self._stopped = False
@@ -71,11 +69,7 @@ class Workers:
             if self._first is None:
                 self._first = chunk
                 return
-            for name, work in self._works.items():
-                self._queues.append(queue.SimpleQueue())
-                thread = threading.Thread(target=self._run, args=(work, self._queues[-1]), name=f"landing-{name}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"landing-{name}") for name in self._works]
             first, self._first = self._first, None
             self._start(first)
         self._start(chunk)
@@ -94,26 +88,18 @@ class Workers:
     def stop(self) -> None:
         """End the threads; what has not begun by then is left undone. Can be called again."""
         self._stopped = True
-        for waiting in self._queues:
-            waiting.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.shutdown()
         self._first = None
+        self._running.clear()
         self._free.clear()  # not when the garbage collector comes by
 
     def _start(self, chunk: Chunk) -> None:
-        while self._running >= self._most:
+        while len(self._running) >= self._most:
             self._await_one()
         self._raise()
-        self._running += 1
-        chunk.left = len(self._works)
-        for waiting in self._queues:
-            waiting.put(chunk)
-
-    def _run(self, work: Callable[[Chunk], object], chunks: queue.SimpleQueue[Chunk | None]) -> None:
-        while (chunk := chunks.get()) is not None:
-            self._do(work, chunk)
-            self._done.put(chunk)
+        works = zip(self._threads, self._works.values(), strict=True)
+        self._running.append((chunk, [thread.submit(self._do, work, chunk) for thread, work in works]))
 
     def _do(self, work: Callable[[Chunk], object], chunk: Chunk) -> None:
         if self._failure is None and not self._stopped:
@@ -123,14 +109,10 @@ class Workers:
                 self._failure = error
 
     def _await_one(self) -> None:
-        """Until all work on a chunk is done."""
-        while True:
-            chunk = self._done.get()
-            self._raise()
-            chunk.left -= 1
-            if not chunk.left:
-                break
-        self._running -= 1
+        """Until all work on the oldest chunk is done."""
+        chunk, works = self._running.popleft()
+        wait(works)
+        self._raise()
         if chunk.buffer is not None:
             self._free.append(chunk.buffer)
 
