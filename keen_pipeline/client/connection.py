@@ -16,6 +16,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -202,8 +203,12 @@ class Connector:
     """Opens connections by the environment's proxies."""
 
     limits: TimeLimits
-    context: ssl.SSLContext
     proxies: Proxies
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        """The system's authorities, read at the first use: some 30 ms, which a client of a service without TLS can spare."""
+        return ssl.create_default_context()
 
     def connect(self, place: Address, seconds: float) -> Connection:
         """A connection to `place.ips` or to what its name resolves to; `seconds` are left for it all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -77,7 +76,7 @@ class KeenClient:
         self.base_url, clock = check_base_url(base_url), clock or SystemClock()
         read_timeout = read_timeout if api_version == "2.0" else max(read_timeout, synchronous.READ_SECONDS)
         limits = TimeLimits(connect_timeout, read_timeout, total_timeout, transfer_timeout)
-        connector = Connector(limits, ssl.create_default_context(), Proxies(used=use_proxies))
+        connector = Connector(limits, Proxies(used=use_proxies))
         keys = (self._read.key, self._write.key, self._master.key)
         scrub = Scrubber((*keys, *connector.proxies.secrets))
         self._transport = ApiTransport(self.base_url, connector, limiter=limiter, clock=clock, scrub=scrub)

@@ -96,6 +96,11 @@ def _is_settled(connection: sa.Connection) -> bool:
     revision, known = current_revision(connection), OURS.known
     if revision is None or revision in known:
         return revision == known[-1]
+    if revision < known[0]:
+        raise LedgerVersionError(
+            f"the ledger is at revision {revision}, from before release 0.1; open it with 0.1 first, or start a new one with "
+            "`keen-pipeline ledger rebuild`; nothing was changed"
+        )
     oldest = _oldest_code(connection)
     if oldest not in known:
         raise LedgerVersionError(

@@ -16,7 +16,16 @@ from click.testing import CliRunner
 from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.ledger import LedgerRateLimiter, SqlLedger, migrate, open_engine
-from keen_pipeline.ledger.migrate import CONTRACT, CONTRACT_COMMAND, EXPAND, OURS, LedgerVersion, Migrations, ledger_version
+from keen_pipeline.ledger.migrate import (
+    CONTRACT,
+    CONTRACT_COMMAND,
+    EXPAND,
+    OURS,
+    VERSION_TABLE,
+    LedgerVersion,
+    Migrations,
+    ledger_version,
+)
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.ledger.tables import entries
 from keen_pipeline_tests.contract.releases import WIDER, Step, Tables, drop, next_revision, open_with, release, running
@@ -182,6 +191,16 @@ def test_an_entry_with_a_newer_releases_words_is_named_in_one_line(url: str, col
         with pytest.raises(LedgerVersionError, match=rf"^{re.escape(str(told.value))}$"):
             ledger.partitions("purchases")
     ledger.engine.dispose()
+
+
+def test_a_ledger_from_before_the_first_release_is_not_taken_for_a_newer_one(url: str) -> None:
+    open_engine(url).dispose()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0004'"))
+    engine.dispose()
+    with pytest.raises(LedgerVersionError, match="at revision 0004, from before release 0.1; open it with 0.1 first"):
+        open_engine(url)
 
 
 def test_what_older_releases_need_stays_until_a_person_says_that_they_are_gone(url: str, tmp_path: Path) -> None:
