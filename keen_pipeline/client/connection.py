@@ -16,8 +16,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from keen_pipeline.client.address import Address, resolve

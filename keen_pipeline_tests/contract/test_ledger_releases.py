@@ -199,7 +199,7 @@ def test_a_ledger_from_before_the_first_release_is_not_taken_for_a_newer_one(url
     with engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '0004'"))
     engine.dispose()
-    with pytest.raises(LedgerVersionError, match="at revision 0004, from before release 0.1; open it with 0.1 first"):
+    with pytest.raises(LedgerVersionError, match=r"at revision 0004, from before release 0\.1"):
         open_engine(url)
 
 
