@@ -39,12 +39,7 @@ def partitions_between(collection: Collection, start: datetime, end: datetime) -
 
 def latest_partition(collection: Collection, now: datetime) -> Partition | None:
     """The newest partition that has ended at `now`, None before the first one has."""
-    spans = {Granularity.HOURLY: 2, Granularity.DAILY: 3, Granularity.WEEKLY: 15, Granularity.MONTHLY: 63}
-    return max(
-        partitions_between(collection, now - timedelta(days=spans[collection.granularity]), now),
-        key=lambda p: p.timeframe.end,
-        default=None,
-    )
+    return next(reversed(due_partitions(collection, now)), None)
 
 
 def due_partitions(collection: Collection, now: datetime) -> list[Partition]:

@@ -83,8 +83,7 @@ def todays_landings(
 
 def _ended(collection: Collection, now: datetime) -> list[Partition]:
     """Every partition since the start date whose time is over."""
-    start = datetime(collection.start.year, collection.start.month, collection.start.day, tzinfo=now.tzinfo)
-    return list(partitions_between(collection, start - timedelta(days=1), now))
+    return list(partitions_between(collection, datetime.min.replace(tzinfo=now.tzinfo), now))
 
 
 def _outdated(

@@ -81,6 +81,9 @@ class _Stoppable:
     def __init__(self, source: ResultsSource, check: Callable[[], None]) -> None:
         self._source, self._check = source, check
 
+    def __repr__(self) -> str:  # in the log, of a transfer that is begun again
+        return repr(self._source)
+
     def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
         self._check()
         stream = self._source.open(offset=offset, validator=validator)

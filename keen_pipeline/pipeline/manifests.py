@@ -130,22 +130,18 @@ class Manifest:
 def read_manifest(data: bytes) -> Manifest:
     """The manifest in a file. Raises InvalidInputError if it is none, or one of a version that this release can't read."""
     try:
-        return _read(_checked(json.loads(data)))
+        return _read(json.loads(data))
     except InvalidInputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInputError(f"it is not readable ({type(error).__name__}: {error})") from None
 
 
-def _checked(document: Any) -> Mapping[str, Any]:
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+def _read(d: Any) -> Manifest:
+    if not isinstance(d, dict) or d.get("schema") != SCHEMA:
         raise InvalidInputError("it isn't a manifest of keen_pipeline")
-    if document["version"] != VERSION:
-        raise InvalidInputError(f"its version is {document['version']}, this release reads {VERSION}")
-    return document
-
-
-def _read(d: Mapping[str, Any]) -> Manifest:
+    if d["version"] != VERSION:
+        raise InvalidInputError(f"its version is {d['version']}, this release reads {VERSION}")
     request = ExtractionRequest(
         collection=check_collection_name(d["collection"]),
         timeframe=Timeframe(parse_instant(d["timeframe"]["start"]), parse_instant(d["timeframe"]["end"])),

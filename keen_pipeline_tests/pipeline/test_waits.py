@@ -53,6 +53,13 @@ def test_progress_tells_where_everything_is(world: World) -> None:
     assert said[-1] == "3 of 3 landed (1 before), 0 failed; 0 to submit, 0 at the service, 0 landing"
 
 
+def test_a_transfer_that_is_begun_again_is_named_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world.api.fault = lambda call, collection, number: TransferError("cut") if (call, number) == ("open", 1) else None
+    world.extract(world.requests(WELL, 1))
+    assert "RenewingResults(well, x1): waiting" in caplog.text
+
+
 def test_runs_that_wait_at_once_list_hardly_more_often_than_one(world: World) -> None:
     requests = world.requests(WELL, 1, 4)
     done: set[str] = set()
