@@ -32,6 +32,7 @@ class Reporter:
         self._log = context.log
         self._pipeline = pipeline
         self._landed: dict[str, Entry] = {}
+        self._counted: set[int] = set()
         self.targets = Targets(context.instance, keys)
         self.failed: list[tuple[Entry, str]] = []
         self.problems: list[tuple[str, str]] = []
@@ -46,6 +47,7 @@ class Reporter:
 
     def counted(self, counted: Counted) -> Iterator[Report]:
         """The check `complete`."""
+        self._counted.add(counted.entry.entry_id)
         if counted.entry.is_partition:
             yield evaluation(self.targets, counted)
         if counted.entry.is_whole is not True:
@@ -74,10 +76,15 @@ class Reporter:
             self.problems.append((collection, f"{error} ({what})"))
 
     def checks(self, collections: Mapping[str, Collection]) -> Iterator[Report]:
-        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`.
+        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`; `complete` of what was told
+        again and counted before: a result of its last materialization says nothing of the new one, and what waits for it would
+        sleep.
 
         What landed counts as reported only then: of a run that dies before, the next one evaluates them.
         """
+        for entry in self._landed.values():
+            if entry.counted_at is not None and entry.entry_id not in self._counted:
+                yield from self.counted(Counted(entry))
         for result in landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values())):
             if not result.passed:
                 self._log.warning(
