@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import dagster as dg
+from collections.abc import Iterator
+from typing import Any
 
+import dagster as dg
+import pytest
+
+from keen_pipeline.defs.assets import run
+from keen_pipeline.pipeline import extract
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 PURCHASES = dg.AssetKey(["keen", "purchases"])
@@ -47,6 +53,25 @@ def test_another_backfill_tells_what_it_found_landed_as_dagster_counts_only_its_
     place = make_place()
     assert run_of_backfill(place, "b1").success
     assert run_of_backfill(place, "b2").success
+    assert place.materialized("keen/purchases") == sorted([*DAYS, *DAYS])
+    assert_checked(place)
+
+
+def test_what_a_run_planned_later_landed_and_an_earlier_one_tells_again_has_the_last_word(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, begun = make_place(), list[str]()
+
+    def slow(*args: Any, **options: Any) -> Iterator[Any]:
+        if not begun:
+            begun.append("b2")
+            assert run_of_backfill(place, "b2").success
+        return extract(*args, **options)
+
+    monkeypatch.setattr(run, "extract", slow)
+    assert run_of_backfill(place, "b1").success
+    while requests := place.tick().run_requests:  # by a landing run, whose results are newer than those of both
+        assert place.run("keen_materialize_csvs", dict(requests[0].run_config)).success
     assert place.materialized("keen/purchases") == sorted([*DAYS, *DAYS])
     assert_checked(place)
 
