@@ -175,8 +175,6 @@ class _LandingRun:
             return
         key = self.keys[entry.request.collection]
         yield from self.reporter.landed(entry, is_known=bool(materializing_runs(self.context.instance, entry, key)))
-        if entry.counted_at is not None:
-            yield from self.reporter.counted(Counted(entry))
 
     def _not_landed(self, outcome: NotLanded) -> Iterator[Any]:
         entry, error = outcome.entry, outcome.error

@@ -115,6 +115,11 @@ class SqlLedger(LedgerSubmissions):
         ended = sa.and_(sa.not_(is_open), entries.c.reported_at.is_(None))
         self._update(connection, entry_ids, ended, reported_at=self.clock.now())
 
+    @transaction
+    def report_again(self, connection: sa.Connection, entry_ids: Iterable[int]) -> None:
+        """Dagster is to hear of these landings once more."""
+        self._update(connection, entry_ids, entries.c.status == Status.LANDED.value, reported_at=None)
+
     # -- counts -------------------------------------------------------------------------------------------------------
 
     @transaction

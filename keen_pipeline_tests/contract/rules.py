@@ -290,6 +290,13 @@ RULES = [
         lambda case: {"reported_at": case.now},
     ),
     Rule(
+        "report_again",
+        lambda ledger, case: ledger.report_again([case.entry_id]),
+        statuses(Status.LANDED),
+        CLAIMS,
+        lambda _: {"reported_at": None},
+    ),
+    Rule(
         "counted",
         lambda ledger, case: ledger.counted({case.entry_id: 9}),
         statuses(Status.LANDED),

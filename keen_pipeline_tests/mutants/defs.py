@@ -35,8 +35,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "is_known=adopted and _told_before(self.context, entry, key))",
-        "is_known=False)",
+        "self._told_before(entry) if adopted else (False, False)",
+        "False, False",
         f"{_AGAIN}::test_a_re_executed_run_keeps_what_it_landed_and_tells_it_once",
     ),
     (

@@ -32,20 +32,28 @@ class Reporter:
         self._log = context.log
         self._pipeline = pipeline
         self._landed: dict[str, Entry] = {}
+        self._counted: set[int] = set()
+        self._overtaken: list[int] = []
         self.targets = Targets(context.instance, keys)
         self.failed: list[tuple[Entry, str]] = []
         self.problems: list[tuple[str, str]] = []
 
-    def landed(self, entry: Entry, *, is_known: bool = False) -> Iterator[Report]:
-        """Its materialization, unless Dagster `is_known` to have it; `checks` follow at the end."""
+    def landed(self, entry: Entry, *, is_known: bool = False, is_overtaken: bool = False) -> Iterator[Report]:
+        """Its materialization, unless Dagster `is_known` to have it; `checks` follow at the end.
+
+        `is_overtaken`: a run has told it whose check results Dagster takes for newer than this run's, though they are about its own
+        materialization. A landing run evaluates them once more then, or whatever waits for blocking checks would sleep.
+        """
         if entry.is_partition:
             if not is_known:
                 yield materialization(entry, self.targets.keys[entry.request.collection], self._pipeline.destination)
+                self._overtaken += [entry.entry_id] if is_overtaken else []
             self.targets.landed(entry)
         self._landed[entry.request.path] = entry
 
     def counted(self, counted: Counted) -> Iterator[Report]:
         """The check `complete`."""
+        self._counted.add(counted.entry.entry_id)
         if counted.entry.is_partition:
             yield evaluation(self.targets, counted)
         if counted.entry.is_whole is not True:
@@ -74,10 +82,15 @@ class Reporter:
             self.problems.append((collection, f"{error} ({what})"))
 
     def checks(self, collections: Mapping[str, Collection]) -> Iterator[Report]:
-        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`.
+        """`schema_drift` and `unexpected_size` of what has landed, by the policies of `collections`; `complete` of what was told
+        again and counted before: a result of its last materialization says nothing of the new one, and what waits for it would
+        sleep.
 
         What landed counts as reported only then: of a run that dies before, the next one evaluates them.
         """
+        for entry in self._landed.values():
+            if entry.counted_at is not None and entry.entry_id not in self._counted:
+                yield from self.counted(Counted(entry))
         for result in landing_checks(self.targets, self._pipeline.ledger, collections, list(self._landed.values())):
             if not result.passed:
                 self._log.warning(
@@ -85,6 +98,7 @@ class Reporter:
                 )
             yield result
         self._pipeline.ledger.reported(entry.entry_id for entry in self._landed.values())
+        self._pipeline.ledger.report_again(self._overtaken)
 
     def end(self, well: int | None = None) -> None:
         """Raises Failure naming what failed and why; what landed is kept, and it is not tried again as a whole.
