@@ -205,3 +205,4 @@ def test_many_events_with_a_thousand_properties_are_extracted_at_once(http: Http
     asked = {"event_collection": collection, "property_names": some, "content_type": "text/csv"}
     text = http.request("POST", f"{http.v3}/queries/extraction", body=asked).data
     assert (text.count(b"\n"), text.count(b",")) == (81, 81 * 989)
+    assert [event.get("p13") for event in http.query("extraction", collection, latest=79)][-2:] == [None, 0]
