@@ -61,7 +61,7 @@ class FolderTables:
         """They are where they are."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        pass
 
 
 def _committed(log: Path, version: int) -> None:
