@@ -75,11 +75,15 @@ class Service:
 
     def close(self) -> None:
         """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
-        self.backend.upkeep.stop()
-        self.engine.close()
+        self.cancel()
         self.worker.close()
         self.mailer.close()
         self.backend.close()
+
+    def cancel(self) -> None:
+        """Cancel what reads events, and begin no more of it."""
+        self.backend.upkeep.stop()
+        self.engine.close()
 
     def count_request(self, kind: str) -> None:
         """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""
