@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.cli.serve import StorageObjects
-from keen_pipeline.errors import RetryableError
+from keen_pipeline.errors import ConfigurationError, RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.extractions import worker
@@ -31,6 +31,7 @@ from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
 from keen_pipeline.timeframe import UTC, Timeframe
 from keen_pipeline_tests.service.stores import (
+    Place,
     Services,
     await_status,
     collection_of,
@@ -271,6 +272,19 @@ def test_a_database_that_was_put_back_beside_a_running_process_gives_out_no_numb
     assert n_of(service, "shop") == [0, 1, 2, 3]
     assert fold(service, "shop") == 1
     assert n_of(service, "shop") == [0, 1, 2, 3]
+
+
+def test_a_folder_whose_events_are_shared_is_not_served_alone_and_the_other_way_round_is_told(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    services.open("one").add_events("shop", [{"n": 1}])
+    alone = Place(services.folder)
+    with pytest.raises(ConfigurationError, match="--catalogue and --storage"):
+        alone.open("one")
+    alone.open("two").add_events("shop", [{"n": 2}])
+    alone.close()
+    assert n_of(services.open("two"), "shop") == [1]
+    assert "the events in the data folder are not served with the shared ones" in caplog.messages
 
 
 def test_what_was_replaced_is_removed_once_it_is_old(services: Services, catalogue: PostgresDatabase) -> None:
