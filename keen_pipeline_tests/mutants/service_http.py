@@ -335,8 +335,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_SERVICE}/storage/folder.py",
-        "*map(_oldest_log, folder",
-        "*map(int, () and folder",
+        'oldest_log(path.name) for path in folder.glob("*.parquet")',
+        "int(path.name) for path in ()",
         _test("folder", "a_table_whose_commits_are_lost_is_not_taken_for_an_empty_one"),
     ),
     (

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from deltalake import DeltaTable
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
@@ -22,6 +23,7 @@ from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline_tests.service.stores import (
     Place,
     collection_of,
+    delete,
     events,
     fold,
     merge,
@@ -104,6 +106,23 @@ def test_a_commit_whose_file_the_copy_lacks_is_set_aside_and_the_log_read_again(
     assert list((table / "_set_aside").iterdir()) != []
     fold(again, "shop")
     assert n_of(again, "shop") == [0, 1, 2]
+
+
+def test_files_that_another_program_made_of_ours_are_read_deleted_from_and_merged(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+        fold(service, "shop")
+    folder.close()
+    DeltaTable(str(tmp_path / "one" / "events" / "shop")).optimize.compact()
+    again = folder.open()
+    for n in range(3, 12):
+        again.add_events("shop", [{"n": n}])
+        fold(again, "shop")
+    assert delete(again, "shop", {"property_name": "n", "operator": "eq", "property_value": 1}) == 1
+    assert merge(again, "shop")
+    found = n_of(again, "shop")
+    assert (sorted(found[:2]), found[2:]) == ([0, 2], list(range(3, 12)))
 
 
 @pytest.mark.parametrize("version", [2, 9])
