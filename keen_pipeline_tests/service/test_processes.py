@@ -271,6 +271,17 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
     assert gone(pid)
 
 
+def test_why_it_did_not_start_is_told_without_what_it_logged_before(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.mkdir()
+    (data / "service.log").write_text('{"level": "info"}\n' * 9 + "keen-pipeline: something of yesterday\n")
+    monkeypatch.setenv("KEEN_READ_KEY", "same")
+    monkeypatch.setenv("KEEN_WRITE_KEY", "same")
+    with pytest.raises(ConfigurationError) as raised:
+        embedded.ensure(data)
+    assert str(raised.value).startswith(f"the embedded service on {data} did not start: service: KEEN_READ_KEY, KEEN_WRITE_KEY and")
+    assert "yesterday" not in str(raised.value)
+
+
 @pytest.mark.slow
 def test_a_child_that_lost_the_race_for_the_folder_is_ended(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     winners, losers = [], []
