@@ -125,6 +125,7 @@ def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touche
 def test_a_folder_that_was_made_ready_or_restored_in_part_is_taken(tmp_path: Path) -> None:
     for name in ("events/lost+found", "results/lost+found", "lost+found"):  # disks of their own
         (tmp_path / "new" / name).mkdir(parents=True)
+    (tmp_path / "new" / "credentials.json.7.tmp").touch()
     with embedded.start(tmp_path / "new", env=clean_environment()) as service:
         Http(service.endpoint).add("purchases", {"a": 1})
     for name in ("events", "log"):
