@@ -7,13 +7,12 @@ import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from deltalake import DeltaTable
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
@@ -23,7 +22,6 @@ from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline_tests.service.stores import (
     Place,
     collection_of,
-    delete,
     events,
     fold,
     merge,
@@ -35,13 +33,6 @@ from keen_pipeline_tests.service.stores import (
 )
 
 LAYOUT_1 = Path(__file__).with_name("layout_1.tar.gz")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
-    yield made
-    made.close()
 
 
 def copied(source: Path, target: Path, order: Callable[[list[Path]], list[Path]]) -> None:
@@ -106,40 +97,6 @@ def test_a_commit_whose_file_the_copy_lacks_is_set_aside_and_the_log_read_again(
     assert list((table / "_set_aside").iterdir()) != []
     fold(again, "shop")
     assert n_of(again, "shop") == [0, 1, 2]
-
-
-def test_files_that_another_program_made_of_ours_are_read_deleted_from_and_merged(folder: Place, tmp_path: Path) -> None:
-    service = folder.open()
-    for n in range(3):
-        service.add_events("shop", [{"n": n}])
-        fold(service, "shop")
-    folder.close()
-    DeltaTable(str(tmp_path / "one" / "events" / "shop")).optimize.compact()
-    again = folder.open()
-    for n in range(3, 12):
-        again.add_events("shop", [{"n": n}])
-        fold(again, "shop")
-    assert delete(again, "shop", {"property_name": "n", "operator": "eq", "property_value": 1}) == 1
-    assert merge(again, "shop")
-    found = n_of(again, "shop")
-    assert (sorted(found[:2]), found[2:]) == ([0, 2], list(range(3, 12)))
-
-
-@pytest.mark.parametrize("version", [2, 9])
-def test_a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss(folder: Place, tmp_path: Path, version: int) -> None:
-    service = folder.open()
-    for n in range(3):
-        service.add_events("shop", [{"n": n}])
-        fold(service, "shop")
-    store_of(service).sweep(collection_of(service, "shop"), 0)
-    folder.close()
-    commits = tmp_path / "one" / "events" / "shop" / "_delta_log"
-    (commits / "_last_checkpoint").write_text(json.dumps({"version": version, "size": 3}))
-    again = folder.open()
-    assert n_of(again, "shop") == [0, 1, 2]
-    again.add_events("shop", [{"n": 3}])
-    fold(again, "shop")
-    assert n_of(again, "shop") == [0, 1, 2, 3]
 
 
 def test_a_lost_file_whose_log_is_gone_is_refused_by_name(folder: Place, tmp_path: Path) -> None:
