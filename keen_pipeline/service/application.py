@@ -16,7 +16,7 @@ from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Operator, parse_filters
 from keen_pipeline.service.addresses import checked_email
 from keen_pipeline.service.config import MIB, ServiceConfig
-from keen_pipeline.service.events.incoming import EventEncoder, split_v2
+from keen_pipeline.service.events.incoming import Columns, EventEncoder, split_v2
 from keen_pipeline.service.extractions.csv_export import Selection, count
 from keen_pipeline.service.extractions.mail import Mailer, completion_message
 from keen_pipeline.service.extractions.records import WHOLE, Extraction, Shape
@@ -75,11 +75,15 @@ class Service:
 
     def close(self) -> None:
         """Cancel what runs and close everything; what was cancelled is taken up at the next start."""
-        self.backend.upkeep.stop()
-        self.engine.close()
+        self.cancel()
         self.worker.close()
         self.mailer.close()
         self.backend.close()
+
+    def cancel(self) -> None:
+        """Cancel what reads events, and begin no more of it."""
+        self.backend.upkeep.stop()
+        self.engine.close()
 
     def count_request(self, kind: str) -> None:
         """Count one request of a kind. Raises RateLimitedError past the configured limit of a minute."""
@@ -89,20 +93,20 @@ class Service:
 
     def add_event(self, collection: str, event: object, *, version: str) -> None:
         """Store one event of the v2.0 or v3.0 form. Raises InvalidInputError."""
-        body, header = split_v2(event) if version == "v2" else (event, None)
-        self.store.append(collection, lambda columns: [self._encoder(columns).encode(body, header)])
-        self.metrics.events.inc()
+        (problem,) = self.add_events(collection, [event], version)
+        if problem is not None:
+            raise problem
 
-    def add_events(self, collection: str, events: Sequence[object]) -> list[InvalidInputError | None]:
-        """Store the good ones of many v3.0 events; returns what is wrong with each."""
+    def add_events(self, collection: str, events: Sequence[object], version: str = "v3") -> list[InvalidInputError | None]:
+        """Store the good ones of many events; returns what is wrong with each."""
         problems: list[InvalidInputError | None] = []
 
-        def encode(columns: Any) -> list[str]:
+        def encode(columns: Columns) -> list[str]:
             problems.clear()  # a first append encodes twice
-            encoder, lines = self._encoder(columns), []
+            encoder, lines = EventEncoder(columns, datetime.now(UTC), self.config.max_event_bytes), []
             for event in events:
                 try:
-                    lines.append(encoder.encode(event))
+                    lines.append(encoder.encode(*(split_v2(event) if version == "v2" else [event])))
                     problems.append(None)
                 except InvalidInputError as error:
                     problems.append(error.with_traceback(None))  # which would hold the event
@@ -110,9 +114,6 @@ class Service:
 
         self.metrics.events.inc(self.store.append(collection, encode))
         return problems
-
-    def _encoder(self, columns: Any) -> EventEncoder:
-        return EventEncoder(columns, datetime.now(UTC), self.config.max_event_bytes)
 
     def window(self, parameters: Mapping[str, Any]) -> Timeframe | None:
         """The timeframe of a request, at this moment. Raises InvalidInputError."""

@@ -133,8 +133,9 @@ def ensure(data: Path) -> Endpoint:
         path.unlink(missing_ok=True)
     with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
         options = ["--port", "0", "--idle-exit", str(IDLE_EXIT_SECONDS)]
+        began = log.seek(0, os.SEEK_END)
         process = _child(data, options, _environment(), subprocess.DEVNULL, log)
-        return _await(process, data, log, others=True)
+        return _await(process, data, log, began, others=True)
 
 
 def _child(data: Path, options: Sequence[str], env: Mapping[str, str], stdin: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -144,8 +145,11 @@ def _child(data: Path, options: Sequence[str], env: Mapping[str, str], stdin: in
     )
 
 
-def _await(process: subprocess.Popen[bytes], data: Path, log: IO[bytes], *, others: bool = False) -> Endpoint:
-    """Wait until the child itself answers; with `others` the service of another process will do, and then the child is ended."""
+def _await(process: subprocess.Popen[bytes], data: Path, log: IO[bytes], began: int = 0, *, others: bool = False) -> Endpoint:
+    """Wait until the child itself answers; with `others` the service of another process will do, and then the child is ended.
+
+    `began`: the position in `log` behind which its words stand.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         # Asked in this order: one that loses the race for the folder ends, and then the winner is found or still holds it.
@@ -156,10 +160,10 @@ def _await(process: subprocess.Popen[bytes], data: Path, log: IO[bytes], *, othe
                 _end(process)  # it lost the race; a slow one would not know, and serve an empty house once the winner ends
             return found
         if ended and not (others and is_held(data)):
-            raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log)}")
+            raise ConfigurationError(f"the embedded service on {data} did not start: {_words(log, began)}")
         time.sleep(_POLL_SECONDS)
     _end(process)
-    raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log)}")
+    raise ServiceUnavailableError(f"the embedded service on {data} did not answer within {START_SECONDS:g} s: {_words(log, began)}")
 
 
 def _environment() -> dict[str, str]:
@@ -167,11 +171,10 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in SHARED_VARIABLES}
 
 
-def _words(log: IO[bytes]) -> str:
-    """The last lines a child wrote to standard error."""
-    log.seek(0, os.SEEK_END)
-    log.seek(max(0, log.tell() - _MAX_ERROR_CHARACTERS))
-    return log.read().decode("utf-8", "replace").strip() or "it said nothing"
+def _words(log: IO[bytes], began: int = 0) -> str:
+    """Why a child ended, in its own words, or the last lines that it wrote to standard error."""
+    log.seek(max(began, log.seek(0, os.SEEK_END) - _MAX_ERROR_CHARACTERS))
+    return log.read().decode("utf-8", "replace").rpartition("keen-pipeline: ")[2].strip() or "it said nothing"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -70,7 +70,8 @@ def _see_that_it_is_ours(data: Path) -> None:
     def names(folder: Path) -> set[str]:
         return {path.name for path in folder.iterdir() if path.name[0] != "."} - _BESIDE if folder.is_dir() else {"a file"}
 
-    there = {name for name in names(data) if names(data / name)} if data.is_dir() else set()
+    # A first start that was killed leaves half a file of credentials.
+    there = {name for name in names(data) if names(data / name) and not name.endswith(".tmp")} if data.is_dir() else set()
     ours = "layout.json" in there or "state.db" in there or {"events", "log"} <= there
     if there and not ours and load_credentials(data) is None:
         raise ConfigurationError(

@@ -179,7 +179,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_SERVICE}/metrics.py",
         'method if method in _METHODS else "other"',
         "method",
-        _test("going_on", "invented_methods_are_one_label"),
+        _test("limits", "invented_methods_are_one_label"),
     ),
     (f"{_HTTP}/answers.py", "if is_disk_full(error):", "if False:", _MACHINE),
     (f"{_HTTP}/answers.py", "_RETRY_SECONDS.get(status) if after is None else after", "after", _MACHINE),
@@ -335,8 +335,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_SERVICE}/storage/folder.py",
-        "*map(_oldest_log, folder",
-        "*map(int, () and folder",
+        'oldest_log(path.name) for path in folder.glob("*.parquet")',
+        "int(path.name) for path in ()",
         _test("folder", "a_table_whose_commits_are_lost_is_not_taken_for_an_empty_one"),
     ),
     (

@@ -18,7 +18,7 @@ from keen_pipeline_tests.postgres import database
 from keen_pipeline_tests.service.cluster import Shared, in_bucket
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
-from keen_pipeline_tests.service.stores import Services
+from keen_pipeline_tests.service.stores import Place, Services
 
 _numbers = itertools.count()
 
@@ -89,5 +89,12 @@ def service(data: Path) -> Iterator[Service]:
     config = ServiceConfig(data=data, max_concurrency=1)
     made = Service(config, "http://127.0.0.1")
     made.add_event("purchases", {"a": 1}, version="v3")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
     yield made
     made.close()

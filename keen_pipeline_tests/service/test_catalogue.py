@@ -1,19 +1,27 @@
-"""The database of several services: away, read only, of a newer version, named without its password; names that one holds."""
+"""What several services share: a database that is away, read only, newer or another one's; a storage and copies of its files."""
 
 from __future__ import annotations
 
+import io
 import uuid
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
 
-from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.service.extractions.records import COMPLETE
+from keen_pipeline.errors import ConfigurationError, RetryableError
+from keen_pipeline.service.extractions import worker
+from keen_pipeline.service.extractions.records import COMPLETE, FAILED
+from keen_pipeline.service.storage.places import StorageError
+from keen_pipeline.service.storage.shared.cache import FileCache
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
+from keen_pipeline.timeframe import UTC, Timeframe
 from keen_pipeline_tests.postgres import database
 from keen_pipeline_tests.service import stores
-from keen_pipeline_tests.service.stores import Services, until
+from keen_pipeline_tests.service.stores import Place, Services, await_status, delete, fold, n_of, until
 from keen_pipeline_tests.service.stores import number as events
 
 
@@ -149,3 +157,56 @@ def test_a_first_start_that_broke_off_is_gone_on_with(services: Services, catalo
         services.open(f"again-{left}")
     (row,) = catalogue.rows("SELECT value FROM credentials WHERE name = 'catalogue-id'")
     assert row["value"] == (tmp_path / "storage" / "catalogue-id").read_text()
+
+
+def test_a_folder_whose_events_are_shared_is_not_served_alone_and_the_other_way_round_is_told(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    services.open("one").add_events("shop", [{"n": 1}])
+    alone = Place(services.folder)
+    with pytest.raises(ConfigurationError, match="--catalogue and --storage"):
+        alone.open("one")
+    alone.open("two").add_events("shop", [{"n": 2}])
+    alone.close()
+    assert n_of(services.open("two"), "shop") == [1]
+    assert "the events in the data folder are not served with the shared ones" in caplog.messages
+
+
+def test_a_file_that_the_storage_has_lost_is_named_and_its_events_can_be_given_up(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
+    service = services.open("one")
+    for n in (1, 2):
+        service.add_events("shop", [{"n": n, "keen": {"timestamp": f"2026-01-0{n}T08:00:00Z"}}])
+        fold(service, "shop")
+    lost = services.files()[0]
+    (services.folder / "storage" / "events" / "shop" / lost).unlink()
+    service.close()
+    services.opened.remove(service)
+    other = services.open("other")  # which has no copy of it
+    with pytest.raises(StorageError, match=f"lost events/shop/{lost}, 1 events of 2026-01-01T08:00:00Z"):
+        n_of(other, "shop")
+    asked = other.create_extraction("shop", {}, names="v2")
+    await_status(other, asked.id, FAILED)
+    assert lost in str(other.records.get(asked.id))
+    delete(other, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
+    assert n_of(other, "shop") == [2]
+
+
+def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path: Path) -> None:
+    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100) + b"PAR1"))
+    cache = FileCache(tmp_path, objects, max_bytes=50)
+    cache.hold(["a", "b"])
+    assert [cache.path(name).exists() for name in ("a", "b")] == [True, True]
+    cache.hold(["b"])
+    cache.release(["a", "b"])
+    assert [cache.path(name).exists() for name in ("a", "b")] == [False, True]
+    cache.close()
+
+
+def test_half_a_file_of_the_storage_is_not_taken(tmp_path: Path) -> None:
+    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100)))
+    with pytest.raises(RetryableError, match="incomplete"):
+        FileCache(tmp_path, objects, max_bytes=50).hold(["a"])
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.http.connections import MAX_HEAD_BYTES_TOGETHER, MAX_UNREAD_BYTES, Connections
+from keen_pipeline.service.http.resources import queries
 from keen_pipeline.service.http.server import _Server
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
@@ -270,6 +272,25 @@ def test_unread_answers_are_bounded_together_and_the_slowest_reader_goes_first()
     assert [one.aborted for one in readers] == [False, True, False, False, False]
 
 
+def test_a_request_that_a_shutdown_cuts_off_is_told_to_come_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keen_pipeline.service.http.server.SHUTDOWN_SECONDS", 3)
+    endless, begun = "SELECT count(*) FROM range(100000000000000) a(x) WHERE hash(x) = 1", threading.Event()
+    monkeypatch.setattr(queries, "count", lambda cursor, _: (begun.set(), cursor.execute(endless))[1])
+    query = f"GET /3.0/projects/{service.credentials.project_id}/queries/count?event_collection=purchases HTTP/1.1\r\nHost: x\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = _Server(service, "http://127.0.0.1", Connections(10, 10))
+        thread = threading.Thread(target=server.run, args=[[listener]])
+        thread.start()
+        with socket.create_connection(listener.getsockname(), timeout=30) as connection:
+            connection.sendall(f"{query}Authorization: {service.credentials.read_key}\r\n\r\n".encode())
+            assert begun.wait(30)
+            server.should_exit = True
+            answer = rest(connection)
+        thread.join()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"shutting down" in answer
+
+
 def test_an_idle_service_whose_database_is_away_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.mkdir()
     config = ServiceConfig(data=data, idle_exit_seconds=1)
@@ -327,7 +348,9 @@ def test_the_private_names_of_uvicorn_that_the_protocol_stands_on_are_there() ->
     assert version("uvicorn").startswith("0.54.")
     names = ("connection_made", "connection_lost", "data_received", "on_response_complete", "send_400_response", "pause_writing")
     assert [name for name in names if not hasattr(H11Protocol, name)] == []
-    assert [name for name in ("capture_signals", "startup", "on_tick", "handle_exit") if not hasattr(uvicorn.Server, name)] == []
+    assert [
+        name for name in ("capture_signals", "startup", "shutdown", "on_tick", "handle_exit") if not hasattr(uvicorn.Server, name)
+    ] == []
 
 
 @pytest.mark.slow

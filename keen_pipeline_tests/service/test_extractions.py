@@ -7,6 +7,7 @@ import itertools
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
+from keen_pipeline.service.storage.engine import DiskFullError
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.state import SqliteDatabase
-from keen_pipeline_tests.service.stores import await_status
+from keen_pipeline_tests.service.stores import await_status, until
 
 
 @pytest.mark.parametrize("name", ["finish", "expired"])
@@ -128,6 +130,24 @@ def test_an_extraction_that_finds_no_memory_or_no_room_gets_another_turn(
     await_status(service, made.id, COMPLETE)
     found = service.records.get(made.id)
     assert (found is not None and found.bytes, service.worker._put_off) == (7, {})
+
+
+def test_threads_that_find_no_room_rest_though_others_wake_them(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 60)
+    full, tried = DiskFullError("no room"), list[str]()
+    with closing(Service(ServiceConfig(data=data, max_concurrency=2), "http://127.0.0.1")) as service:
+        service.add_event("purchases", {"a": 1}, version="v3")
+        monkeypatch.setattr(service.worker, "_write", Mock(side_effect=lambda *_: (tried.append("write"), raised(full))))
+        monkeypatch.setattr(service.records, "put_off", Mock(side_effect=full))
+        for _ in range(4):
+            service.create_extraction("purchases", {}, names="v2")
+        until(lambda: len(tried) == 2, "not both threads tried")
+        time.sleep(0.5)  # in which they were at it all the time
+        assert len(tried) == 2
+
+
+def raised(error: Exception) -> None:
+    raise error
 
 
 def test_extractions_whose_events_are_away_keep_no_other_waiting(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -33,13 +33,6 @@ from keen_pipeline_tests.service.stores import (
 )
 
 LAYOUT_1 = Path(__file__).with_name("layout_1.tar.gz")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
-    yield made
-    made.close()
 
 
 def copied(source: Path, target: Path, order: Callable[[list[Path]], list[Path]]) -> None:
@@ -104,23 +97,6 @@ def test_a_commit_whose_file_the_copy_lacks_is_set_aside_and_the_log_read_again(
     assert list((table / "_set_aside").iterdir()) != []
     fold(again, "shop")
     assert n_of(again, "shop") == [0, 1, 2]
-
-
-@pytest.mark.parametrize("version", [2, 9])
-def test_a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss(folder: Place, tmp_path: Path, version: int) -> None:
-    service = folder.open()
-    for n in range(3):
-        service.add_events("shop", [{"n": n}])
-        fold(service, "shop")
-    store_of(service).sweep(collection_of(service, "shop"), 0)
-    folder.close()
-    commits = tmp_path / "one" / "events" / "shop" / "_delta_log"
-    (commits / "_last_checkpoint").write_text(json.dumps({"version": version, "size": 3}))
-    again = folder.open()
-    assert n_of(again, "shop") == [0, 1, 2]
-    again.add_events("shop", [{"n": 3}])
-    fold(again, "shop")
-    assert n_of(again, "shop") == [0, 1, 2, 3]
 
 
 def test_a_lost_file_whose_log_is_gone_is_refused_by_name(folder: Place, tmp_path: Path) -> None:

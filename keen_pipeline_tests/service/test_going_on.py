@@ -311,22 +311,6 @@ def test_a_list_shows_what_is_open_before_what_has_ended(data: Path) -> None:
         assert (listed[2]["events"], listed[2]["bytes"] > 0) == (1, True)
 
 
-def test_invented_methods_are_one_label(http: Http) -> None:
-    for number in range(5):
-        assert http.request(f"INVENTED{number}", "/healthz", key=None).status == 405
-    text = http.request("GET", "/metrics", key=None).data.decode()
-    assert 'method="other",status="405"' in text
-    assert "INVENTED" not in text
-
-
-def test_a_gauge_that_cannot_be_read_hides_no_other_metric(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.records, "count_waiting", Mock(side_effect=ServiceUnavailableError("locked")))
-    lines = service.metrics.text().decode().splitlines()
-    assert "keen_extractions_waiting NaN" in lines
-    assert "keen_events_stored_total 1.0" in lines
-    assert "keen_extractions_running 0.0" in lines
-
-
 def test_the_bodies_of_all_requests_together_have_a_bound() -> None:
     budget = ByteBudget(100)
     budget.take(60)

@@ -7,11 +7,13 @@ import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from keen_pipeline.errors import InvalidInputError, RateLimitedError
+from keen_pipeline.errors import InvalidInputError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.service import embedded, limits
+from keen_pipeline.service.application import Service
 from keen_pipeline.service.http.app import canonical_path
 from keen_pipeline.service.http.bodies import MAX_CONTAINERS
 from keen_pipeline.service.http.parameters import query_fields
@@ -205,3 +207,20 @@ def test_many_events_with_a_thousand_properties_are_extracted_at_once(http: Http
     asked = {"event_collection": collection, "property_names": some, "content_type": "text/csv"}
     text = http.request("POST", f"{http.v3}/queries/extraction", body=asked).data
     assert (text.count(b"\n"), text.count(b",")) == (81, 81 * 989)
+    assert [event.get("p13") for event in http.query("extraction", collection, latest=79)][-2:] == [None, 0]
+
+
+def test_invented_methods_are_one_label(http: Http) -> None:
+    for number in range(5):
+        assert http.request(f"INVENTED{number}", "/healthz", key=None).status == 405
+    text = http.request("GET", "/metrics", key=None).data.decode()
+    assert 'method="other",status="405"' in text
+    assert "INVENTED" not in text
+
+
+def test_a_gauge_that_cannot_be_read_hides_no_other_metric(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.records, "count_waiting", Mock(side_effect=ServiceUnavailableError("locked")))
+    lines = service.metrics.text().decode().splitlines()
+    assert "keen_extractions_waiting NaN" in lines
+    assert "keen_events_stored_total 1.0" in lines
+    assert "keen_extractions_running 0.0" in lines

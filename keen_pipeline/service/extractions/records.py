@@ -66,7 +66,6 @@ class Extraction:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The filters themselves."""
         return parse_filters(self.filters)
 
     @property
@@ -261,7 +260,8 @@ class ExtractionRecords:
     def remove(self, ids: Sequence[str]) -> None:
         """Remove records, after their results."""
         with self._database.transaction() as connection:
-            connection.executemany("DELETE FROM extractions WHERE id = ?", [(one,) for one in ids])
+            for one in ids:
+                connection.execute("DELETE FROM extractions WHERE id = ?", [one])
 
     def ids(self) -> set[str]:
         return {row["id"] for row in self._database.rows("SELECT id FROM extractions")}

@@ -93,12 +93,7 @@ class ExtractionWorker:
                     work()
                 except Exception:  # noqa: BLE001 - one record, or a database that is away, must not end the thread for all others
                     _log.exception("extractions are held up", extra={"by": work.__name__})
-                    self._rest(PAUSE_SECONDS)
-
-    def _rest(self, seconds: float) -> None:
-        with self._condition:
-            if not self._stop.is_set():
-                self._condition.wait(seconds)
+                    self._stop.wait(PAUSE_SECONDS)
 
     def _renew(self, pause: float) -> None:
         while not self._stop.wait(pause):
@@ -181,7 +176,7 @@ class ExtractionWorker:
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
         self._records.put_off(turn, 0 if self._stop.is_set() else pause)
         if shortage:
-            self._rest(PAUSE_SECONDS)
+            self._stop.wait(PAUSE_SECONDS)
         return True
 
     def _extract(self, turn: Turn) -> None:

@@ -56,7 +56,6 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 def routes() -> list[Route]:
-    """One for each path of the table, in its order."""
     paths: dict[str, list[Operation]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, []).append(operation)

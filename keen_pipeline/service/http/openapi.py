@@ -65,7 +65,6 @@ def _described(operation: Operation) -> dict[str, Any]:
 
 
 def _refusals(operation: Operation) -> list[int]:
-    """The statuses of the refusals that such an operation may answer with."""
     codes = {400, 408, 431, 501, 503}  # the HTTP server's own, whatever the path, and what every request may run into
     if operation.keys is not None:
         codes |= {401, 404, 413, 504, 507}

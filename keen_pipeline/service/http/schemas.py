@@ -40,7 +40,6 @@ def json_of(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def refusal(code: int) -> dict[str, Any]:
-    """The answer of a refused request."""
     answer: dict[str, Any] = {"description": ERRORS[code], "content": json_of(ref("Error"))}
     if code in (429, 503, 507):
         answer["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer", "minimum": 1}}}

@@ -146,6 +146,12 @@ class _Server(uvicorn.Server):
             # A daemon, as a read of standard input can't be cancelled and must not hold up the end.
             threading.Thread(target=self._wait_for_stdin, name="stdin", daemon=True).start()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the requests in flight; what would be cut off is cancelled a moment earlier, so that it is answered."""
+        cancel = threading.Thread(target=self._service.cancel, name="cancel", daemon=True)
+        asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS * 0.8, cancel.start)
+        await super().shutdown(sockets)
+
     def _greeting(self) -> Iterator[str]:
         credentials, config = self._service.credentials, self._service.config
         yield f"project {credentials.project_id}"

@@ -160,7 +160,6 @@ class FileLog:
             ]
 
     def backlog(self, name: str) -> Backlog:
-        """What is above the watermark."""
         with self._lock:
             files = [*self._sealed, *([self._active] if self._active is not None and self._active.events else [])]
         since = min((file.since for file in files), default=time.time())
@@ -197,7 +196,6 @@ class FileLogs:
         return (self._folder / disk_name(name)).is_dir()
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
-        """The logs of one collection; made if there are none."""
         folder = self._folder / disk_name(name)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)

@@ -93,16 +93,14 @@ class EventFiles:
 
     def __init__(self, engine: Engine, work: Path) -> None:
         self.engine, self._work = engine, work
-        self.memory = engine.memory
         self._lock = threading.Lock()
         self._facts: OrderedDict[str, Facts] = OrderedDict()  # of files, by name
         self._log_facts: WeakKeyDictionary[LogPart, Facts] = WeakKeyDictionary()  # whose files go with the last who reads them
 
     def fold(self, logs: Sequence[LogPart]) -> DataFile:
-        """One file of the events in some logs."""
         columns = column_order({column for log in logs for column in log.columns})
         source = event_source([], logs, columns, {})
-        with self.memory.reserved(reading_mib(logs)), self.engine.cursor() as cursor:
+        with self.engine.memory.reserved(reading_mib(logs)), self.engine.cursor() as cursor:
             return self._write(cursor, source, columns, logs[0].number, sum(log.events for log in logs))
 
     def merge(self, files: Mapping[DataFile, Path]) -> DataFile:
@@ -233,7 +231,6 @@ def _look(cursor: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]
 
 
 def reading_mib(logs: Sequence[LogPart]) -> float:
-    """The memory that it takes to read logs."""
     lines = 4 * max(log.longest for log in logs) / MIB
     return _LOG_MIB + lines + _LOG_COLUMN_MIB * max(len(log.columns) for log in logs)
 

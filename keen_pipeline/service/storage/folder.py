@@ -14,7 +14,7 @@ from deltalake.exceptions import DeltaError
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.event_log import log_numbers, sync
-from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk
+from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk, oldest_log
 from keen_pipeline.service.storage.places import TablePlace
 from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
 
@@ -61,7 +61,7 @@ class FolderTables:
         """They are where they are."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        pass
 
 
 def _committed(log: Path, version: int) -> None:
@@ -90,7 +90,9 @@ def _check(folder: Path, logs: Path) -> None:
         return
     state = whole or EMPTY
     # By the newest version and, as that may be unreadable, by the files: each is called after the oldest log in it.
-    folded = {*range(1, _watermark(folder, versions[0]) + 1 if versions else 1), *map(_oldest_log, folder.glob("*.parquet"))}
+    folded = {oldest_log(path.name) for path in folder.glob("*.parquet")}
+    if versions:
+        folded |= set(range(1, _watermark(folder, versions[0]) + 1))
     reach = whole is not None or not versions or versions[-1] == 0
     if not reach or not {number for number in folded if number > state.watermark} <= set(log_numbers(logs)):
         raise ConfigurationError(
@@ -106,12 +108,6 @@ def _check_hint(hint: Path) -> None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         if not any(hint.parent.glob(f"{json.loads(hint.read_text())['version']:020d}.checkpoint*")):
             hint.unlink()
-
-
-def _oldest_log(path: Path) -> int:
-    """The number of the oldest log in a file; 0 for a file of somebody else."""
-    digits = path.name.partition("-")[0]
-    return int(digits) if digits.isdecimal() else 0
 
 
 def _whole(folder: Path, version: int) -> TableState | None:

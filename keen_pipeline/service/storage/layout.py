@@ -29,12 +29,16 @@ def open_layout(data: Path, engine: Engine, max_properties: int) -> tuple[Folder
     """The tables and logs of a data folder, made if they are missing, upgraded if they are older.
 
     Nothing that is there is deleted: what an older version wrote is set aside beside it, under a name that the log tells.
-    Raises ConfigurationError for a folder of a newer version.
+    Raises ConfigurationError for a folder of a newer version, and for one whose events are in a shared storage.
     """
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = _version(data)
     if found is not None and found != VERSION:
         raise ConfigurationError(f"service: {data} has layout {found}, this version reads {VERSION}; use the version that wrote it")
+    if found is None and (data / "shared").is_dir():
+        raise ConfigurationError(
+            f"service: the events of {data} are in a shared storage: give --catalogue and --storage as before, or another --data"
+        )
     work = data / "work"
     if found is not None:
         shutil.rmtree(work, ignore_errors=True)

@@ -17,10 +17,7 @@ _SAFE = re.compile(r"[A-Za-z0-9-]")
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a table. `first` and `last`: the earliest and the latest event, microseconds since 1970.
-
-    Its name begins with the number of the oldest log in it, which orders the files of a table by arrival.
-    """
+    """One file of a table. `first` and `last`: the earliest and the latest event, microseconds since 1970."""
 
     name: str
     events: int
@@ -30,8 +27,16 @@ class DataFile:
 
     @property
     def number(self) -> int:
-        """Of the oldest log in it."""
-        return int(self.name.partition("-")[0])
+        return oldest_log(self.name)
+
+
+def oldest_log(name: str) -> int:
+    """The number of the oldest log in a file, with which its name begins; 0 for a file that another program wrote.
+
+    It orders the files of a table by arrival.
+    """
+    digits = name.partition("-")[0]
+    return int(digits) if digits.isdecimal() else 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,9 +39,6 @@ class Connection(Protocol):
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
         """Run one statement; its rows, by name of column, are read by `fetchone` and `fetchall`, their number is `rowcount`."""
 
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
-        """Run one statement for each row of parameters."""
-
 
 class Database(Protocol):
     """Records, and transactions that are durable when they return. Every method may be called from any thread."""

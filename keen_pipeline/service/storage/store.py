@@ -106,7 +106,7 @@ class Snapshot:
     def _reserve(self, logs: Sequence[LogPart]) -> None:
         """Have the memory to read logs, until the snapshot is left; once, as whoever asked twice would wait for himself."""
         if logs and not self._reserved:
-            self._until_left.enter_context(self._files.memory.reserved(reading_mib(logs)))
+            self._until_left.enter_context(self._files.engine.memory.reserved(reading_mib(logs)))
             self._reserved = True
 
 

@@ -204,6 +204,6 @@ def read_state(delta: DeltaTable) -> TableState:
     actions = delta.get_add_actions(flatten=True)
     names = ("path", "num_records", "min.t", "max.t", "size_bytes")
     rows = zip(*(actions[name].to_pylist() for name in names), strict=True) if actions.num_rows else []
-    files = sorted((DataFile(*row) for row in rows), key=lambda file: file.name)
+    files = sorted((DataFile(*row) for row in rows), key=lambda file: (file.number, file.name))
     columns = {str(f.metadata[_PATH]): f.name for f in delta.schema().fields if _PATH in f.metadata}
     return TableState(delta.version(), delta.transaction_version(_APP) or 0, tuple(files), columns)

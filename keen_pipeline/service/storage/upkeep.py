@@ -58,7 +58,6 @@ class Upkeep:
                 pause = PAUSE_SECONDS
 
     def _all(self, step: Callable[[str], object], problem: str) -> None:
-        """Do something with each collection."""
         for name in self._store.names():
             if self._stop.is_set():
                 return

@@ -24,7 +24,6 @@ _log = logging.getLogger(__name__)
 
 
 async def schema(call: Call) -> Response:
-    """The properties of a collection and their types."""
     return JsonResponse(await call.run(QUERY, lambda: _schema(call, call.collection)))
 
 

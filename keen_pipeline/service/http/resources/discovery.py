@@ -74,7 +74,6 @@ async def version(call: Call) -> Response:
 
 
 async def projects(call: Call) -> Response:
-    """The one project of this service, in a list."""
     return JsonResponse([await _project(call)])
 
 

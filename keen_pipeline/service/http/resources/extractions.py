@@ -38,7 +38,6 @@ _JSON, _CSV = "application/json", "text/csv"
 
 
 async def create_extraction(call: Call) -> Response:
-    """Queue an extraction; answers `not started` at once."""
     made = await call.run(EXTRACT, lambda: call.service.create_extraction(call.collection, call.parameters, names="v2"))
     return JsonResponse(_shown(call, made))
 
@@ -59,7 +58,6 @@ async def list_extractions(call: Call) -> Response:
 
 
 async def one_extraction(call: Call) -> Response:
-    """One extraction, with `results_url` once it is complete."""
     found = await call.run(RECORDS, lambda: call.service.records.get(call.variable("extraction_id")))
     if found is None or found.collection != call.collection:
         raise NotFoundError("there is no such extraction of this collection (any more)")

@@ -64,7 +64,6 @@ def _accepts_gzip(accepted: str) -> bool:
 
 
 def _plain(call: Call, name: str, size: int, headers: dict[str, str]) -> Response:
-    """The result as it is, whole or one range of it."""
     start, end = 0, size
     request = call.request
     given = request.headers.get("range", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from keen_pipeline.service.storage.shared.database import NOW, PostgresDatabase
 from keen_pipeline.service.storage.shared.log import SharedLogs
 from keen_pipeline.service.storage.shared.tables import SharedTables
 
+_log = logging.getLogger(__name__)
 _ID, _NEW = "catalogue-id", "new "
 
 
@@ -33,6 +35,8 @@ def shared(config: ServiceConfig, engine: Engine, objects: ObjectStore, results:
     assert config.catalogue_url is not None
     assert config.storage_uri is not None
     database, local = PostgresDatabase(config.catalogue_url), config.data / "shared"
+    if (config.data / "layout.json").exists():
+        _log.warning("the events in the data folder are not served with the shared ones", extra={"folder": str(config.data)})
     credentials = _credentials(config, database)
     _see_that_they_belong_together(database, objects, local)
     cache = FileCache(local / "files", objects, config.cache_mib * MIB)

@@ -243,7 +243,6 @@ class SharedLogs:
         return log
 
     def backlogs(self) -> list[Backlog]:
-        """What is in no table yet, of all processes."""
         sql = (
             f"SELECT name, count(*) AS appends, sum(bytes)::bigint AS bytes, {NOW} - min(written) AS age"
             " FROM event_log JOIN collections ON id = collection WHERE number > folded GROUP BY name"

@@ -1,0 +1,45 @@
+"""Tables as a copy taken file by file, or another program, leaves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from keen_pipeline_tests.service.stores import Place, collection_of, delete, fold, merge, n_of, store_of
+
+
+@pytest.mark.parametrize("version", [2, 9])
+def test_a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss(folder: Place, tmp_path: Path, version: int) -> None:
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+        fold(service, "shop")
+    store_of(service).sweep(collection_of(service, "shop"), 0)
+    folder.close()
+    commits = tmp_path / "one" / "events" / "shop" / "_delta_log"
+    (commits / "_last_checkpoint").write_text(json.dumps({"version": version, "size": 3}))
+    again = folder.open()
+    assert n_of(again, "shop") == [0, 1, 2]
+    again.add_events("shop", [{"n": 3}])
+    fold(again, "shop")
+    assert n_of(again, "shop") == [0, 1, 2, 3]
+
+
+def test_files_that_another_program_made_of_ours_are_read_deleted_from_and_merged(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n}])
+        fold(service, "shop")
+    folder.close()
+    DeltaTable(str(tmp_path / "one" / "events" / "shop")).optimize.compact()
+    again = folder.open()
+    for n in range(3, 12):
+        again.add_events("shop", [{"n": n}])
+        fold(again, "shop")
+    assert delete(again, "shop", {"property_name": "n", "operator": "eq", "property_value": 1}) == 1
+    assert merge(again, "shop")
+    found = n_of(again, "shop")
+    assert (sorted(found[:2]), found[2:]) == ([0, 2], list(range(3, 12)))
