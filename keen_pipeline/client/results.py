@@ -57,7 +57,11 @@ class ResultsOpener:
                     if not response.location and response.status not in (200, 206):
                         raise self._refused(response, subject)
                 if response.location:
-                    url = _redirected(url, response.location)
+                    target = redirected(url, response.location)
+                    if url.lower().startswith("https:") and not target.lower().startswith("https:"):
+                        insecure = "results: the URL redirects from https to an insecure address; it was not followed"
+                        raise errors.UnreadableAnswerError(insecure)
+                    url = target
                     continue
                 body = self._body(response, connection.channel, place.host, offset, validator)
                 connection.channel.limit(limits.transfer)
@@ -104,13 +108,6 @@ class ResultsOpener:
         if status == 416:
             return errors.TransferError("results: the service has fewer bytes than it announced before (HTTP 416)")
         return refusal(status, body, "results", self.credential, self.scrub, wait)
-
-
-def _redirected(url: str, location: str) -> str:
-    target = redirected(url, location)
-    if url.lower().startswith("https:") and not target.lower().startswith("https:"):
-        raise errors.UnreadableAnswerError("results: the URL redirects from https to an insecure address; it was not followed")
-    return target
 
 
 def _extent(response: Response, offset: int) -> tuple[int, int | None]:
