@@ -320,19 +320,14 @@ def _name(part: str) -> str:
 
 
 def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
-    missing = []
-    while folder != "/":
+    try:
+        files.stat(folder)
+    except FileNotFoundError:
+        _make_folders(files, posixpath.dirname(folder))
         try:
-            files.stat(folder)
-            break
-        except FileNotFoundError:
-            missing.append(folder)
-            folder = posixpath.dirname(folder)
-    for one in reversed(missing):
-        try:
-            files.mkdir(one)
+            files.mkdir(folder)
         except OSError:
-            files.stat(one)  # another landing was quicker, or it can't be made
+            files.stat(folder)  # another landing was quicker, or it can't be made
 
 
 def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
