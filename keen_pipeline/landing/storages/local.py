@@ -28,6 +28,7 @@ from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unava
 from keen_pipeline.landing.storages.remote import StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
+from keen_pipeline.landing.transfer.workers import copy
 
 STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{host}-{random}.landing` in the folder of its place."""
@@ -66,6 +67,12 @@ class LocalStorage(Storage):
                 os.replace(stage.name, place)  # noqa: PTH105
             except FileNotFoundError as error:
                 raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # a collection's folder may be a link to another disk than `_quarantine` is on
+                    raise
+                with io.FileIO(stage.name) as file, self.stage(target) as beside:
+                    copy(cast("BinaryIO", file), beside)
+                    self.publish(beside, target)
             _sync_folder(place.parent)
 
     def size(self, target: str) -> int | None:
