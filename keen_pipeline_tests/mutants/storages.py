@@ -15,10 +15,11 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "local.py", "            os.fsync(stage.fileno())\n", "", f"{_LOCAL} -k synced"),
     (
         _AT + "local.py",
-        'meanwhile.") from error\n            _sync_folder(place.parent)\n',
-        'meanwhile.") from error\n',
+        "self.publish(beside, target)\n            _sync_folder(place.parent)\n",
+        "self.publish(beside, target)\n",
         f"{_LOCAL} -k synced",
     ),
+    (_AT + "local.py", "if error.errno != errno.EXDEV:", "if True:", f"{_LOCAL} -k another_disk"),
     (
         _AT + "local.py",
         "    folder.mkdir(exist_ok=True)\n    _sync_folder(folder.parent)\n",
