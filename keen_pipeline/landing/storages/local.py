@@ -99,13 +99,11 @@ class LocalStorage(Storage):
         if os.path.commonpath([home, os.path.realpath(folder)]) != home:
             raise for_a_person(folder, "it is a symbolic link that leads out of the destination")
         for path, _, names in os.walk(folder, onerror=_raise_other):
-            below = Path(path).relative_to(folder).as_posix()
             for name in names:
-                found = None
                 with of_folder(path), suppress(FileNotFoundError):  # removed meanwhile
                     found = os.lstat(f"{path}/{name}")
-                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name):
-                    yield "/".join(part for part in (folder, below if below != "." else "", name) if part), found.st_size
+                    if stat.S_ISREG(found.st_mode) and not is_staged(name):
+                        yield f"{path}/{name}", found.st_size
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove staged files whose process is gone, or that nobody has written to for `older_than`; returns their paths."""
