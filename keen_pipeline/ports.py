@@ -56,7 +56,7 @@ class ResultsStream(Protocol):
 
     `start`: offset in the whole file of the first byte of this body (0, or the requested offset if the service honoured
     the range). `total`: length in bytes of the whole file, None if the service did not say. `validator`: a strong
-    ETag or Last-Modified for If-Range, None if it gave none. `encoding`: `identity` or `gzip` (Content-Encoding).
+    ETag for If-Range, None if it gave none. `encoding`: `identity` or `gzip` (Content-Encoding).
     """
 
     @property

@@ -105,17 +105,14 @@ class KeenClient:
         """
         if self.api_version == "3.0":
             return self._submit_v3(request)
-        body: dict[str, Any] = {
-            "filters": [one.to_wire() for one in request.filters],
-            "timeframe": request.timeframe.to_wire(),
-        }
+        body = _selection(request.timeframe, request.filters)
         if request.email:
             body["email"] = request.email
         return self._submit(self._path("2.0", request.collection, "_extract"), body, wire.read_extraction, f"submit of {request}")
 
     def _submit_v3(self, request: ExtractionRequest) -> RemoteExtraction:
         if request.email:
-            body = {**self._selection(request), "email": request.email}
+            body = {**self._query_of(request), "email": request.email}
             self._submit(self._query("extraction"), body, _anything, f"mail of {request}")
         return RemoteExtraction(synchronous.new_extraction_id(), RemoteStatus.PENDING)
 
@@ -193,7 +190,7 @@ class KeenClient:
 
     def _extract_now(self, request: ExtractionRequest) -> ResultsStream:
         subject = self._subject(f"extraction of {request}")
-        url = self._transport.url(self._query("extraction"), {**self._selection(request), "content_type": "text/csv"})
+        url = self._transport.url(self._query("extraction"), {**self._query_of(request), "content_type": "text/csv"})
         self._transport.take_one()
         try:
             return self._results.open(SecretUrl(url), offset=0, validator=None, subject=subject)
@@ -201,9 +198,8 @@ class KeenClient:
             self._transport.rest(error.retry_after)
             raise
 
-    def _selection(self, request: ExtractionRequest) -> dict[str, Any]:
-        filters = [one.to_wire() for one in request.filters]
-        return {"event_collection": request.collection, "timeframe": request.timeframe.to_wire(), "filters": filters}
+    def _query_of(self, request: ExtractionRequest) -> dict[str, Any]:
+        return {"event_collection": request.collection, **_selection(request.timeframe, request.filters)}
 
     def _get(self, path: str, read: wire.Reader[Answer], action: str, params: Mapping[str, Any] | None = None) -> Answer:
         return self._transport.get(path, read, self._subject(action), self._read, params or {})
@@ -217,9 +213,7 @@ class KeenClient:
         filters: Sequence[Filter],
         extra: Mapping[str, Any],
     ) -> Answer:
-        params: dict[str, Any] = {**extra, "filters": [one.to_wire() for one in filters]}
-        if timeframe is not None:
-            params["timeframe"] = timeframe.to_wire()
+        params = {**extra, **_selection(timeframe, filters)}
         if self.api_version == "2.0":
             path = self._path("2.0", collection, f"_{kind}")
         else:
@@ -235,6 +229,11 @@ class KeenClient:
 
     def _subject(self, action: str) -> str:
         return f"{action} (project {self.project_id})"
+
+
+def _selection(timeframe: Timeframe | None, filters: Sequence[Filter]) -> dict[str, Any]:
+    selected: dict[str, Any] = {"filters": [one.to_wire() for one in filters]}
+    return selected if timeframe is None else {**selected, "timeframe": timeframe.to_wire()}
 
 
 def _anything(answer: Any, clean: wire.Clean) -> None:

@@ -46,10 +46,8 @@ class Proxies:
         scheme = "https" if place.secure else "http"
         name = scheme if self._urls.get(scheme) else "all"
         url = self._urls.get(name)
-        return None if not url or self._bypassed(place) else _read(f"{name.upper()}_PROXY", url)
-
-    def _bypassed(self, place: Address) -> bool:
-        return any(_names(entry, place) for entry in re.split(r"[\s,]+", self._urls.get("no", "").lower()) if entry)
+        bypassed = any(_names(entry, place) for entry in re.split(r"[\s,]+", self._urls.get("no", "").lower()) if entry)
+        return None if not url or bypassed else _read(f"{name.upper()}_PROXY", url)
 
 
 def _names(entry: str, place: Address) -> bool:

@@ -7,7 +7,6 @@ import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 from keen_pipeline import errors
 from keen_pipeline.client.address import Address, checked, redirected, split_url
@@ -21,8 +20,6 @@ from keen_pipeline.ports import Clock
 
 MOST_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
-_STRONG_AFTER_SECONDS = 1.0
-"""RFC 9110, 8.8.2.2: a Last-Modified is strong if the answer's Date is at least one second later."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,11 @@ class ResultsOpener:
                     if not response.location and response.status not in (200, 206):
                         raise self._refused(response, subject)
                 if response.location:
-                    url = _redirected(url, response.location)
+                    target = redirected(url, response.location)
+                    if url.lower().startswith("https:") and not target.lower().startswith("https:"):
+                        insecure = "results: the URL redirects from https to an insecure address; it was not followed"
+                        raise errors.UnreadableAnswerError(insecure)
+                    url = target
                     continue
                 body = self._body(response, connection.channel, place.host, offset, validator)
                 connection.channel.limit(limits.transfer)
@@ -106,13 +107,6 @@ class ResultsOpener:
         return refusal(status, body, "results", self.credential, self.scrub, wait)
 
 
-def _redirected(url: str, location: str) -> str:
-    target = redirected(url, location)
-    if url.lower().startswith("https:") and not target.lower().startswith("https:"):
-        raise errors.UnreadableAnswerError("results: the URL redirects from https to an insecure address; it was not followed")
-    return target
-
-
 def _extent(response: Response, offset: int) -> tuple[int, int | None]:
     """Offset of the body's first byte, and the length of the whole file when the service said it."""
     if response.status == 200:
@@ -127,15 +121,6 @@ def _extent(response: Response, offset: int) -> tuple[int, int | None]:
 
 
 def strong_validator(headers: http.client.HTTPMessage) -> str | None:
-    """What If-Range may name: a strong ETag, or else a Last-Modified that is at least a second older than the answer."""
-    etag = headers.get("ETag")
-    if etag:
-        return str(etag) if etag.startswith('"') and etag.isascii() and etag.isprintable() else None
-    modified, answered = headers.get("Last-Modified"), headers.get("Date")
-    if not modified or not answered:
-        return None
-    try:
-        age = (parsedate_to_datetime(answered) - parsedate_to_datetime(modified)).total_seconds()
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return str(modified) if age >= _STRONG_AFTER_SECONDS else None
+    """What If-Range may name: a strong ETag. A Last-Modified has seconds only, so that it may stand for two files."""
+    etag = headers.get("ETag") or ""
+    return etag if etag.startswith('"') and etag.isascii() and etag.isprintable() else None

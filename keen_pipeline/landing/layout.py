@@ -28,8 +28,6 @@ REASON_SUFFIX = ".reason.txt"
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+\-]{0,199}")
 _HOUR = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{2}):00([+-]\d{4})?")
 _LONGEST_NAME = 255  # bytes that common file systems take
-# The longest first, so that `.csv.gz` is not read as a name that ends in `.csv`.
-_SUFFIXES = sorted(Encoding, key=lambda encoding: len(encoding.value), reverse=True)
 
 
 def collection_folder(collection: str) -> str:
@@ -115,10 +113,10 @@ def quarantine_path(path: str, extraction_id: str) -> str:
 
 def encoding_of(path: str) -> Encoding:
     """How a file of this name is written. Raises InvalidInputError if its suffix is none of ours."""
-    for encoding in _SUFFIXES:
+    for encoding in Encoding:
         if path.endswith(f".{encoding.value}"):
             return encoding
-    names = ", ".join(f".{one.value}" for one in _SUFFIXES)
+    names = ", ".join(f".{one.value}" for one in Encoding)
     raise InvalidInputError(f"{path} ends in none of {names}", field="path")
 
 
@@ -135,7 +133,7 @@ _SPAN = r"\d{8}T\d{6}(?:\.\d+)?Z_\d{8}T\d{6}(?:\.\d+)?Z"
 _OURS = re.compile(
     rf"(?:{SLICES}/|{QUARANTINE}/(?:{SLICES}/)?)?(?!\.{{1,2}}/)[^/_][^/]*/"
     rf"(?:{_TIME}|(?:[0-9a-z-]+\.)?{_SPAN}|date=\d{{4}}-\d{{2}}-\d{{2}}(?:/hour=\d{{2}})?/events(?:[+-]\d{{4}})?)(?:\.[A-Za-z0-9_-]+)?"
-    rf"\.(?:{'|'.join(re.escape(one.value) for one in _SUFFIXES)})(?:{re.escape(REASON_SUFFIX)})?"
+    rf"\.(?:{'|'.join(re.escape(one.value) for one in Encoding)})(?:{re.escape(REASON_SUFFIX)})?"
 )
 
 

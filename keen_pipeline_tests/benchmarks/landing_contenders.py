@@ -83,7 +83,7 @@ def _import_what_a_landing_needs(encoding: Encoding) -> None:
     if encoding.value == "parquet":
         importlib.import_module("keen_pipeline.landing.parquet.convert")
     else:
-        importlib.import_module("keen_pipeline.landing.transfer.encode").new_encoder(encoding)
+        importlib.import_module("keen_pipeline.landing.transfer.encode").Encoder(encoding)
 
 
 def ours_on_s3(task: Task, encoding: str) -> Run:

@@ -54,13 +54,8 @@ def test_range_is_asked_for_with_the_validator(server: FaultServer) -> None:
         ({"ETag": 'W/"x"'}, None),
         ({"ETag": "x"}, None),
         ({}, None),
-        (
-            {"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "Date": "Thu, 01 Jan 2026 00:00:02 GMT"},
-            "Thu, 01 Jan 2026 00:00:00 GMT",
-        ),
-        ({"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"}, None),
-        ({"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, None),
-        ({"Last-Modified": "yesterday", "Date": "today"}, None),
+        ({"ETag": '"\x1b"'}, None),
+        ({"Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "Date": "Thu, 01 Jan 2026 00:00:02 GMT"}, None),
     ],
 )
 def test_only_a_strong_validator_is_used(headers: dict[str, str], validator: str | None) -> None:

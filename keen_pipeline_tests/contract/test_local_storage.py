@@ -263,3 +263,19 @@ def test_name_that_no_message_can_hold_hides_no_other_file(tmp_path: Path) -> No
     for name in (b"\xff.csv", b"\x1b[31m.csv", "\u202e.csv".encode()):
         (tmp_path / "purchases" / os.fsdecode(name)).touch()
     assert list(destination.files("purchases")) == [("purchases/2026-01-01.csv", 1)]
+
+
+def test_what_is_kept_aside_may_lie_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def replace(source: str, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    storage, data = FileDestination(str(tmp_path))._storage, os.urandom(3 * 1024 * 1024)
+    with storage.stage(f"{tmp_path}/{TARGET}") as stage:
+        stage.write(data)
+        storage.publish(stage, f"{tmp_path}/_quarantine/{TARGET}")
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [data]

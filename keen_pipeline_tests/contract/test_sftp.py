@@ -103,6 +103,11 @@ def test_sftp_file_is_read_with_many_requests_under_way_and_not_with_any_number(
     assert max(under_way) == 64
 
 
+def test_sftp_file_is_written_with_many_requests_under_way(sftp: SftpServer, under_way: list[int]) -> None:
+    publish(FileDestination(f"{sftp.uri}/written", transport=sftp.transport), NEW[:200_000])
+    assert max(under_way) >= 6  # of seven
+
+
 @pytest.mark.parametrize("most", [100, 10_000, 2**20])
 def test_sftp_server_that_gives_less_than_was_asked_is_asked_for_the_rest(
     sftp: SftpServer, monkeypatch: pytest.MonkeyPatch, under_way: list[int], most: int

@@ -10,13 +10,13 @@ import pytest
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.landing.csv.stored import zstandard
-from keen_pipeline.landing.transfer.encode import new_encoder
+from keen_pipeline.landing.transfer.encode import Encoder
 
 CSV = b"a,b\n" + b"".join(b"%d,%d\n" % (n, n * 7919 % 10_007) for n in range(350_000))
 
 
 def encoded(encoding: Encoding, lengths: list[int], data: bytes = CSV) -> bytes:
-    encoder = new_encoder(encoding)
+    encoder = Encoder(encoding)
     out, at = [], 0
     for length in lengths:
         out.append(bytes(encoder.encode(memoryview(data)[at : at + length])))

@@ -15,10 +15,11 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "local.py", "            os.fsync(stage.fileno())\n", "", f"{_LOCAL} -k synced"),
     (
         _AT + "local.py",
-        'meanwhile.") from error\n            _sync_folder(place.parent)\n',
-        'meanwhile.") from error\n',
+        "self.publish(beside, target)\n            _sync_folder(place.parent)\n",
+        "self.publish(beside, target)\n",
         f"{_LOCAL} -k synced",
     ),
+    (_AT + "local.py", "if error.errno != errno.EXDEV:", "if True:", f"{_LOCAL} -k another_disk"),
     (
         _AT + "local.py",
         "    folder.mkdir(exist_ok=True)\n    _sync_folder(folder.parent)\n",
@@ -73,7 +74,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_STORAGES} -k 'nothing_outside and local'",
     ),
     # S3
-    (_AT + "s3.py", " and is_ours(self._root, uri)", "", f"{_STORAGES} -k root_of_a_bucket"),
+    (_AT + "s3.py", " or not is_ours(self._root, uri)", "", f"{_STORAGES} -k root_of_a_bucket"),
     (
         _AT + "s3.py",
         'pinned = {"S3.Client.get_object": {"IfMatch": version}}',
@@ -95,8 +96,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "s3.py", "    if code in _TOLD:", "    if False:", f"{_FAULTS} -k word_of_s3"),
     (
         _AT + "s3.py",
-        """if any(part["LastModified"] >= oldest for part in page.get("Parts", ())):""",
-        "if False:",
+        """if upload["Initiated"] >= oldest or not""",
+        "if not",
         f"{_STORAGES} -k no_leftover",
     ),
     (_AT + "s3.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),

@@ -183,6 +183,6 @@ def test_a_results_url_may_lead_to_a_private_address_where_that_is_said(text: st
     settings = Settings.from_environment(environment)
     assert settings.allow_private_results is allowed
     client = open_client(settings, None)
-    assert client._results._allow_private is (allowed or False)  # a public service: only where it is said
+    assert client._results.allow_private is (allowed or False)  # a public service: only where it is said
     with pytest.raises(ConfigurationError, match="KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS must be true or false"):
         Settings.from_environment({"KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS": "perhaps"})

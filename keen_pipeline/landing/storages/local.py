@@ -28,6 +28,7 @@ from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unava
 from keen_pipeline.landing.storages.remote import StoredReader
 from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
+from keen_pipeline.landing.transfer.workers import copy
 
 STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{host}-{random}.landing` in the folder of its place."""
@@ -66,6 +67,12 @@ class LocalStorage(Storage):
                 os.replace(stage.name, place)  # noqa: PTH105
             except FileNotFoundError as error:
                 raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # a collection's folder may be a link to another disk than `_quarantine` is on
+                    raise
+                with io.FileIO(stage.name) as file, self.stage(target) as beside:
+                    copy(cast("BinaryIO", file), beside)
+                    self.publish(beside, target)
             _sync_folder(place.parent)
 
     def size(self, target: str) -> int | None:
@@ -92,13 +99,11 @@ class LocalStorage(Storage):
         if os.path.commonpath([home, os.path.realpath(folder)]) != home:
             raise for_a_person(folder, "it is a symbolic link that leads out of the destination")
         for path, _, names in os.walk(folder, onerror=_raise_other):
-            below = Path(path).relative_to(folder).as_posix()
             for name in names:
-                found = None
                 with of_folder(path), suppress(FileNotFoundError):  # removed meanwhile
                     found = os.lstat(f"{path}/{name}")
-                if found is not None and stat.S_ISREG(found.st_mode) and not is_staged(name):
-                    yield "/".join(part for part in (folder, below if below != "." else "", name) if part), found.st_size
+                    if stat.S_ISREG(found.st_mode) and not is_staged(name):
+                        yield f"{path}/{name}", found.st_size
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
         """Remove staged files whose process is gone, or that nobody has written to for `older_than`; returns their paths."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from abc import abstractmethod
@@ -46,14 +47,11 @@ class RangeReader:
 
 def exactly(descriptor: int, offset: int, length: int) -> bytes:
     """So many bytes of a staged file, whatever its position. Raises ServiceUnavailableError when it is shorter than it was."""
-    pieces, missing = [], length
     with of_temporary_folder():
-        while missing and (piece := os.pread(descriptor, missing, offset)):  # one read may give less than was asked for
-            pieces.append(piece)
-            offset, missing = offset + len(piece), missing - len(piece)
-        if missing:
-            raise OSError(5, "a staged file is shorter than it was")
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = os.pread(descriptor, length, offset)
+        if len(data) < length:
+            raise OSError(errno.EIO, "a staged file is shorter than it was")
+    return data
 
 
 def in_parts(stage: BinaryIO, size: int, most: int, send: Callable[[int, bytes], Sent]) -> list[Sent]:

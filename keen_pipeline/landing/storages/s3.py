@@ -67,7 +67,7 @@ class S3Storage(ObjectStorage):
             raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _REGION) from None
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Abort the multipart uploads of our keys that have had no part for `older_than`; returns their URIs."""
+        """Abort the multipart uploads of our keys that began longer ago than `older_than`; returns their URIs."""
         bucket, prefix = split(self._root + "/")
         oldest = datetime.now(timezone.utc) - older_than
         removed = []
@@ -75,24 +75,17 @@ class S3Storage(ObjectStorage):
             for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
                 for upload in page.get("Uploads", ()):
                     uri = f"s3://{bucket}/{upload['Key']}"
-                    if upload["Initiated"] < oldest and is_ours(self._root, uri):
-                        place = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-                        if self._abort_abandoned(place, oldest):
-                            _log.info("aborted an upload of %s, which a landing that died has left", uri)
-                            removed.append(uri)
+                    if upload["Initiated"] >= oldest or not is_ours(self._root, uri):
+                        continue
+                    try:
+                        self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+                    except exceptions.ClientError as error:
+                        if _code(error) != "NoSuchUpload":
+                            raise
+                        continue  # it was completed meanwhile, or another process was quicker
+                    _log.info("aborted an upload of %s, which a landing that died has left", uri)
+                    removed.append(uri)
         return sorted(removed)
-
-    def _abort_abandoned(self, place: dict[str, str], oldest: datetime) -> bool:
-        try:
-            for page in self._client.get_paginator("list_parts").paginate(**place):
-                if any(part["LastModified"] >= oldest for part in page.get("Parts", ())):
-                    return False  # a long landing is not a dead one
-            self._client.abort_multipart_upload(**place)
-        except exceptions.ClientError as error:
-            if _code(error) != "NoSuchUpload":
-                raise
-            return False  # it was completed meanwhile, or another process was quicker
-        return True
 
     def _put(self, target: str, data: bytes) -> None:
         parameters = {"client": self._client, "multipart_upload": False}

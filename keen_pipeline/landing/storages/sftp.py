@@ -34,7 +34,8 @@ from keen_pipeline.settings import SftpSecrets
 KEEPALIVE_SECONDS = 15
 CHANNELS = 5
 """Of one connection: OpenSSH allows ten, and takes a moment to forget one that was closed."""
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 32 * 1024
+"""Written at once: what paramiko sends in one request, so that of a whole file only the last one is waited for."""
 _WINDOW_BYTES = 2 * 1024 * 1024
 """Asked for at once when a file is read: as much as may be under way on a channel of paramiko's."""
 _ANSWER_BYTES, _SHORTEST_ANSWER_BYTES = 32 * 1024, 4 * 1024
@@ -319,19 +320,14 @@ def _name(part: str) -> str:
 
 
 def _make_folders(files: paramiko.SFTPClient, folder: str) -> None:
-    missing = []
-    while folder != "/":
+    try:
+        files.stat(folder)
+    except FileNotFoundError:
+        _make_folders(files, posixpath.dirname(folder))
         try:
-            files.stat(folder)
-            break
-        except FileNotFoundError:
-            missing.append(folder)
-            folder = posixpath.dirname(folder)
-    for one in reversed(missing):
-        try:
-            files.mkdir(one)
+            files.mkdir(folder)
         except OSError:
-            files.stat(one)  # another landing was quicker, or it can't be made
+            files.stat(folder)  # another landing was quicker, or it can't be made
 
 
 def _walk(files: Any, folder: str, skip: tuple[type[OSError], ...] = ()) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -27,13 +26,10 @@ zstd without threads of its own."""
 
 
 class Encoder:
-    """Bytes of the CSV in, bytes of the file out, possibly none yet; `finish` gives the last ones.
+    """One file of csv.gz or csv.zst: bytes of the CSV in, those of the file out, possibly none yet; `finish` gives the last."""
 
-    `new_compressor`: makes what compresses one file, which is longer than a piece or not.
-    """
-
-    def __init__(self, new_compressor: Callable[[bool], Any]) -> None:
-        self._new_compressor = new_compressor
+    def __init__(self, encoding: Encoding) -> None:
+        self._new_compressor = _gzip_compressor if encoding is Encoding.CSV_GZ else _zstd_compressor
         self._compressor: Any = None
         self._held = bytearray()
 
@@ -72,11 +68,6 @@ def check_encoding(encoding: Encoding) -> None:
         zstandard()
     if encoding is Encoding.PARQUET and importlib.util.find_spec("pyarrow") is None:  # imported when a file is written
         raise ConfigurationError("encoding parquet needs its extra: pip install 'keen_pipeline[parquet]'")
-
-
-def new_encoder(encoding: Encoding) -> Encoder:
-    """A fresh encoder for one file of csv.gz or csv.zst."""
-    return Encoder(_gzip_compressor if encoding is Encoding.CSV_GZ else _zstd_compressor)
 
 
 def _gzip_compressor(_: bool) -> Any:

@@ -13,7 +13,7 @@ from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.direct import AlignedBuffer
-from keen_pipeline.landing.transfer.encode import new_encoder
+from keen_pipeline.landing.transfer.encode import Encoder
 from keen_pipeline.landing.transfer.workers import BUFFERS, CHUNK_BYTES, BufferedFileWriter, Chunk, Workers, write_all
 from keen_pipeline.ports import ResultsStream
 
@@ -52,7 +52,7 @@ class Intake:
         self._masker = masker
         # What is neither compressed nor masked goes to the file from the buffers it came in.
         plain = encoding is Encoding.CSV and masker is None
-        self._encoder = None if encoding is Encoding.CSV else new_encoder(encoding)
+        self._encoder = None if encoding is Encoding.CSV else Encoder(encoding)
         self._writer = None if plain else BufferedFileWriter(stage)
         last = {"write" if plain else "encode": self._write}
         self._workers = Workers(BUFFERS, verify=self._verify, hash=lambda chunk: self._hash.update(chunk.data), **last)
