@@ -145,7 +145,7 @@ def _fault(text: str) -> tuple[str, int]:
 
 
 class StorageObjects:
-    """Where the service keeps what does not lie in its data folder: the storage below a root URI, one of those of the landing.
+    """An `ObjectStore`, where the service keeps what isn't in its data folder: the storage below a root URI, one of the landing's.
 
     Raises ConfigurationError for one that no storage of ours is named by.
     """
@@ -165,7 +165,6 @@ class StorageObjects:
         return self
 
     def put(self, name: str, source: Path) -> None:
-        """Make a local file the object of a name: whole, or not at all."""
         target = f"{self._root}/{name}"
         with _own_errors(), source.open("rb") as file, self._storage.stage(target) as stage:
             while chunk := file.read(_CHUNK_BYTES):
@@ -175,12 +174,10 @@ class StorageObjects:
             self._storage.publish(stage, target)
 
     def open(self, name: str) -> BinaryIO:
-        """A binary reader of an object. Raises FileNotFoundError if there is none."""
         with _own_errors():
             return self._storage.open(f"{self._root}/{name}")
 
     def remove(self, name: str) -> None:
-        """Remove an object; nothing happens if there is none."""
         with _own_errors():
             self._storage.remove(f"{self._root}/{name}")
 

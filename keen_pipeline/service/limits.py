@@ -13,12 +13,10 @@ EXTRACTIONS, QUERIES, MAILS = "extraction", "query", "mail"
 
 
 def refused(kind: str, seconds: float) -> RateLimitedError:
-    """The answer while requests of a kind are refused."""
     return RateLimitedError(f"too many {kind} requests; refused for {seconds:.0f} s more", retry_after=seconds)
 
 
 def exceeded(kind: str, limit: int) -> RateLimitedError:
-    """The answer to the request that is one too many."""
     return RateLimitedError(f"more than {limit} {kind} requests in a minute", retry_after=WINDOW_SECONDS)
 
 

@@ -116,7 +116,7 @@ def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touche
         (tmp_path / name).write_text("mine")
     tmp_path.chmod(0o755)
     there = {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]}
-    out, errors = serve("--data", str(tmp_path), "--port", "0").communicate(timeout=30)
+    out, errors = serve("--data", str(tmp_path), "--port", "0", "--idle-exit", "1").communicate(timeout=30)
     assert errors.startswith(f"keen-pipeline: service: {tmp_path} holds other things, such as events; choose an empty one")
     assert out == ""
     assert {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]} == there
@@ -187,13 +187,13 @@ def test_a_password_on_the_command_line_is_refused_and_not_repeated(data: Path) 
 
 @pytest.mark.parametrize("url", ["keen.example.com", "https://", "https://keen.example.com/?a=1", "ftp://keen.example.com"])
 def test_a_public_url_that_no_link_can_begin_with_is_refused(data: Path, url: str) -> None:
-    process = serve("--data", str(data), "--port", "0", "--public-url", url)
+    process = serve("--data", str(data), "--port", "0", "--idle-exit", "1", "--public-url", url)
     assert "Error: service: --public-url must be a " in process.communicate(timeout=30)[1]
     assert (process.returncode, data.exists()) == (2, False)
 
 
 def test_an_empty_host_is_not_taken_for_every_address(data: Path) -> None:
-    process = serve("--data", str(data), "--port", "0", "--host", "")
+    process = serve("--data", str(data), "--port", "0", "--idle-exit", "1", "--host", "")
     assert "--host is empty" in process.communicate(timeout=30)[1]
     assert (process.returncode, data.exists()) == (2, False)
 

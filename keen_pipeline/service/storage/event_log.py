@@ -204,7 +204,6 @@ class FileLogs:
         return opened
 
     def backlogs(self) -> list[Backlog]:
-        """Of the collections that were opened since the start."""
         return [backlog for name, log in list(self._open.items()) if (backlog := log.backlog(name)).bytes]
 
 
