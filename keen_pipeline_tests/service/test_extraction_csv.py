@@ -283,6 +283,14 @@ def test_the_newest_events_and_properties_asked_for_twice_have_the_columns_they_
     assert http.request("POST", f"{http.v3}/queries/extraction", body=asked).data == b"a.b,only2\n2,2\n"
 
 
+def test_an_event_without_the_only_property_that_is_asked_for_is_a_record(http: Http, collection: str) -> None:
+    http.add(collection, {"a": 1}, {"b": 1}, {"a": "x"})
+    asked = {"event_collection": collection, "content_type": "text/csv", "property_names": ["a"]}
+    assert http.request("POST", f"{http.v3}/queries/extraction", body=asked).data == b'a\n1\n""\n"x"\n'
+    asked["property_names"] = ["a", "b"]
+    assert http.request("POST", f"{http.v3}/queries/extraction", body=asked).data == b'a,b\n1,\n,1\n"x",\n'
+
+
 def test_of_events_of_one_instant_the_last_arrived_are_the_newest(http: Http, collection: str) -> None:
     """Many of them, so that a choice by chance would show; each has a property of its own, which the file has to have."""
     instant = {"keen": {"timestamp": "2026-01-01T00:00:00.000Z"}}

@@ -1,6 +1,6 @@
 r"""One property value as a field of the CSV files that the service writes, and what a field means when it is read.
 
-- missing: empty and without quotes, as the second field of `a,,b`
+- missing: empty and without quotes, as the second field of `a,,b`; in quotes if it is the only one, as an empty line is no record
 - null, true, false: `null`, `true`, `false`
 - number: its JSON, `42`, `3.5`, `1e+16`
 - string: the text itself, in quotes, which are doubled inside: "Ada", "a,b", "42", "", "[1]"

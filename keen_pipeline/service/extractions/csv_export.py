@@ -144,7 +144,8 @@ def write_csv(
     # The names are bound like every other text of a user; the fields are CSV already, so nothing is quoted again.
     names = ", ".join(f"?::VARCHAR AS c{i}" for i in range(len(header)))
     rows, parameters = selection.rows(", ".join(columns), latest=latest)
-    options = "FORMAT csv, HEADER false, QUOTE '', ESCAPE '', NULLSTR ''"
+    missing = "" if len(header) > 1 else '""'  # an empty line is no record
+    options = f"FORMAT csv, HEADER false, QUOTE '', ESCAPE '', NULLSTR '{missing}'"
     cursor.execute(f"COPY (SELECT {names} UNION ALL ({rows})) TO {sql_text(str(target))} ({options})", [*fields, *parameters])
     return events
 
