@@ -76,6 +76,30 @@ def test_what_a_run_planned_later_landed_and_an_earlier_one_tells_again_has_the_
     assert_checked(place)
 
 
+def test_a_run_that_was_planned_later_and_never_begins_has_not_the_last_word(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place()
+
+    def slow(*args: Any, **options: Any) -> Iterator[Any]:
+        span = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[3]}
+        job = place.defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection={PURCHASES})
+        queued = place.instance.create_run_for_job(job, tags=span, asset_selection=frozenset({PURCHASES}))
+        place.instance.report_run_canceled(queued)
+        return extract(*args, **options)
+
+    monkeypatch.setattr(run, "extract", slow)
+    assert run_of_backfill(place, "b1").success
+    while requests := place.tick().run_requests:
+        assert place.run("keen_materialize_csvs", dict(requests[0].run_config)).success
+    assert place.materialized("keen/purchases") == list(DAYS)
+    check = dg.AssetCheckKey(PURCHASES, "complete")
+    infos = place.instance.event_log_storage.get_asset_check_partition_info([check])
+    assert [(one.partition_key, one.latest_execution_status.name, one.is_current) for one in infos] == [
+        (day, "SUCCEEDED", True) for day in DAYS
+    ]
+
+
 def test_what_was_wiped_and_is_told_again_is_checked_again(make_place: MakePlace) -> None:
     place = make_place()
     assert run_of_backfill(place, "b1").success

@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from keen_pipeline.extraction import Status
 from keen_pipeline_tests.defs.test_many_processes import AHEAD_SECONDS, FIRST, NAMES, MakePlace, Place
 from keen_pipeline_tests.defs.test_many_processes import make_place as make_place
 from keen_pipeline_tests.postgres import deadlocks
@@ -70,7 +71,8 @@ def materialized(place: Place) -> dict[str, set[str | None]]:
 def assert_all_landed_once(place: Place, days: int, *, before: int = 0) -> None:
     """`before`: of them had landed before the run was launched, and were extracted again as it explicitly asked."""
     assert place.counts() == {"landed": days * len(NAMES), **({"superseded": before} if before else {})}
-    assert place.ledger.outbox() == []
+    # What two runs told at once is left to a landing run, whose check results are the newest; no end of an extraction is.
+    assert {entry.status for entry in place.ledger.outbox()} <= {Status.LANDED}
     for name in NAMES:
         for day in range(days):
             text = Path(place.env["KEEN_PIPELINE_DESTINATION"], name, f"{key(day)}.csv").read_text()

@@ -35,8 +35,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "self._told_before(entry) if adopted else (False, False)",
-        "False, False",
+        "is_known=adopted and self._told_before(entry))",
+        "is_known=False)",
         f"{_AGAIN}::test_a_re_executed_run_keeps_what_it_landed_and_tells_it_once",
     ),
     (
@@ -134,6 +134,18 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        self._landed[entry.request.path] = entry\n",
         "        self._landed[entry.request.path] = entry\n        self._pipeline.ledger.reported([entry.entry_id])\n",
         f"{_TESTS}/test_nightly.py::test_a_run_that_dies_before_its_checks_leaves_them_to_the_next",
+    ),
+    (
+        "keen_pipeline/defs/reports/checks.py",
+        " and not one.is_current]",
+        " and not one.check_key]",
+        f"{_TESTS}/test_backfill_retried.py",
+    ),
+    (
+        "keen_pipeline/defs/reports/reporter.py",
+        "if entry.counted_at is not None and entry.entry_id not in self._counted:",
+        "if entry.counted_at is None:",
+        f"{_TESTS}/test_backfill_retried.py",
     ),
     (
         "keen_pipeline/defs/partitions.py",

@@ -1,10 +1,8 @@
 """What a step of CSV assets does: submit, wait by list calls, land, and tell Dagster of each partition as it lands."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import dagster as dg
@@ -79,7 +77,6 @@ class _Step:
         self.keys: dict[str, dg.AssetKey] = {}
         self.collections: dict[str, Collection] = {}
         self.name = ""
-        self._ends: dict[str, float | None] = {}
         for spec in context.assets_def.specs:
             collection = collection_of(spec.metadata)
             if collection is not None:
@@ -159,8 +156,7 @@ class _Step:
     def _told(self, reporter: Reporter, event: Event, progress: "_ProgressLog") -> Iterator[Any]:
         match event:
             case Landed(entry, adopted):
-                is_known, is_overtaken = self._told_before(entry) if adopted else (False, False)
-                yield from reporter.landed(entry, is_known=is_known, is_overtaken=is_overtaken)
+                yield from reporter.landed(entry, is_known=adopted and self._told_before(entry))
             case Ended(entry):
                 yield from reporter.given_up(entry)
             case Counted():
@@ -181,32 +177,22 @@ class _Step:
                 found = freshness(pipeline.ledger, watched, pipeline.clock.now(), mask_key=pipeline.mask_key)
                 yield freshness_evaluation(self.keys[watched.name], found)
 
-    def _told_before(self, entry: Entry) -> tuple[bool, bool]:
-        """Whether this landing was materialized by an earlier try of this run, or by another run of the same backfill; and whether
-        by a run that had not ended when this one was planned, by which Dagster tells whose check results are the newer ones.
+    def _told_before(self, entry: Entry) -> bool:
+        """Whether this landing was materialized by an earlier try of this run, or by another run of the same backfill.
 
         A backfill counts only events of its own runs, so one over partitions that others landed tells them once more.
         """
         mine, instance = self.context.run, self.context.instance
-        backfill, is_overtaken = mine.tags.get(BACKFILL_ID_TAG), False
+        backfill = mine.tags.get(BACKFILL_ID_TAG)
         for run_id in materializing_runs(instance, entry, self.keys[entry.request.collection]):
             run = instance.get_run_by_id(run_id)
             if run is None:
                 continue  # reported by the sensor, without a run
             if (run.root_run_id or run.run_id) == (mine.root_run_id or mine.run_id):
-                return True, False
+                return True
             if backfill is not None and run.tags.get(BACKFILL_ID_TAG) == backfill:
-                return True, False
-            if run_id not in self._ends:
-                self._ends[run_id] = instance.get_run_stats(run_id).end_time if run.is_finished else None
-            is_overtaken |= (self._ends[run_id] or math.inf) >= self._planned_at
-        return False, is_overtaken
-
-    @cached_property
-    def _planned_at(self) -> float:
-        stats = self.context.instance.get_run_stats(self.context.run.run_id)
-        told = (stats.enqueued_time, stats.launch_time, stats.start_time)
-        return min(moment for moment in (time.time(), *told) if moment is not None)
+                return True
+        return False
 
 
 def _requests(

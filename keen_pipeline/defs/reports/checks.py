@@ -124,6 +124,19 @@ class Targets:
             self._unread.clear()
         return self._known[place]
 
+    def overtaken(self, entries: Sequence[Entry]) -> list[int]:
+        """The entries, by id, whose newest result of `complete` is not about the newest materialization of their partition."""
+        found: list[int] = []
+        ids = {self._place(entry): entry.entry_id for entry in entries if entry.is_partition}
+        for key in {key for key, _ in ids}:
+            partitions = [partition for of, partition in ids if of == key]
+            for start in range(0, len(partitions), _READ_TOGETHER):
+                results = self._instance.event_log_storage.get_asset_check_partition_info(
+                    [dg.AssetCheckKey(key, COMPLETE)], partition_keys=partitions[start : start + _READ_TOGETHER]
+                )
+                found += [ids[key, one.partition_key] for one in results if one.partition_key is not None and not one.is_current]
+        return found
+
     def _read(self, key: dg.AssetKey, partitions: list[str]) -> None:
         newest = self._instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(partitions))
         wanted = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(newest.values()))

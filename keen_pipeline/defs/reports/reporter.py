@@ -33,21 +33,15 @@ class Reporter:
         self._pipeline = pipeline
         self._landed: dict[str, Entry] = {}
         self._counted: set[int] = set()
-        self._overtaken: list[int] = []
         self.targets = Targets(context.instance, keys)
         self.failed: list[tuple[Entry, str]] = []
         self.problems: list[tuple[str, str]] = []
 
-    def landed(self, entry: Entry, *, is_known: bool = False, is_overtaken: bool = False) -> Iterator[Report]:
-        """Its materialization, unless Dagster `is_known` to have it; `checks` follow at the end.
-
-        `is_overtaken`: a run has told it whose check results Dagster takes for newer than this run's, though they are about its own
-        materialization. A landing run evaluates them once more then, or whatever waits for blocking checks would sleep.
-        """
+    def landed(self, entry: Entry, *, is_known: bool = False) -> Iterator[Report]:
+        """Its materialization, unless Dagster `is_known` to have it; `checks` follow at the end."""
         if entry.is_partition:
             if not is_known:
                 yield materialization(entry, self.targets.keys[entry.request.collection], self._pipeline.destination)
-                self._overtaken += [entry.entry_id] if is_overtaken else []
             self.targets.landed(entry)
         self._landed[entry.request.path] = entry
 
@@ -86,7 +80,9 @@ class Reporter:
         again and counted before: a result of its last materialization says nothing of the new one, and what waits for it would
         sleep.
 
-        What landed counts as reported only then: of a run that dies before, the next one evaluates them.
+        What landed counts as reported only then: of a run that dies before, the next one evaluates them. So does a landing run if
+        Dagster takes for the newest result that of a run which was planned later, be it still queued, cancelled, or about another
+        materialization: else whatever waits for blocking checks would sleep.
         """
         for entry in self._landed.values():
             if entry.counted_at is not None and entry.entry_id not in self._counted:
@@ -98,7 +94,8 @@ class Reporter:
                 )
             yield result
         self._pipeline.ledger.reported(entry.entry_id for entry in self._landed.values())
-        self._pipeline.ledger.report_again(self._overtaken)
+        failed = {entry.request.path for entry, _ in self.failed}
+        self._pipeline.ledger.report_again(self.targets.overtaken([e for path, e in self._landed.items() if path not in failed]))
 
     def end(self, well: int | None = None) -> None:
         """Raises Failure naming what failed and why; what landed is kept, and it is not tried again as a whole.
