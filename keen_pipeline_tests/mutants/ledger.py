@@ -272,6 +272,12 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline_tests/pipeline/test_configuration.py::test_a_run_stopped_right_after_it_asked_otherwise_leaves_no_day_that_nobody_asks_for",
     ),
     (
+        "keen_pipeline/ledger/ledger.py",
+        "if known and _landed_at(known[0]) >= _landed_at(group[-1]):",
+        "if known:",
+        "keen_pipeline_tests/contract/test_ledger_restore.py -k landed_since",
+    ),
+    (
         "keen_pipeline/ledger/reader.py",
         "is_word = sa.and_(c.status.in_(words), c.error.is_distinct_from(REPLACED))",
         "is_word = c.status.in_(words)",

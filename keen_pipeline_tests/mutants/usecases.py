@@ -341,6 +341,18 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_FENCES}::test_a_wait_takes_over_from_a_process_that_dies_while_it_waits",
     ),
     # Orphans.
+    (
+        f"{_CODE}/post.py",
+        "except (ConfigurationError, RetryableError, PermanentError) as error:  # the list's",
+        "except (ConfigurationError, RetryableError) as error:  # the list's",
+        f"{_ORPHANS}::test_a_refused_look_at_the_list_ends_nothing_and_is_told",
+    ),
+    (
+        f"{_CODE}/slices.py",
+        "if any(total * _SMALLEST_SHARE <=",
+        "if any(total * 0 >",
+        f"{_SLICES}::test_what_is_refused_however_small_it_is_isn_t_cut_down_to_its_last_event",
+    ),
     (f"{_CODE}/post.py", "if key not in known}", "}", f"{_ORPHANS}::test_an_extraction_of_something_else_is_not_adopted"),
     (
         f"{_CODE}/post.py",
