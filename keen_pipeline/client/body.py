@@ -134,6 +134,4 @@ class ResultsBody:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._ended = True
-        self._head = memoryview(b"")
         self.close()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination, layout
+from keen_pipeline.landing.storages.errors import cleaned, short
 from keen_pipeline.landing.storages.remote import in_parts
 from keen_pipeline.landing.storages.storage import normal_root
 from keen_pipeline.landing.transfer.direct import TemporaryFile
@@ -122,3 +123,11 @@ def test_parts_of_a_staged_file_are_few_and_in_order(size: int, monkeypatch: pyt
     assert b"".join(part for _, part in parts) == data
     assert len(parts) <= 100
     assert {len(part) for _, part in parts[:-1]} <= {max(10, -(-size // 100))}
+
+
+@given(st.one_of(st.text(max_size=300), st.text(min_size=1, max_size=20).map(lambda text: text * 150)))
+def test_names_and_codes_in_messages_are_short_and_plain(text: str) -> None:
+    assert len(short(text)) <= 100
+    assert short(text).isprintable() or not text
+    assert len(cleaned(text)) <= 60
+    assert cleaned(text).isascii()
