@@ -254,7 +254,8 @@ class _OneLanding:
     def _split(self, error: ExtractionTooLargeError) -> NotLanded:
         pipeline, entry = self._pipeline, self._entry
         try:
-            ended = split(pipeline, entry, str(error), self._worker)
+            # Keen's time limit of a query may have been a gateway's.
+            ended = split(pipeline, entry, str(error), self._worker, fewest=2)
         except (ConfigurationError, RetryableError) as refused:
             return self._try_again(refused)
         return NotLanded(ended or pipeline.ledger.entries([entry.entry_id])[0], error)

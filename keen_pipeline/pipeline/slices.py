@@ -75,15 +75,18 @@ def _plan_group(pipeline: Pipeline, intents: Sequence[Entry], planned: Planned, 
             planned.ended.append(given_up)
 
 
-def split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None) -> Entry | None:
+def split(pipeline: Pipeline, entry: Entry, reason: str, worker: str | None, *, fewest: int = 0) -> Entry | None:
     """Ask for slices of `entry` instead, which the service has refused as too large.
 
-    Answers the given up entry if it can't be cut, or not be counted for good; None if all is well or if it had moved on. Raises
+    Answers the given up entry if it can't be cut, or not be counted for good, or the next attempt of one with fewer events than
+    `fewest`: those can't be what is too large; None if all is well or if it had moved on. Raises
     RetryableError or ConfigurationError if the counts for it can't be had now; nothing is changed then.
     """
     whole = pipeline.ledger.entries([entry.parent_id]) if entry.parent_id is not None else []
     try:
         total = ask_count(pipeline, entry.request, entry.request.timeframe)
+        if total < fewest:
+            return pipeline.fail(entry, f"{reason}; the service counts {total} events in it", worker)
         if any(total * _SMALLEST_SHARE <= min(one.expected or 0, pipeline.limits.max_events) for one in whole):
             told = f"{reason}; it is a part with {total} of {whole[0].expected} events, so their number is not what is too large"
             return pipeline.fail(entry, told, worker, final=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.collection import Collection, CountPolicy
-from keen_pipeline.errors import RateLimitedError, ServiceUnavailableError
+from keen_pipeline.errors import ExtractionTooLargeError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.pipeline import Counted, ad_hoc_request
 from keen_pipeline.pipeline.counts import MOST_COUNTED_TOGETHER, Patience, count_together, verdict
@@ -18,6 +18,16 @@ from keen_pipeline_tests.pipeline.scripted import Made
 from keen_pipeline_tests.pipeline.world import World, day
 
 WELL = Collection("well", "2026-01-01")
+
+
+def test_a_gateways_time_limit_of_a_single_event_is_one_failed_attempt(world: World) -> None:
+    """As of API v3.0, whose 504 says that a query takes too long; one event can't be what takes it."""
+    world.api.fault = lambda call, _, number: ExtractionTooLargeError("HTTP 504") if (call, number) == ("open", 1) else None
+    [request] = world.requests(WELL, 9)
+    world.ledger.request([request])
+    world.ticks()
+    assert world.is_right(request)
+    assert (world.entry(request).slices, world.entry(request).attempt) == (0, 2)
 
 
 def fewer(made: Made, right: bytes) -> bytes:
