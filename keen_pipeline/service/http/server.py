@@ -34,9 +34,8 @@ from keen_pipeline.service.storage.places import ObjectStore
 from keen_pipeline.timeframe import UTC
 
 SHUTDOWN_SECONDS = 5
-KEEP_ALIVE_SECONDS = (
-    75  # longer than proxies and pollers wait between two requests: who ends a connection must not be asked meanwhile
-)
+# Longer than proxies and pollers wait between two requests: a request that meets the end of its connection is lost.
+KEEP_ALIVE_SECONDS = 75
 BACKLOG = 256  # connections accepted in one go, so that there are descriptors for them
 DESCRIPTORS = 65_536
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
