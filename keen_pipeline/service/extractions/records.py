@@ -21,6 +21,8 @@ MAIL_PENDING, MAIL_SENT, MAIL_GIVEN_UP = "pending", "sent", "given up"
 QUEUE_RETRY_SECONDS = 30
 CLOCK_SECONDS = 86_400
 """Nothing is held or put off for so long: what seems to be was while the clock was ahead."""
+AHEAD_SECONDS = 60
+"""Of a creation that this much lies ahead the clock was wrong; a shorter time is that between reading it and looking."""
 MAIL_CLAIM_SECONDS = 12 * TIMEOUT_SECONDS
 """Longer than an attempt to send one, whose steps with TLS and a login are eleven; only a process that died in the middle of it
 leaves a mail for so long."""
@@ -190,7 +192,7 @@ class ExtractionRecords:
         )
         while True:
             now = self.now()
-            rows = self._database.rows(due, [NOT_STARTED, now, now, now, now + CLOCK_SECONDS, *passed_over])
+            rows = self._database.rows(due, [NOT_STARTED, now, now + AHEAD_SECONDS, now, now + CLOCK_SECONDS, *passed_over])
             if not rows:
                 return None
             row = rows[0]
