@@ -20,7 +20,7 @@ from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.manifests import all_of
-from keen_pipeline.pipeline.told import Group, by_cause, is_unknown_collection
+from keen_pipeline.pipeline.told import backfill_command, by_cause, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
@@ -120,11 +120,11 @@ def _names(settings: Settings) -> str:
 
 def _properties(settings: Settings) -> str:
     """A mask that covers no property lets personal data through, and a filter on one that isn't there takes no event or each."""
-    named, wrong = 0, []
+    client, named, wrong = open_client(settings), 0, []
     for collection in configured_collections(settings):
         filtered = [f.property_name for f in collection.filters]
         named += len(filtered) + len(collection.mask)
-        known = sorted(open_client(settings).property_types(collection.name)) if filtered or collection.mask else []
+        known = sorted(client.property_types(collection.name)) if filtered or collection.mask else []
         spelled = {*known, *(one.removeprefix("body:").replace(":", ".") for one in known)}
         unmet = [name for name in filtered if name not in spelled and not name.startswith(("header:", "keen."))]
         unmet += [name for name in collection.mask if not any(masked_by({name: None}, one) for one in known)]
@@ -186,8 +186,7 @@ def _partitions(settings: Settings) -> str:
         landed += found.landed
         for what, keys in (("without a file", found.gaps), ("out of date or unproven", found.outdated)):
             if keys:
-                command = Group(collection.name, keys, "", "backfill").command
-                wrong.append(f"{collection.name} has {len(keys)} partitions {what}: {command}")
+                wrong.append(f"{collection.name} has {len(keys)} partitions {what}: {backfill_command(collection.name, keys)}")
         abandoned = [s for s in found.given_up if s.status is Status.ABANDONED]
         for group in by_cause((collection.name, s.key, s.error or "", "retry") for s in abandoned):
             mend = "see names above" if is_unknown_collection(group.reason) else group.command

@@ -24,7 +24,7 @@ from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.pipeline.requests import check_mask_key
-from keen_pipeline.pipeline.told import MOST_NAMED, Group, by_cause, few, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -75,7 +75,7 @@ def command(collection: str | None, as_json: bool) -> None:
     new = [c for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
     if new and (newest := latest_partition(new[0], now)) is not None:
         show(f"nothing has landed yet of {few([c.name for c in new], ', ')}: the nightly job lands the last days; to land some now")
-        show(f"  {Group(new[0].name, (newest.key,), '', 'backfill').command}")
+        show(f"  {backfill_command(new[0].name, [newest.key])}")
     for name, landed, still in left:
         if still:
             show(f"{name} is not configured, and {len(still)} of it are open: keen-pipeline cancel {shlex.quote(name)}")
@@ -127,7 +127,7 @@ def _details(collection: Collection, found: Coverage, open_: Sequence[Entry], wa
         show(f"{collection.name} waits: {line}")
     for what, keys in (("lacks ", found.gaps), ("has files that another configuration made, ", found.outdated)):
         if keys:
-            show(f"{collection.name} {what}{few(keys, ', ')}: {Group(collection.name, keys, '', 'backfill').command}")
+            show(f"{collection.name} {what}{few(keys, ', ')}: {backfill_command(collection.name, keys)}")
     if found.strays:
         show(
             f"{collection.name} has files of partitions that its configuration doesn't have any more, {few(found.strays, ', ')}: "

@@ -89,9 +89,7 @@ def build_keen_definitions(
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    if downstream:
-        how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
-        sensors.append(dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how))
+    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
     notifications = configured_notifications(notifications)
     sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone, running=running) if notifications else []
     return dg.Definitions(
@@ -103,6 +101,15 @@ def build_keen_definitions(
         sensors=sensors,
         resources=keen_resources(names, keen, ledger, destination, notifications),
     )
+
+
+def _downstream_sensors(
+    names: Names, target: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
+) -> list[dg.SensorDefinition]:
+    if not target:
+        return []
+    how: dict[str, Any] = {"minimum_interval_seconds": interval_seconds, "default_status": sensor_status(running)}
+    return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
 
 
 def _check(collections: Sequence[Collection]) -> None:

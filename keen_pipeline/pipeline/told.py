@@ -43,13 +43,18 @@ class Group:
         if self.verb and is_unknown_collection(self.reason):  # to ask again would be refused again
             return _UNKNOWN_COLLECTION
         if self.verb == "backfill":
-            return f"keen-pipeline backfill {name} --from {self.keys[0]} --to {self.keys[-1]}"
+            return backfill_command(self.collection, self.keys)
         rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
         return f"keen-pipeline {self.verb} {name}{rest}" if self.verb else ""
 
     def __str__(self) -> str:
         told = f"{self.collection} {few(self.keys)}: {shortened(self.reason)}"
         return f"{told}\n  {self.command}" if self.command else told
+
+
+def backfill_command(collection: str, keys: Sequence[str]) -> str:
+    """What extracts partitions, given in order, for a shell."""
+    return f"keen-pipeline backfill {shlex.quote(collection)} --from {keys[0]} --to {keys[-1]}"
 
 
 def by_cause(told: Iterable[tuple[str, str, str, str]]) -> list[Group]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -16,6 +17,7 @@ from keen_pipeline.defs.translator import COLLECTION_METADATA
 from keen_pipeline.errors import InvalidInputError, PermanentError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.pipeline import Pipeline
 from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.scope import DEFAULT_NAME
 
@@ -78,15 +80,7 @@ def unique_values_asset(
         required_resource_keys=names.resources,
     )
     def list_values(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization | dg.MaterializeResult[None]]:
-        pipeline = pipeline_of(context.resources, name)
-
-        def made(partition: str) -> dict[str, Any]:
-            values: list[Any] = []
-            if not partitioned or not is_before_start(collection, partition):
-                window = partition_for_key(collection, partition, pipeline.clock.now()).timeframe if partitioned else None
-                values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
-            return _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
-
+        made = partial(_list, pipeline_of(context.resources, name), collection, property_name)
         if partitioned:
             # What says nothing of one partition, as a service that is away, would say so of each.
             yield from one_by_one(context, key, "listed", made, PermanentError)
@@ -94,6 +88,15 @@ def unique_values_asset(
             yield dg.MaterializeResult(asset_key=key, metadata=made(LATEST))
 
     return list_values
+
+
+def _list(pipeline: Pipeline, collection: Collection, property_name: str, partition: str) -> dict[str, Any]:
+    """Write the values of a partition, or of all events as LATEST; what is told of it."""
+    values: list[Any] = []
+    if partition == LATEST or not is_before_start(collection, partition):
+        window = partition_for_key(collection, partition, pipeline.clock.now()).timeframe if partition != LATEST else None
+        values = pipeline.api.select_unique(collection.name, property_name, window, collection.filters)
+    return _written(pipeline.destination.write_list(collection.name, property_name, partition, values), values)
 
 
 def _written(uri: str, values: list[Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -117,10 +117,8 @@ class Targets:
             self._unread.add(place)
         if place in self._unread:
             self._known.update(dict.fromkeys(self._unread))
-            for key in {key for key, _ in self._unread}:
-                partitions = sorted(partition for of, partition in self._unread if of == key)
-                for start in range(0, len(partitions), _READ_TOGETHER):
-                    self._read(key, partitions[start : start + _READ_TOGETHER])
+            for key, partitions in _together(self._unread):
+                self._read(key, partitions)
             self._unread.clear()
         return self._known[place]
 
@@ -128,13 +126,11 @@ class Targets:
         """The entries, by id, whose newest result of `complete` is not about the newest materialization of their partition."""
         found: list[int] = []
         ids = {self._place(entry): entry.entry_id for entry in entries if entry.is_partition}
-        for key in {key for key, _ in ids}:
-            partitions = [partition for of, partition in ids if of == key]
-            for start in range(0, len(partitions), _READ_TOGETHER):
-                results = self._instance.event_log_storage.get_asset_check_partition_info(
-                    [dg.AssetCheckKey(key, COMPLETE)], partition_keys=partitions[start : start + _READ_TOGETHER]
-                )
-                found += [ids[key, one.partition_key] for one in results if one.partition_key is not None and not one.is_current]
+        for key, partitions in _together(ids):
+            results = self._instance.event_log_storage.get_asset_check_partition_info(
+                [dg.AssetCheckKey(key, COMPLETE)], partition_keys=partitions
+            )
+            found += [ids[key, one.partition_key] for one in results if one.partition_key is not None and not one.is_current]
         return found
 
     def _read(self, key: dg.AssetKey, partitions: list[str]) -> None:
@@ -148,6 +144,16 @@ class Targets:
 
     def _place(self, entry: Entry) -> tuple[dg.AssetKey, str]:
         return self.keys[entry.request.collection], entry.request.partition_key
+
+
+def _together(places: Iterable[tuple[dg.AssetKey, str]]) -> Iterator[tuple[dg.AssetKey, list[str]]]:
+    """Each asset with its partitions, as many at once as one query asks for."""
+    by_asset: dict[dg.AssetKey, list[str]] = defaultdict(list)
+    for key, partition in sorted(places):
+        by_asset[key].append(partition)
+    for key, partitions in by_asset.items():
+        for start in range(0, len(partitions), _READ_TOGETHER):
+            yield key, partitions[start : start + _READ_TOGETHER]
 
 
 def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
