@@ -37,7 +37,7 @@ def open_database(url: str) -> sa.Engine:
 
     Raises ConfigurationError.
     """
-    from keen_pipeline.ledger.database import is_replaced, open_engine
+    from keen_pipeline.ledger.database.engine import is_replaced, open_engine
 
     with _lock:
         if url not in _engines or is_replaced(_engines[url]):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from keen_pipeline_tests.postgres import database, running_postgres
+from keen_pipeline_tests.servers.postgres import database, running_postgres
 
 # A developer's own settings must not reach the tests, nor Dagster's telemetry the network.
 for _name in [name for name in os.environ if name.startswith(("KEEN_", "DAGSTER_", "SMTP_"))]:

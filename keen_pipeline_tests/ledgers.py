@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from keen_pipeline.extraction import ExtractionRequest, Landing
 from keen_pipeline.filters import Filter
 from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.ledger.tables import entries, metadata
+from keen_pipeline.ledger.database.tables import entries, metadata
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.scope import Scope
 from keen_pipeline.testing import FakeClock

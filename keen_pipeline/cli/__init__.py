@@ -21,11 +21,11 @@ from keen_pipeline.errors import KeenPipelineError
 
 # command: (module below keen_pipeline.cli, what `--help` of the group says)
 _COMMANDS = {
-    "demo": ("demo", "The whole pipeline once, headless, on sample events."),
-    "dev": ("dev", "The Dagster UI and daemon, and the embedded service, until Ctrl-C."),
-    "serve": ("serve", "The embedded Keen-compatible service."),
+    "demo": ("local.demo", "The whole pipeline once, headless, on sample events."),
+    "dev": ("local.dev", "The Dagster UI and daemon, and the embedded service, until Ctrl-C."),
+    "serve": ("local.serve", "The embedded Keen-compatible service."),
     "init": ("init", "Write a commented collections file to begin with."),
-    "load": ("load", "Load events from files into the service."),
+    "load": ("local.load", "Load events from files into the service."),
     "extract": ("extract", "Extract one timeframe of a collection now."),
     "list": ("extract:list_values", "The unique values of a property."),
     "backfill": ("backfill", "Land a range of partitions of configured collections."),

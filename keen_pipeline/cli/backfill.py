@@ -22,7 +22,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Pipeline, extract, partition_request, post_due, submit
 from keen_pipeline.pipeline.context import by_collection
-from keen_pipeline.pipeline.history import lost_events
+from keen_pipeline.pipeline.files.history import lost_events
 from keen_pipeline.pipeline.told import summary
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings

@@ -26,9 +26,9 @@ from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipe
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Ended, Hindered, Landed, Retrying, Stopped, verdict
 from keen_pipeline.pipeline import Progress as Waiting
+from keen_pipeline.pipeline.extractions.wait import Event
 from keen_pipeline.pipeline.sample import sample_collections
 from keen_pipeline.pipeline.told import few
-from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant

@@ -16,10 +16,10 @@ from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
-from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
+from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
+from keen_pipeline.pipeline.files.manifests import all_of
 from keen_pipeline.pipeline.freshness import coverage
-from keen_pipeline.pipeline.manifests import all_of
 from keen_pipeline.pipeline.told import backfill_command, by_cause, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of

@@ -10,7 +10,7 @@ import click
 
 from keen_pipeline.cli.common import console, copy_files, print_json, show, shown
 from keen_pipeline.ledger import open_engine
-from keen_pipeline.ledger.migrate import CONTRACT_COMMAND, ledger_version
+from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.ledger.statistics import StatisticsReader
 from keen_pipeline.observability import ALERTS, DASHBOARD
 from keen_pipeline.observability.exporter import PipelineMetrics
@@ -37,7 +37,7 @@ def rebuild(as_json: bool) -> None:
 
     Example: keen-pipeline ledger rebuild
     """
-    from keen_pipeline.pipeline.rebuild import rebuild as take_over  # the pipeline, for this command alone
+    from keen_pipeline.pipeline.files.rebuild import rebuild as take_over  # the pipeline, for this command alone
 
     settings = Settings.from_environment()
     destination = open_destination(settings.destination, settings.destination_options)

@@ -21,7 +21,7 @@ from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
-from keen_pipeline.pipeline.explain import Waiting, explain_all, in_few_lines
+from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.pipeline.requests import check_mask_key
 from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, few, shortened

@@ -23,8 +23,8 @@ from keen_pipeline.cli.common import (
 from keen_pipeline.errors import InvalidInputError, VerificationError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Pipeline
+from keen_pipeline.pipeline.files.verify import Range, Verified, landed_of, repair, strangers, to_repair, verify
 from keen_pipeline.pipeline.told import few
-from keen_pipeline.pipeline.verify import Range, Verified, landed_of, repair, strangers, to_repair, verify
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_pipeline
 

@@ -10,8 +10,8 @@ from keen_pipeline.client import synchronous, wire
 from keen_pipeline.client.address import is_private_host, split_url
 from keen_pipeline.client.connection import Connector, TimeLimits
 from keen_pipeline.client.proxy import Proxies
-from keen_pipeline.client.renewal import RenewingResults
-from keen_pipeline.client.results import ResultsOpener
+from keen_pipeline.client.results.opening import ResultsOpener
+from keen_pipeline.client.results.renewal import RenewingResults
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.client.transport import ApiTransport, check_base_url
 from keen_pipeline.client.wire import Answer

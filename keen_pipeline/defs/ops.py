@@ -29,7 +29,7 @@ from keen_pipeline.pipeline import (
     submit,
 )
 from keen_pipeline.pipeline.counts import Patience
-from keen_pipeline.pipeline.upkeep import tidy_up
+from keen_pipeline.pipeline.files.upkeep import tidy_up
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.timeframe import parse_instant
 

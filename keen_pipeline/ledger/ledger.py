@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy
 from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Kind, Landing, Status
+from keen_pipeline.ledger.database.tables import entries, is_claimed, is_landed, is_open, is_publishing, is_stale, is_to_land
+from keen_pipeline.ledger.database.transactions import transaction
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
 from keen_pipeline.ledger.submissions import LedgerSubmissions
-from keen_pipeline.ledger.tables import entries, is_claimed, is_landed, is_open, is_publishing, is_stale, is_to_land
-from keen_pipeline.ledger.transactions import transaction
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, sources_of
 
 _SPLITTABLE = [status.value for status in sources_of(Status.SPLIT)]

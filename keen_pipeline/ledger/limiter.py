@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from keen_pipeline.errors import RateLimitedError
-from keen_pipeline.ledger.clock import clock_of, now_expression
-from keen_pipeline.ledger.tables import api_pauses, api_requests
-from keen_pipeline.ledger.transactions import transaction
+from keen_pipeline.ledger.database.clock import clock_of, now_expression
+from keen_pipeline.ledger.database.tables import api_pauses, api_requests
+from keen_pipeline.ledger.database.transactions import transaction
 from keen_pipeline.ports import Clock
 
 # A minute, and the most by which one request may be longer under way than another: the service counts on arrival.

@@ -10,9 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keen_pipeline.ledger.clock import clock_of
-from keen_pipeline.ledger.tables import is_waiting_notice, notices
-from keen_pipeline.ledger.transactions import read_transaction, transaction
+from keen_pipeline.ledger.database.clock import clock_of
+from keen_pipeline.ledger.database.tables import is_waiting_notice, notices
+from keen_pipeline.ledger.database.transactions import read_transaction, transaction
 from keen_pipeline.lifecycle import MAX_WAIT
 from keen_pipeline.ports import Clock
 

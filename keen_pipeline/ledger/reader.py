@@ -13,10 +13,8 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ClaimLostError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Status
-from keen_pipeline.ledger.clock import clock_of
-from keen_pipeline.ledger.rows import status_of, to_entry
-from keen_pipeline.ledger.scopes import ScopeSummary, adopt
-from keen_pipeline.ledger.tables import (
+from keen_pipeline.ledger.database.clock import clock_of
+from keen_pipeline.ledger.database.tables import (
     collections,
     entries,
     in_outbox,
@@ -27,7 +25,9 @@ from keen_pipeline.ledger.tables import (
     is_uncounted,
     scopes,
 )
-from keen_pipeline.ledger.transactions import read_transaction, transaction
+from keen_pipeline.ledger.database.transactions import read_transaction, transaction
+from keen_pipeline.ledger.rows import status_of, to_entry
+from keen_pipeline.ledger.scopes import ScopeSummary, adopt
 from keen_pipeline.ledger.workers import Workers
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.ports import Clock

@@ -16,7 +16,7 @@ from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod
 from keen_pipeline.errors import LedgerVersionError
 from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.filters import Filter
-from keen_pipeline.ledger.tables import MOST_CHARACTERS, entries
+from keen_pipeline.ledger.database.tables import MOST_CHARACTERS, entries
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.scope import Scope
 from keen_pipeline.timeframe import Timeframe

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from keen_pipeline.collection import Encoding
 from keen_pipeline.extraction import Kind
+from keen_pipeline.ledger.database.tables import entries, scopes
 from keen_pipeline.ledger.rows import to_entry
-from keen_pipeline.ledger.tables import entries, scopes
 from keen_pipeline.scope import Scope
 
 _log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Status
+from keen_pipeline.ledger.database.tables import api_pauses, api_requests, entries, in_outbox, is_open
+from keen_pipeline.ledger.database.transactions import reason_of
 from keen_pipeline.ledger.limiter import WINDOW
 from keen_pipeline.ledger.reader import LedgerReader, chunks
-from keen_pipeline.ledger.tables import api_pauses, api_requests, entries, in_outbox, is_open
 from keen_pipeline.ledger.totals import Totals, is_partition, totals_of
-from keen_pipeline.ledger.transactions import reason_of
 
 # Ids are given out before their rows are committed: a lower one may appear after a higher one. Rows are taken for settled once
 # they were asked for so long ago; no transaction of a ledger lasts a hundredth of it.

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from keen_pipeline.errors import ClaimLostError, UnreadableAnswerError
 from keen_pipeline.extraction import ExtractionRequest, Status
+from keen_pipeline.ledger.database.tables import collections, entries, is_open, is_to_land, scopes, workers
+from keen_pipeline.ledger.database.transactions import lock_rows, transaction
 from keen_pipeline.ledger.reader import REPLACED, LedgerReader, chunks
 from keen_pipeline.ledger.rows import bounded, new_row, next_attempt_row
-from keen_pipeline.ledger.tables import collections, entries, is_open, is_to_land, scopes, workers
-from keen_pipeline.ledger.transactions import lock_rows, transaction
 from keen_pipeline.ledger.workers import Worker
 from keen_pipeline.lifecycle import Entry, Limits, backoff_seconds, history, sources_of
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from keen_pipeline.extraction import Kind, Status
-from keen_pipeline.ledger.tables import entries
+from keen_pipeline.ledger.database.tables import entries
 
 # Upper bounds of the histograms' buckets, in seconds.
 SUBMITTING_SECONDS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)

@@ -20,8 +20,8 @@ from threading import Event, Thread
 import sqlalchemy as sa
 
 from keen_pipeline.errors import LedgerUnavailableError
-from keen_pipeline.ledger.tables import entries, is_claimed, is_publishing, workers
-from keen_pipeline.ledger.transactions import lock_rows, read_transaction, reason_of, transaction
+from keen_pipeline.ledger.database.tables import entries, is_claimed, is_publishing, workers
+from keen_pipeline.ledger.database.transactions import lock_rows, read_transaction, reason_of, transaction
 from keen_pipeline.ports import Clock
 
 _log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry, Limits
 from keen_pipeline.partitions import Partition, due_partitions, latest_partition, partitions_between
-from keen_pipeline.pipeline.explain import Waiting, explain_all
-from keen_pipeline.pipeline.history import history_span, usual_events
-from keen_pipeline.pipeline.submit import gaps
+from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all
+from keen_pipeline.pipeline.extractions.submit import gaps
+from keen_pipeline.pipeline.files.history import history_span, usual_events
 from keen_pipeline.pipeline.told import Group, by_cause
 
 if TYPE_CHECKING:

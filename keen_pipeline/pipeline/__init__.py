@@ -2,12 +2,12 @@
 
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Counted, count_landed, verdict
-from keen_pipeline.pipeline.land import Landed, NotLanded, land
-from keen_pipeline.pipeline.poll import Polled, poll
-from keen_pipeline.pipeline.post import Posted, post_due
+from keen_pipeline.pipeline.extractions.poll import Polled, poll
+from keen_pipeline.pipeline.extractions.post import Posted, post_due
+from keen_pipeline.pipeline.extractions.submit import Submission, gaps, requests_of_a_night, submit
+from keen_pipeline.pipeline.extractions.wait import Ended, Hindered, Progress, Retrying, Stopped, extract
+from keen_pipeline.pipeline.files.land import Landed, NotLanded, land
 from keen_pipeline.pipeline.requests import ad_hoc_request, partition_request
-from keen_pipeline.pipeline.submit import Submission, gaps, requests_of_a_night, submit
-from keen_pipeline.pipeline.wait import Ended, Hindered, Progress, Retrying, Stopped, extract
 
 __all__ = [
     "Counted",

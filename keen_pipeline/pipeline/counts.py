@@ -14,8 +14,8 @@ from keen_pipeline.collection import CountPolicy
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, RetryableError
 from keen_pipeline.extraction import ExtractionRequest, Status, filters_identity
 from keen_pipeline.lifecycle import Count, Entry, Retry, Seen, decide
-from keen_pipeline.pipeline import manifests
 from keen_pipeline.pipeline.context import Pipeline, each
+from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.timeframe import Timeframe
 
 # A longer range is counted in pieces: one count over years of events may take a service longer than it allows itself.

@@ -11,8 +11,8 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Status
 from keen_pipeline.partitions import Partition, due_partitions, partition_for_key, partitions_between
+from keen_pipeline.pipeline.extractions.submit import gaps
 from keen_pipeline.pipeline.requests import partition_request
-from keen_pipeline.pipeline.submit import gaps
 from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:

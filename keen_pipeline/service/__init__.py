@@ -10,8 +10,8 @@ from keen_pipeline.service.storage.places import ObjectStore, StorageError
 
 
 def serve(config: ServiceConfig, objects: ObjectStore | None = None, results: ObjectStore | None = None) -> None:
-    """Run the service until SIGTERM or SIGINT; see `keen_pipeline.service.http.server.serve`."""
-    from keen_pipeline.service.http.server import serve as run  # the server's imports cost a second
+    """Run the service until SIGTERM or SIGINT; see `keen_pipeline.service.http.server.serve.serve`."""
+    from keen_pipeline.service.http.server.serve import serve as run  # the server's imports cost a second
 
     run(config, objects, results)
 

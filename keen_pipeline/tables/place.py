@@ -75,7 +75,7 @@ def place_of_url(url: str, dataset: str | None = None) -> TablePlace:
     """The database at a SQLAlchemy URL. Raises ConfigurationError without the URL's password."""
     import sqlalchemy as sa
 
-    from keen_pipeline.ledger.database import read_url
+    from keen_pipeline.ledger.database.engine import read_url
 
     destinations = import_dlt().destinations
     try:

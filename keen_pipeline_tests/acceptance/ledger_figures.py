@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.ledger.tables import entries, in_outbox
-from keen_pipeline.ledger.transactions import read_only
+from keen_pipeline.ledger.database.tables import entries, in_outbox
+from keen_pipeline.ledger.database.transactions import read_only
 
 
 def counts(ledger: SqlLedger) -> Counter[Status]:

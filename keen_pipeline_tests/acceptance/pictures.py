@@ -28,7 +28,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_ledger, scope_of
 from keen_pipeline_tests.acceptance.processes import Shell, await_ui
-from keen_pipeline_tests.ports import free_port
+from keen_pipeline_tests.servers.ports import free_port
 
 if TYPE_CHECKING:  # the browser's driver is in the extra `dev`, which the README's test command does without
     from playwright.sync_api import Page, ViewportSize

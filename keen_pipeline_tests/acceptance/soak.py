@@ -33,11 +33,11 @@ import sqlalchemy as sa
 
 from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.landing.layout import QUARANTINE, REASON_SUFFIX
-from keen_pipeline.ledger.tables import entries
-from keen_pipeline_tests.acceptance.crash import settle
-from keen_pipeline_tests.acceptance.crash_audit import Partition, audit
-from keen_pipeline_tests.acceptance.crash_rig import COLLECTIONS, START, SUPERVISION, Rig
-from keen_pipeline_tests.acceptance.fault_proxy import FaultProxy
+from keen_pipeline.ledger.database.tables import entries
+from keen_pipeline_tests.acceptance.crash.__main__ import settle
+from keen_pipeline_tests.acceptance.crash.audit import Partition, audit
+from keen_pipeline_tests.acceptance.crash.rig import COLLECTIONS, START, SUPERVISION, Rig
+from keen_pipeline_tests.acceptance.faults.fault_proxy import FaultProxy
 from keen_pipeline_tests.acceptance.ledger_figures import counts
 from keen_pipeline_tests.acceptance.report import report
 

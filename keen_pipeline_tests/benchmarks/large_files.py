@@ -31,7 +31,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from keen_pipeline_tests.benchmarks.landing_documents import TYPES, Document, write_document
+from keen_pipeline_tests.benchmarks.landing.documents import TYPES, Document, write_document
 from keen_pipeline_tests.benchmarks.meter import MARK, Meter
 from keen_pipeline_tests.benchmarks.static_server import StaticServer, serving
 

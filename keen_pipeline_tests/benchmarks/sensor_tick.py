@@ -35,8 +35,8 @@ from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.resources import open_scope
 from keen_pipeline.extraction import ExtractionRequest, Landing, Status
 from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.ledger.database.tables import entries
 from keen_pipeline.ledger.rows import landing_values, new_row
-from keen_pipeline.ledger.tables import entries
 from keen_pipeline.partitions import partitions_between
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.ports import SystemClock

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from keen_pipeline_tests.ports import free_port
+from keen_pipeline_tests.servers.ports import free_port
 
 START_SECONDS = 20.0
 

@@ -22,8 +22,8 @@ from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partitions_between
 from keen_pipeline.pipeline import Pipeline, partition_request
-from keen_pipeline.pipeline.manifests import Manifest, write
-from keen_pipeline.pipeline.verify import verify
+from keen_pipeline.pipeline.files.manifests import Manifest, write
+from keen_pipeline.pipeline.files.verify import verify
 from keen_pipeline.ports import ExtractionApi
 from keen_pipeline.scope import Scope
 

@@ -12,7 +12,7 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.extraction import ExtractionRequest, SecretUrl
 from keen_pipeline.filters import Filter
 from keen_pipeline.timeframe import Timeframe
-from keen_pipeline_tests.faults import FaultServer
+from keen_pipeline_tests.servers.faults import FaultServer
 
 UTC = timezone.utc
 READ, WRITE = "read-key-77aa", "write-key-88bb"

@@ -8,7 +8,7 @@ import pytest
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline_tests.client.calls import READ, WRITE, Budget, QuickClock
-from keen_pipeline_tests.faults import FaultServer
+from keen_pipeline_tests.servers.faults import FaultServer
 
 
 @pytest.fixture

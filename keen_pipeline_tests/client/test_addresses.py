@@ -16,9 +16,9 @@ from keen_pipeline.errors import (
     UnreachableError,
     UnreadableAnswerError,
 )
-from keen_pipeline_tests import faults
 from keen_pipeline_tests.client.calls import answers_of, client_of, read
-from keen_pipeline_tests.faults import FaultServer
+from keen_pipeline_tests.servers import faults
+from keen_pipeline_tests.servers.faults import FaultServer
 
 
 @pytest.fixture

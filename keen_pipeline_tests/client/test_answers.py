@@ -24,9 +24,9 @@ from keen_pipeline.errors import (
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import RemoteStatus, SecretUrl
-from keen_pipeline_tests import faults, wire_faults
 from keen_pipeline_tests.client.calls import CALLS, COMPLETE, DAY, READ, REQUEST, UTC, WRITE, Budget, QuickClock
-from keen_pipeline_tests.faults import FaultServer, document, status
+from keen_pipeline_tests.servers import faults, wire_faults
+from keen_pipeline_tests.servers.faults import FaultServer, document, status
 
 
 @pytest.mark.parametrize("name", CALLS)

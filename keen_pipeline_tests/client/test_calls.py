@@ -21,7 +21,6 @@ from keen_pipeline.errors import (
     ServiceUnavailableError,
 )
 from keen_pipeline.extraction import ExtractionRequest, RemoteStatus
-from keen_pipeline_tests import faults
 from keen_pipeline_tests.client.calls import (
     AMOUNT,
     CALLS,
@@ -35,7 +34,8 @@ from keen_pipeline_tests.client.calls import (
     Budget,
     QuickClock,
 )
-from keen_pipeline_tests.faults import FaultServer, Request, document, status
+from keen_pipeline_tests.servers import faults
+from keen_pipeline_tests.servers.faults import FaultServer, Request, document, status
 
 
 def query(request: Request) -> dict[str, Any]:

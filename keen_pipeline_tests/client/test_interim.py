@@ -6,9 +6,9 @@ import pytest
 
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import AuthenticationError, KeenPipelineError
-from keen_pipeline_tests import faults, wire_faults
 from keen_pipeline_tests.client.calls import DAY, REQUEST
-from keen_pipeline_tests.faults import FaultServer
+from keen_pipeline_tests.servers import faults, wire_faults
+from keen_pipeline_tests.servers.faults import FaultServer
 
 
 @pytest.mark.parametrize(

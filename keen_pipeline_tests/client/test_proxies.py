@@ -15,8 +15,8 @@ from keen_pipeline.client.address import Address
 from keen_pipeline.client.proxy import Proxies
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError, UnreachableError
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests import faults, tls, wire_faults
-from keen_pipeline_tests.faults import FaultServer, document, status
+from keen_pipeline_tests.servers import faults, tls, wire_faults
+from keen_pipeline_tests.servers.faults import FaultServer, document, status
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 CSV = b"a,b\n1,2\n"

@@ -10,9 +10,9 @@ from keen_pipeline.errors import (
     KeenPipelineError,
     UnreadableAnswerError,
 )
-from keen_pipeline_tests import faults
 from keen_pipeline_tests.client.calls import DAY, REQUEST
-from keen_pipeline_tests.faults import FaultServer, document
+from keen_pipeline_tests.servers import faults
+from keen_pipeline_tests.servers.faults import FaultServer, document
 
 
 def test_redirect_within_the_service_is_followed(client: KeenClient, server: FaultServer) -> None:

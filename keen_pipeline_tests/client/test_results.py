@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from keen_pipeline.client import RenewingResults, results
-from keen_pipeline.client.results import strong_validator
+from keen_pipeline.client import RenewingResults
+from keen_pipeline.client.results import opening as results
+from keen_pipeline.client.results.opening import strong_validator
 from keen_pipeline.errors import (
     ConfigurationError,
     ExtractionFailedError,
@@ -21,9 +22,9 @@ from keen_pipeline.errors import (
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests import faults, tls, wire_faults
 from keen_pipeline_tests.client.calls import answers_of, client_of, read
-from keen_pipeline_tests.faults import FaultServer, document
+from keen_pipeline_tests.servers import faults, tls, wire_faults
+from keen_pipeline_tests.servers.faults import FaultServer, document
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError, TransferError, UnreachableError
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests import faults, tls, wire_faults
 from keen_pipeline_tests.client.calls import QuickClock
-from keen_pipeline_tests.faults import FaultServer, document
+from keen_pipeline_tests.servers import faults, tls, wire_faults
+from keen_pipeline_tests.servers.faults import FaultServer, document
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -13,7 +13,7 @@ from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.client.scrub import LONGEST_TEXT, Scrubber, clean
 from keen_pipeline.errors import ExtractionFailedError, KeenPipelineError, RequestRejectedError, UnreadableAnswerError
 from keen_pipeline.extraction import SecretUrl
-from keen_pipeline_tests.faults import FaultServer, document, redirect, status
+from keen_pipeline_tests.servers.faults import FaultServer, document, redirect, status
 
 READ, WRITE, MASTER = "read-key-77aa", "write/key+88bb", "read-key-77aa-and-more"
 SCRUB = Scrubber((READ, WRITE, MASTER, "wrong", None, ""))

@@ -16,11 +16,11 @@ from keen_pipeline import Collection, CsvDestination, ExtractionLedger, KeenReso
 from keen_pipeline.client import KeenClient
 from keen_pipeline.defs.names import Names
 from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.ledger.tables import entries
+from keen_pipeline.ledger.database.tables import entries
 from keen_pipeline.scope import Scope, source_of
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.testing import KeenLanding, live_service
-from keen_pipeline_tests.ports import free_port
+from keen_pipeline_tests.servers.ports import free_port
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
 NIGHT = "2026-01-05T01:00:00Z"

@@ -17,8 +17,8 @@ from dagster._core.launcher import WorkerStatus
 
 from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline.defs.celery_launcher import WatchedCeleryRunLauncher
-from keen_pipeline_tests.acceptance.crash_rig import die_with_parent, end_all, marked
-from keen_pipeline_tests.valkey import running_valkey
+from keen_pipeline_tests.acceptance.crash.rig import die_with_parent, end_all, marked
+from keen_pipeline_tests.servers.valkey import running_valkey
 
 LOST_AFTER_SECONDS = 1.0
 READY_SECONDS = 60.0

@@ -15,7 +15,7 @@ import urllib3
 from keen_pipeline import __version__
 from keen_pipeline.cli.docs import PROFILES
 from keen_pipeline_tests.acceptance.processes import await_text
-from keen_pipeline_tests.ports import free_port
+from keen_pipeline_tests.servers.ports import free_port
 
 FOLDER = PROFILES / "images"
 DOCKERFILES = ["Dockerfile", "service.Dockerfile"]

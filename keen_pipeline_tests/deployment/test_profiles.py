@@ -15,10 +15,10 @@ from dagster_postgres import PostgresEventLogStorage
 
 import keen_pipeline.settings
 from keen_pipeline.cli.docs import PROFILES, profiles
-from keen_pipeline.cli.processes import make_dagster_home
+from keen_pipeline.cli.local.processes import make_dagster_home
 from keen_pipeline.defs.celery_launcher import WatchedCeleryRunLauncher
 from keen_pipeline_tests.acceptance.processes import Shell
-from keen_pipeline_tests.acceptance.scale_rig import merged
+from keen_pipeline_tests.acceptance.scale.rig import merged
 
 KNOWN = {"one_machine", "postgres_s3", "celery", "kubernetes", "images"}
 

@@ -14,8 +14,8 @@ from keen_pipeline.extraction import Landing, SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.transfer import download
 from keen_pipeline.ports import ResultsStream
-from keen_pipeline_tests.faults import Behaviour, FaultServer, document
 from keen_pipeline_tests.pipeline.scripted import Body as _Body
+from keen_pipeline_tests.servers.faults import Behaviour, FaultServer, document
 
 KEY = "read-key-5f1d"
 

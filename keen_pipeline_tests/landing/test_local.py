@@ -16,8 +16,8 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Landing
 from keen_pipeline.landing.storages.local import StagedFile
 from keen_pipeline.landing.transfer.workers import BUFFERS, CHUNK_BYTES
-from keen_pipeline_tests import faults
 from keen_pipeline_tests.landing.conftest import Lander
+from keen_pipeline_tests.servers import faults
 
 THREADS = 4
 

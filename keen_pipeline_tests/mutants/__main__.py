@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keen_pipeline_tests import mutants
+from keen_pipeline_tests.mutants import groups as lists
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300
@@ -79,13 +80,13 @@ def _short(text: str) -> str:
 
 def mutants_of(group: str) -> list[Mutant]:
     """The mutations of a group, numbered from 1."""
-    module = importlib.import_module(f"{mutants.__name__}.{group}")
+    module = importlib.import_module(f"{lists.__name__}.{group}")
     return [Mutant(group, number, *one) for number, one in enumerate(module.MUTANTS, start=1)]
 
 
 def groups() -> list[str]:
     """All groups, by name."""
-    return sorted(m.name for m in pkgutil.iter_modules(mutants.__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(lists.__path__) if not m.name.startswith("_"))
 
 
 def copy_of(root: Path, folder: Path) -> Path:

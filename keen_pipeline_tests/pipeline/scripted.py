@@ -10,7 +10,7 @@ from io import BytesIO
 from threading import RLock
 from typing import Any
 
-from keen_pipeline.client.renewal import RenewingResults
+from keen_pipeline.client.results.renewal import RenewingResults
 from keen_pipeline.errors import ExtractionTooLargeError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter

@@ -16,7 +16,8 @@ from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing.layout import is_ours
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, slices, submit
+from keen_pipeline.pipeline import ad_hoc_request, poll, post_due, submit
+from keen_pipeline.pipeline.extractions import slices
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING, Answer
 from keen_pipeline_tests.pipeline.world import World, day

@@ -16,8 +16,8 @@ from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Landed, Pipeline, extract, partition_request
 from keen_pipeline.scope import Scope
 from keen_pipeline.testing import FakeClock, memory_ledger
-from keen_pipeline_tests.faults import Exchange, FaultServer, whole
 from keen_pipeline_tests.landing.conftest import example
+from keen_pipeline_tests.servers.faults import Exchange, FaultServer, whole
 
 RECORDS = 5
 ANSWERS = {

@@ -15,7 +15,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.ledger.tables import compatibility, metadata
+from keen_pipeline.ledger.database.tables import compatibility, metadata
 from keen_pipeline.lifecycle import Entry, Land, Limits, Seen, decide
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import (
@@ -32,7 +32,7 @@ from keen_pipeline.pipeline import (
     requests_of_a_night,
     submit,
 )
-from keen_pipeline.pipeline.explain import explain_all
+from keen_pipeline.pipeline.extractions.explain import explain_all
 from keen_pipeline.scope import Scope
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.pipeline.scripted import ScriptedKeen

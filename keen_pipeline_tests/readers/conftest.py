@@ -13,7 +13,7 @@ import pytest
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.testing import KeenLanding
-from keen_pipeline_tests.contract.s3 import ACCESS_KEY, SECRET_KEY, S3Server, running_s3
+from keen_pipeline_tests.servers.s3 import ACCESS_KEY, SECRET_KEY, S3Server, running_s3
 
 FIRST = date(2026, 1, 1)
 KEYS = [(FIRST + timedelta(days=n)).isoformat() for n in range(30)]

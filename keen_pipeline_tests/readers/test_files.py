@@ -11,7 +11,7 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.ledger.tables import entries
+from keen_pipeline.ledger.database.tables import entries
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.readers.files import landed_files
 from keen_pipeline.scope import Scope

@@ -15,7 +15,7 @@ from typing import Any
 import urllib3
 
 from keen_pipeline.service import embedded
-from keen_pipeline_tests.contract.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
+from keen_pipeline_tests.servers.s3 import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 

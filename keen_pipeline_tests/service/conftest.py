@@ -13,8 +13,8 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.storage.shared.database import PostgresDatabase
-from keen_pipeline_tests.contract.s3 import S3Server, running_s3
-from keen_pipeline_tests.postgres import database
+from keen_pipeline_tests.servers.postgres import database
+from keen_pipeline_tests.servers.s3 import S3Server, running_s3
 from keen_pipeline_tests.service.cluster import Shared, in_bucket
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keen_pipeline.cli.serve import StorageObjects
+from keen_pipeline.cli.local.serve import StorageObjects
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.events import analyses

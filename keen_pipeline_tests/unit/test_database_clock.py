@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keen_pipeline.ledger.clock import RENEW_SECONDS, DatabaseClock
+from keen_pipeline.ledger.database.clock import RENEW_SECONDS, DatabaseClock
 
 START = 1_800_000_000.0
 

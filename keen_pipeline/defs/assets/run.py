@@ -37,8 +37,8 @@ from keen_pipeline.pipeline import (
     post_due,
     submit,
 )
+from keen_pipeline.pipeline.extractions.wait import Event
 from keen_pipeline.pipeline.freshness import freshness
-from keen_pipeline.pipeline.wait import Event
 from keen_pipeline.ports import Clock
 
 # Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.

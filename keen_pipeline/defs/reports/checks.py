@@ -21,8 +21,15 @@ from keen_pipeline.defs.reports.metadata import LANDING_KEY
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Counted, Pipeline, count_landed, verdict
+from keen_pipeline.pipeline.files.history import (
+    before_with_events,
+    drift_between,
+    history_span,
+    lost_events,
+    unmet_by_mask,
+    usual_events,
+)
 from keen_pipeline.pipeline.freshness import Freshness, freshness
-from keen_pipeline.pipeline.history import before_with_events, drift_between, history_span, lost_events, unmet_by_mask, usual_events
 from keen_pipeline.pipeline.told import by_cause, shortened
 
 if TYPE_CHECKING:

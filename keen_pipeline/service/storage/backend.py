@@ -12,9 +12,9 @@ from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.extractions.results import Results
 from keen_pipeline.service.limits import RequestsPerMinute
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.layout import open_layout
+from keen_pipeline.service.storage.folder.layout import open_layout
+from keen_pipeline.service.storage.folder.state import SqliteDatabase
 from keen_pipeline.service.storage.places import Database, Logs, ObjectStore, Tables
-from keen_pipeline.service.storage.state import SqliteDatabase
 from keen_pipeline.service.storage.store import EventStore
 from keen_pipeline.service.storage.upkeep import Upkeep
 

@@ -20,7 +20,7 @@ import duckdb
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import Engine, own_errors, sql_text
-from keen_pipeline.service.storage.event_log import sync
+from keen_pipeline.service.storage.folder.event_log import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
 
 MERGE_COUNT = 8

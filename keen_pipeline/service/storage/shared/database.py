@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
-from keen_pipeline.service.storage.state import EXTRACTIONS
+from keen_pipeline.service.storage.folder.state import EXTRACTIONS
 
 SCHEMA = "keen_service"
 _VERSION = 2

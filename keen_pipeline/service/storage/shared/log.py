@@ -14,7 +14,7 @@ from pathlib import Path
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
-from keen_pipeline.service.storage.event_log import next_number, time_of
+from keen_pipeline.service.storage.folder.event_log import next_number, time_of
 from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order, disk_name
 from keen_pipeline.service.storage.shared.database import NOW, CatalogueUnavailableError, PostgresDatabase, Statements
 

@@ -1,0 +1,140 @@
+"""Tables in a folder of this machine, and what a copy of that folder may lack when it was taken from a running service."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.storage.folder.event_log import log_numbers, sync
+from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk, oldest_log
+from keen_pipeline.service.storage.places import TablePlace
+from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
+
+_log = logging.getLogger(__name__)
+
+
+class FolderTables:
+    """The tables below `root`. `logs`: where the logs of the same collections are, for what is read back after a crash."""
+
+    shared = False
+
+    def __init__(self, root: Path, logs: Path, work: Path) -> None:
+        self._root, self._logs, self.work = root, logs, work
+        check_root(str(root.absolute()))
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def names(self) -> list[str]:
+        found = ((name_on_disk(path.name), path) for path in self._root.iterdir() if path.is_dir())
+        # Others are looked into by nobody: `lost+found` of a disk of its own is closed to us.
+        return [name for name, path in found if name is not None and any(path.iterdir())]
+
+    def place(self, name: str) -> TablePlace:
+        """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""
+        folder = self._root / disk_name(name)
+        if folder.is_dir():
+            _check(folder, self._logs / disk_name(name))
+        else:
+            folder.mkdir(mode=0o700)
+            sync(self._root)
+        return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
+
+    def publish(self, name: str, files: Sequence[DataFile]) -> None:
+        folder = self._root / disk_name(name)
+        for file in files:
+            (self.work / file.name).rename(folder / file.name)
+        sync(folder)
+
+    def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
+        """Where files are. One that left the table stays for longer than any query lasts."""
+        folder = self._root / disk_name(name)
+        return {file: folder / file.name for file in files}
+
+    def release(self, name: str, files: Iterable[DataFile]) -> None:
+        """They are where they are."""
+
+    def close(self) -> None:
+        pass
+
+
+def _committed(log: Path, version: int) -> None:
+    """Make what deltalake wrote private, and durable."""
+    log.chmod(0o700)
+    for path in log.iterdir():
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    sync(log / f"{version:020d}.json")
+    sync(log)
+
+
+def _check(folder: Path, logs: Path) -> None:
+    """See that the newest version of a table has its files, and go back to one that has.
+
+    A copy of a running folder may hold a commit without the file that it adds, if that came later than the copy's look at the
+    folder. Nothing is lost then: the logs it was made of, and the files it replaced, were kept. The commits are set aside.
+
+    Raises ConfigurationError if they were not, as after 48 hours, or where nobody can tell what a file that is there belongs to.
+    """
+    log = folder / "_delta_log"
+    _check_hint(log / "_last_checkpoint")
+    versions = sorted((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), reverse=True)
+    whole = next((state for version in versions if (state := _whole(folder, version)) is not None), None)
+    if whole is not None and whole.version == versions[0]:
+        return
+    state = whole or EMPTY
+    # By the newest version and, as that may be unreadable, by the files: each is called after the oldest log in it.
+    folded = {oldest_log(path.name) for path in folder.glob("*.parquet")}
+    if versions:
+        folded |= set(range(1, _watermark(folder, versions[0]) + 1))
+    reach = whole is not None or not versions or versions[-1] == 0
+    if not reach or not {number for number in folded if number > state.watermark} <= set(log_numbers(logs)):
+        raise ConfigurationError(
+            f"service: {folder} lacks files of events, or commits that name them, and its logs do not reach back;"
+            " restore them, or another copy of the folder"
+        )
+    if versions:
+        _set_aside(log, state.version)
+
+
+def _check_hint(hint: Path) -> None:
+    """Remove a hint to a checkpoint that came later than a copy's look at the folder; without it the checkpoints are listed."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if not any(hint.parent.glob(f"{json.loads(hint.read_text())['version']:020d}.checkpoint*")):
+            hint.unlink()
+
+
+def _whole(folder: Path, version: int) -> TableState | None:
+    """A version whose files are all there; None if it can't be read, or a file is missing or shorter."""
+    try:
+        state = read_state(DeltaTable(str(folder), version=version))
+        return state if all((folder / file.name).stat().st_size == file.bytes for file in state.files) else None
+    except (DeltaError, OSError):
+        return None
+
+
+def _watermark(folder: Path, version: int) -> int:
+    """The newest log that a version says it holds; 0 if it can't be read, as it was never whole then."""
+    try:
+        return DeltaTable(str(folder), version=version).transaction_version("log") or 0
+    except (DeltaError, OSError):
+        return 0
+
+
+def _set_aside(log: Path, version: int) -> None:
+    aside = log.parent / "_set_aside"
+    aside.mkdir(mode=0o700, exist_ok=True)
+    moved = []
+    for path in sorted(log.iterdir()):
+        digits = path.name.split(".", 1)[0]
+        if path.name == "_last_checkpoint" or (digits.isdigit() and int(digits) > version):
+            path.rename(aside / path.name)
+            moved.append(path.name)
+    sync(log)
+    _log.warning("commits without their files were set aside", extra={"table": str(log.parent), "commits": moved})

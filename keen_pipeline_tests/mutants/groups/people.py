@@ -1,0 +1,82 @@
+"""What people read and type, commands and notifications: wrong lines, and the tests that must fail for each."""
+
+_OUTBOX = "keen_pipeline_tests/unit/test_outbox.py"
+_DIGEST = "keen_pipeline_tests/defs/notices/test_notifications.py"
+_FAILURES = "keen_pipeline_tests/defs/notices/test_failure_notices.py"
+_COMMANDS = "keen_pipeline_tests/acceptance/commands/test_commands.py"
+_MESSAGES = "keen_pipeline_tests/acceptance/commands/test_messages.py"
+
+MUTANTS: list[tuple[str, str, str, str]] = [
+    (
+        "keen_pipeline/notifications/outbox.py",
+        "if notice.attempts >= MOST_ATTEMPTS:",
+        "if notice.attempts > MOST_ATTEMPTS:",
+        f"{_OUTBOX}::test_what_can_not_be_sent_is_tried_for_a_day_ever_more_rarely_and_then_given_up",
+    ),
+    (
+        "keen_pipeline/notifications/outbox.py",
+        "while channels.names and time.monotonic() - begun < seconds:",
+        "while channels.names:",
+        f"{_OUTBOX}::test_nothing_is_begun_when_the_time_is_over",
+    ),
+    (
+        "keen_pipeline/notifications/outbox.py",
+        "if landing.stored_bytes > left:",
+        "if landing.stored_bytes >= left:",
+        f"{_OUTBOX}::test_a_digest_names_what_landed_lately_and_attaches_what_fits",
+    ),
+    (
+        "keen_pipeline/notifications/digest.py",
+        "unusual=usual is not None and not usual.holds(events)",
+        "unusual=usual is not None and usual.holds(events)",
+        f"{_OUTBOX}::test_a_number_of_events_far_from_the_usual_is_marked",
+    ),
+    (
+        "keen_pipeline/notifications/render.py",
+        "for part, size in zip(parts, sizes, strict=True) if size <= most_bytes]",
+        "for part, size in zip(parts, sizes, strict=True)]",
+        f"{_OUTBOX}::test_a_digest_of_many_collections_is_no_longer_than_mail_programs_show",
+    ),
+    (
+        "keen_pipeline/defs/sensors/notifications.py",
+        "if run.tags.get(DEFINITIONS_TAG) != names.name:",
+        "if run.tags.get(DEFINITIONS_TAG) is None:",
+        f"{_FAILURES}::test_a_failed_run_of_other_definitions_is_theirs_to_tell",
+    ),
+    (
+        "keen_pipeline/defs/sensors/notifications.py",
+        "zones = [collection.timezone for collection in collections]",
+        "zones: list[str] = []",
+        f"{_DIGEST}::test_the_digests_hour_is_that_of_the_collections",
+    ),
+    (
+        "keen_pipeline/cli/status.py",
+        " and e.parent_id is None",
+        "",
+        f"{_MESSAGES}::test_a_cancel_counts_partitions_and_takes_their_slices_along",
+    ),
+    (
+        "keen_pipeline/cli/status.py",
+        "    ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])\n",
+        "",
+        f"{_MESSAGES}::test_a_retry_makes_due_what_waits_for_its_next_attempt",
+    ),
+    (
+        "keen_pipeline/cli/verify.py",
+        "broken = {entry.request.place for entry, _ in failed}",
+        "broken: set[tuple[str, str]] = set()",
+        "keen_pipeline_tests/acceptance/commands/test_verify.py::test_a_repair_that_fails_is_not_told_as_one",
+    ),
+    (
+        "keen_pipeline/cli/extract.py",
+        "settings.destination_options if same_kind else {}",
+        "settings.destination_options",
+        f"{_COMMANDS}::test_options_of_the_destination_are_not_those_of_another_kind_of_place",
+    ),
+    (
+        "keen_pipeline/wiring.py",
+        "root = normal_root(uri)",
+        "root = uri",
+        f"{_COMMANDS} -k a_wrong_setting",
+    ),
+]

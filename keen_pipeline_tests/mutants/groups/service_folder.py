@@ -1,0 +1,68 @@
+"""Mutations of the service's folder, its connections and its bounds, as those of `service_http`."""
+
+from __future__ import annotations
+
+_HTTP, _SERVICE = "keen_pipeline/service/http", "keen_pipeline/service"
+
+
+def _test(module: str, *names: str) -> str:
+    folder, _, file = module.partition("/")
+    return " ".join(f"keen_pipeline_tests/service/{folder}/test_{file}.py::test_{name}" for name in names)
+
+
+MUTANTS: list[tuple[str, str, str, str]] = [
+    (
+        f"{_SERVICE}/endpoint.py",
+        "    _see_that_it_is_ours(data)\n",
+        "",
+        _test("storage/processes", "a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touched"),
+    ),
+    (
+        f"{_SERVICE}/embedded.py",
+        "(written.project_id, data.stat().st_ino)",
+        "(written.project_id, _health_at(written.url)[1])",
+        _test("storage/processes", "a_copy_of_a_running_folder_is_another_service"),
+    ),
+    (
+        f"{_SERVICE}/storage/folder/tables.py",
+        '    _check_hint(log / "_last_checkpoint")\n',
+        "",
+        _test("storage/tables_of_others", "a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss"),
+    ),
+    (
+        f"{_SERVICE}/storage/tables.py",
+        "state = self._state = read_state(delta)",
+        "state = read_state(delta)",
+        _test("storage/tables", "a_commit_whose_end_can_not_be_seen_is_known_to_the_next_one"),
+    ),
+    (
+        f"{_SERVICE}/storage/store.py",
+        "if logs and not self._reserved:",
+        "if logs:",
+        _test("http/limits", "many_events_with_a_thousand_properties_are_extracted_at_once"),
+    ),
+    (
+        f"{_SERVICE}/events/query.py",
+        "if len(made.sql) > MAX_SQL_CHARACTERS:",
+        "if False:",
+        _test("http/bad_input", "filters_that_take_minutes_to_plan_are_refused_and_many_usual_ones_are_not"),
+    ),
+    (
+        f"{_HTTP}/server/protocol.py",
+        "self._since = time.monotonic() if self.conn.trailing_data[0] else None",
+        "self._since = time.monotonic()",
+        _test("http/connections", "between_two_requests_a_connection_stays_open_and_owes_no_head"),
+    ),
+    (
+        f"{_HTTP}/server/protocol.py",
+        "        if self._since is None:\n            self._since = time.monotonic()\n",
+        "",
+        _test("http/connections", "between_two_requests_a_connection_stays_open_and_owes_no_head"),
+    ),
+    (
+        f"{_HTTP}/server/serve.py",
+        "call_later(SHUTDOWN_SECONDS * 0.8, cancel.start)",
+        "call_later(SHUTDOWN_SECONDS * 8, cancel.start)",
+        _test("http/connections", "a_request_that_a_shutdown_cuts_off_is_told_to_come_again"),
+    ),
+]

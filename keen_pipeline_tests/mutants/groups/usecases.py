@@ -1,0 +1,445 @@
+"""Small wrong changes of the use cases, each with a test that must notice it: (file, old text, new text, pytest target)."""
+
+from __future__ import annotations
+
+_CODE, _TESTS = "keen_pipeline/pipeline", "keen_pipeline_tests/pipeline"
+_ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/test_time.py", f"{_TESTS}/test_configuration.py"
+_WAITS = f"{_TESTS}/test_waits.py"
+_NEIGHBOURS, _FENCES, _ORPHANS = (
+    f"{_TESTS}/test_neighbours.py",
+    f"{_TESTS}/killed/test_fences.py",
+    f"{_TESTS}/killed/test_orphans.py",
+)
+_SLICES, _COUNTS = f"{_TESTS}/test_slices.py", f"{_TESTS}/test_counts.py"
+_ROOTS = "keen_pipeline_tests/contract/storages/test_roots.py"
+_ANSWER = f"{_ANSWERS}::test_an_answer"
+
+MUTANTS: list[tuple[str, str, str, str]] = [
+    # Submit.
+    (
+        f"{_CODE}/extractions/submit.py",
+        "    check_mask_key(requests, pipeline.mask_key)\n",
+        "",
+        f"{_CHANGES}::test_a_hash_without_a_key_is_refused_before_anything_is_noted",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "!= entry.landing.stored_bytes",
+        "is None",
+        f"{_CHANGES}::test_a_file_that_is_gone_or_has_another_length_is_asked_for_anew",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "again = [i for i, entry in landed.items() if i in gone or entry.entry_id in late]",
+        "again = [i for i in landed if i in gone]",
+        f"{_NEIGHBOURS}::test_a_night_leaves_alone_what_it_can_t_count_and_asks_for_the_rest",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "keep=lambda _: False, run_id=run_id",
+        "run_id=run_id",
+        f"{_CHANGES}::test_a_file_that_is_gone_or_has_another_length_is_asked_for_anew",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "if e.request.count_check is not CountPolicy.OFF]\n",
+        "]\n",
+        f"{_CHANGES}::test_a_policy_that_was_turned_off_asks_for_nothing",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "for some in (checked[:1], checked[1:])",
+        "for some in (checked,)",
+        f"{_COUNTS}::test_an_event_that_is_gone_beside_one_that_came_late_is_found_before_the_day_leaves_the_lookback",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "problems[entries[0].request.collection] = answer",
+        "pass",
+        f"{_NEIGHBOURS}::test_a_backfill_tells_what_it_could_not_hold_against_the_count",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "[: collection.catch_up]",
+        "",
+        f"{_TIME}::test_catch_up_bounds_a_night_and_none_turns_it_off",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "for p in reversed(older)",
+        "for p in older",
+        f"{_TIME}::test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "if p.key not in states or states[p.key].status is not Status.CANCELLED",
+        "",
+        f"{_TIME}::test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "not state.status.is_terminal or state.status in (Status.ABANDONED, Status.CANCELLED)",
+        "state.status in (Status.ABANDONED, Status.CANCELLED)",
+        f"{_TIME}::test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap",
+    ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "partitions_between(collection, min(landed), now)",
+        "partitions_between(collection, max(landed), now)",
+        f"{_TIME}::test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole",
+    ),
+    # Post.
+    (
+        f"{_CODE}/extractions/post.py",
+        "self._orphans.find(entry) if maybe_posted else None",
+        "None",
+        f"{_ORPHANS}::test_one_that_was_made_by_a_clock_a_little_behind_is_adopted",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "                self._refused = error\n",
+        "                pass\n",
+        f"{_ANSWERS}::test_429_in_the_middle_of_a_round_ends_it_for_all",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "isinstance(error, (UnreachableError, RateLimitedError, ConfigurationError))",
+        "True",
+        f"{_ANSWER}",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "ambiguous=maybe_posted or not told",
+        "ambiguous=True",
+        f"{_ANSWERS}::test_429_in_the_middle_of_a_round_ends_it_for_all",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "_REST_SECONDS if wished is None else wished",
+        "0.0",
+        f"{_ANSWERS}::test_429_in_the_middle_of_a_round_ends_it_for_all",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "        except (ConfigurationError, RetryableError, PermanentError) as error:\n            with",
+        "        except ConfigurationError as error:\n            with",
+        f"{_ANSWER}",
+    ),
+    # Poll.
+    (f"{_CODE}/extractions/poll.py", "            outcome.problems[collection] = answer\n", "", f"{_ANSWER}"),
+    (
+        f"{_CODE}/extractions/poll.py",
+        "Seen(listed=True, remote=remote, tick=tick)",
+        "Seen(listed=True, remote=remote, tick=1e9)",
+        f"{_TIME}::test_an_hour_of_answers_is_what_stuck_means",
+    ),
+    (f"{_CODE}/extractions/poll.py", "final=isinstance(action, GiveUp)", "final=True", f"{_ANSWER}"),
+    (
+        f"{_CODE}/extractions/poll.py",
+        "            if remote is not None and remote.results_url is not None:\n                outcome.urls[entry.entry_id] = remote.results_url\n",
+        "",
+        f"{_TESTS}/test_waits.py::test_a_wait_asks_with_one_list_call_a_poll_and_for_no_url",
+    ),
+    (
+        f"{_CODE}/extractions/poll.py",
+        " or any(entry.extraction_id not in known[collection].pending for entry in members)",
+        "",
+        f"{_TESTS}/test_waits.py::test_runs_that_wait_at_once_list_hardly_more_often_than_one",
+    ),
+    (
+        f"{_CODE}/extractions/poll.py",
+        "if shared_seconds and groups else {}",
+        "if False else {}",
+        f"{_TESTS}/test_waits.py::test_runs_that_wait_at_once_list_hardly_more_often_than_one",
+    ),
+    # Land.
+    (
+        f"{_CODE}/files/land.py",
+        "if self._is_publishing:  #",
+        "if False:  #",
+        f"{_FENCES}::test_a_process_paused_inside_the_switch_for_so_long_that_all_was_mended_says_what_it_has_done",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "            fence=self._fence,\n",
+        "",
+        f"{_FENCES}::test_a_process_that_dies_between_the_switch_and_its_word_leaves_nothing_proven",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "self._pipeline.ledger.publishing(self._entry.entry_id, self._worker)",
+        "pass",
+        f"{_FENCES}::test_a_slow_landing_under_old_filters_publishes_nothing_over_the_new",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "mask={} if parts else request.mask",
+        "mask=request.mask",
+        f"{_SLICES}::test_slices_of_a_masked_day_are_hashed_once",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "        except (ConfigurationError, RetryableError) as error:\n            return self._try_again(error)\n",
+        "        except RetryableError as error:\n            return self._try_again(error)\n        except ConfigurationError as error:\n            return self._failed(error, str(error))\n",
+        f"{_NEIGHBOURS}::test_a_landing_run_lands_the_others_and_tells_the_one",
+    ),
+    (f"{_CODE}/files/land.py", "tries >= most", "tries >= 1", f"{_WAITS} -k fetched_three_times"),
+    (f"{_CODE}/files/land.py", "tries >= most", "tries > most", f"{_WAITS} -k fetched_three_times"),
+    (f"{_CODE}/files/land.py", "MAX_LANDING_TRIES = 3", "MAX_LANDING_TRIES = 2", f"{_WAITS} -k fetched_three_times"),
+    (
+        f"{_CODE}/files/land.py",
+        "MAX_TRIES_OF_AN_OUTAGE = 10",
+        "MAX_TRIES_OF_AN_OUTAGE = 9",
+        f"{_WAITS} -k says_nothing_about_a_finished",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "(ConfigurationError, RateLimitedError)) and",
+        "ConfigurationError) and",
+        f"{_WAITS} -k says_nothing_about_a_finished",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "posts = [pool.map(self._one, [e for e in claimed if is_planned(e)])]",
+        "posts = []",
+        f"{_NEIGHBOURS}::test_a_refusal_of_one_collections_counts_that_stops_all_for_a_minute_starves_nobody",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "        yield from reconcile(pipeline, landed)\n",
+        "",
+        f"{_COUNTS}::test_a_count_that_can_t_be_had_is_made_up_for_once_it_can",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "                    pipeline.ledger.release([outcome.entry.entry_id], worker.id)\n",
+        "                    pass\n",
+        f"{_TESTS}/test_waits.py::test_a_landing_run_gives_back_at_once_what_it_could_not_land",
+    ),
+    # Counts.
+    (
+        f"{_CODE}/counts.py",
+        "groups[entry.request.collection, filters_identity(entry.request.filters)]",
+        'groups[entry.request.collection, ""]',
+        f"{_NEIGHBOURS}::test_a_count_of_the_same_collection_with_other_filters_is_asked_by_itself",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "return total == sum(records[position] for position in positions)",
+        "return total <= sum(records[position] for position in positions)",
+        f"{_COUNTS}::test_a_landed_file_with_more_events_than_are_counted_now_is_asked_for_anew",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "yield Counted(entry, problem=answer)",
+        "yield Counted(entry)",
+        f"{_NEIGHBOURS}::test_a_count_that_can_t_be_had_hides_no_other_collections_cut_file",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "if requests[before].timeframe.end != requests[position].timeframe.start or len(group)",
+        "if len(group)",
+        f"{_COUNTS}::test_days_that_don_t_touch_are_counted_apart_and_in_any_order",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "(positions[:middle], left)]",
+        "(positions[:middle], total)]",
+        f"{_COUNTS}::test_the_one_that_differs_is_found_by_halving",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "entry.counted != entry.landing.records",
+        "entry.counted > entry.landing.records",
+        f"{_COUNTS}::test_a_landed_file_with_more_events_than_are_counted_now_is_asked_for_anew",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "            if patience is None:\n                raise\n",
+        "            patience = patience or Patience()\n",
+        f"{_COUNTS}::test_a_patient_count_waits_for_the_budget_and_another_doesn_t",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "            if patience.seconds < 0:\n                raise\n",
+        "            if patience.seconds < -86400:\n                raise\n",
+        f"{_NEIGHBOURS}::test_counts_of_one_collection_that_are_always_refused_hold_up_a_night_for_minutes_at_most",
+    ),
+    (
+        f"{_CODE}/counts.py",
+        "if entry.entry_id not in valid and not entry.unproven:",
+        "if False:",
+        f"{_FENCES}::test_a_count_noted_while_another_landing_is_published_leaves_no_older_manifest_in_force",
+    ),
+    (f"{_CODE}/counts.py", "or len(group) >= MOST_COUNTED_TOGETHER", "", f"{_COUNTS}::test_years_are_counted_in_pieces"),
+    # Slices.
+    (
+        f"{_CODE}/extractions/slices.py",
+        "lambda _, total: total <= limit",
+        "lambda _, total: total < limit",
+        f"{_SLICES}::test_days_that_hold_exactly_the_limit_together_are_counted_once",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "        if total <= limit:\n",
+        "        if total < limit:\n",
+        f"{_SLICES}::test_exactly_the_limit_is_one_extraction_and_one_more_is_two",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "        elif number:\n",
+        "        else:\n",
+        f"{_SLICES}::test_windows_without_events_are_not_asked_for",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "        email=None,\n",
+        "",
+        f"{_SLICES}::test_a_person_is_mailed_about_partitions_never_about_slices",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "        if number > limit:\n",
+        "        if number >= limit:\n",
+        f"{_SLICES}::test_a_half_of_exactly_the_limit_is_not_cut_again",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "intent.planned_at is not None or intent.request.count_check is CountPolicy.OFF",
+        "intent.planned_at is not None",
+        f"{_SLICES}::test_nothing_is_counted_before_a_post_if_the_policy_is_off",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "        if isinstance(answer, RateLimitedError):\n            planned",
+        "        if answer is not None:\n            planned",
+        f"{_NEIGHBOURS}::test_a_collection_that_can_t_be_counted_keeps_nobody_from_being_cut",
+    ),
+    (
+        f"{_CODE}/files/upkeep.py",
+        "            pipeline.destination.remove(stale.landing.uri)\n",
+        "            pass\n",
+        f"{_SLICES}::test_slices_are_put_together_and_gone",
+    ),
+    # The wait.
+    (
+        f"{_CODE}/extractions/wait.py",
+        "if not is_over and not resumable:",
+        "if not is_over:",
+        f"{_FENCES}::test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_posted",
+    ),
+    (
+        f"{_CODE}/extractions/wait.py",
+        "ledger.withdraw(wait.created, run_id=run_id)",
+        "ledger.cancel((r.entry.entry_id for r in submission.requested), 'stopped')",
+        f"{_FENCES}::test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_posted",
+    ),
+    (
+        f"{_CODE}/extractions/wait.py",
+        "if entry.request.collection == collection and entry.status in stuck:",
+        "if entry.status in stuck:",
+        f"{_ANSWER}",
+    ),
+    (
+        f"{_CODE}/extractions/wait.py",
+        "if counted.is_final_failure and entry.request.kind is Kind.AD_HOC:",
+        "if False:",
+        f"{_COUNTS}::test_an_ad_hoc_file_that_stays_wrong_is_kept_aside",
+    ),
+    (
+        f"{_CODE}/extractions/wait.py",
+        "                self.pending[entry.request.place] = counted.follower\n",
+        "                pass\n",
+        f"{_COUNTS}::test_a_file_that_the_count_contradicts_is_extracted_again",
+    ),
+    (
+        f"{_CODE}/extractions/wait.py",
+        "ledger.release([entry.entry_id, *(part.entry_id for part in slices)], self.worker.id)",
+        "pass",
+        f"{_TESTS}/test_waits.py::test_what_a_wait_stops_for_is_free_at_once",
+    ),
+    (
+        f"{_CODE}/extractions/wait.py",
+        "            if others and ledger.workers.prune(",
+        "            if False and ledger.workers.prune(",
+        f"{_FENCES}::test_a_wait_takes_over_from_a_process_that_dies_while_it_waits",
+    ),
+    # Orphans.
+    (
+        f"{_CODE}/extractions/post.py",
+        "except (ConfigurationError, RetryableError, PermanentError) as error:  # the list's",
+        "except (ConfigurationError, RetryableError) as error:  # the list's",
+        f"{_ORPHANS}::test_a_refused_look_at_the_list_ends_nothing_and_is_told",
+    ),
+    (
+        f"{_CODE}/extractions/slices.py",
+        "if any(total * _SMALLEST_SHARE <=",
+        "if any(total * 0 >",
+        f"{_SLICES}::test_what_is_refused_however_small_it_is_isn_t_cut_down_to_its_last_event",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "if key not in known}",
+        "}",
+        f"{_ORPHANS}::test_an_extraction_of_something_else_is_not_adopted",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "                    del unknown[extraction_id]\n",
+        "",
+        f"{_ORPHANS}::test_one_extraction_answers_for_one_intent",
+    ),
+    # What somebody else's word, or another number, makes of it.
+    (
+        f"{_CODE}/extractions/wait.py",
+        "rows.get(before.entry_id, before)",
+        "before",
+        f"{_WAITS}::test_progress_tells_where_everything_is",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "            _check_lengths(pipeline, parts)\n",
+        "",
+        f"{_SLICES}::test_a_slice_that_was_cut_at_the_destination_is_not_joined",
+    ),
+    (
+        f"{_CODE}/files/land.py",
+        "NotLanded(after or self._entry, error, is_lost=after is None)",
+        "NotLanded(after or self._entry, error)",
+        f"{_ANSWERS}::test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure",
+    ),
+    (
+        f"{_CODE}/extractions/post.py",
+        "if collection in going_on and state.problem is not None",
+        "if collection in going_on or state.problem is not None",
+        f"{_NEIGHBOURS}::test_what_goes_on_in_one_collection_leaves_the_problem_of_another_told",
+    ),
+    (
+        f"{_CODE}/extractions/explain.py",
+        "timedelta(seconds=limits.lease_seconds)",
+        "timedelta()",
+        f"{_FENCES}::test_a_wait_leaves_to_a_living_process_what_it_works_on",
+    ),
+    (
+        f"{_CODE}/files/manifests.py",
+        "entry.landed_at or now",
+        "entry.landed_at and now",
+        f"{_FENCES}::test_a_count_noted_with_nobody_else_at_work_leaves_the_landing_proven",
+    ),
+    (
+        f"{_CODE}/files/verify.py",
+        """        return "a landing broke off while it was switched into place: it may be another's", True""",
+        "        pass",
+        "keen_pipeline_tests/contract/storages/test_verify.py -k may_be_anothers",
+    ),
+    ("keen_pipeline/wiring.py", 'root if "://" in root', 'root if "://" not in root', f"{_ROOTS} -k one_destination"),
+    ("keen_pipeline/wiring.py", "root = normal_root(uri)", "root = uri", f"{_ROOTS} -k one_destination"),
+    (
+        f"{_CODE}/extractions/explain.py",
+        "entry.landing_tries and not",
+        "entry.landing_tries and",
+        f"{_ANSWERS} -k asked_to_land_again",
+    ),
+    (f"{_CODE}/extractions/wait.py", "return min([next_poll, *due])", "return next_poll", f"{_TIME} -k back_off_that_is_over"),
+    (f"{_CODE}/extractions/wait.py", "if self.refused:", "if False:", f"{_TIME} -k may_be_sent"),
+]
