@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import logging
+import math
 import os
 import re
 import secrets
@@ -26,7 +27,7 @@ from typing import Any, BinaryIO, cast
 
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
 from keen_pipeline.landing.storages.remote import StoredReader
-from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
+from keen_pipeline.landing.storages.storage import Fence, Options, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 from keen_pipeline.landing.transfer.workers import copy
 
@@ -34,6 +35,8 @@ STAGE_SUFFIX = ".landing"
 """A file that is being landed is `.{name}.{host}-{random}.landing` in the folder of its place."""
 _STAGED = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?[0-9a-f]{16}\.landing", re.DOTALL)  # earlier releases name no host
 _LONGEST_NAME = 180  # in characters, so that a staged file's name has at most 255 bytes wherever its place's has
+_LOOK_SECONDS = 60.0  # between two looks of one process for leftovers in a folder
+_MOST_FOLDERS = 1_000  # that a process remembers to have looked through
 _NO_SUCH_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 _log = logging.getLogger(__name__)
 
@@ -41,13 +44,18 @@ _log = logging.getLogger(__name__)
 class LocalStorage(Storage):
     """A folder of this machine or a mount of it."""
 
+    def __init__(self, root: str, options: Options) -> None:
+        super().__init__(root, options)
+        self._looked: dict[Path, float] = {}  # by folder, when it was looked through for leftovers; steady seconds
+
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
         place = Path(target)
         with of_folder(str(place.parent)):
             _make_folder(place.parent)
             _check_case(Path(self._root), place)
-            _remove_leftovers(place.parent, None)
+            if self._is_to_look_through(place.parent):
+                _remove_leftovers(place.parent, None)
             file = _new_stage(place)
         try:
             yield cast("BinaryIO", file)
@@ -74,6 +82,16 @@ class LocalStorage(Storage):
                     copy(cast("BinaryIO", file), beside)
                     self.publish(beside, target)
             _sync_folder(place.parent)
+
+    def _is_to_look_through(self, folder: Path) -> bool:
+        """Not for every one of many files: a folder of years would be read for each."""
+        now = time.monotonic()
+        if now - self._looked.get(folder, -math.inf) < _LOOK_SECONDS:
+            return False
+        if len(self._looked) >= _MOST_FOLDERS:
+            self._looked.clear()
+        self._looked[folder] = now
+        return True
 
     def size(self, target: str) -> int | None:
         with of_folder(target):

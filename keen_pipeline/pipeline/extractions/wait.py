@@ -184,19 +184,22 @@ class _Wait:
         for entry in self.submission.landed:
             yield from self._landed(entry, adopted=True)
         yield self._progress([])
-        next_poll = self.pipeline.clock.now()
+        interval = timedelta(seconds=self.pipeline.poll_seconds)
+        next_poll = latest = self.pipeline.clock.now()
         while self.pending or self.to_count:
             if not self.pending:
                 yield from self._count()
                 continue
             yield from self._read()
             entries = self._claimed()
-            yield from self._post(entries)
+            has_posted = yield from self._post(entries)
             if self._is_over(next_poll):
                 yield from self._poll(self._claimed())
-                next_poll = self.pipeline.clock.now() + timedelta(seconds=self.pipeline.poll_seconds)
+                next_poll = latest = self.pipeline.clock.now() + interval
                 if self.refused:  # a list call waits for the budget, and a POST doesn't: now there may be some of it
-                    yield from self._post(self._claimed())
+                    has_posted = yield from self._post(self._claimed())
+            if has_posted:  # it isn't ready yet: the interval begins with the last POST, at most one interval later
+                next_poll = min(self.pipeline.clock.now() + interval, latest + interval)
             entries = self._claimed()
             self._queue(entries)
             yield self._progress(entries)
@@ -268,10 +271,12 @@ class _Wait:
 
     # -- acting -------------------------------------------------------------------------------------------------------
 
-    def _post(self, entries: Sequence[Entry]) -> Iterator[Event]:
+    def _post(self, entries: Sequence[Entry]) -> Generator[Event, None, bool]:
+        """Whether the service took any."""
         posted = post_due(self.pipeline, entries, self.worker.id, seconds=self.pipeline.poll_seconds)
         self.refused = any(isinstance(problem, RateLimitedError) for problem in posted.problems.values())
         yield from self._stopped(posted.problems, {Status.REQUESTED, Status.SPLIT})
+        return bool(posted.submitted)
 
     def _poll(self, entries: Sequence[Entry]) -> Iterator[Event]:
         shared = _SHARED_SHARE * self.pipeline.poll_seconds
