@@ -1,0 +1,1 @@
+"""The commands that run or feed something on this machine: the service, Dagster, the sample."""

@@ -1,0 +1,1 @@
+"""Extractions: submitted, polled, waited for, split when they are too large."""

@@ -1,0 +1,1 @@
+"""Landed files: landed, told by manifests, verified, compared with earlier ones, removed."""

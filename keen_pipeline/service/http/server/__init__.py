@@ -1,0 +1,1 @@
+"""What speaks HTTP to the clients: the server, its protocol, its connections."""
