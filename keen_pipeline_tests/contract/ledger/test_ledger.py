@@ -13,21 +13,7 @@ from keen_pipeline.filters import Filter
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.contract.ledger.rules import halves
-from keen_pipeline_tests.ledgers import (
-    LIMITS,
-    SCOPE,
-    asked,
-    clock,
-    complete,
-    day,
-    land,
-    landing,
-    ledger,
-    memory,
-    one,
-    submit,
-    url,
-)
+from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, clock, complete, day, land, landing, ledger, memory, one, submit, url
 
 __all__ = ["clock", "ledger", "memory", "url"]
 
