@@ -292,6 +292,32 @@ def test_a_back_off_that_is_over_is_not_waited_for_until_the_next_poll(world: Wo
     assert timedelta(seconds=5) <= posted_at - begun <= timedelta(seconds=10)
 
 
+@pytest.mark.parametrize(
+    ("refusals", "expected"),
+    [
+        ({}, [0, 5]),
+        # The second POST goes after 3 s, and 5 s later both are there.
+        ({2: 3.0}, [0, 8]),
+        # A POST after 6 s puts the poll off, but by one interval at most.
+        ({2: 3.0, 4: 3.0, 6: 3.0}, [0, 10]),
+    ],
+)
+def test_an_interval_of_polls_begins_with_the_last_post(world: World, refusals: dict[int, float], expected: list[int]) -> None:
+    begun, polled = world.clock.now(), list[int]()
+    world.api.answer = lambda made: COMPLETE if world.clock.now() >= made.created_at + timedelta(seconds=4) else PENDING
+
+    def fault(call: str, collection: str, number: int) -> KeenPipelineError | None:
+        if call == "list":
+            polled.append(round((world.clock.now() - begun).total_seconds()))
+        refused = refusals.get(number) if call == "submit" else None
+        return None if refused is None else RateLimitedError("HTTP 429", retry_after=refused)
+
+    world.api.fault = fault
+    world.pipeline = replace(world.pipeline, posting_threads=1)
+    world.extract(world.requests(WELL, 1, 4 if len(refusals) > 1 else 2))
+    assert polled == expected
+
+
 def test_what_is_late_is_told_with_the_reason(world: World) -> None:
     collection = replace(WELL, fresh_within_hours=1, lookback_days=1)
     [request] = world.night(collection)

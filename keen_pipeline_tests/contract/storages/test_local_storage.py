@@ -76,6 +76,18 @@ def test_staged_file_of_a_process_that_was_killed_goes_with_the_next_landing(
     assert f"removed {left}, which a landing that died has left" in caplog.text
 
 
+def test_a_folder_is_not_looked_through_for_each_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, scan, now = list[str](), os.scandir, [0.0]
+    monkeypatch.setattr(local.os, "scandir", lambda folder: (looked.append(str(folder)), scan(folder))[1])
+    monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
+    destination = FileDestination(str(tmp_path))
+    for n, seconds in enumerate((0, 1, 59, 60, 61)):
+        now[0] = seconds
+        destination.write(f"a/{n}.csv", b"x")
+    destination.write("b/1.csv", b"x")
+    assert looked == [f"{tmp_path}/a", f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
 def test_process_that_handles_sigterm_removes_its_staged_file_itself(tmp_path: Path) -> None:
     process = staging(tmp_path, "handled")
     assert len(staged(tmp_path)) == 1
