@@ -93,6 +93,15 @@ def test_parquet(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_of_a_parquet_file_is_no_pattern_and_its_folder_no_column(tmp_path: Path) -> None:
+    folder = tmp_path / "date=2026-01-01"
+    folder.mkdir()
+    for name in ("events.parquet", "e*.parquet"):
+        duckdb.sql(f"COPY (SELECT '{name}' AS name) TO '{folder / name}' (FORMAT parquet)")
+    assert read(folder / "events.parquet") == [{"name": "events.parquet"}]
+    assert read(folder / "e*.parquet") == [{"name": "e*.parquet"}]
+
+
 def test_batches_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "events.ndjson"
     path.write_text("\n".join('{"text": "%s"}' % ("x" * 80) for _ in range(100)) + '\n\n{"text": "%s"}\n' % ("y" * 5000))

@@ -23,6 +23,7 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.credentials import FILE_NAME, load_credentials, write_private
 from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -232,6 +233,14 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         assert (told["project"], told["other"]) == ("another", first.project_id)
     with pytest.raises(ConfigurationError, match="must differ"):
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
+
+
+@pytest.mark.parametrize("key", ["", None, 7])
+def test_a_key_that_somebody_made_empty_is_no_key(data: Path, key: object) -> None:
+    kept = dict.fromkeys(("project_id", "read_key", "write_key", "master_key", "signing_key"), "x" * 32)
+    write_private(data / FILE_NAME, json.dumps({**kept, "signing_key": key}))
+    with pytest.raises(ConfigurationError, match="repair it, or remove it for a new project id and new keys"):
+        load_credentials(data)
 
 
 def test_a_project_is_found_under_its_id_whatever_an_address_makes_of_it(data: Path) -> None:
