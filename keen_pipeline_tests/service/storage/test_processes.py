@@ -261,7 +261,7 @@ def test_a_child_dies_with_its_parent(data: Path) -> None:
     assert gone(int(parent.stdout))
 
 
-def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
+def test_processes_that_ask_at_once_share_one_service(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
     code += "print(embedded.ensure(Path(sys.argv[1])).base_url)"
     asking = [
@@ -275,7 +275,11 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
         assert set(answers) == {answers[0]}
         found = embedded.find(data)
         assert found is not None
+        monkeypatch.setattr(embedded, "_MAX_LOG_BYTES", 100_000)
+        with (data / "service.log").open("a") as log:
+            log.write(" " * 100_001)
         assert embedded.ensure(data) == found
+        assert (data / "service.log").stat().st_size < 100_000
     finally:
         os.kill(pid, signal.SIGTERM)
     assert gone(pid)

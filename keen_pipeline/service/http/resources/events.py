@@ -104,13 +104,13 @@ def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]
     held_up: list[Exception] = []
     for name, events in batch.items():
         try:
-            outcomes[as_text(name)] = _store_collection(service, name, events)
+            outcomes[as_text(name)] = _store_collection(service, name, events) if events else []
         except Exception as error:  # noqa: BLE001 - what is stored of other collections must not be sent again
             if error_answer(error).status_code == 500:
                 _log.exception("events not stored", extra={"collection": as_text(name[:80])})
             held_up.append(error)
             outcomes[as_text(name)] = [_refused(LATER, "not stored now; send it again")] * len(events)
-    if batch and len(held_up) == len(batch):
+    if held_up and len(held_up) == sum(map(bool, batch.values())):
         raise held_up[-1]
     return outcomes
 

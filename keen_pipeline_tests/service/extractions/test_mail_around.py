@@ -1,4 +1,4 @@
-"""Mail by a server that speaks TLS from the start, as on port 465."""
+"""What a mail needs around it: a server that speaks TLS from the start, as on port 465, and an address that a link can lead to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from keen_pipeline import mail
+from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.settings import SmtpSettings
 from keen_pipeline_tests.servers.ports import free_port
 from keen_pipeline_tests.servers.tls import server_context, trust
@@ -36,3 +38,12 @@ def test_on_its_port_tls_is_spoken_from_the_start(starttls: bool, tmp_path: Path
     finally:
         server.stop()
     mail.check_login(SmtpSettings(host="127.0.0.1", port=port, user="reports", password="s3cret-word"))
+
+
+def test_a_service_whose_mails_would_link_to_this_machine_alone_says_so(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data.mkdir()
+    smtp = SmtpSettings(host="127.0.0.1", port=free_port())
+    Service(ServiceConfig(data=data, smtp=smtp, public_url="https://keen.example"), "http://127.0.0.1:1").close()
+    assert "--public-url" not in caplog.text
+    Service(ServiceConfig(data=data, smtp=smtp), "http://127.0.0.1:1").close()
+    assert "--public-url" in caplog.text
