@@ -241,7 +241,7 @@ def _read_parquet(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     place = f"{name}: row {number}"
                     yield place, _nested(leaves, place)
             except duckdb.Error as error:
-                _refuse(f"{name}: not readable as Parquet ({str(error).splitlines()[0]})")
+                _refuse(f"{name}: not readable as Parquet ({str(error).splitlines()[0].replace(path, name)})")
         if not number:
             raise NoEventsError(f"{name}: holds no events", field="file")
 
