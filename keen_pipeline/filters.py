@@ -114,8 +114,10 @@ class Filter:
             missing.append("property_value")
         if missing:
             raise InvalidInputError(f"filters: {', '.join(missing)} missing in {dict(wire)!r}", field=missing[0])
-        value = wire["property_value"] if "property_value" in wire else wire["value"]
-        return cls(wire["property_name"], wire["operator"], value)
+        values = [wire[key] for key in ("property_value", "value") if key in wire]
+        if values[0] != values[-1]:
+            raise InvalidInputError(f"filters: property_value and value differ in {dict(wire)!r}", field="value")
+        return cls(wire["property_name"], wire["operator"], values[0])
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ from keen_pipeline.settings import SmtpSettings
 TIMEOUT_SECONDS = 20.0
 """Of each step of the conversation with the server."""
 
+TLS_PORT = 465
+"""Of servers that speak TLS from the first byte (RFC 8314)."""
+
 _WHO_MAY_SEND = re.compile(r"\b5\.7\.\d|relay", re.IGNORECASE).search
 
 
 def check_login(smtp: SmtpSettings) -> None:
     """Raises ConfigurationError when the password would cross the network in clear and no setting says that it may."""
-    if smtp.user is not None and not smtp.starttls and not smtp.insecure_login:
+    if smtp.user is not None and not smtp.starttls and not smtp.insecure_login and smtp.port != TLS_PORT:
         raise ConfigurationError(
             "SMTP_USER is set without SMTP_STARTTLS, so the password would be sent in the clear: set SMTP_STARTTLS=true,"
             " or SMTP_INSECURE_LOGIN=true if the network in between is trusted"
@@ -57,9 +60,13 @@ def is_refused_for_good(error: Exception) -> bool:
 def connected(smtp: SmtpSettings) -> Iterator[smtplib.SMTP]:
     """The mail server, by TLS and logged in as the settings say. Raises as `send_mail` does."""
     check_login(smtp)
-    with smtplib.SMTP(smtp.host, smtp.port, timeout=TIMEOUT_SECONDS) as server:
-        if smtp.starttls:
-            server.starttls(context=ssl.create_default_context())
+    tls, place = ssl.create_default_context(), (smtp.host, smtp.port)
+    at_once = smtp.port == TLS_PORT
+    with (
+        smtplib.SMTP_SSL(*place, timeout=TIMEOUT_SECONDS, context=tls) if at_once else smtplib.SMTP(*place, timeout=TIMEOUT_SECONDS)
+    ) as server:
+        if smtp.starttls and not at_once:
+            server.starttls(context=tls)
         if smtp.user is not None:
             server.login(smtp.user, smtp.password or "")
         yield server

@@ -50,6 +50,8 @@ class Service:
         self.backend = open_backend(config, self.engine, objects, results)
         self.credentials = self.backend.credentials
         self.store, self.records, self.results = self.backend.store, self.backend.records, self.backend.results
+        if config.smtp is not None and config.public_url is None:
+            _log.warning("mails link to this machine's own address; give --public-url for others", extra={"url": local_url})
         self.mailer = Mailer(config.smtp, self.records, self._message, self.metrics.mails)
         self.worker = ExtractionWorker(
             self.store,

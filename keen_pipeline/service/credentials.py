@@ -27,6 +27,10 @@ class Credentials:
     master_key: str = field(repr=False)
     signing_key: str = field(repr=False)
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(value, str) and value for value in vars(self).values()):
+            raise ValueError("everybody knows an empty key")
+
 
 def load_credentials(data: Path) -> Credentials | None:
     """The credentials kept in `data`, None if there are none. Raises ConfigurationError for an unreadable file."""
@@ -37,7 +41,8 @@ def load_credentials(data: Path) -> Credentials | None:
         return None
     except (ValueError, TypeError, OSError) as error:
         raise ConfigurationError(
-            f"service: {path} is not readable as credentials ({type(error).__name__}); repair or remove it"
+            f"service: {path} is not readable as credentials ({type(error).__name__}); repair it, or remove it"
+            " for a new project id and new keys"
         ) from None
 
 

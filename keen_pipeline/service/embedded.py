@@ -124,13 +124,13 @@ def ensure(data: Path) -> Endpoint:
     It ends after ten minutes without requests and open extractions. Of several processes that ask at once all get the same one.
     Raises ConfigurationError, ServiceUnavailableError as `start` does.
     """
+    path = data / "service.log"
+    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+        os.truncate(path, 0)  # a service that has been asked for months still writes to it
     found = find(data)
     if found is not None:
         return found
     make_private(data)
-    path = data / "service.log"
-    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
-        path.unlink(missing_ok=True)
     with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
         options = ["--port", "0", "--idle-exit", str(IDLE_EXIT_SECONDS)]
         began = log.seek(0, os.SEEK_END)

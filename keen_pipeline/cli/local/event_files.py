@@ -226,20 +226,22 @@ def _nested(leaves: Iterable[tuple[str, Any]], place: str) -> dict[str, Any]:
 def _read_parquet(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     import duckdb  # half a second that the other formats save
 
-    with _open(name) as file, tempfile.NamedTemporaryFile(suffix=".parquet") as unpacked:
-        path = name
-        if not name.lower().endswith(".parquet"):
-            unpacked.writelines(iter(lambda: _read(file, name), b""))
-            unpacked.flush()
-            path = unpacked.name
-        number = 0
+    with _open(name) as file, tempfile.TemporaryDirectory() as folder:
+        # Under a plain name: DuckDB takes a star for other files too, and a folder such as `date=2026-01-01` for a column.
+        plain = Path(folder) / "events.parquet"
+        if name.lower().endswith(".parquet"):
+            plain.symlink_to(Path(name).absolute())
+        else:
+            with plain.open("wb") as unpacked:
+                unpacked.writelines(iter(lambda: _read(file, name), b""))
+        path, number = str(plain), 0
         with duckdb.connect(":memory:") as connection:
             try:
                 for number, leaves in enumerate(_rows(connection, path, name), 1):
                     place = f"{name}: row {number}"
                     yield place, _nested(leaves, place)
             except duckdb.Error as error:
-                _refuse(f"{name}: not readable as Parquet ({str(error).splitlines()[0]})")
+                _refuse(f"{name}: not readable as Parquet ({str(error).splitlines()[0].replace(path, name)})")
         if not number:
             raise NoEventsError(f"{name}: holds no events", field="file")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -11,7 +12,14 @@ from rich.progress import TextColumn
 from keen_pipeline.cli.common import as_usage, progress_bar, service_for_command
 from keen_pipeline.cli.local.event_files import STANDARD_INPUT, NoEventsError, read_event_batches
 from keen_pipeline.client import KeenClient
-from keen_pipeline.errors import KeenPipelineError, RequestRejectedError, RetryableError, UnreadableAnswerError
+from keen_pipeline.errors import (
+    ExtractionTooLargeError,
+    KeenPipelineError,
+    RequestRejectedError,
+    RetryableError,
+    UnreachableError,
+    UnreadableAnswerError,
+)
 from keen_pipeline.service.names import check_event_collection
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_client
@@ -47,11 +55,11 @@ def command(collection: str, files: tuple[str, ...]) -> None:
             loaded = 0
             try:
                 for batch in read_event_batches(name):
-                    for number, problem in enumerate(_post(client, collection, batch), loaded + 1):
+                    for problem in _post(client, collection, batch):
+                        loaded += 1
                         refused += problem is not None
                         if problem is not None and refused <= SHOWN_ERRORS:
-                            bar.console.print(f"{name}: event {number}: {problem}")
-                    loaded += len(batch)
+                            bar.console.print(f"{name}: event {loaded}: {problem}")
                     bar.update(task, events=loaded)
             except NoEventsError:
                 empty.append(name)
@@ -68,20 +76,32 @@ def command(collection: str, files: tuple[str, ...]) -> None:
         raise RequestRejectedError(f"the service refused {refused} events of {collection}; all others are stored", status=200)
 
 
-def _post(client: KeenClient, collection: str, batch: list[dict[str, Any]]) -> list[str | None]:
+def _post(client: KeenClient, collection: str, batch: list[dict[str, Any]]) -> Iterator[str | None]:
     """Post one batch; answers for each event why it was refused, or None.
 
-    A service that says when to come again has stored nothing, and is asked again then. Nothing else is repeated: a batch may be
-    stored although its answer got lost.
+    A service that says when to come again has stored nothing, and is asked again then; one that finds the batch too large, or a
+    proxy before it, is given halves. Nothing else is repeated: a batch may be stored although its answer got lost.
     """
     for attempt in range(1, MAX_TRIES + 1):
         try:
             outcomes = client.add_events({collection: batch}).get(collection, [])
             break
+        except ExtractionTooLargeError:
+            if len(batch) == 1:
+                raise RequestRejectedError(
+                    f"an event of {collection} is larger than the service, or a proxy before it, takes", status=413
+                ) from None
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                yield from _post(client, collection, half)
+            return
         except RetryableError as error:
+            if error.retry_after is None and not isinstance(error, UnreachableError):
+                error.args = (
+                    f"{error}\nWhether these {len(batch)} events are stored is unknown: count before you load them again",
+                )
             if error.retry_after is None or attempt == MAX_TRIES:
                 raise
             time.sleep(min(error.retry_after, MAX_WAIT_SECONDS))
     if len(outcomes) != len(batch):
         raise UnreadableAnswerError(f"the service answered for {len(outcomes)} of {len(batch)} events of {collection}")
-    return outcomes
+    yield from outcomes

@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
-from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, matching_paths, unflatten
+from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, matching_paths, paths_within, unflatten
 from keen_pipeline.service.extractions.csv_export import Selection, column_name
 from keen_pipeline.service.storage.store import Snapshot
 
@@ -166,9 +166,9 @@ def inferred_type(counts: dict[str, int]) -> str:
 
 
 def paths_of(selection: Selection, names: Sequence[str]) -> list[str]:
-    """The paths that property names mean, each once; a name that no event has stands for itself."""
+    """The paths that property names mean, each once, those within an object too; a name that no event has stands for itself."""
     columns = selection.snapshot.columns
-    return list(dict.fromkeys(path for name in names for path in matching_paths(name, columns, selection.names) or [name]))
+    return list(dict.fromkeys(path for name in names for path in paths_within(name, columns, selection.names) or [name]))
 
 
 def _chosen(selection: Selection, paths: list[str] | None) -> dict[str, str]:

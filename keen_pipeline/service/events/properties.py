@@ -100,6 +100,12 @@ def matching_paths(name: str, known: Iterable[str], names: str = "v3") -> list[s
     return sorted((path for path in known if _is_alike(meant, path)), key=lambda path: path != meant)
 
 
+def paths_within(name: str, known: Iterable[str], names: str = "v3") -> list[str]:
+    """The known paths that a name means, and those of the properties within it, if it is an object's."""
+    inside = meant_path(name, known, names) + "."
+    return [*matching_paths(name, known, names), *(path for path in known if path.startswith(inside))]
+
+
 def _is_alike(meant: str, path: str) -> bool:
     return path == meant or ("\\" in path and _with_dots(path) == _with_dots(meant))
 

@@ -14,7 +14,7 @@ from typing import Any
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.filters import AnyOf, Condition, Filter, Operator
 from keen_pipeline.service.events.incoming import micros_of
-from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, meant_path
+from keen_pipeline.service.events.properties import CREATED_AT, TIMESTAMP, matching_paths, meant_path, paths_within
 from keen_pipeline.service.events.values import encode_value, number_texts
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
@@ -62,10 +62,10 @@ def _condition(columns: Mapping[str, str], names: str, condition: Condition, fie
     if meant in (TIMESTAMP, CREATED_AT) and operator is not Operator.EXISTS:
         return _instants(columns, meant, condition, field)
     _check_type(condition, field)
-    found = [columns[path] for path in matching_paths(condition.property_name, columns, names)]
     if operator is Operator.EXISTS:
-        found += [column for path, column in columns.items() if path.startswith(f"{meant}.")]
+        found = [columns[path] for path in paths_within(condition.property_name, columns, names)]
         return Where(f"(coalesce({', '.join(found)}) IS NOT NULL) = ?" if found else "false = ?", (value,))
+    found = [columns[path] for path in matching_paths(condition.property_name, columns, names)]
     negative = {Operator.NE: Operator.EQ, Operator.NOT_CONTAINS: Operator.CONTAINS}.get(operator)
     parts = [_comparison(column, negative or operator, value) for column in found]
     passing = _joined([Where(f"coalesce({p.sql}, false)", p.parameters) for p in parts], " OR ") if parts else Where("false")

@@ -67,7 +67,7 @@ def parse_json(body: bytes, *, pairs: Any = None) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
         raise BodyTooLargeError(f"the body has more than {MAX_CONTAINERS} lists and objects")
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")  # .NET's writers begin with a byte order mark
         try:
             return json.loads(text, object_pairs_hook=pairs)
         except ValueError as error:

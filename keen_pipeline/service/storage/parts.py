@@ -79,9 +79,12 @@ def disk_name(name: str) -> str:
 
 
 def check_root(root: str) -> str:
-    """The root of tables. Raises ConfigurationError for one that deltalake would decode, and then look for elsewhere."""
-    if re.search("%[0-9A-Fa-f]{2}", root):
-        raise ConfigurationError(f"service: {root} can't hold tables: it has a percent sign before two hexadecimal digits")
+    """The root of tables. Raises ConfigurationError for one that deltalake, to which it is a URL, would look for elsewhere."""
+    if re.search(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f]", root):
+        raise ConfigurationError(
+            f"service: {root!r} can't hold tables: it has a percent sign before two hexadecimal digits, a backslash or a line end;"
+            " choose another folder"
+        )
     return root
 
 

@@ -119,7 +119,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (f"{_HTTP}/resources/events.py", "                return PROPERTY_NAME", "                return PROPERTY_VALUE", _BATCH),
     (f"{_HTTP}/resources/events.py", "            held_up.append(error)", "            raise", _FULL),
-    (f"{_HTTP}/resources/events.py", "if batch and len(held_up) == len(batch):", "if False:", _FULL),
+    (f"{_HTTP}/resources/events.py", "if held_up and len(held_up) == sum(map(bool, batch.values())):", "if False:", _FULL),
     (f"{_SERVICE}/events/incoming.py", "        self._check_text(line)\n", "", _BATCH),
     (f"{_HTTP}/resources/events.py", '.replace("-", "+").replace("_", "/")', "", _BEACON),
     (f"{_HTTP}/resources/events.py", ' + "=" * (-len(text) % 4)', "", _BEACON),

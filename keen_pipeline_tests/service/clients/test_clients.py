@@ -389,6 +389,7 @@ def test_a_batch_keeps_what_could_be_stored_when_the_rest_could_not(
         assert [answer[name][0]["success"] for name in ("good", "full", "also")] == [True, False, True]
         assert answer["full"][0]["error"]["name"] == "ServiceUnavailableError"
         with pytest.raises(type(error)):
-            store_batch(service, b'{"full": [{"a": 1}]}')
+            store_batch(service, b'{"full": [{"a": 1}], "empty": []}')
+        assert store_batch(service, b'{"full": []}') == {"full": []}
     finally:
         service.close()

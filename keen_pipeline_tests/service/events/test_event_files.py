@@ -24,7 +24,7 @@ from keen_pipeline.cli.local import load as load_command
 from keen_pipeline.cli.local.event_files import BATCH_EVENTS, read_event_batches
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import InvalidInputError, ServiceUnavailableError
+from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError, RequestRejectedError, ServiceUnavailableError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline.service.events.cells import MISSING, decode_field
@@ -91,6 +91,15 @@ def test_parquet(tmp_path: Path) -> None:
             "raw": "c3a9",
         }
     ]
+
+
+def test_a_name_of_a_parquet_file_is_no_pattern_and_its_folder_no_column(tmp_path: Path) -> None:
+    folder = tmp_path / "date=2026-01-01"
+    folder.mkdir()
+    for name in ("events.parquet", "e*.parquet"):
+        duckdb.sql(f"COPY (SELECT '{name}' AS name) TO '{folder / name}' (FORMAT parquet)")
+    assert read(folder / "events.parquet") == [{"name": "events.parquet"}]
+    assert read(folder / "e*.parquet") == [{"name": "e*.parquet"}]
 
 
 def test_batches_are_bounded(tmp_path: Path) -> None:
@@ -252,9 +261,26 @@ def test_only_a_batch_that_the_service_wants_later_is_posted_again(
     busy = ServiceUnavailableError("the answer got lost" if retry_after is None else "later", retry_after=retry_after)
     client.add_events.side_effect = [busy, busy, {"purchases": [None, "refused"]}]
     monkeypatch.setattr(load_command.time, "sleep", slept.append)
-    with nullcontext() if retry_after else pytest.raises(ServiceUnavailableError):
-        assert load_command._post(client, "purchases", [{"n": 1}, {}]) == [None, "refused"]
+    with nullcontext() if retry_after else pytest.raises(ServiceUnavailableError, match="these 2 events are stored is unknown"):
+        assert list(load_command._post(client, "purchases", [{"n": 1}, {}])) == [None, "refused"]
     assert (client.add_events.call_count, slept) == (posted, [7.0] * (posted - 1))
+
+
+def test_a_batch_that_a_proxy_finds_too_large_is_posted_in_halves() -> None:
+    client, stored = Mock(spec=KeenClient), list[Any]()
+
+    def add_events(events: dict[str, list[Any]]) -> dict[str, list[str | None]]:
+        if len(json.dumps(events)) > 1000:  # as nginx does past a megabyte, unless it is told otherwise
+            raise ExtractionTooLargeError("too large (HTTP 413)")
+        stored.extend(events["purchases"])
+        return {"purchases": ["refused" if event["n"] == 7 else None for event in events["purchases"]]}
+
+    client.add_events = add_events
+    batch = [{"n": n, "text": "x" * 80} for n in range(50)]
+    assert list(load_command._post(client, "purchases", batch)) == [None] * 7 + ["refused"] + [None] * 42
+    assert stored == batch
+    with pytest.raises(RequestRejectedError, match="larger than the service, or a proxy before it, takes"):
+        list(load_command._post(client, "purchases", [{"n": 1, "text": "x" * 1000}]))
 
 
 def test_the_command_loads_files_and_standard_input(http: Http, collection: str, tmp_path: Path) -> None:

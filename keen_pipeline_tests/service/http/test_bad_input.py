@@ -55,6 +55,7 @@ def refused(http: Http, method: str, path: str, status: int, field: str | None =
             "filters[0].operands[0].operator",
         ),
         ([GOOD] * 201, "filters"),
+        ([{**GOOD, "value": 2}], "filters[0].value"),
         (r'[{"property_name": "a", "operator": "eq", "property_value": "\ud800"}]', "filters[0].property_value"),
         (r'[{"property_name": "\ud800", "operator": "eq", "property_value": 1}]', "filters[0].property_value"),
     ],
@@ -323,3 +324,18 @@ def test_whole_seconds_east_of_utc_may_be_written_with_a_fraction_of_zero(http: 
 def test_a_whole_number_may_be_written_with_a_fraction_of_zero(http: Http, collection: str) -> None:
     http.add(collection, {"a": 1}, {"a": 2}, {"a": 3})
     assert len(http.query("extraction", collection, latest=2.0)) == 2
+
+
+def test_a_collection_that_stands_twice_in_a_batch_loses_no_event(http: Http, collection: str) -> None:
+    body = f'\ufeff{{"{collection}": [{{"a": 1}}, 5], "other": [], "{collection}": [{{"a": {{"a": 2}}}}]}}'
+    outcomes = http.json("POST", f"{http.v3}/events", body=body.encode())
+    assert [one["success"] for one in outcomes[collection]] == [True, False, True]
+    assert http.query("count", collection) == 2
+
+
+def test_a_property_name_of_an_object_means_the_properties_within_it(http: Http, collection: str) -> None:
+    events = [{"user": {"id": 1, "at": {"x": 2}}, "users": 3}, {"user": "u"}]
+    http.add(collection, *events)
+    assert http.query("extraction", collection, property_names=["user"]) == [{"user": events[0]["user"]}, {"user": "u"}]
+    named = http.query("extraction", collection, property_names=["body:user:at", "keen"], latest=1)
+    assert [set(one["keen"]) for one in named] == [{"timestamp", "created_at", "id"}]

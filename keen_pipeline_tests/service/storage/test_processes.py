@@ -23,6 +23,7 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
+from keen_pipeline.service.credentials import FILE_NAME, load_credentials, write_private
 from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
@@ -234,6 +235,14 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
 
 
+@pytest.mark.parametrize("key", ["", None, 7])
+def test_a_key_that_somebody_made_empty_is_no_key(data: Path, key: object) -> None:
+    kept = dict.fromkeys(("project_id", "read_key", "write_key", "master_key", "signing_key"), "x" * 32)
+    write_private(data / FILE_NAME, json.dumps({**kept, "signing_key": key}))
+    with pytest.raises(ConfigurationError, match="repair it, or remove it for a new project id and new keys"):
+        load_credentials(data)
+
+
 def test_a_project_is_found_under_its_id_whatever_an_address_makes_of_it(data: Path) -> None:
     with embedded.start(data, env=clean_environment(KEEN_PROJECT_ID="acme:prod/eu")) as service:
         http = Http(service.endpoint)
@@ -252,7 +261,7 @@ def test_a_child_dies_with_its_parent(data: Path) -> None:
     assert gone(int(parent.stdout))
 
 
-def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
+def test_processes_that_ask_at_once_share_one_service(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
     code += "print(embedded.ensure(Path(sys.argv[1])).base_url)"
     asking = [
@@ -266,7 +275,11 @@ def test_processes_that_ask_at_once_share_one_service(data: Path) -> None:
         assert set(answers) == {answers[0]}
         found = embedded.find(data)
         assert found is not None
+        monkeypatch.setattr(embedded, "_MAX_LOG_BYTES", 100_000)
+        with (data / "service.log").open("a") as log:
+            log.write(" " * 100_001)
         assert embedded.ensure(data) == found
+        assert (data / "service.log").stat().st_size < 100_000
     finally:
         os.kill(pid, signal.SIGTERM)
     assert gone(pid)

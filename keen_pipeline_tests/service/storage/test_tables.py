@@ -229,6 +229,8 @@ def test_a_storage_that_lets_two_win_is_refused(tmp_path: Path, bucket: S3Server
         table_root("sftp://host/folder")
     with pytest.raises(ConfigurationError, match="percent sign"):
         table_root("s3://bucket/a%41")
+    with pytest.raises(ConfigurationError, match="a backslash"):
+        table_root("/srv/a\\b")
 
 
 @pytest.mark.parametrize("name", ["shop", "user:signup", "a/b", "c++", "Ünï", "..", "100%", "x~41", "a b"])

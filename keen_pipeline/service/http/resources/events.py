@@ -83,12 +83,20 @@ def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]
     Raises InvalidInputError for a body that is no such batch, BodyTooLargeError for too many events. When no collection's events
     could be stored now, the last one's error is raised.
     """
-    batch = parse_json(body)
-    if not isinstance(batch, dict):
+    members: list[tuple[str, Any]] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal members
+        members = pairs  # at last those of the whole, in which a collection may stand twice
+        return dict(pairs)
+
+    if not isinstance(parse_json(body, pairs=note), dict):
         raise InvalidInputError("body: must be an object of lists of events by collection", field="body")
-    for name, events in batch.items():
+    batch: dict[str, list[Any]] = {}
+    for name, events in members:
         if not isinstance(events, list):
             raise InvalidInputError(f"{name[:80]}: must be a list of events", field=name[:80])
+        batch.setdefault(name, []).extend(events)
     for number, most, what in ((sum(map(len, batch.values())), MAX_EVENTS, "events"), (len(batch), MAX_COLLECTIONS, "collections")):
         if number > most:
             raise BodyTooLargeError(f"the body has {number} {what}, the limit is {most}; send fewer at once")
@@ -96,13 +104,13 @@ def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]
     held_up: list[Exception] = []
     for name, events in batch.items():
         try:
-            outcomes[as_text(name)] = _store_collection(service, name, events)
+            outcomes[as_text(name)] = _store_collection(service, name, events) if events else []
         except Exception as error:  # noqa: BLE001 - what is stored of other collections must not be sent again
             if error_answer(error).status_code == 500:
                 _log.exception("events not stored", extra={"collection": as_text(name[:80])})
             held_up.append(error)
             outcomes[as_text(name)] = [_refused(LATER, "not stored now; send it again")] * len(events)
-    if batch and len(held_up) == len(batch):
+    if held_up and len(held_up) == sum(map(bool, batch.values())):
         raise held_up[-1]
     return outcomes
 
