@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -58,7 +59,8 @@ def command(collection: str | None, first: str | None, last: str | None, counts:
         if mend and any(one.entry is not None for one in wrong):
             total = len(to_repair(pipeline, wrong, known))
             _, failed = follow(repair(pipeline, wrong, known), total, "repair")
-            broken = {entry.request.place for entry, _ in failed}
+            broken = {entry.request.place: why for entry, why in failed}
+            wrong = [replace(one, problem=_with_reason(one, broken)) for one in wrong]
             mended = {id(one) for one in wrong if one.entry is not None and one.entry.request.place not in broken}
     document = {
         "checked": len(found),
@@ -123,6 +125,12 @@ def _tell_where_to_go_on(found: Sequence[Verified], landed: Sequence[Entry], las
     console.print(f"{len(found)} of {len(landed)} files verified; the rest:")
     for name, key in list(first.items())[:_MOST_SHOWN]:
         console.print(f"  keen-pipeline verify {shlex.quote(name)} --from {key}{f' --to {last}' if last else ''}")
+
+
+def _with_reason(one: Verified, broken: Mapping[tuple[str, str], str]) -> str:
+    """What is wrong with a file, and why it couldn't be repaired."""
+    why = broken.get(one.entry.request.place) if one.entry is not None else None
+    return f"{one.problem}; it could not be repaired: {why}" if why else str(one.problem)
 
 
 def _row(one: Verified, is_mended: bool, mend: bool) -> dict[str, Any]:

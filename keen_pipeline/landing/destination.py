@@ -73,6 +73,7 @@ class FileDestination:
         mask: Mapping[str, MaskMethod] | None = None,
         mask_key: bytes | None = None,
         earlier_types: Mapping[str, str] | None = None,
+        check: Callable[[], None] = no_fence,
         fence: Fence = no_fence,
     ) -> Landing:
         """Download, verify, then publish the file at the URI `target`, of the encoding that its suffix names, in one step (the old
@@ -82,6 +83,7 @@ class FileDestination:
         `types`: Keen's type by property, which Parquet needs for any column but text; `earlier_types`: in Arrow's words, those of
         columns in the collection's earlier Parquet files; none gets narrower.
         `mask`, with the key of its hashes: what is done to which columns before anything is written; what came is proven.
+        `check`: called before each wait for bytes; what it raises ends the landing.
         `fence`: called immediately before the file is switched into place; if it raises, nothing is.
 
         Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside it), RetryableError if the
@@ -97,7 +99,7 @@ class FileDestination:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
             conversion = stack.enter_context(_conversion(encoding, stage, mask or {}, types or {}, earlier_types or {}))
-            download = stack.enter_context(_download(source, stage, encoding, conversion, new_masker))
+            download = stack.enter_context(_download(source, stage, encoding, conversion, new_masker, check))
             try:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
                     intake = download.run()
@@ -255,10 +257,15 @@ def _conversion(
 
 
 def _download(
-    source: ResultsSource, stage: BinaryIO, encoding: Encoding, conversion: Conversion | None, masker: Callable[[], Masker] | None
+    source: ResultsSource,
+    stage: BinaryIO,
+    encoding: Encoding,
+    conversion: Conversion | None,
+    masker: Callable[[], Masker] | None,
+    check: Callable[[], None],
 ) -> Download:
     # Brings NumPy, which a code location that lands nothing can spare.
     from keen_pipeline.landing.transfer.download import Download
 
     body, written = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
-    return Download(source, body, written, masker)
+    return Download(source, body, written, masker, check=check)

@@ -39,7 +39,7 @@ def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFil
     missing = [key for key in keys if key not in landed]
     if missing:
         raise ConfigurationError(
-            f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {_listed(missing)}; "
+            f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {listed(missing)}; "
             "materialize them; `keen-pipeline status` says why they are missing"
         )
 
@@ -49,7 +49,7 @@ def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
     if keys:
         raise ConfigurationError(
             f"{collection}: {len(keys)} partitions at {root} were made with a different configuration than today's, or are "
-            f"unproven: {_listed(keys)}; materialize them again"
+            f"unproven: {listed(keys)}; materialize them again"
         )
 
 
@@ -62,9 +62,10 @@ def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) ->
         fewest = min(by_selection.values(), key=len)
         raise ConfigurationError(
             f"{collection}: {len(fewest)} of {len(files)} partitions at {root} were made with a different filter or mask than the "
-            f"others: {_listed(fewest)}; materialize the outdated ones again, or read them apart"
+            f"others: {listed(fewest)}; materialize the outdated ones again, or read them apart"
         )
 
 
-def _listed(keys: Sequence[str]) -> str:
+def listed(keys: Sequence[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(keys[:_LISTED]) + (f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.readers.files import LandedFile, landed_files, refuse_mixed, refuse_outdated, require
+from keen_pipeline.readers.files import LandedFile, landed_files, listed, refuse_mixed, refuse_outdated, require
 from keen_pipeline.readers.frames import KINDS, converter_of
 from keen_pipeline.readers.scan import Scan
-from keen_pipeline.readers.types import check_types, known_words
+from keen_pipeline.readers.types import ALWAYS, check_types, known_words
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
     from keen_pipeline.ledger import SqlLedger
 
 Kind = TypeVar("Kind")
+_log = logging.getLogger(__name__)
 
 
 class Missing(str, Enum):
@@ -122,19 +124,21 @@ class LandedReader:
         asked = types or {}
         check_types(collection, asked)
         # Before the first event nobody knows the columns, and any may be asked for.
-        known = known_words(landed.values())
-        if columns is not None and not any(file.landing.records for file in landed.values()):
-            known = {**dict.fromkeys(columns, "string"), **known}
+        known = known_words(landed.values()) or ALWAYS
+        if not any(file.landing.records for file in landed.values()):
+            known = {**dict.fromkeys([*known, *(columns or ()), *asked], "string"), **known}
         words = _words(collection, columns, asked, known)
         scan = Scan(self._destination, list(files.values()), words)
         return convert(scan.of()) if each is None else {key: convert(scan.of(key)) for key in keys}
 
     def scan(self, collection: str, files: Sequence[LandedFile], *, types: Mapping[str, str] | None = None) -> Scan:
-        """A dataset of landed files with the columns that they have; `types` as in `load`."""
+        """A dataset of landed files with the columns that they have; `types` as in `load`, or of columns to come."""
         asked = types or {}
         check_types(collection, asked)
         present = dict.fromkeys(name for file in files for name in file.landing.columns)
         known = known_words(self._landed(collection).values())
+        if unmet := _unmet(asked, known):
+            _log.warning("%s: types: no landed file has %s; known are %s", collection, listed(unmet), listed(sorted(known)))
         return Scan(self._destination, files, {name: asked.get(name) or known.get(name, "string") for name in present})
 
     def _landed(self, collection: str) -> Mapping[str, LandedFile]:
@@ -158,17 +162,27 @@ class LandedReader:
 
 
 def _words(collection: str, columns: Sequence[str] | None, asked: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """The word for each column's type. Raises InvalidInputError for a column that no landing has and no type was asked for."""
+    """The word for each column's type.
+
+    Raises InvalidInputError for a column that no landing has and no type was asked for, and for a type of no column.
+    """
     names = list(known) if columns is None else list(columns)
     if isinstance(columns, str) or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"{collection}: columns: must be a list of names, not {columns!r}", field="columns")
-    unknown = [name for name in names if name not in known and name not in asked]
-    if unknown:
-        raise InvalidInputError(
-            f"{collection}: no landed file has {', '.join(unknown)}; known are {', '.join(sorted(known)) or 'none'}",
-            field="columns",
-        )
+    wrong = {"columns": [name for name in names if name not in known and name not in asked], "types": _unmet(asked, known, names)}
+    for field, unknown in wrong.items():
+        if unknown:
+            mend = "; name it in columns too if it comes later" if field == "types" else ""
+            raise InvalidInputError(
+                f"{collection}: {field}: no landed file has {listed(unknown)}; known are {listed(sorted(known)) or 'none'}{mend}",
+                field=field,
+            )
     return {name: asked.get(name) or known[name] for name in names}
+
+
+def _unmet(asked: Mapping[str, str], known: Collection[str], wanted: Collection[str] = ()) -> list[str]:
+    """What types were asked for, and nobody has."""
+    return [str(name) for name in asked if name not in known and name not in wanted]
 
 
 def _places(collection: str, keys: Sequence[str], files: Mapping[str, LandedFile], kind: Any) -> Any:

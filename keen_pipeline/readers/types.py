@@ -30,7 +30,8 @@ KEENS_NUMBER = "number"
 DECIMAL_DIGITS = 38
 # What Keen calls a property that it has only nulls of says nothing of the next event.
 _NOTHING = frozenset({"", "null"})
-_ALWAYS = {"header:timestamp": "datetime"}
+ALWAYS = {"header:timestamp": "datetime"}
+"""What every event has, so that of a collection which nothing is known of there is a column too: DuckDB takes no table without."""
 
 
 def pyarrow() -> Any:
@@ -79,8 +80,8 @@ def known_words(files: Iterable[LandedFile]) -> dict[str, str]:
 
 
 def _agreed(name: str, words: set[str]) -> str:
-    if name in _ALWAYS:
-        return _ALWAYS[name]
+    if name in ALWAYS:
+        return ALWAYS[name]
     if len(words) != 1:
         return "string"
     [word] = words

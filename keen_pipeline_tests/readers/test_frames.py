@@ -135,6 +135,23 @@ def test_column_that_nobody_knows_is_refused(csv: KeenLanding) -> None:
     assert table.column(0).null_count == PER_DAY
 
 
+def test_type_of_no_column_is_refused(csv: KeenLanding, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = {"body:paid": "string", "body:amuont": "int"}
+    with pytest.raises(InvalidInputError, match=r"types: no landed file has body:amuont; known are body:coupon:code,.* 4 more"):
+        csv.reader.load("visits", KEYS[:1], pa.Table, types=wrong)
+    assert csv.reader.load("visits", KEYS[:1], pa.Table, columns=["body:id"], types={"body:paid": "string"}).num_columns == 1
+    csv.reader.scan("visits", [csv.reader.files("visits", KEYS[:1])[KEYS[0]]], types=wrong).close()  # into a table that stays
+    assert "visits: types: no landed file has body:amuont" in caplog.text
+
+
+@READERS
+def test_before_the_first_event_there_is_a_column_all_the_same(keen_landing: KeenLanding, kind: Any) -> None:
+    load = keen_landing.reader.load
+    assert TO_ARROW[kind](load("visits", KEYS[0], kind, missing="empty")).column_names == ["header:timestamp"]
+    table = TO_ARROW[kind](load("visits", KEYS[0], kind, missing="empty", types={"body:id": "int"}))
+    assert schema_of(table) == pa.schema({"header:timestamp": TYPES["header:timestamp"], "body:id": pa.int64()})
+
+
 def test_types_of_ones_own(landed: KeenLanding) -> None:
     types = {"body:member": "int", "body:score": "decimal", "body:id": "num", "body:userid": "string"}
     table = landed.reader.load("visits", KEYS[:2], pa.Table, columns=list(types), types=types)

@@ -1,42 +1,35 @@
 """Files of a local folder: written beside their place, synced, renamed, and the folder synced.
 
-A staged file is locked by the process that writes it. The system gives the lock back however that process ends, so whoever lands
-into the folder next removes what a killed one left; on other machines, and if the file system has no locks, its age decides.
+A staged file has no name until it is published, so that the system removes it however its process ends. A file system that can't do
+that, such as most network ones and those of macOS, gives it one; what a killed landing leaves there goes by its age.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import io
 import logging
-import math
 import os
 import re
 import secrets
-import socket
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
 from keen_pipeline.landing.storages.remote import StoredReader
-from keen_pipeline.landing.storages.storage import Fence, Options, Storage, no_fence
+from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 from keen_pipeline.landing.transfer.workers import copy
 
 STAGE_SUFFIX = ".landing"
-"""A file that is being landed is `.{name}.{host}-{random}.landing` in the folder of its place."""
-_STAGED = re.compile(r"\..+\.(?:(?P<host>[0-9a-f]{8})-)?[0-9a-f]{16}\.landing", re.DOTALL)  # earlier releases name no host
+"""A file that is being landed is `.{name}.{random}.landing` in the folder of its place, if it has a name."""
+_STAGED = re.compile(r"\..+\.(?:[0-9a-f]{8}-)?[0-9a-f]{16}\.landing", re.DOTALL)  # an earlier release named the host too
 _LONGEST_NAME = 180  # in characters, so that a staged file's name has at most 255 bytes wherever its place's has
-_LOOK_SECONDS = 60.0  # between two looks of one process for leftovers in a folder
-_MOST_FOLDERS = 1_000  # that a process remembers to have looked through
 _NO_SUCH_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES})
 _log = logging.getLogger(__name__)
 
@@ -44,26 +37,18 @@ _log = logging.getLogger(__name__)
 class LocalStorage(Storage):
     """A folder of this machine or a mount of it."""
 
-    def __init__(self, root: str, options: Options) -> None:
-        super().__init__(root, options)
-        self._looked: dict[Path, float] = {}  # by folder, when it was looked through for leftovers; steady seconds
-
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
         place = Path(target)
         with of_folder(str(place.parent)):
             _make_folder(place.parent)
             _check_case(Path(self._root), place)
-            if self._is_to_look_through(place.parent):
-                _remove_leftovers(place.parent, None)
-            file = _new_stage(place)
+            file = _Stage(place)
         try:
             yield cast("BinaryIO", file)
         finally:
-            with of_folder(target), suppress(FileNotFoundError):
-                file.close()
-                os.unlink(file.name)  # noqa: PTH108
-                _log.info("%s was not published; its staged file is removed", target)
+            with of_folder(target):
+                file.drop()
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         place = Path(target)
@@ -72,26 +57,10 @@ class LocalStorage(Storage):
             _make_folder(place.parent)
             fence()
             try:
-                os.replace(stage.name, place)  # noqa: PTH105
+                cast("_Stage", stage).move(place)
             except FileNotFoundError as error:
-                raise unavailable(target, error, "Somebody removed the staged file or its folder meanwhile.") from error
-            except OSError as error:
-                if error.errno != errno.EXDEV:  # a collection's folder may be a link to another disk than `_quarantine` is on
-                    raise
-                with io.FileIO(stage.name) as file, self.stage(target) as beside:
-                    copy(cast("BinaryIO", file), beside)
-                    self.publish(beside, target)
+                raise unavailable(target, error, "Somebody removed its folder meanwhile.") from error
             _sync_folder(place.parent)
-
-    def _is_to_look_through(self, folder: Path) -> bool:
-        """Not for every one of many files: a folder of years would be read for each."""
-        now = time.monotonic()
-        if now - self._looked.get(folder, -math.inf) < _LOOK_SECONDS:
-            return False
-        if len(self._looked) >= _MOST_FOLDERS:
-            self._looked.clear()
-        self._looked[folder] = now
-        return True
 
     def size(self, target: str) -> int | None:
         with of_folder(target):
@@ -124,100 +93,75 @@ class LocalStorage(Storage):
                         yield f"{path}/{name}", found.st_size
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Remove staged files whose process is gone, or that nobody has written to for `older_than`; returns their paths."""
+        """Remove staged files that nobody has written to for `older_than`; returns their paths."""
         oldest = time.time() - older_than.total_seconds()
         removed = []
-        for folder, _, _ in os.walk(self._root):
-            with of_folder(folder):
-                removed += _remove_leftovers(Path(folder), oldest)
+        for folder, _, names in os.walk(self._root):
+            for path in (f"{folder}/{name}" for name in names if is_staged(name)):
+                with of_folder(folder), suppress(FileNotFoundError):  # its landing ended, or another process was quicker
+                    found = os.lstat(path)
+                    if stat.S_ISREG(found.st_mode) and found.st_mtime < oldest:
+                        os.unlink(path)  # noqa: PTH108
+                        _log.info("removed %s, which a landing that died has left", path)
+                        removed.append(path)
         return sorted(removed)
 
 
 class _Stage(StagedFile):
+    """In the folder of `place`, without a name if the file system can do that."""
+
     def __init__(self, place: Path) -> None:
-        super().__init__(place.with_name(staged_name(place.name)), "x+")
         self._place = str(place)  # what an error names: it is what a person knows
+        self._names: list[Path] = []
+        self._is_published = False
+        try:
+            super().__init__(os.open(place.parent, os.O_RDWR | os.O_TMPFILE, 0o666), "r+")
+        except (AttributeError, OSError):  # there is no such thing; whatever else is wrong is wrong with a name too
+            self._names.append(place.with_name(staged_name(place.name)))
+            super().__init__(self._names[0], "x+")
 
     def write(self, data: Any) -> int:
         with of_folder(self._place):
             return super().write(data)
 
+    def move(self, place: Path) -> None:
+        """Make it the file at `place` in one step."""
+        named, beside = self._names[-1:], place.with_name(staged_name(place.name))
+        self._names.append(beside)
+        try:
+            if named:
+                os.rename(named[0], beside)  # noqa: PTH104
+            else:  # any `src_dir_fd` makes it a link to the file and not to the path, which is one itself
+                os.link(f"/proc/self/fd/{self.fileno()}", beside, src_dir_fd=self.fileno())
+        except OSError:  # a collection's folder may be a link to another disk than `_quarantine` is on
+            self._copy(beside)
+        os.replace(beside, place)  # noqa: PTH105
+        self._is_published = True
+
+    def drop(self) -> None:
+        """Close it; what was not published is gone."""
+        self.close()
+        for name in self._names:
+            name.unlink(missing_ok=True)
+        if not self._is_published:
+            _log.info("%s was not published; its staged file is removed", self._place)
+
+    def _copy(self, place: Path) -> None:
+        self._set_direct(False)
+        self.seek(0)
+        with io.FileIO(place, "x") as file:
+            copy(cast("BinaryIO", self), cast("BinaryIO", file))
+            os.fsync(file.fileno())
+
 
 def staged_name(name: str) -> str:
     """A name of its own for the staged file of a file of this name."""
-    return f".{name[:_LONGEST_NAME]}.{_host()}-{secrets.token_hex(8)}{STAGE_SUFFIX}"
+    return f".{name[:_LONGEST_NAME]}.{secrets.token_hex(8)}{STAGE_SUFFIX}"
 
 
 def is_staged(name: str) -> bool:
     """Whether only `staged_name`, of this release or an earlier one, gives a name like this."""
     return _STAGED.fullmatch(name) is not None
-
-
-@cache
-def _host() -> str:
-    """Stands for this machine, or container, in names of staged files."""
-    try:
-        machine = Path("/etc/machine-id").read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        machine = ""
-    return hashlib.sha256(f"{socket.gethostname()} {machine}".encode()).hexdigest()[:8]
-
-
-def _new_stage(place: Path) -> _Stage:
-    while True:
-        file = _Stage(place)
-        # Whoever removes leftovers may have found it between its making and its locking: then it has no name any more.
-        if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
-            return file
-        file.close()
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Whether the lock was free, and is ours now; None if this file system has none."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _remove_leftovers(folder: Path, oldest: float | None) -> list[str]:
-    """Of this folder alone: what no process on this machine holds, and what is older than `oldest`."""
-    removed = []
-    staged = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        staged = [entry for entry in entries if is_staged(entry.name) and entry.is_file(follow_symlinks=False)]
-    for entry in staged:
-        try:
-            if not _remove_abandoned(entry.path):
-                if oldest is None or entry.stat(follow_symlinks=False).st_mtime >= oldest:
-                    continue
-                os.unlink(entry.path)  # noqa: PTH108
-        except FileNotFoundError:
-            continue  # its landing ended, or another process was quicker
-        _log.info("removed %s, which a landing that died has left", entry.path)
-        removed.append(entry.path)
-    return removed
-
-
-def _remove_abandoned(path: str) -> bool:
-    """Remove a staged file of this machine that no process holds."""
-    match = _STAGED.fullmatch(Path(path).name)
-    if match is None or match["host"] != _host():
-        return False
-    try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except PermissionError:
-        return False  # another user's
-    try:
-        abandoned = _lock(descriptor) is True
-        if abandoned:
-            os.unlink(path)  # noqa: PTH108 - still locked, so that its maker can't begin to write meanwhile
-        return abandoned
-    finally:
-        os.close(descriptor)
 
 
 def _make_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ class Download:
     """One file's transfer into `stage` (unbuffered, seekable), as a context manager; `run` returns the Intake with its facts.
 
     `new_masker`: makes what the bytes go through before they are written, a fresh one when the transfer begins again. `came`: the
-    Intake of all bytes, once they are here, whatever they are.
+    Intake of all bytes, once they are here, whatever they are. `check`: called before each wait for bytes, may raise.
     """
 
     def __init__(
@@ -39,13 +39,14 @@ class Download:
         encoding: Encoding,
         new_masker: Callable[[], Masker] | None = None,
         *,
+        check: Callable[[], object] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._new_masker = new_masker
         self._source = source
         self._stage = stage
         self._encoding = encoding
-        self._sleep = sleep
+        self._sleep, self._check = sleep, check
         self._intake: Intake | None = None
         self._furthest = 0
         self._validator: str | None = None
@@ -90,6 +91,7 @@ class Download:
     def _connection(self) -> Intake:
         received = self._intake.received if self._intake is not None else 0
         offset, validator = (received, self._validator) if received and self._validator else (0, None)
+        self._check()
         with self._source.open(offset=offset, validator=validator) as stream:
             intake = self._resume(stream)
             try:
@@ -121,7 +123,7 @@ class Download:
             self._intake.stop()
         self._stage.seek(0)
         self._stage.truncate()
-        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker and self._new_masker())
+        self._intake = Intake(self._stage, self._encoding, stream.encoding, self._new_masker and self._new_masker(), self._check)
         self._validator, self._total, self._content_encoding = stream.validator, stream.total, stream.encoding
         return self._intake
 

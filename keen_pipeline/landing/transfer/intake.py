@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO
 
 from keen_pipeline.collection import ABSENT, Encoding
@@ -38,12 +39,19 @@ class Intake:
     release the interpreter's lock for most of their time, and are given a megabyte at once, so that they seldom wait for it.
     """
 
-    def __init__(self, stage: BinaryIO, encoding: Encoding, content_encoding: str, masker: Masker | None = None) -> None:
+    def __init__(
+        self,
+        stage: BinaryIO,
+        encoding: Encoding,
+        content_encoding: str,
+        masker: Masker | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         self.received = self.bytes = self.records = self.stored_bytes = 0
         self.sha256 = self.stored_sha256 = ""
         self.columns: tuple[str, ...] = ()
         self.masked: dict[str, str] = {}
-        self._stage = stage
+        self._stage, self._check = stage, check
         self._gunzip = None if content_encoding == "identity" else Gunzip()
         self._packed = AlignedBuffer(CHUNK_BYTES) if self._gunzip else None
         self._verifier = CsvVerifier()
@@ -60,8 +68,8 @@ class Intake:
     def pull(self, stream: ResultsStream) -> bool:
         """Take the next bytes of `stream`, up to a buffer's length; False at its end.
 
-        Raises what the stream raises (what came before is taken), TransferError (a damaged content coding), ExtractionTooLargeError
-        or, with `failed` then, what the stage raises.
+        Raises what the stream or `check` raises (what came before is taken), TransferError (a damaged content coding),
+        ExtractionTooLargeError or, with `failed` then, what the stage raises.
         What the verifier refuses is raised by `finish`: a gzip's check sum may say that the transfer was at fault, and what is
         kept aside should be the whole file.
         """
@@ -69,6 +77,7 @@ class Intake:
         filled, got = 0, 1
         try:
             while got and filled < CHUNK_BYTES:
+                self._check()
                 got = stream.readinto(buffer.view[filled : filled + READ_BYTES])
                 filled += got
         finally:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from threading import Event
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import masked_by
 from keen_pipeline.errors import (
@@ -34,7 +34,7 @@ from keen_pipeline.pipeline.extractions.slices import landed_slices, masked_in_s
 from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.pipeline.files.property_types import PropertyTypes
 from keen_pipeline.pipeline.files.upkeep import sweep
-from keen_pipeline.ports import ResultsSource, ResultsStream
+from keen_pipeline.ports import ResultsSource
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -73,40 +73,6 @@ class NotLanded:
 
 class StoppedError(KeenPipelineError):
     """Whoever wanted this landing wants it no more; nothing was changed."""
-
-
-class _Stoppable:
-    """A ResultsSource, and its streams, that end with StoppedError once `stop` is set."""
-
-    def __init__(self, source: ResultsSource, check: Callable[[], None]) -> None:
-        self._source, self._check = source, check
-
-    def __repr__(self) -> str:  # in the log, of a transfer that is begun again
-        return repr(self._source)
-
-    def open(self, *, offset: int = 0, validator: str | None = None) -> ResultsStream:
-        self._check()
-        stream = self._source.open(offset=offset, validator=validator)
-        return cast("ResultsStream", _StoppableStream(stream, self._check))
-
-
-class _StoppableStream:
-    def __init__(self, stream: ResultsStream, check: Callable[[], None]) -> None:
-        self._stream, self._check = stream, check
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def readinto(self, buffer: memoryview) -> int:
-        self._check()
-        return self._stream.readinto(buffer)
-
-    def __enter__(self) -> Any:
-        self._stream.__enter__()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stream.__exit__(*exc_info)
 
 
 class LandingPool:
@@ -203,7 +169,7 @@ class _OneLanding:
             extraction_id = entry.extraction_id or ""
             source = pipeline.api.results_of(request, extraction_id, url)
         landing = pipeline.destination.land(
-            _Stoppable(source, self._check),
+            source,
             pipeline.destination.uri_of(request.path),
             extraction_id=extraction_id,
             label=str(request),
@@ -213,6 +179,7 @@ class _OneLanding:
             mask={} if parts else request.mask,
             mask_key=pipeline.mask_key,
             earlier_types=self._types.earlier(entry),
+            check=self._check,
             fence=self._fence,
         )
         self._types.landed(entry, landing)

@@ -41,6 +41,7 @@ from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import MANIFESTS, collection_folder, manifest_path
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.scope import Scope
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 
@@ -131,17 +132,17 @@ def read_manifest(data: bytes) -> Manifest:
     """The manifest in a file. Raises InvalidInputError if it is none, or one of a version that this release can't read."""
     try:
         return _read(json.loads(data))
-    except InvalidInputError:
-        raise
+    except InvalidInputError as error:
+        raise InvalidInputError(shortened(str(error))) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidInputError(f"it is not readable ({type(error).__name__}: {error})") from None
+        raise InvalidInputError(f"it is not readable ({type(error).__name__}: {shortened(str(error))})") from None
 
 
 def _read(d: Any) -> Manifest:
     if not isinstance(d, dict) or d.get("schema") != SCHEMA:
         raise InvalidInputError("it isn't a manifest of keen_pipeline")
     if d["version"] != VERSION:
-        raise InvalidInputError(f"its version is {d['version']}, this release reads {VERSION}")
+        raise InvalidInputError(f"its version is {d['version']!r:.20}, this release reads {VERSION}")
     request = ExtractionRequest(
         collection=check_collection_name(d["collection"]),
         timeframe=Timeframe(parse_instant(d["timeframe"]["start"]), parse_instant(d["timeframe"]["end"])),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import collection_folder, manifest_path
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.pipeline.context import first_line
 from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.pipeline.files.manifests import Manifest
 
@@ -43,12 +45,20 @@ def rebuild(ledger: SqlLedger, destination: FileDestination) -> Rebuilt:
             told.append(found.manifest)
         else:
             others += 1
-    folders = sorted({collection_folder(manifest.entry.request.collection) for manifest in told})
-    sizes = dict(file for folder in folders for file in destination.files(folder))
+    sizes: dict[str, int] = {}
+    hidden = set()
+    for folder in sorted({collection_folder(manifest.entry.request.collection) for manifest in told}):
+        try:
+            sizes.update(destination.files(folder))
+        except ConfigurationError as error:  # which may hold for this one alone
+            hidden.add(folder)
+            problems.append((destination.uri_of(folder), f"its folder can't be listed: {first_line(error)}"))
     landed = []
     for manifest in told:
         path = manifest.entry.request.path
         size = sizes.get(path)
+        if collection_folder(manifest.entry.request.collection) in hidden:
+            continue
         if size != manifest.landing.stored_bytes:
             there = "is not there" if size is None else f"has {size} bytes, not {manifest.landing.stored_bytes}"
             problems.append((destination.uri_of(path), f"the file {there}"))

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError
-from keen_pipeline.extraction import ExtractionRequest, Kind, Landing
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.csv.stored import decompressed
 from keen_pipeline.landing.layout import collection_folder, manifest_path
@@ -25,7 +25,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline.context import Pipeline, first_line
 from keen_pipeline.pipeline.counts import count_landed, is_late
-from keen_pipeline.pipeline.extractions.wait import Event, extract
+from keen_pipeline.pipeline.extractions.wait import Event, Stopped, extract
 from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.pipeline.files.manifests import Manifest
 from keen_pipeline.pipeline.requests import partition_request
@@ -227,10 +227,14 @@ def repair(pipeline: Pipeline, wrong: Sequence[Verified], configured: Sequence[C
 
     What nobody knows stays as it is.
     """
-    for one in wrong:
-        if one.entry is not None and not one.is_file:
-            made = Manifest.of(one.entry, pipeline.scope, one.entry.landed_at or pipeline.clock.now())
-            manifests.write(pipeline.destination, made)
+    untold = [one.entry.entry_id for one in wrong if one.entry is not None and not one.is_file]
+    for entry in pipeline.ledger.entries(untold):  # as it is by now: another landing may have brought its own manifest
+        if entry.status is not Status.LANDED:
+            continue
+        try:
+            manifests.write(pipeline.destination, Manifest.of(entry, pipeline.scope, entry.landed_at or pipeline.clock.now()))
+        except (ConfigurationError, RetryableError) as error:
+            yield Stopped(entry, error)
     requests = to_repair(pipeline, wrong, configured)
     if requests:
         yield from extract(pipeline, requests, doing="keen-pipeline verify --repair", keep=lambda _: False, resumable=True)

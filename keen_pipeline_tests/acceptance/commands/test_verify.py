@@ -171,6 +171,8 @@ def test_a_repair_that_fails_is_not_told_as_one(landed: Place, monkeypatch: pyte
     monkeypatch.setattr("keen_pipeline.cli.verify.repair", halfway)
     status, told = landed.json("verify", "--repair")
     assert (status, {row["partition"]: row["repaired"] for row in told["wrong"]}) == (1, {DAYS[0]: True, DAYS[1]: False})
+    why = "the service reports the extraction as failed"
+    assert problems(told) == {DAYS[0]: "the file is missing", DAYS[1]: f"the file is missing; it could not be repaired: {why}"}
 
 
 def test_a_verification_that_is_stopped_tells_what_is_left(landed: Place, monkeypatch: pytest.MonkeyPatch) -> None:

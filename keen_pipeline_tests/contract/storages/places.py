@@ -61,7 +61,7 @@ def folder_place(folder: Path, root: str | None = None, transport: dict[str, Any
     def unfinished() -> int:
         return sum(path.name.endswith(STAGE_SUFFIX) for path in folder.rglob("*"))
 
-    return Place(root or str(folder), look, unfinished, transport or {}, shown=folder)
+    return Place(root or str(folder), look, unfinished, transport or {}, leftovers=root is not None, shown=folder)
 
 
 def publish(destination: FileDestination, data: bytes) -> None:

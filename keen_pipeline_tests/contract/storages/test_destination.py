@@ -226,8 +226,7 @@ def test_killed_landing_leaves_the_older_file_and_its_leftover_is_removed_later(
     server.body = OLD
     land(place, server, faults.whole())
     piece = b"1,2\n" * 250_000
-    # The local stage is there from the first byte, others begin when the download is over.
-    server.results = [faults.stall(4) if place.is_local else faults.generated(piece, 60)]
+    server.results = [faults.generated(piece, 60)]  # what is staged begins when the download is over
     asked = len(server.requests)
     process, _ = child(place, server)
     deadline = time.monotonic() + 60
@@ -241,9 +240,8 @@ def test_killed_landing_leaves_the_older_file_and_its_leftover_is_removed_later(
     assert place.files()["purchases/2026-01-01.csv"] == OLD
     assert place.unfinished() == 1
     destination = place.destination()
-    if not place.is_local:  # whose lock tells at once that its owner is gone
-        assert destination.remove_leftovers(timedelta(hours=1)) == []
-    assert len(destination.remove_leftovers(timedelta(hours=1) if place.is_local else NOW)) == 1
+    assert destination.remove_leftovers(timedelta(hours=1)) == []
+    assert len(destination.remove_leftovers(NOW)) == 1
     assert place.files() == {"purchases/2026-01-01.csv": OLD}
     assert place.unfinished() == 0
 

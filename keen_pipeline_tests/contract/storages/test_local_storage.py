@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,10 +23,12 @@ from keen_pipeline.landing.storages.local import STAGE_SUFFIX, is_staged, staged
 TARGET = "purchases/2026-01-01.csv"
 HOUR = timedelta(hours=1)
 STAGING = """
-import signal, sys, time
+import os, signal, sys, time
 from keen_pipeline.landing import FileDestination
-if sys.argv[2] == "handled":
+if "handled" in sys.argv[2]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+if "unnamed" not in sys.argv[2]:
+    del os.O_TMPFILE
 destination = FileDestination(sys.argv[1])
 with destination._storage.stage(sys.argv[1] + "/purchases/2026-01-01.csv") as stage:
     stage.write(b"half")
@@ -61,19 +63,28 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> int:
     return code
 
 
+@pytest.fixture(params=["unnamed", "named"])
+def stages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What staged files are; named ones, where the file system has no others."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    return str(request.param)
+
+
+@pytest.mark.parametrize("how", ["named", "unnamed"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_staged_file_of_a_process_that_was_killed_goes_with_the_next_landing(
-    tmp_path: Path, number: signal.Signals, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_staged_file_goes_with_the_process_that_was_killed(tmp_path: Path, number: signal.Signals, how: str) -> None:
     publish(tmp_path, b"old")
-    process = staging(tmp_path, "not handled")
+    process = staging(tmp_path, how)
+    assert len(staged(tmp_path)) == (how == "named")
     assert end(process, number) == -number
-    [left] = staged(tmp_path)
-    with caplog.at_level(logging.INFO):
-        publish(tmp_path, b"next", "purchases/2026-01-02.csv")
-    assert sorted(path.name for path in (tmp_path / "purchases").iterdir()) == ["2026-01-01.csv", "2026-01-02.csv"]
+    left = staged(tmp_path)
+    assert len(left) == (how == "named")
     assert (tmp_path / TARGET).read_bytes() == b"old"
-    assert f"removed {left}, which a landing that died has left" in caplog.text
+    destination = FileDestination(str(tmp_path))
+    assert destination.remove_leftovers(HOUR) == []
+    assert destination.remove_leftovers(-HOUR) == list(map(str, left))
+    assert [path.name for path in (tmp_path / "purchases").iterdir()] == ["2026-01-01.csv"]
 
 
 def test_a_folder_is_not_looked_through_for_each_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,24 +100,10 @@ def test_a_folder_is_not_looked_through_for_each_of_many_files(tmp_path: Path, m
 
 
 def test_process_that_handles_sigterm_removes_its_staged_file_itself(tmp_path: Path) -> None:
-    process = staging(tmp_path, "handled")
+    process = staging(tmp_path, "named handled")
     assert len(staged(tmp_path)) == 1
     assert end(process, signal.SIGTERM) == 3
     assert list((tmp_path / "purchases").iterdir()) == []
-
-
-def test_staged_file_of_a_living_process_or_thread_stays(tmp_path: Path) -> None:
-    process = staging(tmp_path, "not handled")
-    storage = FileDestination(str(tmp_path))._storage
-    try:
-        with storage.stage(f"{tmp_path}/{TARGET}"):
-            assert len(staged(tmp_path)) == 2
-            publish(tmp_path, b"next", "purchases/2026-01-02.csv")
-            assert storage.remove_leftovers(HOUR) == []
-            assert len(staged(tmp_path)) == 2
-    finally:
-        end(process, signal.SIGKILL)
-    assert len(storage.remove_leftovers(HOUR)) == 1
 
 
 @pytest.mark.parametrize(("age", "stays"), [(HOUR / 2, True), (HOUR * 2, False)])
@@ -122,25 +119,11 @@ def test_staged_file_of_another_machine_or_release_goes_by_its_age(tmp_path: Pat
     assert other.exists() is stays
 
 
-def test_folder_that_is_removed_meanwhile_stops_no_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_removed_meanwhile_stops_no_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tmp_path / ".2026-01-01.csv.0123456789abcdef.landing"
     old.touch()
-    monkeypatch.setattr(os, "walk", lambda root: [(f"{root}/gone", [], []), (root, [], [])])
+    monkeypatch.setattr(os, "walk", lambda root: [(root, [], [staged_name("gone"), old.name]), (f"{root}/gone", [], [])])
     assert FileDestination(str(tmp_path)).remove_leftovers(-HOUR) == [str(old)]
-
-
-def test_stage_that_was_removed_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, left = local._lock, [True]
-
-    def too_late(descriptor: int) -> bool | None:
-        if left.pop() if left else False:
-            [path] = staged(tmp_path)
-            path.unlink()
-        return lock(descriptor)
-
-    monkeypatch.setattr(local, "_lock", too_late)
-    publish(tmp_path, b"new")
-    assert (tmp_path / TARGET).read_bytes() == b"new"
 
 
 def test_full_disk_is_told_by_the_name_of_the_file_and_not_of_its_staged_one(
@@ -155,25 +138,14 @@ def test_full_disk_is_told_by_the_name_of_the_file_and_not_of_its_staged_one(
     assert f"destination {tmp_path}/a/2026-01-01.csv is full" in str(raised.value)
 
 
-def test_file_system_without_locks_lands_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(local.fcntl, "flock", none)
-    storage = FileDestination(str(tmp_path))._storage
-    with storage.stage(f"{tmp_path}/{TARGET}") as stage:
-        assert storage.remove_leftovers(HOUR) == []
-        storage.publish(stage, f"{tmp_path}/{TARGET}")
-    assert (tmp_path / TARGET).exists()
-
-
+@pytest.mark.usefixtures("stages")
 def test_bytes_then_name_then_folder_are_synced_and_so_is_each_new_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[tuple[str, str]] = []
     fsync, replace, mkdir = os.fsync, os.replace, Path.mkdir
 
     def noting_fsync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        steps.append(("fsync", "stage" if is_staged(path.name) else path.name))
+        steps.append(("fsync", path.name if path.is_dir() else "stage"))
         fsync(descriptor)
 
     def noting_replace(source: str, target: Path) -> None:
@@ -215,6 +187,7 @@ def test_folder_that_can_not_be_synced_by_its_file_system_lands_all_the_same(
     assert (tmp_path / TARGET).read_bytes() == b"new"
 
 
+@pytest.mark.usefixtures("stages")
 def test_longest_names_can_be_staged(tmp_path: Path) -> None:
     name = "x" * 251 + ".csv"
     publish(tmp_path, b"new", name)
@@ -277,17 +250,24 @@ def test_name_that_no_message_can_hold_hides_no_other_file(tmp_path: Path) -> No
     assert list(destination.files("purchases")) == [("purchases/2026-01-01.csv", 1)]
 
 
-def test_what_is_kept_aside_may_lie_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.replace
-
-    def replace(source: str, target: Path) -> None:
-        if Path(source).parent != Path(target).parent:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", replace)
+def test_what_is_kept_aside_may_lie_on_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: str) -> None:
+    """As a file system without hard links does, or a machine without /proc."""
+    for name in ("link", "rename"):
+        monkeypatch.setattr(os, name, Mock(side_effect=OSError(errno.EXDEV, "Invalid cross-device link")))
     storage, data = FileDestination(str(tmp_path))._storage, os.urandom(3 * 1024 * 1024)
     with storage.stage(f"{tmp_path}/{TARGET}") as stage:
         stage.write(data)
+        assert len(staged(tmp_path)) == (stages == "named")
         storage.publish(stage, f"{tmp_path}/_quarantine/{TARGET}")
     assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [data]
+
+
+def test_staged_file_that_somebody_removed_lands_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    storage = FileDestination(str(tmp_path))._storage
+    with storage.stage(f"{tmp_path}/{TARGET}") as stage:
+        stage.write(b"new")
+        [path] = staged(tmp_path)
+        path.unlink()
+        storage.publish(stage, f"{tmp_path}/{TARGET}")
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == [b"new"]

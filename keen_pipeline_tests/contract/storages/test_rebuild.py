@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger import SqlLedger
-from keen_pipeline.pipeline.files.manifests import Manifest
+from keen_pipeline.pipeline.files.manifests import SCHEMA, Manifest, read_manifest
 from keen_pipeline.pipeline.files.rebuild import Rebuilt, rebuild
 from keen_pipeline.scope import Scope
 from keen_pipeline.testing import FakeClock
@@ -99,3 +102,13 @@ def test_a_manifest_that_was_copied_beside_another_file_is_not_taken_twice(
     assert keys(found) == ["2026-01-01"]
     assert found.problems == ((str(copy), "it tells of a file at another place, purchases/2026-01-01.csv"),)
     assert mine.stale_files() == []
+
+
+@pytest.mark.parametrize(
+    "damage", [{"version": "\x1b[31m" + "x" * 5_000}, {"collection": "\x1b[31m" + "x" * 5_000}, {"version": {}}]
+)
+def test_what_a_foreign_manifest_says_reaches_no_terminal(damage: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        read_manifest(json.dumps({"schema": SCHEMA, "version": 1, **damage}).encode())
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 700

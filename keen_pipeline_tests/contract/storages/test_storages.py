@@ -217,9 +217,11 @@ def test_only_names_of_our_own_making_are_leftovers(place: Place) -> None:
     ours = (".x.csv.0123456789abcdef.landing", ".x.csv.01234567-0123456789abcdef.landing")
     for name in (*others, *ours):
         (folder / name).write_bytes(b"x")
+    link = folder / ".link.csv.0123456789abcdef.landing"
+    link.symlink_to(folder / "2026-01-01.csv")
     removed = storage_of(place).remove_leftovers(NOW)
     assert removed == sorted(f"{place.destination().uri}/purchases/{name}" for name in ours)
-    assert {path.name for path in folder.iterdir()} == {"2026-01-01.csv", *others}
+    assert {path.name for path in folder.iterdir()} == {"2026-01-01.csv", link.name, *others}
 
 
 def test_clean_up_at_the_root_of_a_bucket_touches_only_keys_of_the_layout(s3: S3Server) -> None:

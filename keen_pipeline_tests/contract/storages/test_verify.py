@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import cast
@@ -14,16 +15,19 @@ import pytest
 from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import Landing, Status
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline import Pipeline, partition_request
+from keen_pipeline.pipeline.extractions.wait import Stopped
 from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.pipeline.files.manifests import Manifest
 from keen_pipeline.pipeline.files.rebuild import rebuild
-from keen_pipeline.pipeline.files.verify import Range, landed_of, strangers, verify
+from keen_pipeline.pipeline.files.verify import Range, Verified, landed_of, repair, strangers, verify
 from keen_pipeline.ports import ExtractionApi
 from keen_pipeline.scope import Scope
+from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.contract.storages.places import Place
 
 NOW = datetime(2026, 2, 1, tzinfo=timezone.utc)
@@ -37,11 +41,11 @@ def pipeline_at(destination: FileDestination) -> Pipeline:
     return Pipeline(cast("ExtractionApi", None), ledger, destination)
 
 
-def land(destination: FileDestination, scope: Scope) -> list[Manifest]:
+def land(destination: FileDestination, scope: Scope, collection: Collection = COLLECTION) -> list[Manifest]:
     """Files as landings leave them, with their manifests."""
     made = []
-    for number, partition in enumerate(partition_range(COLLECTION, DAYS[0], DAYS[-1], NOW)):
-        request, data = partition_request(COLLECTION, partition), gzip.compress(CSV, mtime=0)
+    for number, partition in enumerate(partition_range(collection, DAYS[0], DAYS[-1], NOW)):
+        request, data = partition_request(collection, partition), gzip.compress(CSV, mtime=0)
         uri = destination.uri_of(request.path)
         destination.write(request.path, data)
 
@@ -94,6 +98,46 @@ def test_folder_that_can_not_be_listed_hides_no_other_collections_strangers(tmp_
     first, second = strangers(pipeline, ["a", "b"])
     assert "symbolic link that leads out of the destination" in str(first.problem)
     assert (second.collection, second.problem) == ("b", "a file too many: no landing has put it there")
+
+
+def unwritten(entry: Entry) -> Verified:
+    return Verified(entry.request.collection, entry.request.partition_key, "", "its manifest is missing", entry, is_file=False)
+
+
+def test_a_manifest_that_can_not_be_repaired_stops_no_other(tmp_path: Path) -> None:
+    pipeline = pipeline_at(FileDestination(str(tmp_path)))
+    land(pipeline.destination, pipeline.scope)
+    first, second, *_ = rebuild(pipeline.ledger, pipeline.destination).restored
+    for entry in (first, second):
+        manifests.remove(pipeline.destination, entry.request.path)
+    (tmp_path / manifest_path(first.request.path)).mkdir()
+    [told] = repair(pipeline, [unwritten(first), unwritten(second)], [])
+    assert isinstance(told, Stopped)
+    assert (told.entry, "can't be written" in str(told.error)) == (first, True)
+    assert set(problems(pipeline)) == {first.request.partition_key}
+
+
+def test_a_repair_writes_no_manifest_of_a_file_that_was_replaced_meanwhile(tmp_path: Path) -> None:
+    landing = KeenLanding(tmp_path)
+    pipeline = Pipeline(cast("ExtractionApi", None), landing.ledger, landing.destination)
+    landing.land("visits", {DAYS[0]: [{"n": 1}]})
+    [before] = landing.ledger.landed_entries("visits")
+    landing.land("visits", {DAYS[0]: [{"n": 1}, {"n": 2}]}, force=True)
+    assert list(repair(pipeline, [unwritten(before)], [])) == []
+    assert manifests.find(landing.destination, before.request.path) is None
+
+
+def test_a_folder_that_can_not_be_listed_keeps_no_other_from_a_rebuilt_ledger(tmp_path: Path) -> None:
+    root = tmp_path / "landed"
+    pipeline = pipeline_at(FileDestination(str(root)))
+    land(pipeline.destination, pipeline.scope)
+    land(pipeline.destination, pipeline.scope, replace(COLLECTION, name="logins"))
+    (root / "logins").rename(tmp_path / "elsewhere")
+    (root / "logins").symlink_to(tmp_path / "elsewhere")
+    done = rebuild(pipeline.ledger, pipeline.destination)
+    assert {entry.request.collection for entry in done.restored} == {COLLECTION.name}
+    [(uri, why)] = done.problems
+    assert (uri, "its folder can't be listed: " in why) == (str(root / "logins"), True)
 
 
 def test_a_rebuilt_ledger_leaves_out_what_is_not_there(place: Place) -> None:

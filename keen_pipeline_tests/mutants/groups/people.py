@@ -63,8 +63,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/cli/verify.py",
-        "broken = {entry.request.place for entry, _ in failed}",
-        "broken: set[tuple[str, str]] = set()",
+        "broken = {entry.request.place: why for entry, why in failed}",
+        "broken: dict[tuple[str, str], str] = {}",
         "keen_pipeline_tests/acceptance/commands/test_verify.py::test_a_repair_that_fails_is_not_told_as_one",
     ),
     (
