@@ -47,7 +47,8 @@ class KeenLanding:
     True
     """
 
-    def __init__(self, root: Path, destination: FileDestination | None = None, *, name: str = DEFAULT_NAME) -> None:
+    def __init__(self, root: str | Path, destination: FileDestination | None = None, *, name: str = DEFAULT_NAME) -> None:
+        root = Path(root).resolve()  # whoever opens the resources names the files so
         root.mkdir(parents=True, exist_ok=True)
         self.destination = destination or FileDestination(str(root / "landing"))
         self.ledger_url = f"sqlite:///{root / 'ledger.db'}"

@@ -52,7 +52,7 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
 
     mail_to: list[str] | None = Field(default=None, description="addresses, none: no mail; unset: KEEN_PIPELINE_DIGEST_TO")
     slack_webhook: str | None = Field(default=None, description="unset: KEEN_PIPELINE_SLACK_WEBHOOK", repr=False)
-    digest_at: str | None = Field(default=None, description="HH:MM in the schedule's zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
+    digest_at: str | None = Field(default=None, description="HH:MM in the collections' zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
     attachment_bytes: int | None = Field(
         default=None, description="of all files in one mail, 0 to 20000000; unset: KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES"
     )
