@@ -54,8 +54,8 @@ class SftpSecrets:
     @classmethod
     def from_environment(cls) -> SftpSecrets:
         """The process's own; an empty variable counts as unset."""
-        env = os.environ
-        return cls(env.get("KEEN_PIPELINE_SFTP_PASSWORD") or None, env.get("KEEN_PIPELINE_SFTP_KEY_PASSPHRASE") or None)
+        password, passphrase = (os.environ.get(name, "").rstrip("\r\n") for name in _READ_ELSEWHERE)
+        return cls(password or None, passphrase or None)
 
 
 @dataclass(frozen=True)
