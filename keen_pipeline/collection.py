@@ -30,6 +30,11 @@ MOST_LOOKBACK_DAYS = 366
 MOST_CATCH_UP = 10_000
 
 
+def is_collection_name(name: str) -> bool:
+    """Whether an event collection may be called so; of a project's list, some are Keen's own, which begin with an underscore."""
+    return bool(_NAME.fullmatch(name)) and not name.startswith("_") and name == name.strip()
+
+
 def check_collection_name(name: object) -> str:
     """Return `name` if it is a legal event collection, else raise InvalidInputError.
 
@@ -38,7 +43,7 @@ def check_collection_name(name: object) -> str:
     """
     if not isinstance(name, str):  # as YAML reads 123 or no
         raise InvalidInputError(f"collection: {name!r} isn't text; put its name in quotes", field="collection")
-    if not _NAME.fullmatch(name) or name.startswith("_") or name != name.strip():
+    if not is_collection_name(name):
         raise InvalidInputError(
             f"collection: {name!r} is not a legal name (1 to 256 printable ASCII characters without '$', not beginning with '_', "
             "no blank at either end)",

@@ -15,6 +15,8 @@ from keen_pipeline.collection import LAST_START_DATE, Collection, Granularity
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.timeframe import UTC, Timeframe, format_instant
 
+EVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""For `partition_for_key`, if a partition may also lie in the future."""
 _HOUR = timedelta(hours=1)
 
 

@@ -54,8 +54,8 @@ class SftpSecrets:
     @classmethod
     def from_environment(cls) -> SftpSecrets:
         """The process's own; an empty variable counts as unset."""
-        env = os.environ
-        return cls(env.get("KEEN_PIPELINE_SFTP_PASSWORD") or None, env.get("KEEN_PIPELINE_SFTP_KEY_PASSPHRASE") or None)
+        password, passphrase = (os.environ.get(name, "").rstrip("\r\n") for name in _READ_ELSEWHERE)
+        return cls(password or None, passphrase or None)
 
 
 @dataclass(frozen=True)
@@ -275,10 +275,10 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_MAX_EXTRACTION_EVENTS", _number(1, 1_000_000_000), "requests of more are split (default 10000000)"),
     Variable("KEEN_PIPELINE_ALLOW_PRIVATE_RESULTS", _switch, "whether results may be at a private address; unset: as the service"),
     Variable("KEEN_PIPELINE_MASK_KEY", _mask_key, "of the hashes of masked columns, at least 16 bytes; a secret"),
-    Variable("KEEN_PIPELINE_DIGEST_TO", _list_of("[^@]+@[^@]+", "addresses"), "addresses of the nightly digest"),
-    Variable("KEEN_PIPELINE_DIGEST_AT", _time_of_day, "HH:MM in the schedule's zone (default 06:00)"),
+    Variable("KEEN_PIPELINE_DIGEST_TO", _list_of("[^@]+@[^@]+", "addresses"), "addresses that get the nightly digest and failures"),
+    Variable("KEEN_PIPELINE_DIGEST_AT", _time_of_day, "HH:MM of the digest, in the zone of most collections (default 06:00)"),
     Variable("KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES", _number(0, 20_000_000), "of all files in one mail (default 2000000)"),
-    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", plain_url, "the same for Slack; a secret"),
+    Variable("KEEN_PIPELINE_SLACK_WEBHOOK", plain_url, "webhook of the Slack channel that gets both; a secret"),
     Variable("KEEN_PIPELINE_UI_URL", plain_url, "root of Dagster's UI, for links"),
     Variable("KEEN_PIPELINE_SERVICE_DATA", _path, "folder of the embedded service (default ./data/keen)"),
     Variable("KEEN_PIPELINE_SERVICE_CATALOGUE_URL", _text, "PostgreSQL that several services share"),

@@ -112,6 +112,19 @@ def test_more_events_than_a_partition_has_seconds_lie_in_it(tmp_path: Path) -> N
     assert (len(times.unique()), times.min().hour, times.max().hour) == (4000, 5, 5)
 
 
+def test_a_folder_may_be_named_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    landing = KeenLanding("here")
+    landing.land("purchases", {"2026-01-01": [{"amount": 5}]})
+
+    @dg.asset(ins={"purchases": dg.AssetIn(["keen", "purchases"])}, partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+    def amounts(purchases: pd.DataFrame) -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"events": len(purchases)})
+
+    [event] = landing.materialize(amounts, partition_keys="2026-01-01").asset_materializations_for_node("amounts")
+    assert event.metadata["events"].value == 1
+
+
 def test_definitions_of_another_name(tmp_path: Path) -> None:
     landing = KeenLanding(tmp_path, name="shop")
     landing.land("purchases", {"2026-01-01": [{"n": 1}, {"n": 2}]})

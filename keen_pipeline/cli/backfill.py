@@ -80,7 +80,7 @@ def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) 
     console.print(
         f"{len(posted.submitted)} submitted, {len(submission.landed)} landed before; {left or 'the status sensor lands them'}"
     )
-    for collection, problem in posted.problems.items():
+    for collection, problem in {**submission.problems, **posted.problems}.items():
         console.print(f"{collection}: {problem}", style="yellow")
     return submission.landed, [(entry, entry.reason) for entry in posted.ended]
 

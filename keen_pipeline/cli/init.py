@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import program, service_for_command, show
-from keen_pipeline.collection import check_collection_name
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.collection import is_collection_name
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ports import SystemClock
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_client
@@ -86,13 +86,7 @@ def collections_text(names: Sequence[str], first: date) -> str:
 def _names() -> list[str]:
     settings = Settings.from_environment()
     with service_for_command(settings):
-        listed = open_client(settings, None).collections()
-    names = []
-    for name in listed:
-        try:
-            names.append(check_collection_name(name))
-        except InvalidInputError:
-            continue  # Keen's own, which begin with an underscore
+        names = [name for name in open_client(settings, None).collections() if is_collection_name(name)]
     if not names:
         raise ConfigurationError("the project has no collection yet; `keen-pipeline init` without --from-project writes an example")
     return names

@@ -91,7 +91,9 @@ def build_keen_definitions(
     sensors += freshness_sensors(names, collections, keys, running)
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
     notifications = configured_notifications(notifications)
-    sensors += notification_sensors(names, collections, keys, timezone=nightly_timezone, running=running) if notifications else []
+    if notifications is not None:
+        night: dict[str, Any] = {"cron": nightly_cron, "timezone": nightly_timezone}
+        sensors += notification_sensors(names, collections, keys, **night, running=running)
     return dg.Definitions(
         assets=collection_assets(
             collections, specs, names, per_run, op_tags, execute, pool=pool, retry_policy=retry_policy, hooks=hooks

@@ -22,7 +22,7 @@ from dagster.components.component_scaffolding import scaffold_component
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from keen_pipeline.collection import Collection
+from keen_pipeline.collection import Collection, is_collection_name
 from keen_pipeline.collections_file import parse_collections
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.build import build_keen_definitions
@@ -58,14 +58,15 @@ class Discovery(BaseModel):
     model_config = _STRICT
 
     defaults: dict[str, Any] = Field(
-        description="attributes of every collection that is found, as under `collections` and without a name; start_date is needed"
+        description="attributes of every collection that is found, as under `collections` and without a name"
     )
     exclude: list[str] = Field(default=[], description="names of collections that are left out")
 
     def collections(self, found: Sequence[str], named: Sequence[Collection]) -> list[Collection]:
-        """The collections of the names that were found, without those excluded or named already."""
+        """The collections of the names that were found, without those excluded, named already or never extracted (Keen's own)."""
         known = {*self.exclude, *(collection.name for collection in named)}
-        return parse_collections([{**self.defaults, "name": name} for name in sorted(set(found) - known)])
+        wanted = [name for name in sorted(set(found) - known) if is_collection_name(name)]
+        return parse_collections([{**self.defaults, "name": name} for name in wanted])
 
 
 def _discovery(context: dg.ResolutionContext, model: Discovery | None) -> Discovery | None:
@@ -88,11 +89,20 @@ def _variable(_: dg.ResolutionContext, given: str | None) -> str | None:
     return found[2]
 
 
+def _text(context: dg.ResolutionContext, given: Any) -> str | None:
+    """A template's value as the text that it is: by itself Dagster reads `2.0`, and a project such as `50119e24`, as a number."""
+    value = context.resolve_value(given)
+    return None if value is None else str(context.resolve_value(f"={given}"))[1:]
+
+
+_Text = Annotated[str | None, dg.Resolver(_text, model_field_type=str | None, inject_before_resolve=False)]
+
+
 class ServiceModel(dg.Model, dg.Resolvable):
     """Which Keen service, instead of what the environment says. Keys stand in variables, never in YAML."""
 
     base_url: str | None = Field(default=None, description="API root; unset: KEEN_BASE_URL, or Keen's own with a project or key")
-    project_id: str | None = Field(default=None, description="unset: KEEN_PROJECT_ID")
+    project_id: _Text = Field(default=None, description="unset: KEEN_PROJECT_ID")
     read_key: Annotated[
         str | None,
         dg.Resolver(
@@ -105,7 +115,7 @@ class ServiceModel(dg.Model, dg.Resolvable):
     read_key_variable: str | None = Field(
         default=None, description="name of the variable with the read key, read when a run starts"
     )
-    api_version: str | None = Field(default=None, description="2.0 or 3.0; unset: KEEN_API_VERSION")
+    api_version: _Text = Field(default=None, description="2.0 or 3.0; unset: KEEN_API_VERSION")
     requests_per_minute: int | None = Field(default=None, description="unset: KEEN_PIPELINE_REQUESTS_PER_MINUTE")
     max_attempts: int | None = Field(default=None, description="unset: KEEN_PIPELINE_MAX_ATTEMPTS")
 

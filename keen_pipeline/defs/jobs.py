@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -77,8 +78,7 @@ def nightly_schedules(
     by_time: dict[tuple[str, str], list[Collection]] = {}
     nightly = cron or DEFAULT_CRON
     for collection in collections:
-        default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else nightly
-        by_time.setdefault((collection.cron or default, timezone or collection.timezone), []).append(collection)
+        by_time.setdefault(_time_of(collection, cron, timezone), []).append(collection)
 
     def name_of(when: str, zone: str) -> str:
         # Dagster keeps by the name whether a schedule is on, so no collection that comes, goes or moves may change it.
@@ -87,6 +87,21 @@ def nightly_schedules(
         return names.nightly if zone == (timezone or "UTC") else f"{names.nightly}_{identifier(zone)}"
 
     return [_schedule(name_of(*when), job, members, *when, running=running) for when, members in by_time.items()]
+
+
+def _time_of(collection: Collection, cron: str | None, timezone: str | None) -> tuple[str, str]:
+    """When a collection is asked for: a cron, and the zone in which it is read."""
+    default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else cron or DEFAULT_CRON
+    return collection.cron or default, timezone or collection.timezone
+
+
+def last_asked(collection: Collection, now: datetime, *, cron: str | None, timezone: str | None) -> datetime:
+    """When its schedule, if it is on, asked for a collection last; `cron`, `timezone` as for `nightly_schedules`."""
+    when, zone = _time_of(collection, cron, timezone)
+    ticks = dg.TimeWindowPartitionsDefinition(start="1970-01-01", fmt="%Y-%m-%d", cron_schedule=when, timezone=zone)
+    window = ticks.get_prev_partition_window(now, respect_bounds=False)
+    assert window is not None
+    return window.end
 
 
 def _schedule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -76,9 +76,18 @@ class Digest:
 
 
 def gather(
-    ledger: SqlLedger, collections: Sequence[Collection], night: str, now: datetime, *, limits: Limits | None = None
+    ledger: SqlLedger,
+    collections: Sequence[Collection],
+    night: str,
+    now: datetime,
+    asked: Callable[[Collection, datetime], datetime] = lambda _, now: now,
+    *,
+    limits: Limits | None = None,
 ) -> Digest:
-    """The digest as of `now`. Collections without a partition yet are left out; no other one is begun after GATHERING_SECONDS."""
+    """The digest as of `now`. Collections without a partition yet are left out; no other one is begun after GATHERING_SECONDS.
+
+    `asked`: when a collection was asked for last; what ended later is not missing yet.
+    """
     begun = time.monotonic()
     lines: list[Line] = []
     missing: list[Group] = []
@@ -86,14 +95,15 @@ def gather(
     waiting = explain_all(ledger, entries, limits or Limits())
     open_ = {entry.request.place: waiting.get(entry.entry_id) for entry in entries}
     for collection in collections:
-        newest = latest_partition(collection, now)
+        asked_at = asked(collection, now)
+        newest = latest_partition(collection, asked_at)
         if newest is None:
             continue
         if time.monotonic() - begun > GATHERING_SECONDS:
             missing.append(Group(collection.name, (newest.key,), "not looked at, as the ledger answers too slowly", "status"))
             continue
         states = {state.key: state for state in ledger.partitions(collection.name)}
-        due = {p.key: p for p in (*gaps(collection, states, now), *due_partitions(collection, now))}
+        due = {p.key: p for p in (*gaps(collection, states, asked_at), *due_partitions(collection, asked_at))}
         start = min([newest.timeframe.start - history_span(collection), *(p.timeframe.start for p in due.values())])
         history = ledger.landed_entries(collection.name, start=start, end=newest.timeframe.end)
         landed = {e.request.partition_key: e for e in history if e.is_partition}

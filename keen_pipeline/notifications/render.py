@@ -6,6 +6,7 @@ cuts a mail off at 102 kB, so what is missing and the lines have a share of byte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import accumulate
@@ -120,10 +121,10 @@ def _where(line: Line, attachments: Sequence[Attachment]) -> str:
 
 
 def attachment_name(line: Line) -> str:
-    """The file's name beside a mail: collection and partition."""
-    assert line.landing is not None
-    name = line.landing.uri.rsplit("/", 1)[-1]
-    return f"{line.collection}-{name}".replace(":", "").replace(" ", "_")
+    """The file's name beside a mail: collection and partition, whatever its layout."""
+    assert line.entry is not None
+    name = f"{line.collection}-{line.partition_key}.{line.entry.request.encoding.value}"
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name.replace(":", ""))
 
 
 # -- text -------------------------------------------------------------------------------------------------------------------------

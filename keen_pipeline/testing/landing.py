@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import ExtractionRequest, Landing
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
-from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.partitions import EVER, partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.requests import check_mask_key
 from keen_pipeline.readers import LandedReader
@@ -26,7 +26,6 @@ from keen_pipeline.timeframe import format_instant, parse_instant
 if TYPE_CHECKING:
     import dagster as dg
 
-_EVER = datetime(9999, 1, 1, tzinfo=timezone.utc)
 _TIMESTAMP = "header:timestamp"
 # By the first character of a value's JSON; of a number it is another.
 _WORDS = {'"': "string", "t": "bool", "f": "bool", "n": "null", "[": "array", "{": "object"}
@@ -48,7 +47,8 @@ class KeenLanding:
     True
     """
 
-    def __init__(self, root: Path, destination: FileDestination | None = None, *, name: str = DEFAULT_NAME) -> None:
+    def __init__(self, root: str | Path, destination: FileDestination | None = None, *, name: str = DEFAULT_NAME) -> None:
+        root = Path(root).resolve()  # whoever opens the resources names the files so
         root.mkdir(parents=True, exist_ok=True)
         self.destination = destination or FileDestination(str(root / "landing"))
         self.ledger_url = f"sqlite:///{root / 'ledger.db'}"
@@ -76,7 +76,7 @@ class KeenLanding:
         rows: dict[str, list[dict[str, Any]]] = {}
         mask_key = Settings.from_environment().mask_key
         for key, given in events.items():
-            request = requests[key] = partition_request(known, partition_for_key(known, key, _EVER), mask_key=mask_key)
+            request = requests[key] = partition_request(known, partition_for_key(known, key, EVER), mask_key=mask_key)
             window = request.timeframe
             step = min(timedelta(seconds=1), (window.end - window.start) / max(1, len(given)))
             rows[key] = [_row(request, window.start + number * step, event) for number, event in enumerate(given)]

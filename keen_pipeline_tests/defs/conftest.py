@@ -104,14 +104,18 @@ MakePlace = Callable[..., Place]
 
 @pytest.fixture
 def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePlace]:
-    """`make_place(options=[...])`: a service with these options, loaded, and definitions on it."""
+    """`make_place(options=[...])`: a service with these options, loaded, and definitions on it (`others`: their arguments)."""
     import contextlib
 
     monkeypatch.setenv("KEEN_PIPELINE_RETRY_SECONDS", "0.1")
     with contextlib.ExitStack() as stack:
 
         def make(
-            *, options: Sequence[str] = (), collections: Sequence[Collection] | None = None, read_key: str | None = None
+            *,
+            options: Sequence[str] = (),
+            collections: Sequence[Collection] | None = None,
+            read_key: str | None = None,
+            **others: Any,
         ) -> Place:
             endpoint = stack.enter_context(live_service(options=options))
             with KeenClient(
@@ -131,6 +135,7 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make
                 ),
                 ledger=ExtractionLedger(url=url),
                 destination=CsvDestination(uri=str(tmp_path / "landing")),
+                **others,
             )
             return Place(
                 defs,

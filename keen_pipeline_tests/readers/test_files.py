@@ -12,6 +12,7 @@ from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ledger.database.tables import entries
+from keen_pipeline.pipeline.freshness import todays_landings
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.readers.files import landed_files
 from keen_pipeline.scope import Scope
@@ -48,6 +49,15 @@ def test_a_reader_takes_no_other_landing(twice: KeenLanding) -> None:
     with pytest.raises(ConfigurationError, match=r"visits: 1 partitions at .* were made with a different config.*: 2026-01-01;"):
         changed.uris("visits", DAYS)
     assert changed.uris("visits", DAYS[1:]).keys() == {DAYS[1]}
+
+
+def test_a_partition_that_is_not_over_is_missing_and_not_empty(keen_landing: KeenLanding) -> None:
+    visits = Collection("visits", DAYS[0])
+    keen_landing.land(visits, {DAYS[0]: [{"n": 1}]})
+    reader = LandedReader(keen_landing.ledger, keen_landing.destination, todays_landings(keen_landing.ledger, visits))
+    assert len(reader.load("visits", ["2025-12-31", DAYS[0]], pd.DataFrame)) == 1  # the first lies before the start date
+    with pytest.raises(ConfigurationError, match=r"1 of 2 partitions are not landed at .*: 2999-01-01;"):
+        reader.load("visits", [DAYS[0], "2999-01-01"], pd.DataFrame)
 
 
 def test_a_reader_that_knows_no_configuration_mixes_no_filters_or_masks(twice: KeenLanding) -> None:

@@ -22,7 +22,7 @@ from keen_pipeline.defs.translator import collection_of
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import partition_for_key
+from keen_pipeline.partitions import EVER, partition_for_key
 from keen_pipeline.pipeline import (
     Counted,
     Ended,
@@ -39,6 +39,7 @@ from keen_pipeline.pipeline import (
 )
 from keen_pipeline.pipeline.extractions.wait import Event
 from keen_pipeline.pipeline.freshness import freshness
+from keen_pipeline.pipeline.told import few
 from keen_pipeline.ports import Clock
 
 # Between two lines on the progress. Each landing has its own event; a line for each would cost as much again in the event log.
@@ -104,10 +105,11 @@ class _Step:
         launched_at, run_id = _launch(context, pipeline)
         keep = _keep(context, pipeline.clock, launched_at, run_id)
         step, progress = context.op_execution_context.op.name, _ProgressLog(context, pipeline)
-        requests = []
+        requests, early = [], set[str]()
         for collection in selected:
-            asked, before = _requests(pipeline, collection, partition_keys)
+            asked, before, not_over = _requests(pipeline, collection, partition_keys)
             requests += asked
+            early.update(not_over)
             for partition in before:
                 yield _before_start(self.keys[collection.name], collection, partition)
         others, is_one_over = _others_of_the_run(context, self.name, self.keys)
@@ -127,6 +129,9 @@ class _Step:
                 pipeline.ledger.withdraw(created, run_id=run_id)
         yield from self._checks(reporter, pipeline)
         reporter.end(len(requests) - len(reporter.failed))
+        if early:
+            told = f"{len(early)} of {len(partition_keys)} partitions are not over, so they have no file: {few(sorted(early))}"
+            raise dg.Failure(f"{told}\nall others have landed", allow_retries=False)
         for collection in selected:
             yield dg.MaterializeResult(asset_key=self.keys[collection.name], metadata=NO_SECOND_MATERIALIZATION)
 
@@ -142,7 +147,7 @@ class _Step:
         created: list[int] = []
         for collection in others:
             try:
-                requests, _ = _requests(pipeline, collection, partition_keys)
+                requests, _, _ = _requests(pipeline, collection, partition_keys)
                 submission = submit(pipeline, requests, keep=keep, recount=False, run_id=run_id)
             except KeenPipelineError as error:  # its own step fails by it, and no other one
                 self.context.log.info("%s is not asked for yet: %s", collection.name, error)
@@ -197,12 +202,14 @@ class _Step:
 
 def _requests(
     pipeline: Pipeline, collection: Collection, partition_keys: Sequence[str]
-) -> tuple[list[ExtractionRequest], list[str]]:
-    """What to ask for, and the partitions from before the collection's start date, which another collection's range has."""
+) -> tuple[list[ExtractionRequest], list[str], list[str]]:
+    """What to ask for, and the partitions from before the collection's start date, which another collection's range has, and those
+    that are not over yet, which definitions of one's own may have by their `end_offset`."""
     now = pipeline.clock.now()
     before = [key for key in partition_keys if is_before_start(collection, key)]
-    wanted = [partition_for_key(collection, key, now) for key in partition_keys if not is_before_start(collection, key)]
-    return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted], before
+    wanted = [partition_for_key(collection, key, EVER) for key in partition_keys if not is_before_start(collection, key)]
+    asked = [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted if p.timeframe.end <= now]
+    return asked, before, [p.key for p in wanted if p.timeframe.end > now]
 
 
 def _before_start(key: dg.AssetKey, collection: Collection, partition: str) -> dg.AssetMaterialization:

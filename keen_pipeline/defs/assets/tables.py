@@ -53,7 +53,7 @@ class TableDatabase(dg.ConfigurableResource[TablePlace]):
     def open(self) -> TablePlace:
         """The place of the tables. Raises ConfigurationError for a URL or a destination that is none."""
         if self.url is not None:
-            return place_of_url(self.url, self.schema_name)
+            return place_of_url(self.url.strip(), self.schema_name)
         return place_of_destination(_destinations.get(self.destination, self.destination), self.schema_name)
 
 

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ import dagster as dg
 from pydantic import Field
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.defs.jobs import last_asked
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import checked, ledger_of, pipeline_of
@@ -32,6 +34,8 @@ _log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 30
 # Dagster ends a tick after 60 s; a sending that began before takes at most 20 more for each step.
 SENDING_SECONDS = 15.0
+# How long a schedule's tick and its run may take to ask for what is due.
+_ASKING = timedelta(minutes=15)
 _MOST_RUNS = 100
 """Failed ones that a tick looks at, whoever's they are."""
 _TITLE_CHARACTERS = 150
@@ -48,7 +52,7 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
 
     mail_to: list[str] | None = Field(default=None, description="addresses, none: no mail; unset: KEEN_PIPELINE_DIGEST_TO")
     slack_webhook: str | None = Field(default=None, description="unset: KEEN_PIPELINE_SLACK_WEBHOOK", repr=False)
-    digest_at: str | None = Field(default=None, description="HH:MM in the schedule's zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
+    digest_at: str | None = Field(default=None, description="HH:MM in the collections' zone; unset: KEEN_PIPELINE_DIGEST_AT, 06:00")
     attachment_bytes: int | None = Field(
         default=None, description="of all files in one mail, 0 to 20000000; unset: KEEN_PIPELINE_DIGEST_ATTACHMENT_BYTES"
     )
@@ -90,17 +94,22 @@ def notification_sensors(
     keys: Keys,
     *,
     timezone: str | None,
+    cron: str | None = None,
     running: bool = False,
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:
     """`{name}_notifications` sends what is due, the digest once a night; `{name}_extraction_failures` takes up failed runs.
 
-    `timezone`: of the digest's hour, None: that of most collections.
+    `timezone`: of the digest's hour, None: that of most collections. `cron`, `timezone`: of the schedules, see `nightly_schedules`.
     """
+
+    def asked(collection: Collection, now: datetime) -> datetime:
+        return last_asked(collection, now - _ASKING, cron=cron, timezone=timezone)
+
     status = sensor_status(running)
     steps = {names.step(collection.name) for collection in collections}
     return [
-        _notifications_sensor(names, collections, keys, timezone or _zone(collections), status, clock),
+        _notifications_sensor(names, collections, keys, asked, timezone or _zone(collections), status, clock),
         _failures_sensor(names, keys, steps, status, clock),
     ]
 
@@ -115,6 +124,7 @@ def _notifications_sensor(
     names: Names,
     collections: Sequence[Collection],
     keys: Keys,
+    asked: Callable[[Collection, datetime], datetime],
     timezone: str,
     status: dg.DefaultSensorStatus,
     clock: Clock | None,
@@ -157,7 +167,7 @@ def _notifications_sensor(
                 return failure_message(notice.name, notice.body, ui_url)
             night = notice.name.rpartition(_DIGEST)[2]
             if night not in digests:
-                digests[night] = gather(ledger, collections, night, notice.created_at, limits=pipeline.limits)
+                digests[night] = gather(ledger, collections, night, notice.created_at, asked, limits=pipeline.limits)
             digest = digests[night]
             attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
             paths = {name: "/".join(key.path) for name, key in keys.items()}

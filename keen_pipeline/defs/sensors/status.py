@@ -94,7 +94,10 @@ class _Tick:
         if not finished:
             still = sum(entry.status is Status.SUBMITTED for entry in waiting) - len(polled.completed)
             return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service")
-        queued = dg.RunsFilter(job_name=self.job.name, statuses=[dg.DagsterRunStatus.QUEUED])
+        # Those of this code location: another one may have a job of the same name.
+        place = context.code_location_origin
+        here = {".dagster/repository": f"{context.repository_name}@{place.location_name}"} if place is not None else {}
+        queued = dg.RunsFilter(job_name=self.job.name, statuses=[dg.DagsterRunStatus.QUEUED], tags=here)
         room = MAX_WAITING_RUNS - context.instance.get_runs_count(queued)
         if room <= 0:
             return dg.SkipReason(f"{len(finished)} finished, and {MAX_WAITING_RUNS} landing runs wait for a worker already")

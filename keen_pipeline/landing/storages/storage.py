@@ -115,7 +115,7 @@ def normal_root(uri: str) -> str:
     """
     uri = uri.strip()
     if not uri:
-        raise ConfigurationError("destination: KEEN_PIPELINE_DESTINATION is empty")
+        raise ConfigurationError("destination: it is empty; name a folder or a URI")
     if not uri.isprintable():
         raise for_a_person(uri, "it holds a character that can't be printed")
     if "://" not in uri:

@@ -17,6 +17,8 @@ import pytest
 
 from keen_pipeline.cli import _COMMANDS
 from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ServiceUnavailableError
+from keen_pipeline.landing import FileDestination
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.testing import live_service
 from keen_pipeline_tests.acceptance.place import Here
@@ -147,7 +149,7 @@ def test_a_backfill_says_where_a_file_has_fewer_events_than_before(shell: Here) 
     assert (done.returncode, done.stderr.splitlines()) == (0, [said])
 
 
-def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Here) -> None:
+def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(shell: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-02", "--json"]
     asked = shell.run(*words, "--no-wait")
     assert (asked.returncode, json.loads(asked.stdout)) == (0, {"landings": [], "failed": []})
@@ -159,6 +161,12 @@ def test_a_backfill_that_does_not_wait_leaves_the_rest_to_whoever_comes_next(she
     done = json.loads(shell.run(*words).stdout)["landings"]
     assert {row["partition"]: row["extraction_id"] for row in done} == waiting  # adopted, not asked again
     assert "0 submitted, 2 landed before" in shell.run(*words, "--no-wait").stderr
+
+    def away(*_: object) -> int:
+        raise ServiceUnavailableError("the bucket is away")
+
+    monkeypatch.setattr(FileDestination, "exists", away)
+    assert shell.run(*words, "--no-wait").stderr.splitlines()[-1] == "purchases: the bucket is away"
 
 
 @pytest.mark.parametrize(

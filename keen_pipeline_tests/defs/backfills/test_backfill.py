@@ -1,8 +1,10 @@
 """A range of partitions in one run, as the UI's backfill makes it; on a live service."""
 
+from datetime import datetime, timedelta, timezone
+
 import dagster as dg
 
-from keen_pipeline import Collection
+from keen_pipeline import Collection, KeenTranslator, KeenTranslatorData
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
 
 BOTH = ["keen/purchases", "keen/logins"]
@@ -63,6 +65,22 @@ def test_a_downstream_asset_of_the_same_run_follows(make_place: MakePlace) -> No
     assert place.backfill(["keen/purchases", "downstream"], DAYS[0], DAYS[2]).success
     assert seen == list(DAYS[:3])
     assert place.materialized("keen/purchases") == list(DAYS[:3])
+
+
+def test_a_partition_that_is_not_over_keeps_no_other_one_of_its_range(make_place: MakePlace) -> None:
+    today = datetime.now(timezone.utc).date()
+    yesterday, tomorrow = (str(today + timedelta(days=days)) for days in (-1, 1))
+
+    class WithToday(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            days = dg.DailyPartitionsDefinition(yesterday, end_offset=2)
+            return super().get_asset_spec(data).replace_attributes(partitions_def=days)
+
+    place = make_place(collections=[Collection("purchases", yesterday)], translator=WithToday())
+    run = place.backfill(["keen/purchases"], yesterday, tomorrow)
+    assert "partitions are not over, so they have no file: " in place.failure(run)
+    assert tomorrow in place.failure(run)
+    assert yesterday in place.materialized("keen/purchases")
 
 
 def test_collections_with_other_partitions_are_assets_of_their_own(make_place: MakePlace) -> None:

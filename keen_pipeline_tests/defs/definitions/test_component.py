@@ -19,7 +19,8 @@ from dagster.components.testing.utils import create_defs_folder_sandbox
 
 from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, KeenTranslatorData, build_keen_definitions
 from keen_pipeline.client import KeenClient
-from keen_pipeline.collection import CheckPolicy, CountPolicy
+from keen_pipeline.collection import CheckPolicy, CountPolicy, Encoding
+from keen_pipeline.defs.component import Discovery
 from keen_pipeline.testing import live_service
 
 PURCHASES: dict[str, Any] = {
@@ -84,6 +85,23 @@ def test_a_key_of_a_template_stands_in_nothing_that_dagster_keeps(monkeypatch: p
         keen = dg.build_resources({"keen": (defs.resources or {})["keen"]})
         with keen as resources:
             assert resources.keen.settings().read_key == "s3cret-key"
+
+
+@pytest.mark.parametrize(("project", "version"), [("501199595462283200000000", "2.0"), ("5011e9595462283200000000", "3.0")])
+def test_a_template_that_looks_like_a_number_stays_the_text_that_it_is(
+    monkeypatch: pytest.MonkeyPatch, project: str, version: str
+) -> None:
+    monkeypatch.setenv("OUR_PROJECT", project)
+    monkeypatch.setenv("OUR_VERSION", version)
+    keen = {"project_id": "{{ env.OUR_PROJECT }}", "api_version": "{{ env.OUR_VERSION }}", "base_url": "{{ env.OUR_UNSET }}"}
+    with loaded({"collections": [LOGINS], "keen": keen}) as (_, defs):
+        settings = (defs.resources or {})["keen"].settings()
+    assert (settings.project_id, settings.api_version, settings.base_url) == (project, version, "https://api.keen.io")
+
+
+def test_a_project_s_own_collections_of_keen_are_not_discovered() -> None:
+    found = Discovery(defaults={"encoding": "csv.gz"}, exclude=["logins"]).collections(["_audit", "logins", "views", "in $"], ())
+    assert found == [Collection("views", encoding=Encoding.CSV_GZ)]
 
 
 def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPatch) -> None:

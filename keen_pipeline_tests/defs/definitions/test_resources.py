@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
-from keen_pipeline import CsvDestination, ExtractionLedger, KeenResource
+from keen_pipeline import CsvDestination, ExtractionLedger, KeenResource, TableDatabase
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.settings import KEEN_URL, Settings
+from keen_pipeline.scope import Scope
+from keen_pipeline.settings import KEEN_URL, Settings, SftpSecrets
 
 WORDS = {
     "base_url": "http://127.0.0.1:9",
@@ -53,6 +56,17 @@ def test_the_other_resources_take_variables_too(monkeypatch: pytest.MonkeyPatch)
         assert ledger.url == "/landing/zone"
 
 
+def test_the_line_end_of_a_variable_makes_no_other_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUR_LEDGER", f"sqlite:///{tmp_path / 'ledger.db'}\n")
+    with ExtractionLedger(url=dg.EnvVar("OUR_LEDGER")).process_config_and_initialize_cm() as ledger:
+        assert ledger.open(Scope("projects/p", "/landing")).open_entries() == []
+    assert (tmp_path / "ledger.db").is_file()
+    with TableDatabase(url=dg.EnvVar("OUR_LEDGER")).process_config_and_initialize_cm() as database:
+        assert database.open().file == tmp_path / "ledger.db"
+    monkeypatch.setenv("KEEN_PIPELINE_SFTP_PASSWORD", "s3cret \r\n")
+    assert SftpSecrets.from_environment().password == "s3cret "
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
@@ -62,6 +76,7 @@ def test_the_other_resources_take_variables_too(monkeypatch: pytest.MonkeyPatch)
         ("lease_seconds", 1.0, "between 2 and 86400"),
         ("api_version", "4.0", "one of 2.0, 3.0"),
         ("base_url", "api.keen.io", "starts with http"),
+        ("project_id", " ", "is empty: give it a value, or leave it out for KEEN_PROJECT_ID"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_field(field: str, value: object, said: str) -> None:

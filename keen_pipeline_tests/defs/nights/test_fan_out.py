@@ -45,9 +45,9 @@ def configs(tick: dg.SensorExecutionData) -> list[dict[str, Any]]:
     return [dict(r.run_config["ops"]["materialize_csv"]["config"]) for r in tick.run_requests or []]
 
 
-def queue_a_landing_run(place: Place) -> None:
+def queue_a_landing_run(place: Place, location: str = "here") -> None:
     """As the queued run coordinator holds it until a worker is free."""
-    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__")
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__")
     place.instance.add_run(
         dg.DagsterRun(job_name=LAND, status=dg.DagsterRunStatus.QUEUED, remote_job_origin=RemoteJobOrigin(repository, LAND))
     )
@@ -91,6 +91,21 @@ def test_no_more_landing_runs_are_asked_for_than_may_wait(make_place: MakePlace,
     # What was not asked for waits for a later tick.
     now = place.ledger.clock.now()
     assert sum(e.due_at <= now for e in place.ledger.open_entries(status=Status.COMPLETE)) == 7
+
+
+def test_the_queue_of_another_code_location_keeps_none_of_ours(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "MAX_WAITING_RUNS", 1)
+    here = property(lambda _: RegisteredCodeLocationOrigin("here"))
+    monkeypatch.setattr(dg.SensorEvaluationContext, "code_location_origin", here)
+    monkeypatch.setattr(dg.SensorEvaluationContext, "repository_name", "__repository__")
+    place = make_place()
+    assert place.run(SUBMIT, nightly_config(place)).success
+    all_finished(place, 8)
+    queue_a_landing_run(place, "elsewhere")
+    assert len(configs(place.tick())) == 1
+    queue_a_landing_run(place)
+    place.ledger.due_now([entry.entry_id for entry in place.ledger.open_entries(status=Status.COMPLETE)])
+    assert "1 landing runs wait for a worker already" in (place.tick().skip_message or "")
 
 
 def test_a_failure_is_named_by_the_run_it_happened_in(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:

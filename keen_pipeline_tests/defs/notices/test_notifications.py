@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from keen_pipeline import Collection
+from keen_pipeline.collection import Encoding, Granularity, Layout
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.notifications import digest, outbox
 from keen_pipeline.notifications.send import SLACK, Channels, Message
+from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
 from keen_pipeline_tests.defs.notices.office import COLLECTIONS, MORNING, Office, landed, mail_of, part, webhook
 from keen_pipeline_tests.service.extractions.test_mail import Mailbox, mail_server
@@ -71,6 +73,36 @@ def test_the_day_of_an_installation_has_no_digest_of_what_no_night_has_asked_for
     assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
     with mail_server(mail_port, "s3cret-word"):
         assert office.tick() == "sent keen/digest/2026-01-07 by mail"
+
+
+def test_what_no_schedule_has_asked_for_yet_is_not_missing_in_the_digest(make_place: MakePlace, mail_port: int) -> None:
+    others = [
+        Collection("hours", DAYS[0], granularity=Granularity.HOURLY, lookback_days=1),  # asked for five minutes past
+        Collection("noon", DAYS[0], cron="0 12 * * *", lookback_days=1),
+        Collection("east", DAYS[0], timezone="America/New_York", cron="@daily", lookback_days=1),  # at five by this clock
+        Collection("york", DAYS[0], timezone="America/New_York", lookback_days=1),  # at six, a minute ago
+    ]
+    place = make_place(collections=others)
+    with mail_server(mail_port, "s3cret-word") as box:
+        Office(place, KeenNotifications(mail_to=["data@example.com"]), collections=others).tick()
+        lines = part(mail_of(box), "plain").splitlines()
+    newest = [line.split("  ")[0] for line in lines if line and line[0].islower()]
+    assert newest == ["east 2026-01-04", "hours 2026-01-05-04:00", "noon 2026-01-03", "york 2026-01-03"]
+    assert "  keen-pipeline backfill noon --from 2026-01-03 --to 2026-01-03" in lines
+    assert "  keen-pipeline backfill hours --from 2026-01-04-05:00 --to 2026-01-05-04:00" in lines
+
+
+def test_an_attachment_is_named_by_its_partition_in_every_layout(tmp_path: Path) -> None:
+    place, named = KeenLanding(tmp_path), []
+    for name, key, more in (
+        ("Sign/Ups", "2026-01-04", {"layout": Layout.HIVE, "encoding": Encoding.CSV_GZ}),
+        ("hours", "2026-01-05-04:00", {"granularity": Granularity.HOURLY}),
+    ):
+        collection = Collection(name, DAYS[0], lookback_days=1, **more)  # type: ignore[arg-type]
+        place.land(collection, {key: [{"amount": 5}]})
+        gathered = digest.gather(place.ledger, [collection], "2026-01-05", MORNING.replace(hour=5))
+        named += [attached.name for attached in outbox.attach(place.destination, gathered, 10_000)]
+    assert named == ["Sign_Ups-2026-01-04.csv.gz", "hours-2026-01-05-0400.csv"]
 
 
 def test_files_beyond_the_limit_are_named_and_not_attached(make_place: MakePlace, mail_port: int) -> None:

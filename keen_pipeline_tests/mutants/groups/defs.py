@@ -161,14 +161,14 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/jobs.py",
-        "default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else nightly",
-        "default = nightly",
+        "default = HOURLY_CRON if collection.granularity is Granularity.HOURLY else cron or DEFAULT_CRON",
+        "default = cron or DEFAULT_CRON",
         f"{_NAMES}::test_each_granularity_and_zone_has_its_own_time",
     ),
     (
         "keen_pipeline/defs/jobs.py",
-        "(collection.cron or default, timezone or collection.timezone)",
-        '(collection.cron or default, timezone or "UTC")',
+        "return collection.cron or default, timezone or collection.timezone",
+        'return collection.cron or default, timezone or "UTC"',
         f"{_NAMES}::test_each_granularity_and_zone_has_its_own_time",
     ),
     (
@@ -218,8 +218,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/resources.py",
-        '_FIELDS[name].parse(f"resource field {name}", str(value).strip())',
-        '_FIELDS[name].parse("a field", str(value).strip())',
+        'name = f"resource field {variable.field}"',
+        'name = "a field"',
         f"{_RESOURCES}::test_a_wrong_value_is_told_with_its_field",
     ),
     (
