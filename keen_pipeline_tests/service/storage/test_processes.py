@@ -99,6 +99,11 @@ def test_everything_it_makes_is_its_owners_alone(data: Path) -> None:
     assert {str(path): oct(mode) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
 
 
+def test_it_starts_whatever_the_encoding_of_its_output_is(tmp_path: Path) -> None:
+    with embedded.start(tmp_path / "dä", env=clean_environment(PYTHONIOENCODING="ascii")) as service:
+        assert embedded.find(tmp_path / "dä") == service.endpoint
+
+
 def test_no_link_with_a_key_is_printed_for_other_machines(data: Path) -> None:
     process = serve("--data", str(data), "--port", "0", "--host", "0.0.0.0", KEEN_READ_KEY="r1")
     assert process.stdout is not None
