@@ -128,6 +128,13 @@ def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touche
     assert {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]} == there
 
 
+def test_a_link_whose_volume_is_not_mounted_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "volume" / "keen")
+    with pytest.raises(ConfigurationError, match="a link to what is not there"), exclusive(tmp_path / "data"):
+        raise AssertionError
+    assert not (tmp_path / "volume").exists()
+
+
 def test_a_folder_that_was_made_ready_or_restored_in_part_is_taken(tmp_path: Path) -> None:
     for name in ("events/lost+found", "results/lost+found", "lost+found"):  # disks of their own
         (tmp_path / "new" / name).mkdir(parents=True)
