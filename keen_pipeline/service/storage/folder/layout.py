@@ -55,7 +55,9 @@ def _version(data: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"service: {data / _FILE} can't be read; it holds the version of the folder's layout") from None
+        raise ConfigurationError(
+            f"service: {data / _FILE} can't be read; restore it, which holds {json.dumps({'layout': VERSION})}"
+        ) from None
 
 
 def _note_version(data: Path) -> None:
