@@ -100,21 +100,6 @@ def test_a_commit_whose_file_the_copy_lacks_is_set_aside_and_the_log_read_again(
     assert n_of(again, "shop") == [0, 1, 2]
 
 
-def test_a_lost_file_whose_log_is_gone_is_refused_by_name(folder: Place, tmp_path: Path) -> None:
-    service = folder.open()
-    service.add_events("shop", [{"n": 1}])
-    service.add_events("other", [{"n": 1}])
-    fold(service, "shop")
-    store_of(service).sweep(collection_of(service, "shop"), 0)
-    folder.close()
-    (file,) = (tmp_path / "one" / "events" / "shop").glob("*.parquet")
-    file.unlink()
-    again = folder.open()
-    with pytest.raises(ConfigurationError, match="lacks files of events"):
-        number(again, "shop")
-    assert number(again, "other") == 1
-
-
 @pytest.mark.parametrize("left", ["torn commits", "no commits"])
 def test_a_table_whose_commits_are_lost_is_not_taken_for_an_empty_one(folder: Place, tmp_path: Path, left: str) -> None:
     service = folder.open()
