@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.timeframe import UTC, Timeframe
 from keen_pipeline_tests.service.stores import Place, collection_of, delete, fold, merge, n_of, store_of
@@ -29,6 +31,19 @@ def test_a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss(folder: Place, tm
     again.add_events("shop", [{"n": 3}])
     fold(again, "shop")
     assert n_of(again, "shop") == [0, 1, 2, 3]
+
+
+def test_tables_that_were_restored_alone_are_served(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    folder.close()
+    shutil.copytree(tmp_path / "one" / "events", tmp_path / "restored" / "events")
+    with exclusive(tmp_path / "restored"):
+        again = folder.open("restored")
+    assert n_of(again, "shop") == [1]
+    again.add_events("shop", [{"n": 2}])
+    assert n_of(again, "shop") == [1, 2]
 
 
 def test_files_that_another_program_made_of_ours_are_read_deleted_from_and_merged(folder: Place, tmp_path: Path) -> None:

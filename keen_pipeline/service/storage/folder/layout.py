@@ -70,8 +70,8 @@ def _bring_up(data: Path, work: Path, engine: Engine, max_properties: int) -> No
     new, old = data / "migration", data / "events"
     if not (new / _DONE).exists():
         shutil.rmtree(new, ignore_errors=True)
-        if (data / "log").is_dir() or not old.is_dir() or not any(old.iterdir()):
-            return  # a copy that lacks layout.json alone, as an older layout has no such folder; or nothing at all
+        if (data / "log").is_dir() or any(old.glob("*/_delta_log")) or not old.is_dir() or not any(old.iterdir()):
+            return  # a copy that lacks layout.json, as an older layout has no such folders; or nothing at all
         if not (data / "state.db").exists():
             _log.error("events of an older version without their catalog were set aside", extra={"folder": str(_aside(old))})
             return
