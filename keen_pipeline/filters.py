@@ -115,7 +115,7 @@ class Filter:
         if missing:
             raise InvalidInputError(f"filters: {', '.join(missing)} missing in {dict(wire)!r}", field=missing[0])
         values = [wire[key] for key in ("property_value", "value") if key in wire]
-        if values[0] != values[-1]:
+        if values[:1] != values[-1:]:  # as lists, since a NaN is itself in one
             raise InvalidInputError(f"filters: property_value and value differ in {dict(wire)!r}", field="value")
         return cls(wire["property_name"], wire["operator"], values[0])
 

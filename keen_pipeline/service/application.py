@@ -44,7 +44,8 @@ class Service:
         self.local_url = local_url
         self.last_request = time.monotonic()
         self.open_requests = 0
-        self.pending_bodies = ByteBudget(config.pending_body_mib * MIB)
+        # A body that may be sent fits in at last.
+        self.pending_bodies = ByteBudget(max(config.pending_body_mib * MIB, config.max_body_bytes))
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
         self.backend = open_backend(config, self.engine, objects, results)

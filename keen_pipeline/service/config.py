@@ -125,7 +125,7 @@ class ServiceConfig:
             low, high = one.metadata["bounds"]
             high = self.max_body_bytes if one.name == "max_event_bytes" else high
             if not low <= value <= high:
-                raise InvalidInputError(f"service: {one.name} must lie between {low:g} and {high:g}, not {value!r}")
+                raise InvalidInputError(f"service: {one.name} must lie between {low:.10g} and {high:.10g}, not {value!r}")
         if self.smtp is not None:
             check_login(self.smtp)
         if (self.catalogue_url is None) != (self.storage_uri is None):

@@ -75,8 +75,16 @@ def complete_credentials(config: ServiceConfig, kept: Credentials | None) -> Cre
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder of the owner's alone (mode 0700), one that is there already too, unless it belongs to somebody else."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Make a folder of the owner's alone (mode 0700), one that is there already too, unless it belongs to somebody else.
+
+    Raises ConfigurationError if something else has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        raise ConfigurationError(
+            f"service: {folder} is a file, or a link to what is not there; mount what it leads to, or choose another folder"
+        ) from None
     with contextlib.suppress(PermissionError):  # a volume that the machine's owner mounted, with modes of his own choice
         folder.chmod(0o700)
 

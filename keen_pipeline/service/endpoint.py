@@ -72,7 +72,7 @@ def _see_that_it_is_ours(data: Path) -> None:
 
     # A first start that was killed leaves half a file of credentials.
     there = {name for name in names(data) if names(data / name) and not name.endswith(".tmp")} if data.is_dir() else set()
-    ours = "layout.json" in there or "state.db" in there or {"events", "log"} <= there
+    ours = bool({"layout.json", "state.db"} & there) or {"events", "log"} <= there or any(data.glob("events/*/_delta_log"))
     if there and not ours and load_credentials(data) is None:
         raise ConfigurationError(
             f"service: {data} holds other things, such as {min(there)}; choose an empty one (--data, KEEN_PIPELINE_SERVICE_DATA)"

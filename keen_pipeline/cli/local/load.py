@@ -14,7 +14,6 @@ from keen_pipeline.cli.local.event_files import STANDARD_INPUT, NoEventsError, r
 from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import (
     ExtractionTooLargeError,
-    KeenPipelineError,
     RequestRejectedError,
     RetryableError,
     UnreachableError,
@@ -63,10 +62,11 @@ def command(collection: str, files: tuple[str, ...]) -> None:
                     bar.update(task, events=loaded)
             except NoEventsError:
                 empty.append(name)
-            except KeenPipelineError:
-                # What went before is stored; the reader has to know where to go on.
-                if loaded:
-                    click.echo(f"{name}: stopped; the {loaded} events before were sent to {collection}", err=True)
+            except BaseException as error:
+                # What went before is stored; the reader has to know where to go on, after Ctrl-C too.
+                perhaps = ", perhaps those of the request under way too" if isinstance(error, KeyboardInterrupt) else ""
+                if loaded or perhaps:
+                    click.echo(f"{name}: stopped; the {loaded} events before were sent to {collection}{perhaps}", err=True)
                 raise
             bar.update(task, total=loaded, completed=loaded)
             click.echo(f"{name}: {loaded} events sent to {collection}", err=name == STANDARD_INPUT)

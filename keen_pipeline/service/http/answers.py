@@ -74,21 +74,21 @@ def error_answer(error: Exception) -> Response:
         # The client left, or stopped to speak HTTP, in the middle of a body: nobody gets this answer, the log and the metrics do.
         error = HTTPException(400, "the request ended before its body or its answer did")
     if isinstance(error, HTTPException):
-        return _answer(error.status_code, _HTTP_CODES.get(error.status_code, "HttpError"), error.detail, headers=error.headers)
+        return refused(error.status_code, _HTTP_CODES.get(error.status_code, "HttpError"), error.detail, headers=error.headers)
     for kind, status, code in _CODES:
         if isinstance(error, kind):
             field, after = getattr(error, "field", None), getattr(error, "retry_after", None)
             name = "InvalidCollectionNameError" if field == "collection" else getattr(error, "code", code)
-            return _answer(status, name, str(error), field=field, after=after)
+            return refused(status, name, str(error), field=field, after=after)
     if is_disk_full(error):
-        return _answer(507, "InsufficientStorageError", "the service has no room left on its disk")
+        return refused(507, "InsufficientStorageError", "the service has no room left on its disk")
     if _is_short(error):
-        return _answer(503, "ServiceUnavailableError", "the service is short of memory or of open files; send this again")
+        return refused(503, "ServiceUnavailableError", "the service is short of memory or of open files; send this again")
     # The server closes the connection of what it did not expect.
-    return _answer(500, "InternalServerError", "the service failed; see its log", headers={"Connection": "close"})
+    return refused(500, "InternalServerError", "the service failed; see its log", headers={"Connection": "close"})
 
 
-def _answer(
+def refused(
     status: int,
     code: str,
     message: str,

@@ -5,16 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from keen_pipeline.errors import ServiceUnavailableError
-from keen_pipeline.service.events.incoming import Columns
-from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart
+from keen_pipeline.service.events.incoming import EPOCH, Columns
+from keen_pipeline.service.storage.parts import Backlog, DataFile, LogPart, disk_name
+from keen_pipeline.timeframe import format_instant
+
+FOLDER = "events"
 
 
 class StorageError(ServiceUnavailableError):
     """A storage refused what it took when the service started, or lost what it was given: a person may mend that."""
+
+
+def object_name(collection: str, file: DataFile) -> str:
+    return f"{FOLDER}/{disk_name(collection)}/{file.name}"
+
+
+def lost(collection: str, file: DataFile) -> StorageError:
+    """What to say of a file that its table names, and that is not there."""
+    first, last = (format_instant(EPOCH + timedelta(microseconds=t)) for t in (file.first, file.last))
+    return StorageError(
+        f"{collection}: the storage has lost {object_name(collection, file)}, {file.events} events of {first} to {last};"
+        " restore it, or delete the events of that time"
+    )
 
 
 class ObjectStore(Protocol):
@@ -126,7 +143,7 @@ class Tables(Protocol):
         """Put files from the folder `work` where the table will look for them."""
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
-        """Have files on this machine until they are released."""
+        """Have files on this machine until they are released. Raises StorageError for one that is lost."""
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         """They are no longer needed by one who held them."""

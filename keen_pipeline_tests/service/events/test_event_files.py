@@ -16,6 +16,7 @@ from unittest.mock import Mock
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -311,6 +312,17 @@ def test_the_command_stops_at_a_bad_line_and_says_what_is_stored(http: Http, col
     assert f"{path}: stopped; the 2 events before were sent to {collection}".encode() in done.stderr
     assert f"{path}: line 3 has a number that JSON doesn't have".encode() in done.stderr
     assert http.query("select_unique", collection, target_property="n") == [1, 2]
+
+
+def test_ctrl_c_tells_how_many_events_were_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, client = tmp_path / "events.ndjson", Mock(spec=KeenClient)
+    path.write_text('{"n": 1}\n' * 5)
+    monkeypatch.setattr(load_command, "read_event_batches", lambda name: event_files.read_event_batches(name, 30))
+    monkeypatch.setattr(load_command, "service_for_command", nullcontext)
+    monkeypatch.setattr(load_command, "open_client", lambda settings: nullcontext(client))
+    client.add_events.side_effect = [{"c": [None] * 3}, KeyboardInterrupt]
+    done = CliRunner().invoke(load_command.command, ["c", str(path)])
+    assert f"{path}: stopped; the 3 events before were sent to c, perhaps those of the request under way too" in done.output
 
 
 def test_a_file_without_events_never_ends_well_and_stops_no_other(http: Http, collection: str, tmp_path: Path) -> None:

@@ -224,3 +224,10 @@ def test_a_gauge_that_cannot_be_read_hides_no_other_metric(service: Service, mon
     assert "keen_extractions_waiting NaN" in lines
     assert "keen_events_stored_total 1.0" in lines
     assert "keen_extractions_running 0.0" in lines
+
+
+def test_the_largest_body_that_may_be_sent_fits_into_what_all_may_hold(data: Path) -> None:
+    body = b'{"purchases": [{"a": 1}]}'.ljust(20 * 1024 * 1024)
+    with configured(data, pending_body_mib=16, max_body_bytes=len(body)) as service:
+        http = Http(service.endpoint)
+        assert http.json("POST", f"{http.v3}/events", body=body) == {"purchases": [{"success": True}]}

@@ -19,7 +19,7 @@ def test_a_browser_gets_the_page_and_others_the_versions(http: Http) -> None:
     text = page.data.decode()
     assert "stores events and extracts them as CSV files" in text
     assert "/credentials.json</code>" in text
-    assert [link in text for link in ('href="/openapi.json"', 'href="/metrics"', 'href="/healthz"', "curl -X POST")] == [True] * 4
+    assert [link in text for link in ('href="openapi.json"', 'href="metrics"', 'href="healthz"', "curl -X POST")] == [True] * 4
     for key in (http.endpoint.read_key, http.endpoint.write_key, http.endpoint.master_key):
         assert key not in text
     assert [v["version"] for v in http.json("GET", "/", key=None)] == ["2.0", "3.0"]
@@ -76,4 +76,21 @@ def test_the_page_shows_collections_events_and_extractions(http: Http, collectio
         expect(page.get_by_role("button", name=f"Open {collection}", exact=True)).to_be_visible()
         assert page.url == http.endpoint.base_url + "/"
         assert problems == []
+        browser.close()
+
+
+@pytest.mark.browser
+def test_the_page_works_behind_a_proxy_that_shows_the_service_under_a_path(http: Http, collection: str) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    http.add(collection, {"a": 1})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page()
+        page.route("**/*", lambda route: route.abort())
+        page.route("**/keen/**", lambda route: route.continue_(url=route.request.url.replace("/keen/", "/", 1)))
+        page.goto(f"{http.endpoint.base_url}/keen/#key={http.endpoint.read_key}")
+        page.get_by_role("button", name=f"Open {collection}", exact=True).click()
+        expect(page.locator("#events")).to_contain_text('"a":1')
+        expect(page.locator("#example")).to_contain_text(f"{http.endpoint.base_url}/keen/3.0/projects/")
         browser.close()

@@ -99,6 +99,11 @@ def test_everything_it_makes_is_its_owners_alone(data: Path) -> None:
     assert {str(path): oct(mode) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
 
 
+def test_it_starts_whatever_the_encoding_of_its_output_is(tmp_path: Path) -> None:
+    with embedded.start(tmp_path / "dä", env=clean_environment(PYTHONIOENCODING="ascii")) as service:
+        assert embedded.find(tmp_path / "dä") == service.endpoint
+
+
 def test_no_link_with_a_key_is_printed_for_other_machines(data: Path) -> None:
     process = serve("--data", str(data), "--port", "0", "--host", "0.0.0.0", KEEN_READ_KEY="r1")
     assert process.stdout is not None
@@ -121,6 +126,13 @@ def test_a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touche
     assert errors.startswith(f"keen-pipeline: service: {tmp_path} holds other things, such as events; choose an empty one")
     assert out == ""
     assert {path: path.stat().st_mode for path in [tmp_path, *tmp_path.rglob("*")]} == there
+
+
+def test_a_link_whose_volume_is_not_mounted_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "volume" / "keen")
+    with pytest.raises(ConfigurationError, match="a link to what is not there"), exclusive(tmp_path / "data"):
+        raise AssertionError
+    assert not (tmp_path / "volume").exists()
 
 
 def test_a_folder_that_was_made_ready_or_restored_in_part_is_taken(tmp_path: Path) -> None:

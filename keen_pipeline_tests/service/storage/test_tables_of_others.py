@@ -1,13 +1,18 @@
-"""Tables as a copy taken file by file, or another program, leaves them."""
+"""Tables as a copy taken file by file, another program, or a disk leaves them."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from keen_pipeline.service.endpoint import exclusive
+from keen_pipeline.service.storage.places import StorageError
+from keen_pipeline.timeframe import UTC, Timeframe
 from keen_pipeline_tests.service.stores import Place, collection_of, delete, fold, merge, n_of, store_of
 
 
@@ -28,6 +33,19 @@ def test_a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss(folder: Place, tm
     assert n_of(again, "shop") == [0, 1, 2, 3]
 
 
+def test_tables_that_were_restored_alone_are_served(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    folder.close()
+    shutil.copytree(tmp_path / "one" / "events", tmp_path / "restored" / "events")
+    with exclusive(tmp_path / "restored"):
+        again = folder.open("restored")
+    assert n_of(again, "shop") == [1]
+    again.add_events("shop", [{"n": 2}])
+    assert n_of(again, "shop") == [1, 2]
+
+
 def test_files_that_another_program_made_of_ours_are_read_deleted_from_and_merged(folder: Place, tmp_path: Path) -> None:
     service = folder.open()
     for n in range(3):
@@ -43,3 +61,23 @@ def test_files_that_another_program_made_of_ours_are_read_deleted_from_and_merge
     assert merge(again, "shop")
     found = n_of(again, "shop")
     assert (sorted(found[:2]), found[2:]) == ([0, 2], list(range(3, 12)))
+
+
+@pytest.mark.parametrize("left", [None, b"PAR1"])
+def test_a_lost_file_whose_log_is_gone_is_named_and_its_events_can_be_given_up(
+    folder: Place, tmp_path: Path, left: bytes | None
+) -> None:
+    service = folder.open()
+    for n in (1, 2):
+        service.add_events("shop", [{"n": n, "keen": {"timestamp": f"2026-01-0{n}T08:00:00Z"}}])
+        fold(service, "shop")
+    store_of(service).sweep(collection_of(service, "shop"), 0)
+    folder.close()
+    first, _ = sorted((tmp_path / "one" / "events" / "shop").glob("*.parquet"))
+    first.unlink() if left is None else first.write_bytes(left)
+    again = folder.open()
+    assert again.add_events("shop", [{"n": 3}]) == [None]
+    with pytest.raises(StorageError, match=f"lost events/shop/{first.name}, 1 events of 2026-01-01T08:00:00Z"):
+        n_of(again, "shop")
+    delete(again, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
+    assert n_of(again, "shop") == [2, 3]

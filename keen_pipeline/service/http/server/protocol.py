@@ -15,7 +15,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from keen_pipeline.service.http.answers import RETRY_SECONDS, JsonResponse
+from keen_pipeline.service.http.answers import refused
 from keen_pipeline.service.http.server.connections import Connections
 
 _ANSWERS = {
@@ -138,15 +138,8 @@ class BoundedProtocol(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             status = status if status in _ANSWERS else 400
             message, code = _ANSWERS[status]
-            body = bytes(JsonResponse({"message": message, "error_code": code}).body)
-            headers = [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-                ("Connection", "close"),
-                ("Access-Control-Allow-Origin", "*"),
-                *([("Retry-After", str(RETRY_SECONDS))] if status == 503 else []),
-            ]
-            answer = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+            answer = refused(status, code, message, headers={"Connection": "close", "Access-Control-Allow-Origin": "*"})
+            head = h11.Response(status_code=status, headers=answer.raw_headers, reason=STATUS_PHRASES[status])
+            for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

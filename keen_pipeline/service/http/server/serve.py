@@ -20,6 +20,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, cast
 
+import click
 import uvicorn
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
@@ -139,8 +140,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept, then say so."""
         await super().startup(sockets)
-        sys.stdout.write("".join(f"{line}\n" for line in self._greeting()))
-        sys.stdout.flush()
+        # As bytes: a folder may have a name that the terminal's encoding has not.
+        click.echo(os.fsencode("".join(f"{line}\n" for line in self._greeting())), nl=False)
         if self._service.config.stop_with_stdin:
             # A daemon, as a read of standard input can't be cancelled and must not hold up the end.
             threading.Thread(target=self._wait_for_stdin, name="stdin", daemon=True).start()

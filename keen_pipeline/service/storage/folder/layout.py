@@ -55,7 +55,9 @@ def _version(data: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigurationError(f"service: {data / _FILE} can't be read; it holds the version of the folder's layout") from None
+        raise ConfigurationError(
+            f"service: {data / _FILE} can't be read; restore it, which holds {json.dumps({'layout': VERSION})}"
+        ) from None
 
 
 def _note_version(data: Path) -> None:
@@ -68,8 +70,8 @@ def _bring_up(data: Path, work: Path, engine: Engine, max_properties: int) -> No
     new, old = data / "migration", data / "events"
     if not (new / _DONE).exists():
         shutil.rmtree(new, ignore_errors=True)
-        if (data / "log").is_dir() or not old.is_dir() or not any(old.iterdir()):
-            return  # a copy that lacks layout.json alone, as an older layout has no such folder; or nothing at all
+        if (data / "log").is_dir() or any(old.glob("*/_delta_log")) or not old.is_dir() or not any(old.iterdir()):
+            return  # a copy that lacks layout.json, as an older layout has no such folders; or nothing at all
         if not (data / "state.db").exists():
             _log.error("events of an older version without their catalog were set aside", extra={"folder": str(_aside(old))})
             return

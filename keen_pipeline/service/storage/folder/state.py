@@ -67,6 +67,10 @@ class SqliteDatabase:
         self._connection.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._connection.execute(f"PRAGMA {pragma}")
+        found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":  # most of it may be read, and whatever touches the rest would fail for good
+            self._connection.close()
+            raise sqlite3.DatabaseError(found)
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._connection.executescript(f"BEGIN;{EXTRACTIONS}PRAGMA user_version={_VERSION};COMMIT;")

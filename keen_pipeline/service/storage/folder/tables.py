@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.folder.event_log import log_numbers, sync
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk, oldest_log
-from keen_pipeline.service.storage.places import TablePlace
+from keen_pipeline.service.storage.places import TablePlace, lost
 from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
 
 _log = logging.getLogger(__name__)
@@ -53,9 +53,16 @@ class FolderTables:
         sync(folder)
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
-        """Where files are. One that left the table stays for longer than any query lasts."""
-        folder = self._root / disk_name(name)
-        return {file: folder / file.name for file in files}
+        """Where files are. One that left the table stays for longer than any query lasts.
+
+        Raises StorageError for one that is missing, or shorter.
+        """
+        folder, paths = self._root / disk_name(name), dict[DataFile, Path]()
+        for file in files:
+            if not _is_there(folder, file):
+                raise lost(name, file)
+            paths[file] = folder / file.name
+        return paths
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         """They are where they are."""
@@ -80,21 +87,26 @@ def _check(folder: Path, logs: Path) -> None:
     A copy of a running folder may hold a commit without the file that it adds, if that came later than the copy's look at the
     folder. Nothing is lost then: the logs it was made of, and the files it replaced, were kept. The commits are set aside.
 
-    Raises ConfigurationError if they were not, as after 48 hours, or where nobody can tell what a file that is there belongs to.
+    If they were not, as after 48 hours, the table stays as it is: whatever reads a lost file says so, and its events can be
+    deleted. Raises ConfigurationError where nobody can tell what a file that is there belongs to.
     """
     log = folder / "_delta_log"
     _check_hint(log / "_last_checkpoint")
     versions = sorted((int(path.stem) for path in log.glob("*.json") if path.stem.isdigit()), reverse=True)
-    whole = next((state for version in versions if (state := _whole(folder, version)) is not None), None)
-    if whole is not None and whole.version == versions[0]:
+    newest = _state(folder, versions[0]) if versions else EMPTY
+    states = (newest if version == versions[0] else _state(folder, version) for version in versions)
+    whole = next((state for state in states if state and all(_is_there(folder, file) for file in state.files)), None)
+    if whole is not None and whole is newest:
         return
     state = whole or EMPTY
     # By the newest version and, as that may be unreadable, by the files: each is called after the oldest log in it.
     folded = {oldest_log(path.name) for path in folder.glob("*.parquet")}
-    if versions:
-        folded |= set(range(1, _watermark(folder, versions[0]) + 1))
+    folded |= set(range(1, (newest or EMPTY).watermark + 1))
     reach = whole is not None or not versions or versions[-1] == 0
     if not reach or not {number for number in folded if number > state.watermark} <= set(log_numbers(logs)):
+        if versions and newest:
+            _log.error("files of events are lost; what reads them fails", extra={"table": str(folder)})
+            return
         raise ConfigurationError(
             f"service: {folder} lacks files of events, or commits that name them, and its logs do not reach back;"
             " restore them, or another copy of the folder"
@@ -110,21 +122,20 @@ def _check_hint(hint: Path) -> None:
             hint.unlink()
 
 
-def _whole(folder: Path, version: int) -> TableState | None:
-    """A version whose files are all there; None if it can't be read, or a file is missing or shorter."""
+def _state(folder: Path, version: int) -> TableState | None:
+    """A version of a table; None if it can't be read, as it was never whole then."""
     try:
-        state = read_state(DeltaTable(str(folder), version=version))
-        return state if all((folder / file.name).stat().st_size == file.bytes for file in state.files) else None
+        return read_state(DeltaTable(str(folder), version=version))
     except (DeltaError, OSError):
         return None
 
 
-def _watermark(folder: Path, version: int) -> int:
-    """The newest log that a version says it holds; 0 if it can't be read, as it was never whole then."""
+def _is_there(folder: Path, file: DataFile) -> bool:
+    """Whether a file is there, and as long as its table says."""
     try:
-        return DeltaTable(str(folder), version=version).transaction_version("log") or 0
-    except (DeltaError, OSError):
-        return 0
+        return (folder / file.name).stat().st_size == file.bytes
+    except OSError:
+        return False
 
 
 def _set_aside(log: Path, version: int) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from deltalake import DeltaTable, Field, Schema
@@ -15,14 +14,11 @@ from deltalake.schema import PrimitiveType
 from deltalake.transaction import CommitProperties, Transaction, create_table_with_add_actions
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.service.events.incoming import EPOCH
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name
-from keen_pipeline.service.storage.places import ObjectStore, StorageError, TablePlace
+from keen_pipeline.service.storage.places import FOLDER, ObjectStore, TablePlace, lost, object_name
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.tables import Table
-from keen_pipeline.timeframe import format_instant
 
-FOLDER = "events"
 _SCHEMES = ("s3", "s3a", "gs")
 # deltalake's own would hold up a reader for three minutes.
 _PATIENCE = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "5", "retry_timeout": "20s"}
@@ -52,37 +48,29 @@ class SharedTables:
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         for file in files:
-            self._objects.put(_object(name, file), self.work / file.name)
-            self._cache.adopt(_object(name, file), self.work / file.name)
+            self._objects.put(object_name(name, file), self.work / file.name)
+            self._cache.adopt(object_name(name, file), self.work / file.name)
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
         """Have files here until they are released. Raises FileGoneError, ServiceUnavailableError; then none is held.
 
         Raises StorageError for one that the table still names.
         """
-        wanted = {file: _object(name, file) for file in files}
+        wanted = {file: object_name(name, file) for file in files}
         try:
             self._cache.hold(wanted.values())
         except FileGoneError as gone:
             for file in Table(self.place(name), shared=True).state().files:
-                if _object(name, file) == gone.name:
-                    first, last = (format_instant(EPOCH + timedelta(microseconds=t)) for t in (file.first, file.last))
-                    raise StorageError(
-                        f"{name}: the storage has lost {gone.name}, {file.events} events of {first} to {last};"
-                        " restore it, or delete the events of that time"
-                    ) from None
+                if object_name(name, file) == gone.name:
+                    raise lost(name, file) from None
             raise
         return {file: self._cache.path(one) for file, one in wanted.items()}
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
-        self._cache.release([_object(name, file) for file in files])
+        self._cache.release([object_name(name, file) for file in files])
 
     def close(self) -> None:
         self._cache.close()
-
-
-def _object(name: str, file: DataFile) -> str:
-    return f"{FOLDER}/{disk_name(name)}/{file.name}"
 
 
 def table_root(uri: str) -> str:
