@@ -58,7 +58,7 @@ def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
 
 
 def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) -> None:
-    """Raises ConfigurationError naming partitions if not all of them were made with one set of filters, one mask and in one zone."""
+    """Raises ConfigurationError naming partitions unless all were made with one set of filters and one mask, in one zone."""
     by_selection: dict[str, list[str]] = {}
     for key, file in files.items():
         by_selection.setdefault(file.request.selection, []).append(key)
