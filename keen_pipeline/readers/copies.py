@@ -54,7 +54,8 @@ class LocalCopies:
 
         path = self._folder / f"{number}.converted.parquet"
         with parquet.ParquetFile(self.paths[number]) as file:
-            fields = [schema.field(name) for name in file.schema_arrow.names if name in schema.names]
+            wanted = set(schema.names)
+            fields = [schema.field(name) for name in file.schema_arrow.names if name in wanted]
             _rewrite(file, path, fields, converted)
         return str(path)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.extraction import ExtractionRequest, Landing
+from keen_pipeline.extraction import ExtractionRequest, Kind, Landing
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
     from keen_pipeline.ledger import SqlLedger
 
 _LISTED = 10
+_SHORTEST_DAY = timedelta(hours=23)
+"""Less cannot be missing between two days of one zone."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
 
 
 def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) -> None:
-    """Raises ConfigurationError naming partitions if not all of them were made with one set of filters and one mask."""
+    """Raises ConfigurationError naming partitions unless all were made with one set of filters and one mask, in one zone."""
     by_selection: dict[str, list[str]] = {}
     for key, file in files.items():
         by_selection.setdefault(file.request.selection, []).append(key)
@@ -64,6 +68,16 @@ def refuse_mixed(collection: str, files: Mapping[str, LandedFile], root: str) ->
             f"{collection}: {len(fewest)} of {len(files)} partitions at {root} were made with a different filter or mask than the "
             f"others: {listed(fewest)}; materialize the outdated ones again, or read them apart"
         )
+    requests = (file.request for file in files.values() if file.request.kind is Kind.PARTITION)
+    in_order = sorted(requests, key=lambda request: request.timeframe.start)
+    for one, other in pairwise(in_order):
+        gap = other.timeframe.start - one.timeframe.end
+        is_long = min(one.timeframe.end - one.timeframe.start, other.timeframe.end - other.timeframe.start) >= _SHORTEST_DAY
+        if gap and gap < (_SHORTEST_DAY if is_long else timedelta(0)):
+            raise ConfigurationError(
+                f"{collection}: partitions {one.partition_key} and {other.partition_key} were made in different time zones or "
+                "granularities: events are missing between them or in both; materialize the outdated one again, or read them apart"
+            )
 
 
 def listed(keys: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -97,7 +98,8 @@ class Scan:
         """The numbers of some columns over all files. Raises ConfigurationError for a cell that is none."""
         found = dict.fromkeys(names, Numbers())
         for file, path in zip(self._files, self._copies.paths, strict=True):
-            present = [name for name in names if name in file.landing.columns]
+            there = set(file.landing.columns)
+            present = [name for name in names if name in there]
             for arrays in _stored(file, path, present):
                 for name, cells in zip(present, arrays, strict=True):
                     try:
@@ -205,7 +207,8 @@ def _must_be_converted(path: str, schema: Any) -> bool:
     from pyarrow import parquet
 
     types, stored = pyarrow().types, parquet.read_schema(path)
-    columns = [(stored.field(name).type, schema.field(name).type) for name in stored.names if name in schema.names]
+    wanted = dict(zip(schema.names, schema.types, strict=True))
+    columns = [(have, wanted[name]) for name, have in zip(stored.names, stored.types, strict=True) if name in wanted]
     # Numbers and instants Arrow reads from texts as from a CSV, and when they are asked for.
     return any(
         (_family(have) != _family(want) and (_family(have) != "text" or types.is_boolean(want)))
@@ -216,7 +219,7 @@ def _must_be_converted(path: str, schema: Any) -> bool:
 
 
 def _check_header(file: LandedFile) -> None:
-    twice = sorted({name for name in file.landing.columns if file.landing.columns.count(name) > 1})
+    twice = sorted(name for name, times in Counter(file.landing.columns).items() if times > 1)
     if twice:
         raise InvalidInputError(f"{file.request}: two columns are called {twice[0]}; read the file by its URI", field="columns")
 

@@ -49,11 +49,13 @@ def column_name(name: str) -> str:
 def column_names(collection: str, names: Iterable[str]) -> Mapping[str, str]:
     """The column of each of a file's properties. Raises ConfigurationError for two that would be one."""
     found: dict[str, str] = {}
+    taken = {PARTITION_COLUMN, SOURCE_COLUMN}
     for name in names:
         column = column_name(name)
-        if column in found.values() or column in (PARTITION_COLUMN, SOURCE_COLUMN):
+        if column in taken:
             raise ConfigurationError(f"{collection}: {name} can't be loaded: another property has the column {column} already")
         found[name] = column
+        taken.add(column)
     return found
 
 

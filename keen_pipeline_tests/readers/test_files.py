@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 import pandas as pd
 import pytest
 import sqlalchemy as sa
@@ -12,6 +14,7 @@ from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.ledger.database.tables import entries
+from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline.freshness import todays_landings
 from keen_pipeline.readers import LandedReader
 from keen_pipeline.readers.files import landed_files
@@ -72,6 +75,49 @@ def test_a_reader_that_knows_no_configuration_mixes_no_filters_or_masks(twice: K
     twice.land(Collection("visits", DAYS[0], mask={"body:n": "mask"}), {DAYS[1]: [{"n": 9}]}, force=True)
     with pytest.raises(ConfigurationError, match=mixed):
         reader.uris("visits", DAYS)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ("UTC", "Europe/Berlin", True),  # an hour is in both
+        ("Europe/Berlin", "UTC", True),  # an hour is missing
+        ("UTC", "America/New_York", True),
+        ("Asia/Kolkata", "Asia/Kolkata", False),
+    ],
+)
+def test_a_reader_that_knows_no_configuration_mixes_no_zones(
+    keen_landing: KeenLanding, first: str, second: str, refused: bool
+) -> None:
+    for day, zone in zip(DAYS, (first, second), strict=True):
+        keen_landing.land(Collection("visits", DAYS[0], timezone=zone), {day: [{"n": 1}]})
+    keen_landing.land(Collection("visits", DAYS[0], timezone=second), {"2026-01-04": [{"n": 2}]})
+    assert len(keen_landing.reader.uris("visits", [DAYS[1], "2026-01-04"])) == 2  # a day between them is not asked for
+    if refused:
+        with pytest.raises(ConfigurationError, match=rf"partitions {DAYS[0]} and {DAYS[1]} were made in different time zones"):
+            keen_landing.reader.load("visits", DAYS, pd.DataFrame)
+    else:
+        assert len(keen_landing.reader.load("visits", DAYS, pd.DataFrame)) == 2
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe"])
+@pytest.mark.parametrize(
+    ("granularity", "first", "last"),
+    [
+        ("hourly", "2025-10-26-00:00", "2025-10-26-05:00"),
+        ("daily", "2025-03-01", "2025-04-15"),
+        ("weekly", "2025-03-02", "2025-06-01"),
+        ("monthly", "2025-02-01", "2025-09-01"),
+    ],
+)
+def test_partitions_of_one_zone_are_read_together_whichever_are_left_out(
+    keen_landing: KeenLanding, zone: str, granularity: str, first: str, last: str
+) -> None:
+    collection = Collection("visits", "2025-01-01", timezone=zone, granularity=granularity)  # type: ignore[arg-type]
+    keys = [one.key for one in partition_range(collection, first, last, datetime(2026, 1, 1, tzinfo=timezone.utc))]
+    keen_landing.land(collection, {key: [] for key in keys})
+    for step in (1, 2, 3):
+        assert len(keen_landing.reader.uris("visits", keys[::step])) == len(keys[::step])
 
 
 def test_no_reader_takes_an_unproven_file(twice: KeenLanding) -> None:

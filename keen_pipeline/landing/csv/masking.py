@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from itertools import compress
 
 from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, VerificationError
@@ -38,7 +39,7 @@ class Masker:
         self._key = key or b""
         self._reader = RecordReader()
         self._changes: list[tuple[int, MaskMethod]] = []
-        self._dropped: list[int] = []
+        self._keeps: list[bool] = []  # by column, whether it is written
         self.stopped = False  # whether something came that belongs to no column; it was kept back, and so is what follows
         self.columns: tuple[str, ...] = ()
         self.masked: dict[str, str] = {}
@@ -72,29 +73,23 @@ class Masker:
         self._reader.width = len(names)
         covering = [masked_by(self._methods, name) for name in names]
         for place, (name, by) in enumerate(zip(names, covering, strict=True)):
-            if by is None:
-                self.columns += (name,)
-                continue
-            method = self._methods[by]
-            self.masked[name] = method.value
-            if method is MaskMethod.DROP:
-                self._dropped.insert(0, place)  # from the last to the first, so that places stay true while columns go
-            else:
-                self.columns += (name,)
+            method = None if by is None else self._methods[by]
+            self._keeps.append(method is not MaskMethod.DROP)
+            if method is not None:
+                self.masked[name] = method.value
+            if method in (MaskMethod.HASH, MaskMethod.MASK):
                 self._changes.append((place, method))
+        self.columns = tuple(compress(names, self._keeps))
         self.absent = tuple(sorted(set(self._methods).difference(covering)))
         if not self.columns:
             raise ConfigurationError(f"the mask drops every column of the file ({', '.join(sorted(self.masked))}): keep one")
-        for place in self._dropped:
-            del cells[place]
-        return self._reader.bom + b",".join(cells)
+        return self._reader.bom + b",".join(compress(cells, self._keeps))
 
     def _masked(self, cells: list[bytes]) -> bytes:
         for place, method in self._changes:
             if not is_null(cells[place]):
                 cells[place] = MASKED if method is MaskMethod.MASK else self._hash(cells[place])
-        for place in self._dropped:
-            del cells[place]
+        cells = list(compress(cells, self._keeps))
         # The only cell left of a record would make an empty line, which isn't a record.
         return b",".join(cells) if len(cells) > 1 else cells[0] or b'""'
 

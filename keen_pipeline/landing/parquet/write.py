@@ -213,10 +213,11 @@ def _groups(batches: Generator[Any, None, None], schema: Any) -> Iterator[Any]:
 def _distinct(columns: Sequence[str]) -> list[str]:
     """Names that no reader confuses: a second `a` is `a#2`; the header as it was is in the metadata."""
     names: dict[str, None] = {}
+    times = collections.Counter[str]()
     for column in columns:
-        name, times = column, 1
+        name = column
         while name in names:
-            times += 1
-            name = f"{column}#{times}"
+            times[column] += 1
+            name = f"{column}#{times[column] + 1}"
         names[name] = None
     return list(names)

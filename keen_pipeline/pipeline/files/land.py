@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -249,11 +249,10 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
     claimed = pipeline.ledger.claim(entry_ids, worker.id)
     complete = [e for e in claimed if e.status is Status.COMPLETE]
     landed = [e for e in claimed if e.status is Status.LANDED]
-    urls = _urls(pipeline, [e for e in complete if not e.slices])
     pool = LandingPool(pipeline, worker)
     try:
-        for entry in complete:
-            pool.add(entry, urls.get(entry.entry_id))
+        for entry, url in _with_urls(pipeline, complete):  # what has its URL begins while others' are asked for
+            pool.add(entry, url)
         while pool.entry_ids:
             for outcome in pool.finished(None):
                 if isinstance(outcome, NotLanded):
@@ -269,15 +268,11 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
         pool.close()
 
 
-def _urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Mapping[int, SecretUrl]:
-    """Results URLs by entry id. Not needed: a landing without one asks for its own, and hears itself what is wrong."""
-    urls: dict[int, SecretUrl] = {}
-    groups = by_collection(entries)
+def _with_urls(pipeline: Pipeline, entries: Sequence[Entry]) -> Iterator[tuple[Entry, SecretUrl | None]]:
+    """The entries with their results URLs. Not needed: a landing without one asks for its own, and hears itself what is wrong."""
+    yield from ((entry, None) for entry in entries if entry.slices)
+    groups = by_collection(entry for entry in entries if not entry.slices)
     for _, members, listed in each(groups.items(), lambda group: pipeline.api.list_extractions(group[0].request.collection)):
-        if isinstance(listed, KeenPipelineError):
-            continue
         for entry in members:
-            remote = listed.get(entry.extraction_id or "")
-            if remote is not None and remote.results_url is not None:
-                urls[entry.entry_id] = remote.results_url
-    return urls
+            remote = None if isinstance(listed, KeenPipelineError) else listed.get(entry.extraction_id or "")
+            yield entry, None if remote is None else remote.results_url

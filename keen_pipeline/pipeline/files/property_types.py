@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -25,7 +26,8 @@ class PropertyTypes:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._lock = threading.Lock()
+        # One each, so that a schema which is slow to come holds up no other collection.
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._known: dict[str, tuple[datetime, Mapping[str, str]]] = {}
         self._earlier: dict[str, dict[str, str]] = {}
 
@@ -36,7 +38,7 @@ class PropertyTypes:
         empty then.
         """
         collection, is_parquet = entry.request.collection, entry.request.encoding is Encoding.PARQUET
-        with self._lock:
+        with self._locks[collection]:
             asked_at, types = self._known.get(collection, (None, {}))
             # An older schema may not know that one of the events has text if all others have a number.
             if asked_at is None or (is_parquet and (entry.completed_at is None or entry.completed_at > asked_at)):
@@ -49,7 +51,7 @@ class PropertyTypes:
         collection = entry.request.collection
         if entry.request.encoding is not Encoding.PARQUET:
             return {}
-        with self._lock:
+        with self._locks[collection]:
             if collection not in self._earlier:
                 self._earlier[collection] = {}
                 for landed in self._pipeline.ledger.landed_entries(collection):
@@ -59,7 +61,7 @@ class PropertyTypes:
 
     def landed(self, entry: Entry, landing: Landing) -> None:
         """One more file of the collection: what lands after it has no narrower types."""
-        with self._lock:
+        with self._locks[entry.request.collection]:
             if entry.request.collection in self._earlier:
                 self._take_up(entry.request.collection, landing)
 

@@ -197,10 +197,11 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
         folder = collection_folder(name)
         try:
             there = [path for path, _ in destination.files(folder)]
-        except ConfigurationError as error:  # which may hold for this one alone
+            found = (one.manifest for one in manifests.all_of(destination, name))
+            told = {manifest.entry.request.path: manifest for manifest in found if manifest is not None}
+        except (ConfigurationError, RetryableError) as error:  # which may hold for this one alone
             yield Verified(name, None, destination.uri_of(folder), f"its folder can't be listed: {first_line(error)}")
             continue
-        told = {f.manifest.entry.request.path: f.manifest for f in manifests.all_of(destination, name) if f.manifest is not None}
         # Read at last: what has landed meanwhile is known then.
         mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger.landed_entries(name))
         known = {entry.request.path for entry in mine}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Landing, Status
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import manifest_path
@@ -138,6 +139,23 @@ def test_a_folder_that_can_not_be_listed_keeps_no_other_from_a_rebuilt_ledger(tm
     assert {entry.request.collection for entry in done.restored} == {COLLECTION.name}
     [(uri, why)] = done.problems
     assert (uri, "its folder can't be listed: " in why) == (str(root / "logins"), True)
+
+
+def test_a_list_that_fails_for_now_hides_nothing_that_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = pipeline_at(FileDestination(str(tmp_path)))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.csv").touch()
+    files = pipeline.destination.files
+
+    def failing(folder: str) -> Iterator[tuple[str, int]]:
+        if folder == "_manifests/a":
+            raise ServiceUnavailableError("HTTP 503")
+        yield from files(folder)
+
+    monkeypatch.setattr(pipeline.destination, "files", failing)
+    first, second = strangers(pipeline, ["a", "b"])
+    assert (first.collection, first.problem) == ("a", "its folder can't be listed: HTTP 503")
+    assert (second.collection, second.problem) == ("b", "a file too many: no landing has put it there")
 
 
 def test_a_rebuilt_ledger_leaves_out_what_is_not_there(place: Place) -> None:

@@ -81,8 +81,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (MASKING, "        except VerificationError:\n", "        except ZeroDivisionError:\n", KEPT_BACK),
     (
         MASKING,
-        "self._dropped.insert(0, place)",
-        "self._dropped.append(place)",
+        "        cells = list(compress(cells, self._keeps))\n",
+        "",
         f"{TEST_MASKING}::test_columns_that_are_dropped_take_no_other_with_them",
     ),
     (MASKING, """cells[0] or b'""'""", "cells[0]", TEST_MASKING),
