@@ -158,6 +158,15 @@ def warn_of_unknown(settings: Settings) -> None:
         _log.warning("%s isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", name)
 
 
+def check_named(settings: Settings) -> None:
+    """Raises ConfigurationError if there is a project, and no file says what to extract of it."""
+    if settings.base_url is not None and settings.collections_file is None:
+        raise ConfigurationError(
+            f"{settings.base_url} is configured but KEEN_PIPELINE_COLLECTIONS is not: write the file with `keen-pipeline init` "
+            "and point the variable at it"
+        )
+
+
 def check_collections_exist(api: ExtractionApi, names: list[str]) -> None:
     """Refuse collections that the service doesn't hold, before anything is journalled or submitted.
 
