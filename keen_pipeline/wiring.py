@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,9 +153,10 @@ def open_pipeline(
     )
 
 
-def warn_of_unknown(settings: Settings) -> None:
-    """Name the variables that look like settings of ours and are none."""
-    for name in settings.unknown:
+@cache
+def warn_of_unknown(names: tuple[str, ...]) -> None:
+    """Name the variables that look like settings of ours and are none, once a process: a sensor's lives long."""
+    for name in names:
         _log.warning("%s isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", name)
 
 

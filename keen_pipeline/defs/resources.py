@@ -72,7 +72,7 @@ class KeenResource(dg.ConfigurableResource["KeenClient"]):
         """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
         values = checked({name: getattr(self, name) for name in _OWN})
         settings = Settings.from_environment()
-        warn_of_unknown(settings)
+        warn_of_unknown(settings.unknown)
         if settings.base_url is None and ("project_id" in values or "read_key" in values):
             values.setdefault("base_url", KEEN_URL)
         return replace(settings, **values)

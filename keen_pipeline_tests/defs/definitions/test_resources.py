@@ -43,6 +43,15 @@ def test_the_environment_may_stand_for_every_field(monkeypatch: pytest.MonkeyPat
     assert {name: getattr(settings, name) for name in given} == {**WORDS, **NUMBERS, **seconds}
 
 
+def test_a_misspelt_variable_is_warned_of_once_by_each_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_DESTINATOIN", "./elsewhere")
+    for _ in range(3):
+        settings_of(KeenResource())
+    assert [one.getMessage().split(" isn't")[0] for one in caplog.records] == ["KEEN_PIPELINE_DESTINATOIN"]
+
+
 def test_numbers_may_be_given_as_numbers() -> None:
     settings = settings_of(KeenResource(poll_seconds=0.25, retry_seconds=0, lease_seconds=90))
     assert (settings.poll_seconds, settings.retry_seconds, settings.lease_seconds) == (0.25, 0.0, 90.0)
