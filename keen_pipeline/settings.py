@@ -140,8 +140,8 @@ def _text(name: str, text: str) -> str:
 
 
 def _key(name: str, text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigurationError(f"{name} holds characters that no key has (blanks, line ends or others beyond ASCII)")
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{name} is empty or holds characters that no key has (blanks, line ends or others beyond ASCII)")
     return text
 
 

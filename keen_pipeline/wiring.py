@@ -177,6 +177,6 @@ def check_collections_exist(api: ExtractionApi, names: list[str]) -> None:
     known = api.collections()
     missing = [name for name in names if name not in known]
     if missing:
-        has = ", ".join(known[:20]) or "none"
+        has = ", ".join(known[:20]) or "none yet (`keen-pipeline load` stores events)"
         wrong = ", ".join(map(repr, missing))
         raise InvalidInputError(f"the service has no collection {wrong}; it has: {has}", field="collection")

@@ -52,16 +52,15 @@ class Group:
             command = backfill_command(self.collection, self.keys)
         if is_unknown_collection(self.reason):  # to ask again would be refused again
             command = _UNKNOWN_COLLECTION
-        return f"{_environment(self.name)}{command}"
+        return _of(self.name, command)
 
     def __str__(self) -> str:
         told = f"{self.collection} {few(self.keys)}: {shortened(self.reason)}"
         return f"{told}\n  {self.command}" if self.command else told
 
 
-def _environment(name: str) -> str:
-    """What makes a command speak of the definitions of that name."""
-    return f"KEEN_PIPELINE_NAME={name} " if name != DEFAULT_NAME else ""
+def _of(name: str, command: str) -> str:
+    return command if name == DEFAULT_NAME else f"KEEN_PIPELINE_NAME={name} {command}"
 
 
 def backfill_command(collection: str, keys: Sequence[str]) -> str:
@@ -158,7 +157,7 @@ def _stopped(problems: Sequence[tuple[str, str]], name: str) -> list[str]:
         told = told.replace(f" of {first}", "") if len(members) > 1 else told
         lines.append(f"{few([collection for collection, _ in members], ', ')}: {shortened(told)}")
     mend = _UNKNOWN_COLLECTION if any(is_unknown_collection(reason) for _, reason in problems) else "keen-pipeline doctor"
-    return [*lines, f"  {_environment(name)}{mend}"] if lines else []
+    return [*lines, f"  {_of(name, mend)}"] if lines else []
 
 
 def in_lines(text: str) -> list[str]:

@@ -85,7 +85,7 @@ def test_the_line_end_of_a_variable_makes_no_other_ledger(tmp_path: Path, monkey
         ("lease_seconds", 1.0, "between 2 and 86400"),
         ("api_version", "4.0", "one of 2.0, 3.0"),
         ("base_url", "api.keen.io", "starts with http"),
-        ("project_id", " ", "is empty: give it a value, or leave it out for KEEN_PROJECT_ID"),
+        ("project_id", " ", "is empty or holds characters"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_field(field: str, value: object, said: str) -> None:
