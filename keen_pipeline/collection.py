@@ -18,7 +18,7 @@ from keen_pipeline.filters import Filter
 _NAME = re.compile(r"[ -#%-~]{1,256}")
 _EMAIL = re.compile(r"[^@\s,;<>]{1,64}@[^@\s,;<>]{1,255}")
 # What Dagster takes; its own refusal would come once the code location loads, and not say which field it is about.
-_OWNER = re.compile(r"team:.+|[^@\s]+@[^@\s]+\.[^@\s]+", re.DOTALL)
+_OWNER = re.compile(r"team:.+|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,7}\b", re.DOTALL)
 _TAG_NAME = re.compile(r"(?:[A-Za-z0-9_.-]{1,63}/|dagster/kind/)?[A-Za-z0-9_.-]{1,63}")
 _TAG = re.compile(r"[A-Za-z0-9_.-]{0,63}")
 # Of the system's database of zones, but no IANA names: this machine's own zone, and copies that count leap seconds or don't.

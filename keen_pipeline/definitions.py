@@ -4,8 +4,8 @@ import dagster as dg
 
 from keen_pipeline.collections_file import read_collections_file
 from keen_pipeline.defs.build import build_keen_definitions
-from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import check_named
 
 
 def _definitions() -> dg.Definitions:
@@ -16,11 +16,7 @@ def _definitions() -> dg.Definitions:
         )
         # The steps of a run wait together anyway, and a Celery worker's processes can't have any of their own.
         return dg.Definitions.merge(ours, dg.Definitions(executor=dg.in_process_executor))
-    if settings.base_url is not None:
-        raise ConfigurationError(
-            f"{settings.base_url} is configured but KEEN_PIPELINE_COLLECTIONS is not: write the file with `keen-pipeline init` "
-            "and point the variable at it"
-        )
+    check_named(settings)
     from keen_pipeline.defs.sample import sample_definitions
 
     return sample_definitions()

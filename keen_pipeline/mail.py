@@ -8,22 +8,22 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
+from functools import partial
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.settings import SmtpSettings
 
 TIMEOUT_SECONDS = 20.0
 """Of each step of the conversation with the server."""
-
 TLS_PORT = 465
-"""Of servers that speak TLS from the first byte (RFC 8314)."""
+"""There TLS begins with the connection (RFC 8314): a server says nothing before it."""
 
 _WHO_MAY_SEND = re.compile(r"\b5\.7\.\d|relay", re.IGNORECASE).search
 
 
 def check_login(smtp: SmtpSettings) -> None:
     """Raises ConfigurationError when the password would cross the network in clear and no setting says that it may."""
-    if smtp.user is not None and not smtp.starttls and not smtp.insecure_login and smtp.port != TLS_PORT:
+    if smtp.user is not None and smtp.port != TLS_PORT and not smtp.starttls and not smtp.insecure_login:
         raise ConfigurationError(
             "SMTP_USER is set without SMTP_STARTTLS, so the password would be sent in the clear: set SMTP_STARTTLS=true,"
             " or SMTP_INSECURE_LOGIN=true if the network in between is trusted"
@@ -60,13 +60,11 @@ def is_refused_for_good(error: Exception) -> bool:
 def connected(smtp: SmtpSettings) -> Iterator[smtplib.SMTP]:
     """The mail server, by TLS and logged in as the settings say. Raises as `send_mail` does."""
     check_login(smtp)
-    tls, place = ssl.create_default_context(), (smtp.host, smtp.port)
-    at_once = smtp.port == TLS_PORT
-    with (
-        smtplib.SMTP_SSL(*place, timeout=TIMEOUT_SECONDS, context=tls) if at_once else smtplib.SMTP(*place, timeout=TIMEOUT_SECONDS)
-    ) as server:
-        if smtp.starttls and not at_once:
-            server.starttls(context=tls)
+    is_tls = smtp.port == TLS_PORT
+    dial = partial(smtplib.SMTP_SSL, context=ssl.create_default_context()) if is_tls else smtplib.SMTP
+    with dial(smtp.host, smtp.port, timeout=TIMEOUT_SECONDS) as server:
+        if smtp.starttls and not is_tls:
+            server.starttls(context=ssl.create_default_context())
         if smtp.user is not None:
             server.login(smtp.user, smtp.password or "")
         yield server

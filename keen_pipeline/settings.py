@@ -140,8 +140,8 @@ def _text(name: str, text: str) -> str:
 
 
 def _key(name: str, text: str) -> str:
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigurationError(f"{name} holds characters that no key has (blanks, line ends or others beyond ASCII)")
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{name} is empty or holds characters that no key has (blanks, line ends or others beyond ASCII)")
     return text
 
 
@@ -197,6 +197,12 @@ def _switch(name: str, text: str) -> bool:
     if word not in ("1", "0", "true", "false", "yes", "no"):
         raise ConfigurationError(f"{name} must be true or false, not {word[:60]!r}")
     return word in ("1", "true", "yes")
+
+
+def _ledger_url(name: str, text: str) -> str:
+    if re.fullmatch(r"sqlite(\+\w+)?:/*(:memory:)?(\?.*)?", text):
+        raise ConfigurationError(f"{name} is a ledger in memory, gone with each process: name a file, as sqlite:///ledger.db")
+    return text
 
 
 def _options(name: str, text: str) -> Mapping[str, object]:
@@ -263,7 +269,7 @@ VARIABLES = (
     Variable("KEEN_PIPELINE_RUNNING", _switch, "whether schedules and sensors start by themselves (default false, `dev`: true)"),
     Variable("KEEN_PIPELINE_DESTINATION", _text, "where files land: a folder or a URI (default ./data/landing)"),
     Variable("KEEN_PIPELINE_DESTINATION_OPTIONS", _options, "JSON object of the storage's options"),
-    Variable("KEEN_PIPELINE_LEDGER_URL", _text, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
+    Variable("KEEN_PIPELINE_LEDGER_URL", _ledger_url, "SQLAlchemy URL (default sqlite:///./data/ledger.db)"),
     Variable("KEEN_PIPELINE_COLLECTIONS", _path, "YAML file of the collections"),
     Variable("KEEN_PIPELINE_REQUESTS_PER_MINUTE", _number(1, 100_000), "API requests a minute (default 200)"),
     Variable("KEEN_PIPELINE_BUDGET", _text, "projects with this in common share their requests a minute"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,10 +153,20 @@ def open_pipeline(
     )
 
 
-def warn_of_unknown(settings: Settings) -> None:
-    """Name the variables that look like settings of ours and are none."""
-    for name in settings.unknown:
+@cache
+def warn_of_unknown(names: tuple[str, ...]) -> None:
+    """Name the variables that look like settings of ours and are none, once a process: a sensor's lives long."""
+    for name in names:
         _log.warning("%s isn't a setting of keen_pipeline; `keen-pipeline doctor` names those that are", name)
+
+
+def check_named(settings: Settings) -> None:
+    """Raises ConfigurationError if there is a project, and no file says what to extract of it."""
+    if settings.base_url is not None and settings.collections_file is None:
+        raise ConfigurationError(
+            f"{settings.base_url} is configured but KEEN_PIPELINE_COLLECTIONS is not: write the file with `keen-pipeline init` "
+            "and point the variable at it"
+        )
 
 
 def check_collections_exist(api: ExtractionApi, names: list[str]) -> None:
@@ -166,6 +177,6 @@ def check_collections_exist(api: ExtractionApi, names: list[str]) -> None:
     known = api.collections()
     missing = [name for name in names if name not in known]
     if missing:
-        has = ", ".join(known[:20]) or "none"
+        has = ", ".join(known[:20]) or "none yet (`keen-pipeline load` stores events)"
         wrong = ", ".join(map(repr, missing))
         raise InvalidInputError(f"the service has no collection {wrong}; it has: {has}", field="collection")

@@ -111,7 +111,7 @@ def _names(settings: Settings) -> str:
     unknown = [c.name for c in collections if c.name not in known]
     if unknown:
         raise ConfigurationError(
-            f"the project has no collection {', '.join(unknown)}; it has {', '.join(known[:20]) or 'none'}. "
+            f"the project has no collection {', '.join(unknown)}; it has {', '.join(known[:20]) or 'none yet'}. "
             f"Names are case-sensitive; correct {settings.collections_file}, take a deleted collection out of it (what has landed "
             "stays), or wait for the first event"
         )

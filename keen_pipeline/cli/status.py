@@ -23,7 +23,7 @@ from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
-from keen_pipeline.pipeline.requests import check_mask_key
+from keen_pipeline.pipeline.requests import check_mask_key, lacks_mask_key
 from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
@@ -71,6 +71,8 @@ def command(collection: str | None, as_json: bool) -> None:
     if not rows:
         show("no collection is configured: keen-pipeline init --from-project")
     for one, found in rows:
+        if lacks_mask_key(one, settings.mask_key):
+            show(f"{one.name}: KEEN_PIPELINE_MASK_KEY isn't set here, so nobody can tell whether its files are up to date")
         _details(one, found, [e for e in open_ if e.request.collection == one.name], waiting)
     new = [c for c, found in rows if found.due and not (found.landed or found.given_up or openly[c.name])]
     if new and (newest := latest_partition(new[0], now)) is not None:

@@ -92,8 +92,7 @@ def build_keen_definitions(
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
     notifications = configured_notifications(notifications)
     if notifications is not None:
-        night: dict[str, Any] = {"cron": nightly_cron, "timezone": nightly_timezone}
-        sensors += notification_sensors(names, collections, keys, **night, running=running)
+        sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running)
     return dg.Definitions(
         assets=collection_assets(
             collections, specs, names, per_run, op_tags, execute, pool=pool, retry_policy=retry_policy, hooks=hooks

@@ -11,7 +11,7 @@ from keen_pipeline.defs.names import Names
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.scope import Scope
-from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings, Variable
+from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings
 from keen_pipeline.wiring import (
     CALL_SECONDS,
     limits_of,
@@ -38,18 +38,12 @@ _FIELDS = {variable.field: variable for variable in VARIABLES}
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a resource as settings, without those that are None. Raises ConfigurationError naming a wrong or an empty one.
+    """Fields of a resource as settings, without those that are None. Raises ConfigurationError naming a wrong one.
 
     Bounds are checked when a dg.EnvVar has become its value, not before.
     """
-    return {name: _parsed(_FIELDS[name], str(value).strip()) for name, value in given.items() if value is not None}
-
-
-def _parsed(variable: Variable, text: str) -> Any:
-    name = f"resource field {variable.field}"
-    if not text:  # as of a variable that is set to nothing
-        raise ConfigurationError(f"{name} is empty: give it a value, or leave it out for {variable.name}")
-    return variable.parse(name, text)
+    values = {name: value for name, value in given.items() if value is not None}
+    return {name: _FIELDS[name].parse(f"resource field {name}", str(value).strip()) for name, value in values.items()}
 
 
 class KeenResource(dg.ConfigurableResource["KeenClient"]):
@@ -72,7 +66,7 @@ class KeenResource(dg.ConfigurableResource["KeenClient"]):
         """The environment with this resource's fields over it. Raises ConfigurationError naming a wrong field or variable."""
         values = checked({name: getattr(self, name) for name in _OWN})
         settings = Settings.from_environment()
-        warn_of_unknown(settings)
+        warn_of_unknown(settings.unknown)
         if settings.base_url is None and ("project_id" in values or "read_key" in values):
             values.setdefault("base_url", KEEN_URL)
         return replace(settings, **values)

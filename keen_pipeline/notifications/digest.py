@@ -100,7 +100,8 @@ def gather(
         if newest is None:
             continue
         if time.monotonic() - begun > GATHERING_SECONDS:
-            missing.append(Group(collection.name, (newest.key,), "not looked at, as the ledger answers too slowly", "status"))
+            why = "not looked at, as the ledger answers too slowly"
+            missing.append(Group(collection.name, (newest.key,), why, "status", ledger.scope.name))
             continue
         states = {state.key: state for state in ledger.partitions(collection.name)}
         due = {p.key: p for p in (*gaps(collection, states, asked_at), *due_partitions(collection, asked_at))}
@@ -108,7 +109,8 @@ def gather(
         history = ledger.landed_entries(collection.name, start=start, end=newest.timeframe.end)
         landed = {e.request.partition_key: e for e in history if e.is_partition}
         lines.append(_line(collection, newest, landed, now))
-        missing += _missing(collection.name, [key for key in due if key not in landed], states, open_)
+        lacks = [key for key in due if key not in landed]
+        missing += by_cause(_missing(collection.name, lacks, states, open_), ledger.scope.name)
     return Digest(night, tuple(lines), tuple(missing))
 
 
@@ -135,7 +137,8 @@ def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], n
 
 def _missing(
     collection: str, keys: Sequence[str], states: Mapping[str, PartitionState], open_: Mapping[tuple[str, str], Waiting | None]
-) -> list[Group]:
+) -> list[tuple[str, str, str, str]]:
+    """Of each partition its collection and key, why it is missing, and the verb of what fixes that."""
     told = []
     for key in keys:
         waiting, state = open_.get((collection, key)), states.get(key)
@@ -147,4 +150,4 @@ def _missing(
             )
         else:
             told.append((collection, key, state.error or f"it is {state.status.value}", "retry"))
-    return by_cause(told)
+    return told

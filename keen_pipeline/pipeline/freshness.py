@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.extraction import Status
 from keen_pipeline.partitions import EVER, Partition, due_partitions, partition_for_key, partitions_between
 from keen_pipeline.pipeline.extractions.submit import gaps
-from keen_pipeline.pipeline.requests import partition_request
+from keen_pipeline.pipeline.requests import lacks_mask_key, partition_request
 from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def todays_landings(
     """By collection and partition key what today's configuration wants of a landed file: its fingerprint.
 
     None for a partition that lies before the start date, or is none. For readers: what another configuration made is not read.
+    Raises ConfigurationError if the key of its hashes isn't known here.
     """
+    if lacks_mask_key(collection, mask_key):
+        raise ConfigurationError(f"{collection.name}: columns are hashed, but their key isn't set here: KEEN_PIPELINE_MASK_KEY")
 
     def wanted(name: str, key: str) -> str | None:
         try:
@@ -93,8 +96,8 @@ def _outdated(
     mask_key: bytes | None,
 ) -> tuple[str, ...]:
     def is_outdated(partition: Partition) -> bool:
-        wanted = partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
-        return states[partition.key].unproven or states[partition.key].landed_fingerprint != wanted
+        state, wanted = states[partition.key], partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
+        return state.unproven or (state.landed_fingerprint != wanted and not lacks_mask_key(collection, mask_key))
 
     return tuple(partition.key for partition in landed if is_outdated(partition))
 

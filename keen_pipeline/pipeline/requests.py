@@ -68,10 +68,15 @@ def ad_hoc_request(
     )
 
 
+def lacks_mask_key(one: Collection | ExtractionRequest, mask_key: bytes | None) -> bool:
+    """Whether a column is to be hashed and there is no key here, so that nobody can tell which key hashed a landed file."""
+    return mask_key is None and MaskMethod.HASH in one.mask.values()
+
+
 def check_mask_key(requests: Sequence[ExtractionRequest], mask_key: bytes | None) -> None:
     """Raises ConfigurationError if a column is to be hashed and there is no key, before anything is journalled."""
-    hashing = sorted({r.collection for r in requests if MaskMethod.HASH in r.mask.values()})
-    if hashing and mask_key is None:
+    hashing = sorted({r.collection for r in requests if lacks_mask_key(r, mask_key)})
+    if hashing:
         raise ConfigurationError(
             f"{', '.join(hashing)}: a column is to be hashed, but there is no key for it: set KEEN_PIPELINE_MASK_KEY to a secret "
             "of your own; nothing was asked for"

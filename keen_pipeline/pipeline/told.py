@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keen_pipeline.lifecycle import Entry
+from keen_pipeline.scope import DEFAULT_NAME
 
 # Partitions that a line names one by one, and lines of one text; the others are counted. Metadata and --json have all.
 MOST_NAMED = 5
@@ -24,12 +25,16 @@ FIRST_LINE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Group:
-    """Partitions of one collection with one reason, in order. `verb`: of the command that fixes it, empty if none is known."""
+    """Partitions of one collection with one reason, in order. `verb`: of the command that fixes it, empty if none is known.
+
+    `name`: of the definitions that the command is for, unless the shell that shows it is set up for them.
+    """
 
     collection: str
     keys: tuple[str, ...]
     reason: str
     verb: str
+    name: str = DEFAULT_NAME
 
     @property
     def is_open(self) -> bool:
@@ -39,17 +44,23 @@ class Group:
     @property
     def command(self) -> str:
         """What fixes it, for a shell; empty if nothing is known to."""
-        name = shlex.quote(self.collection)
-        if self.verb and is_unknown_collection(self.reason):  # to ask again would be refused again
-            return _UNKNOWN_COLLECTION
-        if self.verb == "backfill":
-            return backfill_command(self.collection, self.keys)
+        if not self.verb:
+            return ""
         rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
-        return f"keen-pipeline {self.verb} {name}{rest}" if self.verb else ""
+        command = f"keen-pipeline {self.verb} {shlex.quote(self.collection)}{rest}"
+        if self.verb == "backfill":
+            command = backfill_command(self.collection, self.keys)
+        if is_unknown_collection(self.reason):  # to ask again would be refused again
+            command = _UNKNOWN_COLLECTION
+        return _of(self.name, command)
 
     def __str__(self) -> str:
         told = f"{self.collection} {few(self.keys)}: {shortened(self.reason)}"
         return f"{told}\n  {self.command}" if self.command else told
+
+
+def _of(name: str, command: str) -> str:
+    return command if name == DEFAULT_NAME else f"KEEN_PIPELINE_NAME={name} {command}"
 
 
 def backfill_command(collection: str, keys: Sequence[str]) -> str:
@@ -57,20 +68,21 @@ def backfill_command(collection: str, keys: Sequence[str]) -> str:
     return f"keen-pipeline backfill {shlex.quote(collection)} --from {keys[0]} --to {keys[-1]}"
 
 
-def by_cause(told: Iterable[tuple[str, str, str, str]]) -> list[Group]:
-    """Of (collection, partition key, reason, verb): what is equal once, with all its partitions."""
+def by_cause(told: Iterable[tuple[str, str, str, str]], name: str = DEFAULT_NAME) -> list[Group]:
+    """Of (collection, partition key, reason, verb): what is equal once, with all its partitions. `name`: see `Group`."""
     groups: dict[tuple[str, str, str], dict[str, str]] = {}
     for collection, key, reason, verb in told:
         groups.setdefault((collection, verb, cause(reason, collection, key)), {})[key] = reason
-    return [
-        Group(collection, tuple(sorted(members)), _without_partition(next(iter(members.values())), collection, len(members)), verb)
-        for (collection, verb, _), members in groups.items()
-    ]
+    found = []
+    for (collection, verb, _), members in groups.items():
+        reason = _without_partition(next(iter(members.values())), collection, len(members))
+        found.append(Group(collection, tuple(sorted(members)), reason, verb, name))
+    return found
 
 
-def grouped(failed: Iterable[tuple[Entry, str]]) -> list[str]:
-    """For each collection and reason one line with its partitions, and below it what fixes it."""
-    groups = by_cause((e.request.collection, e.request.partition_key, reason, _verb(e)) for e, reason in failed)
+def grouped(failed: Iterable[tuple[Entry, str]], name: str = DEFAULT_NAME) -> list[str]:
+    """For each collection and reason one line with its partitions, and below it what fixes it. `name`: see `Group`."""
+    groups = by_cause(((e.request.collection, e.request.partition_key, reason, _verb(e)) for e, reason in failed), name)
     lines = [str(group) for group in groups[:MOST_LINES]]
     if len(groups) > MOST_LINES:
         lines.append(f"and {len(groups) - MOST_LINES} other reasons; `keen-pipeline status` has all")
@@ -121,17 +133,19 @@ def shortened(text: str, most: int = _MOST_CHARACTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def summary(well: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[tuple[str, str]] = ()) -> str:
+def summary(
+    well: int, failed: Sequence[tuple[Entry, str]], problems: Sequence[tuple[str, str]] = (), name: str = DEFAULT_NAME
+) -> str:
     """The end of a run or a command in which something failed: how much on the first line, then why.
 
-    `well`: partitions that didn't fail. `problems`: collections with which nothing went on, and why.
+    `well`: partitions that didn't fail. `problems`: collections with which nothing went on, and why. `name`: see `Group`.
     """
     first = [f"{len(failed)} of {well + len(failed)} partitions failed"] if failed else []
     first += [f"{len(problems)} collection{'s'[: len(problems) > 1]} stopped"] if problems else []
-    return "\n".join([", ".join(first), *grouped(failed), *_stopped(problems)])
+    return "\n".join([", ".join(first), *grouped(failed, name), *_stopped(problems, name)])
 
 
-def _stopped(problems: Sequence[tuple[str, str]]) -> list[str]:
+def _stopped(problems: Sequence[tuple[str, str]], name: str) -> list[str]:
     """For each reason one line with its collections, then the command that says whether it is fixed."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for collection, reason in problems:
@@ -143,7 +157,7 @@ def _stopped(problems: Sequence[tuple[str, str]]) -> list[str]:
         told = told.replace(f" of {first}", "") if len(members) > 1 else told
         lines.append(f"{few([collection for collection, _ in members], ', ')}: {shortened(told)}")
     mend = _UNKNOWN_COLLECTION if any(is_unknown_collection(reason) for _, reason in problems) else "keen-pipeline doctor"
-    return [*lines, f"  {mend}"] if lines else []
+    return [*lines, f"  {_of(name, mend)}"] if lines else []
 
 
 def in_lines(text: str) -> list[str]:

@@ -93,6 +93,7 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
         ("collections: [{name: a, timezone: localtime}]", "unknown timezone 'localtime'"),
         ("collections: [{name: a, timezone: right/UTC}]", "unknown timezone 'right/UTC'"),
         ("collections: [{name: a, owners: [nobody]}]", "owners: 'nobody' is neither an address nor 'team:' and a name"),
+        ("collections: [{name: a, owners: [me@x.technology]}]", "owners: 'me@x.technology' is neither an address"),  # by Dagster
         ("collections: [{name: a, tags: {a b: c}}]", "tags: 'a b': 'c' isn't a tag that Dagster takes"),
         ("collections: [{name: a, tags: {a: b c}}]", "tags: 'a': 'b c' isn't a tag that Dagster takes"),
         (f"collections: [{{name: a, email: {'x' * 65}@example.com}}]", "email must be one address"),

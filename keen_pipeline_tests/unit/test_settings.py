@@ -75,6 +75,9 @@ def test_lists() -> None:
         ("KEEN_PIPELINE_NAME", "my pipeline"),
         ("KEEN_PIPELINE_NAME", "1st"),
         ("KEEN_PIPELINE_NAME", "keen_"),
+        ("KEEN_PIPELINE_LEDGER_URL", "sqlite://"),  # lost with each process
+        ("KEEN_PIPELINE_LEDGER_URL", "sqlite:///:memory:"),
+        ("KEEN_PIPELINE_LEDGER_URL", "sqlite+pysqlite:///?timeout=5"),
         ("KEEN_PIPELINE_DIGEST_AT", "25:99"),
         ("KEEN_PIPELINE_DIGEST_AT", "6:00"),
         ("KEEN_PIPELINE_DIGEST_AT", "24:00"),

@@ -24,7 +24,7 @@ from keen_pipeline.ports import SystemClock
 from keen_pipeline.service import embedded
 from keen_pipeline.service.endpoint import locked
 from keen_pipeline.settings import Settings
-from keen_pipeline.wiring import open_client, open_ledger, scope_of
+from keen_pipeline.wiring import check_named, open_client, open_ledger, scope_of
 
 _LOCK = Path("data/dev.lock")
 _LEVELS = ("critical", "error", "warning", "info", "debug")
@@ -44,7 +44,9 @@ def command(port: int, log_level: str) -> None:
     Example: keen-pipeline dev --port 3000
     """
     settings = Settings.from_environment()
-    configured_collections(settings)  # a wrong file is told here, not in the UI
+    configured_collections(settings)  # a wrong file is told here, not in the UI, and so is a missing one
+    if _shows_ours():
+        check_named(settings)
     url = f"http://127.0.0.1:{port}"
     with _only_one(url), ExitStack() as stack:
         _refuse_used_port(port)
@@ -161,7 +163,7 @@ def _welcome(settings: Settings, url: str, env: Mapping[str, str]) -> None:
 
 
 def _shows_ours() -> bool:
-    """Whether the code location of the sample is among those that are shown."""
+    """Whether our own code location is among those that are shown."""
     workspace = Path("workspace.yaml")
     return not workspace.exists() or "keen_pipeline.definitions" in workspace.read_text(encoding="utf-8")
 

@@ -181,9 +181,12 @@ def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> d
     )
 
 
-def given_up(targets: Targets, entry: Entry) -> dg.AssetCheckEvaluation:
-    """The failed check `complete` of a partition that no attempt is left for, with the reason and what fixes it."""
-    (group,) = by_cause([(entry.request.collection, entry.request.partition_key, entry.reason, "retry")])
+def given_up(targets: Targets, entry: Entry, name: str) -> dg.AssetCheckEvaluation:
+    """The failed check `complete` of a partition that no attempt is left for, with the reason and what fixes it.
+
+    `name`: of its definitions.
+    """
+    (group,) = by_cause([(entry.request.collection, entry.request.partition_key, entry.reason, "retry")], name)
     said = f"{group.reason}\n\nOnce the cause is gone, materialize it again. On the command line:\n\n    {group.command}"
     return _evaluation(targets, COMPLETE, entry, CountPolicy.FAIL, False, said, attempts=str(entry.attempt))
 

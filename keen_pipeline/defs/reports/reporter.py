@@ -59,7 +59,7 @@ class Reporter:
         """The failed check `complete`, and an observation, which is among the events that the partition's page leads to."""
         self.fail(entry, entry.reason)
         if entry.is_partition:
-            failed = given_up(self.targets, entry)
+            failed = given_up(self.targets, entry, self._pipeline.scope.name)
             yield dg.AssetObservation(failed.asset_key, partition=failed.partition, description=failed.description)
             yield failed
         self._pipeline.ledger.reported([entry.entry_id])
@@ -105,7 +105,7 @@ class Reporter:
         landed = len(self._landed)
         if self.failed or self.problems:
             raise dg.Failure(
-                description=summary(landed if well is None else well, self.failed, self.problems),
+                description=summary(landed if well is None else well, self.failed, self.problems, self._pipeline.scope.name),
                 metadata={"landed": landed, "failed": len(self.failed)},
                 allow_retries=False,
             )

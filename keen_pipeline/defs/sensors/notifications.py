@@ -92,9 +92,9 @@ def notification_sensors(
     names: Names,
     collections: Sequence[Collection],
     keys: Keys,
-    *,
     timezone: str | None,
     cron: str | None = None,
+    *,
     running: bool = False,
     clock: Clock | None = None,
 ) -> list[dg.SensorDefinition]:

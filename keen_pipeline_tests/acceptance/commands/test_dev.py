@@ -52,6 +52,14 @@ def test_the_first_night_is_that_of_a_shown_code_location(tmp_path: Path, monkey
     assert not dev._shows_ours()
 
 
+def test_a_project_without_collections_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    shell = Shell(tmp_path, {"KEEN_PROJECT_ID": "p1", "KEEN_READ_KEY": "k1"})
+    done = shell.run("dev", "--port", str(free_port()))
+    said = "keen-pipeline: https://api.keen.io is configured but KEEN_PIPELINE_COLLECTIONS is not: write the file with"
+    assert (done.returncode, done.stderr.startswith(said)) == (1, True), done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def begun(folder: Path) -> tuple[Shell, Path, str, subprocess.Popen[bytes]]:
     """`dev` over a workspace without code, whose UI comes up soonest: its shell, log, port and process."""
     (folder / "workspace.yaml").write_text("load_from: []\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -25,7 +26,9 @@ from keen_pipeline.defs.reports.checks import Targets
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
-from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.notifications import digest
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place, night
 from keen_pipeline_tests.defs.nights.test_nightly import LAND, SUBMIT, land_all, nightly_config, tick_until_runs
 
 BAD = "2026-01-02"
@@ -56,6 +59,18 @@ def assert_given_up(place: Place, key: Sequence[str] = ("keen", "purchases")) ->
     entries = [record.event_log_entry.dagster_event for record in told]
     events = [entry.asset_observation_data.asset_observation for entry in entries if entry is not None]
     assert [(event.partition, event.description) for event in events] == [(BAD, said)]
+
+
+def test_the_command_that_fixes_it_speaks_of_the_definitions_that_it_failed_in(make_place: MakePlace) -> None:
+    place = make_place(options=FAILING, name="shop")
+    run = place.backfill(["shop/purchases"], DAYS[0], DAYS[1])
+    mend = f"    KEEN_PIPELINE_NAME=shop keen-pipeline retry purchases {BAD}"
+    assert place.failure(run).splitlines()[-1] == mend[2:]
+    [(_, said)] = complete_of(place, BAD, ("shop", "purchases"))
+    assert said.splitlines()[-1] == mend
+    ledger = SqlLedger(place.ledger.engine, replace(place.ledger.scope, name="shop"))
+    missing = digest.gather(ledger, [Collection("purchases", DAYS[0], lookback_days=4)], "2026-01-05", night()).missing
+    assert mend.strip() in [group.command for group in missing]
 
 
 def test_a_run_of_the_asset_tells_what_it_gave_up(make_place: MakePlace) -> None:

@@ -14,8 +14,10 @@ from keen_pipeline import Collection
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import Encoding
 from keen_pipeline.defs.reports.metadata import materialization
+from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.pipeline.freshness import coverage, freshness, todays_landings
 from keen_pipeline.testing import KeenLanding
-from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
+from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place, night
 
 KEY = "the tests' key, long enough"
 MASK = {"body:email": "hash", "body:text": "drop", "body:user:id": "mask", "body:phone": "drop"}
@@ -120,6 +122,20 @@ def test_a_hash_without_a_key_is_refused_before_anything_is_asked(make_place: Ma
     [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
     assert "KEEN_PIPELINE_MASK_KEY" in str(event.step_failure_data.error)
     assert place.counts() == {}
+
+
+def test_where_the_key_of_hashes_is_not_known_no_file_is_called_outdated(
+    keen_landing: KeenLanding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = Collection("purchases", DAYS[0], mask={"email": "hash"}, fresh_within_hours=6)  # type: ignore[dict-item]
+    monkeypatch.setenv("KEEN_PIPELINE_MASK_KEY", KEY)
+    keen_landing.land(hashed, {DAYS[0]: [{"email": "a@example.com"}]})
+    ledger, now = keen_landing.ledger, night().replace(day=2, hour=12)
+    for key, outdated in ((KEY.encode(), ()), (None, ()), (b"another key, long enough", (DAYS[0],))):
+        assert coverage(ledger, hashed, now, mask_key=key).outdated == outdated
+        assert freshness(ledger, hashed, now, mask_key=key).outdated == outdated
+    with pytest.raises(ConfigurationError, match="their key isn't set here: KEEN_PIPELINE_MASK_KEY"):
+        todays_landings(ledger, hashed)
 
 
 def test_another_mask_is_another_data_version(keen_landing: KeenLanding) -> None:

@@ -43,6 +43,15 @@ def test_the_environment_may_stand_for_every_field(monkeypatch: pytest.MonkeyPat
     assert {name: getattr(settings, name) for name in given} == {**WORDS, **NUMBERS, **seconds}
 
 
+def test_a_misspelt_variable_is_warned_of_once_by_each_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_DESTINATOIN", "./elsewhere")
+    for _ in range(3):
+        settings_of(KeenResource())
+    assert [one.getMessage().split(" isn't")[0] for one in caplog.records] == ["KEEN_PIPELINE_DESTINATOIN"]
+
+
 def test_numbers_may_be_given_as_numbers() -> None:
     settings = settings_of(KeenResource(poll_seconds=0.25, retry_seconds=0, lease_seconds=90))
     assert (settings.poll_seconds, settings.retry_seconds, settings.lease_seconds) == (0.25, 0.0, 90.0)
@@ -76,7 +85,7 @@ def test_the_line_end_of_a_variable_makes_no_other_ledger(tmp_path: Path, monkey
         ("lease_seconds", 1.0, "between 2 and 86400"),
         ("api_version", "4.0", "one of 2.0, 3.0"),
         ("base_url", "api.keen.io", "starts with http"),
-        ("project_id", " ", "is empty: give it a value, or leave it out for KEEN_PROJECT_ID"),
+        ("project_id", " ", "is empty or holds characters"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_field(field: str, value: object, said: str) -> None:

@@ -218,8 +218,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/resources.py",
-        'name = f"resource field {variable.field}"',
-        'name = "a field"',
+        '_FIELDS[name].parse(f"resource field {name}", str(value).strip())',
+        '_FIELDS[name].parse("a field", str(value).strip())',
         f"{_RESOURCES}::test_a_wrong_value_is_told_with_its_field",
     ),
     (
