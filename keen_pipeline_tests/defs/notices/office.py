@@ -2,8 +2,6 @@
 
 import json
 import re
-import socket
-import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import dagster as dg
-from aiosmtpd.controller import Controller
 
 from keen_pipeline import Collection
 from keen_pipeline.defs.names import Names
@@ -23,8 +20,6 @@ from keen_pipeline.defs.sensors.notifications import KeenNotifications, notifica
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.testing import FakeClock
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
-from keen_pipeline_tests.servers.ports import free_port
-from keen_pipeline_tests.servers.tls import server_context
 from keen_pipeline_tests.service.extractions.test_mail import Mailbox
 
 COLLECTIONS = [Collection("purchases", DAYS[0], lookback_days=3), Collection("logins", DAYS[0], lookback_days=3)]
@@ -99,19 +94,6 @@ class Office:
 def without_scope(said: str) -> str:
     """Without what tells the pipelines of one ledger apart."""
     return re.sub("keen/[0-9a-f]{8}/", "keen/", said)
-
-
-class Smtps(Controller):
-    """A mail server that speaks TLS from the first byte, on a free port."""
-
-    def __init__(self, box: Mailbox) -> None:
-        super().__init__(box, hostname="127.0.0.1", port=free_port(), ssl_context=server_context())
-
-    def _trigger_server(self) -> None:
-        """Its own first client would speak with the server's context, which Python refuses."""
-        plain = socket.create_connection((self.hostname, self.port))
-        with plain, ssl.create_default_context().wrap_socket(plain, server_hostname=self.hostname) as client:
-            client.recv(1)
 
 
 def mail_of(box: Mailbox) -> EmailMessage:

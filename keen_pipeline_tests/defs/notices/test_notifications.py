@@ -13,14 +13,11 @@ from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.mail import check_login
 from keen_pipeline.notifications import digest, outbox
-from keen_pipeline.notifications.send import MAIL, SLACK, Channels, Message
-from keen_pipeline.settings import SmtpSettings
+from keen_pipeline.notifications.send import SLACK, Channels, Message
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
-from keen_pipeline_tests.defs.notices.office import COLLECTIONS, MORNING, Office, Smtps, landed, mail_of, part, webhook
-from keen_pipeline_tests.servers.tls import trust
+from keen_pipeline_tests.defs.notices.office import COLLECTIONS, MORNING, Office, landed, mail_of, part, webhook
 from keen_pipeline_tests.service.extractions.test_mail import Mailbox, mail_server
 
 
@@ -106,20 +103,6 @@ def test_an_attachment_is_named_by_its_partition_in_every_layout(tmp_path: Path)
         gathered = digest.gather(place.ledger, [collection], "2026-01-05", MORNING.replace(hour=5))
         named += [attached.name for attached in outbox.attach(place.destination, gathered, 10_000)]
     assert named == ["Sign_Ups-2026-01-04.csv.gz", "hours-2026-01-05-0400.csv"]
-
-
-def test_on_its_port_tls_begins_with_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trust(tmp_path, monkeypatch)
-    server = Smtps(box := Mailbox())
-    server.start()
-    try:
-        monkeypatch.setattr("keen_pipeline.mail.TLS_PORT", server.port)
-        smtp = SmtpSettings("127.0.0.1", server.port, starttls=True)  # which would be TLS within TLS
-        assert Channels(("data@example.com",), smtp).send(MAIL, Message("n", "Told", "text", "<p>html</p>", [])) == ""
-        check_login(SmtpSettings("127.0.0.1", server.port, user="reports", password="s3cret-word"))  # not in clear
-    finally:
-        server.stop()
-    assert mail_of(box)["Subject"] == "Told"
 
 
 def test_files_beyond_the_limit_are_named_and_not_attached(make_place: MakePlace, mail_port: int) -> None:
