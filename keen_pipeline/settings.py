@@ -93,7 +93,7 @@ class Settings:
     digest_attachment_bytes: int = 2_000_000
     slack_webhook: str | None = field(default=None, repr=False)
     ui_url: str | None = None
-    smtp: SmtpSettings | None = None
+    smtp_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     service_data: Path = Path("./data/keen")
     service_catalogue_url: str | None = field(default=None, repr=False)
     service_storage: str | None = None
@@ -112,7 +112,13 @@ class Settings:
         account = ("project_id", "read_key", "write_key", "master_key")
         if "base_url" not in values and any(name in values for name in account):
             values["base_url"] = KEEN_URL
-        return cls(**values, smtp=_smtp(env), unknown=unknown_variables(env))
+        smtp = {name: text for name, text in env.items() if name.startswith("SMTP_")}
+        return cls(**values, smtp_variables=smtp, unknown=unknown_variables(env))
+
+    @property
+    def smtp(self) -> SmtpSettings | None:
+        """The mail server, None if none is named. Raises ConfigurationError: others may have such variables of their own."""
+        return _smtp(self.smtp_variables)
 
     @property
     def is_embedded(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from keen_pipeline.cli.common import (
     show,
     shown,
 )
-from keen_pipeline.collection import check_collection_name
+from keen_pipeline.collection import MaskMethod, check_collection_name, masked_by
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError, NotFoundError
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
@@ -80,8 +80,7 @@ def command(
     settings, now = Settings.from_environment(), SystemClock().now()
     end, folder = _end_and_destination(to, start)
     window = parse_timeframe(timeframe, start, end, now) or Timeframe(parse_instant(_BEGINNING), now)
-    # What is masked in the collection's own files is masked in a person's too.
-    mask = next((c.mask for c in configured_collections(settings) if c.name == collection), {})
+    mask = _mask_of(settings, collection)
     conditions = [parse_filter(f) for f in filters]
     with as_usage():
         request = ad_hoc_request(
@@ -137,6 +136,8 @@ def list_values(
     settings = Settings.from_environment()
     with as_usage():
         check_collection_name(collection)
+    if masked_by(_mask_of(settings, collection), property_name):
+        raise InvalidInputError(f"{collection}: {property_name} is masked, so its values can't be listed")
     window = parse_timeframe(timeframe, start, end, SystemClock().now())
     conditions = [parse_filter(f) for f in filters]
     with service_for_command(settings):
@@ -153,6 +154,11 @@ def list_values(
         console.print(f"no event of {collection} that was asked for has {property_name}")
     for value in values:
         click.echo(shown(value) if isinstance(value, str) else json_text(value))
+
+
+def _mask_of(settings: Settings, collection: str) -> Mapping[str, MaskMethod]:
+    """What is masked in the collection's own files is masked for a person too."""
+    return next((c.mask for c in configured_collections(settings) if c.name == collection), {})
 
 
 def ordered(values: Sequence[object]) -> list[object]:

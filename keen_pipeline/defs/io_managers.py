@@ -9,7 +9,7 @@ from pydantic import Field
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, open_scope
 from keen_pipeline.defs.translator import COLLECTION_METADATA, collection_of, plain
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.pipeline.freshness import todays_landings
 from keen_pipeline.readers import LandedReader, Missing
@@ -66,6 +66,8 @@ class KeenIOManager(dg.ConfigurableIOManager):
         keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
         if UNIQUE_METADATA in upstream:
             return self._lists(context, collection, str(plain(upstream[UNIQUE_METADATA])), keys or [LATEST])
+        if not context.has_asset_partitions:  # all of them, or none, would be a guess
+            raise InvalidInputError(f"{collection}: say which partition is to be loaded (partition_key)", field="partition")
         asked = context.definition_metadata or {}
         options = {name: plain(asked[name]) for name in ("columns", "types", "missing") if name in asked}
         # Of an asset that is not known here, as in another code location, every landing is good.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry, Limits
-from keen_pipeline.partitions import Partition, due_partitions, latest_partition, partitions_between
+from keen_pipeline.partitions import Partition, due_partitions, partitions_between
 from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all
 from keen_pipeline.pipeline.extractions.submit import gaps
 from keen_pipeline.pipeline.files.history import history_span, usual_events
@@ -86,7 +86,7 @@ def gather(
 ) -> Digest:
     """The digest as of `now`. Collections without a partition yet are left out; no other one is begun after GATHERING_SECONDS.
 
-    `asked`: when a collection was asked for last; what ended later is not missing yet.
+    `asked`: when a collection was asked for last; what ended later, and nobody has asked for, is not missing yet.
     """
     begun = time.monotonic()
     lines: list[Line] = []
@@ -95,16 +95,17 @@ def gather(
     waiting = explain_all(ledger, entries, limits or Limits())
     open_ = {entry.request.place: waiting.get(entry.entry_id) for entry in entries}
     for collection in collections:
-        asked_at = asked(collection, now)
-        newest = latest_partition(collection, asked_at)
-        if newest is None:
-            continue
-        if time.monotonic() - begun > GATHERING_SECONDS:
+        ended, asked_at = due_partitions(collection, now), asked(collection, now)
+        if ended and time.monotonic() - begun > GATHERING_SECONDS:
             why = "not looked at, as the ledger answers too slowly"
-            missing.append(Group(collection.name, (newest.key,), why, "status", ledger.scope.name))
+            missing.append(Group(collection.name, (ended[-1].key,), why, "status", ledger.scope.name))
             continue
         states = {state.key: state for state in ledger.partitions(collection.name)}
-        due = {p.key: p for p in (*gaps(collection, states, asked_at), *due_partitions(collection, asked_at))}
+        known = (p for p in ended if p.key in states)
+        due = {p.key: p for p in (*gaps(collection, states, asked_at), *due_partitions(collection, asked_at), *known)}
+        if not due:
+            continue
+        newest = max(due.values(), key=lambda p: p.timeframe.end)
         start = min([newest.timeframe.start - history_span(collection), *(p.timeframe.start for p in due.values())])
         history = ledger.landed_entries(collection.name, start=start, end=newest.timeframe.end)
         landed = {e.request.partition_key: e for e in history if e.is_partition}

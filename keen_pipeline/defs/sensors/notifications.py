@@ -76,14 +76,14 @@ class KeenNotifications(dg.ConfigurableResource[Settings]):
 def channels_of(settings: Settings) -> Channels:
     """What is configured."""
     webhook = SecretUrl(settings.slack_webhook) if settings.slack_webhook else None
-    return Channels(settings.digest_to, settings.smtp, webhook)
+    return Channels(settings.digest_to, settings.smtp if settings.digest_to else None, webhook)
 
 
 def configured_notifications(given: KeenNotifications | None) -> KeenNotifications | None:
     """`given`, else the environment's, None if that names neither an address nor a webhook. Mail without a server is warned of."""
     settings = Settings.from_environment()
     found = given or (KeenNotifications() if settings.digest_to or settings.slack_webhook else None)
-    if found is not None and settings.smtp is None and (settings.digest_to if found.mail_to is None else found.mail_to):
+    if found is not None and (settings.digest_to if found.mail_to is None else found.mail_to) and settings.smtp is None:
         _log.warning("notifications are to go out by mail, and there is no mail server: set SMTP_HOST, or no mail is sent")
     return found
 

@@ -29,5 +29,8 @@ def test_an_ad_hoc_extraction_is_masked_as_the_collection_is(tmp_path: Path) -> 
     assert set(row) == {"header:timestamp", "body:email", "body:note"}
     assert row["body:note"] == "***"
     assert len(row["body:email"]) == 32
+    listed = keyed.run("list", "signups", "email")
+    said = "keen-pipeline: signups: email is masked, so its values can't be listed\n"
+    assert (listed.returncode, listed.stdout, listed.stderr) == (1, "", said)
     assert shell.await_nothing_left() == []
     assert keyed.await_nothing_left() == []

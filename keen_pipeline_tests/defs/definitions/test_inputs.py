@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from keen_pipeline import KeenIOManager, KeenReader
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline import Collection, KeenIOManager, KeenReader, KeenTranslator, KeenTranslatorData
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
@@ -106,6 +106,15 @@ def test_missing_partition_is_an_error_that_names_it(place: Place) -> None:
     [event] = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
     assert "purchases: 2 of 3 partitions are not landed" in str(event.step_failure_data.error)
     assert "2026-01-05, 2026-01-06" in str(event.step_failure_data.error)
+
+
+def test_who_loads_an_asset_without_naming_a_partition_is_told_so(keen_landing: KeenLanding) -> None:
+    keen_landing.land("purchases", {DAYS[0]: [{"amount": 1}]})
+    spec = KeenTranslator().get_asset_spec(KeenTranslatorData(Collection("purchases", DAYS[0])))
+    defs = dg.Definitions(assets=[spec], resources=keen_landing.resources)
+    assert len(defs.load_asset_value(spec.key, partition_key=DAYS[0], python_type=pd.DataFrame)) == 1
+    with pytest.raises(InvalidInputError, match="purchases: say which partition is to be loaded"):
+        defs.load_asset_value(spec.key, python_type=pd.DataFrame)  # it had been an empty frame
 
 
 def test_a_reader_may_say_for_all_inputs_what_is_missing(keen_landing: KeenLanding) -> None:

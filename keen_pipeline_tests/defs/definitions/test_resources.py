@@ -7,7 +7,15 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from keen_pipeline import CsvDestination, ExtractionLedger, KeenResource, TableDatabase
+from keen_pipeline import (
+    Collection,
+    CsvDestination,
+    ExtractionLedger,
+    KeenResource,
+    TableDatabase,
+    build_keen_definitions,
+)
+from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.scope import Scope
 from keen_pipeline.settings import KEEN_URL, Settings, SftpSecrets
@@ -50,6 +58,16 @@ def test_a_misspelt_variable_is_warned_of_once_by_each_process(
     for _ in range(3):
         settings_of(KeenResource())
     assert [one.getMessage().split(" isn't")[0] for one in caplog.records] == ["KEEN_PIPELINE_DESTINATOIN"]
+
+
+def test_words_of_others_about_mail_keep_nothing_from_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMTP_HOST", "mail.example")
+    monkeypatch.setenv("SMTP_PORT", "smtps")
+    monkeypatch.setenv("KEEN_PIPELINE_SLACK_WEBHOOK", "https://hooks.slack.example/s3cret")
+    build_keen_definitions([Collection("purchases")])
+    assert channels_of(Settings.from_environment()).names == {"slack"}
+    with pytest.raises(ConfigurationError, match=r"^SMTP_PORT must be a whole number"):
+        build_keen_definitions([Collection("purchases")], notifications=KeenNotifications(mail_to=["me@example.com"]))
 
 
 def test_numbers_may_be_given_as_numbers() -> None:

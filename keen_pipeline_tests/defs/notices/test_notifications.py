@@ -81,13 +81,15 @@ def test_what_no_schedule_has_asked_for_yet_is_not_missing_in_the_digest(make_pl
         Collection("noon", DAYS[0], cron="0 12 * * *", lookback_days=1),
         Collection("east", DAYS[0], timezone="America/New_York", cron="@daily", lookback_days=1),  # at five by this clock
         Collection("york", DAYS[0], timezone="America/New_York", lookback_days=1),  # at six, a minute ago
+        Collection("purchases", DAYS[0], cron="0 12 * * *", lookback_days=1),  # asked for by a person
     ]
     place = make_place(collections=others)
+    assert place.backfill(["keen/purchases"], DAYS[3], DAYS[3]).success
     with mail_server(mail_port, "s3cret-word") as box:
         Office(place, KeenNotifications(mail_to=["data@example.com"]), collections=others).tick()
         lines = part(mail_of(box), "plain").splitlines()
     newest = [line.split("  ")[0] for line in lines if line and line[0].islower()]
-    assert newest == ["east 2026-01-04", "hours 2026-01-05-04:00", "noon 2026-01-03", "york 2026-01-03"]
+    assert newest == ["east 2026-01-04", "hours 2026-01-05-04:00", "noon 2026-01-03", "york 2026-01-03", "purchases 2026-01-04"]
     assert "  keen-pipeline backfill noon --from 2026-01-03 --to 2026-01-03" in lines
     assert "  keen-pipeline backfill hours --from 2026-01-04-05:00 --to 2026-01-05-04:00" in lines
 
