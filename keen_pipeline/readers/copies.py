@@ -25,6 +25,8 @@ from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.types import pyarrow
 
 COPIES_AT_ONCE = 8
+MOST_CHARACTERS = 200
+"""Of Arrow's words, of which some show a whole record."""
 # Arrow decompresses what it knows by a file's suffix, and reads everything else as it is.
 _ARROWS_SUFFIX = {Encoding.CSV_ZST: "csv.zstd"}
 _COPY_BYTES = 1024 * 1024
@@ -113,7 +115,7 @@ def readable(file: LandedFile) -> Iterator[None]:
         except (pyarrow().ArrowInvalid, OSError) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # of the copy
                 raise
-            raise ConfigurationError(f"{_name(file)} can't be read: {error}") from None
+            raise ConfigurationError(f"{_name(file)} can't be read: {str(error)[:MOST_CHARACTERS]}") from None
 
 
 def _check_length(file: LandedFile, length: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, overload
@@ -58,7 +58,7 @@ class LandedReader:
         self, collection: str, partition_keys: Sequence[str], *, missing: Missing | str = Missing.ERROR
     ) -> dict[str, LandedFile]:
         """The landed files by partition, in the order of `partition_keys`. Raises as `uris` does."""
-        return self._chosen(collection, partition_keys, missing, self._landed(collection))
+        return self._chosen(collection, _keys(collection, partition_keys), missing, self._landed(collection))
 
     @overload
     def load(
@@ -105,7 +105,7 @@ class LandedReader:
         what concerns cells when they are computed, except that columns of numbers are looked at here, and those that Parquet files
         have in another type than text or the one that is wanted.
         """
-        keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys)
+        keys = _keys(collection, partition_keys)
         landed = self._landed(collection)
         files = self._chosen(collection, keys, missing, landed)
         if kind in (None, Any):
@@ -180,6 +180,17 @@ def _words(collection: str, columns: Sequence[str] | None, asked: Mapping[str, s
                 field=field,
             )
     return {name: asked.get(name) or known[name] for name in names}
+
+
+def _keys(collection: str, asked: str | Sequence[str]) -> list[str]:
+    """Raises InvalidInputError for what isn't text, such as a date."""
+    keys = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, Iterable) else [asked]
+    for key in keys:
+        if not isinstance(key, str):
+            raise InvalidInputError(
+                f"{collection}: partition_keys: must be text such as '2026-01-01', not {key!r}", field="partition_keys"
+            )
+    return keys
 
 
 def _unmet(asked: Mapping[str, str], known: Collection[str], wanted: Collection[str] = ()) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 from keen_pipeline.collection import Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
-from keen_pipeline.readers.copies import LocalCopies, readable
+from keen_pipeline.readers.copies import MOST_CHARACTERS, LocalCopies, readable
 from keen_pipeline.readers.files import LandedFile
 from keen_pipeline.readers.numbers import NotANumberError, Numbers, numbers_of
 from keen_pipeline.readers.types import KEENS_NUMBER, arrow_type, pyarrow
@@ -64,7 +65,7 @@ class Scan:
             try:
                 return array if array.type == kind else converted(array, kind)
             except pyarrow().ArrowInvalid as error:
-                raise misfit(file, name, self.words[name], str(error).splitlines()[0]) from None
+                raise misfit(file, name, self.words[name], _row(error)) from None
 
         return self._copies.converted(number, self.schema, one)
 
@@ -117,7 +118,7 @@ class Scan:
                     reason = _misfit(alone, name)
                     if reason is not None:
                         return misfit(file, name, word, reason)
-        return ConfigurationError(f"landed files can't be read: {error}")
+        return ConfigurationError(f"landed files can't be read: {str(error)[:MOST_CHARACTERS]}")
 
 
 class Part:
@@ -197,9 +198,15 @@ def misfit(file: LandedFile, name: str, word: str, reason: str) -> Configuration
     """A cell that its column's type can't hold."""
     word = "num" if word == KEENS_NUMBER else word
     return ConfigurationError(
-        f"{file.request}: a cell of {name} is not of the column's type {word} ({reason}); "
+        f"{file.request}: a cell of {name} is not of the column's type {word}{f' ({reason})' if reason else ''}; "
         f"read it as it stands: types={{{name!r}: {'bytes' if word == 'string' else 'string'!r}}}"
     )
+
+
+def _row(error: Exception) -> str:
+    """Where it was, if Arrow says so; the rest of its words would show an event."""
+    found = re.search(r"Row #\d+", str(error))
+    return found[0].lower() if found else ""
 
 
 def _must_be_converted(path: str, schema: Any) -> bool:
@@ -229,7 +236,7 @@ def _misfit(dataset: Any, column: str) -> str | None:
         for _ in dataset.scanner(columns=[column]).to_batches():
             pass
     except pyarrow().ArrowInvalid as error:
-        return str(error).splitlines()[0]
+        return _row(error)
     return None
 
 

@@ -250,6 +250,9 @@ NOT_CSV: dict[str, tuple[bytes, str]] = {
     "blanks, then a page": (b" " * 2000 + b"<p>the page", "text/csv"),
     "words after a colon": (b"Error: timeout\nRetry: later\n", "text/csv"),
     "YAML": (b"---\nmessage: x\n", "text/csv"),
+    "a CSV called a page": (b"header:timestamp,body:who\n2026-01-01T00:00:00.000Z,ann@example.com\n", "text/html"),
+    "events as JSON": (b'{"result": [{"keen": {"id": "1"}, "who": "ann@example.com"}]}', "application/json"),
+    "a CSV in UTF-16": ("header:timestamp,body:who\n2026-01-01T00:00:00.000Z,ann@example.com\n".encode("utf-16"), "text/csv"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(50), "text/csv"),
     "packed by bzip2": (bz2.compress(b"a,b\n1,2\n"), "text/csv"),
     "packed by xz": (lzma.compress(b"a,b\n1,2\n"), "text/csv"),
@@ -269,6 +272,7 @@ def test_what_is_no_csv_is_refused_with_its_words(name: str, zipped: bool, serve
         read(client_of(server), server.results_url)
     if b"full" in body:
         assert "the disk is full" in str(raised.value)
+    assert "ann@" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

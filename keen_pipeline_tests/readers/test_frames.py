@@ -7,6 +7,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,10 @@ def test_wrong_options_are_refused_before_anything_is_read(csv: KeenLanding) -> 
         csv.reader.load("visits", KEYS, pa.Table, types={"body:paid": "boolean"})
     with pytest.raises(InvalidInputError, match="types: must be a mapping of names to types, not"):
         csv.reader.load("visits", KEYS, pa.Table, types=["body:paid"])  # type: ignore[arg-type]
+    for keys in ([date(2026, 1, 1)], 20260101):
+        with pytest.raises(InvalidInputError, match="partition_keys: must be text such as '2026-01-01', not"):
+            csv.reader.load("visits", keys, pa.Table)  # type: ignore[call-overload]
+    assert csv.reader.uris("visits", KEYS[0]) == csv.reader.uris("visits", KEYS[:1])
     for columns in ("body:paid", [1]):
         with pytest.raises(InvalidInputError, match="columns: must be a list of names, not"):
             csv.reader.load("visits", KEYS, pa.Table, columns=columns)  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ _DOCUMENTS = re.compile(r"(?:application|text)/(?:[\w.-]+\+)?(?:json|html|xml|xh
 _CSV = re.compile(r"(?:text|application)/(?:[\w.+-]*csv|comma-separated-values)\b")
 # Parquet and PDF may begin with a line of text. A CSV's header is UTF-8, without control characters.
 _BINARY = re.compile(r"PAR1|%PDF-|.*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd](?!\Z)")
+_PLAIN = "plain words"
+_MESSAGE = re.compile(r'"(?:message|error|error_code)"\s*:\s*"(?:[^"\\]|\\.)*(?:"|\Z)')
 _MARKUP = re.compile(r"<[a-zA-Z!?/]")
 # A CSV's first column begins with none of these: a name that holds a quote is quoted.
 _JSON = re.compile(r"[{\[]\s*[\"{\[\]}]")
@@ -40,8 +42,16 @@ def why_not_csv(content_type: str, head: bytes, whole: bool) -> str | None:
     columns = first.split(",")
     blanks = any(re.search(r"[\w:;.!?]\s+\w|^\s|[\w:]\s+$", column) for column in columns) or not re.search(r"\w", first)
     if whole and not others and (blanks or (len(columns) == 1 and not _CSV.match(kind))):
-        return "plain words"
-    return "plain words" if len(columns) == 1 and blanks and '"' not in first else None
+        return _PLAIN
+    return _PLAIN if len(columns) == 1 and blanks and '"' not in first else None
+
+
+def words_of(reason: str, head: bytes) -> str:
+    """What an answer that is no CSV for this reason says to a person; whatever else is in it may be events."""
+    text = head.decode("utf-8-sig", "replace").strip()
+    if reason == _PLAIN or _MARKUP.match(text):
+        return text
+    return ", ".join(_MESSAGE.findall(text)[:2]) if _JSON.match(text) else ""
 
 
 def _is_json(text: str) -> bool:

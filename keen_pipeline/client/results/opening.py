@@ -13,7 +13,7 @@ from keen_pipeline.client.address import Address, checked, redirected, split_url
 from keen_pipeline.client.connection import Channel, Connector, Response, translated
 from keen_pipeline.client.refusals import body_of, refusal, retry_after
 from keen_pipeline.client.results.body import ResultsBody
-from keen_pipeline.client.results.document import why_not_csv
+from keen_pipeline.client.results.document import why_not_csv, words_of
 from keen_pipeline.client.scrub import Credential, Scrubber
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.ports import Clock
@@ -87,9 +87,9 @@ class ResultsOpener:
         head, whole = (b"", False) if body.start else body.head()
         reason = why_not_csv(response.headers.get("Content-Type") or "", head, whole)
         if reason is not None:
-            said = self.scrub(head.decode("utf-8", "replace"))
+            said = f": {self.scrub(words_of(reason, head))}".rstrip(": ")
             raise errors.UnreadableAnswerError(
-                f"results: {self.scrub(reason)[:100]} came instead of a CSV (HTTP {response.status}): {said}"
+                f"results: {self.scrub(reason)[:100]} came instead of a CSV (HTTP {response.status}){said}"
             )
         return body
 

@@ -3,14 +3,16 @@ blocks of whole records that are cut at the same places however the bytes came."
 
 from __future__ import annotations
 
+import io
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, cast
 
 from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader, column_names
 from keen_pipeline.landing.csv.verify import CsvVerifier
-from keen_pipeline.landing.transfer.direct import PAGE_BYTES, AlignedBuffer, DirectReader, TemporaryFile
+from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline.landing.transfer.intake import Intake
 from keen_pipeline.landing.transfer.workers import Chunk
 
@@ -40,7 +42,11 @@ class CsvBody(TemporaryFile):
 
     def __init__(self, grown: Callable[[], None], begun_anew: Callable[[], None]) -> None:
         super().__init__(direct=True)
-        self._reader = DirectReader(self.fileno())
+        try:  # reads with a position and flags of their own
+            self._reader = open(f"/proc/self/fd/{self.fileno()}", "rb", buffering=0)  # noqa: PTH123, SIM115
+        except OSError:
+            self._possible = False
+            self._reader = cast("io.FileIO", self)
         self._grown, self._begun_anew = grown, begun_anew
         self._changed = threading.Condition()
         self.size = 0
@@ -55,15 +61,15 @@ class CsvBody(TemporaryFile):
         self._grown()
         return written
 
+    def close(self) -> None:
+        if not self.closed and self._reader is not self:
+            self._reader.close()
+        super().close()
+
     def truncate(self, size: int | None = None) -> int:
         self._begun_anew()
         self.size, self._proven, self._stopped = 0, None, False
         return super().truncate(size)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._reader.close()
-        super().close()
 
     def end(self, proven: Intake) -> None:
         """All bytes have come, and are proven."""
@@ -93,11 +99,13 @@ class CsvBody(TemporaryFile):
                 raise StoppedError
             return min(length, self.size - offset)
 
-    def read_into(self, buffer: AlignedBuffer, offset: int, length: int) -> int:
-        """Read bytes that have come; returns where in `buffer.memory` they begin."""
-        start, end = self._reader.read(buffer, offset, length)
-        assert end - start == length
-        return start
+    def read_into(self, memory: bytearray, offset: int, length: int) -> None:
+        """Read bytes that have come into the beginning of `memory`."""
+        view, filled = memoryview(memory)[:length], 0
+        while filled < length:
+            got = os.preadv(self._reader.fileno(), [view[filled:]], offset + filled)
+            assert got
+            filled += got
 
 
 def read_header(body: CsvBody) -> tuple[tuple[str, ...], int]:
@@ -105,10 +113,10 @@ def read_header(body: CsvBody) -> tuple[tuple[str, ...], int]:
     size = _HEADER_BYTES
     while True:
         length = body.wait(0, size)
-        buffer = AlignedBuffer(length)
-        start = body.read_into(buffer, 0, length)
+        memory = bytearray(length)
+        body.read_into(memory, 0, length)
         reader = RecordReader()
-        reader.add(buffer.memory[start : start + length])
+        reader.add(memory)
         if length < size:
             reader.end()
         header = reader.next()
@@ -127,7 +135,7 @@ class BlockReader:
         self._columns = columns
         self._at = at
         self._least = BLOCK_BYTES * max(1, len(columns) // BLOCK_COLUMNS)
-        self._free: queue.SimpleQueue[AlignedBuffer] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
 
     def blocks(self) -> Generator[Chunk, None, None]:
         """All records, each with its line end; each block is to be given back.
@@ -139,28 +147,28 @@ class BlockReader:
             length = self._body.wait(self._at, wanted)
             if not length:
                 return
-            buffer = self._buffer(length)
-            start = self._body.read_into(buffer, self._at, length)
-            end = self._end_of_records(buffer.memory, start, start + length, last=length < wanted)
-            if end > start:
-                self._at += min(end - start, length)
+            memory = self._memory(length)
+            self._body.read_into(memory, self._at, length)
+            end = self._end_of_records(memory, 0, length, last=length < wanted)
+            if end:
+                self._at += min(end, length)
                 wanted = self._least
-                yield Chunk(buffer.memory, start, end, buffer)
+                yield Chunk(memory, 0, end)
                 continue
             wanted *= 2
             if wanted > LONGEST_BLOCK_BYTES:
                 raise UnreadableError(f"a record is longer than {wanted // 2} bytes")
 
     def give(self, block: Chunk) -> None:
-        """Its buffer can be filled again."""
-        buffer = block.buffer
-        if buffer is not None and self._least < len(buffer.view) <= self._least + 2 * PAGE_BYTES:
-            self._free.put(buffer)
+        """Its memory can be filled again."""
+        if isinstance(block.memory, bytearray) and len(block.memory) == self._least + 1:
+            self._free.put(block.memory)
 
-    def _buffer(self, length: int) -> AlignedBuffer:
+    def _memory(self, length: int) -> bytearray:
+        """With room for the line end of a last record that has none."""
         if length == self._least and not self._free.empty():
             return self._free.get()
-        return AlignedBuffer(length + PAGE_BYTES)
+        return bytearray(length + 1)
 
     def _end_of_records(self, memory: bytearray, start: int, end: int, *, last: bool) -> int:
         """Where the whole records at the beginning of the bytes end, all of them if these are the `last`.

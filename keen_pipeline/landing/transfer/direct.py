@@ -1,4 +1,4 @@
-"""Files whose long reads and writes go past the system's cache, if system and file system allow it.
+"""Files whose long writes go past the system's cache, if system and file system allow it.
 
 Without a copy in the cache a landing needs half the processor's time, and leaves the memory to others.
 """
@@ -15,16 +15,13 @@ from typing import Any
 from keen_pipeline.landing.storages.errors import of_temporary_folder
 
 PAGE_BYTES = 4096
-"""Where memory and places in a file begin that the disk reads and writes by itself."""
+"""Where memory and places in a file begin that the disk writes by itself."""
 _DIRECT_BYTES = 1024 * 1024
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # Linux only
 
 
 class AlignedBuffer:
-    """At least `size` bytes of `memory` from `start` on, which is a multiple of PAGE_BYTES as an address; `view` shows them.
-
-    One byte more stands behind them.
-    """
+    """At least `size` bytes of `memory` from `start` on, which is a multiple of PAGE_BYTES as an address; `view` shows them."""
 
     def __init__(self, size: int) -> None:
         length = -(-size // PAGE_BYTES) * PAGE_BYTES
@@ -85,40 +82,3 @@ class TemporaryFile(StagedFile):
     def truncate(self, size: int | None = None) -> int:
         with of_temporary_folder():
             return super().truncate(size)
-
-
-class DirectReader:
-    """Reads an open file, which may grow meanwhile, whatever its position; long pieces come from the disk. For one thread."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._direct: int | None = None if _O_DIRECT else descriptor
-
-    def read(self, buffer: AlignedBuffer, offset: int, length: int) -> tuple[int, int]:
-        """Where the bytes stand in `buffer.memory` then, fewer than `length` only at the file's end."""
-        # What is shorter was written through the cache, and would have to go to the disk first.
-        descriptor = self._direct_descriptor() if length >= _DIRECT_BYTES else self._descriptor
-        skipped = offset % PAGE_BYTES
-        wanted = skipped + length
-        whole = -(-wanted // PAGE_BYTES) * PAGE_BYTES
-        filled = 0
-        while filled < wanted:
-            got = os.preadv(descriptor, [buffer.view[filled:whole]], offset - skipped + filled)
-            filled += got
-            if not got or filled % PAGE_BYTES:
-                break
-        return buffer.start + skipped, buffer.start + max(min(filled, wanted), skipped)
-
-    def close(self) -> None:
-        """No more reads; the file stays open."""
-        if self._direct not in (None, self._descriptor):
-            os.close(self._direct)
-        self._direct = self._descriptor
-
-    def _direct_descriptor(self) -> int:
-        if self._direct is None:
-            try:
-                self._direct = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | _O_DIRECT)
-            except OSError:
-                self._direct = self._descriptor  # a file system without it, such as one in memory
-        return self._direct

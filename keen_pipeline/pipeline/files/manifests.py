@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -209,7 +210,7 @@ def _name(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:20]!r} is no text")
     value.encode()
-    return value
+    return sys.intern(value)  # a history of years has the same names in each of its manifests
 
 
 def _whole(value: Any, most: int) -> int:

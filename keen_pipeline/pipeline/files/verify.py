@@ -198,7 +198,7 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
         try:
             there = [path for path, _ in destination.files(folder)]
             found = (one.manifest for one in manifests.all_of(destination, name))
-            told = {manifest.entry.request.path: manifest for manifest in found if manifest is not None}
+            told = {m.entry.request.path: (m.entry.request.partition_key, m.is_of(pipeline.scope)) for m in found if m is not None}
         except (ConfigurationError, RetryableError) as error:  # which may hold for this one alone
             yield Verified(name, None, destination.uri_of(folder), f"its folder can't be listed: {first_line(error)}")
             continue
@@ -207,20 +207,16 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
         known = {entry.request.path for entry in mine}
         paths = {path for path in there if path not in known}
         for path in sorted(paths - ledger.others_paths(paths)):
-            manifest = told.get(path)
-            if manifest is not None and not manifest.is_of(pipeline.scope):
+            partition, is_mine = told.get(path, (None, True))
+            if not is_mine:
                 continue
-            why = "another ledger has landed it" if manifest is not None else "no landing has put it there"
-            partition = manifest.entry.request.partition_key if manifest is not None else None
+            why = "another ledger has landed it" if partition is not None else "no landing has put it there"
             yield Verified(name, partition, destination.uri_of(path), f"a file too many: {why}")
+        why = "a manifest too many: its file is not there, and the ledger does not know it"
         for path in sorted(set(told) - known - set(there)):
-            if told[path].is_of(pipeline.scope):
-                yield Verified(
-                    name,
-                    told[path].entry.request.partition_key,
-                    destination.uri_of(manifest_path(path)),
-                    "a manifest too many: its file is not there, and the ledger does not know it",
-                )
+            partition, is_mine = told[path]
+            if is_mine:
+                yield Verified(name, partition, destination.uri_of(manifest_path(path)), why)
 
 
 def repair(pipeline: Pipeline, wrong: Sequence[Verified], configured: Sequence[Collection]) -> Generator[Event, None, None]:

@@ -12,6 +12,7 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.pipeline.files.manifests import SCHEMA, Manifest, read_manifest
 from keen_pipeline.pipeline.files.rebuild import Rebuilt, rebuild
 from keen_pipeline.scope import Scope
@@ -102,6 +103,15 @@ def test_a_manifest_that_was_copied_beside_another_file_is_not_taken_twice(
     assert keys(found) == ["2026-01-01"]
     assert found.problems == ((str(copy), "it tells of a file at another place, purchases/2026-01-01.csv"),)
     assert mine.stale_files() == []
+
+
+def test_manifests_of_a_long_history_hold_each_name_once(ledger: SqlLedger, clock: FakeClock, tmp_path: Path) -> None:
+    mine, destination = rebuilt(ledger, clock, tmp_path)
+    for number in range(3):
+        landed_at(tmp_path, mine, clock, number)
+    told = [found.manifest for found in manifests.all_of(destination) if found.manifest is not None]
+    names = [name for manifest in told for name in manifest.landing.columns]
+    assert len(names) > len({id(name) for name in names}) == len(set(names))
 
 
 @pytest.mark.parametrize(
