@@ -147,8 +147,6 @@ class LandedReader:
     def _chosen(
         self, collection: str, keys: Sequence[str], missing: Missing | str, landed: Mapping[str, LandedFile]
     ) -> dict[str, LandedFile]:
-        for key in (key for key in keys if not isinstance(key, str)):  # a date, say, which would be missing whatever has landed
-            raise InvalidInputError(f"{collection}: a partition key is a text as '2026-01-31', not {key!r}", field="partition")
         wanted = {key: self._wanted(collection, key) for key in keys} if self._wanted is not None else {}
         keys = [key for key in keys if wanted.get(key, "") is not None]
         chosen = {key: landed[key] for key in keys if key in landed}

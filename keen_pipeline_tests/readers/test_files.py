@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 
 from keen_pipeline.collection import Collection, Encoding
-from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.filters import Filter
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.ledger import SqlLedger, open_engine
@@ -61,11 +61,6 @@ def test_a_partition_that_is_not_over_is_missing_and_not_empty(keen_landing: Kee
     assert len(reader.load("visits", ["2025-12-31", DAYS[0]], pd.DataFrame)) == 1  # the first lies before the start date
     with pytest.raises(ConfigurationError, match=r"1 of 2 partitions are not landed at .*: 2999-01-01;"):
         reader.load("visits", [DAYS[0], "2999-01-01"], pd.DataFrame)
-
-
-def test_a_date_is_no_partition_key(twice: KeenLanding) -> None:
-    with pytest.raises(InvalidInputError, match=r"a partition key is a text as '2026-01-31', not datetime"):
-        twice.reader.load("visits", [date(2026, 1, 1)], pd.DataFrame, missing="empty")  # type: ignore[list-item]
 
 
 def test_a_reader_that_knows_no_configuration_mixes_no_filters_or_masks(twice: KeenLanding) -> None:
