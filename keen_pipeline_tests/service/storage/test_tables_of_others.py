@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.timeframe import UTC, Timeframe
@@ -31,6 +32,26 @@ def test_a_hint_to_a_checkpoint_that_the_copy_lacks_is_no_loss(folder: Place, tm
     again.add_events("shop", [{"n": 3}])
     fold(again, "shop")
     assert n_of(again, "shop") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("away", ["events/shop", "events"])
+def test_tables_that_are_away_for_a_start_cost_no_event(folder: Place, tmp_path: Path, away: str) -> None:
+    """As on a disk of their own that was not mounted."""
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    store_of(service).sweep(collection_of(service, "shop"), 0)
+    service.add_events("shop", [{"n": 2}])
+    folder.close()
+    place = tmp_path / "one" / away
+    place.rename(tmp_path / "unmounted")
+    again = folder.open()
+    with pytest.raises(ConfigurationError, match="logs do not reach back"):
+        again.add_events("shop", [{"n": 3}])
+    folder.close()
+    shutil.rmtree(place, ignore_errors=True)
+    (tmp_path / "unmounted").rename(place)
+    assert n_of(folder.open(), "shop") == [1, 2]
 
 
 def test_tables_that_were_restored_alone_are_served(folder: Place, tmp_path: Path) -> None:

@@ -39,9 +39,8 @@ class FolderTables:
     def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""
         folder = self._root / disk_name(name)
-        if folder.is_dir():
-            _check(folder, self._logs / disk_name(name))
-        else:
+        _check(folder, self._logs / disk_name(name))
+        if not folder.is_dir():
             folder.mkdir(mode=0o700)
             sync(self._root)
         return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
@@ -99,11 +98,13 @@ def _check(folder: Path, logs: Path) -> None:
     if whole is not None and whole is newest:
         return
     state = whole or EMPTY
-    # By the newest version and, as that may be unreadable, by the files: each is called after the oldest log in it.
-    folded = {oldest_log(path.name) for path in folder.glob("*.parquet")}
+    # By the newest version and, as that may be unreadable or all of it away, by the files, of which each is called after the oldest
+    # log in it, and by the logs, of which only those go that are in the table.
+    there = log_numbers(logs)
+    folded = {oldest_log(path.name) for path in folder.glob("*.parquet")} | set(range(1, min(there, default=1)))
     folded |= set(range(1, (newest or EMPTY).watermark + 1))
     reach = whole is not None or not versions or versions[-1] == 0
-    if not reach or not {number for number in folded if number > state.watermark} <= set(log_numbers(logs)):
+    if not reach or not {number for number in folded if number > state.watermark} <= set(there):
         if versions and newest:
             _log.error("files of events are lost; what reads them fails", extra={"table": str(folder)})
             return
