@@ -87,18 +87,6 @@ def test_staged_file_goes_with_the_process_that_was_killed(tmp_path: Path, numbe
     assert [path.name for path in (tmp_path / "purchases").iterdir()] == ["2026-01-01.csv"]
 
 
-def test_a_folder_is_not_looked_through_for_each_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked, scan, now = list[str](), os.scandir, [0.0]
-    monkeypatch.setattr(local.os, "scandir", lambda folder: (looked.append(str(folder)), scan(folder))[1])
-    monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
-    destination = FileDestination(str(tmp_path))
-    for n, seconds in enumerate((0, 1, 59, 60, 61)):
-        now[0] = seconds
-        destination.write(f"a/{n}.csv", b"x")
-    destination.write("b/1.csv", b"x")
-    assert looked == [f"{tmp_path}/a", f"{tmp_path}/a", f"{tmp_path}/b"]
-
-
 def test_process_that_handles_sigterm_removes_its_staged_file_itself(tmp_path: Path) -> None:
     process = staging(tmp_path, "named handled")
     assert len(staged(tmp_path)) == 1
