@@ -277,10 +277,13 @@ class History:
                     yield replace(setting, service=self.site.service(project), destination=str(self.folder / destination))
 
     def _state_of(self, setting: Setting) -> set[str]:
-        """Each value of each entry of a scope, but for what anybody takes from a process that is gone."""
+        """Each value of each entry of a scope, but for what anybody takes from a process that is gone.
+
+        Nor whether its file is unproven: another project's files at the same destination may have taken its place.
+        """
         ledger = open_ledger(setting)
         with ledger.engine.connect() as connection:
-            columns = [column for column in entries.c if column.name not in ("claimed_by", "publisher")]
+            columns = [column for column in entries.c if column.name not in ("claimed_by", "publisher", "unproven")]
             rows = connection.execute(sa.select(*columns).where(entries.c.scope_id == ledger.scope_id)).mappings().all()
         ledger.engine.dispose()
         return {f"{row['id']}: {name} {value}" for row in rows for name, value in row.items()}
