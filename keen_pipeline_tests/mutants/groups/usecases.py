@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _CODE, _TESTS = "keen_pipeline/pipeline", "keen_pipeline_tests/pipeline"
-_ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/test_time.py", f"{_TESTS}/test_configuration.py"
+_ANSWERS, _TIME, _CHANGES = f"{_TESTS}/test_answers.py", f"{_TESTS}/clocks/test_time.py", f"{_TESTS}/test_configuration.py"
 _WAITS = f"{_TESTS}/test_waits.py"
 _NEIGHBOURS, _FENCES, _ORPHANS = (
     f"{_TESTS}/test_neighbours.py",
