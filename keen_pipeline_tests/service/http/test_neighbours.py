@@ -39,16 +39,16 @@ def test_a_damaged_collection_is_listed_with_its_error_and_hides_no_other(tmp_pa
         http = Http(endpoint)
         damaged, shop = http.json("GET", f"{http.v3}/events", key="read_key")
         assert (damaged["name"], damaged["properties"]) == ("damaged", {})
-        assert damaged["error"]["error_code"] == "InternalServerError"
+        assert damaged["error"]["error_code"] == "ServiceUnavailableError"
         assert shop == http.json("GET", f"{http.v3}/events/shop", key="read_key")
         client = KeenClient(endpoint.base_url, endpoint.project_id, read_key=endpoint.read_key, api_version="3.0")
         assert client.collections() == ["damaged", "shop"]
-        assert http.request("GET", f"{http.v3}/events/damaged", key="read_key").status == 500
+        assert http.request("GET", f"{http.v3}/events/damaged", key="read_key").status == 503
     for kept in ("events", "log"):
         shutil.rmtree(data / kept / "shop")
     with embedded.start(data, env=clean_environment()) as running:
         http = Http(running.endpoint)
-        assert http.request("GET", f"{http.v3}/events", key="read_key").status == 500  # there is no other
+        assert http.request("GET", f"{http.v3}/events", key="read_key").status == 503  # there is no other
 
 
 def test_a_folder_of_somebody_else_among_the_tables_is_looked_into_by_nobody(
