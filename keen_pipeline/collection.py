@@ -291,6 +291,12 @@ def masked_by(mask: Mapping[str, object], column: str) -> str | None:
     return max((name for name in mask if path[: len(_path(name))] == _path(name)), key=lambda name: len(_path(name)), default=None)
 
 
+def check_listed(collection: str, mask: Mapping[str, object], property_name: str) -> None:
+    """Raises InvalidInputError for a property that a collection masks: its values are for nobody to see."""
+    if masked_by(mask, property_name):
+        raise InvalidInputError(f"{collection}: {property_name} is masked, so its values can't be listed", field="property_name")
+
+
 def _path(column: str) -> list[str]:
     # Keen's own CSV names columns without a namespace too, with points.
     return _column(column).split(":")

@@ -24,7 +24,7 @@ from keen_pipeline.cli.common import (
     show,
     shown,
 )
-from keen_pipeline.collection import MaskMethod, check_collection_name, masked_by
+from keen_pipeline.collection import MaskMethod, check_collection_name, check_listed
 from keen_pipeline.errors import ExtractionFailedError, InvalidInputError, NotFoundError
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
@@ -136,8 +136,7 @@ def list_values(
     settings = Settings.from_environment()
     with as_usage():
         check_collection_name(collection)
-    if masked_by(_mask_of(settings, collection), property_name):
-        raise InvalidInputError(f"{collection}: {property_name} is masked, so its values can't be listed")
+    check_listed(collection, _mask_of(settings, collection), property_name)
     window = parse_timeframe(timeframe, start, end, SystemClock().now())
     conditions = [parse_filter(f) for f in filters]
     with service_for_command(settings):

@@ -7,14 +7,14 @@ from typing import Any
 
 import dagster as dg
 
-from keen_pipeline.collection import Collection, masked_by
+from keen_pipeline.collection import Collection, check_listed
 from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, is_before_start, when_landed
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.defs.translator import COLLECTION_METADATA
-from keen_pipeline.errors import InvalidInputError, PermanentError
+from keen_pipeline.errors import PermanentError
 from keen_pipeline.landing.layout import LATEST
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import Pipeline
@@ -52,10 +52,7 @@ def unique_values_asset(
     >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
     'keen/purchases/unique/body:currency'
     """
-    if masked_by(collection.mask, property_name):
-        raise InvalidInputError(
-            f"{collection.name}: {property_name} is masked, so its values can't be listed", field="property_name"
-        )
+    check_listed(collection.name, collection.mask, property_name)
     names = Names(name)
     files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     key = dg.AssetKey([*files.path, "unique", property_name])
