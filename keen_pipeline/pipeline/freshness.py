@@ -95,9 +95,11 @@ def _outdated(
     states: Mapping[str, PartitionState],
     mask_key: bytes | None,
 ) -> tuple[str, ...]:
+    can_tell = not lacks_mask_key(collection, mask_key)
+
     def is_outdated(partition: Partition) -> bool:
         state, wanted = states[partition.key], partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
-        return state.unproven or (state.landed_fingerprint != wanted and not lacks_mask_key(collection, mask_key))
+        return state.unproven or (can_tell and state.landed_fingerprint != wanted)
 
     return tuple(partition.key for partition in landed if is_outdated(partition))
 

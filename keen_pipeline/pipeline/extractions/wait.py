@@ -185,7 +185,7 @@ class _Wait:
             yield from self._landed(entry, adopted=True)
         yield self._progress([])
         interval = timedelta(seconds=self.pipeline.poll_seconds)
-        next_poll = latest = self.pipeline.clock.now()
+        next_poll = planned = self.pipeline.clock.now()
         while self.pending or self.to_count:
             if not self.pending:
                 yield from self._count()
@@ -195,11 +195,11 @@ class _Wait:
             has_posted = yield from self._post(entries)
             if self._is_over(next_poll):
                 yield from self._poll(self._claimed())
-                next_poll = latest = self.pipeline.clock.now() + interval
+                next_poll = planned = self.pipeline.clock.now() + interval
                 if self.refused:  # a list call waits for the budget, and a POST doesn't: now there may be some of it
                     has_posted = yield from self._post(self._claimed())
             if has_posted:  # it isn't ready yet: the interval begins with the last POST, at most one interval later
-                next_poll = min(self.pipeline.clock.now() + interval, latest + interval)
+                next_poll = min(self.pipeline.clock.now(), planned) + interval
             entries = self._claimed()
             self._queue(entries)
             yield self._progress(entries)
