@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-_HTTP, _SERVICE = "keen_pipeline/service/http", "keen_pipeline/service"
-
-
-def _test(module: str, *names: str) -> str:
-    folder, _, file = module.partition("/")
-    return " ".join(f"keen_pipeline_tests/service/{folder}/test_{file}.py::test_{name}" for name in names)
-
+from keen_pipeline_tests.mutants.groups.service_http import _HTTP, _SERVICE, _test
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
