@@ -12,8 +12,17 @@ import sqlalchemy as sa
 
 from keen_pipeline.collection import CountPolicy
 from keen_pipeline.extraction import OPEN_STATUSES, ExtractionRequest, Kind, Landing, Status
-from keen_pipeline.ledger.database.tables import entries, is_claimed, is_landed, is_open, is_publishing, is_stale, is_to_land
-from keen_pipeline.ledger.database.transactions import transaction
+from keen_pipeline.ledger.database.tables import (
+    entries,
+    is_claimed,
+    is_landed,
+    is_open,
+    is_publishing,
+    is_stale,
+    is_to_land,
+    scopes,
+)
+from keen_pipeline.ledger.database.transactions import lock_rows, transaction
 from keen_pipeline.ledger.reader import chunks
 from keen_pipeline.ledger.rows import bounded, landing_values, new_row, next_attempt_row
 from keen_pipeline.ledger.submissions import LedgerSubmissions
@@ -59,16 +68,20 @@ class SqlLedger(LedgerSubmissions):
         project that landed at the same destination. So is this one, if somebody else has come as far as this at the path and has
         not been heard of since: such a file may still come. Raises ClaimLostError: then nothing may be switched.
         """
-        row = self._row(connection, entry_id)
-        at_path = sa.and_(self._at_destination, self._at_path_of(row))
-        others = sa.and_(is_publishing, sa.or_(entries.c.id != entry_id, entries.c.publisher != worker))
-        doubt = sa.update(entries).where(at_path, others).values(unproven=sa.true(), publisher=None)
+        # Two projects that come to one path at the same moment: the second finds the first.
+        lock_rows(connection, scopes.c.id, scopes.c.destination == self.scope.destination)
+        was_anothers = sa.func.coalesce(entries.c.publisher != worker, sa.false())
+        entry = self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=was_anothers, publisher=worker)
         # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`, if still alive.
-        disown = sa.update(entries).where(at_path, is_stale, is_claimed).values(claimed_by=None)
-        in_doubt = sum(connection.execute(change).rowcount for change in (doubt, disown)) > 0
-        self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=in_doubt, publisher=worker)
-        before = sa.and_(at_path, is_landed, entries.c.id != entry_id)
-        connection.execute(sa.update(entries).where(before).values(unproven=sa.true()))
+        at_work = sa.or_(is_publishing, is_landed, sa.and_(is_stale, is_claimed))
+        others = sa.and_(
+            self._at_destination, _at_path(entry.request.collection, entry.request.path), entries.c.id != entry_id, at_work
+        )
+        claimed_by = sa.case((is_stale, sa.null()), else_=entries.c.claimed_by)
+        values = {"unproven": sa.true(), "publisher": None, "claimed_by": claimed_by}
+        found = connection.execute(sa.update(entries).where(others).values(values).returning(entries.c.status)).scalars()
+        if any(status != Status.LANDED.value for status in found):
+            self._update_one(connection, entry_id, entries.c.publisher == worker, unproven=sa.true())
 
     @transaction
     def published(self, connection: sa.Connection, entry_id: int, worker: str) -> None:
@@ -81,22 +94,32 @@ class SqlLedger(LedgerSubmissions):
 
         The claim stays until Dagster has heard of it and its count is known.
         """
-        row = self._row(connection, entry_id)
         now = self.clock.now()
-        values = {**landing_values(landing), "landed_at": now, "error": None, "reported_at": None, "publisher": None}
-        if row.kind == Kind.SLICE.value:  # nobody's asset: its claim has done its work
-            values |= {"reported_at": now, "claimed_by": None}
+        is_slice = entries.c.kind == Kind.SLICE.value  # nobody's asset: its claim has done its work
+        values = {
+            **landing_values(landing),
+            "landed_at": now,
+            "error": None,
+            "publisher": None,
+            "reported_at": sa.case((is_slice, now), else_=sa.null()),
+            "claimed_by": sa.case((is_slice, sa.null()), else_=entries.c.claimed_by),
+        }
         landed = self._move(connection, entry_id, worker, Status.LANDED, **values)
-        self._supersede_earlier(connection, row, now)
+        self._supersede_earlier(connection, landed, now)
         return landed
 
-    def _supersede_earlier(self, connection: sa.Connection, row: sa.Row[Any], now: datetime) -> None:
-        others = sa.and_(self._mine, self._at_place_of(row), entries.c.id != row.id)
-        superseded = {"status": Status.SUPERSEDED.value, "claimed_by": None, "unproven": sa.false()}
-        connection.execute(sa.update(entries).where(others, entries.c.status == Status.LANDED.value).values(superseded))
-        # A file at the same path was replaced; one at another path is still there.
-        replaced = sa.and_(others, is_stale, self._at_path_of(row))
-        connection.execute(sa.update(entries).where(replaced).values(removed_at=now))
+    def _supersede_earlier(self, connection: sa.Connection, entry: Entry, now: datetime) -> None:
+        at_path = _at_path(entry.request.collection, entry.request.path)
+        earlier = sa.or_(entries.c.status == Status.LANDED.value, sa.and_(is_stale, at_path))
+        values = {
+            "status": Status.SUPERSEDED.value,
+            "claimed_by": None,
+            "unproven": sa.false(),
+            # A file at the same path was replaced; one at another path is still there.
+            "removed_at": sa.case((at_path, now), else_=entries.c.removed_at),
+        }
+        others = sa.and_(self._mine, _at_place(*entry.request.place), entries.c.id != entry.entry_id, earlier)
+        connection.execute(sa.update(entries).where(others).values(values))
 
     @transaction
     def mark_unproven(self, connection: sa.Connection, entry: Entry) -> None:
@@ -142,7 +165,7 @@ class SqlLedger(LedgerSubmissions):
         now, row = self.clock.now(), self._known(connection, entry_id)
         if row is None or row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
             return None
-        asked = self._found(connection, sa.and_(is_open, self._at_place_of(row)))
+        asked = self._found(connection, sa.and_(is_open, _at_place(row.collection, row.partition_key)))
         if asked:
             return asked[0] if asked[0].fingerprint == row.fingerprint else None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
@@ -215,7 +238,7 @@ class SqlLedger(LedgerSubmissions):
         if row is None:
             return None
         # Another project's file at the same destination is nobody's to remove either.
-        at_path = sa.and_(self._at_destination, self._at_path_of(row), entries.c.id != entry_id)
+        at_path = sa.and_(self._at_destination, _at_path(row.collection, row.path), entries.c.id != entry_id)
         is_used = sa.or_(is_open, entries.c.status == Status.LANDED.value)
         in_use = sa.select(entries.c.id).where(at_path, is_used).limit(1)
         if connection.execute(in_use).first() is not None:
@@ -254,8 +277,7 @@ class SqlLedger(LedgerSubmissions):
         tokens = self._among(connection, entries.c.token, [entry.token for group in places for entry in group], self._mine)
         restored = []
         for group in places:
-            collection, key = group[-1].request.place
-            here = sa.and_(entries.c.collection == collection, entries.c.partition_key == key)
+            here = _at_place(*group[-1].request.place)
             known = self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value))
             # A backup of a ledger doesn't know what has landed since.
             if known and _landed_at(known[0]) >= _landed_at(group[-1]):
@@ -264,7 +286,7 @@ class SqlLedger(LedgerSubmissions):
             made = self._insert(connection, *(self._restored_row(entry, now, is_valid=entry is group[-1]) for entry in new))
             for entry in made:
                 if entry.status is Status.LANDED:
-                    self._supersede_earlier(connection, self._row(connection, entry.entry_id), now)
+                    self._supersede_earlier(connection, entry, now)
                     restored.append(entry)
         return restored
 
@@ -281,9 +303,9 @@ class SqlLedger(LedgerSubmissions):
 
     def _doubt(self, connection: sa.Connection, entry: Entry) -> None:
         """What lies at an entry's path, or is about to, may be another's file."""
-        same_path = sa.and_(entries.c.path == entry.request.path, entries.c.collection == entry.request.collection)
         at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])
-        connection.execute(sa.update(entries).where(self._at_destination, same_path, at_work).values(unproven=sa.true()))
+        here = sa.and_(self._at_destination, _at_path(entry.request.collection, entry.request.path), at_work)
+        connection.execute(sa.update(entries).where(here).values(unproven=sa.true()))
 
     @transaction
     def prune(self, connection: sa.Connection, before: datetime) -> int:
@@ -302,11 +324,13 @@ class SqlLedger(LedgerSubmissions):
         ended = sa.and_(self._mine, entries.c.status.in_(over), entries.c.requested_at < before, sa.not_(is_stale), is_old)
         return connection.execute(sa.delete(entries).where(ended)).rowcount
 
-    def _at_place_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:
-        return sa.and_(entries.c.collection == row.collection, entries.c.partition_key == row.partition_key)
 
-    def _at_path_of(self, row: sa.Row[Any]) -> sa.ColumnElement[bool]:
-        return sa.and_(entries.c.collection == row.collection, entries.c.path == row.path)
+def _at_place(collection: str, partition_key: str) -> sa.ColumnElement[bool]:
+    return sa.and_(entries.c.collection == collection, entries.c.partition_key == partition_key)
+
+
+def _at_path(collection: str, path: str) -> sa.ColumnElement[bool]:
+    return sa.and_(entries.c.collection == collection, entries.c.path == path)
 
 
 def _landed_at(entry: Entry) -> datetime:

@@ -333,6 +333,23 @@ def test_entries_of_one_partition_asked_for_by_two_waits_land_once(world: World)
     assert [world.api.posts[request.place] for request in requests] == [1, 1, 1]
 
 
+def test_a_caller_that_takes_its_time_hears_of_each_landing_as_one_of_this_wait(world: World) -> None:
+    """Dagster writes an event for each, and meanwhile others land and the next poll is due."""
+    requests = world.requests(WELL, 1, 8)
+    heard = []
+    for event in extract(world.pipeline, requests, doing="a wait"):
+        if isinstance(event, Progress):
+            kept = event.kept
+        if isinstance(event, Landed):
+            heard.append(event.adopted)
+            deadline = time.monotonic() + 60
+            while len(world.ledger.landed_entries("well")) < len(requests):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            world.clock.advance(60)
+    assert (heard, kept) == ([False] * 8, 0)
+
+
 def test_what_a_wait_holds_is_not_claimed_anew_at_every_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     claimed: list[int] = []
     claim = world.ledger.claim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import ssl
 
@@ -82,10 +82,12 @@ def relay(port: int, every: float = 0.0) -> Behaviour:
     def answer(to: Exchange) -> None:
         to.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         near = to.sock
-        with socket.create_connection(("127.0.0.1", port)) as far:
+        with socket.create_connection(("127.0.0.1", port)) as far, selectors.DefaultSelector() as readable:
+            readable.register(near, selectors.EVENT_READ, near)
+            readable.register(far, selectors.EVENT_READ, far)
             while True:
                 waiting = isinstance(near, ssl.SSLSocket) and near.pending()
-                for one in [near] if waiting else select.select([near, far], [], [], 10)[0]:
+                for one in [near] if waiting else [key.data for key, _ in readable.select(10)]:
                     data = one.recv(65536)
                     if not data:
                         return

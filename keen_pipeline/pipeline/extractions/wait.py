@@ -209,16 +209,16 @@ class _Wait:
 
     def _read(self) -> Iterator[Event]:
         """Read again what is waited for, and tell what has become of it."""
-        ledger = self.pipeline.ledger
+        ledger, landing = self.pipeline.ledger, self.pool.entry_ids
         rows = {entry.entry_id: entry for entry in ledger.entries(e.entry_id for e in self.pending.values())}
         self._ask_anew([place for place, before in self.pending.items() if before.entry_id not in rows])
         moved: dict[_Place, Entry] = {}
         for place, before in self.pending.items():
             entry = rows.get(before.entry_id, before)
-            if entry.status.is_terminal:
-                moved[place] = entry
-            else:
+            if not entry.status.is_terminal:
                 self.pending[place] = entry
+            elif entry.status is not Status.LANDED or entry.claimed_by != self.worker.id or entry.entry_id not in landing:
+                moved[place] = entry  # what has landed here says so itself
         current = dict(zip(moved, ledger.current([self.requests[place] for place in moved]), strict=True))
         for place, entry in moved.items():
             yield from self._moved(place, entry, current[place])
@@ -320,6 +320,8 @@ class _Wait:
             for outcome in self.pool.finished(min(left, _LONGEST_NAP_SECONDS)):
                 yield from self._finished(outcome)
                 yield self._progress(list(self.pending.values()))
+                if self._is_over(until):  # a caller that writes an event for each takes its time
+                    return
 
     def _finished(self, outcome: Landed | NotLanded) -> Iterator[Event]:
         entry = outcome.entry

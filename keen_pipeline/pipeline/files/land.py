@@ -96,11 +96,11 @@ class LandingPool:
         return set(self._futures.values())
 
     def finished(self, timeout: float | None) -> Iterator[Landed | NotLanded]:
-        """The landings that ended, waiting at most `timeout` seconds for the first. Raises LedgerUnavailableError."""
+        """The landings that ended, waiting at most `timeout` seconds for the first; what is not asked for comes the next time.
+        Raises LedgerUnavailableError."""
         done, _ = wait(self._futures, timeout=timeout, return_when=FIRST_COMPLETED)
         for future in done:
             del self._futures[future]
-        for future in done:
             yield future.result()
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ async def backfill(first: date, days: int) -> None:
         await asyncio.gather(*(submit(first + timedelta(days=n)) for n in range(days)))
         submitted.set()
 
-    async with asyncio.TaskGroup() if sys.version_info >= (3, 11) else _Group() as group:
+    async with asyncio.TaskGroup() as group:
         group.create_task(submit_all())
         while waiting or not submitted.is_set():
             await asyncio.sleep(_POLL_SECONDS)
@@ -79,22 +79,6 @@ async def backfill(first: date, days: int) -> None:
             for item in json.loads(await exchange("GET", _ROOT))["results"]:
                 if item["status"] == "complete" and item["_id"] in waiting:
                     group.create_task(fetch(item["results_url"], waiting.pop(item["_id"])))
-
-
-class _Group:
-    """What Python 3.10 lacks."""
-
-    def __init__(self) -> None:
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def create_task(self, work: object) -> None:
-        self._tasks.append(asyncio.ensure_future(work))  # type: ignore[arg-type]
-
-    async def __aenter__(self) -> _Group:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await asyncio.gather(*self._tasks)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import pytest
 import sqlalchemy as sa
@@ -88,6 +90,33 @@ def test_what_another_project_publishes_at_the_same_path_is_doubted(ledger: SqlL
     assert (one(ledger, first).unproven, one(ledger, first).status) == (True, Status.LANDED)
     assert not one(away, elsewhere).unproven
     assert ledger.request([day(0)])[0].created
+
+
+def test_two_projects_that_come_to_one_path_at_the_same_moment_are_in_doubt(url: str, ledger: SqlLedger, clock: FakeClock) -> None:
+    """The fence of one has looked for the other, and is not committed yet."""
+    engine = open_engine(url)
+    other = SqlLedger(engine, OTHER_SCOPE, clock=clock)
+    mine, theirs = asked(ledger, day(0))[0], asked(other, day(0))[0]
+    workers = {one_of: one_of.workers.register("landing") for one_of in (ledger, other)}
+    complete(ledger, mine, workers[ledger])
+    complete(other, theirs, workers[other])
+    is_to_commit, go_on = Event(), Event()
+
+    def hesitate(_: sa.Connection) -> None:
+        is_to_commit.set()
+        assert go_on.wait(60)
+
+    sa.event.listen(engine, "commit", hesitate)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(other.publishing, theirs, workers[other])
+        assert is_to_commit.wait(60)
+        second = pool.submit(ledger.publishing, mine, workers[ledger])
+        wait([second], timeout=1)  # it may be over by now, which is what must not be
+        go_on.set()
+        first.result()
+        second.result()
+    assert [one(ledger, mine).unproven, one(other, theirs).unproven] == [True, True]
+    engine.dispose()
 
 
 def test_a_sweep_leaves_the_file_of_another_project_at_the_same_path(ledger: SqlLedger, clock: FakeClock) -> None:
