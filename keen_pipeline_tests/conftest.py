@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from keen_pipeline import wiring
 from keen_pipeline_tests.servers.postgres import database, running_postgres
 
 # A developer's own settings must not reach the tests, nor Dagster's telemetry the network.
@@ -29,6 +30,14 @@ def postgres() -> Iterator[str]:
     """A real PostgreSQL server's URL; it ends with the session."""
     with running_postgres() as url:
         yield url
+
+
+@pytest.fixture(autouse=True)
+def _ledgers_of_one_test() -> Iterator[None]:
+    """A process keeps the ledgers it has opened; here each test has another."""
+    yield
+    while wiring._engines:
+        wiring._engines.popitem()[1].dispose()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_the_readme_is_one_page_that_opens_with_the_two_commands(project_root: P
     first, second = blocks("README", "bash")[:2]
     assert first.strip().endswith("keen-pipeline demo")
     assert second.strip() == (
-        "python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[test]' && .venv/bin/python -m pytest -n 2"
+        "python3 -m venv .venv && .venv/bin/pip install --quiet -e '.[test]' && .venv/bin/python -m pytest -n 3"
     )
     assert first.strip().count("\n") == 0
     before = TEXTS["README"].partition("```bash")[0].splitlines()

@@ -58,7 +58,8 @@ def secrets_outside_the_service(demo: Path, printed: str) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_demo_stops_everything_it_started(tmp_path: Path, sent: signal.Signals) -> None:
     shell, log = Shell(tmp_path), tmp_path / "log"
     demo = shell.start("demo", "--dir", "demo", log=log)

@@ -82,6 +82,7 @@ def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> 
     assert shell.await_nothing_left() == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_one_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
     shell, log, _, killed = begun(tmp_path)

@@ -13,7 +13,8 @@ from keen_pipeline_tests.defs.nights.test_many_processes import make_place as ma
 from keen_pipeline_tests.servers.postgres import away
 
 
-@pytest.mark.parametrize("seconds", [3.0, pytest.param(0.0, marks=pytest.mark.slow), pytest.param(15.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 15.0])
 def test_a_run_waits_for_its_ledgers_database_and_lands_all_once(place: Place, seconds: float) -> None:
     with backfills(place, [(0, DAYS - 1)]) as [run]:
         deadline = time.monotonic() + PATIENCE
