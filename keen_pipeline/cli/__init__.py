@@ -90,8 +90,19 @@ class Terminated(KeyboardInterrupt):
 
 def main() -> NoReturn:
     """Entry point: exit status 0 on success, 2 on bad usage, 1 with what failed on failure, 128 and its number on a signal."""
+    _open_standard_streams()
     with _terminating():
         sys.exit(_status())
+
+
+def _open_standard_streams() -> None:
+    """What a caller has closed leads nowhere: else the next file that is opened, the ledger's say, would get what is printed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _status() -> int:

@@ -8,6 +8,7 @@ attributes:
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -32,6 +33,7 @@ from keen_pipeline.defs.translator import KeenTranslator, KeenTranslatorData
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.scope import DEFAULT_NAME
 
+_log = logging.getLogger(__name__)
 _HINTS = get_type_hints(Collection)
 # The attributes of the collections file, from the one place that knows them; a template may stand for each, and YAML reads `off`
 # as false.
@@ -260,13 +262,30 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
         found = json.loads(state_path.read_text())["collections"] if state_path is not None else []
         return self._definitions(found)
 
+    def _discovered(self, found: Sequence[str]) -> list[Collection]:
+        """Those with an asset of their own. Another one's neighbour of nearly the same name is left out with a warning."""
+        if self.discover is None:
+            return []
+        others = self.discover.collections(found, self.collections)
+        keys = {c.name: self.get_asset_spec(KeenTranslatorData(c, self.name)).key for c in (*self.collections, *others)}
+        owners = {keys[collection.name]: collection.name for collection in self.collections}
+        # `a_b` comes before `a b`: whatever is found later, an asset stays that of its collection.
+        for collection in sorted(others, key=lambda c: (c.name not in keys[c.name].path, c.name)):
+            key = keys[collection.name]
+            if owners.setdefault(key, collection.name) != collection.name:
+                _log.warning(
+                    "discovered collection %r is left out: it would be the asset %s, which is that of %r; name it under "
+                    "`collections`, and give it another key by `translation`",
+                    *(collection.name, key.to_user_string(), owners[key]),
+                )
+        return [collection for collection in others if owners[keys[collection.name]] == collection.name]
+
     def _definitions(self, found: Sequence[str]) -> dg.Definitions:
         if not self.collections and self.discover is None:
             raise ConfigurationError("KeenExtractionComponent: name `collections`, or let it `discover` those of the project")
-        others = self.discover.collections(found, self.collections) if self.discover is not None else []
         place = self.destination
         return build_keen_definitions(
-            [*self.collections, *others],
+            [*self.collections, *self._discovered(found)],
             keen=self._keen(),
             ledger=ExtractionLedger(url=dg.EnvVar(self.ledger_url_variable)) if self.ledger_url_variable else None,
             destination=CsvDestination(uri=place.uri, options=place.options) if place is not None else None,

@@ -196,6 +196,18 @@ def test_a_full_disk_under_its_output_is_told_in_one_line(process: Shell, words:
     assert (done.returncode, done.stderr) == (1, "keen-pipeline: its output: No space left on device\n")
 
 
+@pytest.mark.parametrize("words", [["status"], ["docs", "first-hour"], ["extract", "nosuch", "--to", "files"]])
+def test_one_whose_streams_are_closed_prints_nowhere(process: Shell, words: list[str]) -> None:
+    """As a service manager may start it: what is opened next, the ledger, is not what is printed to."""
+    opened = "import os, sys; [os.close(n) for n in range(3)]; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = [sys.executable, "-c", opened, *COMMAND[1:], *words]
+    done = subprocess.run(command, cwd=process.folder, env=process.environment(), capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (int(words[0] == "extract"), b"", b"")
+    assert process.run("status").returncode == 0
+    for file in (process.folder / "data").rglob("*"):
+        assert not file.is_file() or b"keen-pipeline: " not in file.read_bytes()
+
+
 def test_doctor_finds_all_well(shell: Here) -> None:
     done = shell.run("doctor")
     wrong = [line for line in done.stdout.splitlines() if not line.startswith("ok ")]

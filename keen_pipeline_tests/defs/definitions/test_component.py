@@ -21,6 +21,8 @@ from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, K
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import CheckPolicy, CountPolicy, Encoding
 from keen_pipeline.defs.component import Discovery
+from keen_pipeline.defs.translator import collection_of
+from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.testing import live_service
 
 PURCHASES: dict[str, Any] = {
@@ -102,6 +104,24 @@ def test_a_template_that_looks_like_a_number_stays_the_text_that_it_is(
 def test_a_project_s_own_collections_of_keen_are_not_discovered() -> None:
     found = Discovery(defaults={"encoding": "csv.gz"}, exclude=["logins"]).collections(["_audit", "logins", "views", "in $"], ())
     assert found == [Collection("views", encoding=Encoding.CSV_GZ)]
+
+
+def test_discovered_collections_of_one_asset_stop_nobody_and_it_stays_the_same_ones(caplog: pytest.LogCaptureFixture) -> None:
+    named = Collection("pur chases")
+    component = KeenExtractionComponent(collections=[named], discover=Discovery(defaults={}))
+    found = ["a b", "a_b", "a:b", "pur_chases", "pur:chases", "x y", "x:y", "views"]
+    defs = component._definitions(found)
+    sources = {c.key.to_user_string(): collection_of(c.metadata) for c in defs.resolve_all_asset_specs()}
+    assert {key: c.name for key, c in sources.items() if c is not None} == {
+        "keen/a_b": "a_b",
+        "keen/pur_chases": "pur chases",
+        "keen/views": "views",
+        "keen/x_y": "x y",
+    }
+    assert len(caplog.messages) == 5
+    assert "'a b' is left out: it would be the asset keen/a_b, which is that of 'a_b'; name it" in caplog.text
+    with pytest.raises(InvalidInputError, match="would be one asset"):  # what a person names is an error
+        KeenExtractionComponent(collections=[named, Collection("pur_chases")])._definitions(())
 
 
 def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
