@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,8 @@ def program() -> str:
 
 @contextmanager
 def service_for_command(settings: Settings) -> Iterator[None]:
-    """Without a Keen account: the embedded service, started for the block's time if none runs."""
-    if not settings.is_embedded or embedded.find(settings.service_data) is not None:
-        yield
-        return
-    with embedded.start(settings.service_data):
+    """Without a Keen account: the embedded service, started if none runs; it ends with the last command that uses it."""
+    with embedded.shared(settings.service_data) if settings.is_embedded else nullcontext():
         yield
 
 

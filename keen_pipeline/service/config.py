@@ -37,7 +37,7 @@ class ServiceConfig:
     `fail_extractions`: fault for tests; `{"purchases@2026-01-05": 3}` lets the next three extractions of that collection
     whose timeframe starts then end `failed` (`{"purchases": 3}`: whatever the timeframe).
     `idle_exit_seconds`: stop after that long without requests and open extractions; None: never.
-    `stop_with_stdin`: stop when standard input ends, so that a child dies with its parent.
+    `stop_with_stdin`: stop when standard input ends, so that a child dies with its parent; with its last user if it has others.
     `catalogue_url`, `storage_uri`: a PostgreSQL database and the root of an object store, which several processes share; both or
     none. Then `data` holds nothing that can't be made again, `lease_seconds` is how long the work of a process that died is left
     alone, `fold_seconds` how long events rest in the catalogue before they go to the storage, `replaced_seconds` how long a file is

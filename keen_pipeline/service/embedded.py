@@ -12,14 +12,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.credentials import load_credentials, make_private
-from keen_pipeline.service.endpoint import is_held, read_announcement
+from keen_pipeline.service.endpoint import is_held, is_used, read_announcement, used
 from keen_pipeline.settings import SHARED_VARIABLES
 
 PING_SECONDS = 2.0
@@ -90,6 +90,18 @@ class EmbeddedService:
         _end(self._process)
         self._log.close()
 
+    def leave(self, data: Path) -> None:
+        """End the service unless somebody else uses it, with whom it ends then."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # a child that is gone has closed its end
+            self._process.stdin.close()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._process.poll() is None and not is_used(data):
+            if time.monotonic() > deadline:
+                _end(self._process)
+            time.sleep(_POLL_SECONDS)
+        self._log.close()
+
     def __enter__(self) -> EmbeddedService:
         return self
 
@@ -97,12 +109,30 @@ class EmbeddedService:
         self.stop()
 
 
-def start(data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mapping[str, str] | None = None) -> EmbeddedService:
+@contextlib.contextmanager
+def shared(data: Path) -> Iterator[Endpoint]:
+    """The service of a data folder for the block's time: the one that runs, or one that is started and ends with its last user.
+
+    Of several processes that ask at once all get the same one. Raises as `start` does.
+    """
+    with contextlib.ExitStack() as left, used(data, STOP_SECONDS):
+        found = find(data)
+        if found is None:
+            service = start(data, others=True)
+            left.callback(service.leave, data)
+            found = service.endpoint
+        yield found
+
+
+def start(
+    data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mapping[str, str] | None = None, others: bool = False
+) -> EmbeddedService:
     """Start a service as a child in a process group of its own and wait until it answers.
 
     `port` 0: a free one. `options`: further arguments of `keen-pipeline serve`, for example `["--extraction-delay", "2"]`.
-    `env`: the child's whole environment; None: this process's, without a shared storage, so that the folder is all it has. The
-    child also ends when this process does, however it ends.
+    `env`: the child's whole environment; None: this process's, without a shared storage, so that the folder is all it has.
+    `others`: if another process was faster, the answer is its service.
+    The child also ends when this process does, however it ends.
     Raises ConfigurationError with the child's own words if it gives up, ServiceUnavailableError after 30 seconds.
     """
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
@@ -110,7 +140,7 @@ def start(data: Path, *, port: int = 0, options: Sequence[str] = (), env: Mappin
     process = None
     try:
         process = _child(data, options, _environment() if env is None else dict(env), subprocess.PIPE, log)
-        return EmbeddedService(process, _await(process, data, log), log)
+        return EmbeddedService(process, _await(process, data, log, others=others), log)
     except BaseException:
         if process is not None:
             _end(process)

@@ -1,10 +1,11 @@
-"""The file that says where the service of a data folder listens, and the lock that keeps a second one out."""
+"""The file that says where the service of a data folder listens, the lock that keeps a second one out, and that of its users."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,15 @@ from keen_pipeline.service.credentials import load_credentials, make_private, wr
 
 FILE_NAME = "endpoint.json"
 LOCK_NAME = "lock"
-_BESIDE = {LOCK_NAME, "service.log", "lost+found", "results"}  # there before the first start already, some on disks of their own
+USERS_NAME = "users"
+_POLL_SECONDS = 0.1
+_BESIDE = {
+    LOCK_NAME,
+    USERS_NAME,
+    "service.log",
+    "lost+found",
+    "results",
+}  # there before the first start already, some on disks of their own
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,9 @@ def read_announcement(data: Path) -> Announcement | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
-    """Hold a file for this process, and give its descriptor; the system gives it back however the process ends.
+def locked(path: Path, refusal: Callable[[], str], *, shared: bool = False) -> Iterator[int]:
+    """Hold a file for this process, or `shared` with others, and give its descriptor; the system gives it back however the process
+    ends.
 
     Raises ConfigurationError, with the words of `refusal`, if another process holds it.
     """
@@ -45,7 +55,7 @@ def locked(path: Path, refusal: Callable[[], str]) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(refusal()) from None
         except OSError as error:
@@ -61,6 +71,48 @@ def exclusive(data: Path) -> Iterator[None]:
     _see_that_it_is_ours(data)
     make_private(data)
     with locked(data / LOCK_NAME, lambda: f"service: {data} is in use by {_holder(data)}; stop it or choose another --data"):
+        yield
+
+
+@contextlib.contextmanager
+def used(data: Path, patience_seconds: float) -> Iterator[None]:
+    """Count as a user of the folder's service; a service that ends with its users lives as long as there is one.
+
+    One that is just about to end is waited for. Raises ConfigurationError if that takes longer, or for a folder of somebody else.
+    """
+    _see_that_it_is_ours(data)
+    make_private(data)
+    deadline = time.monotonic() + patience_seconds
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(data / USERS_NAME, lambda: f"service: the one on {data} does not end", shared=True))
+                break
+            except ConfigurationError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_SECONDS)
+        yield
+
+
+def is_used(data: Path) -> bool:
+    """Whether the folder's service has a user."""
+    for shared, answer in ((False, False), (True, True)):  # whoever could have it alone is alone
+        with contextlib.suppress(ConfigurationError), locked(data / USERS_NAME, str, shared=shared):
+            return answer
+    return False  # the service has it: it ends
+
+
+@contextlib.contextmanager
+def unused(data: Path) -> Iterator[None]:
+    """Wait until the folder's service has no user; it gets none in the block."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(data / USERS_NAME, str))
+                break
+            except ConfigurationError:
+                time.sleep(_POLL_SECONDS)
         yield
 
 

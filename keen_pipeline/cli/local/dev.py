@@ -91,10 +91,8 @@ def _refusal() -> str:
 
 
 def _service(settings: Settings, stack: ExitStack) -> None:
-    found = embedded.find(settings.service_data)
-    if found is None:
-        found = stack.enter_context(embedded.start(settings.service_data)).endpoint
-    console.print(f"embedded service: {found.base_url}")
+    service = stack.enter_context(embedded.shared(settings.service_data))
+    console.print(f"embedded service: {service.base_url}")
     if settings.collections_file is None:
         with open_client(settings, None) as client:
             count = load_sample_events(client, settings.service_data, SystemClock().now().date())

@@ -27,7 +27,7 @@ from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME as CREDENTIALS_FILE
-from keen_pipeline.service.endpoint import announced, exclusive
+from keen_pipeline.service.endpoint import announced, exclusive, unused
 from keen_pipeline.service.http.app import make_app
 from keen_pipeline.service.http.server.connections import Connections
 from keen_pipeline.service.http.server.protocol import BoundedProtocol
@@ -166,7 +166,9 @@ class _Server(uvicorn.Server):
     def _wait_for_stdin(self) -> None:
         while os.read(0, 4096):
             pass
-        self.should_exit = True
+        with unused(self._service.config.data):  # whoever comes from now on starts one of his own, once this process is gone
+            self.should_exit = True
+            threading.Event().wait()
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; true ends the service."""
