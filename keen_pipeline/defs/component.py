@@ -134,7 +134,7 @@ class DestinationModel(dg.Model, dg.Resolvable):
     """Where files land, instead of what the environment says."""
 
     uri: str | None = Field(default=None, description="a folder or URI; unset: KEEN_PIPELINE_DESTINATION")
-    options: dict[str, str] | None = Field(default=None, description="transport options such as endpoint")
+    options: dict[str, str | float] | None = Field(default=None, description="transport options such as endpoint")
 
 
 class ExtractionScaffoldParams(BaseModel):

@@ -107,7 +107,7 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
     uri: str | None = Field(
         default=None, description="a folder, or an s3://, gs://, azure:// or sftp:// URI; unset: KEEN_PIPELINE_DESTINATION"
     )
-    options: dict[str, str] | None = Field(
+    options: dict[str, Any] | None = Field(
         default=None,
         description="transport options such as endpoint; unset without `uri`: KEEN_PIPELINE_DESTINATION_OPTIONS",
     )

@@ -17,12 +17,19 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._serdes import serialize_value
 from dagster.components.testing.utils import create_defs_folder_sandbox
 
-from keen_pipeline import Collection, KeenExtractionComponent, KeenTranslator, KeenTranslatorData, build_keen_definitions
+from keen_pipeline import (
+    Collection,
+    CsvDestination,
+    KeenExtractionComponent,
+    KeenTranslator,
+    KeenTranslatorData,
+    build_keen_definitions,
+)
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import CheckPolicy, CountPolicy, Encoding
 from keen_pipeline.defs.component import Discovery
 from keen_pipeline.defs.translator import collection_of
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import live_service
 
 PURCHASES: dict[str, Any] = {
@@ -99,6 +106,16 @@ def test_a_template_that_looks_like_a_number_stays_the_text_that_it_is(
     with loaded({"collections": [LOGINS], "keen": keen}) as (_, defs):
         settings = (defs.resources or {})["keen"].settings()
     assert (settings.project_id, settings.api_version, settings.base_url) == (project, version, "https://api.keen.io")
+
+
+def test_an_option_of_the_destination_may_be_a_number() -> None:
+    place: dict[str, Any] = {"uri": "sftp://us@host/x", "options": {"timeout_seconds": 30, "known_hosts": "hosts"}}
+    with loaded({"collections": [LOGINS], "destination": place}) as (_, defs):
+        assert (defs.resources or {})["keen_destination"].open().uri == "sftp://us@host/x"
+    assert CsvDestination(**place).open().uri == "sftp://us@host/x"
+    wrong = CsvDestination(uri="sftp://us@host/x", options={"timeout_seconds": 30, "known_hosts": 5})
+    with pytest.raises(ConfigurationError, match="option known_hosts must be text, not 5"):
+        wrong.open()
 
 
 def test_a_project_s_own_collections_of_keen_are_not_discovered() -> None:
