@@ -68,8 +68,7 @@ def locked(path: Path, refusal: Callable[[], str], *, shared: bool = False) -> I
 @contextlib.contextmanager
 def exclusive(data: Path) -> Iterator[None]:
     """Hold the data folder for this process. Raises ConfigurationError naming the service that holds it, or what else is in it."""
-    _see_that_it_is_ours(data)
-    make_private(data)
+    _take(data)
     with locked(data / LOCK_NAME, lambda: f"service: {data} is in use by {_holder(data)}; stop it or choose another --data"):
         yield
 
@@ -80,8 +79,7 @@ def used(data: Path, patience_seconds: float) -> Iterator[None]:
 
     One that is just about to end is waited for. Raises ConfigurationError if that takes longer, or for a folder of somebody else.
     """
-    _see_that_it_is_ours(data)
-    make_private(data)
+    _take(data)
     deadline = time.monotonic() + patience_seconds
     with contextlib.ExitStack() as stack:
         while True:
@@ -116,8 +114,8 @@ def unused(data: Path) -> Iterator[None]:
         yield
 
 
-def _see_that_it_is_ours(data: Path) -> None:
-    """A service takes what it finds for its own, or for leftovers of its own, and closes the folder to others."""
+def _take(data: Path) -> None:
+    """Make the folder ours, closed to others. Not somebody else's: a service takes what it finds for its own, or its leftovers."""
 
     def names(folder: Path) -> set[str]:
         return {path.name for path in folder.iterdir() if path.name[0] != "."} - _BESIDE if folder.is_dir() else {"a file"}
@@ -129,6 +127,7 @@ def _see_that_it_is_ours(data: Path) -> None:
         raise ConfigurationError(
             f"service: {data} holds other things, such as {min(there)}; choose an empty one (--data, KEEN_PIPELINE_SERVICE_DATA)"
         )
+    make_private(data)
 
 
 def is_held(data: Path) -> bool:

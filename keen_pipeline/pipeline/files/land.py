@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 # nothing about the result, a storage or a service that is away, is tried for about an hour before another one is asked for.
 MAX_LANDING_TRIES = 3
 MAX_TRIES_OF_AN_OUTAGE = 10
+# How long a landing that has ended waits to be told with others.
+TELLING_SECONDS = 2.0
 # How long a stopped landing is waited for.
 CLOSE_SECONDS = 5.0
 
@@ -95,10 +97,12 @@ class LandingPool:
         """The entries queued or under way."""
         return set(self._futures.values())
 
-    def finished(self, timeout: float | None) -> Iterator[Landed | NotLanded]:
-        """The landings that ended, waiting at most `timeout` seconds for the first; what is not asked for comes the next time.
-        Raises LedgerUnavailableError."""
-        done, _ = wait(self._futures, timeout=timeout, return_when=FIRST_COMPLETED)
+    def finished(self, seconds: float) -> Iterator[Landed | NotLanded]:
+        """The landings that ended, waiting so long for those under way: while they are many, telling of them would slow them.
+
+        What is not asked for comes the next time. Raises LedgerUnavailableError.
+        """
+        done, _ = wait(self._futures, timeout=seconds)
         for future in done:
             del self._futures[future]
             yield future.result()
@@ -254,7 +258,7 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
         for entry, url in _with_urls(pipeline, complete):  # what has its URL begins while others' are asked for
             pool.add(entry, url)
         while pool.entry_ids:
-            for outcome in pool.finished(None):
+            for outcome in pool.finished(TELLING_SECONDS):
                 if isinstance(outcome, NotLanded):
                     pipeline.ledger.release([outcome.entry.entry_id], worker.id)
                 elif outcome.entry.parent_id is not None:

@@ -7,9 +7,27 @@ from keen_pipeline_tests.mutants.groups.service_http import _HTTP, _SERVICE, _te
 MUTANTS: list[tuple[str, str, str, str]] = [
     (
         f"{_SERVICE}/endpoint.py",
-        "    _see_that_it_is_ours(data)\n",
-        "",
+        "    if there and not ours and load_credentials(data) is None:",
+        "    if False:",
         _test("storage/processes", "a_folder_that_holds_other_things_is_refused_and_nothing_of_it_is_touched"),
+    ),
+    (
+        f"{_SERVICE}/embedded.py",
+        "start(data, others=True)",
+        "start(data)",
+        _test("storage/processes", "commands_at_once_share_a_service_that_ends_with_the_last_of_them_however_they_end"),
+    ),
+    (
+        f"{_SERVICE}/embedded.py",
+        "poll() is None and not is_used(data):",
+        "poll() is None:",
+        _test("storage/processes", "commands_at_once_share_a_service_that_ends_with_the_last_of_them_however_they_end"),
+    ),
+    (
+        f"{_HTTP}/server/serve.py",
+        "with unused(self._service.config.data):  #",
+        "with contextlib.nullcontext():  #",
+        _test("storage/processes", "commands_at_once_share_a_service_that_ends_with_the_last_of_them_however_they_end"),
     ),
     (
         f"{_SERVICE}/embedded.py",
