@@ -67,6 +67,7 @@ def begun(folder: Path) -> tuple[Shell, Path, str, subprocess.Popen[bytes]]:
     return shell, log, port, shell.start("dev", "--port", port, log=log)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_second_one_is_refused_and_says_where_the_first_is(tmp_path: Path) -> None:
     shell, log, port, first = begun(tmp_path)

@@ -251,6 +251,7 @@ def _dg(project: Path, environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_dg_scaffolds_checks_discovers_and_lists_in_a_project_of_its_own(tmp_path: Path) -> None:
     project = tmp_path / "ours"
     (project / "src" / "ours" / "defs").mkdir(parents=True)

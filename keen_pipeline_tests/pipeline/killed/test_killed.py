@@ -25,7 +25,7 @@ def backfill(folder: Path, end: Endpoint) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_same_backfill_again_goes_on_at_once(tmp_path: Path, how: signal.Signals) -> None:
     """Its lease is ten minutes; the test's own time limit is five."""
     with live_service(options=["--extraction-delay", "1"]) as end:  # noqa: SIM117 - the client's address is the service's
