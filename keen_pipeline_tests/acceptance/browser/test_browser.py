@@ -85,7 +85,7 @@ def test_a_backfill_of_five_days_by_clicking_ends_green_with_counts(page: Page, 
         deadline = time.monotonic() + 180  # the word above may be another run's
         while True:
             runs = [run for run in instance.get_runs(clicked) if dg.AssetKey(["keen", "purchases"]) in (run.asset_selection or ())]
-            if all(run.is_finished for run in runs) or time.monotonic() > deadline:
+            if (runs and all(run.is_finished for run in runs)) or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
         assert [run.status for run in runs] == [dg.DagsterRunStatus.SUCCESS]
