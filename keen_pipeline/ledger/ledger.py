@@ -74,9 +74,7 @@ class SqlLedger(LedgerSubmissions):
         entry = self._change(connection, entry_id, worker, {Status.COMPLETE}, unproven=was_anothers, publisher=worker)
         # Whoever is about to remove an older file from this path loses that claim, and says so in `removed`, if still alive.
         at_work = sa.or_(is_publishing, is_landed, sa.and_(is_stale, is_claimed))
-        others = sa.and_(
-            self._at_destination, _at_path(entry.request.collection, entry.request.path), entries.c.id != entry_id, at_work
-        )
+        others = sa.and_(self._at_destination, _at_path(entry.request), entries.c.id != entry_id, at_work)
         claimed_by = sa.case((is_stale, sa.null()), else_=entries.c.claimed_by)
         values = {"unproven": sa.true(), "publisher": None, "claimed_by": claimed_by}
         found = connection.execute(sa.update(entries).where(others).values(values).returning(entries.c.status)).scalars()
@@ -109,7 +107,7 @@ class SqlLedger(LedgerSubmissions):
         return landed
 
     def _supersede_earlier(self, connection: sa.Connection, entry: Entry, now: datetime) -> None:
-        at_path = _at_path(entry.request.collection, entry.request.path)
+        at_path = _at_path(entry.request)
         earlier = sa.or_(entries.c.status == Status.LANDED.value, sa.and_(is_stale, at_path))
         values = {
             "status": Status.SUPERSEDED.value,
@@ -118,7 +116,7 @@ class SqlLedger(LedgerSubmissions):
             # A file at the same path was replaced; one at another path is still there.
             "removed_at": sa.case((at_path, now), else_=entries.c.removed_at),
         }
-        others = sa.and_(self._mine, _at_place(*entry.request.place), entries.c.id != entry.entry_id, earlier)
+        others = sa.and_(self._mine, _at_place(entry.request), entries.c.id != entry.entry_id, earlier)
         connection.execute(sa.update(entries).where(others).values(values))
 
     @transaction
@@ -165,7 +163,7 @@ class SqlLedger(LedgerSubmissions):
         now, row = self.clock.now(), self._known(connection, entry_id)
         if row is None or row.status != Status.LANDED.value or row.attempt >= limits.max_attempts:
             return None
-        asked = self._found(connection, sa.and_(is_open, _at_place(row.collection, row.partition_key)))
+        asked = self._found(connection, sa.and_(is_open, _at_place(row)))
         if asked:
             return asked[0] if asked[0].fingerprint == row.fingerprint else None
         due_at = now + timedelta(seconds=backoff_seconds(row.attempt, limits))
@@ -238,7 +236,7 @@ class SqlLedger(LedgerSubmissions):
         if row is None:
             return None
         # Another project's file at the same destination is nobody's to remove either.
-        at_path = sa.and_(self._at_destination, _at_path(row.collection, row.path), entries.c.id != entry_id)
+        at_path = sa.and_(self._at_destination, _at_path(row), entries.c.id != entry_id)
         is_used = sa.or_(is_open, entries.c.status == Status.LANDED.value)
         in_use = sa.select(entries.c.id).where(at_path, is_used).limit(1)
         if connection.execute(in_use).first() is not None:
@@ -277,7 +275,7 @@ class SqlLedger(LedgerSubmissions):
         tokens = self._among(connection, entries.c.token, [entry.token for group in places for entry in group], self._mine)
         restored = []
         for group in places:
-            here = _at_place(*group[-1].request.place)
+            here = _at_place(group[-1].request)
             known = self._found(connection, sa.and_(here, entries.c.status == Status.LANDED.value))
             # A backup of a ledger doesn't know what has landed since.
             if known and _landed_at(known[0]) >= _landed_at(group[-1]):
@@ -304,7 +302,7 @@ class SqlLedger(LedgerSubmissions):
     def _doubt(self, connection: sa.Connection, entry: Entry) -> None:
         """What lies at an entry's path, or is about to, may be another's file."""
         at_work = entries.c.status.in_([Status.COMPLETE.value, Status.LANDED.value])
-        here = sa.and_(self._at_destination, _at_path(entry.request.collection, entry.request.path), at_work)
+        here = sa.and_(self._at_destination, _at_path(entry.request), at_work)
         connection.execute(sa.update(entries).where(here).values(unproven=sa.true()))
 
     @transaction
@@ -325,12 +323,12 @@ class SqlLedger(LedgerSubmissions):
         return connection.execute(sa.delete(entries).where(ended)).rowcount
 
 
-def _at_place(collection: str, partition_key: str) -> sa.ColumnElement[bool]:
-    return sa.and_(entries.c.collection == collection, entries.c.partition_key == partition_key)
+def _at_place(of: ExtractionRequest | sa.Row[Any]) -> sa.ColumnElement[bool]:
+    return sa.and_(entries.c.collection == of.collection, entries.c.partition_key == of.partition_key)
 
 
-def _at_path(collection: str, path: str) -> sa.ColumnElement[bool]:
-    return sa.and_(entries.c.collection == collection, entries.c.path == path)
+def _at_path(of: ExtractionRequest | sa.Row[Any]) -> sa.ColumnElement[bool]:
+    return sa.and_(entries.c.collection == of.collection, entries.c.path == of.path)
 
 
 def _landed_at(entry: Entry) -> datetime:

@@ -92,9 +92,7 @@ class EmbeddedService:
 
     def leave(self, data: Path) -> None:
         """End the service unless somebody else uses it, with whom it ends then."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # a child that is gone has closed its end
-            self._process.stdin.close()
+        _close_stdin(self._process)
         deadline = time.monotonic() + STOP_SECONDS
         while self._process.poll() is None and not is_used(data):
             if time.monotonic() > deadline:
@@ -207,10 +205,14 @@ def _words(log: IO[bytes], began: int = 0) -> str:
     return log.read().decode("utf-8", "replace").rpartition("keen-pipeline: ")[2].strip() or "it said nothing"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _close_stdin(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         with contextlib.suppress(OSError):  # a child that is gone has closed its end
             process.stdin.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _close_stdin(process)
     if process.poll() is None:
         process.terminate()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +18,8 @@ FILE_NAME = "endpoint.json"
 LOCK_NAME = "lock"
 USERS_NAME = "users"
 _POLL_SECONDS = 0.1
-_BESIDE = {
-    LOCK_NAME,
-    USERS_NAME,
-    "service.log",
-    "lost+found",
-    "results",
-}  # there before the first start already, some on disks of their own
+# There before the first start already, some on disks of their own.
+_BESIDE = {LOCK_NAME, USERS_NAME, "service.log", "lost+found", "results"}
 
 
 @dataclass(frozen=True)
@@ -44,22 +40,27 @@ def read_announcement(data: Path) -> Announcement | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, refusal: Callable[[], str], *, shared: bool = False) -> Iterator[int]:
+def locked(path: Path, refusal: Callable[[], str], *, shared: bool = False, patience_seconds: float = 0.0) -> Iterator[int]:
     """Hold a file for this process, or `shared` with others, and give its descriptor; the system gives it back however the process
     ends.
 
-    Raises ConfigurationError, with the words of `refusal`, if another process holds it.
+    Raises ConfigurationError, with the words of `refusal`, if another process holds it for longer than `patience_seconds`.
     """
     import fcntl  # the command line's help needs none of it, and Windows has none
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + patience_seconds
     try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(refusal()) from None
-        except OSError as error:
-            raise ConfigurationError(f"{path}: the file system takes no locks ({error.strerror}); choose another one") from None
+        while True:
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise ConfigurationError(refusal()) from None
+            except OSError as error:
+                raise ConfigurationError(f"{path}: the file system takes no locks ({error.strerror}); choose another one") from None
+            time.sleep(_POLL_SECONDS)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -80,37 +81,22 @@ def used(data: Path, patience_seconds: float) -> Iterator[None]:
     One that is just about to end is waited for. Raises ConfigurationError if that takes longer, or for a folder of somebody else.
     """
     _take(data)
-    deadline = time.monotonic() + patience_seconds
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(locked(data / USERS_NAME, lambda: f"service: the one on {data} does not end", shared=True))
-                break
-            except ConfigurationError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(_POLL_SECONDS)
+    with locked(
+        data / USERS_NAME, lambda: f"service: the one on {data} does not end", shared=True, patience_seconds=patience_seconds
+    ):
         yield
 
 
 def is_used(data: Path) -> bool:
     """Whether the folder's service has a user."""
-    for shared, answer in ((False, False), (True, True)):  # whoever could have it alone is alone
-        with contextlib.suppress(ConfigurationError), locked(data / USERS_NAME, str, shared=shared):
-            return answer
-    return False  # the service has it: it ends
+    users = data / USERS_NAME
+    return not _can_lock(users) and _can_lock(users, shared=True)  # the service that is about to end has it alone
 
 
 @contextlib.contextmanager
 def unused(data: Path) -> Iterator[None]:
-    """Wait until the folder's service has no user; it gets none in the block."""
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(locked(data / USERS_NAME, str))
-                break
-            except ConfigurationError:
-                time.sleep(_POLL_SECONDS)
+    """Wait until the folder's service has no user, as long as that takes; it gets none in the block."""
+    with locked(data / USERS_NAME, str, patience_seconds=math.inf):
         yield
 
 
@@ -132,13 +118,15 @@ def _take(data: Path) -> None:
 
 def is_held(data: Path) -> bool:
     """Whether a service holds the data folder, or is about to."""
-    if not (data / LOCK_NAME).exists():
-        return False
+    return (data / LOCK_NAME).exists() and not _can_lock(data / LOCK_NAME)
+
+
+def _can_lock(path: Path, *, shared: bool = False) -> bool:
     try:
-        with locked(data / LOCK_NAME, str):
-            return False
+        with locked(path, str, shared=shared):
+            return True
     except ConfigurationError:
-        return True
+        return False
 
 
 def _holder(data: Path) -> str:

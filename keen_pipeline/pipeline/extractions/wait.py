@@ -23,7 +23,7 @@ from keen_pipeline.pipeline.extractions.poll import poll
 from keen_pipeline.pipeline.extractions.post import post_due
 from keen_pipeline.pipeline.extractions.submit import Submission, submit
 from keen_pipeline.pipeline.files import manifests
-from keen_pipeline.pipeline.files.land import TELLING_SECONDS, Landed, LandingPool, NotLanded
+from keen_pipeline.pipeline.files.land import Landed, LandingPool, NotLanded
 from keen_pipeline.pipeline.files.upkeep import sweep
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ class _Wait:
             if not self.pool.entry_ids:
                 self.pipeline.clock.sleep(min(left, _LONGEST_NAP_SECONDS))
                 continue
-            for outcome in self.pool.finished(min(left, TELLING_SECONDS)):
+            for outcome in self.pool.finished(left):
                 yield from self._finished(outcome)
                 yield self._progress(list(self.pending.values()))
                 if self._is_over(until):  # a caller that writes an event for each takes its time

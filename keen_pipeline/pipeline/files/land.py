@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 MAX_LANDING_TRIES = 3
 MAX_TRIES_OF_AN_OUTAGE = 10
 # How long a landing that has ended waits to be told with others.
-TELLING_SECONDS = 2.0
+_TELLING_SECONDS = 2.0
 # How long a stopped landing is waited for.
 CLOSE_SECONDS = 5.0
 
@@ -97,12 +97,12 @@ class LandingPool:
         """The entries queued or under way."""
         return set(self._futures.values())
 
-    def finished(self, seconds: float) -> Iterator[Landed | NotLanded]:
-        """The landings that ended, waiting so long for those under way: while they are many, telling of them would slow them.
+    def finished(self, seconds: float = _TELLING_SECONDS) -> Iterator[Landed | NotLanded]:
+        """The landings that ended, waiting for others at most so long: while they are many, telling of them would slow them.
 
         What is not asked for comes the next time. Raises LedgerUnavailableError.
         """
-        done, _ = wait(self._futures, timeout=seconds)
+        done, _ = wait(self._futures, timeout=min(seconds, _TELLING_SECONDS))
         for future in done:
             del self._futures[future]
             yield future.result()
@@ -258,7 +258,7 @@ def land(pipeline: Pipeline, entry_ids: Iterable[int], worker: Worker) -> Iterat
         for entry, url in _with_urls(pipeline, complete):  # what has its URL begins while others' are asked for
             pool.add(entry, url)
         while pool.entry_ids:
-            for outcome in pool.finished(TELLING_SECONDS):
+            for outcome in pool.finished():
                 if isinstance(outcome, NotLanded):
                     pipeline.ledger.release([outcome.entry.entry_id], worker.id)
                 elif outcome.entry.parent_id is not None:
