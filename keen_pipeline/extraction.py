@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -165,26 +165,33 @@ class RemoteStatus(str, Enum):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """When an extraction was made, and for what."""
+
+    created_at: datetime
+    timeframe: Timeframe
+    filters: tuple[Filter, ...]
+
+
+@dataclass(frozen=True)
 class RemoteExtraction:
     """One extraction as the service reports it.
 
-    `created_at`, `timeframe` and `filters` (as on the wire) are None if the service does not say them; Keen's own does not.
+    `asked`: reads what the service says of its request when that is needed (seldom); None if it says nothing, as Keen's own.
     """
 
     extraction_id: str
     status: RemoteStatus
     results_url: SecretUrl | None = None
     message: str | None = None
-    created_at: datetime | None = None
-    timeframe: Timeframe | None = None
-    filters: tuple[Filter, ...] | None = None
+    asked: Callable[[], Asked | None] = field(default=lambda: None, compare=False, repr=False)
 
     def is_of(self, request: ExtractionRequest, posted_at: datetime, slack: timedelta) -> bool:
         """Whether the service says that this is what a POST of `request` at `posted_at` made; clocks may differ by `slack`."""
-        if self.created_at is None or self.timeframe is None or self.filters is None:
+        asked = self.asked()
+        if asked is None or filters_identity(asked.filters) != filters_identity(request.filters):
             return False
-        same = filters_identity(self.filters) == filters_identity(request.filters)
-        return same and self.timeframe == request.timeframe and self.created_at >= posted_at - slack
+        return asked.timeframe == request.timeframe and asked.created_at >= posted_at - slack
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from keen_pipeline.client import scrub
 from keen_pipeline.client.address import split_url
 from keen_pipeline.errors import UnreadableAnswerError
-from keen_pipeline.extraction import RemoteExtraction, RemoteStatus, SecretUrl
+from keen_pipeline.extraction import Asked, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
 from keen_pipeline.timeframe import Timeframe, parse_instant
 
@@ -44,7 +44,7 @@ def _extraction(identity: str, fields: Mapping[str, Any], clean: Clean) -> Remot
         status=RemoteStatus.from_wire(fields["status"]),
         results_url=_results_url(fields.get("results_url")),
         message=None if message is None else clean(str(message)),
-        **_asked(fields),
+        asked=lambda: _asked(fields),
     )
 
 
@@ -69,17 +69,17 @@ def _results_url(url: Any) -> SecretUrl | None:
     return SecretUrl(str(url))
 
 
-def _asked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked and when, of a service that says it; nothing when a part is missing or has another form."""
+def _asked(fields: Mapping[str, Any]) -> Asked | None:
+    """What was asked and when, of a service that says it; None when a part is missing or has another form."""
     try:
         window, filters = fields["timeframe"], fields["filters"]
-        return {
-            "created_at": parse_instant(fields["created_at"]),
-            "timeframe": Timeframe(parse_instant(window["start"]), parse_instant(window["end"])),
-            "filters": tuple(Filter.from_wire(one) for one in filters),
-        }
+        return Asked(
+            parse_instant(fields["created_at"]),
+            Timeframe(parse_instant(window["start"]), parse_instant(window["end"])),
+            tuple(Filter.from_wire(one) for one in filters),
+        )
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
-        return {}
+        return None
 
 
 def read_extractions(answer: Any, clean: Clean) -> dict[str, RemoteExtraction]:

@@ -72,13 +72,18 @@ def _request(r: sa.RowMapping) -> ExtractionRequest:
         partition_key=r["partition_key"],
         path=r["path"],
         kind=Kind(r["kind"]),
-        filters=tuple(Filter.from_wire(f) for f in json.loads(r["filters"])),
+        filters=_filters(r["filters"]),
         encoding=Encoding(r["encoding"]),
-        mask={name: MaskMethod(method) for name, method in json.loads(r["mask"] or "{}").items()},
+        mask={name: MaskMethod(method) for name, method in json.loads(r["mask"]).items()} if r["mask"] else {},
         mask_key=r["mask_key"],
         count_check=CountPolicy(r["count_check"]),
         email=r["email"],
     )
+
+
+@lru_cache(maxsize=64)
+def _filters(text: str) -> tuple[Filter, ...]:
+    return tuple(Filter.from_wire(one) for one in json.loads(text))
 
 
 @lru_cache(maxsize=64)

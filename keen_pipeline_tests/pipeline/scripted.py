@@ -12,7 +12,7 @@ from typing import Any
 
 from keen_pipeline.client.results.renewal import RenewingResults
 from keen_pipeline.errors import ExtractionTooLargeError, KeenPipelineError
-from keen_pipeline.extraction import ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
+from keen_pipeline.extraction import Asked, ExtractionRequest, RemoteExtraction, RemoteStatus, SecretUrl
 from keen_pipeline.filters import Filter
 from keen_pipeline.ports import Clock, RateLimiter, ResultsSource, ResultsStream
 from keen_pipeline.timeframe import Timeframe, format_instant
@@ -164,10 +164,8 @@ class ScriptedKeen:
         if status is RemoteStatus.COMPLETE:
             made.body = made.body if made.body is not None else self.body(made, self.csv(made.request))
             url = SecretUrl(f"http://results.test/{made.extraction_id}?signature=s3cret")
-        asked: dict[str, Any] = {}
-        if self.tells:
-            asked = {"created_at": made.created_at, "timeframe": made.request.timeframe, "filters": made.request.filters}
-        return RemoteExtraction(made.extraction_id, status, url, said.message, **asked)
+        asked = Asked(made.created_at, made.request.timeframe, made.request.filters) if self.tells else None
+        return RemoteExtraction(made.extraction_id, status, url, said.message, lambda: asked)
 
     def get_extraction(self, collection: str, extraction_id: str) -> RemoteExtraction:
         self._raise("get", collection)

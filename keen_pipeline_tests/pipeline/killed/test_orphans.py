@@ -49,7 +49,7 @@ class LosesAnswers:
         listed = self.api.list_extractions(collection)
         if self.tells:
             return listed
-        return {key: replace(one, created_at=None, timeframe=None, filters=None) for key, one in listed.items()}
+        return {key: replace(one, asked=lambda: None) for key, one in listed.items()}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.api, name)
