@@ -6,7 +6,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class TableLoader:
         if file is None:  # nothing is wanted of it, as before the start date
             return LoadedPartition(0, 0, (), (), 0.0)
         names = column_names(self.collection, file.landing.columns)
-        with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, self._explained(partition_key):
+        with tempfile.TemporaryDirectory(prefix="keen-table-") as folder, _own_notes(), self._explained(partition_key):
             pipeline = _pipeline(self.place, folder)
             with self.place.locked(pipeline), pipeline.destination_client() as client:
                 scan = self.reader.scan(self.collection, [file], types=self.types)
@@ -151,6 +151,14 @@ def _pipeline(place: TablePlace, folder: str) -> Any:
     pipeline.config.restore_from_destination = False
     pipeline.config.enable_runtime_trace = False
     return pipeline
+
+
+def _own_notes() -> AbstractContextManager[Any]:
+    """dlt notes each value that it looks up in its configuration, passwords among them, for as long as the process lives."""
+    from dlt.common.configuration.container import Container
+    from dlt.common.configuration.utils import TraceLogContext
+
+    return Container().injectable_context(TraceLogContext())  # type: ignore[no-any-return, unused-ignore]
 
 
 def _forget_schemas(client: Any) -> None:

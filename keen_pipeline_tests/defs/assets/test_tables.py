@@ -3,6 +3,7 @@ service runs."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -306,6 +307,19 @@ def test_nothing_but_the_database_is_written(
         "warehouse.db-shm",
         "warehouse.db.keen-lock",
     }
+
+
+def test_what_dlt_looked_up_for_a_load_is_forgotten(tmp_path: Path, keen_landing: KeenLanding) -> None:
+    def notes() -> int:
+        return sum(type(one).__name__ == "ResolvedValueTrace" for one in gc.get_objects())
+
+    keen_landing.land("visits", {key: [{"n": 1}] for key in KEYS[:3]})
+    loader = TableLoader(place_of_url(f"sqlite:///{tmp_path / 'w.db'}"), keen_landing.reader, "visits", "visits", source="keen/visits")
+    before = notes()
+    for key in KEYS[:3]:
+        loader.load(key)
+    gc.collect()
+    assert notes() == before
 
 
 def test_the_metadata_of_a_load(tmp_path: Path, keen_landing: KeenLanding) -> None:
