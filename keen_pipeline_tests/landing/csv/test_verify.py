@@ -189,7 +189,7 @@ def test_whole_records_end_where_one_after_the_other_is_seen_to(data: bytes, cut
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 @given(data=documents(), cuts=st.lists(st.integers(0, 400), max_size=6), mutable=st.booleans())
 def test_documents_are_judged_as_pythons_csv_does_at_length(data: bytes, cuts: list[int], mutable: bool) -> None:
     assert_equal(data, cuts, mutable=mutable)

@@ -267,7 +267,7 @@ def test_typed_values_equal_plain_python_through_everything(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @typed_events
 def test_many_typed_values_equal_plain_python_through_everything(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[dict[str, Any]]], wanted: Any
