@@ -132,7 +132,7 @@ def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS
     """
     from keen_pipeline.pipeline import Pipeline
 
-    keen, ledger, destination = _three(resources, name)
+    keen, ledger, destination = adapters_of(resources, name)
     settings, place = replace(keen.settings(), name=name), destination.open()
     share = ledger.open(scope_of(settings, place.uri))
     return Pipeline(
@@ -147,10 +147,11 @@ def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS
 
 def ledger_of(resources: Any, name: str) -> "SqlLedger":
     """The ledger's share alone; nothing is asked of Keen. Raises ConfigurationError."""
-    return open_scope(*_three(resources, name), name=name)
+    return open_scope(*adapters_of(resources, name), name=name)
 
 
-def _three(resources: Any, name: str) -> tuple[KeenResource, ExtractionLedger, CsvDestination]:
+def adapters_of(resources: Any, name: str) -> tuple[KeenResource, ExtractionLedger, CsvDestination]:
+    """The three resources that a step or sensor has under the definitions' names. Raises ConfigurationError if one is missing."""
     names = Names(name)
     try:
         return getattr(resources, name), getattr(resources, names.ledger), getattr(resources, names.destination)

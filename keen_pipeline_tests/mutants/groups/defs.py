@@ -77,7 +77,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/sensors/notifications.py",
-        "notices = SqlNotices(ledger.engine, of=of, clock=time)",
+        "notices = SqlNotices(ledger.engine, of=_of(ledger), clock=time)",
         "notices = SqlNotices(ledger.engine, clock=time)",
         f"{_TESTS}/notices/test_notifications.py::test_two_projects_on_one_ledger_have_a_digest_each",
     ),
