@@ -28,6 +28,8 @@ from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 # A sensor that ticks less often than hourly would land a partition after its next one is asked for.
 _MOST = {"partitions_per_run": MOST_PARTITIONS_PER_RUN, "sensor_interval_seconds": 3600}
 _KINDS: Mapping[str, type] = {
+    "partitions_per_run": int,
+    "sensor_interval_seconds": int,
     "keen": KeenResource,
     "ledger": ExtractionLedger,
     "destination": CsvDestination,
@@ -78,12 +80,10 @@ def build_keen_definitions(
 
     Raises InvalidInputError naming a wrong collection or argument, ConfigurationError for the environment or an encoding's extra.
     """
-    names = Names(name)
+    _check_arguments(locals())
     _check(collections)
+    names = Names(name)
     per_run = Settings.from_environment().partitions_per_run if partitions_per_run is None else partitions_per_run
-    _check_arguments(keen=keen, ledger=ledger, destination=destination, translator=translator, notifications=notifications)
-    _check_arguments(nightly_cron=nightly_cron, nightly_timezone=nightly_timezone, running=running)
-    _check_arguments(partitions_per_run=per_run, sensor_interval_seconds=sensor_interval_seconds)
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
@@ -123,18 +123,19 @@ def _check(collections: Sequence[Collection]) -> None:
         check_encoding(encoding)
 
 
-def _check_arguments(**given: Any) -> None:
+def _check_arguments(given: Mapping[str, Any]) -> None:
     """Refuse what is plainly of another kind, as a path for a destination, which would come out in a run, or out of bounds."""
-    for name, value in given.items():
-        kind, most, said = _KINDS.get(name, int), _MOST.get(name), type(value).__name__
+    for name, kind in _KINDS.items():
+        value, most = given[name], _MOST.get(name)
+        expected = f"be a {kind.__name__}, not a {type(value).__name__}"
         if most is not None:
+            expected = f"lie between 1 and {most}, not {value!r}"
             is_wrong = isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         elif kind in (str, bool):
             is_wrong = not isinstance(value, kind)
         else:  # a resource may also be one that is configured at launch, or a double
             is_wrong = isinstance(value, (str, PurePath, Mapping, list, type))
         if value is not None and is_wrong:
-            expected = f"lie between 1 and {most}, not {value!r}" if most is not None else f"be a {kind.__name__}, not a {said}"
             raise InvalidInputError(f"{name} must {expected}", field=name)
 
 
