@@ -1,5 +1,6 @@
 """Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,19 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {name: value for name, value in given.items() if value is not None}
     return {name: _FIELDS[name].parse(f"resource field {name}", str(value).strip()) for name, value in values.items()}
+
+
+def resolved(value: Any, where: str) -> Any:
+    """A value, or that of the variable it stands for: where a field takes anything, Dagster leaves a `dg.EnvVar` as its name.
+
+    Raises ConfigurationError if the variable is not set.
+    """
+    if not (isinstance(value, Mapping) and set(value) == {"env"}):
+        return value
+    found = os.environ.get(value["env"], "").strip()
+    if not found:
+        raise ConfigurationError(f"{where}: the variable {value['env']} is not set")
+    return found
 
 
 class KeenResource(dg.ConfigurableResource["KeenClient"]):
@@ -115,9 +129,10 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
     def open(self) -> FileDestination:
         """The destination. Raises ConfigurationError for a scheme or an option it can't serve."""
         settings = Settings.from_environment()
+        options = {name: resolved(value, f"destination: option {name}") for name, value in (self.options or {}).items()}
         if self.uri is None:
-            return open_destination(settings.destination, settings.destination_options if self.options is None else self.options)
-        return open_destination(self.uri, self.options or {})
+            return open_destination(settings.destination, settings.destination_options if self.options is None else options)
+        return open_destination(self.uri, options)
 
 
 def open_scope(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination, *, name: str) -> "SqlLedger":

@@ -11,6 +11,7 @@ from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, when_landed
+from keen_pipeline.defs.resources import resolved
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.readers.types import TYPES, check_types
 from keen_pipeline.scope import DEFAULT_NAME
@@ -38,7 +39,7 @@ class TableDatabase(dg.ConfigurableResource[TablePlace]):
     @field_validator("destination", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if value is None or isinstance(value, (str, dg.EnvVar)):
+        if value is None or isinstance(value, (str, Mapping)):  # a mapping is what Dagster makes of a dg.EnvVar
             return value
         word = f"object {id(value)}"
         _destinations[word] = value
@@ -54,7 +55,8 @@ class TableDatabase(dg.ConfigurableResource[TablePlace]):
         """The place of the tables. Raises ConfigurationError for a URL or a destination that is none."""
         if self.url is not None:
             return place_of_url(self.url.strip(), self.schema_name)
-        return place_of_destination(_destinations.get(self.destination, self.destination), self.schema_name)
+        destination = resolved(self.destination, "TableDatabase: destination")
+        return place_of_destination(_destinations.get(destination, destination), self.schema_name)
 
 
 def table_asset(
