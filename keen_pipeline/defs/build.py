@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import collection_to_wire, parse_collections
+from keen_pipeline.collections_file import check_different
 from keen_pipeline.defs.assets.collections import collection_assets
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
@@ -118,7 +118,7 @@ def _check(collections: Sequence[Collection]) -> None:
         raise InvalidInputError(
             "collections must be a list of Collection(name=...); read_collections_file has those of a file", field="collections"
         )
-    parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
+    check_different(collections)
     for encoding in {collection.encoding for collection in collections}:
         check_encoding(encoding)
 

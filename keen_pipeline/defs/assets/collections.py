@@ -10,6 +10,7 @@ import dagster as dg
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.assets.run import CsvAssetConfig, run_assets
 from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.partitions import grain
 from keen_pipeline.defs.reports.checks import check_specs
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
@@ -54,7 +55,7 @@ def keen_assets(
     """
     if not collections:
         raise InvalidInputError("keen_assets: name at least one collection", field="collections")
-    if len({(c.granularity, c.timezone) for c in collections}) > 1:
+    if len({grain(c) for c in collections}) > 1:
         raise InvalidInputError(
             "keen_assets: collections of one step need the same granularity and time zone; make another step for the others",
             field="collections",
