@@ -44,6 +44,8 @@ _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
 # The first line of what a run of ours says at its end.
 _SUMMARY = re.compile(r" partitions failed| stopped$")
+# An error of ours says what is wrong by itself; of which class it is tells a reader nothing.
+_OUR_ERROR = re.compile(r"^keen_pipeline\.errors\.\w+: ")
 
 
 class KeenNotifications(dg.ConfigurableResource[Settings]):
@@ -308,7 +310,8 @@ def _take_up(
             del left[0]
     except KeenPipelineError as error:
         # Most likely it is the ledger that made the run fail.
-        told = body | {"story": f"{body['story']}\nTold without the ledger: {error}"}
+        why = "" if str(error) in body["story"] else f": {error}"
+        told = body | {"story": f"{body['story']}\nTold without the ledger{why}"}
         send_once(sent, channels, left, alone, told, ui_url)
 
 
@@ -319,13 +322,13 @@ def _of(ledger: "SqlLedger") -> str:
 
 
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
-    """How much failed and which first, if the story's first lines say it; else what."""
+    """How much failed and which first, if the story's first lines say it; else what and why."""
     first, second = [*story.splitlines(), "", ""][:2]
     if _SUMMARY.search(first):
         # An extraction's id would push out why it failed.
         return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
-    return f"Keen: {what} failed ({run.job_name})"
+    return shortened(f"Keen: {what} failed: {first}", _TITLE_CHARACTERS)
 
 
 def _causes(story: str) -> list[str]:
@@ -344,5 +347,5 @@ def _story(failed: Sequence[dg.DagsterEvent]) -> str:
             said.append(data.user_failure_data.description)
         elif data.error is not None:
             cause = data.error.cause or data.error
-            said.append(cause.message.strip())
+            said.append(_OUR_ERROR.sub("", cause.message.strip()))
     return "\n".join(said)

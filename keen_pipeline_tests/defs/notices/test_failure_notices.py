@@ -85,6 +85,19 @@ def test_a_failure_is_told_once_while_the_ledger_is_down(make_place: MakePlace, 
     assert office.waiting() == []
 
 
+def test_a_configuration_that_keeps_a_run_from_beginning_is_the_subject(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS)
+    resources = {**(place.defs.resources or {}), "keen_ledger": ExtractionLedger(url="sqlite:////dev/null/ledger.db")}
+    place.defs = dg.Definitions(assets=place.defs.assets, resources=resources)
+    assert not place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
+    with mail_server(mail_port, "s3cret-word") as box:
+        Office(place, KeenNotifications(mail_to=["data@example.com"])).take_up()
+        mail = mail_of(box)
+    why = "the ledger sqlite:////dev/null/ledger.db can't be opened: /dev/null: File exists"
+    assert mail["Subject"] == f"Keen: landing failed: {why}"
+    assert part(mail, "plain").splitlines() == [why, "Told without the ledger"]
+
+
 def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:
     @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
     def theirs() -> None:

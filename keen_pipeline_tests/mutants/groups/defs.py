@@ -113,7 +113,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/collections.py",
-        "if len({(c.granularity, c.timezone) for c in collections}) > 1:",
+        "if len({grain(c) for c in collections}) > 1:",
         "if len({c.granularity for c in collections}) > 1:",
         f"{_EACH}::test_one_step_takes_one_granularity_and_zone_and_at_least_one_collection",
     ),
