@@ -76,7 +76,8 @@ def table_asset(
 
     `table`: its name, the collection's unless given, with a digest if that can't be a table's. Several collections may share one:
     the column `keen_source` keeps their rows apart. `types`: of properties, as `{"body:id": "int"}`: num, int, bool, datetime,
-    string or bytes; else the ledger's. `key`: the asset's, `["keen_tables", <table>]` unless given.
+    string or bytes; else the ledger's. `key`: the asset's, `["keen_tables", <table>]` unless given, and
+    `["shop_tables", <table>]` of the definitions `shop`.
     `automation_condition`: unless given, a partition is loaded when it has landed, or landed again, and its blocking checks passed.
     A run over a range of partitions loads one after the other; if one can't be loaded, the others are, and the run fails.
     `definitions`: the name of those whose collection it is; `asset_key`, `partitions_def`: of its files, if they are others.
@@ -90,7 +91,7 @@ def table_asset(
     wanted = _checked(collection.name, types or {})
     names = Names(definitions)
     upstream = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
-    target = key or dg.AssetKey(["keen_tables", name])
+    target = key or dg.AssetKey([names.tables, name])
     condition = automation_condition or (when_landed() & dg.AutomationCondition.all_deps_blocking_checks_passed())
 
     @dg.asset(
