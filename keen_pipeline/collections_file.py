@@ -79,12 +79,22 @@ def parse_collections(items: list[Any]) -> list[Collection]:
             raise InvalidInputError(f"{where}: {error}", field=error.field) from None
         except TypeError as error:
             raise InvalidInputError(f"{where}: {error}", field=where) from None
-    check_different(collections)
+    check_collections(collections)
     return collections
 
 
-def check_different(collections: Sequence[Collection]) -> None:
-    """Raises InvalidInputError naming a collection that is listed twice."""
+def check_collection(given: object) -> None:
+    """Raises InvalidInputError for what is no Collection, such as the name of one."""
+    if not isinstance(given, Collection):
+        raise InvalidInputError(f"collection must be a Collection(name=...), not {given!r}", field="collection")
+
+
+def check_collections(collections: object) -> None:
+    """Raises InvalidInputError for what is no list of them, and naming a collection that is listed twice."""
+    if not isinstance(collections, Sequence) or not all(isinstance(one, Collection) for one in collections):
+        raise InvalidInputError(
+            "collections must be a list of Collection(name=...); read_collections_file has those of a file", field="collections"
+        )
     twice = sorted(name for name, times in Counter(c.name for c in collections).items() if times > 1)
     if twice:
         raise InvalidInputError(f"collections: {', '.join(twice)} is listed twice", field="name")

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import check_different
+from keen_pipeline.collections_file import check_collections
 from keen_pipeline.defs.assets.collections import collection_assets
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
@@ -21,7 +21,6 @@ from keen_pipeline.defs.sensors.notifications import KeenNotifications, configur
 from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 
@@ -81,7 +80,7 @@ def build_keen_definitions(
     Raises InvalidInputError naming a wrong collection or argument, ConfigurationError for the environment or an encoding's extra.
     """
     _check_arguments(locals())
-    _check(collections)
+    check_collections(collections)
     names = Names(name)
     per_run = Settings.from_environment().partitions_per_run if partitions_per_run is None else partitions_per_run
     specs = specs_of(translator or KeenTranslator(), collections, name)
@@ -111,16 +110,6 @@ def _downstream_sensors(
         return []
     how: dict[str, Any] = {"minimum_interval_seconds": interval_seconds, "default_status": sensor_status(running)}
     return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
-
-
-def _check(collections: Sequence[Collection]) -> None:
-    if not isinstance(collections, Sequence) or not all(isinstance(one, Collection) for one in collections):
-        raise InvalidInputError(
-            "collections must be a list of Collection(name=...); read_collections_file has those of a file", field="collections"
-        )
-    check_different(collections)
-    for encoding in {collection.encoding for collection in collections}:
-        check_encoding(encoding)
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import check_collection
 from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
@@ -87,6 +88,7 @@ def table_asset(
     >>> asset.key.to_user_string()
     'keen_tables/purchases'
     """
+    check_collection(collection)
     name = table_name(collection.name) if table is None else check_table_name(table)
     wanted = _checked(collection.name, types or {})
     names = Names(definitions)
