@@ -89,9 +89,8 @@ def build_keen_definitions(
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
-    notifications = configured_notifications(notifications)
-    if notifications is not None:
-        sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running)
+    told = configured_notifications(notifications)
+    sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running) if told else []
     return dg.Definitions(
         assets=collection_assets(
             collections, specs, names, per_run, op_tags, execute, pool=pool, retry_policy=retry_policy, hooks=hooks
@@ -99,7 +98,7 @@ def build_keen_definitions(
         jobs=[submit_job, landing_job],
         schedules=nightly_schedules(names, submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running),
         sensors=sensors,
-        resources=keen_resources(names, keen, ledger, destination, notifications),
+        resources=keen_resources(names, keen, ledger, destination, told),
     )
 
 
