@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import date
 from enum import Enum
@@ -78,11 +79,25 @@ def parse_collections(items: list[Any]) -> list[Collection]:
             raise InvalidInputError(f"{where}: {error}", field=error.field) from None
         except TypeError as error:
             raise InvalidInputError(f"{where}: {error}", field=where) from None
-    names = [c.name for c in collections]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    check_collections(collections)
+    return collections
+
+
+def check_collection(given: object) -> None:
+    """Raises InvalidInputError for what is no Collection, such as the name of one."""
+    if not isinstance(given, Collection):
+        raise InvalidInputError(f"collection must be a Collection(name=...), not {given!r}", field="collection")
+
+
+def check_collections(collections: object) -> None:
+    """Raises InvalidInputError for what is no list of them, and naming a collection that is listed twice."""
+    if not isinstance(collections, Sequence) or not all(isinstance(one, Collection) for one in collections):
+        raise InvalidInputError(
+            "collections must be a list of Collection(name=...); read_collections_file has those of a file", field="collections"
+        )
+    twice = sorted(name for name, times in Counter(c.name for c in collections).items() if times > 1)
     if twice:
         raise InvalidInputError(f"collections: {', '.join(twice)} is listed twice", field="name")
-    return collections
 
 
 def collection_to_wire(collection: Collection) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from keen_pipeline import KeenReader
+from keen_pipeline import KeenReader, KeenTranslator, KeenTranslatorData
 from keen_pipeline.collection import Collection, Encoding, Granularity
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import KeenLanding
@@ -134,6 +134,21 @@ def test_definitions_of_another_name(tmp_path: Path) -> None:
         return [len(purchases), len(shop_reader.load("purchases", "2026-01-01", pd.DataFrame))]
 
     assert landing.materialize(seen, partition_keys="2026-01-01").output_for_node("seen") == [2, 2]
+
+
+def test_keys_of_ones_own_translator(tmp_path: Path) -> None:
+    class Raw(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
+            return super().get_asset_spec(data).replace_attributes(key=["raw", data.collection.name])
+
+    landing = KeenLanding(tmp_path)
+    landing.land("purchases", {"2026-01-01": [{"n": 1}, {"n": 2}]})
+
+    @dg.asset(ins={"purchases": dg.AssetIn(["raw", "purchases"])}, partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+    def seen(purchases: pd.DataFrame) -> int:
+        return len(purchases)
+
+    assert landing.materialize(seen, partition_keys="2026-01-01", translator=Raw()).output_for_node("seen") == 2
 
 
 def test_a_mask_is_that_of_the_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

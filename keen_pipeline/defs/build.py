@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.collections_file import collection_to_wire, parse_collections
+from keen_pipeline.collections_file import check_collections
 from keen_pipeline.defs.assets.collections import collection_assets
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.io_managers import KeenIOManager, KeenReader
@@ -21,13 +21,14 @@ from keen_pipeline.defs.sensors.notifications import KeenNotifications, configur
 from keen_pipeline.defs.sensors.status import INTERVAL_SECONDS, extraction_status_sensor
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
-from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 
 # A sensor that ticks less often than hourly would land a partition after its next one is asked for.
 _MOST = {"partitions_per_run": MOST_PARTITIONS_PER_RUN, "sensor_interval_seconds": 3600}
 _KINDS: Mapping[str, type] = {
+    "partitions_per_run": int,
+    "sensor_interval_seconds": int,
     "keen": KeenResource,
     "ledger": ExtractionLedger,
     "destination": CsvDestination,
@@ -78,21 +79,18 @@ def build_keen_definitions(
 
     Raises InvalidInputError naming a wrong collection or argument, ConfigurationError for the environment or an encoding's extra.
     """
+    _check_arguments(locals())
+    check_collections(collections)
     names = Names(name)
-    _check(collections)
     per_run = Settings.from_environment().partitions_per_run if partitions_per_run is None else partitions_per_run
-    _check_arguments(keen=keen, ledger=ledger, destination=destination, translator=translator, notifications=notifications)
-    _check_arguments(nightly_cron=nightly_cron, nightly_timezone=nightly_timezone, running=running)
-    _check_arguments(partitions_per_run=per_run, sensor_interval_seconds=sensor_interval_seconds)
     specs = specs_of(translator or KeenTranslator(), collections, name)
     keys = {collection: spec.key for collection, spec in specs.items()}
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
     sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
-    notifications = configured_notifications(notifications)
-    if notifications is not None:
-        sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running)
+    told = configured_notifications(notifications)
+    sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running) if told else []
     return dg.Definitions(
         assets=collection_assets(
             collections, specs, names, per_run, op_tags, execute, pool=pool, retry_policy=retry_policy, hooks=hooks
@@ -100,7 +98,7 @@ def build_keen_definitions(
         jobs=[submit_job, landing_job],
         schedules=nightly_schedules(names, submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running),
         sensors=sensors,
-        resources=keen_resources(names, keen, ledger, destination, notifications),
+        resources=keen_resources(names, keen, ledger, destination, told),
     )
 
 
@@ -113,28 +111,19 @@ def _downstream_sensors(
     return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
 
 
-def _check(collections: Sequence[Collection]) -> None:
-    if not isinstance(collections, Sequence) or not all(isinstance(one, Collection) for one in collections):
-        raise InvalidInputError(
-            "collections must be a list of Collection(name=...); read_collections_file has those of a file", field="collections"
-        )
-    parse_collections([collection_to_wire(c) for c in collections])  # refuses duplicates as the file does
-    for encoding in {collection.encoding for collection in collections}:
-        check_encoding(encoding)
-
-
-def _check_arguments(**given: Any) -> None:
+def _check_arguments(given: Mapping[str, Any]) -> None:
     """Refuse what is plainly of another kind, as a path for a destination, which would come out in a run, or out of bounds."""
-    for name, value in given.items():
-        kind, most, said = _KINDS.get(name, int), _MOST.get(name), type(value).__name__
+    for name, kind in _KINDS.items():
+        value, most = given[name], _MOST.get(name)
+        expected = f"be a {kind.__name__}, not a {type(value).__name__}"
         if most is not None:
+            expected = f"lie between 1 and {most}, not {value!r}"
             is_wrong = isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
         elif kind in (str, bool):
             is_wrong = not isinstance(value, kind)
         else:  # a resource may also be one that is configured at launch, or a double
             is_wrong = isinstance(value, (str, PurePath, Mapping, list, type))
         if value is not None and is_wrong:
-            expected = f"lie between 1 and {most}, not {value!r}" if most is not None else f"be a {kind.__name__}, not a {said}"
             raise InvalidInputError(f"{name} must {expected}", field=name)
 
 

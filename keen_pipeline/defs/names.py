@@ -47,6 +47,8 @@ class Names:
     reader = _Derived("reader")
     io_manager = _Derived("io_manager")
     notifications = _Derived("notifications")  # and the sensor that sends them
+    # What the keys of table assets begin with
+    tables = _Derived("tables")
     # Jobs, and what the schedules' names begin with
     submit_job = _Derived("submit_extractions")
     materialize_job = _Derived("materialize_csvs")

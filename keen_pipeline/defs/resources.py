@@ -1,5 +1,6 @@
 """Resources that abstract the Keen API, the ledger and the destination storage. An unset field is the environment's."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,19 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {name: value for name, value in given.items() if value is not None}
     return {name: _FIELDS[name].parse(f"resource field {name}", str(value).strip()) for name, value in values.items()}
+
+
+def resolved(value: Any, where: str) -> Any:
+    """A value, or that of the variable it stands for: where a field takes anything, Dagster leaves a `dg.EnvVar` as its name.
+
+    Raises ConfigurationError if the variable is not set.
+    """
+    if not (isinstance(value, Mapping) and set(value) == {"env"}):
+        return value
+    found = os.environ.get(value["env"], "").strip()
+    if not found:
+        raise ConfigurationError(f"{where}: the variable {value['env']} is not set")
+    return found
 
 
 class KeenResource(dg.ConfigurableResource["KeenClient"]):
@@ -115,9 +129,10 @@ class CsvDestination(dg.ConfigurableResource[FileDestination]):
     def open(self) -> FileDestination:
         """The destination. Raises ConfigurationError for a scheme or an option it can't serve."""
         settings = Settings.from_environment()
+        options = {name: resolved(value, f"destination: option {name}") for name, value in (self.options or {}).items()}
         if self.uri is None:
-            return open_destination(settings.destination, settings.destination_options if self.options is None else self.options)
-        return open_destination(self.uri, self.options or {})
+            return open_destination(settings.destination, settings.destination_options if self.options is None else options)
+        return open_destination(self.uri, options)
 
 
 def open_scope(keen: KeenResource, ledger: ExtractionLedger, destination: CsvDestination, *, name: str) -> "SqlLedger":
@@ -132,7 +147,7 @@ def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS
     """
     from keen_pipeline.pipeline import Pipeline
 
-    keen, ledger, destination = _three(resources, name)
+    keen, ledger, destination = adapters_of(resources, name)
     settings, place = replace(keen.settings(), name=name), destination.open()
     share = ledger.open(scope_of(settings, place.uri))
     return Pipeline(
@@ -147,10 +162,11 @@ def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS
 
 def ledger_of(resources: Any, name: str) -> "SqlLedger":
     """The ledger's share alone; nothing is asked of Keen. Raises ConfigurationError."""
-    return open_scope(*_three(resources, name), name=name)
+    return open_scope(*adapters_of(resources, name), name=name)
 
 
-def _three(resources: Any, name: str) -> tuple[KeenResource, ExtractionLedger, CsvDestination]:
+def adapters_of(resources: Any, name: str) -> tuple[KeenResource, ExtractionLedger, CsvDestination]:
+    """The three resources that a step or sensor has under the definitions' names. Raises ConfigurationError if one is missing."""
     names = Names(name)
     try:
         return getattr(resources, name), getattr(resources, names.ledger), getattr(resources, names.destination)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -38,22 +38,26 @@ def landed_files(ledger: SqlLedger, collection: str) -> Mapping[str, LandedFile]
     }
 
 
-def require(collection: str, keys: Sequence[str], landed: Mapping[str, LandedFile], root: str) -> None:
-    """Raises ConfigurationError naming the partitions among `keys` that are not landed."""
+def require(
+    collection: str, keys: Sequence[str], landed: Mapping[str, LandedFile], root: str, others: Callable[[], Sequence[str]]
+) -> None:
+    """Raises ConfigurationError naming the partitions among `keys` that are not landed; `others`: the collections that have any."""
     missing = [key for key in keys if key not in landed]
     if missing:
+        names = others() if not landed else ()
+        doubt = f"; or is it misspelt? There are {listed(names)}" if names else ""
         raise ConfigurationError(
             f"{collection}: {len(missing)} of {len(keys)} partitions are not landed at {root}: {listed(missing)}; "
-            "materialize them; `keen-pipeline status` says why they are missing"
+            f"materialize them; `keen-pipeline status` says why they are missing{doubt}"
         )
 
 
-def refuse_outdated(collection: str, keys: Sequence[str], root: str) -> None:
-    """Raises ConfigurationError naming partitions whose file today's configuration would not make, if there are any."""
-    if keys:
+def refuse_outdated(collection: str, outdated: Sequence[str], keys: Sequence[str], root: str) -> None:
+    """Raises ConfigurationError naming those of `keys` whose file today's configuration would not make, if there are any."""
+    if outdated:
         raise ConfigurationError(
-            f"{collection}: {len(keys)} partitions at {root} were made with a different configuration than today's, or are "
-            f"unproven: {listed(keys)}; materialize them again"
+            f"{collection}: {len(outdated)} of {len(keys)} partitions at {root} were made with a different configuration than "
+            f"today's, or are unproven: {listed(outdated)}; materialize them again"
         )
 
 

@@ -155,9 +155,9 @@ class LandedReader:
             wrong = [key for key, file in chosen.items() if not file.fingerprint]
         else:
             wrong = [key for key, file in chosen.items() if file.fingerprint != wanted[key]]
-        refuse_outdated(collection, wrong, self._destination.uri)
+        refuse_outdated(collection, wrong, keys, self._destination.uri)
         if _missing(missing) is Missing.ERROR:
-            require(collection, keys, landed, self._destination.uri)
+            require(collection, keys, landed, self._destination.uri, self._ledger.landed_collections)
         return chosen
 
 

@@ -26,6 +26,8 @@ from keen_pipeline.timeframe import format_instant, parse_instant
 if TYPE_CHECKING:
     import dagster as dg
 
+    from keen_pipeline.defs.translator import KeenTranslator
+
 _TIMESTAMP = "header:timestamp"
 # By the first character of a value's JSON; of a number it is another.
 _WORDS = {'"': "string", "t": "bool", "f": "bool", "n": "null", "[": "array", "{": "object"}
@@ -103,16 +105,19 @@ class KeenLanding:
         *assets: dg.AssetsDefinition,
         partition_keys: str | Sequence[str] | None = None,
         resources: Mapping[str, Any] | None = None,
+        translator: KeenTranslator | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Run assets of yours on what has landed here, for one partition, a range given by its first and last, or without any.
 
-        `resources`: those that your assets need besides the reader and the io manager.
+        `resources`: those that your assets need besides the reader and the io manager. `translator`: that of your definitions, if
+        your collections' assets have keys of their own.
         """
         import dagster as dg
 
         from keen_pipeline.defs.translator import KeenTranslator, specs_of
 
-        upstream = list(specs_of(KeenTranslator(), list(self._collections.values()), self.ledger.scope.name).values())
+        collections = list(self._collections.values())
+        upstream = list(specs_of(translator or KeenTranslator(), collections, self.ledger.scope.name).values())
         keys = [partition_keys] if isinstance(partition_keys, str) else list(partition_keys or [])
         tags = {}
         if len(keys) > 1:

@@ -49,7 +49,9 @@ def test_a_reader_takes_no_other_landing(twice: KeenLanding) -> None:
     reader = LandedReader(twice.ledger, twice.destination, lambda collection, key: today[key])
     assert reader.load("visits", DAYS, pd.DataFrame)["body:n"].to_list() == [5, 2]
     changed = LandedReader(twice.ledger, twice.destination, lambda collection, key: {**today, DAYS[0]: "another"}[key])
-    with pytest.raises(ConfigurationError, match=r"visits: 1 partitions at .* were made with a different config.*: 2026-01-01;"):
+    with pytest.raises(
+        ConfigurationError, match=r"visits: 1 of 2 partitions at .* were made with a different config.*: 2026-01-01;"
+    ):
         changed.uris("visits", DAYS)
     assert changed.uris("visits", DAYS[1:]).keys() == {DAYS[1]}
 
@@ -61,6 +63,10 @@ def test_a_partition_that_is_not_over_is_missing_and_not_empty(keen_landing: Kee
     assert len(reader.load("visits", ["2025-12-31", DAYS[0]], pd.DataFrame)) == 1  # the first lies before the start date
     with pytest.raises(ConfigurationError, match=r"1 of 2 partitions are not landed at .*: 2999-01-01;"):
         reader.load("visits", [DAYS[0], "2999-01-01"], pd.DataFrame)
+    with pytest.raises(
+        ConfigurationError, match=r"Visits: 1 of 1 partitions .*why they are missing; or is it misspelt\? There are visits$"
+    ):
+        LandedReader(keen_landing.ledger, keen_landing.destination).uris("Visits", DAYS[:1])
 
 
 def test_a_reader_that_knows_no_configuration_mixes_no_filters_or_masks(twice: KeenLanding) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import check_collections
 from keen_pipeline.defs.assets.run import CsvAssetConfig, run_assets
 from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.partitions import grain
 from keen_pipeline.defs.reports.checks import check_specs
 from keen_pipeline.defs.translator import KeenTranslator, specs_of
 from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.scope import DEFAULT_NAME
 
 _LONGEST_NAME = 500  # longer than that of any one collection
@@ -42,7 +45,7 @@ def keen_assets(
     `together_with`: collections of other steps that shall be backfilled together with these; see `partitions_definition`.
 
     Collections of one step need the same granularity and time zone. Raises InvalidInputError if they differ, or if two of them
-    would be one asset.
+    would be one asset, ConfigurationError for an encoding's extra.
 
     >>> import dagster as dg
     >>> from keen_pipeline import Collection, KeenResource, keen_assets
@@ -52,9 +55,10 @@ def keen_assets(
     >>> purchases.key.to_user_string()
     'keen/purchases'
     """
+    check_collections(collections)
     if not collections:
         raise InvalidInputError("keen_assets: name at least one collection", field="collections")
-    if len({(c.granularity, c.timezone) for c in collections}) > 1:
+    if len({grain(c) for c in collections}) > 1:
         raise InvalidInputError(
             "keen_assets: collections of one step need the same granularity and time zone; make another step for the others",
             field="collections",
@@ -92,6 +96,8 @@ def _step(
     step_name: str | None = None,
     **options: Any,
 ) -> dg.AssetsDefinition:
+    for collection in collections:
+        check_encoding(collection.encoding)
     run, asked = _with_resources(body)
     return dg.multi_asset(
         name=step_name or _step_name(names, collections),

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from keen_pipeline.collection import Collection, check_listed
+from keen_pipeline.collections_file import check_collection
 from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import UNIQUE_METADATA
 from keen_pipeline.defs.names import Names, key_of
@@ -52,6 +53,7 @@ def unique_values_asset(
     >>> unique_values_asset(Collection("purchases", "2026-01-01"), "body:currency").key.to_user_string()
     'keen/purchases/unique/body:currency'
     """
+    check_collection(collection)
     check_listed(collection.name, collection.mask, property_name)
     names = Names(name)
     files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)

@@ -7,10 +7,12 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from keen_pipeline.collection import Collection
+from keen_pipeline.collections_file import check_collection
 from keen_pipeline.defs.assets.one_by_one import one_by_one
 from keen_pipeline.defs.io_managers import KeenReader
 from keen_pipeline.defs.names import Names, key_of
 from keen_pipeline.defs.partitions import fitting, when_landed
+from keen_pipeline.defs.resources import resolved
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.readers.types import TYPES, check_types
 from keen_pipeline.scope import DEFAULT_NAME
@@ -38,7 +40,7 @@ class TableDatabase(dg.ConfigurableResource[TablePlace]):
     @field_validator("destination", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if value is None or isinstance(value, (str, dg.EnvVar)):
+        if value is None or isinstance(value, (str, Mapping)):  # a mapping is what Dagster makes of a dg.EnvVar
             return value
         word = f"object {id(value)}"
         _destinations[word] = value
@@ -54,7 +56,8 @@ class TableDatabase(dg.ConfigurableResource[TablePlace]):
         """The place of the tables. Raises ConfigurationError for a URL or a destination that is none."""
         if self.url is not None:
             return place_of_url(self.url.strip(), self.schema_name)
-        return place_of_destination(_destinations.get(self.destination, self.destination), self.schema_name)
+        destination = resolved(self.destination, "TableDatabase: destination")
+        return place_of_destination(_destinations.get(destination, destination), self.schema_name)
 
 
 def table_asset(
@@ -74,7 +77,8 @@ def table_asset(
 
     `table`: its name, the collection's unless given, with a digest if that can't be a table's. Several collections may share one:
     the column `keen_source` keeps their rows apart. `types`: of properties, as `{"body:id": "int"}`: num, int, bool, datetime,
-    string or bytes; else the ledger's. `key`: the asset's, `["keen_tables", <table>]` unless given.
+    string or bytes; else the ledger's. `key`: the asset's, `["keen_tables", <table>]` unless given, and
+    `["shop_tables", <table>]` of the definitions `shop`.
     `automation_condition`: unless given, a partition is loaded when it has landed, or landed again, and its blocking checks passed.
     A run over a range of partitions loads one after the other; if one can't be loaded, the others are, and the run fails.
     `definitions`: the name of those whose collection it is; `asset_key`, `partitions_def`: of its files, if they are others.
@@ -84,11 +88,12 @@ def table_asset(
     >>> asset.key.to_user_string()
     'keen_tables/purchases'
     """
+    check_collection(collection)
     name = table_name(collection.name) if table is None else check_table_name(table)
     wanted = _checked(collection.name, types or {})
     names = Names(definitions)
     upstream = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
-    target = key or dg.AssetKey(["keen_tables", name])
+    target = key or dg.AssetKey([names.tables, name])
     condition = automation_condition or (when_landed() & dg.AutomationCondition.all_deps_blocking_checks_passed())
 
     @dg.asset(

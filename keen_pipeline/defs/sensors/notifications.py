@@ -17,13 +17,14 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.defs.jobs import last_asked
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
-from keen_pipeline.defs.resources import checked, ledger_of, pipeline_of
+from keen_pipeline.defs.resources import adapters_of, checked, ledger_of
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.ports import Clock, SystemClock
 from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import limits_of
 
 if TYPE_CHECKING:
     from keen_pipeline.ledger import SqlLedger
@@ -43,6 +44,8 @@ _STORY_CHARACTERS = 4000
 _DIGEST = "digest/"
 # The first line of what a run of ours says at its end.
 _SUMMARY = re.compile(r" partitions failed| stopped$")
+# An error of ours says what is wrong by itself; of which class it is tells a reader nothing.
+_OUR_ERROR = re.compile(r"^keen_pipeline\.errors\.\w+: ")
 
 
 class KeenNotifications(dg.ConfigurableResource[Settings]):
@@ -139,17 +142,12 @@ def _notifications_sensor(
     def notifications_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         # What a tick needs, a code location that is only loaded does not: SQLAlchemy and the writing of messages.
         from keen_pipeline.ledger.notices import SqlNotices
-        from keen_pipeline.notifications.digest import Digest, gather
-        from keen_pipeline.notifications.outbox import attach, deliver
-        from keen_pipeline.notifications.render import digest_message, failure_message
+        from keen_pipeline.notifications.outbox import deliver
 
         notifications: KeenNotifications = getattr(context.resources, names.notifications)
-        pipeline = pipeline_of(context.resources, names.name)
-        settings, ledger = notifications.settings(), pipeline.ledger
-        channels, ui_url = channels_of(settings), settings.ui_url
-        time = clock or ledger.clock
-        of = _of(ledger)
-        notices = SqlNotices(ledger.engine, of=of, clock=time)
+        settings, ledger = notifications.settings(), ledger_of(context.resources, names.name)
+        channels, time = channels_of(settings), clock or ledger.clock
+        notices = SqlNotices(ledger.engine, of=_of(ledger), clock=time)
         local = time.now().astimezone(ZoneInfo(timezone))
         today = f"{local:%Y-%m-%d}"
         if context.cursor is None:
@@ -158,21 +156,8 @@ def _notifications_sensor(
         is_new = context.cursor == today and not (ledger.landed_collections() or ledger.open_entries())
         if f"{local:%H:%M}" >= settings.digest_at and not is_new:
             for channel in sorted(channels.names):
-                notices.plan(f"{of}{_DIGEST}{today}", channel)
-
-        digests: dict[str, Digest] = {}  # of one night, the same for each channel
-
-        def write(notice: "Notice") -> Message:
-            if notice.body is not None:
-                return failure_message(notice.name, notice.body, ui_url)
-            night = notice.name.rpartition(_DIGEST)[2]
-            if night not in digests:
-                digests[night] = gather(ledger, collections, night, notice.created_at, asked, limits=pipeline.limits)
-            digest = digests[night]
-            attachments = attach(pipeline.destination, digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
-            paths = {name: "/".join(key.path) for name, key in keys.items()}
-            return digest_message(notice.name, digest, ui_url=ui_url, assets=paths, attachments=attachments)
-
+                notices.plan(f"{_of(ledger)}{_DIGEST}{today}", channel)
+        write = _writer(context.resources, names, collections, keys, asked, settings)
         sent, problems = deliver(notices, channels, write, time, seconds=SENDING_SECONDS)
         for what in sent:
             context.log.info("sent: %s", what)
@@ -182,6 +167,37 @@ def _notifications_sensor(
         return dg.SkipReason(f"sent {', '.join(sent)}" if sent else "nothing to send")
 
     return notifications_sensor
+
+
+def _writer(
+    resources: Any,
+    names: Names,
+    collections: Sequence[Collection],
+    keys: Keys,
+    asked: Callable[[Collection, datetime], datetime],
+    settings: Settings,
+) -> "Callable[[Notice], Message]":
+    """What writes the notices of one tick, of the ledger and the files alone: a service that is away is no reason to be silent."""
+    from keen_pipeline.notifications.digest import Digest, gather
+    from keen_pipeline.notifications.outbox import attach
+    from keen_pipeline.notifications.render import digest_message, failure_message
+
+    digests: dict[str, Digest] = {}  # of one night, the same for each channel
+
+    def write(notice: "Notice") -> Message:
+        if notice.body is not None:
+            return failure_message(notice.name, notice.body, settings.ui_url)
+        night = notice.name.rpartition(_DIGEST)[2]
+        keen, _, destination = adapters_of(resources, names.name)
+        if night not in digests:
+            ledger, limits = ledger_of(resources, names.name), limits_of(keen.settings())
+            digests[night] = gather(ledger, collections, night, notice.created_at, asked, limits=limits)
+        digest = digests[night]
+        attachments = attach(destination.open(), digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
+        paths = {name: "/".join(key.path) for name, key in keys.items()}
+        return digest_message(notice.name, digest, ui_url=settings.ui_url, assets=paths, attachments=attachments)
+
+    return write
 
 
 def _failures_sensor(
@@ -251,13 +267,21 @@ def _failure(
     failed = [event for one in records if (event := one.event_log_entry.dagster_event) is not None]
     if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
         ours = [event for event in failed if event.step_key in steps]
-        if not ours and (failed or not set(run.asset_selection or ()) & set(keys.values())):
+        if not ours and (failed or not _died_in_ours(context.instance, run, keys, steps)):
             return None
         failed = ours
     said = entry.dagster_event.message if entry.dagster_event is not None else None
     story = (_story(failed) or said or "no reason is known")[:_STORY_CHARACTERS]
     story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
     return {"title": _title(run, names, story), "story": story, "run": run.run_id}
+
+
+def _died_in_ours(instance: dg.DagsterInstance, run: dg.DagsterRun, keys: Keys, steps: set[str]) -> bool:
+    """Whether a run in which no step failed, as its process was killed or never began, was to make or was making assets of ours."""
+    if set(run.asset_selection or ()) & set(keys.values()):
+        return True
+    # A run of a whole job has no selection.
+    return any(one.step_key in steps and one.end_time is None for one in instance.get_run_step_stats(run.run_id))
 
 
 def _take_up(
@@ -286,7 +310,8 @@ def _take_up(
             del left[0]
     except KeenPipelineError as error:
         # Most likely it is the ledger that made the run fail.
-        told = body | {"story": f"{body['story']}\nTold without the ledger: {error}"}
+        why = "" if str(error) in body["story"] else f": {error}"
+        told = body | {"story": f"{body['story']}\nTold without the ledger{why}"}
         send_once(sent, channels, left, alone, told, ui_url)
 
 
@@ -297,13 +322,13 @@ def _of(ledger: "SqlLedger") -> str:
 
 
 def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
-    """How much failed and which first, if the story's first lines say it; else what."""
+    """How much failed and which first, if the story's first lines say it; else what and why."""
     first, second = [*story.splitlines(), "", ""][:2]
     if _SUMMARY.search(first):
         # An extraction's id would push out why it failed.
         return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
-    return f"Keen: {what} failed ({run.job_name})"
+    return shortened(f"Keen: {what} failed: {first}", _TITLE_CHARACTERS)
 
 
 def _causes(story: str) -> list[str]:
@@ -322,5 +347,5 @@ def _story(failed: Sequence[dg.DagsterEvent]) -> str:
             said.append(data.user_failure_data.description)
         elif data.error is not None:
             cause = data.error.cause or data.error
-            said.append(cause.message.strip())
+            said.append(_OUR_ERROR.sub("", cause.message.strip()))
     return "\n".join(said)

@@ -91,7 +91,7 @@ def _check_destination(pipeline: Pipeline, requests: Sequence[ExtractionRequest]
     if others:
         raise ConfigurationError(
             f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {pipeline.destination.uri}: "
-            "give one of them another destination; nothing was asked for"
+            "give one of them another destination, or its old name if it was renamed; nothing was asked for"
         )
 
 

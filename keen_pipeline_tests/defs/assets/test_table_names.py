@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
-from keen_pipeline import Collection, TableDatabase, table_asset
+from keen_pipeline import Collection, TableDatabase, build_keen_definitions, table_asset, unique_values_asset
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.tables import place_of_url
 from keen_pipeline.tables.names import column_name, column_names
@@ -45,6 +46,19 @@ def test_a_table_name_that_is_none_is_refused_with_one_that_is(wrong: str) -> No
         table_asset(Collection("visits", "2026-01-01"), table=wrong)
     offered = str(raised.value).rsplit("'", 2)[1]
     assert table_asset(Collection("visits", "2026-01-01"), table=offered).key.path == ["keen_tables", offered]
+
+
+def test_tables_and_lists_of_two_projects_lie_side_by_side() -> None:
+    purchases, names = Collection("purchases", "2026-01-01"), ("keen", "shop", "app")
+    theirs = [table_asset(purchases, definitions=name) for name in names]
+    theirs += [unique_values_asset(purchases, "body:currency", name=name) for name in names]
+    defs = dg.Definitions.merge(
+        *(build_keen_definitions([purchases], name=name) for name in names),
+        dg.Definitions(assets=theirs, resources={"keen_database": TableDatabase(url="sqlite:///warehouse.db")}),
+    )
+    keys = {key.to_user_string() for key in defs.get_repository_def().asset_graph.materializable_asset_keys}
+    assert len(keys) == 9
+    assert {"keen_tables/purchases", "shop_tables/purchases", "app_tables/purchases"} < keys
 
 
 def test_collections_of_other_names_have_tables_of_their_own() -> None:

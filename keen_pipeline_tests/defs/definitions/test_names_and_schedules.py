@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -19,13 +20,14 @@ from keen_pipeline import (
     KeenTranslator,
     KeenTranslatorData,
     build_keen_definitions,
+    keen_assets,
     table_asset,
     unique_values_asset,
 )
-from keen_pipeline.collection import Granularity
+from keen_pipeline.collection import Encoding, Granularity
 from keen_pipeline.defs.names import Names, identifier
 from keen_pipeline.defs.partitions import partitions_definition
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
 
 
 def schedules(*collections: Collection, **kwargs: Any) -> dict[str, dg.ScheduleDefinition]:
@@ -210,6 +212,25 @@ def test_each_collection_has_its_spec_made_once_however_many_there_are() -> None
 def test_an_argument_of_another_kind_is_refused_by_name(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInputError, match=re.escape(said)):
         build_keen_definitions(**{"collections": [BERLIN], **arguments})
+
+
+def test_a_name_instead_of_a_collection_is_refused_in_words() -> None:
+    name: Any = "purchases"
+    for make in (table_asset, lambda one: unique_values_asset(one, "body:currency")):
+        with pytest.raises(InvalidInputError, match=r"^collection must be a Collection\(name=\.\.\.\), not 'purchases'$"):
+            make(name)
+    for wrong, said in (([name], "must be a list of Collection"), ([BERLIN, BERLIN], "logins is listed twice")):
+        with pytest.raises(InvalidInputError, match=said):
+            keen_assets(collections=wrong)
+
+
+def test_an_encoding_without_its_extra_is_refused_when_definitions_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "pyarrow" else found(name, *rest))
+    parquet = [replace(BERLIN, encoding=Encoding.PARQUET)]
+    for make in (lambda: build_keen_definitions(parquet), lambda: keen_assets(collections=parquet)(lambda context: iter(()))):
+        with pytest.raises(ConfigurationError, match="encoding parquet needs its extra"):
+            make()
 
 
 def test_resources_that_are_configured_at_launch_are_taken() -> None:

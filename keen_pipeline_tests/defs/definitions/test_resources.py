@@ -83,6 +83,24 @@ def test_the_other_resources_take_variables_too(monkeypatch: pytest.MonkeyPatch)
         assert ledger.url == "/landing/zone"
 
 
+def test_so_do_options_and_destinations_of_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUR_ENDPOINT", "http://127.0.0.1:9\n")
+    monkeypatch.setenv("OUR_SECONDS", "30")
+    monkeypatch.setenv("OUR_DLT", "duckdb")
+    for uri, options in (
+        ("s3://bucket/x", {"endpoint": dg.EnvVar("OUR_ENDPOINT")}),
+        ("sftp://us@host/x", {"timeout_seconds": dg.EnvVar.int("OUR_SECONDS")}),
+    ):
+        with CsvDestination(uri=uri, options=options).process_config_and_initialize_cm() as destination:
+            assert destination.open().uri == uri
+    with TableDatabase(destination=dg.EnvVar("OUR_DLT")).process_config_and_initialize_cm() as database:
+        assert database.open().destination.destination_name == "duckdb"
+    unset = CsvDestination(uri="s3://bucket/x", options={"endpoint": dg.EnvVar("OUR_UNSET")})
+    with unset.process_config_and_initialize_cm() as destination, pytest.raises(ConfigurationError) as told:
+        destination.open()
+    assert str(told.value) == "destination: option endpoint: the variable OUR_UNSET is not set"
+
+
 def test_the_line_end_of_a_variable_makes_no_other_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUR_LEDGER", f"sqlite:///{tmp_path / 'ledger.db'}\n")
     with ExtractionLedger(url=dg.EnvVar("OUR_LEDGER")).process_config_and_initialize_cm() as ledger:

@@ -3,6 +3,9 @@
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.definitions.dependency import NodeHandle
+from dagster._core.events import DagsterEvent
+from dagster._core.execution.plan.handle import StepHandle
 
 from keen_pipeline import ExtractionLedger
 from keen_pipeline.defs.names import DEFINITIONS_TAG, Names
@@ -82,6 +85,19 @@ def test_a_failure_is_told_once_while_the_ledger_is_down(make_place: MakePlace, 
     assert office.waiting() == []
 
 
+def test_a_configuration_that_keeps_a_run_from_beginning_is_the_subject(make_place: MakePlace, mail_port: int) -> None:
+    place = make_place(collections=COLLECTIONS)
+    resources = {**(place.defs.resources or {}), "keen_ledger": ExtractionLedger(url="sqlite:////dev/null/ledger.db")}
+    place.defs = dg.Definitions(assets=place.defs.assets, resources=resources)
+    assert not place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
+    with mail_server(mail_port, "s3cret-word") as box:
+        Office(place, KeenNotifications(mail_to=["data@example.com"])).take_up()
+        mail = mail_of(box)
+    why = "the ledger sqlite:////dev/null/ledger.db can't be opened: /dev/null: File exists"
+    assert mail["Subject"] == f"Keen: landing failed: {why}"
+    assert part(mail, "plain").splitlines() == [why, "Told without the ledger"]
+
+
 def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(make_place: MakePlace) -> None:
     @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
     def theirs() -> None:
@@ -100,6 +116,25 @@ def test_a_run_is_told_for_what_failed_of_ours_and_not_for_somebody_elses_step(m
         [body] = connection.execute(sa.select(notices.c.body)).scalars()
     assert "purchases 2026-01-02: the service reports the extraction as failed" in body
     assert "password" not in body
+
+
+@pytest.mark.parametrize(("begun", "told"), [("keen__purchases", 1), ("theirs", 0)])
+def test_a_run_of_the_users_own_job_that_was_killed_is_told_if_it_was_in_a_step_of_ours(
+    make_place: MakePlace, begun: str, told: int
+) -> None:
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition(DAYS[0]))
+    def theirs() -> None: ...
+
+    place = make_place(collections=COLLECTIONS)
+    job = dg.define_asset_job("theirs_and_ours", ["theirs", "keen/purchases"], executor_def=dg.in_process_executor)
+    both = dg.Definitions.merge(place.defs, dg.Definitions(assets=[theirs], jobs=[job])).resolve_job_def(job.name)
+    run = place.instance.create_run_for_job(both)
+    started = DagsterEvent("STEP_START", job_name=both.name, step_handle=StepHandle(NodeHandle(begun, None)))
+    place.instance.report_dagster_event(started, run.run_id)
+    place.instance.report_run_failed(run, "the run's process is gone")
+    office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+    office.take_up()
+    assert len(office.waiting()) == told
 
 
 def test_failures_are_told_again_after_dagsters_events_were_wiped(make_place: MakePlace) -> None:

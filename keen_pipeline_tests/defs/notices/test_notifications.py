@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from keen_pipeline import Collection
+from keen_pipeline import Collection, KeenResource
 from keen_pipeline.collection import Encoding, Granularity, Layout
 from keen_pipeline.defs.sensors.notifications import KeenNotifications, channels_of
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
@@ -15,6 +15,7 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.notifications import digest, outbox
 from keen_pipeline.notifications.send import SLACK, Channels, Message
+from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
 from keen_pipeline_tests.defs.notices.office import COLLECTIONS, MORNING, Office, landed, mail_of, part, webhook
@@ -250,6 +251,21 @@ def test_a_destination_that_hangs_holds_up_no_digest(
         assert Office(place, KeenNotifications(mail_to=["data@example.com"])).tick() == "sent keen/digest/2026-01-05 by mail"
         hangs.set()
         assert list(mail_of(box).iter_attachments()) == []
+
+
+def test_a_digest_needs_no_service_and_starts_none(
+    make_place: MakePlace, mail_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place, data = make_place(collections=COLLECTIONS), tmp_path / "service"
+    data.mkdir()
+    (data / "credentials.json").write_text(json.dumps({key: f"s3cret {key}" for key in Credentials.__annotations__}))
+    monkeypatch.setenv("KEEN_PIPELINE_SERVICE_DATA", str(data))
+    with mail_server(mail_port, "s3cret-word") as box:
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+        office.resources |= {"keen": KeenResource()}
+        assert office.tick() == "sent keen/digest/2026-01-05 by mail"
+        assert mail_of(box)["Subject"] == "Keen 2026-01-05: 0 of 2 landed, 0 events, 6 failed"
+    assert [path.name for path in data.rglob("*")] == ["credentials.json"]
 
 
 def test_definitions_have_the_sensors_where_somebody_is_to_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/sensors/notifications.py",
-        "notices = SqlNotices(ledger.engine, of=of, clock=time)",
+        "notices = SqlNotices(ledger.engine, of=_of(ledger), clock=time)",
         "notices = SqlNotices(ledger.engine, clock=time)",
         f"{_TESTS}/notices/test_notifications.py::test_two_projects_on_one_ledger_have_a_digest_each",
     ),
@@ -113,7 +113,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/collections.py",
-        "if len({(c.granularity, c.timezone) for c in collections}) > 1:",
+        "if len({grain(c) for c in collections}) > 1:",
         "if len({c.granularity for c in collections}) > 1:",
         f"{_EACH}::test_one_step_takes_one_granularity_and_zone_and_at_least_one_collection",
     ),
