@@ -10,7 +10,8 @@ import json
 import threading
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -19,9 +20,10 @@ import duckdb
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
-from keen_pipeline.service.storage.engine import Engine, own_errors, sql_text
+from keen_pipeline.service.storage.engine import Engine, is_disk_full, own_errors, sql_text
 from keen_pipeline.service.storage.folder.event_log import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
+from keen_pipeline.service.storage.places import StorageError
 
 MERGE_COUNT = 8
 MAX_EVENTS = 1_000_000
@@ -173,6 +175,31 @@ class EventFiles:
                 self._facts.popitem(last=False)
             return facts
 
+    @contextmanager
+    def reading(self, paths: Mapping[DataFile, Path], damaged: Callable[[DataFile], StorageError]) -> Iterator[None]:
+        """When what the block reads can't be read, see which of the files that is. `paths`: may grow meanwhile.
+
+        Raises StorageError, as `damaged` makes it.
+        """
+        try:
+            yield
+        except duckdb.Error as error:
+            if not isinstance(error, (duckdb.OutOfMemoryException, duckdb.InterruptException)) and not is_disk_full(error):
+                for file, path in paths.items():
+                    if not self._is_readable(path):
+                        raise damaged(file) from error
+            raise
+
+    def _is_readable(self, path: Path) -> bool:
+        with self.engine.query() as cursor:
+            try:
+                cursor.execute(f"SELECT bit_xor(hash(event)) FROM read_parquet({sql_text(str(path))}) AS event")
+            except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+                raise
+            except duckdb.Error:
+                return False
+        return True
+
     def facts(self, parts: Mapping[Part, Path] | Mapping[DataFile, Path]) -> dict[Part, Facts]:
         """What parts hold, in their order. `parts`: with the paths where they are."""
         found: dict[Part, Facts] = {}
@@ -200,8 +227,10 @@ def _footer(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts | None:
     row = cursor.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = ?", [str(path), _FOOTER.encode()]).fetchone()
     if row is None:
         return None
-    found = json.loads(row[0])
-    return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
+    with suppress(ValueError, KeyError, TypeError):  # damaged; the events themselves may not be
+        found = json.loads(row[0])
+        return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
+    return None
 
 
 def _look_file(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts:

@@ -15,7 +15,7 @@ from deltalake.exceptions import DeltaError
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.folder.event_log import log_numbers, sync
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk, oldest_log
-from keen_pipeline.service.storage.places import TablePlace, lost
+from keen_pipeline.service.storage.places import StorageError, TablePlace, lost
 from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
 
 _log = logging.getLogger(__name__)
@@ -65,6 +65,10 @@ class FolderTables:
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         """They are where they are."""
+
+    def damaged(self, name: str, file: DataFile) -> StorageError:
+        """What to say of a file that can't be read."""
+        return lost(name, file, "damaged")
 
     def close(self) -> None:
         pass
