@@ -7,6 +7,7 @@ and for finding unique values one text for 1 and 1.0.
 from __future__ import annotations
 
 import errno
+import re
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import duckdb
 from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service import cancellation
 from keen_pipeline.service.config import MIB
+from keen_pipeline.service.storage.places import StorageError
 
 _MACROS = """
 CREATE MACRO is_number(v) AS (v >= '-' AND v < '.') OR (v >= '0' AND v < ':');
@@ -71,11 +73,19 @@ def is_disk_full(error: BaseException) -> bool:
     )
 
 
+def _missing(error: OSError | duckdb.IOException) -> str | None:
+    """The file that an error of the system or of DuckDB says is not there."""
+    if isinstance(error, FileNotFoundError):
+        return str(error.filename2 or error.filename)
+    found = re.search(r'No files found that match the pattern "(.*)"', str(error))
+    return found[1] if found else None
+
+
 @contextmanager
 def own_errors(what: str) -> Iterator[None]:
-    """Turn shortages of memory and of disk into errors of ours. `what`: begins their message, such as `the query`.
+    """Turn shortages of memory and of disk, and losses, into errors of ours. `what`: begins their message, such as `the query`.
 
-    Raises MemoryShortageError, DiskFullError.
+    Raises MemoryShortageError, DiskFullError, and StorageError for a file that was removed.
     """
     try:
         yield
@@ -86,6 +96,9 @@ def own_errors(what: str) -> Iterator[None]:
             retry_after=RETRY_SECONDS,
         ) from error
     except (OSError, duckdb.IOException) as error:
+        if (missing := _missing(error)) is not None:
+            name = "/".join(Path(missing).parts[-3:])
+            raise StorageError(f"{what} needs {name}, which was removed; put it back, then start the service again") from error
         if not is_disk_full(error):
             raise
         raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error

@@ -139,6 +139,7 @@ class EventFiles:
         parameters: Sequence[object] = (),
         facts: Facts | None = None,
     ) -> DataFile:
+        self._work.mkdir(mode=0o700, exist_ok=True)  # worth nothing, so somebody may have removed it
         path = self._work / f"{number:012d}-{uuid.uuid4().hex[:12]}.parquet"
         try:
             with own_errors("writing events"):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
+from keen_pipeline.service.storage.folder.presence import Presence
 from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order, disk_name, name_on_disk
 
 SEAL_BYTES = 16 * MIB
@@ -56,13 +57,14 @@ class _File:
 class FileLog:
     """The logs of one collection. `columns`: those that its table has, by path. `watermark`: the newest log that is in the table.
 
-    Every method may be called from any thread. Raises OSError.
+    Every method may be called from any thread. Raises OSError, and StorageError if its folder was removed or replaced.
     """
 
     stale = False
 
     def __init__(self, folder: Path, columns: Mapping[str, str], watermark: int, max_properties: int) -> None:
         self._folder = folder
+        self._presence = Presence(folder, f"{folder.parent.name}/{folder.name}")
         self._max_properties = max_properties
         self._lock = threading.Lock()
         self.columns: dict[str, str] = dict(columns)
@@ -107,6 +109,7 @@ class FileLog:
         longest = max(len(line) for line in (*names, *lines))
         if longest * 4 > MIB:  # characters; what is near the bound is measured in bytes
             longest = max(len(line.encode()) for line in (*names, *lines))
+        self._presence.check()
         active = self._active or self._create()
         self._mend(active)
         descriptor = os.open(log_path(self._folder, active.number), os.O_WRONLY)
@@ -152,6 +155,8 @@ class FileLog:
         """The logs above a watermark, sealed, oldest first: every append that was acknowledged until now."""
         with self._lock:
             self._seal()
+            if self._sealed:
+                self._presence.check()
             names = tuple(column_order(self.columns.values()))
             return [
                 LogPart(log_path(self._folder, f.number), f.number, f.number, f.events, f.first, f.last, f.bytes, f.longest, names)
@@ -181,21 +186,27 @@ class FileLog:
 
 
 class FileLogs:
-    """The logs of all collections, in one folder each. `max_properties`: of one collection."""
+    """The logs of all collections, in one folder each. `max_properties`: of one collection.
+
+    Raises StorageError if the folder of them all was removed or replaced, which `check` alone looks at.
+    """
 
     def __init__(self, folder: Path, max_properties: int) -> None:
         self._folder = folder
         self._max_properties = max_properties
         self._open: dict[str, FileLog] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check = Presence(folder, folder.name).check
 
     def names(self) -> list[str]:
+        self.check()
         return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
 
     def has(self, name: str) -> bool:
         return (self._folder / disk_name(name)).is_dir()
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
+        self.check()
         folder = self._folder / disk_name(name)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
