@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.extractions.records import COMPLETE
@@ -100,6 +101,14 @@ def test_a_service_without_its_data_folder_says_so_and_makes_none(data: Path) ->
         assert [answer.status for answer in asked] == [503] * 5
         assert all("of the data folder was removed" in json.loads(answer.data)["message"] for answer in asked)
     assert not data.exists()
+
+
+def test_a_lock_that_somebody_removed_lets_no_second_service_in(data: Path) -> None:
+    with embedded.start(data, env=clean_environment()) as running:
+        (data / "lock").unlink()
+        with pytest.raises(ConfigurationError, match=f"by the service at {running.endpoint.base_url}, whose lock was removed"):
+            embedded.start(data, env=clean_environment())
+        assert embedded.find(data) == running.endpoint
 
 
 def test_room_made_by_removing_all_results_and_unfinished_work_is_no_loss(folder: Place, tmp_path: Path) -> None:
