@@ -139,10 +139,10 @@ class EventFiles:
         parameters: Sequence[object] = (),
         facts: Facts | None = None,
     ) -> DataFile:
-        self._work.mkdir(mode=0o700, exist_ok=True)  # worth nothing, so somebody may have removed it
         path = self._work / f"{number:012d}-{uuid.uuid4().hex[:12]}.parquet"
         try:
             with own_errors("writing events"):
+                self._work.mkdir(mode=0o700, exist_ok=True)  # worth nothing, so somebody may have removed it
                 facts = facts or _look(cursor, source, columns, parameters)
                 present = column_order(facts.kinds)
                 event_bytes = max(facts.bytes // events, (len(present) + 1) * _CELL_BYTES)
