@@ -11,9 +11,10 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -223,11 +224,17 @@ class Engine:
             time.sleep(0.02)
 
 
+def one_row(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()) -> tuple[Any, ...]:
+    """The row of a query that has exactly one."""
+    row: tuple[Any, ...] | None = cursor.execute(sql, parameters).fetchone()
+    assert row is not None
+    return row
+
+
 def _threads(root: duckdb.DuckDBPyConnection, memory_mib: int) -> int:
     """As many as there are processors, or fewer: each holds a row group, and what it makes of that, whatever the memory is."""
-    row = root.execute("SELECT current_setting('threads')").fetchone()
-    assert row is not None
-    return min(int(row[0]), max(1, memory_mib // _THREAD_MIB))
+    (processors,) = one_row(root, "SELECT current_setting('threads')")
+    return min(int(processors), max(1, memory_mib // _THREAD_MIB))
 
 
 def sql_text(text: str) -> str:

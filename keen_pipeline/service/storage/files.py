@@ -20,7 +20,7 @@ import duckdb
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
-from keen_pipeline.service.storage.engine import Engine, is_disk_full, own_errors, sql_text
+from keen_pipeline.service.storage.engine import Engine, is_disk_full, one_row, own_errors, sql_text
 from keen_pipeline.service.storage.folder.event_log import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
 from keen_pipeline.service.storage.places import StorageError
@@ -121,11 +121,10 @@ class EventFiles:
         (facts,) = self.facts({file: path}).values()
         source = event_source([path], [], column_order({*columns, *facts.kinds}), facts.kinds)
         with own_errors("deleting events"):
-            passing = cursor.execute(f"SELECT count(*) FROM {source} WHERE {where.sql}", where.parameters).fetchone()
-        assert passing is not None
-        if passing[0] == 0:
+            (passing,) = one_row(cursor, f"SELECT count(*) FROM {source} WHERE {where.sql}", where.parameters)
+        if passing == 0:
             return file
-        left = file.events - passing[0]
+        left = file.events - passing
         rest = f"(SELECT * FROM {source} WHERE NOT ({where.sql}))"
         return self._write(cursor, rest, column_order(facts.kinds), file.number, left, where.parameters) if left else None
 
@@ -155,13 +154,12 @@ class EventFiles:
                 cursor.execute(f"COPY ({rows}) TO {sql_text(str(path))} ({options})", parameters)
                 path.chmod(0o600)
                 sync(path)
-                row = cursor.execute(f"SELECT count(*), min(t), max(t) FROM read_parquet({sql_text(str(path))})").fetchone()
-            assert row is not None
-            _check_number(path, row[0], events)
+                written, first, last = one_row(cursor, f"SELECT count(*), min(t), max(t) FROM read_parquet({sql_text(str(path))})")
+            _check_number(path, written, events)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        made = DataFile(path.name, events, row[1], row[2], path.stat().st_size)
+        made = DataFile(path.name, events, first, last, path.stat().st_size)
         self._remember(made, facts)
         return made
 
