@@ -7,6 +7,7 @@ and for finding unique values one text for 1 and 1.0.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import threading
 import time
@@ -49,6 +50,7 @@ CLOSE_SECONDS = 5.0
 _AGAIN_SECONDS = 0.05
 _SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
 _THREAD_MIB = 128
+_DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
 RETRY_SECONDS = 30.0
 """After a shortage."""
 
@@ -82,11 +84,17 @@ def _missing(error: OSError | duckdb.IOException) -> str | None:
     return found[1] if found else None
 
 
+def _trouble(error: OSError | duckdb.IOException) -> str | None:
+    """What the system says of a disk that is there and can't be used, None if it is something else."""
+    number, words = getattr(error, "errno", None), {one: os.strerror(one) for one in _DISK_TROUBLE}
+    return words.get(number) if number is not None else next((text for text in words.values() if text in str(error)), None)
+
+
 @contextmanager
 def own_errors(what: str) -> Iterator[None]:
     """Turn shortages of memory and of disk, and losses, into errors of ours. `what`: begins their message, such as `the query`.
 
-    Raises MemoryShortageError, DiskFullError, and StorageError for a file that was removed.
+    Raises MemoryShortageError, DiskFullError, and StorageError for a file that was removed and for a disk that can't be used.
     """
     try:
         yield
@@ -100,6 +108,8 @@ def own_errors(what: str) -> Iterator[None]:
         if (missing := _missing(error)) is not None:
             name = "/".join(Path(missing).parts[-3:])
             raise StorageError(f"{what} needs {name}, which was removed; put it back, then start the service again") from error
+        if (trouble := _trouble(error)) is not None:
+            raise StorageError(f"{what} fails, as the disk of the data folder can't be used ({trouble}); check it") from error
         if not is_disk_full(error):
             raise
         raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +112,28 @@ def test_a_lock_that_somebody_removed_lets_no_second_service_in(data: Path) -> N
         with pytest.raises(ConfigurationError, match=f"by the service at {running.endpoint.base_url}, whose lock was removed"):
             embedded.start(data, env=clean_environment())
         assert embedded.find(data) == running.endpoint
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES])
+def test_a_disk_that_can_not_be_written_to_is_a_plain_error_and_what_is_stored_is_read(
+    folder: Place, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    usual = os.open
+
+    def fails(path: Any, flags: int, *more: Any, **options: Any) -> int:
+        if flags & os.O_WRONLY and str(path).endswith(".ndjson"):
+            raise OSError(number, os.strerror(number), str(path))
+        return usual(path, flags, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fails)
+        with pytest.raises(StorageError, match=f"storing events fails, .*{os.strerror(number)}"):
+            service.add_events("shop", [{"n": 2}])
+        assert n_of(service, "shop") == [1]
+    service.add_events("shop", [{"n": 3}])
+    assert n_of(service, "shop") == [1, 3]
 
 
 def test_room_made_by_removing_all_results_and_unfinished_work_is_no_loss(folder: Place, tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ def _own_errors() -> Iterator[None]:
         code = error.sqlite_errorcode & 0xFF
         if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
             raise DiskFullError("the records of extractions find no room on the disk; free some") from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN):
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise ServiceUnavailableError(
-                "the records of extractions can't be opened, or another process has locked them; ask again later",
+                "the records of extractions can't be opened or written, or another process has locked them; ask again later",
                 retry_after=RETRY_SECONDS,
             ) from error
         raise
