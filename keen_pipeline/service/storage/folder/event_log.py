@@ -70,7 +70,7 @@ class FileLog:
         self.columns: dict[str, str] = dict(columns)
         """By path; replaced by each append that adds some, never changed."""
         self._active: _File | None = None
-        self._sealed: list[_File] = []
+        self._sealed: dict[LogPart, float] = {}  # since when each was written; the same parts for all, who know their facts then
         whole = True
         for before, number in pairwise([watermark, *(number for number in log_numbers(folder) if number > watermark)]):
             path = log_path(folder, number)
@@ -83,7 +83,7 @@ class FileLog:
             found, names, whole = read_log(path)
             self.columns |= names
             if found.events:
-                self._sealed.append(found)
+                self._sealed[self._part(found)] = found.since
         self._next = max([watermark, *log_numbers(folder)]) + 1
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
@@ -100,6 +100,8 @@ class FileLog:
             self._write(lines, {name: path for path, name in columns.new.items()})
             if columns.new:
                 self.columns = {**known, **columns.new}
+            if self._active is not None and self._active.bytes >= SEAL_BYTES:
+                self._seal()
             return len(lines)
 
     def _write(self, lines: Sequence[str], new: Mapping[str, str]) -> None:
@@ -128,8 +130,6 @@ class FileLog:
         finally:
             os.close(descriptor)
         active.take([time_of(line) for line in lines], longest + 1, len(block))
-        if active.bytes >= SEAL_BYTES:
-            self._seal()
 
     def _create(self) -> _File:
         """Begin a file. It is taken once its name is on disk; one whose name isn't, though it is there, is begun again."""
@@ -148,8 +148,13 @@ class FileLog:
     def _seal(self) -> None:
         if self._active is not None and self._active.events:
             self._mend(self._active)
-            self._sealed.append(self._active)
+            self._sealed[self._part(self._active)] = self._active.since
             self._active = None
+
+    def _part(self, f: _File) -> LogPart:
+        """A log that is sealed; its columns are among those that are known by then."""
+        names = tuple(column_order(self.columns.values()))
+        return LogPart(log_path(self._folder, f.number), f.number, f.number, f.events, f.first, f.last, f.bytes, f.longest, names)
 
     def parts(self, watermark: int) -> list[LogPart]:
         """The logs above a watermark, sealed, oldest first: every append that was acknowledged until now."""
@@ -157,26 +162,23 @@ class FileLog:
             self._seal()
             if self._sealed:
                 self._presence.check()
-            names = tuple(column_order(self.columns.values()))
-            return [
-                LogPart(log_path(self._folder, f.number), f.number, f.number, f.events, f.first, f.last, f.bytes, f.longest, names)
-                for f in self._sealed
-                if f.number > watermark
-            ]
+            return [part for part in self._sealed if part.number > watermark]
 
     def backlog(self, name: str) -> Backlog:
         with self._lock:
-            files = [*self._sealed, *([self._active] if self._active is not None and self._active.events else [])]
-        since = min((file.since for file in files), default=time.time())
-        return Backlog(name, sum(f.bytes for f in files), len(self._sealed), time.time() - since)
+            active = [self._active] if self._active is not None and self._active.events else []
+            since = min([*self._sealed.values(), *(file.since for file in active)], default=time.time())
+            size = sum(part.bytes for part in self._sealed) + sum(file.bytes for file in active)
+            return Backlog(name, size, len(self._sealed), time.time() - since)
 
     def folded(self, watermark: int) -> None:
         """The logs up to a watermark are in the table. They stay a while, for whoever copies the folder meanwhile."""
         with self._lock:
-            done = [file for file in self._sealed if file.number <= watermark]
-            self._sealed = [file for file in self._sealed if file.number > watermark]
-        for file in done:
-            os.utime(log_path(self._folder, file.number))
+            done = [part for part in self._sealed if part.number <= watermark]
+            for part in done:
+                del self._sealed[part]
+        for part in done:
+            os.utime(part.path)
 
     def sweep(self, watermark: int, seconds: float) -> None:
         for number in log_numbers(self._folder):
