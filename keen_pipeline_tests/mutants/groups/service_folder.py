@@ -89,4 +89,40 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "call_later(SHUTDOWN_SECONDS * 8, cancel.start)",
         _test("http/connections", "a_request_that_a_shutdown_cuts_off_is_told_to_come_again"),
     ),
+    (
+        f"{_SERVICE}/storage/folder/event_log.py",
+        "        self._presence.check()\n        active",
+        "        active",
+        _test("storage/removed", "what_is_gone_is_named_and_what_is_stored_is_there_when_it_is_put_back"),
+    ),
+    (
+        f"{_SERVICE}/storage/folder/state.py",
+        "            self._presence.check()\n            return",
+        "            return",
+        _test("storage/removed", "what_is_gone_is_named_and_what_is_stored_is_there_when_it_is_put_back"),
+    ),
+    (
+        f"{_SERVICE}/storage/tables.py",
+        "if self._state is not None and self._state is not EMPTY:  #",
+        "if False:  #",
+        _test("storage/removed", "what_is_gone_is_named_and_what_is_stored_is_there_when_it_is_put_back"),
+    ),
+    (
+        f"{_HTTP}/server/serve.py",
+        "if (found := embedded.find(config.data)) is not None:  #",
+        "if (found := None) is not None:  #",
+        _test("storage/removed", "a_lock_that_somebody_removed_lets_no_second_service_in"),
+    ),
+    (
+        f"{_SERVICE}/storage/files.py",
+        "raise damaged(file) from error",
+        "raise",
+        _test("storage/tables_of_others", "a_damaged_file_is_named_its_events_can_be_given_up_and_others_are_read"),
+    ),
+    (
+        f"{_SERVICE}/storage/shared/cache.py",
+        "            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  #",
+        "            #",
+        _test("storage/catalogue", "a_data_folder_that_was_emptied_is_not_taken_for_a_storage_that_has_lost_files"),
+    ),
 ]

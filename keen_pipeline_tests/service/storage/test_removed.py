@@ -38,6 +38,10 @@ def ask(service: Service) -> None:
     service.create_extraction("shop", {}, names="v2")
 
 
+def poll(service: Service) -> None:
+    service.records.count_waiting()
+
+
 def fold_shop(service: Service) -> None:
     fold(service, "shop")
 
@@ -59,7 +63,7 @@ def check(service: Service) -> None:
         ("events", [read, take_new, fold_shop, check]),
         ("events/shop", [read, fold_shop, empty]),
         ("events/shop/_delta_log", [fold_shop, empty]),
-        ("state.db", [ask]),
+        ("state.db", [ask, poll]),
     ],
 )
 @pytest.mark.parametrize("replaced", [False, True])
