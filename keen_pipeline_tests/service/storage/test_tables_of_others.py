@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
+import duckdb
 import pytest
 from deltalake import DeltaTable
 
@@ -148,6 +151,23 @@ def test_a_damaged_file_is_named_its_events_can_be_given_up_and_others_are_read(
     assert n_of(service, "other") == [1]
     delete(service, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
     assert n_of(service, "shop") == list(range(2, 11))
+
+
+def test_a_machine_that_can_open_no_file_is_not_taken_for_damage(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    error = duckdb.IOException('Cannot open file "x": Too many open files')
+    cursor = Mock(execute=Mock(side_effect=error))
+
+    def read() -> None:
+        with service.store.snapshot("shop") as snapshot:
+            snapshot.fetch(snapshot.segments)
+            cursor.execute("SELECT 1")
+
+    monkeypatch.setattr(service.engine, "query", lambda: nullcontext(cursor))
+    with pytest.raises(duckdb.IOException, match="Too many open files"):
+        read()
 
 
 def test_a_damaged_footer_of_our_own_hides_no_events(folder: Place, tmp_path: Path) -> None:
