@@ -49,6 +49,7 @@ class Service:
         self.metrics = Metrics(self)
         self.engine = Engine(config.data, config.memory_mib, config.query_seconds)
         self.backend = open_backend(config, self.engine, objects, results)
+        self.folder = config.data.stat().st_ino  # of this process: see `embedded.find`
         self.credentials = self.backend.credentials
         self.store, self.records, self.results = self.backend.store, self.backend.records, self.backend.results
         if config.smtp is not None and config.public_url is None:

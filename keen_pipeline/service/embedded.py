@@ -12,7 +12,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -29,6 +30,10 @@ IDLE_EXIT_SECONDS = 600
 _POLL_SECONDS = 0.05
 _MAX_ERROR_CHARACTERS = 2000
 _MAX_LOG_BYTES = 10 * 1024 * 1024
+
+_used_here: Counter[Path] = Counter()
+"""By data folder, how often this process counts as a user of its service."""
+_for_life = contextlib.ExitStack()
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,8 @@ class EmbeddedService:
     def leave(self, data: Path) -> None:
         """End the service unless somebody else uses it, with whom it ends then."""
         _close_stdin(self._process)
-        deadline = time.monotonic() + STOP_SECONDS
-        while self._process.poll() is None and not is_used(data):
-            if time.monotonic() > deadline:
-                _end(self._process)
-            time.sleep(_POLL_SECONDS)
+        if not _ended(data, lambda: self._process.poll() is None):
+            _end(self._process)
         self._log.close()
 
     def __enter__(self) -> EmbeddedService:
@@ -113,13 +115,41 @@ def shared(data: Path) -> Iterator[Endpoint]:
 
     Of several processes that ask at once all get the same one. Raises as `start` does.
     """
-    with contextlib.ExitStack() as left, used(data, STOP_SECONDS):
+    with contextlib.ExitStack() as left, used(data, STOP_SECONDS), _using(data):
         found = find(data)
         if found is None:
             service = start(data, others=True)
             left.callback(service.leave, data)
             found = service.endpoint
+        else:
+            left.callback(_leave, data)
         yield found
+
+
+def _leave(data: Path) -> None:
+    """Wait for the end of a service that this process did not start, if it was the last one that used it."""
+    written = read_announcement(data)
+    if written is not None and written.ends_with_users:
+        _ended(data, lambda: is_held(data))
+
+
+@contextlib.contextmanager
+def _using(data: Path) -> Iterator[None]:
+    _used_here[data] += 1
+    try:
+        yield
+    finally:
+        _used_here[data] -= 1
+
+
+def _ended(data: Path, runs: Callable[[], bool]) -> bool:
+    """Wait for the end of a service unless somebody uses it; False if it goes on for fifteen seconds all the same."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while runs() and not is_used(data):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 def start(
@@ -156,6 +186,10 @@ def ensure(data: Path) -> Endpoint:
     if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
         os.truncate(path, 0)  # a service that has been asked for months still writes to it
     found = find(data)
+    if found is not None and not _used_here[data]:
+        _used_here[data] += 1
+        _for_life.enter_context(used(data, STOP_SECONDS))  # it may be a command's, which ends with the last who uses it
+        found = find(data)
     if found is not None:
         return found
     make_private(data)

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from keen_pipeline.errors import ConfigurationError
@@ -24,11 +24,15 @@ _BESIDE = {LOCK_NAME, USERS_NAME, "service.log", "lost+found", "results"}
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a running service writes into its data folder: where it listens, its process, its project."""
+    """What a running service writes into its data folder: where it listens, its process, its project.
+
+    `ends_with_users`: whoever started it has left, and it ends as soon as nobody uses it.
+    """
 
     url: str
     pid: int
     project_id: str
+    ends_with_users: bool = False
 
 
 def read_announcement(data: Path) -> Announcement | None:
@@ -95,7 +99,9 @@ def is_used(data: Path) -> bool:
 
 @contextlib.contextmanager
 def unused(data: Path) -> Iterator[None]:
-    """Wait until the folder's service has no user, as long as that takes; it gets none in the block."""
+    """Say that this process's service ends with its users, and wait for that, as long as it takes; it gets none in the block."""
+    if (written := read_announcement(data)) is not None and written.pid == os.getpid():
+        _announce(data, replace(written, ends_with_users=True))
     with locked(data / USERS_NAME, str, patience_seconds=math.inf):
         yield
 
@@ -137,9 +143,12 @@ def _holder(data: Path) -> str:
 @contextlib.contextmanager
 def announced(data: Path, url: str, project_id: str) -> Iterator[None]:
     """Write `endpoint.json` while the block runs."""
-    path = data / FILE_NAME
-    write_private(path, json.dumps(asdict(Announcement(url, os.getpid(), project_id))) + "\n")
+    _announce(data, Announcement(url, os.getpid(), project_id))
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        (data / FILE_NAME).unlink(missing_ok=True)
+
+
+def _announce(data: Path, announcement: Announcement) -> None:
+    write_private(data / FILE_NAME, json.dumps(asdict(announcement)) + "\n")

@@ -19,6 +19,7 @@ import duckdb
 from keen_pipeline.errors import ExtractionTooLargeError, InvalidInputError
 from keen_pipeline.service.events.properties import CREATED_AT, EVENT_ID, TIMESTAMP, matching_paths, paths_within, unflatten
 from keen_pipeline.service.extractions.csv_export import Selection, column_name
+from keen_pipeline.service.storage.engine import one_row
 from keen_pipeline.service.storage.store import Snapshot
 
 MAX_UNIQUE_VALUES = 1_000_000
@@ -48,9 +49,8 @@ def figure(
     """
     aggregate = FIGURES[name].format(share=float(percentile) / 100)
     numbers, parameters = selection.rows(f"{_value(selection, target)} AS x, value_number(x) AS v")
-    row = cursor.execute(f"SELECT {aggregate} FROM ({numbers}) WHERE v IS NOT NULL", parameters).fetchone()
-    assert row is not None
-    value: float | None = row[0]
+    value: float | None
+    (value,) = one_row(cursor, f"SELECT {aggregate} FROM ({numbers}) WHERE v IS NOT NULL", parameters)
     if value is None:
         return None
     if not math.isfinite(value):
@@ -75,7 +75,7 @@ def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, targe
     rows, parameters = _values(selection, target)
     # All values are measured first, which is cheap; the unique ones only when all are too large together.
     for measured in (rows, f"SELECT DISTINCT v FROM ({rows})"):
-        size = _one(cursor, f"SELECT coalesce(sum(strlen(v)), 0) FROM ({measured})", parameters)
+        (size,) = one_row(cursor, f"SELECT coalesce(sum(strlen(v)), 0)::BIGINT FROM ({measured})", parameters)
         if size <= most_bytes:
             break
     else:
@@ -99,12 +99,12 @@ def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, targe
 def count_unique(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str) -> int:
     """How many unique values property `target` has, however many."""
     rows, parameters = _values(selection, target)
-    counted = _one(cursor, f"SELECT count(DISTINCT unique_text(v)) FROM ({rows}) WHERE NOT ({_HUGE})", parameters)
+    (counted,) = one_row(cursor, f"SELECT count(DISTINCT unique_text(v)) FROM ({rows}) WHERE NOT ({_HUGE})", parameters)
     cursor.execute(f"SELECT DISTINCT v FROM ({rows}) WHERE {_HUGE}", parameters)
     huge: set[float] = set()
     while found := cursor.fetchmany(_FETCH):
         huge.update(json.loads(text) for (text,) in found)
-    return counted + len(huge)
+    return int(counted) + len(huge)
 
 
 def _is_huge(text: str) -> bool:
@@ -137,8 +137,7 @@ def check_size(
     # One sum for each: DuckDB takes no expression of a thousand terms.
     sums = ", ".join(f"sum(strlen({column}) + {len(path) + _NAME_OVERHEAD})" for path, column in columns)
     sql, parameters = selection.rows(", ".join(column for _, column in columns) or "NULL", latest=latest)
-    row = cursor.execute(f"SELECT {sums or '0'} FROM ({sql})", parameters).fetchone()
-    size = sum(map(int, filter(None, row or ())))
+    size = sum(map(int, filter(None, one_row(cursor, f"SELECT {sums or '0'} FROM ({sql})", parameters))))
     if size > most_bytes:
         raise ExtractionTooLargeError(
             f"the extraction is too large: {size} bytes, at most {most_bytes} at once; shorten the timeframe or give an email"
@@ -184,9 +183,3 @@ def _value(selection: Selection, target: str) -> str:
 def _values(selection: Selection, target: str) -> tuple[str, Sequence[Any]]:
     rows, parameters = selection.rows(f"{_value(selection, target)} AS v")
     return f"SELECT v FROM ({rows}) WHERE v IS NOT NULL", parameters
-
-
-def _one(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any]) -> int:
-    row = cursor.execute(sql, parameters).fetchone()
-    assert row is not None
-    return int(row[0])

@@ -53,7 +53,11 @@ class Columns(dict[str, str]):
 
     def __missing__(self, path: str) -> str:
         if len(self) >= self._limit:
-            raise InvalidInputError(f"event: its collection would have more than {self._limit} properties", field="event")
+            raise InvalidInputError(
+                f"event: its collection would have more than {self._limit} properties, those of deleted events too; use another"
+                " collection, or give the service more memory",
+                field="event",
+            )
         name = self[path] = self.new[path] = f"p{self._next}"
         self._next += 1
         return name

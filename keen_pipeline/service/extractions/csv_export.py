@@ -23,7 +23,7 @@ from keen_pipeline.service.events.cells import quote
 from keen_pipeline.service.events.incoming import micros_of
 from keen_pipeline.service.events.properties import CREATED_AT, SERVICE_PATHS, TIMESTAMP, v2_name
 from keen_pipeline.service.events.query import Where, where
-from keen_pipeline.service.storage.engine import sql_text
+from keen_pipeline.service.storage.engine import one_row, sql_text
 from keen_pipeline.service.storage.parts import Part
 from keen_pipeline.service.storage.store import Snapshot
 from keen_pipeline.timeframe import Timeframe
@@ -109,9 +109,7 @@ def _count(
         return (0,) * (1 + len(columns))
     counts = ", ".join(["count(*)", *(f"count({column})" for column in columns)])
     rows, parameters = selection.rows(", ".join(["t", *columns]), latest=latest, segments=segments)
-    row = cursor.execute(f"SELECT {counts} FROM ({rows})", parameters).fetchone()
-    assert row is not None
-    return row
+    return one_row(cursor, f"SELECT {counts} FROM ({rows})", parameters)
 
 
 def header_paths(selection: Selection, present: set[str]) -> list[str]:

@@ -36,6 +36,7 @@ class Results:
             leftover.unlink()
 
     def part(self, name: str) -> Path:
+        self._folder.mkdir(exist_ok=True, mode=0o700)  # whoever needs room may have removed all results
         return self._folder / f"{name}.part"
 
     def path(self, name: str) -> Path:

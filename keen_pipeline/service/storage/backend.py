@@ -30,6 +30,7 @@ class Backend:
     records: ExtractionRecords
     count_request: Callable[[str, int], None]  # of a kind, under a limit; raises RateLimitedError
     results: Results
+    check: Callable[[], object] = lambda: None  # raises StorageError if a part of the data folder was removed or replaced
 
     def close(self) -> None:
         """Stop the upkeep and hold nothing any more; what is in logs is folded after the next start."""
@@ -60,6 +61,7 @@ def open_backend(config: ServiceConfig, engine: Engine, objects: ObjectStore | N
         ExtractionRecords(database),
         RequestsPerMinute().count,
         Results(config.data / "results", results, credentials.signing_key, config.results_url_seconds),
+        check=lambda: (tables.check(), logs.check()),
     )
 
 

@@ -7,18 +7,22 @@ and for finding unique values one text for 1 and 1.0.
 from __future__ import annotations
 
 import errno
+import os
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from keen_pipeline.errors import KeenPipelineError, RetryableError
 from keen_pipeline.service import cancellation
 from keen_pipeline.service.config import MIB
+from keen_pipeline.service.storage.places import StorageError
 
 _MACROS = """
 CREATE MACRO is_number(v) AS (v >= '-' AND v < '.') OR (v >= '0' AND v < ':');
@@ -46,6 +50,7 @@ CLOSE_SECONDS = 5.0
 _AGAIN_SECONDS = 0.05
 _SHARE = 0.8  # of the memory; the rest is for those who need little and ask nobody
 _THREAD_MIB = 128
+_DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
 RETRY_SECONDS = 30.0
 """After a shortage."""
 
@@ -71,11 +76,25 @@ def is_disk_full(error: BaseException) -> bool:
     )
 
 
+def _missing(error: OSError | duckdb.IOException) -> str | None:
+    """The file that an error of the system or of DuckDB says is not there."""
+    if isinstance(error, FileNotFoundError):
+        return str(error.filename2 or error.filename)
+    found = re.search(r'No files found that match the pattern "(.*)"', str(error))
+    return found[1] if found else None
+
+
+def _trouble(error: OSError | duckdb.IOException) -> str | None:
+    """What the system says of a disk that is there and can't be used, None if it is something else."""
+    number, words = getattr(error, "errno", None), {one: os.strerror(one) for one in _DISK_TROUBLE}
+    return words.get(number) if number is not None else next((text for text in words.values() if text in str(error)), None)
+
+
 @contextmanager
 def own_errors(what: str) -> Iterator[None]:
-    """Turn shortages of memory and of disk into errors of ours. `what`: begins their message, such as `the query`.
+    """Turn shortages of memory and of disk, and losses, into errors of ours. `what`: begins their message, such as `the query`.
 
-    Raises MemoryShortageError, DiskFullError.
+    Raises MemoryShortageError, DiskFullError, and StorageError for a file that was removed and for a disk that can't be used.
     """
     try:
         yield
@@ -86,6 +105,11 @@ def own_errors(what: str) -> Iterator[None]:
             retry_after=RETRY_SECONDS,
         ) from error
     except (OSError, duckdb.IOException) as error:
+        if (missing := _missing(error)) is not None:
+            name = "/".join(Path(missing).parts[-3:])
+            raise StorageError(f"{what} needs {name}, which was removed; put it back, then start the service again") from error
+        if (trouble := _trouble(error)) is not None:
+            raise StorageError(f"{what} fails, as the disk of the data folder can't be used ({trouble}); check it") from error
         if not is_disk_full(error):
             raise
         raise DiskFullError(f"{what} finds no room on the disk of the data folder; free some, then ask again") from error
@@ -210,11 +234,17 @@ class Engine:
             time.sleep(0.02)
 
 
+def one_row(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()) -> tuple[Any, ...]:
+    """The row of a query that has exactly one."""
+    row: tuple[Any, ...] | None = cursor.execute(sql, parameters).fetchone()
+    assert row is not None
+    return row
+
+
 def _threads(root: duckdb.DuckDBPyConnection, memory_mib: int) -> int:
     """As many as there are processors, or fewer: each holds a row group, and what it makes of that, whatever the memory is."""
-    row = root.execute("SELECT current_setting('threads')").fetchone()
-    assert row is not None
-    return min(int(row[0]), max(1, memory_mib // _THREAD_MIB))
+    (processors,) = one_row(root, "SELECT current_setting('threads')")
+    return min(int(processors), max(1, memory_mib // _THREAD_MIB))
 
 
 def sql_text(text: str) -> str:

@@ -10,7 +10,8 @@ import json
 import threading
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -19,9 +20,10 @@ import duckdb
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
-from keen_pipeline.service.storage.engine import Engine, own_errors, sql_text
+from keen_pipeline.service.storage.engine import Engine, is_disk_full, one_row, own_errors, sql_text
 from keen_pipeline.service.storage.folder.event_log import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
+from keen_pipeline.service.storage.places import StorageError
 
 MERGE_COUNT = 8
 MAX_EVENTS = 1_000_000
@@ -119,11 +121,10 @@ class EventFiles:
         (facts,) = self.facts({file: path}).values()
         source = event_source([path], [], column_order({*columns, *facts.kinds}), facts.kinds)
         with own_errors("deleting events"):
-            passing = cursor.execute(f"SELECT count(*) FROM {source} WHERE {where.sql}", where.parameters).fetchone()
-        assert passing is not None
-        if passing[0] == 0:
+            (passing,) = one_row(cursor, f"SELECT count(*) FROM {source} WHERE {where.sql}", where.parameters)
+        if passing == 0:
             return file
-        left = file.events - passing[0]
+        left = file.events - passing
         rest = f"(SELECT * FROM {source} WHERE NOT ({where.sql}))"
         return self._write(cursor, rest, column_order(facts.kinds), file.number, left, where.parameters) if left else None
 
@@ -140,6 +141,7 @@ class EventFiles:
         path = self._work / f"{number:012d}-{uuid.uuid4().hex[:12]}.parquet"
         try:
             with own_errors("writing events"):
+                self._work.mkdir(mode=0o700, exist_ok=True)  # worth nothing, so somebody may have removed it
                 facts = facts or _look(cursor, source, columns, parameters)
                 present = column_order(facts.kinds)
                 event_bytes = max(facts.bytes // events, (len(present) + 1) * _CELL_BYTES)
@@ -152,13 +154,12 @@ class EventFiles:
                 cursor.execute(f"COPY ({rows}) TO {sql_text(str(path))} ({options})", parameters)
                 path.chmod(0o600)
                 sync(path)
-                row = cursor.execute(f"SELECT count(*), min(t), max(t) FROM read_parquet({sql_text(str(path))})").fetchone()
-            assert row is not None
-            _check_number(path, row[0], events)
+                written, first, last = one_row(cursor, f"SELECT count(*), min(t), max(t) FROM read_parquet({sql_text(str(path))})")
+            _check_number(path, written, events)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        made = DataFile(path.name, events, row[1], row[2], path.stat().st_size)
+        made = DataFile(path.name, events, first, last, path.stat().st_size)
         self._remember(made, facts)
         return made
 
@@ -172,6 +173,33 @@ class EventFiles:
             while len(self._facts) > _REMEMBERED:
                 self._facts.popitem(last=False)
             return facts
+
+    @contextmanager
+    def reading(self, paths: Mapping[DataFile, Path], damaged: Callable[[DataFile], StorageError]) -> Iterator[None]:
+        """When what the block reads can't be read, see which of the files that is. `paths`: may grow meanwhile.
+
+        Raises StorageError, as `damaged` makes it.
+        """
+        try:
+            yield
+        except duckdb.Error as error:
+            if not isinstance(error, (duckdb.OutOfMemoryException, duckdb.InterruptException)) and not is_disk_full(error):
+                for file, path in paths.items():
+                    if not self._is_readable(path):
+                        raise damaged(file) from error
+            raise
+
+    def _is_readable(self, path: Path) -> bool:
+        with self.engine.query() as cursor:
+            try:
+                cursor.execute(f"SELECT bit_xor(hash(event)) FROM read_parquet({sql_text(str(path))}) AS event")
+            except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+                raise
+            except duckdb.IOException as error:  # else it is the machine's, as too many open files, which is no damage
+                return "Could not read enough bytes" not in str(error)
+            except duckdb.Error:
+                return False
+        return True
 
     def facts(self, parts: Mapping[Part, Path] | Mapping[DataFile, Path]) -> dict[Part, Facts]:
         """What parts hold, in their order. `parts`: with the paths where they are."""
@@ -200,8 +228,10 @@ def _footer(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts | None:
     row = cursor.execute("SELECT value FROM parquet_kv_metadata(?) WHERE key = ?", [str(path), _FOOTER.encode()]).fetchone()
     if row is None:
         return None
-    found = json.loads(row[0])
-    return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
+    with suppress(ValueError, KeyError, TypeError):  # damaged; the events themselves may not be
+        found = json.loads(row[0])
+        return Facts(found["bytes"], found["kinds"], frozenset(found["escaped"]))
+    return None
 
 
 def _look_file(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts:

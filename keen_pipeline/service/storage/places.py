@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service.events.incoming import EPOCH, Columns
@@ -25,11 +25,11 @@ def object_name(collection: str, file: DataFile) -> str:
     return f"{FOLDER}/{disk_name(collection)}/{file.name}"
 
 
-def lost(collection: str, file: DataFile) -> StorageError:
-    """What to say of a file that its table names, and that is not there."""
+def lost(collection: str, file: DataFile, what: Literal["lost", "damaged"] = "lost") -> StorageError:
+    """What to say of a file that its table names, and that is not there or can't be read."""
     first, last = (format_instant(EPOCH + timedelta(microseconds=t)) for t in (file.first, file.last))
     return StorageError(
-        f"{collection}: the storage has lost {object_name(collection, file)}, {file.events} events of {first} to {last};"
+        f"{collection}: the storage has {what} {object_name(collection, file)}, {file.events} events of {first} to {last};"
         " restore it, or delete the events of that time"
     )
 
@@ -147,6 +147,9 @@ class Tables(Protocol):
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         """They are no longer needed by one who held them."""
+
+    def damaged(self, name: str, file: DataFile) -> StorageError:
+        """What to say of a file that is held and can't be read; if it is a copy, the next one who needs it gets another."""
 
     def close(self) -> None:
         """Nothing is held any more."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,27 +78,27 @@ class Snapshot:
     ) -> None:
         self.collection, self.segments, self.columns = collection, tuple(segments), columns
         self._files, self._tables, self._until_left = files, tables, until_left
-        self._held: dict[DataFile, Path] = {}
+        self.held: dict[DataFile, Path] = {}
         self._reserved = False
 
     def fetch(self, segments: Sequence[Part]) -> None:
         """Have the files among some segments here."""
-        missing = [s for s in segments if isinstance(s, DataFile) and s not in self._held]
+        missing = [s for s in segments if isinstance(s, DataFile) and s not in self.held]
         if missing:
-            self._held |= self._tables.hold(self.collection, missing)
+            self.held |= self._tables.hold(self.collection, missing)
             self._until_left.callback(self._tables.release, self.collection, missing)
 
     def facts(self, segments: Sequence[Part]) -> Facts:
         """What some segments hold, together."""
         self.fetch(segments)
         self._reserve([s for s in segments if isinstance(s, LogPart)])
-        paths = {s: self._held[s] if isinstance(s, DataFile) else s.path for s in segments}
+        paths = {s: self.held[s] if isinstance(s, DataFile) else s.path for s in segments}
         return together(self._files.facts(paths).values())
 
     def source(self, segments: Sequence[Part]) -> str:
         """The SQL source of the events of some segments; every column of the snapshot may be named in it."""
         self.fetch(segments)
-        paths = {s: self._held[s] for s in segments if isinstance(s, DataFile)}
+        paths = {s: self.held[s] for s in segments if isinstance(s, DataFile)}
         present = together(self._files.facts(paths).values()).kinds if paths else {}
         logs = [s for s in segments if isinstance(s, LogPart)]
         self._reserve(logs)
@@ -186,7 +187,9 @@ class EventStore:
             state, logs = collection.look()
         columns = {**state.columns, **collection.log.columns}
         with ExitStack() as until_left:
-            yield Snapshot(name, [*state.files, *logs], columns, self._files, self._tables, until_left)
+            made = Snapshot(name, [*state.files, *logs], columns, self._files, self._tables, until_left)
+            with self._files.reading(made.held, partial(self._tables.damaged, name)):
+                yield made
 
     def delete(self, name: str, select: Callable[[Snapshot], Selection]) -> int:
         """Delete the events of a selection; returns how many. Events that arrive meanwhile stay.
@@ -222,7 +225,8 @@ class EventStore:
                 for file in (file for file in state.files if file in doubtful):
                     paths = self._tables.hold(name, [file])
                     try:
-                        kept = self._files.without(cursor, file, paths[file], list(columns.values()), selection.where)
+                        with self._files.reading(paths, partial(self._tables.damaged, name)):
+                            kept = self._files.without(cursor, file, paths[file], list(columns.values()), selection.where)
                     finally:
                         self._tables.release(name, [file])
                     if kept is not file:
@@ -272,7 +276,8 @@ class EventStore:
                 return False
             paths = self._tables.hold(collection.name, old)
             try:
-                made.append(self._files.merge(paths))
+                with self._files.reading(paths, partial(self._tables.damaged, collection.name)):
+                    made.append(self._files.merge(paths))
                 self._tables.publish(collection.name, made)
             finally:
                 self._tables.release(collection.name, old)

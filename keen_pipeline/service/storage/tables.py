@@ -24,7 +24,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.engine import RETRY_SECONDS, DiskFullError
 from keen_pipeline.service.storage.parts import DataFile, column_order
-from keen_pipeline.service.storage.places import TablePlace
+from keen_pipeline.service.storage.places import StorageError, TablePlace
 
 COMMIT_TRIES = 10
 CHECKPOINT_COMMITS = 50
@@ -91,6 +91,9 @@ class Table:
         try:
             delta = DeltaTable(self._place.uri, storage_options=self._place.options)
         except TableNotFoundError:
+            if self._state is not None and self._state is not EMPTY:  # a new one would show none of the events there are
+                name = self._place.uri.rsplit("/", 1)[-1]
+                raise StorageError(f"the table of {name} was removed; put it back, then start the service again") from None
             return None
         if self._shared:
             self._delta = delta  # an own one is opened for each commit, so that thousands of them take no memory

@@ -359,6 +359,7 @@ def test_a_machine_that_is_full_is_no_fault_of_the_service(error: Callable[[], E
         (sqlite3.SQLITE_IOERR | 10 << 8, 507),
         (sqlite3.SQLITE_BUSY, 503),
         (sqlite3.SQLITE_CANTOPEN, 503),
+        (sqlite3.SQLITE_READONLY, 503),
         (sqlite3.SQLITE_ERROR, 500),
     ],
 )

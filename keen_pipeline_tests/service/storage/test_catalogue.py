@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -192,6 +193,18 @@ def test_a_file_that_the_storage_has_lost_is_named_and_its_events_can_be_given_u
     assert lost in str(other.records.get(asked.id))
     delete(other, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
     assert n_of(other, "shop") == [2]
+
+
+def test_a_data_folder_that_was_emptied_is_not_taken_for_a_storage_that_has_lost_files(services: Services) -> None:
+    service = services.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    service.add_events("shop", [{"n": 2}])
+    shutil.rmtree(services.folder / "one" / "shared")
+    service.add_events("shop", [{"n": 3}])
+    assert n_of(service, "shop") == [1, 2, 3]
+    assert fold(service, "shop") == 1
+    assert n_of(service, "shop") == [1, 2, 3]
 
 
 def test_a_file_that_is_held_stays_in_a_full_cache_until_it_is_released(tmp_path: Path) -> None:

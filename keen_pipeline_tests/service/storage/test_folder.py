@@ -352,6 +352,21 @@ def test_a_log_that_is_larger_than_a_file_should_be_is_folded_alone(folder: Plac
     assert fold(service, "shop") == 3
 
 
+def test_a_property_of_the_append_that_fills_a_log_is_folded_and_what_a_log_holds_is_looked_up_once(
+    folder: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "SEAL_BYTES", 1)
+    service = folder.open()
+    for n in range(3):
+        service.add_events("shop", [{"n": n, f"new{n}": n}])
+    kept = [{k: v for k, v in event.items() if k != "keen"} for event in events(service, "shop")]
+    assert kept == [{"n": n, f"new{n}": n} for n in range(3)]
+    with service.store.snapshot("shop") as one, service.store.snapshot("shop") as other:
+        assert one.segments == other.segments  # by which what they hold is remembered
+    fold(service, "shop")
+    assert [{k: v for k, v in event.items() if k != "keen"} for event in events(service, "shop")] == kept
+
+
 def test_what_the_last_process_left_is_folded_though_nobody_asks_for_it(folder: Place, tmp_path: Path) -> None:
     service = folder.open()
     service.add_events("shop", [{"n": 1}])

@@ -13,7 +13,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -25,26 +24,13 @@ from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.credentials import FILE_NAME, load_credentials, write_private
 from keen_pipeline.service.endpoint import exclusive
-from keen_pipeline_tests.service.environment import clean_environment
+from keen_pipeline_tests.service.environment import clean_environment, gone
 from keen_pipeline_tests.service.http_client import Http
 
 
 def serve(*arguments: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "keen_pipeline", "serve", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment(**env))
-
-
-def gone(pid: int, seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except (ProcessLookupError, FileNotFoundError):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -295,55 +281,6 @@ def test_processes_that_ask_at_once_share_one_service(data: Path, monkeypatch: p
     finally:
         os.kill(pid, signal.SIGTERM)
     assert gone(pid)
-
-
-def test_commands_at_once_share_a_service_that_ends_with_the_last_of_them_however_they_end(data: Path) -> None:
-    code = "import sys; from pathlib import Path; from keen_pipeline.service import embedded\n"
-    code += "with embedded.shared(Path(sys.argv[1])) as found: print(found.base_url, flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code, str(data)]
-    users = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment())
-        for _ in range(3)
-    ]
-    try:
-        urls = [user.stdout.readline() for user in users if user.stdout is not None]
-        assert urls[0].startswith("http://")
-        assert set(urls) == {urls[0]}
-        pid = json.loads((data / "endpoint.json").read_text())["pid"]
-        users[0].communicate(timeout=60)
-        users[1].kill()
-        users[1].wait(60)
-        time.sleep(0.5)  # it looks ten times a second
-        found = embedded.find(data)
-        assert found is not None
-        assert found.base_url == urls[0].strip()
-        with embedded.shared(data) as mine:
-            users[2].communicate(timeout=60)
-            assert (users[0].returncode, users[2].returncode, mine) == (0, 0, found)
-            time.sleep(0.5)  # whichever of the three has started it
-            assert embedded.find(data) == found
-        assert gone(pid)
-        with embedded.shared(data) as next_one:
-            assert embedded.find(data) == next_one
-        assert embedded.find(data) is None
-    finally:
-        for user in users:
-            user.kill()
-
-
-def test_a_service_that_somebody_runs_outlives_the_commands_that_use_it(data: Path) -> None:
-    with embedded.start(data, env=clean_environment()) as service:
-        with embedded.shared(data) as found:
-            assert found == service.endpoint
-        time.sleep(0.5)
-        assert embedded.find(data) == service.endpoint
-
-
-def test_a_folder_of_somebody_else_gets_no_users_either(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ConfigurationError, match="holds other things"), embedded.shared(tmp_path):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_why_it_did_not_start_is_told_without_what_it_logged_before(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

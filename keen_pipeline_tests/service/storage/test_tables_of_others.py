@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
+import duckdb
 import pytest
 from deltalake import DeltaTable
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.endpoint import exclusive
+from keen_pipeline.service.extractions import worker
+from keen_pipeline.service.extractions.records import FAILED
 from keen_pipeline.service.storage.places import StorageError
 from keen_pipeline.timeframe import UTC, Timeframe
-from keen_pipeline_tests.service.stores import Place, collection_of, delete, fold, merge, n_of, store_of
+from keen_pipeline_tests.service.stores import (
+    Place,
+    Services,
+    await_status,
+    collection_of,
+    delete,
+    events,
+    fold,
+    merge,
+    n_of,
+    rule,
+    store_of,
+)
 
 
 @pytest.mark.parametrize("version", [2, 9])
@@ -102,3 +119,73 @@ def test_a_lost_file_whose_log_is_gone_is_named_and_its_events_can_be_given_up(
         n_of(again, "shop")
     delete(again, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
     assert n_of(again, "shop") == [2, 3]
+
+
+def spoil(path: Path, begin: int, end: int | None = None) -> None:
+    """Other bytes in the place of some, as a failing disk leaves them; the length stays."""
+    text = bytearray(path.read_bytes())
+    text[begin:end] = bytes(len(text[begin:end]))
+    path.write_bytes(text)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(-64, None), (4, 400)])
+def test_a_damaged_file_is_named_its_events_can_be_given_up_and_others_are_read(
+    folder: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: int, end: int | None
+) -> None:
+    monkeypatch.setattr(worker, "PAUSE_SECONDS", 0.01)
+    service = folder.open()
+    for n in range(1, 10):
+        service.add_events("shop", [{"n": n, "keen": {"timestamp": f"2026-01-0{n}T08:00:00Z"}}])
+        fold(service, "shop")
+    service.add_events("other", [{"n": 1}])
+    first = sorted(tmp_path.rglob("events/shop/*.parquet"))[0]
+    spoil(first, begin, end)
+    problem = f"damaged events/shop/{first.name}, 1 events of 2026-01-01T08:00:00Z"
+    for action in (n_of, merge, lambda *of: delete(*of, rule("n", "eq", 1))):
+        with pytest.raises(StorageError, match=problem):
+            action(service, "shop")
+    asked = service.create_extraction("shop", {}, names="v2")
+    await_status(service, asked.id, FAILED)
+    assert problem in str(service.records.get(asked.id))
+    service.add_events("shop", [{"n": 10}])
+    assert n_of(service, "other") == [1]
+    delete(service, "shop", window=Timeframe(*(datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))))
+    assert n_of(service, "shop") == list(range(2, 11))
+
+
+def test_a_machine_that_can_open_no_file_is_not_taken_for_damage(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    error = duckdb.IOException('Cannot open file "x": Too many open files')
+    cursor = Mock(execute=Mock(side_effect=error))
+
+    def read() -> None:
+        with service.store.snapshot("shop") as snapshot:
+            snapshot.fetch(snapshot.segments)
+            cursor.execute("SELECT 1")
+
+    monkeypatch.setattr(service.engine, "query", lambda: nullcontext(cursor))
+    with pytest.raises(duckdb.IOException, match="Too many open files"):
+        read()
+
+
+def test_a_damaged_footer_of_our_own_hides_no_events(folder: Place, tmp_path: Path) -> None:
+    service = folder.open()
+    service.add_events("shop", [{"n": 1, "text": "a\nb"}])
+    fold(service, "shop")
+    folder.close()
+    (path,) = tmp_path.rglob("events/shop/*.parquet")
+    path.write_bytes(path.read_bytes().replace(b'{"bytes":', b'{"bytes"!'))
+    assert [(event["n"], event["text"]) for event in events(folder.open(), "shop")] == [(1, "a\nb")]
+
+
+def test_a_damaged_copy_of_a_file_in_the_storage_is_fetched_again(services: Services, tmp_path: Path) -> None:
+    service = services.open()
+    service.add_events("shop", [{"n": 1}])
+    fold(service, "shop")
+    (copy,) = (path for path in tmp_path.rglob("*.parquet") if "storage" not in path.relative_to(tmp_path).parts)
+    spoil(copy, -64)
+    with pytest.raises(StorageError, match="damaged events/shop/"):
+        n_of(service, "shop")
+    assert n_of(service, "shop") == [1]

@@ -58,9 +58,10 @@ def _where_keys_are(call: Call) -> str:
 
 
 async def health(call: Call) -> Response:
-    """Answers once the service can read its database."""
+    """Answers while the service can read its database, and its data folder is where it was."""
     waiting = await call.run(HEALTH, call.service.records.count_waiting)
-    project, folder = call.service.credentials.project_id, call.service.config.data.stat().st_ino  # see `embedded.find`
+    call.service.backend.check()
+    project, folder = call.service.credentials.project_id, call.service.folder
     return JsonResponse({"status": "ok", "project_id": project, "folder": folder, "extractions_waiting": waiting})
 
 

@@ -24,6 +24,7 @@ import click
 import uvicorn
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
+from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME as CREDENTIALS_FILE
@@ -56,6 +57,10 @@ def serve(config: ServiceConfig, objects: ObjectStore | None = None, results: Ob
     gc.set_threshold(50_000, 20, 100)  # the usual one makes a large body's JSON ten times as slow, while all other threads wait
     descriptors = raise_descriptor_limit()
     with _bind(config.host, config.port) as listener, exclusive(config.data):
+        if (found := embedded.find(config.data)) is not None:  # two of them would write into the same logs
+            raise ConfigurationError(
+                f"service: {config.data} is in use by the service at {found.base_url}, whose lock was removed; stop it first"
+            )
         configure_logging()
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
+from keen_pipeline.service.storage.folder.presence import Presence
 from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order, disk_name, name_on_disk
 
 SEAL_BYTES = 16 * MIB
@@ -56,19 +57,20 @@ class _File:
 class FileLog:
     """The logs of one collection. `columns`: those that its table has, by path. `watermark`: the newest log that is in the table.
 
-    Every method may be called from any thread. Raises OSError.
+    Every method may be called from any thread. Raises OSError, and StorageError if its folder was removed or replaced.
     """
 
     stale = False
 
     def __init__(self, folder: Path, columns: Mapping[str, str], watermark: int, max_properties: int) -> None:
         self._folder = folder
+        self._presence = Presence(folder, f"{folder.parent.name}/{folder.name}")
         self._max_properties = max_properties
         self._lock = threading.Lock()
         self.columns: dict[str, str] = dict(columns)
         """By path; replaced by each append that adds some, never changed."""
         self._active: _File | None = None
-        self._sealed: list[_File] = []
+        self._sealed: dict[LogPart, float] = {}  # since when each was written; the same parts for all, who know their facts then
         whole = True
         for before, number in pairwise([watermark, *(number for number in log_numbers(folder) if number > watermark)]):
             path = log_path(folder, number)
@@ -81,7 +83,7 @@ class FileLog:
             found, names, whole = read_log(path)
             self.columns |= names
             if found.events:
-                self._sealed.append(found)
+                self._sealed[self._part(found)] = found.since
         self._next = max([watermark, *log_numbers(folder)]) + 1
 
     def append(self, encode: Callable[[Columns], Sequence[str]]) -> int:
@@ -98,6 +100,8 @@ class FileLog:
             self._write(lines, {name: path for path, name in columns.new.items()})
             if columns.new:
                 self.columns = {**known, **columns.new}
+            if self._active is not None and self._active.bytes >= SEAL_BYTES:
+                self._seal()
             return len(lines)
 
     def _write(self, lines: Sequence[str], new: Mapping[str, str]) -> None:
@@ -107,6 +111,7 @@ class FileLog:
         longest = max(len(line) for line in (*names, *lines))
         if longest * 4 > MIB:  # characters; what is near the bound is measured in bytes
             longest = max(len(line.encode()) for line in (*names, *lines))
+        self._presence.check()
         active = self._active or self._create()
         self._mend(active)
         descriptor = os.open(log_path(self._folder, active.number), os.O_WRONLY)
@@ -125,8 +130,6 @@ class FileLog:
         finally:
             os.close(descriptor)
         active.take([time_of(line) for line in lines], longest + 1, len(block))
-        if active.bytes >= SEAL_BYTES:
-            self._seal()
 
     def _create(self) -> _File:
         """Begin a file. It is taken once its name is on disk; one whose name isn't, though it is there, is begun again."""
@@ -145,33 +148,37 @@ class FileLog:
     def _seal(self) -> None:
         if self._active is not None and self._active.events:
             self._mend(self._active)
-            self._sealed.append(self._active)
+            self._sealed[self._part(self._active)] = self._active.since
             self._active = None
+
+    def _part(self, f: _File) -> LogPart:
+        """A log that is sealed; its columns are among those that are known by then."""
+        names = tuple(column_order(self.columns.values()))
+        return LogPart(log_path(self._folder, f.number), f.number, f.number, f.events, f.first, f.last, f.bytes, f.longest, names)
 
     def parts(self, watermark: int) -> list[LogPart]:
         """The logs above a watermark, sealed, oldest first: every append that was acknowledged until now."""
         with self._lock:
             self._seal()
-            names = tuple(column_order(self.columns.values()))
-            return [
-                LogPart(log_path(self._folder, f.number), f.number, f.number, f.events, f.first, f.last, f.bytes, f.longest, names)
-                for f in self._sealed
-                if f.number > watermark
-            ]
+            if self._sealed:
+                self._presence.check()
+            return [part for part in self._sealed if part.number > watermark]
 
     def backlog(self, name: str) -> Backlog:
         with self._lock:
-            files = [*self._sealed, *([self._active] if self._active is not None and self._active.events else [])]
-        since = min((file.since for file in files), default=time.time())
-        return Backlog(name, sum(f.bytes for f in files), len(self._sealed), time.time() - since)
+            active = [self._active] if self._active is not None and self._active.events else []
+            since = min([*self._sealed.values(), *(file.since for file in active)], default=time.time())
+            size = sum(part.bytes for part in self._sealed) + sum(file.bytes for file in active)
+            return Backlog(name, size, len(self._sealed), time.time() - since)
 
     def folded(self, watermark: int) -> None:
         """The logs up to a watermark are in the table. They stay a while, for whoever copies the folder meanwhile."""
         with self._lock:
-            done = [file for file in self._sealed if file.number <= watermark]
-            self._sealed = [file for file in self._sealed if file.number > watermark]
-        for file in done:
-            os.utime(log_path(self._folder, file.number))
+            done = [part for part in self._sealed if part.number <= watermark]
+            for part in done:
+                del self._sealed[part]
+        for part in done:
+            os.utime(part.path)
 
     def sweep(self, watermark: int, seconds: float) -> None:
         for number in log_numbers(self._folder):
@@ -181,21 +188,27 @@ class FileLog:
 
 
 class FileLogs:
-    """The logs of all collections, in one folder each. `max_properties`: of one collection."""
+    """The logs of all collections, in one folder each. `max_properties`: of one collection.
+
+    Raises StorageError if the folder of them all was removed or replaced, which `check` alone looks at.
+    """
 
     def __init__(self, folder: Path, max_properties: int) -> None:
         self._folder = folder
         self._max_properties = max_properties
         self._open: dict[str, FileLog] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check = Presence(folder, folder.name).check
 
     def names(self) -> list[str]:
+        self.check()
         return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
 
     def has(self, name: str) -> bool:
         return (self._folder / disk_name(name)).is_dir()
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
+        self.check()
         folder = self._folder / disk_name(name)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)

@@ -13,6 +13,7 @@ from typing import Any
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.service.storage.engine import RETRY_SECONDS, DiskFullError
+from keen_pipeline.service.storage.folder.presence import Presence
 
 WAIT_SECONDS = 10.0
 """For another process that has it locked, such as a backup."""
@@ -44,7 +45,8 @@ _log = logging.getLogger(__name__)
 class SqliteDatabase:
     """One SQLite connection, shared by threads under a lock; commits are on disk when they return.
 
-    Raises ConfigurationError for a database of a newer version, ServiceUnavailableError while it is locked, DiskFullError.
+    Raises ConfigurationError for a database of a newer version, ServiceUnavailableError while it is locked, DiskFullError,
+    StorageError if its file was removed or replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,6 +62,7 @@ class SqliteDatabase:
                     damaged.rename(path.with_name(f"{name}.set-aside-{int(time.time())}"))
             _log.error("the records of extractions can't be read and were set aside", extra={"file": str(path)})
             self._open(path)
+        self._presence = Presence(path, path.name)
 
     def _open(self, path: Path) -> None:
         path.touch(mode=0o600)
@@ -88,6 +91,7 @@ class SqliteDatabase:
     def transaction(self, lock: str | None = None) -> Iterator[sqlite3.Connection]:
         """One transaction; rolled back if the block raises. They all run one after another, whatever `lock` says."""
         with self._lock, _own_errors():
+            self._presence.check()  # SQLite itself goes on with a file that nobody will find any more
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -99,6 +103,7 @@ class SqliteDatabase:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._lock, _own_errors():
+            self._presence.check()
             return self._connection.execute(sql, parameters).fetchall()
 
     def exclusive(self, name: str, wait: float) -> AbstractContextManager[bool]:
@@ -121,9 +126,9 @@ def _own_errors() -> Iterator[None]:
         code = error.sqlite_errorcode & 0xFF
         if code == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR:
             raise DiskFullError("the records of extractions find no room on the disk; free some") from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN):
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise ServiceUnavailableError(
-                "the records of extractions can't be opened, or another process has locked them; ask again later",
+                "the records of extractions can't be opened or written, or another process has locked them; ask again later",
                 retry_after=RETRY_SECONDS,
             ) from error
         raise

@@ -13,16 +13,21 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.service.storage.engine import own_errors
 from keen_pipeline.service.storage.folder.event_log import log_numbers, sync
+from keen_pipeline.service.storage.folder.presence import Presence
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk, oldest_log
-from keen_pipeline.service.storage.places import TablePlace, lost
+from keen_pipeline.service.storage.places import StorageError, TablePlace, lost
 from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
 
 _log = logging.getLogger(__name__)
 
 
 class FolderTables:
-    """The tables below `root`. `logs`: where the logs of the same collections are, for what is read back after a crash."""
+    """The tables below `root`. `logs`: where the logs of the same collections are, for what is read back after a crash.
+
+    `check` raises StorageError if `root` was removed or replaced.
+    """
 
     shared = False
 
@@ -30,6 +35,7 @@ class FolderTables:
         self._root, self._logs, self.work = root, logs, work
         check_root(str(root.absolute()))
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check = Presence(root, root.name).check
 
     def names(self) -> list[str]:
         found = ((name_on_disk(path.name), path) for path in self._root.iterdir() if path.is_dir())
@@ -37,7 +43,8 @@ class FolderTables:
         return [name for name, path in found if name is not None and any(path.iterdir())]
 
     def place(self, name: str) -> TablePlace:
-        """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError."""
+        """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError, StorageError."""
+        self.check()
         folder = self._root / disk_name(name)
         _check(folder, self._logs / disk_name(name))
         if not folder.is_dir():
@@ -47,9 +54,10 @@ class FolderTables:
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         folder = self._root / disk_name(name)
-        for file in files:
-            (self.work / file.name).rename(folder / file.name)
-        sync(folder)
+        with own_errors("writing events"):
+            for file in files:
+                (self.work / file.name).rename(folder / file.name)
+            sync(folder)
 
     def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
         """Where files are. One that left the table stays for longer than any query lasts.
@@ -65,6 +73,10 @@ class FolderTables:
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         """They are where they are."""
+
+    def damaged(self, name: str, file: DataFile) -> StorageError:
+        """What to say of a file that can't be read."""
+        return lost(name, file, "damaged")
 
     def close(self) -> None:
         pass

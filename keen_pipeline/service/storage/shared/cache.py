@@ -71,7 +71,7 @@ class FileCache:
             raise
 
     def _has(self, file: str) -> bool:
-        return file in self._sizes and (self._folder / file).is_file()  # whoever tidies the machine may have removed it
+        return file in self._sizes and (self._folder / file).is_file()
 
     def release(self, names: Iterable[str]) -> None:
         """Objects are no longer needed by one who held them."""
@@ -85,6 +85,7 @@ class FileCache:
     def adopt(self, name: str, made: Path) -> None:
         """Take in a file that was made here and is an object by now."""
         size = made.stat().st_size
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         made.rename(self.path(name))
         with self._lock:
             self._sizes[_file(name)] = size
@@ -101,6 +102,7 @@ class FileCache:
             with self._lock:
                 if self._has(file):
                     return
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever tidies the machine may have removed it
             part = self._folder / f"{uuid.uuid4().hex}.part"
             try:
                 with self._objects.open(name) as source, part.open("xb") as copy:

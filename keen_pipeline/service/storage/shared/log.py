@@ -137,7 +137,7 @@ class SharedLog:
         """Every append above a watermark that was committed until now, in order, as files of this machine."""
         with self._reading:
             self._watermark = max(self._watermark, watermark)
-            parts = self._chain(watermark, {part.number: part for part in self._parts})
+            parts = self._chain(watermark, {part.number: part for part in self._parts if part.path.is_file()})
             self._parts = parts if len(parts) <= MAX_PARTS else self._chain(watermark, {})
             return list(self._parts)
 
@@ -169,6 +169,7 @@ class SharedLog:
                 retry_after=1,
             )
         self._learn()  # the lines may have properties of other processes
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever tidies the machine may have removed it
         path = self._folder / f"{disk_name(self._name)}.{numbers[0]}.{secrets.token_hex(4)}.ndjson"
         try:
             with path.open("xb") as file:

@@ -15,7 +15,7 @@ from deltalake.transaction import CommitProperties, Transaction, create_table_wi
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name
-from keen_pipeline.service.storage.places import FOLDER, ObjectStore, TablePlace, lost, object_name
+from keen_pipeline.service.storage.places import FOLDER, ObjectStore, StorageError, TablePlace, lost, object_name
 from keen_pipeline.service.storage.shared.cache import FileCache, FileGoneError
 from keen_pipeline.service.storage.tables import Table
 
@@ -68,6 +68,11 @@ class SharedTables:
 
     def release(self, name: str, files: Iterable[DataFile]) -> None:
         self._cache.release([object_name(name, file) for file in files])
+
+    def damaged(self, name: str, file: DataFile) -> StorageError:
+        """What to say of a file that can't be read. The copy goes, as that alone may be damaged."""
+        self._cache.path(object_name(name, file)).unlink(missing_ok=True)
+        return lost(name, file, "damaged")
 
     def close(self) -> None:
         self._cache.close()
