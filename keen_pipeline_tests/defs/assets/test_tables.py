@@ -314,7 +314,8 @@ def test_what_dlt_looked_up_for_a_load_is_forgotten(tmp_path: Path, keen_landing
         return sum(type(one).__name__ == "ResolvedValueTrace" for one in gc.get_objects())
 
     keen_landing.land("visits", {key: [{"n": 1}] for key in KEYS[:3]})
-    loader = TableLoader(place_of_url(f"sqlite:///{tmp_path / 'w.db'}"), keen_landing.reader, "visits", "visits", source="keen/visits")
+    place = place_of_url(f"sqlite:///{tmp_path / 'w.db'}")
+    loader = TableLoader(place, keen_landing.reader, "visits", "visits", source="keen/visits")
     before = notes()
     for key in KEYS[:3]:
         loader.load(key)
