@@ -236,9 +236,12 @@ def test_a_lost_ledger_is_made_anew_and_nothing_is_asked_for(landed: Place, tmp_
     asked, manifest = landed.extraction_ids(), json.loads(landed.manifest(DAYS[0]).read_text())
     landed.monkeypatch.setenv("KEEN_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/another.db")
     status, told = landed.json("ledger", "rebuild")
-    assert (status, told["restored"], told["known"], told["others"]) == (0, 2, 0, 0)
+    assert (status, told["restored"], told["known"], told["others"]) == (1, 2, 0, 0)
     assert [row["problem"] for row in told["left_out"]] == ["the file is not there"]
     assert landed.json("ledger", "rebuild")[1]["known"] == 2  # again: nothing changes
+    status, out, err = landed.run("ledger", "rebuild")
+    assert (status, out) == (1, "0 landings restored, 2 known before\n")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["left out", "keen-pipeline"]
     pipeline = open_pipeline(Settings.from_environment())
     entries = pipeline.ledger.landed_entries("purchases")
     assert next((e.token, e.counted) for e in entries) == (manifest["token"], 3)
