@@ -120,6 +120,15 @@ def landing_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+def print_landings(landed: Sequence[Entry], failed: Sequence[tuple[Entry, str]], as_json: bool) -> None:
+    """What landed, on stdout; as JSON also what failed and why."""
+    if as_json:
+        told = [{"collection": e.request.collection, "partition": e.request.partition_key, "error": why} for e, why in failed]
+        print_json({"landings": [landing_json(e) for e in landed], "failed": told})
+    elif landed:
+        show(landings_table(landed, "Landed"))
+
+
 def json_text(document: object, indent: int | None = None) -> str:
     """A document as JSON. What no terminal should see, and half a surrogate, which no file takes, is escaped.
 
@@ -197,7 +206,7 @@ def follow(events: Generator[Event, None, None], total: int, what: str) -> tuple
             for text, style in view.told(event):
                 bar.console.print(text, style=style)
             bar.update(task, completed=len(view.landed), description=f"{what}: {view.outlook}")
-    return list(view.landed.values()), view.failed
+    return list(view.landed.values()), list(view.failed.values())
 
 
 class _View:
@@ -205,7 +214,7 @@ class _View:
 
     def __init__(self, what: str) -> None:
         self.landed: dict[str, Entry] = {}
-        self.failed: list[tuple[Entry, str]] = []
+        self.failed: dict[str, tuple[Entry, str]] = {}
         self.outlook = what
         self._changed_at = time.monotonic()
         self._last: Waiting | None = None
@@ -221,9 +230,9 @@ class _View:
                 yield f"{entry.request}: {reason}; attempt {follower.attempt} follows", "yellow"
             case Ended(entry):
                 self.landed.pop(entry.request.path, None)
-                self.failed.append((entry, entry.reason))
+                self._fails(entry, entry.reason)
             case Stopped(entry, error):
-                self.failed.append((entry, f"{error} (it stays open)"))
+                self._fails(entry, f"{error} (it stays open)")
             case Hindered(collection, error):
                 yield from self._uncounted(collection, error)
             case Counted(entry, problem=error) if error is not None:
@@ -232,10 +241,14 @@ class _View:
                 if entry.is_whole is not True:
                     yield verdict(counted), "yellow"
                 if counted.is_final_failure:
-                    self.failed.append((entry, verdict(counted)))
+                    self._fails(entry, verdict(counted))
             case Waiting() as progress:
                 self.outlook = progress.outlook
                 yield from self._waiting(progress)
+
+    def _fails(self, entry: Entry, reason: str) -> None:
+        # The last word counts: an ad hoc file that its count contradicts is then kept aside.
+        self.failed[entry.request.path] = (entry, reason)
 
     def _uncounted(self, collection: str, error: KeenPipelineError) -> Iterator[tuple[str, str]]:
         told = f"{collection}: what has landed can't be held against the service's count now: {error}"
