@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.pipeline.requests import check_mask_key, lacks_mask_key
-from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, few, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, command_line, few, shortened
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -80,9 +79,9 @@ def command(collection: str | None, as_json: bool) -> None:
         show(f"  {backfill_command(new[0].name, [newest.key])}")
     for name, landed, still in left:
         if still:
-            show(f"{name} is not configured, and {len(still)} of it are open: keen-pipeline cancel {shlex.quote(name)}")
+            show(f"{name} is not configured, and {len(still)} of it are open: {command_line('cancel', name)}")
         if landed:
-            show(f"{name} is not configured; its {landed} landed files stay as they are: keen-pipeline verify {shlex.quote(name)}")
+            show(f"{name} is not configured; its {landed} landed files stay as they are: {command_line('verify', name)}")
     for other in others:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
 
@@ -165,7 +164,7 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     states = {state.key: state.status for state in ledger.partitions(collection)}
     landed = sorted(key for key in partitions if states.get(key) is Status.LANDED)
     if landed:
-        again = f"keen-pipeline backfill {shlex.quote(collection)} --from {landed[0]} --to {landed[-1]} --force"
+        again = command_line("backfill", collection, options=("--from", landed[0], "--to", landed[-1], "--force"))
         raise InvalidInputError(f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}")
     ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
     asked = ledger.request(requests, keep=lambda _: False, waits=False)

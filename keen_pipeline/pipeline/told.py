@@ -46,8 +46,8 @@ class Group:
         """What fixes it, for a shell; empty if nothing is known to."""
         if not self.verb:
             return ""
-        rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
-        command = f"keen-pipeline {self.verb} {shlex.quote(self.collection)}{rest}"
+        keys = self.keys[:_MOST_IN_A_COMMAND] if self.verb == "retry" else ()
+        command = command_line(self.verb, self.collection, keys)
         if self.verb == "backfill":
             command = backfill_command(self.collection, self.keys)
         if is_unknown_collection(self.reason):  # to ask again would be refused again
@@ -65,7 +65,21 @@ def _of(name: str, command: str) -> str:
 
 def backfill_command(collection: str, keys: Sequence[str]) -> str:
     """What extracts partitions, given in order, for a shell."""
-    return f"keen-pipeline backfill {shlex.quote(collection)} --from {keys[0]} --to {keys[-1]}"
+    return command_line("backfill", collection, options=("--from", keys[0], "--to", keys[-1]))
+
+
+def command_line(verb: str, collection: str, keys: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """A command about a collection and some of its partitions, for a shell.
+
+    >>> command_line("verify", "Sign Ups", options=("--from", "2026-01-01"))
+    "keen-pipeline verify 'Sign Ups' --from 2026-01-01"
+    >>> command_line("verify", "-x", options=("--from", "2026-01-01"))
+    'keen-pipeline verify --from 2026-01-01 -- -x'
+    """
+    names = (collection, *keys)
+    # A name may begin like an option.
+    words = (*options, "--", *names) if collection.startswith("-") else (*names, *options)
+    return shlex.join(["keen-pipeline", verb, *words])
 
 
 def by_cause(told: Iterable[tuple[str, str, str, str]], name: str = DEFAULT_NAME) -> list[Group]:

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
-from keen_pipeline.cli import common
+from keen_pipeline.cli import cli, common
 from keen_pipeline.cli.common import follow, landings_table
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Kind, Landing, Status
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Limits
-from keen_pipeline.partitions import partition_range
+from keen_pipeline.partitions import partition_range, partitions_between
 from keen_pipeline.pipeline import Ended, Landed, Progress, Stopped, partition_request
 from keen_pipeline.pipeline.context import first_line
 from keen_pipeline.pipeline.extractions.wait import Event
-from keen_pipeline.pipeline.told import grouped, in_lines, summary
+from keen_pipeline.pipeline.told import Group, command_line, grouped, in_lines, summary
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
 from keen_pipeline_tests.acceptance.processes import Shell
@@ -217,6 +219,40 @@ def test_the_command_is_one_that_can_mend_it(
         [line] = [line for line in shown.splitlines() if line.startswith("  keen-pipeline")]
         assert line.strip().startswith(command)
         assert ("retry" in line) is ("retry" in command)
+
+
+@pytest.mark.parametrize("name", ["-x", "--force", "Sign 'Ups", "plain"])
+def test_a_printed_command_is_read_as_it_is_meant(name: str) -> None:
+    keys = ("2026-01-01", "2026-01-02")
+    printed = [Group(name, keys, "it failed", verb) for verb in ("retry", "backfill", "status")]
+    lines = [group.command for group in printed] + [command_line("verify", name, options=("--from", *keys[:1]))]
+    read = []
+    for program, verb, *words in map(shlex.split, lines):
+        assert program == "keen-pipeline"
+        command = cli.get_command(click.Context(cli), verb)
+        assert command is not None
+        read.append({k: v for k, v in command.make_context(verb, words).params.items() if v})
+    assert read == [
+        {"collection": name, "partitions": keys},
+        {"collections": (name,), "first": keys[0], "last": keys[1]},
+        {"collection": name},
+        {"collection": name, "first": keys[0]},
+    ]
+
+
+def test_what_status_prints_about_a_name_like_an_option_can_be_pasted(configured: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, _ = entries(configured.folder, monkeypatch)
+    other, day = Collection("-x", "2026-01-01"), datetime(2026, 1, 1, tzinfo=timezone.utc)
+    [asked] = ledger.request([partition_request(other, p) for p in partitions_between(other, day, day + timedelta(days=1))])
+    (configured.folder / "collections.yaml").write_text("collections: [{name: '-x', start_date: 2026-01-01}]")
+    ledger.fail(asked.entry.entry_id, WORDS, limits=Limits(), final=True)
+    [line] = [line for line in configured.run("status").stdout.splitlines() if line.startswith("  keen-pipeline")]
+    done = configured.run(*shlex.split(line)[1:])
+    assert (done.returncode, done.stdout[:18]) == (0, "1 asked for again,"), done.stderr
+    (configured.folder / "collections.yaml").write_text("collections: [{name: purchases, start_date: 2026-01-01}]")
+    [line] = [line for line in configured.run("status").stdout.splitlines() if line.startswith("-x is not configured")]
+    done = configured.run(*shlex.split(line.partition("keen-pipeline ")[2]))
+    assert (done.returncode, done.stdout[:11]) == (0, "1 cancelled"), done.stderr
 
 
 @pytest.mark.parametrize("is_given_up", [True, False])
