@@ -115,6 +115,8 @@ def _options(url: sa.URL) -> dict[str, Any]:
             # Each connection would have a memory of its own: all threads take turns on one.
             one = {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
             return {**options, **one, "connect_args": {"check_same_thread": False}}
+        if url.database.startswith("~"):
+            raise ConfigurationError(f"the ledger sqlite:///{url.database}: `~` is no home folder in a URL; write the whole path")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         return {**options, "connect_args": {"timeout": _BUSY_SECONDS}}
     if url.get_backend_name() == "postgresql":
