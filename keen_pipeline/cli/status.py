@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, print_json, show
+from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, console, print_json, show
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Status
@@ -158,14 +158,18 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     with as_usage():
         wanted = [partition_for_key(chosen, key, ledger.clock.now()) for key in dict.fromkeys(partitions)]
-    requests = [partition_request(chosen, partition, mask_key=settings.mask_key) for partition in wanted]
-    check_mask_key(requests, settings.mask_key)
     # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
     states = {state.key: state.status for state in ledger.partitions(collection)}
-    landed = sorted(key for key in partitions if states.get(key) is Status.LANDED)
+    landed = sorted(p.key for p in wanted if states.get(p.key) is Status.LANDED)
     if landed:
-        again = command_line("backfill", collection, options=("--from", landed[0], "--to", landed[-1], "--force"))
-        raise InvalidInputError(f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}")
+        again = backfill_command(collection, landed, "--force")
+        told = f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}"
+        if len(landed) == len(wanted):
+            raise InvalidInputError(told)
+        # Of those in a mail some may have landed since: that keeps no other from its retry.
+        console.print(told, style="yellow")
+    requests = [partition_request(chosen, p, mask_key=settings.mask_key) for p in wanted if p.key not in landed]
+    check_mask_key(requests, settings.mask_key)
     ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
     asked = ledger.request(requests, keep=lambda _: False, waits=False)
     made = sum(one.created for one in asked)
