@@ -70,7 +70,8 @@ def read_url(url: str) -> sa.URL:
     parsed = sa.make_url(url)
     if "@" in (parsed.host or ""):
         raise ValueError("the host holds an @")
-    return parsed
+    # As libpq, and many hosts, call it.
+    return parsed.set(drivername="postgresql") if parsed.drivername == "postgres" else parsed
 
 
 # Device and number of the file that an engine has opened; None once another one was found in its place.
