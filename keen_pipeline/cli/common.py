@@ -145,8 +145,13 @@ def shown(text: str) -> str:
 
 
 def print_json(document: object) -> None:
-    """One JSON document on stdout."""
-    click.echo(json_text(document, 2))
+    """One JSON document on stdout, with what its encoding lacks escaped as JSON does."""
+    text = json_text(document, 2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    click.echo(text)
 
 
 def copy_files(paths: Sequence[Path], folder: Path) -> None:
@@ -232,7 +237,7 @@ class _View:
                 self.landed.pop(entry.request.path, None)
                 self._fails(entry, entry.reason)
             case Stopped(entry, error):
-                self._fails(entry, f"{error} (it stays open)")
+                self._fails(entry, f"{error} (it stays open)" if entry.is_partition else str(error))
             case Hindered(collection, error):
                 yield from self._uncounted(collection, error)
             case Counted(entry, problem=error) if error is not None:
