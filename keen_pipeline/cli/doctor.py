@@ -45,12 +45,12 @@ def command(as_json: bool) -> None:
         for name, (check, needs) in _CHECKS.items():
             broken = [one for one, well, _ in told if one in needs and not well]
             told.append((name, True, f"{_NOT_TRIED}, see {broken[0]} above") if broken else _try(name, check, settings))
+            if not as_json:  # at once: a service that hangs is waited for
+                _, well, text = told[-1]
+                mark = "wrong" if not well else "-" if broken else "ok"
+                click.echo(f"{mark:5} {name}: {text}")
     if as_json:
         print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
-    else:
-        for name, well, text in told:
-            mark = "wrong" if not well else "-" if text.startswith(_NOT_TRIED) else "ok"
-            click.echo(f"{mark:5} {name}: {text}")
     bad = sum(not well for _, well, _ in told)
     if bad:
         raise ConfigurationError(f"{bad} of {len(told)} checks failed, see above for what to fix")
@@ -156,7 +156,8 @@ def _ledger(settings: Settings) -> str:
     told = [str(ledger.scope)]
     others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
     told += [f"it also holds {one.landed} landed and {one.open} open of {one.scope}" for one in others]
-    told += [f"at work: {worker}" for worker in ledger.workers.all()]
+    now, lease = ledger.clock.now(), settings.lease_seconds
+    told += [f"at work: {worker}" for worker in ledger.workers.all() if not worker.is_gone(now, lease)]
     if ledger_version(ledger.engine).waiting:
         told.append(f"once no older release runs: {CONTRACT_COMMAND}")
     return "; ".join(told)
@@ -172,8 +173,8 @@ def _manifests(settings: Settings) -> str:
     if unknown:
         raise ConfigurationError(
             f"{len(unknown)} of {len(mine)} landed files at {destination.uri} are not in this ledger, such as {unknown[0]}: if "
-            "another ledger lands there too, one of them needs another KEEN_PIPELINE_DESTINATION; if this one was lost: "
-            "keen-pipeline ledger rebuild"
+            "another ledger lands there too, one of them needs another KEEN_PIPELINE_DESTINATION; if this one was lost, or the "
+            "files were moved: keen-pipeline ledger rebuild"
         )
     return f"the ledger knows the {len(mine)} manifests that were looked at"
 

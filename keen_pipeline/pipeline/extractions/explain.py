@@ -56,7 +56,7 @@ def explain(
     }.get(entry.status) or entry.requested_at
     holder = (workers or {}).get(entry.claimed_by or "")
     problem = state.problem if state is not None and entry.status is not Status.COMPLETE else None
-    if holder is not None and holder.worker_id != me:
+    if holder is not None and holder.worker_id != me and not holder.is_gone(now, limits.lease_seconds):
         lease_over = holder.heartbeat_at + timedelta(seconds=limits.lease_seconds)
         why = "".join(f": {one}" for one in (problem or entry.error,) if one)
         return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it{why}", since, lease_over)

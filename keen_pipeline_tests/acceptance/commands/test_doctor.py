@@ -13,9 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from keen_pipeline.cli import doctor as command
 from keen_pipeline.cli import main
 from keen_pipeline.client import KeenClient
 from keen_pipeline.service.embedded import Endpoint
+from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
 
 
@@ -203,3 +205,16 @@ def test_a_dagster_home_that_cant_be_opened_hides_nothing_else(well: pytest.Monk
     (tmp_path / "home" / "dagster.yaml").write_text("storage: {nonsense: true}")
     well.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     assert "check its dagster.yaml" in wrong(doctor)["dagster"]
+
+
+def test_each_check_is_told_when_it_is_done(well: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a service that hangs nothing had been told for two minutes, not even what was well."""
+
+    def hangs(_: Settings) -> str:
+        raise KeyboardInterrupt
+
+    well.setattr(command, "_CHECKS", {"mask": (lambda _: "fine", ()), "service": (hangs, ())})
+    well.setattr(sys, "argv", ["keen-pipeline", "doctor"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out == "ok    mask: fine\n"
