@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,6 +19,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.ledger.scopes import ScopeSummary
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
@@ -24,6 +27,7 @@ from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all, in_
 from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.pipeline.requests import check_mask_key, lacks_mask_key
 from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, command_line, few, shortened
+from keen_pipeline.scope import Scope
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -82,8 +86,18 @@ def command(collection: str | None, as_json: bool) -> None:
             show(f"{name} is not configured, and {len(still)} of it are open: {command_line('cancel', name)}")
         if landed:
             show(f"{name} is not configured; its {landed} landed files stay as they are: {command_line('verify', name)}")
+    _tell_of(others, ledger.scope, has_landed=any(found.landed for _, found in rows))
+
+
+def _tell_of(others: Sequence[ScopeSummary], mine: Scope, *, has_landed: bool) -> None:
     for other in others:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
+        if replace(other.scope, destination=mine.destination) != mine:
+            continue
+        if other.landed and not has_landed:
+            show("  if its files were moved here: keen-pipeline ledger rebuild")
+        if other.open:  # such as of an `extract` that was killed
+            show(f"  what is open there: KEEN_PIPELINE_DESTINATION={shlex.quote(other.scope.destination)} keen-pipeline status")
 
 
 def _not_configured(ledger: SqlLedger, open_: Sequence[Entry], names: set[str]) -> list[tuple[str, int, list[Entry]]]:
@@ -194,7 +208,8 @@ def cancel(collection: str, partitions: tuple[str, ...]) -> None:
         there = few(sorted(open_), ", ") or "nothing"
         raise InvalidInputError(f"{collection}: {few(missing, ', ')} is not open; open is {there}")
     if not open_:
-        raise InvalidInputError(f"{collection}: nothing is open")
+        of = few(sorted({e.request.collection for e in ledger.open_entries()}), ", ")
+        raise InvalidInputError(f"{collection}: nothing is open" + (f"; there is something open of {of}" if of else ""))
     chosen = [open_[key].entry_id for key in partitions or open_]
     cancelled = ledger.cancel(chosen, "cancelled by `keen-pipeline cancel`")
     show(f"{len(cancelled)} cancelled; `keen-pipeline retry` asks for them again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Generator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+import sqlalchemy as sa
 from rich.console import Console
 
 from keen_pipeline.cli import cli, common
@@ -28,7 +30,7 @@ from keen_pipeline.pipeline.extractions.wait import Event
 from keen_pipeline.pipeline.told import Group, command_line, grouped, in_lines, summary
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
-from keen_pipeline_tests.acceptance.processes import Shell
+from keen_pipeline_tests.acceptance.processes import COMMAND, Shell
 from keen_pipeline_tests.contract.ledger.rules import halves
 from keen_pipeline_tests.ledgers import land
 
@@ -221,6 +223,23 @@ def test_the_command_is_one_that_can_mend_it(
         assert ("retry" in line) is ("retry" in command)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_output_lacks_a_character_for_is_told_by_its_number(
+    configured: Shell, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """It had been a traceback, of `status` at three in the morning for one."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    ledger.fail(asked.entry_id, "größer → kleiner", limits=Limits(), final=True)
+    configured.env = {**configured.env, "PYTHONIOENCODING": encoding}
+    command, env = [*COMMAND, "status"], configured.environment()
+    done = subprocess.run(command, cwd=configured.folder, env=env, capture_output=True, timeout=120)
+    told = "größer → kleiner".encode(encoding, "backslashreplace")
+    assert (done.returncode, done.stderr, told in done.stdout) == (0, b"", True)
+    document = subprocess.run([*command, "--json"], cwd=configured.folder, env=env, capture_output=True, timeout=120)
+    [row] = json.loads(document.stdout.decode(encoding))["collections"]
+    assert row["given_up"][0]["error"] == "größer → kleiner"
+
+
 @pytest.mark.parametrize("name", ["-x", "--force", "Sign 'Ups", "plain"])
 def test_a_printed_command_is_read_as_it_is_meant(name: str) -> None:
     keys = ("2026-01-01", "2026-01-02")
@@ -317,6 +336,30 @@ def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch:
     shown = " ".join(configured.run("status").stdout.split())
     assert "has claimed it: its extractions can't be submitted: submit of" in shown
     assert "waits: 2 of them: its extractions can't be submitted" in shown  # one of them is named in the reason
+
+
+def test_a_process_that_is_no_more_has_claimed_nothing(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    """After a `kill -9`, `status` named it as at work for as long as its lease."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    ledger.claim([asked.entry_id], ledger.workers.register("keen-pipeline backfill"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE keen_workers SET pid = :pid"), {"pid": gone.pid})
+    assert "purchases waits: it waits to be submitted (since" in " ".join(configured.run("status").stdout.split())
+    assert "at work" not in configured.run("doctor").stdout
+
+
+def test_what_is_open_at_another_destination_can_be_found(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    """As an `extract` that was killed leaves it: nothing had said how to get there."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    place = str(configured.folder / "my files")
+    SqlLedger(ledger.engine, replace(ledger.scope, destination=place)).request([asked.request])
+    [line] = [line for line in configured.run("status").stdout.splitlines() if line.startswith("  what is open there: ")]
+    variable, *words = shlex.split(line.removeprefix("  what is open there: "))
+    assert words == ["keen-pipeline", "status"]
+    configured.env = {**configured.env, **dict([variable.split("=")])}
+    assert configured.run("status").stdout.splitlines()[0].endswith(f" to {place}")
 
 
 def test_status_tells_an_error_of_two_lines_as_two_sentences(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:

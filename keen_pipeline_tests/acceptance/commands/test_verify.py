@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -307,6 +308,22 @@ def test_doctor_names_another_ledger_and_what_is_missing(landed: Place, tmp_path
     assert "3 of 3 landed files" in doctor["manifests"]["message"]
     assert landed.run("ledger", "rebuild")[0] == 0
     assert {check["name"]: check["ok"] for check in landed.json("doctor")[1]["checks"]}["manifests"]
+
+
+def test_a_folder_that_was_moved_with_its_ledger_is_told_with_what_mends_it(landed: Place, tmp_path: Path) -> None:
+    """The ledger knew the landings, of the old place: `doctor` had found all well, and nobody said what to do."""
+    (tmp_path / "landing").rename(tmp_path / "moved")
+    landed.monkeypatch.setenv("KEEN_PIPELINE_DESTINATION", str(tmp_path / "moved"))
+    mend = "keen-pipeline ledger rebuild"
+    wrong = {check["name"]: check["message"] for check in landed.json("doctor")[1]["checks"] if not check["ok"]}
+    assert list(wrong) == ["manifests"]
+    assert ("3 of 3 landed files" in wrong["manifests"], mend in wrong["manifests"]) == (True, True)
+    status, told = landed.json("verify")
+    assert (status, [mend in why for why in problems(told).values()]) == (1, [True] * 3)
+    assert landed.run("status")[1].endswith(f"if its files were moved here: {mend}\n")
+    assert landed.run(*shlex.split(mend)[1:])[0] == 0
+    assert landed.json("verify")[0] == 0
+    assert mend not in landed.run("status")[1]
 
 
 def test_init_writes_what_the_project_has_and_overwrites_nothing(place: Place) -> None:
