@@ -33,8 +33,9 @@ from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 
-# Names, errors of a service and of a storage stand as they are: a bracket in them isn't markup, and in a log a message is one line.
-_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+# Names, errors of a service and of a storage stand as they are: a bracket in them isn't markup, `body:email:domain` has no emoji in
+# it, and in a log a message is one line.
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 # Progress and remarks; stdout stays free for results.
 console = Console(stderr=True, **_PLAIN)
 QUIET_SECONDS = 5.0

@@ -34,8 +34,8 @@ from keen_pipeline_tests.acceptance.processes import COMMAND, Shell
 from keen_pipeline_tests.contract.ledger.rules import halves
 from keen_pipeline_tests.ledgers import land
 
-# To a terminal's markup the first is the end of something never begun, the second nothing to show.
-WORDS = "HTTP 400: no [/filters] in [operator], and more of it than fits on a line of a terminal" + " or two" * 20
+# To a terminal's markup the first is the end of something never begun, the second nothing to show, and the third has an emoji.
+WORDS = "HTTP 400: no [/filters] in [operator] of body:email:domain, and more of it than fits on a line of a terminal" + " or two" * 20
 COLLECTION = Collection("purchases", "2026-01-01")
 
 
@@ -64,7 +64,7 @@ def test_an_extractions_error_is_shown_word_for_word(configured: Shell, monkeypa
         ledger.fail(entry.entry_id, WORDS, limits=Limits(), final=True)
     shown = configured.run("status")
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.count("no [/filters] in [operator]") == 1  # one reason, told once
+    assert shown.stdout.count("no [/filters] in [operator] of body:email:domain") == 1  # one reason, told once
     assert "2026-01-01 2026-01-02 2026-01-03 2026-01-04 2026-01-05 and 3 more" in shown.stdout
     assert "keen-pipeline retry purchases 2026-01-01 2026-01-02" in shown.stdout
 
