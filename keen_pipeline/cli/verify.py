@@ -36,7 +36,7 @@ _MOST_SHOWN = 50
 @click.argument("collection", required=False, shell_complete=complete_collections)
 @click.option("--from", "first", metavar="D", help="First partition key, for example 2026-01-01.")
 @click.option("--to", "last", metavar="D", help="Last partition key, inclusive.")
-@click.option("--counts", is_flag=True, help="Also ask the service how many events there are now.")
+@click.option("--counts", is_flag=True, help="Also ask the service how many events there are now, of neighbours in sum.")
 @click.option("--repair", "mend", is_flag=True, help="Extract again what is wrong, and wait for it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(collection: str | None, first: str | None, last: str | None, counts: bool, mend: bool, as_json: bool) -> None:

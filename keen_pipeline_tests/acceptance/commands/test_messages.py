@@ -35,7 +35,9 @@ from keen_pipeline_tests.contract.ledger.rules import halves
 from keen_pipeline_tests.ledgers import land
 
 # To a terminal's markup the first is the end of something never begun, the second nothing to show, and the third has an emoji.
-WORDS = "HTTP 400: no [/filters] in [operator] of body:email:domain, and more of it than fits on a line of a terminal" + " or two" * 20
+WORDS = (
+    "HTTP 400: no [/filters] in [operator] of body:email:domain, and more of it than fits on a line of a terminal" + " or two" * 20
+)
 COLLECTION = Collection("purchases", "2026-01-01")
 
 

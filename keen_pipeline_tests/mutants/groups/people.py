@@ -111,8 +111,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/pipeline/extractions/explain.py",
-        " and not holder.is_gone(now, limits.lease_seconds):",
-        ":",
+        " and not row.is_gone(now, limits.lease_seconds)",
+        "",
         "keen_pipeline_tests/acceptance/commands/test_messages.py -k no_more",
     ),
 ]
