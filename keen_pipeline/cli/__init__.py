@@ -123,9 +123,10 @@ def _status() -> int:
             click.echo("stopped", err=True)
         return 128 + next((one.args[0] for one in (stopped, stopped.__cause__) if isinstance(one, Terminated)), signal.SIGINT)
     except KeenPipelineError as error:
-        from keen_pipeline.pipeline.told import in_lines  # only a failure pays for the pipeline's import
+        from keen_pipeline.cli.common import as_called  # only a failure pays for the pipeline's import
+        from keen_pipeline.pipeline.told import in_lines
 
-        first, *more = in_lines(str(error))
+        first, *more = in_lines(as_called(str(error)))
         click.echo("\n".join([f"keen-pipeline: {first}", *more]), err=True)
         return 1
     except BrokenPipeError:

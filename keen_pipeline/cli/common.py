@@ -52,7 +52,7 @@ def show(*tables: Table | str) -> None:
     if not out.is_terminal:
         out = Console(width=_WIDE, **_PLAIN)
     for table in tables:
-        out.print(table, soft_wrap=isinstance(table, str))
+        out.print(as_called(table) if isinstance(table, str) else table, soft_wrap=isinstance(table, str))
 
 
 def program() -> str:
@@ -60,6 +60,11 @@ def program() -> str:
     if shutil.which("keen-pipeline"):
         return "keen-pipeline"
     return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).suffix != ".py" else f"{shlex.quote(sys.executable)} -m keen_pipeline"
+
+
+def as_called(text: str) -> str:
+    """The text with its commands as the user's shell finds them: in mails and logs they are called by their name."""
+    return re.sub(r"(?<![\w./-])keen-pipeline (?=[a-z])", lambda _: f"{program()} ", text)
 
 
 @contextmanager

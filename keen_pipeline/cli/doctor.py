@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
+from keen_pipeline.cli.common import as_called, configured_collections, print_json, service_for_command
 from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
@@ -48,7 +48,7 @@ def command(as_json: bool) -> None:
             if not as_json:  # at once: a service that hangs is waited for
                 _, well, text = told[-1]
                 mark = "wrong" if not well else "-" if broken else "ok"
-                click.echo(f"{mark:5} {name}: {text}")
+                click.echo(f"{mark:5} {name}: {as_called(text)}")
     if as_json:
         print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
     bad = sum(not well for _, well, _ in told)

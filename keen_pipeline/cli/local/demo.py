@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, program, show
+from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, show
 from keen_pipeline.cli.local.processes import environment, launch_nightly_job, make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
@@ -60,9 +60,9 @@ def command(folder: Path, as_json: bool) -> None:
         f"Dagster's history: DAGSTER_HOME={folder / 'dagster'}",
         f"Logs: {folder / 'logs'}",
         "Next, the same in the Dagster UI at http://127.0.0.1:3000, on events of its own:",
-        f"  {program()} dev",
+        "  keen-pipeline dev",
         "and what this demo has landed, read and proven again:",
-        f"  {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())} {program()} verify",
+        f"  {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())} keen-pipeline verify",
     )
 
 

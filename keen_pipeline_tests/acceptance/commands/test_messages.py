@@ -183,8 +183,26 @@ def test_the_next_command_is_one_that_the_shell_finds(monkeypatch: pytest.Monkey
     ):
         monkeypatch.setattr(sys, "argv", [argument, "demo"])
         assert common.program() == command
+    told = "a keen-pipeline backfill (process 5): `keen-pipeline retry x` or KEEN_PIPELINE_NAME=a keen-pipeline status"
+    monkeypatch.setattr(sys, "argv", ["/my env/bin/keen-pipeline", "status"])
+    here = "'/my env/bin/keen-pipeline'"
+    assert common.as_called(told) == told.replace("keen-pipeline", here)
+    assert common.as_called(f"keen-pipeline: no\n  {here} retry x") == f"keen-pipeline: no\n  {here} retry x"
     monkeypatch.setattr(common.shutil, "which", lambda _: "/usr/bin/keen-pipeline")
-    assert common.program() == "keen-pipeline"
+    assert (common.program(), common.as_called(told)) == ("keen-pipeline", told)
+
+
+def test_a_command_that_is_called_by_its_path_prints_others_so(configured: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from cron, or where nobody has activated the environment: what was printed had been no command there."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    ledger.fail(asked.entry_id, WORDS, limits=Limits(), final=True)
+    program, env = str(Path(sys.executable).with_name("keen-pipeline")), configured.environment() | {"PATH": "/usr/bin:/bin"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, cwd=configured.folder, env=env, capture_output=True, text=True, timeout=120)
+
+    [line] = [line for line in run(program, "status").stdout.splitlines() if " retry " in line]
+    assert run(*shlex.split(line)).stdout[:18] == "1 asked for again,"
 
 
 def test_collections_that_stopped_for_one_reason_are_told_in_one_line() -> None:
