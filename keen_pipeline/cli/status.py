@@ -176,8 +176,9 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     states = {state.key: state.status for state in ledger.partitions(collection)}
     landed = sorted(p.key for p in wanted if states.get(p.key) is Status.LANDED)
     if landed:
-        again = backfill_command(collection, landed, "--force")
-        told = f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}"
+        # Each by itself: from the first to the last, all between them would be extracted too.
+        again = [f"  {backfill_command(collection, [key], '--force')}" for key in landed[:MOST_NAMED]]
+        told = "\n".join([f"{collection} {few(landed)}: landed already; to extract it again:", *again])
         if len(landed) == len(wanted):
             raise InvalidInputError(told)
         # Of those in a mail some may have landed since: that keeps no other from its retry.

@@ -311,13 +311,17 @@ def test_what_was_given_up_over_an_older_file_is_retried_and_a_file_alone_is_not
 
 
 def test_a_retry_of_several_leaves_out_what_has_landed_since(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
-    ledger, asked = entries(configured.folder, monkeypatch, days=3)
-    for entry in asked[1:]:
+    ledger, asked = entries(configured.folder, monkeypatch, days=4)
+    for entry in asked[1:3]:
         ledger.fail(entry.entry_id, WORDS, limits=Limits(), final=True)
-    land(ledger, asked[0].entry_id)
+    for entry in (asked[0], asked[3]):
+        land(ledger, entry.entry_id)
     done = configured.run("retry", "purchases", *(entry.request.partition_key for entry in asked))
     assert (done.returncode, done.stdout[:18]) == (0, "2 asked for again,"), done.stderr
-    assert done.stderr.startswith("purchases 2026-01-01: landed already; to extract it again:\n  keen-pipeline backfill purchases ")
+    first, *again = done.stderr.splitlines()
+    assert first == "purchases 2026-01-01 2026-01-04: landed already; to extract it again:"
+    days = ("2026-01-01", "2026-01-04")  # and none between them
+    assert again == [f"  keen-pipeline backfill purchases --from {day} --to {day} --force" for day in days]
     assert [entry.request.partition_key for entry in ledger.open_entries()] == ["2026-01-02", "2026-01-03"]
 
 
