@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from keen_pipeline.cli import doctor as command
 from keen_pipeline.cli import main
 from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
@@ -179,6 +180,24 @@ def test_properties_may_be_spelled_in_each_of_keens_ways(well: pytest.MonkeyPatc
     mask = "{user: drop, amount: drop, 'header:timestamp': mask}"
     (tmp_path / "collections.yaml").write_text(f"collections:\n  - {{name: purchases, filters: [{filters}], mask: {mask}}}\n")
     assert doctor()[1]["properties"] == (True, "filters and masks name properties that the collections have")
+
+
+def test_a_schema_that_can_t_be_had_hides_no_other_collections_mask(
+    well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path
+) -> None:
+    masked = "mask: {amuont: drop}"
+    (tmp_path / "collections.yaml").write_text(f"collections:\n- {{name: away, {masked}}}\n- {{name: purchases, {masked}}}\n")
+    asked = KeenClient.property_types
+
+    def types(client: KeenClient, collection: str) -> Mapping[str, str]:
+        if collection == "away":
+            raise ServiceUnavailableError("its schema is away")
+        return asked(client, collection)
+
+    well.setattr(KeenClient, "property_types", types)
+    well.setattr(KeenClient, "collections", lambda _: ["away", "purchases"])
+    told = wrong(doctor)["properties"]
+    assert told.startswith("away: its schema is away; purchases has no property body:amuont (body:amount?), which a filter or mask")
 
 
 def test_another_ledger_that_lands_at_the_same_place_is_found(
