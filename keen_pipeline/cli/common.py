@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -32,6 +32,11 @@ from keen_pipeline.pipeline.told import few
 from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
+
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which not every command needs.
+    from keen_pipeline.ledger import SqlLedger
+    from keen_pipeline.ledger.scopes import ScopeSummary
 
 # Names, errors of a service and of a storage stand as they are: a bracket in them isn't markup, `body:email:domain` has no emoji in
 # it, and in a log a message is one line.
@@ -98,6 +103,12 @@ def complete_collections(context: click.Context, parameter: click.Parameter, inc
     except KeenPipelineError:
         return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def other_scopes(ledger: SqlLedger) -> list[ScopeSummary]:
+    """What else a ledger holds, such as of an `extract` into another folder; what is open there comes first, then what is most."""
+    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
+    return sorted(others, key=lambda one: (one.open, one.landed), reverse=True)
 
 
 @contextmanager

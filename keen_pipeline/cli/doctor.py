@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import as_called, configured_collections, print_json, service_for_command
+from keen_pipeline.cli.common import as_called, configured_collections, other_scopes, print_json, service_for_command
 from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
@@ -20,7 +20,7 @@ from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_versi
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.files.manifests import all_of
 from keen_pipeline.pipeline.freshness import coverage
-from keen_pipeline.pipeline.told import backfill_command, by_cause, is_unknown_collection
+from keen_pipeline.pipeline.told import backfill_command, by_cause, few, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
@@ -159,8 +159,8 @@ def _destination(settings: Settings) -> str:
 def _ledger(settings: Settings) -> str:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     told = [str(ledger.scope)]
-    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
-    told += [f"it also holds {one.landed} landed and {one.open} open of {one.scope}" for one in others]
+    others = [f"{one.landed} landed and {one.open} open of {one.scope}" for one in other_scopes(ledger)]
+    told += [f"it also holds {few(others, ', ')}"] if others else []
     now, lease = ledger.clock.now(), settings.lease_seconds
     told += [f"at work: {worker}" for worker in ledger.workers.all() if not worker.is_gone(now, lease)]
     if ledger_version(ledger.engine).waiting:

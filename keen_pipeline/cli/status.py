@@ -14,7 +14,16 @@ from typing import Any
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, console, print_json, show
+from keen_pipeline.cli.common import (
+    as_usage,
+    complete_collections,
+    configured,
+    configured_collections,
+    console,
+    other_scopes,
+    print_json,
+    show,
+)
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Status
@@ -48,7 +57,7 @@ def command(collection: str | None, as_json: bool) -> None:
     open_ = ledger.open_entries()
     waiting = explain_all(ledger, open_, limits_of(settings))
     rows = [(c, coverage(ledger, c, now, mask_key=settings.mask_key)) for c in chosen]
-    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
+    others = other_scopes(ledger)
     left = _not_configured(ledger, open_, {c.name for c in chosen}) if collection is None else []
     if as_json:
         document = {
@@ -90,7 +99,7 @@ def command(collection: str | None, as_json: bool) -> None:
 
 
 def _tell_of(others: Sequence[ScopeSummary], mine: Scope, *, has_landed: bool) -> None:
-    for other in others:
+    for other in others[:MOST_NAMED]:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
         if replace(other.scope, destination=mine.destination) != mine:
             continue
@@ -98,6 +107,8 @@ def _tell_of(others: Sequence[ScopeSummary], mine: Scope, *, has_landed: bool) -
             show("  if its files were moved here: keen-pipeline ledger rebuild")
         if other.open:  # such as of an `extract` that was killed
             show(f"  what is open there: KEEN_PIPELINE_DESTINATION={shlex.quote(other.scope.destination)} keen-pipeline status")
+    if len(others) > MOST_NAMED:
+        show(f"and of {len(others) - MOST_NAMED} other destinations, projects or definitions (--json lists all)")
 
 
 def _not_configured(ledger: SqlLedger, open_: Sequence[Entry], names: set[str]) -> list[tuple[str, int, list[Entry]]]:

@@ -83,19 +83,19 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "keen_pipeline/pipeline/told.py",
         'if collection.startswith("-") else',
         "if False else",
-        "keen_pipeline_tests/acceptance/commands/test_messages.py -k read_as_it_is_meant",
+        "keen_pipeline_tests/acceptance/commands/test_printed_commands.py -k read_as_it_is_meant",
     ),
     (
         "keen_pipeline/pipeline/told.py",
         'elif self.verb == "retry" and len(self.keys) > _MOST_IN_A_COMMAND:',
         "elif False:",
-        "keen_pipeline_tests/acceptance/commands/test_messages.py -k more_partitions_than",
+        "keen_pipeline_tests/acceptance/commands/test_printed_commands.py -k more_partitions_than",
     ),
     (
         "keen_pipeline/cli/status.py",
         "        if len(landed) == len(wanted):\n",
         "        if landed:\n",
-        "keen_pipeline_tests/acceptance/commands/test_messages.py -k landed_since",
+        "keen_pipeline_tests/acceptance/commands/test_printed_commands.py -k landed_since",
     ),
     (
         "keen_pipeline/cli/common.py",
