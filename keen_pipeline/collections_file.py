@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -24,24 +25,8 @@ def read_collections_file(path: Path) -> list[Collection]:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
-            try:
-                return super().construct_yaml_timestamp(node)
-            except ValueError:  # 30 February: whoever wanted a date says which field it is
-                return node.value
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen: list[Any] = []
-            for key, _ in node.value:
-                if key.value in seen:  # the last one would count, and nobody would hear of the other
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is listed twice", key.start_mark)
-                seen.append(key.value)
-            return super().construct_mapping(node, deep)
-
-    Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_timestamp)
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
+        document = yaml.load(path.read_text(encoding="utf-8"), _loader())  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigurationError(f"KEEN_PIPELINE_COLLECTIONS: {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes that aren't text, and of lists in lists in lists
@@ -55,6 +40,40 @@ def read_collections_file(path: Path) -> list[Collection]:
         return parse_collections(document["collections"])
     except InvalidInputError as error:
         raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _loader() -> Any:
+    """YAML's safe loader, which refuses what would be read otherwise than it was meant."""
+    import yaml  # by whoever reads a file
+
+    class Loader(yaml.SafeLoader):
+        def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
+            try:
+                return super().construct_yaml_timestamp(node)
+            except ValueError:  # 30 February: whoever wanted a date says which field it is
+                return node.value
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: list[Any] = []
+            for key, value in node.value:
+                if key.value in seen:  # the last one would count, and nobody would hear of the other
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is listed twice", key.start_mark)
+                seen.append(key.value)
+                for one in (value, *value.value) if key.value == "property_value" else ():
+                    if isinstance(one, yaml.ScalarNode) and one.style is None and not _is_what_it_looks_like(one.value, one.tag):
+                        told = f"{one.value!r} isn't what it looks like in YAML: put texts in quotes, and write others as JSON does"
+                        raise yaml.constructor.ConstructorError(None, None, told, one.start_mark)
+            return super().construct_mapping(node, deep)
+
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", Loader.construct_yaml_timestamp)
+    return Loader
+
+
+def _is_what_it_looks_like(text: str, tag: str) -> bool:
+    """Whether JSON reads a plain scalar as YAML does, to which Norway's NO is false, 01234 is 668, 12:30 is 750 and 1e5 a text."""
+    kind = tag.rpartition(":")[2]
+    is_number = re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", text) is not None
+    return {"bool": text.lower() in ("true", "false"), "str": not is_number}.get(kind, is_number or kind not in ("int", "float"))
 
 
 def parse_collections(items: list[Any]) -> list[Collection]:

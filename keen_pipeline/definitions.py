@@ -19,7 +19,7 @@ def _definitions() -> dg.Definitions:
     check_named(settings)
     from keen_pipeline.defs.sample import sample_definitions
 
-    return sample_definitions()
+    return sample_definitions(settings.name)
 
 
 defs = _definitions()

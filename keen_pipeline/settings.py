@@ -108,7 +108,7 @@ class Settings:
         Raises ConfigurationError naming the variable.
         """
         env = {k: v.strip() for k, v in (os.environ if environ is None else environ).items() if v.strip()}
-        values = {one.field: one.parse(one.name, env[one.name]) for one in VARIABLES if one.name in env}
+        values = {one.field: one.read(env[one.name]) for one in VARIABLES if one.name in env}
         account = ("project_id", "read_key", "write_key", "master_key")
         if "base_url" not in values and any(name in values for name in account):
             values["base_url"] = KEEN_URL
@@ -139,6 +139,15 @@ class Variable:
         """The field of the settings that it sets."""
         plain = self.name.removeprefix("KEEN_").removeprefix("PIPELINE_").lower()
         return "collections_file" if plain == "collections" else plain
+
+    def read(self, text: str) -> Any:
+        """The value in its text. Raises ConfigurationError, which begins with the variable's name."""
+        is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+        if is_quoted and self.parse is not _mask_key:  # somebody's hashes may be made with the quotes
+            raise ConfigurationError(
+                f"{self.name} begins and ends with a quote: leave them out, they are taken for a part of it here"
+            )
+        return self.parse(self.name, text)
 
 
 def _text(name: str, text: str) -> str:

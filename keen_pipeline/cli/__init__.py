@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import re
 import signal
@@ -103,6 +104,8 @@ def _open_standard_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does: a terminal that lacks a character is told its number
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _status() -> int:
@@ -120,9 +123,10 @@ def _status() -> int:
             click.echo("stopped", err=True)
         return 128 + next((one.args[0] for one in (stopped, stopped.__cause__) if isinstance(one, Terminated)), signal.SIGINT)
     except KeenPipelineError as error:
-        from keen_pipeline.pipeline.told import in_lines  # only a failure pays for the pipeline's import
+        from keen_pipeline.cli.common import as_called  # only a failure pays for the pipeline's import
+        from keen_pipeline.pipeline.told import in_lines
 
-        first, *more = in_lines(str(error))
+        first, *more = in_lines(as_called(str(error)))
         click.echo("\n".join([f"keen-pipeline: {first}", *more]), err=True)
         return 1
     except BrokenPipeError:

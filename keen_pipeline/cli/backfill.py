@@ -10,11 +10,8 @@ from keen_pipeline.cli.common import (
     configured,
     console,
     follow,
-    landing_json,
-    landings_table,
-    print_json,
+    print_landings,
     service_for_command,
-    show,
 )
 from keen_pipeline.errors import ExtractionFailedError
 from keen_pipeline.extraction import ExtractionRequest
@@ -66,9 +63,11 @@ def command(collections: tuple[str, ...], first: str, last: str, no_wait: bool, 
         for entry in partitions:
             if lost := lost_events(entry, before.get(entry.request.partition_key)):
                 console.print(f"{entry.request}: {lost}", style="yellow")
-    _show(landed, failed, as_json)
+    landed.sort(key=lambda entry: (entry.request.collection, entry.request.timeframe.start))
+    print_landings(landed, failed, as_json)
     if failed:
-        raise ExtractionFailedError(summary(len(landed), failed))
+        # A file that its count contradicts is kept, so it is among both.
+        raise ExtractionFailedError(summary(len(requests) - len(failed), failed))
 
 
 def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) -> tuple[list[Entry], list[tuple[Entry, str]]]:
@@ -83,12 +82,3 @@ def _submit(pipeline: Pipeline, requests: list[ExtractionRequest], force: bool) 
     for collection, problem in {**submission.problems, **posted.problems}.items():
         console.print(f"{collection}: {problem}", style="yellow")
     return submission.landed, [(entry, entry.reason) for entry in posted.ended]
-
-
-def _show(landed: list[Entry], failed: list[tuple[Entry, str]], as_json: bool) -> None:
-    landed = sorted(landed, key=lambda entry: (entry.request.collection, entry.request.timeframe.start))
-    if as_json:
-        told = [{"collection": e.request.collection, "partition": e.request.partition_key, "error": why} for e, why in failed]
-        print_json({"landings": [landing_json(e) for e in landed], "failed": told})
-    elif landed:
-        show(landings_table(landed, "Landed"))

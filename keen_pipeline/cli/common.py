@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -33,8 +33,14 @@ from keen_pipeline.service import embedded
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 
-# Names, errors of a service and of a storage stand as they are: a bracket in them isn't markup, and in a log a message is one line.
-_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which not every command needs.
+    from keen_pipeline.ledger import SqlLedger
+    from keen_pipeline.ledger.scopes import ScopeSummary
+
+# Names, errors of a service and of a storage stand as they are: a bracket in them isn't markup, `body:email:domain` has no emoji in
+# it, and in a log a message is one line.
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
 # Progress and remarks; stdout stays free for results.
 console = Console(stderr=True, **_PLAIN)
 QUIET_SECONDS = 5.0
@@ -51,7 +57,7 @@ def show(*tables: Table | str) -> None:
     if not out.is_terminal:
         out = Console(width=_WIDE, **_PLAIN)
     for table in tables:
-        out.print(table, soft_wrap=isinstance(table, str))
+        out.print(as_called(table) if isinstance(table, str) else table, soft_wrap=isinstance(table, str))
 
 
 def program() -> str:
@@ -59,6 +65,11 @@ def program() -> str:
     if shutil.which("keen-pipeline"):
         return "keen-pipeline"
     return shlex.quote(sys.argv[0]) if Path(sys.argv[0]).suffix != ".py" else f"{shlex.quote(sys.executable)} -m keen_pipeline"
+
+
+def as_called(text: str) -> str:
+    """The text with its commands as the user's shell finds them: in mails and logs they are called by their name."""
+    return re.sub(r"(?<![\w./-])keen-pipeline (?=[a-z])", lambda _: f"{program()} ", text)
 
 
 @contextmanager
@@ -94,6 +105,12 @@ def complete_collections(context: click.Context, parameter: click.Parameter, inc
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def other_scopes(ledger: SqlLedger) -> list[ScopeSummary]:
+    """What else a ledger holds, such as of an `extract` into another folder; what is open there comes first, then what is most."""
+    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
+    return sorted(others, key=lambda one: (one.open, one.landed), reverse=True)
+
+
 @contextmanager
 def as_usage(what: str = "") -> Iterator[None]:
     """An argument that does not have its form is bad usage, exit status 2."""
@@ -120,6 +137,15 @@ def landing_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+def print_landings(landed: Sequence[Entry], failed: Sequence[tuple[Entry, str]], as_json: bool) -> None:
+    """What landed, on stdout; as JSON also what failed and why."""
+    if as_json:
+        told = [{"collection": e.request.collection, "partition": e.request.partition_key, "error": why} for e, why in failed]
+        print_json({"landings": [landing_json(e) for e in landed], "failed": told})
+    elif landed:
+        show(landings_table(landed, "Landed"))
+
+
 def json_text(document: object, indent: int | None = None) -> str:
     """A document as JSON. What no terminal should see, and half a surrogate, which no file takes, is escaped.
 
@@ -136,8 +162,13 @@ def shown(text: str) -> str:
 
 
 def print_json(document: object) -> None:
-    """One JSON document on stdout."""
-    click.echo(json_text(document, 2))
+    """One JSON document on stdout, with what its encoding lacks escaped as JSON does."""
+    text = json_text(document, 2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    click.echo(text)
 
 
 def copy_files(paths: Sequence[Path], folder: Path) -> None:
@@ -197,7 +228,7 @@ def follow(events: Generator[Event, None, None], total: int, what: str) -> tuple
             for text, style in view.told(event):
                 bar.console.print(text, style=style)
             bar.update(task, completed=len(view.landed), description=f"{what}: {view.outlook}")
-    return list(view.landed.values()), view.failed
+    return list(view.landed.values()), list(view.failed.values())
 
 
 class _View:
@@ -205,7 +236,7 @@ class _View:
 
     def __init__(self, what: str) -> None:
         self.landed: dict[str, Entry] = {}
-        self.failed: list[tuple[Entry, str]] = []
+        self.failed: dict[str, tuple[Entry, str]] = {}
         self.outlook = what
         self._changed_at = time.monotonic()
         self._last: Waiting | None = None
@@ -221,9 +252,9 @@ class _View:
                 yield f"{entry.request}: {reason}; attempt {follower.attempt} follows", "yellow"
             case Ended(entry):
                 self.landed.pop(entry.request.path, None)
-                self.failed.append((entry, entry.reason))
+                self._fails(entry, entry.reason)
             case Stopped(entry, error):
-                self.failed.append((entry, f"{error} (it stays open)"))
+                self._fails(entry, f"{error} (it stays open)" if entry.is_partition else str(error))
             case Hindered(collection, error):
                 yield from self._uncounted(collection, error)
             case Counted(entry, problem=error) if error is not None:
@@ -232,10 +263,14 @@ class _View:
                 if entry.is_whole is not True:
                     yield verdict(counted), "yellow"
                 if counted.is_final_failure:
-                    self.failed.append((entry, verdict(counted)))
+                    self._fails(entry, verdict(counted))
             case Waiting() as progress:
                 self.outlook = progress.outlook
                 yield from self._waiting(progress)
+
+    def _fails(self, entry: Entry, reason: str) -> None:
+        # The last word counts: an ad hoc file that its count contradicts is then kept aside.
+        self.failed[entry.request.path] = (entry, reason)
 
     def _uncounted(self, collection: str, error: KeenPipelineError) -> Iterator[tuple[str, str]]:
         told = f"{collection}: what has landed can't be held against the service's count now: {error}"

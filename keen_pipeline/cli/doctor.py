@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import configured_collections, print_json, service_for_command
+from keen_pipeline.cli.common import as_called, configured_collections, other_scopes, print_json, service_for_command
 from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
@@ -20,7 +20,7 @@ from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_versi
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.files.manifests import all_of
 from keen_pipeline.pipeline.freshness import coverage
-from keen_pipeline.pipeline.told import backfill_command, by_cause, is_unknown_collection
+from keen_pipeline.pipeline.told import backfill_command, by_cause, few, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
 from keen_pipeline.wiring import open_client, open_destination, open_ledger, scope_of
 
@@ -45,12 +45,12 @@ def command(as_json: bool) -> None:
         for name, (check, needs) in _CHECKS.items():
             broken = [one for one, well, _ in told if one in needs and not well]
             told.append((name, True, f"{_NOT_TRIED}, see {broken[0]} above") if broken else _try(name, check, settings))
+            if not as_json:  # at once: a service that hangs is waited for
+                _, well, text = told[-1]
+                mark = "wrong" if not well else "-" if broken else "ok"
+                click.echo(f"{mark:5} {name}: {as_called(text)}")
     if as_json:
         print_json({"checks": [{"name": name, "ok": well, "message": text} for name, well, text in told]})
-    else:
-        for name, well, text in told:
-            mark = "wrong" if not well else "-" if text.startswith(_NOT_TRIED) else "ok"
-            click.echo(f"{mark:5} {name}: {text}")
     bad = sum(not well for _, well, _ in told)
     if bad:
         raise ConfigurationError(f"{bad} of {len(told)} checks failed, see above for what to fix")
@@ -124,14 +124,19 @@ def _properties(settings: Settings) -> str:
     for collection in configured_collections(settings):
         filtered = [f.property_name for f in collection.filters]
         named += len(filtered) + len(collection.mask)
-        known = sorted(client.property_types(collection.name)) if filtered or collection.mask else []
+        try:
+            known = sorted(client.property_types(collection.name)) if filtered or collection.mask else []
+        except KeenPipelineError as error:  # of this one: the masks of others are looked at all the same
+            wrong.append(f"{collection.name}: {error}")
+            continue
         spelled = {*known, *(one.removeprefix("body:").replace(":", ".") for one in known)}
         unmet = [name for name in filtered if name not in spelled and not name.startswith(("header:", "keen."))]
         unmet += [name for name in collection.mask if not any(masked_by({name: None}, one) for one in known)]
         near = [f"{name}{''.join(f' ({one}?)' for one in get_close_matches(name, known, 1))}" for name in unmet if known]
-        wrong += [f"{collection.name} has no property {', '.join(near)}"] if near else []
+        told = f"{collection.name} has no property {', '.join(near)}, which a filter or mask names: such a mask masks nothing"
+        wrong += [told] if near else []
     if wrong:
-        raise ConfigurationError(f"{'; '.join(wrong)}: a filter or mask names it, and a mask that meets no column masks nothing")
+        raise ConfigurationError("; ".join(wrong))
     return "filters and masks name properties that the collections have" if named else "no filter or mask names one"
 
 
@@ -154,9 +159,10 @@ def _destination(settings: Settings) -> str:
 def _ledger(settings: Settings) -> str:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     told = [str(ledger.scope)]
-    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
-    told += [f"it also holds {one.landed} landed and {one.open} open of {one.scope}" for one in others]
-    told += [f"at work: {worker}" for worker in ledger.workers.all()]
+    others = [f"{one.landed} landed and {one.open} open of {one.scope}" for one in other_scopes(ledger)]
+    told += [f"it also holds {few(others, ', ')}"] if others else []
+    now, lease = ledger.clock.now(), settings.lease_seconds
+    told += [f"at work: {worker}" for worker in ledger.workers.all() if not worker.is_gone(now, lease)]
     if ledger_version(ledger.engine).waiting:
         told.append(f"once no older release runs: {CONTRACT_COMMAND}")
     return "; ".join(told)
@@ -172,8 +178,8 @@ def _manifests(settings: Settings) -> str:
     if unknown:
         raise ConfigurationError(
             f"{len(unknown)} of {len(mine)} landed files at {destination.uri} are not in this ledger, such as {unknown[0]}: if "
-            "another ledger lands there too, one of them needs another KEEN_PIPELINE_DESTINATION; if this one was lost: "
-            "keen-pipeline ledger rebuild"
+            "another ledger lands there too, one of them needs another KEEN_PIPELINE_DESTINATION; if this one was lost, or the "
+            "files were moved: keen-pipeline ledger rebuild"
         )
     return f"the ledger knows the {len(mine)} manifests that were looked at"
 

@@ -17,11 +17,9 @@ from keen_pipeline.cli.common import (
     console,
     follow,
     json_text,
-    landing_json,
-    landings_table,
     print_json,
+    print_landings,
     service_for_command,
-    show,
     shown,
 )
 from keen_pipeline.collection import MaskMethod, check_collection_name, check_listed
@@ -104,12 +102,9 @@ def command(
             )
         events = extract(pipeline, [request], doing="keen-pipeline extract", keep=lambda _: not force)
         landed, failed = follow(events, 1, collection)
+    print_landings(landed, failed, as_json)
     if failed:
         raise ExtractionFailedError(grouped(failed)[0])
-    if as_json:
-        print_json({"landings": [landing_json(entry) for entry in landed]})
-    else:
-        show(landings_table(landed, "Landed"))
 
 
 @click.command("list")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import program, service_for_command, show
+from keen_pipeline.cli.common import service_for_command, show
 from keen_pipeline.collection import is_collection_name
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.ports import SystemClock
@@ -70,7 +70,7 @@ def command(from_project: bool, path: Path) -> None:
         f"{path} written with {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}",
         "Next:",
         f"  export KEEN_PIPELINE_COLLECTIONS={shlex.quote(str(path))}",
-        f"  {program()} doctor",
+        "  keen-pipeline doctor",
     )
 
 

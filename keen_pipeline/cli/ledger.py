@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from keen_pipeline.cli.common import console, copy_files, print_json, show, shown
+from keen_pipeline.errors import VerificationError
 from keen_pipeline.ledger import open_engine
 from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.ledger.statistics import StatisticsReader
@@ -17,6 +18,8 @@ from keen_pipeline.observability.exporter import PipelineMetrics
 from keen_pipeline.observability.server import serve
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_destination, open_ledger, scope_of
+
+_MOST_SHOWN = 50
 
 
 @click.group("ledger")
@@ -33,7 +36,8 @@ def rebuild(as_json: bool) -> None:
     """Recreate a lost ledger from the manifests at the destination.
 
     What has landed is neither asked for nor told to Dagster again. What the ledger holds already stays as it is, so this can be
-    repeated; it also takes over files that were copied from another destination.
+    repeated; it also takes over files that were copied from another destination. A manifest that can't be taken over is named, and
+    the exit status is 1.
 
     Example: keen-pipeline ledger rebuild
     """
@@ -45,11 +49,17 @@ def rebuild(as_json: bool) -> None:
     if as_json:
         left = [{"uri": uri, "problem": problem} for uri, problem in done.problems]
         print_json({"restored": len(done.restored), "known": done.known, "others": done.others, "left_out": left})
-        return
-    for uri, problem in done.problems:
-        console.print(f"left out: {shown(uri)}: {problem}", style="yellow")
-    of_others = f", {done.others} of other projects or definitions left alone" if done.others else ""
-    show(f"{len(done.restored)} landings restored, {done.known} known before{of_others}")
+    else:
+        for uri, problem in done.problems[:_MOST_SHOWN]:
+            console.print(f"left out: {shown(uri)}: {problem}", style="yellow")
+        if len(done.problems) > _MOST_SHOWN:
+            console.print(f"and {len(done.problems) - _MOST_SHOWN} more (--json lists all)")
+        of_others = f", {done.others} of other projects or definitions left alone" if done.others else ""
+        show(f"{len(done.restored)} landings restored, {done.known} known before{of_others}")
+    if done.problems:
+        raise VerificationError(
+            f"{len(done.problems)} manifests were left out of the ledger; `keen-pipeline status` says which partitions are missing"
+        )
 
 
 @command.command("prune")

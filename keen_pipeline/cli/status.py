@@ -8,23 +8,35 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 from rich.table import Table
 
-from keen_pipeline.cli.common import as_usage, complete_collections, configured, configured_collections, print_json, show
+from keen_pipeline.cli.common import (
+    as_usage,
+    complete_collections,
+    configured,
+    configured_collections,
+    console,
+    other_scopes,
+    print_json,
+    show,
+)
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import SqlLedger
+from keen_pipeline.ledger.scopes import ScopeSummary
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import latest_partition, partition_for_key
 from keen_pipeline.pipeline import partition_request
 from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all, in_few_lines
 from keen_pipeline.pipeline.freshness import Coverage, coverage
 from keen_pipeline.pipeline.requests import check_mask_key, lacks_mask_key
-from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, few, shortened
+from keen_pipeline.pipeline.told import MOST_NAMED, backfill_command, by_cause, command_line, few, shortened
+from keen_pipeline.scope import Scope
 from keen_pipeline.settings import Settings
 from keen_pipeline.timeframe import format_instant
 from keen_pipeline.wiring import limits_of, open_ledger, scope_of
@@ -45,7 +57,7 @@ def command(collection: str | None, as_json: bool) -> None:
     open_ = ledger.open_entries()
     waiting = explain_all(ledger, open_, limits_of(settings))
     rows = [(c, coverage(ledger, c, now, mask_key=settings.mask_key)) for c in chosen]
-    others = [one for one in ledger.scopes() if one.scope != ledger.scope and (one.landed or one.open)]
+    others = other_scopes(ledger)
     left = _not_configured(ledger, open_, {c.name for c in chosen}) if collection is None else []
     if as_json:
         document = {
@@ -80,11 +92,23 @@ def command(collection: str | None, as_json: bool) -> None:
         show(f"  {backfill_command(new[0].name, [newest.key])}")
     for name, landed, still in left:
         if still:
-            show(f"{name} is not configured, and {len(still)} of it are open: keen-pipeline cancel {shlex.quote(name)}")
+            show(f"{name} is not configured, and {len(still)} of it are open: {command_line('cancel', name)}")
         if landed:
-            show(f"{name} is not configured; its {landed} landed files stay as they are: keen-pipeline verify {shlex.quote(name)}")
-    for other in others:
+            show(f"{name} is not configured; its {landed} landed files stay as they are: {command_line('verify', name)}")
+    _tell_of(others, ledger.scope, has_landed=any(found.landed for _, found in rows))
+
+
+def _tell_of(others: Sequence[ScopeSummary], mine: Scope, *, has_landed: bool) -> None:
+    for other in others[:MOST_NAMED]:
         show(f"this ledger also holds {other.landed} landed and {other.open} open of {other.scope}")
+        if replace(other.scope, destination=mine.destination) != mine:
+            continue
+        if other.landed and not has_landed:
+            show("  if its files were moved here: keen-pipeline ledger rebuild")
+        if other.open:  # such as of an `extract` that was killed
+            show(f"  what is open there: KEEN_PIPELINE_DESTINATION={shlex.quote(other.scope.destination)} keen-pipeline status")
+    if len(others) > MOST_NAMED:
+        show(f"and of {len(others) - MOST_NAMED} other destinations, projects or definitions (--json lists all)")
 
 
 def _not_configured(ledger: SqlLedger, open_: Sequence[Entry], names: set[str]) -> list[tuple[str, int, list[Entry]]]:
@@ -159,14 +183,19 @@ def retry(collection: str, partitions: tuple[str, ...]) -> None:
     ledger = open_ledger(settings.ledger_url, scope_of(settings))
     with as_usage():
         wanted = [partition_for_key(chosen, key, ledger.clock.now()) for key in dict.fromkeys(partitions)]
-    requests = [partition_request(chosen, partition, mask_key=settings.mask_key) for partition in wanted]
-    check_mask_key(requests, settings.mask_key)
     # By the newest attempt: what was given up may have an older file, which alone is no reason to refuse.
     states = {state.key: state.status for state in ledger.partitions(collection)}
-    landed = sorted(key for key in partitions if states.get(key) is Status.LANDED)
+    landed = sorted(p.key for p in wanted if states.get(p.key) is Status.LANDED)
     if landed:
-        again = f"keen-pipeline backfill {shlex.quote(collection)} --from {landed[0]} --to {landed[-1]} --force"
-        raise InvalidInputError(f"{collection} {few(landed)}: landed already; to extract it again:\n  {again}")
+        # Each by itself: from the first to the last, all between them would be extracted too.
+        again = [f"  {backfill_command(collection, [key], '--force')}" for key in landed[:MOST_NAMED]]
+        told = "\n".join([f"{collection} {few(landed)}: landed already; to extract it again:", *again])
+        if len(landed) == len(wanted):
+            raise InvalidInputError(told)
+        # Of those in a mail some may have landed since: that keeps no other from its retry.
+        console.print(told, style="yellow")
+    requests = [partition_request(chosen, p, mask_key=settings.mask_key) for p in wanted if p.key not in landed]
+    check_mask_key(requests, settings.mask_key)
     ledger.due_now([e.entry_id for e in ledger.current(requests) if e is not None and not e.status.is_terminal])
     asked = ledger.request(requests, keep=lambda _: False, waits=False)
     made = sum(one.created for one in asked)
@@ -191,7 +220,8 @@ def cancel(collection: str, partitions: tuple[str, ...]) -> None:
         there = few(sorted(open_), ", ") or "nothing"
         raise InvalidInputError(f"{collection}: {few(missing, ', ')} is not open; open is {there}")
     if not open_:
-        raise InvalidInputError(f"{collection}: nothing is open")
+        of = few(sorted({e.request.collection for e in ledger.open_entries()}), ", ")
+        raise InvalidInputError(f"{collection}: nothing is open" + (f"; there is something open of {of}" if of else ""))
     chosen = [open_[key].entry_id for key in partitions or open_]
     cancelled = ledger.cancel(chosen, "cancelled by `keen-pipeline cancel`")
     show(f"{len(cancelled)} cancelled; `keen-pipeline retry` asks for them again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +24,7 @@ from keen_pipeline.errors import InvalidInputError, VerificationError
 from keen_pipeline.lifecycle import Entry
 from keen_pipeline.pipeline import Pipeline
 from keen_pipeline.pipeline.files.verify import Range, Verified, landed_of, repair, strangers, to_repair, verify
-from keen_pipeline.pipeline.told import few
+from keen_pipeline.pipeline.told import command_line, few
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_pipeline
 
@@ -37,7 +36,7 @@ _MOST_SHOWN = 50
 @click.argument("collection", required=False, shell_complete=complete_collections)
 @click.option("--from", "first", metavar="D", help="First partition key, for example 2026-01-01.")
 @click.option("--to", "last", metavar="D", help="Last partition key, inclusive.")
-@click.option("--counts", is_flag=True, help="Also ask the service how many events there are now.")
+@click.option("--counts", is_flag=True, help="Also ask the service how many events there are now, of neighbours in sum.")
 @click.option("--repair", "mend", is_flag=True, help="Extract again what is wrong, and wait for it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(collection: str | None, first: str | None, last: str | None, counts: bool, mend: bool, as_json: bool) -> None:
@@ -124,7 +123,8 @@ def _tell_where_to_go_on(found: Sequence[Verified], landed: Sequence[Entry], las
             first.setdefault(entry.request.collection, entry.request.partition_key)
     console.print(f"{len(found)} of {len(landed)} files verified; the rest:")
     for name, key in list(first.items())[:_MOST_SHOWN]:
-        console.print(f"  keen-pipeline verify {shlex.quote(name)} --from {key}{f' --to {last}' if last else ''}")
+        options = ("--from", key, *(("--to", last) if last else ()))
+        console.print(f"  {command_line('verify', name, options=options)}")
 
 
 def _with_reason(one: Verified, broken: Mapping[tuple[str, str], str]) -> str:

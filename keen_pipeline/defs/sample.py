@@ -10,17 +10,17 @@ import dagster as dg
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.partitions import partitions_definition, when_landed
-from keen_pipeline.defs.resources import CsvDestination, KeenResource
+from keen_pipeline.defs.resources import KeenResource
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.pipeline.sample import load_sample_events, sample_collections
 from keen_pipeline.ports import SystemClock
+from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.wiring import CALL_SECONDS
 
 if TYPE_CHECKING:
     from keen_pipeline.client import KeenClient
     from keen_pipeline.ledger import SqlLedger
 
-NAMES = Names("keen")
 COLLECTIONS = sample_collections()
 PURCHASES = COLLECTIONS[0]
 
@@ -35,34 +35,40 @@ class SampleKeenResource(KeenResource):
         return client
 
 
-@dg.asset(
-    deps=[NAMES.asset_key(PURCHASES.name)],
-    partitions_def=partitions_definition(PURCHASES, together_with=COLLECTIONS),
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    # By eager() a first look counts all that landed before it as handled; on a slow machine the first night is over by then.
-    automation_condition=when_landed().replace(
-        "handled", dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
-    )
-    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
-    group_name="keen",
-    kinds={"duckdb"},
-    description="Orders and revenue of a day by currency, from the landed CSV of that day.",
-)
-def daily_revenue(context: dg.AssetExecutionContext, keen_destination: CsvDestination) -> dg.MaterializeResult[None]:
-    """Reads each partition's file; the numbers are in the partition's metadata."""
-    files = keen_destination.open()
-    for key in context.partition_keys:
-        revenue = _revenue(files, files.target_uri(PURCHASES.name, key))
-        orders = sum(count for count, _ in revenue.values())
-        table = "\n".join(
-            [
-                "| currency | orders | revenue |",
-                "|---|---|---|",
-                *(f"| {c} | {n} | {total:.2f} |" for c, (n, total) in revenue.items()),
-            ]
+def daily_revenue(names: Names) -> dg.AssetsDefinition:
+    """A downstream asset that reads each partition's file; the numbers are in the partition's metadata."""
+
+    @dg.asset(
+        name="daily_revenue",
+        deps=[names.asset_key(PURCHASES.name)],
+        required_resource_keys={names.destination},
+        partitions_def=partitions_definition(PURCHASES, together_with=COLLECTIONS),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        # By eager() a first look counts all that landed before it as handled; on a slow machine the first night is over by then.
+        automation_condition=when_landed().replace(
+            "handled", dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
         )
-        context.add_asset_metadata({"orders": orders, "revenue": dg.MetadataValue.md(table)}, partition_key=key)
-    return dg.MaterializeResult()
+        & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+        group_name=names.name,
+        kinds={"duckdb"},
+        description="Orders and revenue of a day by currency, from the landed CSV of that day.",
+    )
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        files = getattr(context.resources, names.destination).open()
+        for key in context.partition_keys:
+            revenue = _revenue(files, files.target_uri(PURCHASES.name, key))
+            orders = sum(count for count, _ in revenue.values())
+            table = "\n".join(
+                [
+                    "| currency | orders | revenue |",
+                    "|---|---|---|",
+                    *(f"| {c} | {n} | {total:.2f} |" for c, (n, total) in revenue.items()),
+                ]
+            )
+            context.add_asset_metadata({"orders": orders, "revenue": dg.MetadataValue.md(table)}, partition_key=key)
+        return dg.MaterializeResult()
+
+    return asset
 
 
 def _revenue(files: FileDestination, uri: str) -> dict[str, tuple[int, float]]:
@@ -84,17 +90,19 @@ def _revenue(files: FileDestination, uri: str) -> dict[str, tuple[int, float]]:
     return {str(currency): (int(count), float(total)) for currency, count, total in rows}
 
 
-def sample_definitions() -> dg.Definitions:
+def sample_definitions(name: str = DEFAULT_NAME) -> dg.Definitions:
     """What the code location holds if neither a Keen project nor a collections file is configured."""
+    revenue = daily_revenue(Names(name))
     return dg.Definitions.merge(
         # A newcomer watches: ticks come three times as often as they need to.
         build_keen_definitions(
             COLLECTIONS,
+            name=name,
             keen=SampleKeenResource(),
             sensor_interval_seconds=5,
             running=True,
-            downstream=[daily_revenue.key.to_user_string()],
+            downstream=[revenue.key.to_user_string()],
         ),
         # A project of its own: short runs need no process for each step.
-        dg.Definitions(assets=[daily_revenue], executor=dg.in_process_executor),
+        dg.Definitions(assets=[revenue], executor=dg.in_process_executor),
     )

@@ -183,8 +183,8 @@ class LedgerReader:
 
     @read_transaction
     def known_tokens(self, connection: sa.Connection, tokens: Iterable[str]) -> set[str]:
-        """Those of the tokens that any scope of this ledger has given out."""
-        return self._among(connection, entries.c.token, tokens, sa.true())
+        """Those of the tokens that this scope has given out."""
+        return self._among(connection, entries.c.token, tokens, self._mine)
 
     @read_transaction
     def partitions(self, connection: sa.Connection, collection: str) -> list[PartitionState]:

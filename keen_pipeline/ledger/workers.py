@@ -50,6 +50,11 @@ class WorkerRow:
         """Whether it ran on this host and its process is no more."""
         return self.host == this_host() and not is_alive(self.pid, self.process_started)
 
+    def is_gone(self, now: datetime, lease_seconds: float) -> bool:
+        """Whether others may take over: its process is no more, or its last heartbeat older than the lease."""
+        # A heartbeat that lies ahead was written by a clock that was wrong.
+        return self.is_dead or abs(now - self.heartbeat_at) > timedelta(seconds=lease_seconds)
+
     def __str__(self) -> str:
         return f"{self.doing} (process {self.pid} on {self.host.partition(' ')[0]})"
 
@@ -85,19 +90,17 @@ class Workers:
     @transaction
     def prune(self, connection: sa.Connection, lease_seconds: float) -> list[WorkerRow]:
         """Remove the workers that are gone and free what they had claimed; answers them."""
-        now, lease = self._clock.now(), timedelta(seconds=lease_seconds)
+        now = self._clock.now()
         removed = []
         for worker in self._rows(connection):
-            is_dead = worker.is_dead
-            # A heartbeat that lies ahead was written by a clock that was wrong.
-            if not is_dead and abs(now - worker.heartbeat_at) <= lease:
+            if not worker.is_gone(now, lease_seconds):
                 continue
             # By the heartbeat that was seen: one that came meanwhile says that the worker lives.
             still = sa.and_(workers.c.id == worker.worker_id, workers.c.heartbeat_at == worker.heartbeat_at)
             if connection.execute(sa.delete(workers).where(still)).rowcount != 1:
                 continue
             self._free(connection, worker.worker_id)
-            if is_dead:  # what it was about to publish never comes; of one that is late it may
+            if worker.is_dead:  # what it was about to publish never comes; of one that is late it may
                 publishing = sa.and_(is_publishing, entries.c.publisher == worker.worker_id)
                 connection.execute(sa.update(entries).where(publishing).values(publisher=None))
             removed.append(worker)

@@ -18,7 +18,8 @@ MOST_LINES = 10
 _MOST_CHARACTERS = 600
 # Ids of extractions, what makes the name of a temporary file unique, and moments.
 _IDS = re.compile(r"[0-9a-f]{8,}(?:-[0-9a-f]{8,})*|\d{4}-\d\d-\d\dT[\d:.]+Z")
-_UNKNOWN_COLLECTION = "keen-pipeline doctor  # has the right names; a collection that was deleted leaves the configuration"
+_UNKNOWN_COLLECTION = "doctor has the right names; a collection that was deleted leaves the configuration"
+_DOCTOR = "keen-pipeline doctor"
 FIRST_LINE_CHARACTERS = 200
 """A first line is shorter than this: it is what a mail's subject and a phone show."""
 
@@ -46,12 +47,14 @@ class Group:
         """What fixes it, for a shell; empty if nothing is known to."""
         if not self.verb:
             return ""
-        rest = f" {' '.join(self.keys[:_MOST_IN_A_COMMAND])}" if self.verb == "retry" else ""
-        command = f"keen-pipeline {self.verb} {shlex.quote(self.collection)}{rest}"
-        if self.verb == "backfill":
-            command = backfill_command(self.collection, self.keys)
         if is_unknown_collection(self.reason):  # to ask again would be refused again
-            command = _UNKNOWN_COLLECTION
+            command = _DOCTOR
+        elif self.verb == "backfill":
+            command = backfill_command(self.collection, self.keys)
+        elif self.verb == "retry" and len(self.keys) > _MOST_IN_A_COMMAND:  # as `retry`, it leaves them to the status sensor
+            command = backfill_command(self.collection, self.keys, "--no-wait")
+        else:
+            command = command_line(self.verb, self.collection, self.keys if self.verb == "retry" else ())
         return _of(self.name, command)
 
     def __str__(self) -> str:
@@ -63,9 +66,23 @@ def _of(name: str, command: str) -> str:
     return command if name == DEFAULT_NAME else f"KEEN_PIPELINE_NAME={name} {command}"
 
 
-def backfill_command(collection: str, keys: Sequence[str]) -> str:
+def backfill_command(collection: str, keys: Sequence[str], *options: str) -> str:
     """What extracts partitions, given in order, for a shell."""
-    return f"keen-pipeline backfill {shlex.quote(collection)} --from {keys[0]} --to {keys[-1]}"
+    return command_line("backfill", collection, options=("--from", keys[0], "--to", keys[-1], *options))
+
+
+def command_line(verb: str, collection: str, keys: Sequence[str] = (), options: Sequence[str] = ()) -> str:
+    """A command about a collection and some of its partitions, for a shell.
+
+    >>> command_line("verify", "Sign Ups", options=("--from", "2026-01-01"))
+    "keen-pipeline verify 'Sign Ups' --from 2026-01-01"
+    >>> command_line("verify", "-x", options=("--from", "2026-01-01"))
+    'keen-pipeline verify --from 2026-01-01 -- -x'
+    """
+    names = (collection, *keys)
+    # A name may begin like an option.
+    words = (*options, "--", *names) if collection.startswith("-") else (*names, *options)
+    return shlex.join(["keen-pipeline", verb, *words])
 
 
 def by_cause(told: Iterable[tuple[str, str, str, str]], name: str = DEFAULT_NAME) -> list[Group]:
@@ -75,7 +92,7 @@ def by_cause(told: Iterable[tuple[str, str, str, str]], name: str = DEFAULT_NAME
         groups.setdefault((collection, verb, cause(reason, collection, key)), {})[key] = reason
     found = []
     for (collection, verb, _), members in groups.items():
-        reason = _without_partition(next(iter(members.values())), collection, len(members))
+        reason = _hinted(_without_partition(next(iter(members.values())), collection, len(members)))
         found.append(Group(collection, tuple(sorted(members)), reason, verb, name))
     return found
 
@@ -97,6 +114,10 @@ def _verb(entry: Entry) -> str:
 def is_unknown_collection(reason: str) -> bool:
     """Whether the service said that it has no such thing: until somebody changes a name or the project, it says so again."""
     return "not found (HTTP 404" in reason
+
+
+def _hinted(reason: str) -> str:
+    return f"{reason}; {_UNKNOWN_COLLECTION}" if is_unknown_collection(reason) else reason
 
 
 def cause(reason: str, collection: str, partition_key: str = "") -> str:
@@ -155,9 +176,8 @@ def _stopped(problems: Sequence[tuple[str, str]], name: str) -> list[str]:
         first, reason = members[0]
         told = _without_partition(reason, first)
         told = told.replace(f" of {first}", "") if len(members) > 1 else told
-        lines.append(f"{few([collection for collection, _ in members], ', ')}: {shortened(told)}")
-    mend = _UNKNOWN_COLLECTION if any(is_unknown_collection(reason) for _, reason in problems) else "keen-pipeline doctor"
-    return [*lines, f"  {_of(name, mend)}"] if lines else []
+        lines.append(f"{few([collection for collection, _ in members], ', ')}: {shortened(_hinted(told))}")
+    return [*lines, f"  {_of(name, _DOCTOR)}"] if lines else []
 
 
 def in_lines(text: str) -> list[str]:

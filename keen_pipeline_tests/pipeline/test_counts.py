@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.collection import Collection, CountPolicy
-from keen_pipeline.errors import ExtractionTooLargeError, RateLimitedError, ServiceUnavailableError
+from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.pipeline import Counted, ad_hoc_request
 from keen_pipeline.pipeline.counts import MOST_COUNTED_TOGETHER, Patience, count_together, verdict
@@ -179,6 +179,16 @@ def test_an_ad_hoc_file_is_tried_again_and_lands(world: World) -> None:
     assert [type(e).__name__ for e in events if not isinstance(e, Counted)] == ["Landed"] * 3
     assert world.is_right(request)
     assert (world.entry(request).status, world.aside()) == (Status.LANDED, [])
+
+
+def test_an_ad_hoc_intent_that_the_service_refuses_is_not_left_to_nobody(world: World) -> None:
+    """No sensor looks at its destination: it stayed open, and `status` of every other one named it for ever."""
+    world.api.fault = lambda call, _, number: AuthenticationError("HTTP 401") if call == "submit" else None
+    request, [partition] = ad_hoc(world), world.requests(WELL, 1)
+    assert [type(e).__name__ for e in world.extract([request])] == ["Stopped"]
+    assert world.ledger.open_entries() == []
+    assert [type(e).__name__ for e in world.extract([partition])] == ["Stopped"]
+    assert [e.request for e in world.ledger.open_entries()] == [partition]
 
 
 @pytest.mark.parametrize("wrong", [fewer, more])

@@ -134,6 +134,38 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["NO", "yes", "off", "01234", "12:30", "1_000", "0x1F", "1e5", ".5", "+1", ".inf", "[SE, NO]"])
+def test_a_filter_value_that_yaml_reads_otherwise_than_a_person_is_refused(tmp_path: Path, value: str) -> None:
+    """Of Norway's NO, which YAML reads as false, a filter took no event, and every empty file was called whole."""
+    file = tmp_path / "collections.yaml"
+    file.write_text(f"collections:\n- name: a\n  filters:\n  - {{property_name: x, operator: in, property_value: {value}}}")
+    with pytest.raises(ConfigurationError, match=r"isn't what it looks like in YAML: put texts in quotes.* line 4, column \d+"):
+        read_collections_file(file)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("'NO'", "NO"),
+        ('"01234"', "01234"),
+        ("True", True),
+        ("false", False),
+        ("-3", -3),
+        ("0", 0),
+        ("2.5", 2.5),
+        ("1.0e+5", 1e5),
+        ("EUR", "EUR"),
+        ("null", None),
+        ("'1e5'", "1e5"),
+    ],
+)
+def test_other_filter_values_are_read_as_they_stand(tmp_path: Path, value: str, read: object) -> None:
+    file = tmp_path / "collections.yaml"
+    file.write_text(f"collections: [{{name: a, filters: [{{property_name: x, operator: eq, property_value: {value}}}]}}]")
+    [collection] = read_collections_file(file)
+    assert [(f.property_value, type(f.property_value)) for f in collection.filters] == [(read, type(read))]
+
+
 @pytest.mark.parametrize("field", ["count_check", "schema_check", "size_check"])
 def test_a_bare_off_is_off(tmp_path: Path, field: str) -> None:
     """YAML reads it as False."""

@@ -75,6 +75,8 @@ def test_lists() -> None:
         ("KEEN_PIPELINE_NAME", "my pipeline"),
         ("KEEN_PIPELINE_NAME", "1st"),
         ("KEEN_PIPELINE_NAME", "keen_"),
+        ("KEEN_READ_KEY", '"s3cret"'),  # as Docker's --env-file keeps quotes
+        ("KEEN_PIPELINE_DESTINATION", "'./landing'"),
         ("KEEN_PIPELINE_LEDGER_URL", "sqlite://"),  # lost with each process
         ("KEEN_PIPELINE_LEDGER_URL", "sqlite:///:memory:"),
         ("KEEN_PIPELINE_LEDGER_URL", "sqlite+pysqlite:///?timeout=5"),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, program, show
-from keen_pipeline.cli.local.processes import NIGHTLY_JOB, environment, launch_nightly_job, make_dagster_home, running
+from keen_pipeline.cli.common import console, landing_json, landings_table, print_json, show
+from keen_pipeline.cli.local.processes import environment, launch_nightly_job, make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.ledger import SqlLedger
@@ -60,9 +60,9 @@ def command(folder: Path, as_json: bool) -> None:
         f"Dagster's history: DAGSTER_HOME={folder / 'dagster'}",
         f"Logs: {folder / 'logs'}",
         "Next, the same in the Dagster UI at http://127.0.0.1:3000, on events of its own:",
-        f"  {program()} dev",
+        "  keen-pipeline dev",
         "and what this demo has landed, read and proven again:",
-        f"  {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())} {program()} verify",
+        f"  {' '.join(f'{name}={shlex.quote(value)}' for name, value in variables.items())} keen-pipeline verify",
     )
 
 
@@ -112,8 +112,8 @@ def _run(folder: Path) -> tuple[list[Entry], list[str]]:
         daemon = ["dagster._daemon", "run", "-m", "keen_pipeline.definitions"]
         child = stack.enter_context(running(daemon, env=env, cwd=folder, log=logs / "daemon.log"))
         status.update("nightly job: submitting")
-        launch_nightly_job(env, folder, logs / "launch.log")
-        console.print(f"nightly job {NIGHTLY_JOB} is launched; its run ends without waiting for the extractions")
+        job = launch_nightly_job(settings.name, env, folder, logs / "launch.log")
+        console.print(f"nightly job {job} is launched; its run ends without waiting for the extractions")
         now, deadline = SystemClock().now(), time.monotonic() + LIMIT_SECONDS
         # What the night asks for, as its op computes it.
         requests = [partition_request(c, p) for c in sample_collections() for p in due_partitions(c, now)]

@@ -17,7 +17,7 @@ from threading import Event
 import click
 
 from keen_pipeline.cli.common import configured_collections, console
-from keen_pipeline.cli.local.processes import NIGHTLY_JOB, launch_nightly_job, make_dagster_home, running
+from keen_pipeline.cli.local.processes import launch_nightly_job, make_dagster_home, running
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.pipeline.sample import load_sample_events
 from keen_pipeline.ports import SystemClock
@@ -150,8 +150,8 @@ def _welcome(settings: Settings, url: str, env: Mapping[str, str]) -> None:
     is_sample = settings.is_embedded and settings.collections_file is None and _shows_ours()
     if is_sample and _is_new(settings):
         try:
-            launch_nightly_job(env, Path.cwd(), Path("data/first_night.log"))
-            console.print(f"the nightly job {NIGHTLY_JOB} runs now on the sample")
+            job = launch_nightly_job(settings.name, env, Path.cwd(), Path("data/first_night.log"))
+            console.print(f"the nightly job {job} runs now on the sample")
         except KeenPipelineError as error:
             console.print(str(error), style="yellow")
     console.print("what to click:")

@@ -18,7 +18,6 @@ from keen_pipeline.errors import KeenPipelineError
 # The deployment profile of one machine.
 DAGSTER_YAML = (Path(keen_pipeline.__file__).parent / "deployment" / "one_machine" / "dagster.yaml").read_text(encoding="utf-8")
 LAUNCH_SECONDS = 180.0
-NIGHTLY_JOB = "keen_submit_extractions"
 _LOOK_SECONDS = 0.1
 
 
@@ -115,13 +114,17 @@ def _lives(group: int) -> bool:
     return False
 
 
-def launch_nightly_job(env: Mapping[str, str], cwd: Path, log: Path) -> None:
-    """Launch the nightly job of `keen_pipeline.definitions`. Raises KeenPipelineError, with the log's name, if that fails."""
-    arguments = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", NIGHTLY_JOB]
+def launch_nightly_job(name: str, env: Mapping[str, str], cwd: Path, log: Path) -> str:
+    """Launch the nightly job of `keen_pipeline.definitions`, which are called `name`; answers the job's name.
+
+    Raises KeenPipelineError, with the log's name, if that fails.
+    """
+    job = f"{name}_submit_extractions"
+    arguments = ["dagster", "job", "launch", "-m", "keen_pipeline.definitions", "-j", job]
     with running(arguments, env=env, cwd=cwd, log=log) as child, suppress(subprocess.TimeoutExpired):
         if child.wait(LAUNCH_SECONDS) == 0:
-            return
-    raise KeenPipelineError(f"the nightly job {NIGHTLY_JOB} could not be launched, see {log}")
+            return job
+    raise KeenPipelineError(f"the nightly job {job} could not be launched, see {log}")
 
 
 def make_dagster_home(folder: Path) -> Path:

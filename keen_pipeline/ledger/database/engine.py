@@ -70,7 +70,8 @@ def read_url(url: str) -> sa.URL:
     parsed = sa.make_url(url)
     if "@" in (parsed.host or ""):
         raise ValueError("the host holds an @")
-    return parsed
+    # As libpq, and many hosts, call it.
+    return parsed.set(drivername="postgresql") if parsed.drivername == "postgres" else parsed
 
 
 # Device and number of the file that an engine has opened; None once another one was found in its place.
@@ -115,6 +116,8 @@ def _options(url: sa.URL) -> dict[str, Any]:
             # Each connection would have a memory of its own: all threads take turns on one.
             one = {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
             return {**options, **one, "connect_args": {"check_same_thread": False}}
+        if url.database.startswith("~"):
+            raise ConfigurationError(f"the ledger sqlite:///{url.database}: `~` is no home folder in a URL; write the whole path")
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         return {**options, "connect_args": {"timeout": _BUSY_SECONDS}}
     if url.get_backend_name() == "postgresql":

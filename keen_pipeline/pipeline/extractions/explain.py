@@ -40,23 +40,27 @@ class Waiting:
         return f"{self.why} (since {_moment(self.since)}{until})"
 
 
-def explain(
-    entry: Entry,
-    now: datetime,
-    limits: Limits,
-    *,
-    state: CollectionState | None = None,
-    workers: Mapping[str, WorkerRow] | None = None,
-    me: str | None = None,
-) -> Waiting:
-    """What an open entry waits for. `state`: of its collection; `workers`: by id; `me`: the worker that asks."""
+def explain_all(ledger: SqlLedger, entries: Iterable[Entry], limits: Limits, *, me: str | None = None) -> dict[int, Waiting]:
+    """What each of some open entries waits for, by id. `me`: the worker that asks."""
+    now, states = ledger.clock.now(), ledger.collections()
+    others = {
+        row.worker_id: row for row in ledger.workers.all() if row.worker_id != me and not row.is_gone(now, limits.lease_seconds)
+    }
+    return {
+        entry.entry_id: _explain(entry, states.get(entry.request.collection), others.get(entry.claimed_by or ""), now, limits)
+        for entry in entries
+        if not entry.status.is_terminal
+    }
+
+
+def _explain(entry: Entry, state: CollectionState | None, holder: WorkerRow | None, now: datetime, limits: Limits) -> Waiting:
+    """What an open entry waits for. `state`: of its collection; `holder`: who else has claimed it."""
     since = {
         Status.SUBMITTED: entry.submitted_at,
         Status.COMPLETE: entry.completed_at,
     }.get(entry.status) or entry.requested_at
-    holder = (workers or {}).get(entry.claimed_by or "")
     problem = state.problem if state is not None and entry.status is not Status.COMPLETE else None
-    if holder is not None and holder.worker_id != me:
+    if holder is not None:
         lease_over = holder.heartbeat_at + timedelta(seconds=limits.lease_seconds)
         why = "".join(f": {one}" for one in (problem or entry.error,) if one)
         return Waiting(f"{_STANDS[entry.status]}; {holder} has claimed it{why}", since, lease_over)
@@ -69,17 +73,6 @@ def explain(
     if entry.error:
         return Waiting(f"{_STANDS[entry.status]} (attempt {entry.attempt}): {entry.error}", since)
     return Waiting(_STANDS[entry.status], since)
-
-
-def explain_all(ledger: SqlLedger, entries: Iterable[Entry], limits: Limits, *, me: str | None = None) -> dict[int, Waiting]:
-    """What each of some open entries waits for, by id."""
-    states, workers = ledger.collections(), {row.worker_id: row for row in ledger.workers.all()}
-    now = ledger.clock.now()
-    return {
-        entry.entry_id: explain(entry, now, limits, state=states.get(entry.request.collection), workers=workers, me=me)
-        for entry in entries
-        if not entry.status.is_terminal
-    }
 
 
 def in_few_lines(entries: Sequence[Entry], waiting: Mapping[int, Waiting]) -> list[str]:

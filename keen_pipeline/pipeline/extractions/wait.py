@@ -102,7 +102,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Stopped:
-    """This wait does not wait for `entry` any more, because of `error`, which a person has to fix. The entry stays open."""
+    """This wait does not wait for `entry` any more, because of `error`, which a person has to fix. A partition stays open."""
 
     entry: Entry
     error: KeenPipelineError
@@ -134,7 +134,7 @@ def extract(
     extracted again. An error of one collection, or of one file, ends the wait for that alone (`Stopped`).
 
     Whatever ends the generator early gives back what it had claimed: the sensor, or the next call with the same requests, goes on
-    with it. Intents made here that were not posted yet are forgotten, unless `resumable`.
+    with it. Intents made here that were not posted yet are forgotten, unless `resumable`; ad hoc ones also after a `Stopped`.
     """
     with pipeline.working(doing) as worker:
         submission = submit(pipeline, requests, keep=keep, run_id=run_id)
@@ -146,7 +146,8 @@ def extract(
             sweep(pipeline, worker)
         finally:
             wait.pool.close()
-            if not is_over and not resumable:
+            # An ad hoc extraction that was stopped for is nobody else's to go on with.
+            if not resumable and (not is_over or any(request.kind is Kind.AD_HOC for request in requests)):
                 with suppress(LedgerUnavailableError):
                     pipeline.ledger.withdraw(wait.created, run_id=run_id)
 

@@ -210,7 +210,9 @@ def strangers(pipeline: Pipeline, collections: Sequence[str]) -> Iterator[Verifi
             partition, is_mine = told.get(path, (None, True))
             if not is_mine:
                 continue
-            why = "another ledger has landed it" if partition is not None else "no landing has put it there"
+            why = "no landing has put it there"
+            if partition is not None:
+                why = "another ledger has landed it, or it was moved here (then: keen-pipeline ledger rebuild)"
             yield Verified(name, partition, destination.uri_of(path), f"a file too many: {why}")
         why = "a manifest too many: its file is not there, and the ledger does not know it"
         for path in sorted(set(told) - known - set(there)):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from keen_pipeline.cli.local import dev
+from keen_pipeline.cli.local import dev, processes
 from keen_pipeline.cli.local.processes import running
+from keen_pipeline.settings import Settings
 from keen_pipeline_tests.acceptance.processes import Shell, await_text
 from keen_pipeline_tests.servers.ports import free_port
 
@@ -50,6 +55,24 @@ def test_the_first_night_is_that_of_a_shown_code_location(tmp_path: Path, monkey
     assert dev._shows_ours()
     (tmp_path / "workspace.yaml").write_text("load_from: [{python_module: theirs}]")
     assert not dev._shows_ours()
+
+
+def test_the_sample_is_called_as_the_commands_call_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under another name `status` knew of nothing that had landed, and each start of `dev` launched a first night."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEEN_PIPELINE_NAME", "shop")
+    sample = runpy.run_module("keen_pipeline.definitions")["defs"].get_repository_def()
+    launched: list[str] = []
+
+    @contextmanager
+    def launching(arguments: Sequence[str], **_: object) -> Iterator[mock.Mock]:
+        launched.extend(arguments)
+        yield mock.Mock(wait=lambda _: 0)
+
+    monkeypatch.setattr(processes, "running", launching)
+    job = processes.launch_nightly_job(Settings.from_environment().name, {}, tmp_path, tmp_path / "log")
+    assert (sample.has_job(job), launched[-1]) == (True, job)
+    assert {key.path[0] for key in sample.asset_graph.get_all_asset_keys()} == {"shop", "daily_revenue"}
 
 
 def test_a_project_without_collections_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from keen_pipeline.cli import doctor as command
 from keen_pipeline.cli import main
 from keen_pipeline.client import KeenClient
+from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service.embedded import Endpoint
+from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
 
 
@@ -179,6 +182,24 @@ def test_properties_may_be_spelled_in_each_of_keens_ways(well: pytest.MonkeyPatc
     assert doctor()[1]["properties"] == (True, "filters and masks name properties that the collections have")
 
 
+def test_a_schema_that_can_t_be_had_hides_no_other_collections_mask(
+    well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path
+) -> None:
+    masked = "mask: {amuont: drop}"
+    (tmp_path / "collections.yaml").write_text(f"collections:\n- {{name: away, {masked}}}\n- {{name: purchases, {masked}}}\n")
+    asked = KeenClient.property_types
+
+    def types(client: KeenClient, collection: str) -> Mapping[str, str]:
+        if collection == "away":
+            raise ServiceUnavailableError("its schema is away")
+        return asked(client, collection)
+
+    well.setattr(KeenClient, "property_types", types)
+    well.setattr(KeenClient, "collections", lambda _: ["away", "purchases"])
+    told = wrong(doctor)["properties"]
+    assert told.startswith("away: its schema is away; purchases has no property body:amuont (body:amount?), which a filter or mask")
+
+
 def test_another_ledger_that_lands_at_the_same_place_is_found(
     well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,3 +224,16 @@ def test_a_dagster_home_that_cant_be_opened_hides_nothing_else(well: pytest.Monk
     (tmp_path / "home" / "dagster.yaml").write_text("storage: {nonsense: true}")
     well.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     assert "check its dagster.yaml" in wrong(doctor)["dagster"]
+
+
+def test_each_check_is_told_when_it_is_done(well: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a service that hangs nothing had been told for two minutes, not even what was well."""
+
+    def hangs(_: Settings) -> str:
+        raise KeyboardInterrupt
+
+    well.setattr(command, "_CHECKS", {"mask": (lambda _: "fine", ()), "service": (hangs, ())})
+    well.setattr(sys, "argv", ["keen-pipeline", "doctor"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out == "ok    mask: fine\n"

@@ -59,10 +59,23 @@ def test_one_that_stays_short_is_a_failure_and_kept_aside(here: Here) -> None:
         done = here.run(*WORDS)
         assert sum(one.method == "POST" for one in server.requests) == 3
     first = next(line for line in done.stderr.splitlines() if line.startswith("keen-pipeline: "))
-    assert (done.returncode, done.stdout) == (1, "")
+    told = json.loads(done.stdout)
+    [failed] = told["failed"]
+    assert (done.returncode, told["landings"], failed["collection"]) == (1, [], "purchases")
+    assert f"{HALF} events landed, the service counts {RECORDS}" in failed["error"]
     assert f"{HALF} events landed, the service counts {RECORDS}" in first
     files = here.folder / "files"
     assert not [path for path in files.rglob("*") if path.is_file() and "_quarantine" not in path.parts]
     kept, reason = sorted((files / "_quarantine" / "purchases").iterdir())
     assert kept.read_bytes() == example(HALF)
     assert str(RECORDS) in reason.read_text()
+
+
+def test_a_partition_whose_file_is_kept_though_short_counts_once(here: Here) -> None:
+    (here.folder / "collections.yaml").write_text("collections: [{name: purchases, start_date: 2026-01-01}]")
+    with FaultServer(body=example(RECORDS), results=[cut_at_a_record()], api=[api]) as server:
+        here.env = {**here.env, "KEEN_BASE_URL": server.url, "KEEN_PIPELINE_COLLECTIONS": "collections.yaml"}
+        done = here.run("backfill", "purchases", "--from", "2026-01-01", "--to", "2026-01-01", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, len(told["landings"]), len(told["failed"])) == (1, 1, 1)
+    assert "keen-pipeline: 1 of 1 partitions failed\n" in done.stderr

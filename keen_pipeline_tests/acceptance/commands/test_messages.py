@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Generator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from rich.console import Console
 
 from keen_pipeline.cli import common
@@ -26,12 +28,14 @@ from keen_pipeline.pipeline.extractions.wait import Event
 from keen_pipeline.pipeline.told import grouped, in_lines, summary
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_database, scope_of
-from keen_pipeline_tests.acceptance.processes import Shell
+from keen_pipeline_tests.acceptance.processes import COMMAND, Shell
 from keen_pipeline_tests.contract.ledger.rules import halves
 from keen_pipeline_tests.ledgers import land
 
-# To a terminal's markup the first is the end of something never begun, the second nothing to show.
-WORDS = "HTTP 400: no [/filters] in [operator], and more of it than fits on a line of a terminal" + " or two" * 20
+# To a terminal's markup the first is the end of something never begun, the second nothing to show, and the third has an emoji.
+WORDS = (
+    "HTTP 400: no [/filters] in [operator] of body:email:domain, and more of it than fits on a line of a terminal" + " or two" * 20
+)
 COLLECTION = Collection("purchases", "2026-01-01")
 
 
@@ -60,7 +64,7 @@ def test_an_extractions_error_is_shown_word_for_word(configured: Shell, monkeypa
         ledger.fail(entry.entry_id, WORDS, limits=Limits(), final=True)
     shown = configured.run("status")
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.count("no [/filters] in [operator]") == 1  # one reason, told once
+    assert shown.stdout.count("no [/filters] in [operator] of body:email:domain") == 1  # one reason, told once
     assert "2026-01-01 2026-01-02 2026-01-03 2026-01-04 2026-01-05 and 3 more" in shown.stdout
     assert "keen-pipeline retry purchases 2026-01-01 2026-01-02" in shown.stdout
 
@@ -169,18 +173,6 @@ def test_a_narrow_terminal_shows_one_line_a_file(
     assert (len(table.columns), table.row_count, table.caption) == (columns, 2, caption)
 
 
-def test_the_next_command_is_one_that_the_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.shutil, "which", lambda _: None)
-    for argument, command in (
-        (".venv/bin/keen-pipeline", ".venv/bin/keen-pipeline"),
-        ("/x/__main__.py", f"{sys.executable} -m keen_pipeline"),
-    ):
-        monkeypatch.setattr(sys, "argv", [argument, "demo"])
-        assert common.program() == command
-    monkeypatch.setattr(common.shutil, "which", lambda _: "/usr/bin/keen-pipeline")
-    assert common.program() == "keen-pipeline"
-
-
 def test_collections_that_stopped_for_one_reason_are_told_in_one_line() -> None:
     key = "submit of {}[2026-01-0{}] (project 5f): the service refused KEEN_READ_KEY"
     plan = "submit of signups (project 5f): the service wants the project's plan paid"
@@ -193,46 +185,21 @@ def test_collections_that_stopped_for_one_reason_are_told_in_one_line() -> None:
     ]
 
 
-@pytest.mark.parametrize("status", [404, 401])
-def test_a_collection_that_the_service_does_not_have_is_to_leave_the_configuration(status: int) -> None:
-    told = summary(6, [], [("purchases", f"count of purchases (project 5f): not found (HTTP {status} Some)")]).splitlines()[-1]
-    assert told.startswith("  keen-pipeline doctor")
-    assert ("leaves the configuration" in told) is (status == 404)
-
-
-@pytest.mark.parametrize(
-    ("reason", "command"),
-    [
-        ("submit of {} (project 5f): not found (HTTP 404 ResourceNotFoundError)", "keen-pipeline doctor"),
-        ("the service reports the extraction as failed", "keen-pipeline retry purchases 2026-01-01 2026-01-02"),
-    ],
-)
-def test_the_command_is_one_that_can_mend_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell, reason: str, command: str
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_output_lacks_a_character_for_is_told_by_its_number(
+    configured: Shell, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    ledger, asked = entries(tmp_path, monkeypatch, days=2)
-    ended = [ledger.fail(one.entry_id, reason.format(one.request), limits=Limits(), final=True) for one in asked]
-    (told,) = grouped([(one, one.error or "") for one in ended if one is not None])
-    for shown in (told, configured.run("status").stdout):
-        [line] = [line for line in shown.splitlines() if line.startswith("  keen-pipeline")]
-        assert line.strip().startswith(command)
-        assert ("retry" in line) is ("retry" in command)
-
-
-@pytest.mark.parametrize("is_given_up", [True, False])
-def test_what_was_given_up_over_an_older_file_is_retried_and_a_file_alone_is_not(
-    monkeypatch: pytest.MonkeyPatch, configured: Shell, is_given_up: bool
-) -> None:
-    ledger, [first] = entries(configured.folder, monkeypatch)
-    land(ledger, first.entry_id)
-    if is_given_up:
-        [again] = ledger.request([first.request], keep=lambda _: False)
-        ledger.fail(again.entry.entry_id, "no", limits=Limits(), final=True)
-    assert ("keen-pipeline retry purchases 2026-01-01" in configured.run("status").stdout) is is_given_up
-    done = configured.run("retry", "purchases", "2026-01-01")
-    assert done.returncode == (0 if is_given_up else 1), done.stderr
-    assert ("backfill purchases --from 2026-01-01 --to 2026-01-01 --force" in done.stderr) is not is_given_up
-    assert len(ledger.open_entries()) == is_given_up
+    """It had been a traceback, of `status` at three in the morning for one."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    ledger.fail(asked.entry_id, "größer → kleiner", limits=Limits(), final=True)
+    configured.env = {**configured.env, "PYTHONIOENCODING": encoding}
+    command, env = [*COMMAND, "status"], configured.environment()
+    done = subprocess.run(command, cwd=configured.folder, env=env, capture_output=True, timeout=120)
+    told = "größer → kleiner".encode(encoding, "backslashreplace")
+    assert (done.returncode, done.stderr, told in done.stdout) == (0, b"", True)
+    document = subprocess.run([*command, "--json"], cwd=configured.folder, env=env, capture_output=True, timeout=120)
+    [row] = json.loads(document.stdout.decode(encoding))["collections"]
+    assert row["given_up"][0]["error"] == "größer → kleiner"
 
 
 def test_a_group_leaves_out_what_belongs_to_one_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
@@ -259,6 +226,33 @@ def test_status_says_why_a_run_that_has_claimed_an_extraction_waits(monkeypatch:
     shown = " ".join(configured.run("status").stdout.split())
     assert "has claimed it: its extractions can't be submitted: submit of" in shown
     assert "waits: 2 of them: its extractions can't be submitted" in shown  # one of them is named in the reason
+
+
+def test_a_process_that_is_no_more_has_claimed_nothing(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    """After a `kill -9`, `status` named it as at work for as long as its lease."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    ledger.claim([asked.entry_id], ledger.workers.register("keen-pipeline backfill"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE keen_workers SET pid = :pid"), {"pid": gone.pid})
+    assert "purchases waits: it waits to be submitted (since" in " ".join(configured.run("status").stdout.split())
+    assert "at work" not in configured.run("doctor").stdout
+
+
+def test_many_other_destinations_are_told_in_a_few_lines(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:
+    """An `extract` into a folder of its own each day made `status` a line longer each day."""
+    ledger, [asked] = entries(configured.folder, monkeypatch)
+    for number in range(8):
+        other = SqlLedger(ledger.engine, replace(ledger.scope, destination=f"/files/{number}"))
+        [one] = other.request([asked.request])
+        if number < 7:
+            land(other, one.entry.entry_id)
+    told = [line for line in configured.run("status").stdout.splitlines() if "this ledger also holds" in line]
+    assert (len(told), told[0].endswith(" to /files/7")) == (5, True)
+    assert configured.run("status").stdout.endswith("and of 3 other destinations, projects or definitions (--json lists all)\n")
+    assert len(json.loads(configured.run("status", "--json").stdout)["other_scopes"]) == 8
+    assert configured.run("doctor").stdout.count(" open of ") == 5
 
 
 def test_status_tells_an_error_of_two_lines_as_two_sentences(monkeypatch: pytest.MonkeyPatch, configured: Shell) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -236,9 +237,12 @@ def test_a_lost_ledger_is_made_anew_and_nothing_is_asked_for(landed: Place, tmp_
     asked, manifest = landed.extraction_ids(), json.loads(landed.manifest(DAYS[0]).read_text())
     landed.monkeypatch.setenv("KEEN_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/another.db")
     status, told = landed.json("ledger", "rebuild")
-    assert (status, told["restored"], told["known"], told["others"]) == (0, 2, 0, 0)
+    assert (status, told["restored"], told["known"], told["others"]) == (1, 2, 0, 0)
     assert [row["problem"] for row in told["left_out"]] == ["the file is not there"]
     assert landed.json("ledger", "rebuild")[1]["known"] == 2  # again: nothing changes
+    status, out, err = landed.run("ledger", "rebuild")
+    assert (status, out) == (1, "0 landings restored, 2 known before\n")
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["left out", "keen-pipeline"]
     pipeline = open_pipeline(Settings.from_environment())
     entries = pipeline.ledger.landed_entries("purchases")
     assert next((e.token, e.counted) for e in entries) == (manifest["token"], 3)
@@ -304,6 +308,22 @@ def test_doctor_names_another_ledger_and_what_is_missing(landed: Place, tmp_path
     assert "3 of 3 landed files" in doctor["manifests"]["message"]
     assert landed.run("ledger", "rebuild")[0] == 0
     assert {check["name"]: check["ok"] for check in landed.json("doctor")[1]["checks"]}["manifests"]
+
+
+def test_a_folder_that_was_moved_with_its_ledger_is_told_with_what_mends_it(landed: Place, tmp_path: Path) -> None:
+    """The ledger knew the landings, of the old place: `doctor` had found all well, and nobody said what to do."""
+    (tmp_path / "landing").rename(tmp_path / "moved")
+    landed.monkeypatch.setenv("KEEN_PIPELINE_DESTINATION", str(tmp_path / "moved"))
+    mend = "keen-pipeline ledger rebuild"
+    wrong = {check["name"]: check["message"] for check in landed.json("doctor")[1]["checks"] if not check["ok"]}
+    assert list(wrong) == ["manifests"]
+    assert ("3 of 3 landed files" in wrong["manifests"], mend in wrong["manifests"]) == (True, True)
+    status, told = landed.json("verify")
+    assert (status, [mend in why for why in problems(told).values()]) == (1, [True] * 3)
+    assert landed.run("status")[1].endswith(f"if its files were moved here: {mend}\n")
+    assert landed.run(*shlex.split(mend)[1:])[0] == 0
+    assert landed.json("verify")[0] == 0
+    assert mend not in landed.run("status")[1]
 
 
 def test_init_writes_what_the_project_has_and_overwrites_nothing(place: Place) -> None:

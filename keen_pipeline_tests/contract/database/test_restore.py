@@ -81,7 +81,9 @@ def test_an_open_attempt_goes_on_beside_what_was_taken_over(ledger: SqlLedger, c
     assert [entry.entry_id for entry in ledger.landed_entries("purchases")] == [restored.entry_id]
 
 
-def test_tokens_are_known_in_every_scope(ledger: SqlLedger, clock: FakeClock) -> None:
+def test_tokens_are_known_to_their_own_scope(ledger: SqlLedger, clock: FakeClock) -> None:
     ledger.restore([lost(ledger, clock)])
     assert ledger.known_tokens(["a" * 16, "d" * 16]) == {"a" * 16}
+    moved = SqlLedger(ledger.engine, replace(ledger.scope, destination="/moved"), clock=clock)
+    assert moved.known_tokens(["a" * 16]) == set()
     assert ledger.landed_collections() == ["purchases"]

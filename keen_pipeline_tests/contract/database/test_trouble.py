@@ -211,3 +211,16 @@ def test_an_extraction_id_of_a_service_is_stored_as_it_is(ledger: SqlLedger) -> 
     ledger.claim([entry_id], worker)
     ledger.posting(entry_id, worker)
     assert ledger.submitted(entry_id, worker, "é" * 256).extraction_id == "é" * 256
+
+
+def test_a_home_folder_in_a_url_is_refused_instead_of_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"^the ledger sqlite:///~/keen/ledger.db: `~` is no home folder in a URL; write"):
+        open_engine("sqlite:///~/keen/ledger.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_postgres_may_be_called_as_its_hosts_call_it() -> None:
+    """SQLAlchemy doesn't know that name, and a driver that was there had been called missing."""
+    with pytest.raises(ConfigurationError, match=r"^the ledger postgresql://u:\*\*\*@127.0.0.1:1/x can't be opened"):
+        open_engine("postgres://u:s3cret@127.0.0.1:1/x")

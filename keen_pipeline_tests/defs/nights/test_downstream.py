@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.sample import daily_revenue
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
@@ -27,7 +28,7 @@ def evaluated(place: Place, before: dg.EvaluateAutomationConditionsResult | None
 
 def test_the_sample_wakes_also_for_what_landed_before_anybody_looked(make_place: MakePlace) -> None:
     place = make_place()
-    condition = next(iter(daily_revenue.specs)).automation_condition
+    condition = next(iter(daily_revenue(Names()).specs)).automation_condition
     [woken] = dg.map_asset_specs(lambda spec: spec.replace_attributes(automation_condition=condition), [daily])
     assert isinstance(woken, dg.AssetsDefinition)
     place.defs = dg.Definitions.merge(place.defs, dg.Definitions(assets=[woken]))

@@ -70,7 +70,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/ledger/workers.py",
-        "            if is_dead:  # what it",
+        "            if worker.is_dead:  # what it",
         "            if True:  # what it",
         "keen_pipeline_tests/pipeline/killed/test_fences.py -k known_to_be_dead",
     ),
@@ -184,20 +184,20 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("keen_pipeline/ledger/rows.py", 'text.encode("utf-8", "replace").decode("utf-8")', "text", f"{_TROUBLE} -k clean"),
     (
         "keen_pipeline/ledger/workers.py",
-        "abs(now - worker.heartbeat_at) <= lease",
-        "now - worker.heartbeat_at <= lease",
+        "abs(now - self.heartbeat_at) > timedelta",
+        "now - self.heartbeat_at > timedelta",
         f"{_WORKERS} -k lies_ahead",
     ),
     (
         "keen_pipeline/ledger/workers.py",
-        "abs(now - worker.heartbeat_at) <= lease",
-        "abs(now - worker.heartbeat_at) < lease",
+        "abs(now - self.heartbeat_at) > timedelta",
+        "abs(now - self.heartbeat_at) >= timedelta",
         f"{_WORKERS} -k older_than",
     ),
     (
         "keen_pipeline/ledger/workers.py",
-        "            is_dead = worker.is_dead\n",
-        "            is_dead = False\n",
+        "return self.is_dead or abs(",
+        "return abs(",
         f"{_WORKERS} -k killed",
     ),
     (
@@ -323,5 +323,11 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "_one_where(sa.and_(failed, e.completed_at.is_not(None)))",
         "_one_where(failed)",
         "keen_pipeline_tests/contract/ledger/test_statistics.py::test_a_life_is_counted_at_each_of_its_steps_and_once",
+    ),
+    (
+        "keen_pipeline/ledger/reader.py",
+        "entries.c.token, tokens, self._mine)",
+        "entries.c.token, tokens, sa.true())",
+        "keen_pipeline_tests/contract/database/test_restore.py -k own_scope",
     ),
 ]

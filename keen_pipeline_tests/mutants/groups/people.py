@@ -85,4 +85,40 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "root = uri",
         f"{_COMMANDS} -k a_wrong_setting",
     ),
+    (
+        "keen_pipeline/pipeline/told.py",
+        'if collection.startswith("-") else',
+        "if False else",
+        "keen_pipeline_tests/acceptance/commands/test_printed_commands.py -k read_as_it_is_meant",
+    ),
+    (
+        "keen_pipeline/pipeline/told.py",
+        'elif self.verb == "retry" and len(self.keys) > _MOST_IN_A_COMMAND:',
+        "elif False:",
+        "keen_pipeline_tests/acceptance/commands/test_printed_commands.py -k more_partitions_than",
+    ),
+    (
+        "keen_pipeline/cli/status.py",
+        "        if len(landed) == len(wanted):\n",
+        "        if landed:\n",
+        "keen_pipeline_tests/acceptance/commands/test_printed_commands.py -k landed_since",
+    ),
+    (
+        "keen_pipeline/cli/common.py",
+        'text.encode(sys.stdout.encoding or "utf-8")',
+        'text.encode("utf-8")',
+        "keen_pipeline_tests/acceptance/commands/test_messages.py -k lacks_a_character",
+    ),
+    (
+        "keen_pipeline/cli/__init__.py",
+        'errors="backslashreplace"',
+        'errors="strict"',
+        "keen_pipeline_tests/acceptance/commands/test_messages.py -k lacks_a_character",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/explain.py",
+        " and not row.is_gone(now, limits.lease_seconds)",
+        "",
+        "keen_pipeline_tests/acceptance/commands/test_messages.py -k no_more",
+    ),
 ]

@@ -324,8 +324,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     # The wait.
     (
         f"{_CODE}/extractions/wait.py",
-        "if not is_over and not resumable:",
-        "if not is_over:",
+        "if not resumable and (not is_over",
+        "if (not is_over",
         f"{_FENCES}::test_a_stopped_wait_gives_back_what_it_adopted_and_forgets_what_was_never_posted",
     ),
     (
