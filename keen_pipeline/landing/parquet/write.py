@@ -22,17 +22,15 @@ from keen_pipeline.landing.transfer.intake import Intake
 from keen_pipeline.landing.transfer.workers import BufferedFileWriter, Chunk
 
 ROW_GROUP_RECORDS = 1024 * 1024
-ROW_GROUP_BYTES = 8 * 1024 * 1024
-"""In memory, before encoding; what comes first ends a row group. Some 76,000 events: readers skip and share work by it."""
+ROW_GROUP_BYTES = 7 * 1024 * 1024
+"""In memory, before encoding; what comes first ends a row group. Some 67,000 events: readers skip and share work by it."""
 DICTIONARY_SHARE = 4
 """A column has a dictionary if the first row group has so many times as many cells as distinct ones. Elsewhere it would cost
 half of all the time of writing, for a tenth less size. (Numbers split into streams of bytes would be smaller and quicker, but
 Spark, for one, doesn't read them at its usual speed, or at all.)"""
 ZSTD_LEVEL = 1
-WORKERS = 2
-"""Threads of one conversion that read and convert, beside the one that writes. On two cores the second saves a tenth."""
-BLOCKS_AHEAD = 2
-"""Given to the workers before their batches are asked for: what they do while a row group is written."""
+BLOCKS_AHEAD = 3
+"""Given to the worker before their batches are asked for: what it does while a row group is written."""
 
 
 class MisfitError(Exception):
@@ -106,7 +104,7 @@ def _typed_batches(body: CsvBody, start: int, columns: Columns, schema: Any) -> 
                 yield pa.record_batch(arrays, schema=schema)
 
     reader = BlockReader(body, start, columns.names)
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="landing-parquet")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")  # a second worker gains nothing on two processors
     try:
         for block in reader.blocks():
             kinds = [misfits.get(number, kind) for number, kind in enumerate(columns.kinds)]
