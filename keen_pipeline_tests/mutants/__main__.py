@@ -80,13 +80,19 @@ def _short(text: str) -> str:
 
 def mutants_of(group: str) -> list[Mutant]:
     """The mutations of a group, numbered from 1."""
-    module = importlib.import_module(f"{lists.__name__}.{group}")
+    module = importlib.import_module(_modules()[group])
     return [Mutant(group, number, *one) for number, one in enumerate(module.MUTANTS, start=1)]
 
 
 def groups() -> list[str]:
     """All groups, by name."""
-    return sorted(m.name for m in pkgutil.iter_modules(lists.__path__) if not m.name.startswith("_"))
+    return sorted(_modules())
+
+
+def _modules() -> dict[str, str]:
+    """Where the list of each group is."""
+    found = pkgutil.walk_packages(lists.__path__, f"{lists.__name__}.")
+    return {one.name.rpartition(".")[2]: one.name for one in found if not one.ispkg}
 
 
 def copy_of(root: Path, folder: Path) -> Path:

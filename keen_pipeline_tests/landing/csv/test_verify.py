@@ -152,6 +152,7 @@ def test_documents_are_judged_as_pythons_csv_does(data: bytes, cuts: list[int], 
 
 @settings(max_examples=600, deadline=None)
 @given(data=st.text(alphabet='a,",\r\n"\n\x00', max_size=30).map(str.encode), cuts=st.lists(st.integers(0, 40), max_size=4))
+@example(data=b"a\n1\n\n2\n", cuts=[])
 def test_any_mixture_of_special_bytes_is_judged_as_pythons_csv_does(data: bytes, cuts: list[int]) -> None:
     assert_equal(data, cuts)
 
@@ -285,6 +286,7 @@ def test_what_is_wrong_is_said_with_its_place(data: bytes, message: str) -> None
         max_size=6,
     )
 )
+@example(['a "b"', ""])
 def test_header_is_read_as_written(columns: list[str]) -> None:
     line = io.StringIO()
     csv.writer(line, quoting=csv.QUOTE_ALL).writerow(columns)

@@ -1,0 +1,1 @@
+"""Lists of what brings a file and reads it."""

@@ -1,0 +1,1 @@
+"""Lists of what people see: definitions, commands, notices."""
