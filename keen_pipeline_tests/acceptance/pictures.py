@@ -47,12 +47,13 @@ _QUIET = ["--disable-background-networking", "--disable-component-update", "--di
 @contextmanager
 def chromium() -> Iterator[Page]:
     """A page in a browser of its own."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", *_QUIET])
         page = browser.new_page(viewport=_WINDOW)
         page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)  # five seconds are few for a page of Dagster's on a busy machine
         yield page
         browser.close()
 
