@@ -45,6 +45,8 @@ _PLAIN: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "
 console = Console(stderr=True, **_PLAIN)
 QUIET_SECONDS = 5.0
 """Without a change for so long, it is said what is waited for."""
+MOST_SHOWN = 50
+"""Of what is wrong, a line each; `--json` lists all."""
 # Where stdout is a file or a pipe, a table is as wide as its URIs.
 _WIDE = 200
 # Columns from which a table of files has one for their URIs.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from keen_pipeline.cli.common import console, copy_files, print_json, show, shown
+from keen_pipeline.cli.common import MOST_SHOWN, console, copy_files, print_json, show, shown
 from keen_pipeline.errors import VerificationError
 from keen_pipeline.ledger import open_engine
 from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_version
@@ -18,8 +18,6 @@ from keen_pipeline.observability.exporter import PipelineMetrics
 from keen_pipeline.observability.server import serve
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_destination, open_ledger, scope_of
-
-_MOST_SHOWN = 50
 
 
 @click.group("ledger")
@@ -50,10 +48,10 @@ def rebuild(as_json: bool) -> None:
         left = [{"uri": uri, "problem": problem} for uri, problem in done.problems]
         print_json({"restored": len(done.restored), "known": done.known, "others": done.others, "left_out": left})
     else:
-        for uri, problem in done.problems[:_MOST_SHOWN]:
+        for uri, problem in done.problems[:MOST_SHOWN]:
             console.print(f"left out: {shown(uri)}: {problem}", style="yellow")
-        if len(done.problems) > _MOST_SHOWN:
-            console.print(f"and {len(done.problems) - _MOST_SHOWN} more (--json lists all)")
+        if len(done.problems) > MOST_SHOWN:
+            console.print(f"and {len(done.problems) - MOST_SHOWN} more (--json lists all)")
         of_others = f", {done.others} of other projects or definitions left alone" if done.others else ""
         show(f"{len(done.restored)} landings restored, {done.known} known before{of_others}")
     if done.problems:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from keen_pipeline.cli.common import (
+    MOST_SHOWN,
     complete_collections,
     configured_collections,
     console,
@@ -29,7 +30,6 @@ from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import open_pipeline
 
 _KEY = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])(-([01]\d|2[0-3]):[0-5]\d([+-]\d{4})?)?)?)?")
-_MOST_SHOWN = 50
 
 
 @click.command("verify")
@@ -114,7 +114,7 @@ def _verify(pipeline: Pipeline, names: Sequence[str], landed: Sequence[Entry], w
 
 def _tell_where_to_go_on(found: Sequence[Verified], landed: Sequence[Entry], last: str | None) -> None:
     """What was wrong so far, and the commands that look at the rest."""
-    for one in [one for one in found if one.problem is not None][:_MOST_SHOWN]:
+    for one in [one for one in found if one.problem is not None][:MOST_SHOWN]:
         console.print(f"{one.collection} {one.partition or ''}: {one.problem}")
     seen = {one.entry.entry_id for one in found if one.entry is not None}
     first: dict[str, str] = {}
@@ -122,7 +122,7 @@ def _tell_where_to_go_on(found: Sequence[Verified], landed: Sequence[Entry], las
         if entry.is_partition and entry.entry_id not in seen:
             first.setdefault(entry.request.collection, entry.request.partition_key)
     console.print(f"{len(found)} of {len(landed)} files verified; the rest:")
-    for name, key in list(first.items())[:_MOST_SHOWN]:
+    for name, key in list(first.items())[:MOST_SHOWN]:
         options = ("--from", key, *(("--to", last) if last else ()))
         console.print(f"  {command_line('verify', name, options=options)}")
 
@@ -139,9 +139,9 @@ def _row(one: Verified, is_mended: bool, mend: bool) -> dict[str, Any]:
 
 
 def _tell(document: dict[str, Any], wrong: Sequence[Verified], mended: set[int]) -> None:
-    for one in wrong[:_MOST_SHOWN]:
+    for one in wrong[:MOST_SHOWN]:
         show(f"{one.collection} {one.partition or ''}: {one.problem}" + (" (repaired)" if id(one) in mended else ""))
         show(f"  {shown(one.uri)}")
-    if len(wrong) > _MOST_SHOWN:
-        show(f"and {len(wrong) - _MOST_SHOWN} more (--json lists all)")
+    if len(wrong) > MOST_SHOWN:
+        show(f"and {len(wrong) - MOST_SHOWN} more (--json lists all)")
     show(f"{document['checked']} files verified, {document['ok']} as they landed")

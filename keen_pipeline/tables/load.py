@@ -6,7 +6,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,12 +153,12 @@ def _pipeline(place: TablePlace, folder: str) -> Any:
     return pipeline
 
 
-def _own_notes() -> AbstractContextManager[Any]:
+def _own_notes() -> Any:
     """dlt notes each value that it looks up in its configuration, passwords among them, for as long as the process lives."""
     from dlt.common.configuration.container import Container
     from dlt.common.configuration.utils import TraceLogContext
 
-    return Container().injectable_context(TraceLogContext())  # type: ignore[no-any-return, unused-ignore]
+    return Container().injectable_context(TraceLogContext())
 
 
 def _forget_schemas(client: Any) -> None:

@@ -63,6 +63,7 @@ def keen_assets(
             "keen_assets: collections of one step need the same granularity and time zone; make another step for the others",
             field="collections",
         )
+    _check_encodings(collections)
     others = {c.name: c for c in (*together_with, *collections)}
     specs = specs_of(translator or KeenTranslator(), list(others.values()), name)
     options: dict[str, Any] = {"pool": pool, "retry_policy": retry_policy, "hooks": hooks}
@@ -83,7 +84,14 @@ def collection_assets(
     def land(context: dg.AssetExecutionContext, config: CsvAssetConfig) -> Iterator[Any]:
         yield from execute(context)
 
+    _check_encodings(collections)
     return [_step(land, [collection], specs, names, per_run, op_tags, **options) for collection in collections]
+
+
+def _check_encodings(collections: Sequence[Collection]) -> None:
+    # Each once: a code location with hundreds of collections would look for the same package as often.
+    for encoding in {collection.encoding for collection in collections}:
+        check_encoding(encoding)
 
 
 def _step(
@@ -96,8 +104,6 @@ def _step(
     step_name: str | None = None,
     **options: Any,
 ) -> dg.AssetsDefinition:
-    for collection in collections:
-        check_encoding(collection.encoding)
     run, asked = _with_resources(body)
     return dg.multi_asset(
         name=step_name or _step_name(names, collections),

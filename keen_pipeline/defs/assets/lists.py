@@ -58,14 +58,13 @@ def unique_values_asset(
     names = Names(name)
     files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     key = dg.AssetKey([*files.path, "unique", property_name])
-    condition = when_landed() if partitioned else dg.AutomationCondition.eager()
     values_of = dg.AssetOut(
         key=key,
         dagster_type=dg.Nothing,
         io_manager_key=names.io_manager,
         group_name=group_name or name,
         kinds={"json"},
-        automation_condition=automation_condition or condition,
+        automation_condition=automation_condition or (when_landed() if partitioned else dg.AutomationCondition.eager()),
         metadata={COLLECTION_METADATA: collection.name, UNIQUE_METADATA: property_name},
         description=f"The unique values of {property_name} among the events of {collection.name}.",
     )

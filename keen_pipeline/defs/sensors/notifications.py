@@ -157,7 +157,7 @@ def _notifications_sensor(
         if f"{local:%H:%M}" >= settings.digest_at and not is_new:
             for channel in sorted(channels.names):
                 notices.plan(f"{_of(ledger)}{_DIGEST}{today}", channel)
-        write = _writer(context.resources, names, collections, keys, asked, settings)
+        write = _writer(context.resources, names, ledger, collections, keys, asked, settings)
         sent, problems = deliver(notices, channels, write, time, seconds=SENDING_SECONDS)
         for what in sent:
             context.log.info("sent: %s", what)
@@ -172,6 +172,7 @@ def _notifications_sensor(
 def _writer(
     resources: Any,
     names: Names,
+    ledger: "SqlLedger",
     collections: Sequence[Collection],
     keys: Keys,
     asked: Callable[[Collection, datetime], datetime],
@@ -190,8 +191,7 @@ def _writer(
         night = notice.name.rpartition(_DIGEST)[2]
         keen, _, destination = adapters_of(resources, names.name)
         if night not in digests:
-            ledger, limits = ledger_of(resources, names.name), limits_of(keen.settings())
-            digests[night] = gather(ledger, collections, night, notice.created_at, asked, limits=limits)
+            digests[night] = gather(ledger, collections, night, notice.created_at, asked, limits=limits_of(keen.settings()))
         digest = digests[night]
         attachments = attach(destination.open(), digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
         paths = {name: "/".join(key.path) for name, key in keys.items()}
