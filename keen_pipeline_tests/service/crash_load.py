@@ -93,8 +93,8 @@ def submit_until_gone(endpoint: embedded.Endpoint, made: list[str], stop: thread
 
 
 @contextlib.contextmanager
-def load(endpoints: Sequence[embedded.Endpoint], numbers: Iterator[int], outcome: Outcome) -> Iterator[None]:
-    """Ingest and submit at every service while the block runs."""
+def load(endpoints: Sequence[embedded.Endpoint], numbers: Iterator[int], outcome: Outcome) -> Iterator[list[Ingest]]:
+    """Ingest and submit at every service while the block runs, which gets the threads that ingest."""
     ingests = [Ingest(endpoint, numbers) for endpoint in endpoints]
     submits = [
         threading.Thread(target=submit_until_gone, args=(endpoint, outcome.made, ingest.stop))
@@ -103,7 +103,7 @@ def load(endpoints: Sequence[embedded.Endpoint], numbers: Iterator[int], outcome
     for thread in (*ingests, *submits):
         thread.start()
     try:
-        yield
+        yield ingests
     finally:
         for ingest in ingests:
             ingest.stop.set()
@@ -113,6 +113,14 @@ def load(endpoints: Sequence[embedded.Endpoint], numbers: Iterator[int], outcome
         outcome.acknowledged += ingest.acknowledged
         outcome.deleted += ingest.deleted
         outcome.unknown += ingest.unknown
+
+
+def until_deleted(ingests: Sequence[Ingest], outcome: Outcome) -> None:
+    """Wait until a first batch is deleted: on a busy machine a deletion may take longer than a round, and each be cut off."""
+    deadline = time.monotonic() + 120
+    while not outcome.deleted and not any(ingest.deleted for ingest in ingests):
+        assert time.monotonic() < deadline, "nothing was deleted"
+        time.sleep(0.02)
 
 
 def check(http: Http, outcome: Outcome) -> None:
@@ -140,7 +148,8 @@ def crash_some(cluster: Cluster, endpoints: Callable[[], Sequence[embedded.Endpo
     """Load `endpoints`, kill some of the processes while the others go on, and start them again; round by round."""
     moments, numbers, outcome = random.Random(seed), itertools.count(), Outcome()
     for _ in range(rounds):
-        with load(endpoints(), numbers, outcome):
+        with load(endpoints(), numbers, outcome) as ingests:
+            until_deleted(ingests, outcome)
             time.sleep(moments.uniform(0.02, 1.2))
             killed = moments.sample(sorted(cluster.services), moments.randint(1, len(cluster.services)))
             cluster.kill(killed)

@@ -13,7 +13,7 @@ import pytest
 
 from keen_pipeline.service import embedded
 from keen_pipeline_tests.service.cluster import Shared, TurningHttp
-from keen_pipeline_tests.service.crash_load import Outcome, check, crash_some, load
+from keen_pipeline_tests.service.crash_load import Outcome, check, crash_some, load, until_deleted
 from keen_pipeline_tests.service.environment import clean_environment
 from keen_pipeline_tests.service.http_client import Http
 
@@ -22,7 +22,8 @@ def crash(data: Path, rounds: int, seed: int) -> None:
     """Kill one service after another on the same folder, then look at what is left."""
     moments, numbers, outcome = random.Random(seed), itertools.count(), Outcome()
     for _ in range(rounds):
-        with embedded.start(data, env=clean_environment()) as service, load([service.endpoint], numbers, outcome):
+        with embedded.start(data, env=clean_environment()) as service, load([service.endpoint], numbers, outcome) as ingests:
+            until_deleted(ingests, outcome)
             time.sleep(moments.uniform(0.02, 1.2))
             os.kill(service.pid, signal.SIGKILL)
     with embedded.start(data, env=clean_environment()) as service:
