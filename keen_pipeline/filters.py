@@ -2,7 +2,7 @@
 
 What an operator takes, and what it means. Values are never coerced: the string "12" isn't a number.
 
-| operator | property_value | an event passes where its property |
+| operator | property_value | an event passes if its property |
 |---|---|---|
 | eq, ne | string, number, boolean, null | equals it (1 equals 1.0); ne is the opposite of eq, so a missing property passes ne |
 | lt, gt | string, number | is of the same type and less or greater; strings by code point |

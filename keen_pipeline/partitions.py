@@ -121,7 +121,7 @@ def _from(collection: Collection, zone: ZoneInfo, moment: datetime) -> Iterator[
 
 
 def _hours(zone: ZoneInfo, moment: datetime, first: datetime) -> Iterator[Partition]:
-    # Whole hours after the first one, as Dagster counts them: where clocks change by half an hour, local hours begin at half past.
+    # Whole hours after the first one, as Dagster counts them: if clocks change by half an hour, local hours begin at half past.
     start = moment + (first - moment) % _HOUR
     while True:
         local = start.astimezone(zone)

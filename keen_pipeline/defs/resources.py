@@ -48,7 +48,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(value: Any, where: str) -> Any:
-    """A value, or that of the variable it stands for: where a field takes anything, Dagster leaves a `dg.EnvVar` as its name.
+    """A value, or that of the variable it stands for: if a field takes anything, Dagster leaves a `dg.EnvVar` as its name.
 
     Raises ConfigurationError if the variable is not set.
     """

@@ -223,7 +223,7 @@ class FileDestination:
         return VerificationError(f"{why}. Nothing was landed; what came is kept as {aside}", quarantined=aside)
 
     def _write_reason(self, aside: str, reason: str) -> None:
-        """Beside what was kept, which goes again where its reason can't be told."""
+        """Beside what was kept, which goes again if its reason can't be told."""
         moment = format_instant(datetime.now(timezone.utc).replace(microsecond=0))
         try:
             self._storage.write(aside + REASON_SUFFIX, f"{moment}\n{reason}\n".encode())

@@ -1,6 +1,6 @@
 """The asset checks: `complete` (the service's count), `schema_drift`, `unexpected_size` and `fresh`.
 
-The first three belong to a partition and are evaluated where it lands; `fresh` belongs to a collection and is looked at by the
+The first three belong to a partition and are evaluated when it lands; `fresh` belongs to a collection and is looked at by the
 sensor `{name}_freshness`. Every result names the materialization it is about, so that automation conditions like
 `all_deps_blocking_checks_passed()` know for each partition whether it was checked.
 """
@@ -164,7 +164,7 @@ def _together(places: Iterable[tuple[dg.AssetKey, str]]) -> Iterator[tuple[dg.As
 
 
 def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
-    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and where it
+    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and when it
     only `audits`: most likely events came later, and the nightly job has the last word on the days of its lookback."""
     entry = counted.entry
     assert entry.landing is not None
@@ -196,7 +196,7 @@ def landing_checks(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
 
-    And `complete` where nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
+    And `complete` when nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
     collections are left out.
     """
     by_collection: dict[str, list[Entry]] = defaultdict(list)

@@ -16,7 +16,7 @@ from keen_pipeline.landing.csv.grammar import LONGEST_RECORD_BYTES, RecordReader
 from keen_pipeline.landing.csv.structure import STRETCH_BYTES, StructureReader
 
 _SCANNED_BYTES = 4096
-"""A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only. Where doubts
+"""A stretch in doubt is halved down to this length, so that a misplaced quote costs a scan of its surroundings only. If doubts
 follow each other, twice as much is scanned each time."""
 _JOINED_BYTES = 8 * 1024
 """Copied behind a record that is held, to find its end."""

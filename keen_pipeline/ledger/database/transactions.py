@@ -1,4 +1,4 @@
-"""The ledger's transactions. Where another process gets in the way of one, or the database restarts, it is done again.
+"""The ledger's transactions. If another process gets in the way of one, or the database restarts, it is done again.
 
 On SQLite one transaction runs after another, and its file does not go away.
 """
@@ -59,7 +59,7 @@ class _Outage:
         """Another call has failed. Raises LedgerUnavailableError if it lasts too long."""
         with self._lock:
             now = time.monotonic()
-            # Where nobody has asked for so long, it may have been back meanwhile.
+            # If nobody has asked for so long, it may have been back meanwhile.
             if self._since is None or now - self._noticed > self._patience_seconds + _LONGEST_REST_SECONDS:
                 self._since = now
                 _log.warning("the ledger's database does not answer, asked again for %g s: %s", self._patience_seconds, reason)
@@ -89,7 +89,7 @@ def be_patient(engine: sa.Engine, seconds: float) -> None:
 def transaction(body: Callable[Concatenate[_Self, sa.Connection, _P], _T]) -> Callable[Concatenate[_Self, _P], _T]:
     """A method as one transaction on `self.engine`, whose connection it is given.
 
-    It is done again where PostgreSQL ended it in favour of another, or another has just inserted the same row, which the next look
+    It is done again if PostgreSQL ended it in favour of another, or another has just inserted the same row, which the next look
     finds (_MOST_CONFLICTS times at most), and when the database went away before it was committed. Raises LedgerUnavailableError
     if that stays away, or refuses: no rights, read-only, a time limit of its own, a file that is damaged.
     """

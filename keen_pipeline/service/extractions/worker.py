@@ -215,7 +215,7 @@ class ExtractionWorker:
         self._finished(COMPLETE, seconds, events)
 
     def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
-        """Note the end of a turn. Where another process has the extraction by now, this result is none, and goes."""
+        """Note the end of a turn. If another process has the extraction by now, this result is none, and goes."""
         self._put_off.pop(turn.extraction_id, None)
         self._away.pop(turn.extraction_id, None)
         noted = self._records.finish(turn, status, events=events, size=size, message=message)

@@ -252,7 +252,7 @@ def appends(path: Path) -> Iterator[tuple[list[bytes], int]]:
 def read_log(path: Path) -> tuple[_File, dict[str, str], bool]:
     """What a log holds after a start, the columns that it names, by path, and whether these are all that it named.
 
-    What was never acknowledged is cut off. Where acknowledged appends follow it, which no crash leaves, it is set aside in a file
+    What was never acknowledged is cut off. If acknowledged appends follow it, which no crash leaves, it is set aside in a file
     beside the log.
     """
     found, names = _File(int(path.stem), since=path.stat().st_mtime), dict[str, str]()

@@ -99,7 +99,7 @@ def _check(folder: Path, logs: Path) -> None:
     folder. Nothing is lost then: the logs it was made of, and the files it replaced, were kept. The commits are set aside.
 
     If they were not, as after 48 hours, the table stays as it is: whatever reads a lost file says so, and its events can be
-    deleted. Raises ConfigurationError where nobody can tell what a file that is there belongs to.
+    deleted. Raises ConfigurationError if nobody can tell what a file that is there belongs to.
     """
     log = folder / "_delta_log"
     _check_hint(log / "_last_checkpoint")

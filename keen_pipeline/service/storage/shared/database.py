@@ -196,7 +196,7 @@ class PostgresDatabase:
             return connection
 
     def _distrust(self) -> None:
-        """Where one connection ended, the idle ones may have too."""
+        """If one connection ended, the idle ones may have too."""
         with self._lock:
             self._idle = [(float("-inf"), connection) for _, connection in self._idle]
 

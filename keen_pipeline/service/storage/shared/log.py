@@ -225,7 +225,7 @@ class SharedLogs:
         """
         with self._database.transaction() as connection:
             connection.execute("INSERT INTO collections (name) VALUES (?) ON CONFLICT DO NOTHING", [name])
-            # Where the database was restored from an older copy, new appends must not take numbers that are in the table.
+            # If the database was restored from an older copy, new appends must not take numbers that are in the table.
             newer = "next_number = greatest(next_number, ?), folded = greatest(folded, ?)"
             sql = f"UPDATE collections SET {newer} WHERE name = ? RETURNING id"
             row = connection.execute(sql, [watermark + 1, watermark, name]).fetchone()
