@@ -39,6 +39,11 @@ def partitions_between(collection: Collection, start: datetime, end: datetime) -
             yield partition
 
 
+def ended_partitions(collection: Collection, now: datetime) -> list[Partition]:
+    """Every partition since the start date whose time is over, oldest first."""
+    return list(partitions_between(collection, datetime.min.replace(tzinfo=UTC), now))
+
+
 def latest_partition(collection: Collection, now: datetime) -> Partition | None:
     """The newest partition that has ended at `now`, None before the first one has."""
     return next(reversed(due_partitions(collection, now)), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from urllib.parse import quote
 
 from keen_pipeline.collection import Encoding, Layout, check_collection_name
@@ -30,6 +31,7 @@ _HOUR = re.compile(r"(\d{4}-\d{2}-\d{2})-(\d{2}):00([+-]\d{4})?")
 _LONGEST_NAME = 255  # bytes that common file systems take
 
 
+@lru_cache(maxsize=1024)
 def collection_folder(collection: str) -> str:
     """The folder of a collection's files. Raises InvalidInputError for a name that is none.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from keen_pipeline.collection import Collection
 from keen_pipeline.extraction import Landing
 from keen_pipeline.lifecycle import Entry, Limits
-from keen_pipeline.partitions import Partition, due_partitions, partitions_between
+from keen_pipeline.partitions import Partition, due_partitions, ended_partitions, partitions_between
 from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all
 from keen_pipeline.pipeline.extractions.submit import gaps
 from keen_pipeline.pipeline.files.history import history_span, usual_events
@@ -102,7 +102,8 @@ def gather(
             continue
         states = {state.key: state for state in ledger.partitions(collection.name)}
         known = (p for p in ended if p.key in states)
-        due = {p.key: p for p in (*gaps(collection, states, asked_at), *due_partitions(collection, asked_at), *known)}
+        missed = gaps(ended_partitions(collection, asked_at), states)
+        due = {p.key: p for p in (*missed, *due_partitions(collection, asked_at), *known)}
         if not due:
             continue
         newest = max(due.values(), key=lambda p: p.timeframe.end)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.extraction import Status
-from keen_pipeline.partitions import EVER, Partition, due_partitions, partition_for_key, partitions_between
+from keen_pipeline.partitions import EVER, Partition, due_partitions, ended_partitions, partition_for_key
 from keen_pipeline.pipeline.extractions.submit import gaps
 from keen_pipeline.pipeline.requests import lacks_mask_key, partition_request
 from keen_pipeline.timeframe import format_instant
@@ -45,7 +45,7 @@ class Coverage:
 def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_key: bytes | None = None) -> Coverage:
     """Every partition of a collection since its start date, held against the ledger."""
     states = {state.key: state for state in ledger.partitions(collection.name)}
-    due = _ended(collection, now)
+    due = ended_partitions(collection, now)
     landed = [p for p in due if _has_landed(states, p.key)]
     outdated = _outdated(ledger, collection, landed, states, mask_key)
     current = {p.key for p in landed}.difference(outdated)
@@ -56,7 +56,7 @@ def coverage(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_k
         return is_asked and state.status in (Status.ABANDONED, Status.CANCELLED)
 
     given_up = tuple(states[p.key] for p in due if p.key in states and is_given_up(states[p.key]))
-    missing = tuple(p.key for p in gaps(collection, states, now))
+    missing = tuple(p.key for p in gaps(due, states))
     keys = {partition.key for partition in due}
     strays = tuple(key for key, state in states.items() if state.landed and key not in keys)
     return Coverage(len(due), len(landed), landed[-1].key if landed else None, missing, outdated, given_up, strays)
@@ -81,11 +81,6 @@ def todays_landings(
         return partition_request(collection, partition, mask_key=mask_key).fingerprint(ledger.scope)
 
     return wanted
-
-
-def _ended(collection: Collection, now: datetime) -> list[Partition]:
-    """Every partition since the start date whose time is over."""
-    return list(partitions_between(collection, datetime.min.replace(tzinfo=now.tzinfo), now))
 
 
 def _outdated(
@@ -140,10 +135,11 @@ def freshness(ledger: SqlLedger, collection: Collection, now: datetime, *, mask_
     recent = due_partitions(collection, now - allowed)
     if not recent:
         return Freshness(None, ())
-    wanted = {p.key: p for p in (*gaps(collection, states, now - allowed), *recent)}
+    ended = ended_partitions(collection, now - allowed)
+    wanted = {p.key: p for p in (*gaps(ended, states), *recent)}
     due = sorted(wanted.values(), key=lambda p: p.timeframe.start)
     late = [(p, _why(states.get(p.key), p.timeframe.end + allowed)) for p in due if not _has_landed(states, p.key)]
-    landed = [p for p in _ended(collection, now - allowed) if _has_landed(states, p.key)]
+    landed = [p for p in ended if _has_landed(states, p.key)]
     return Freshness(due[-1], tuple(late), _outdated(ledger, collection, landed, states, mask_key))
 
 

@@ -15,8 +15,8 @@ from keen_pipeline.pipeline.freshness import freshness
 from keen_pipeline.settings import Settings
 
 INTERVAL_SECONDS = 60
-# Dagster ends a tick after 60 s; no collection is begun after so many, of which each takes some for many years of hours.
-LOOKING_SECONDS = 20.0
+# No collection is begun after so many: many collections, or years of hours, may take some minutes, but never more of a processor.
+LOOKING_SECONDS = 5.0
 
 
 def freshness_sensors(names: Names, collections: Sequence[Collection], keys: Keys, running: bool) -> list[dg.SensorDefinition]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from keen_pipeline.collection import Collection, CountPolicy
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import ExtractionRequest, Status
 from keen_pipeline.lifecycle import Entry
-from keen_pipeline.partitions import Partition, due_partitions, partitions_between
+from keen_pipeline.partitions import EVER, Partition, due_partitions, ended_partitions
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Patience, count_landed, is_late
 from keen_pipeline.pipeline.requests import check_mask_key, partition_request
@@ -137,20 +137,18 @@ def requests_of_a_night(pipeline: Pipeline, collection: Collection, as_of: datet
     states = {state.key: state for state in pipeline.ledger.partitions(collection.name)}
     recent = due_partitions(collection, as_of)
     wanted = [p for p in recent if p.key not in states or states[p.key].status is not Status.CANCELLED]
-    older = gaps(collection, states, as_of)
+    older = gaps(ended_partitions(collection, as_of), states)
     keys = {p.key for p in recent}
     wanted += [p for p in reversed(older) if p.key not in keys][: collection.catch_up]
     wanted.sort(key=lambda p: p.timeframe.start, reverse=True)
     return [partition_request(collection, p, mask_key=pipeline.mask_key) for p in wanted]
 
 
-def gaps(collection: Collection, states: Mapping[str, PartitionState], now: datetime) -> list[Partition]:
-    """The partitions between the first that landed and `now` without a file, that nobody works on or has given up; oldest first."""
-    landed = [state.start for state in states.values() if state.landed]
-    if not landed:
-        return []
-    between = partitions_between(collection, min(landed), now)
-    return [p for p in between if p.key not in states or not (states[p.key].landed or _is_settled(states[p.key]))]
+def gaps(ended: Iterable[Partition], states: Mapping[str, PartitionState]) -> list[Partition]:
+    """Those of the `ended` partitions since the first that landed that have no file, and that nobody works on or has given up."""
+    first = min((state.start for state in states.values() if state.landed), default=EVER)
+    after = (p for p in ended if p.timeframe.start >= first)
+    return [p for p in after if p.key not in states or not (states[p.key].landed or _is_settled(states[p.key]))]
 
 
 def _is_settled(state: PartitionState) -> bool:

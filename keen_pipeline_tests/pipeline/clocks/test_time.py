@@ -14,6 +14,7 @@ from keen_pipeline.collection import Collection, Granularity
 from keen_pipeline.errors import KeenPipelineError, RateLimitedError, ServiceUnavailableError, UnreachableError
 from keen_pipeline.extraction import Status
 from keen_pipeline.ledger import LedgerRateLimiter
+from keen_pipeline.partitions import ended_partitions
 from keen_pipeline.pipeline import extract, gaps
 from keen_pipeline.pipeline.freshness import coverage, freshness
 from keen_pipeline_tests.pipeline.scripted import COMPLETE, PENDING
@@ -224,7 +225,7 @@ def test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole(world:
     assert [request.partition_key for request in first] == ["2026-01-03", "2026-01-02", "2026-01-01"]
     world.clock.advance(40 * 86400)
     keys = lambda requests: [request.partition_key for request in requests]  # noqa: E731
-    named = [p.key for p in gaps(WELL, {s.key: s for s in world.ledger.partitions("well")}, world.clock.now())]
+    named = [p.key for p in gaps(ended_partitions(WELL, world.clock.now()), {s.key: s for s in world.ledger.partitions("well")})]
     assert (named[0], named[-1], len(named)) == ("2026-01-04", "2026-02-12", 40)
     # Newest first: those of the lookback, and 31 before them.
     night = world.night(WELL)
@@ -235,7 +236,7 @@ def test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole(world:
     world.ticks()
     assert keys(night) == ["2026-02-13", "2026-02-12", "2026-02-11", *list(reversed(named))[34:]]
     states = {s.key: s for s in world.ledger.partitions("well")}
-    assert gaps(WELL, states, world.clock.now()) == []
+    assert gaps(ended_partitions(WELL, world.clock.now()), states) == []
     assert len(states) == 44
     assert all(world.is_right(request) for request in world.requests(WELL, 1, 44))
     assert all(n == 1 for n in world.api.posts.values())
@@ -257,7 +258,7 @@ def test_a_hole_that_was_given_up_or_cancelled_is_nobodys_gap(world: World) -> N
     world.ledger.cancel([entry.entry_id], "cancelled by a person")
     world.ledger.request([asked])
     known = {s.key: s for s in world.ledger.partitions("well")}
-    assert [p.key for p in gaps(WELL, known, day(7, 1))] == ["2026-01-04", "2026-01-05", "2026-01-06"]
+    assert [p.key for p in gaps(ended_partitions(WELL, day(7, 1)), known)] == ["2026-01-04", "2026-01-05", "2026-01-06"]
     # Nor does a night ask for what a person has cancelled.
     assert [r.partition_key for r in world.night(WELL)] == ["2026-01-03", "2026-01-01"]
 
@@ -276,7 +277,7 @@ def test_what_was_given_up_of_partitions_that_are_no_more_is_not_told(world: Wor
 
 
 def test_a_collection_that_never_landed_has_no_gaps(world: World) -> None:
-    assert gaps(WELL, {}, day(9)) == []
+    assert gaps(ended_partitions(WELL, day(9)), {}) == []
     wanted: list[Any] = world.night(WELL)
     assert len(wanted) == 3
 
