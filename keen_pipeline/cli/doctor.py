@@ -18,7 +18,7 @@ from keen_pipeline.extraction import Status
 from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
-from keen_pipeline.pipeline.files.manifests import all_of
+from keen_pipeline.pipeline.files.manifests import all_of, of_other_ledgers
 from keen_pipeline.pipeline.freshness import coverage
 from keen_pipeline.pipeline.told import backfill_command, by_cause, few, is_unknown_collection
 from keen_pipeline.settings import VARIABLES, Settings
@@ -169,7 +169,7 @@ def _ledger(settings: Settings) -> str:
 
 
 def _manifests(settings: Settings) -> str:
-    """Whether another ledger lands at the same place: then each overwrites what the other has proven."""
+    """Whether another ledger lands the same files: then each overwrites what the other has proven."""
     destination = open_destination(settings.destination, settings.destination_options)
     ledger = open_ledger(settings.ledger_url, scope_of(settings, destination.uri))
     found = [one.manifest for one in all_of(destination, most=_MANIFESTS) if one.manifest is not None]
@@ -180,6 +180,13 @@ def _manifests(settings: Settings) -> str:
             f"{len(unknown)} of {len(mine)} landed files at {destination.uri} are not in this ledger, such as {unknown[0]}: if "
             "another ledger lands there too, one of them needs another KEEN_PIPELINE_DESTINATION; if this one was lost, or the "
             "files were moved: keen-pipeline ledger rebuild"
+        )
+    names = {collection.name for collection in configured_collections(settings)}
+    foreign = of_other_ledgers(ledger, (manifest for manifest in found if manifest.entry.request.collection in names))
+    if foreign:
+        raise ConfigurationError(
+            f"{destination.uri} holds files of another ledger, such as {foreign[0]}: give one of the two another "
+            "KEEN_PIPELINE_DESTINATION"
         )
     return f"the ledger knows the {len(mine)} manifests that were looked at"
 

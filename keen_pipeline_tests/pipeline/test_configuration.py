@@ -14,6 +14,7 @@ from keen_pipeline.collection import Collection, CountPolicy, Encoding, Granular
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
+from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.partitions import Partition, partition_range
 from keen_pipeline.pipeline import extract, partition_request
 from keen_pipeline.pipeline.freshness import coverage
@@ -184,6 +185,46 @@ def test_another_project_on_the_same_ledger_and_folder_is_not_taken_for_the_firs
     # What the first one's ledger says is his alone, and still there.
     assert [world.entry(request).status for request in requests] == [Status.LANDED] * 3
     assert {world.entry(request).extraction_id for request in requests} == {"x1", "x2", "x3"}
+
+
+def of_another_ledger(world: World, **scope: str) -> World:
+    """A pipeline of a ledger of its own that lands at the same destination."""
+    other = world.beside(**scope)
+    other.ledger = SqlLedger(open_engine("sqlite://"), other.ledger.scope, clock=world.clock)
+    other.pipeline = replace(other.pipeline, ledger=other.ledger)
+    return other
+
+
+@pytest.mark.parametrize("scope", [{"source": "projects/two"}, {"name": "second"}], ids=["project", "name"])
+def test_files_of_another_ledgers_project_are_never_overwritten(world: World, scope: dict[str, str]) -> None:
+    """Two ledgers with one destination overwrote each other's files night after night, and nobody was told."""
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests[1:2])
+    before = {path: (world.root / path).read_bytes() for path in ("well/2026-01-02.csv", "_manifests/well/2026-01-02.csv.json")}
+    other = of_another_ledger(world, **scope)
+    with pytest.raises(ConfigurationError, match=r"another ledger, such as well/2026-01-02.csv \(keen: projects/one\)"):
+        other.extract(requests)
+    assert other.ledger.current(requests) == [None] * 3
+    assert {path: (world.root / path).read_bytes() for path in before} == before
+    other.extract(requests[:1])  # there is none of the other's
+    assert (world.api.posts[requests[0].place], other.entry(requests[0]).status) == (1, Status.LANDED)
+    for path in before:
+        (world.root / path).unlink()
+    other.extract(requests)
+    assert [other.entry(request).status for request in requests] == [Status.LANDED] * 3
+
+
+def test_a_project_whose_ledger_was_lost_lands_its_files_again(world: World) -> None:
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests)
+    again = of_another_ledger(world)
+    again.extract(requests)
+    assert [again.entry(request).status for request in requests] == [Status.LANDED] * 3
+    # A damaged manifest keeps nobody from landing.
+    (world.root / "_manifests/well/2026-01-02.csv.json").write_text("{")
+    other = of_another_ledger(world, source="projects/two")
+    other.extract(requests[1:2])
+    assert other.entry(requests[1]).status is Status.LANDED
 
 
 @pytest.mark.parametrize("what", ["project", "destination", "name"])

@@ -118,7 +118,10 @@ def _options(url: sa.URL) -> dict[str, Any]:
             return {**options, **one, "connect_args": {"check_same_thread": False}}
         if url.database.startswith("~"):
             raise ConfigurationError(f"the ledger sqlite:///{url.database}: `~` is no home folder in a URL; write the whole path")
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(url.database)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and not url.query:
+            file.touch(0o600)  # it holds addresses and filters; who shares it with other accounts gives them the right to
         return {**options, "connect_args": {"timeout": _BUSY_SECONDS}}
     if url.get_backend_name() == "postgresql":
         # What the ledger is written for, whatever the server's default is.

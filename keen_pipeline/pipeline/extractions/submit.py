@@ -16,6 +16,7 @@ from keen_pipeline.lifecycle import Entry
 from keen_pipeline.partitions import EVER, Partition, due_partitions, ended_partitions
 from keen_pipeline.pipeline.context import Pipeline
 from keen_pipeline.pipeline.counts import Patience, count_landed, is_late
+from keen_pipeline.pipeline.files import manifests
 from keen_pipeline.pipeline.requests import check_mask_key, partition_request
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def submit(
     these counts, by default their own. `waits`: see `SqlLedger.request`.
 
     Raises ConfigurationError, before anything is journalled, if a column is to be hashed and there is no key, or if other
-    definitions land their files at the same paths.
+    definitions, or a project of another ledger, land their files at the same paths.
     """
     check_mask_key(requests, pipeline.mask_key)
     _check_destination(pipeline, requests)
@@ -87,11 +88,18 @@ def submit(
 
 
 def _check_destination(pipeline: Pipeline, requests: Sequence[ExtractionRequest]) -> None:
-    others = sorted(pipeline.ledger.others_at([request.path for request in requests]))
+    paths, root = [request.path for request in requests], pipeline.destination.uri
+    others = sorted(pipeline.ledger.others_at(paths))
     if others:
         raise ConfigurationError(
-            f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {pipeline.destination.uri}: "
+            f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {root}: "
             "give one of them another destination, or its old name if it was renamed; nothing was asked for"
+        )
+    foreign = manifests.of_other_ledgers(pipeline.ledger, manifests.some_of(pipeline.destination, paths))
+    if foreign:
+        raise ConfigurationError(
+            f"{root} holds files of another ledger, such as {foreign[0]}: give one of the two another destination, or remove these "
+            "files and their manifests; nothing was asked for"
         )
 
 

@@ -28,12 +28,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keen_pipeline.collection import CountPolicy, Encoding, MaskMethod, check_collection_name
 from keen_pipeline.errors import ConfigurationError, InvalidInputError, KeenPipelineError, RetryableError
@@ -46,6 +46,10 @@ from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.scope import Scope
 from keen_pipeline.timeframe import Timeframe, format_instant, parse_instant
 
+if TYPE_CHECKING:
+    # The ledger brings SQLAlchemy, which a code location needs once it opens one.
+    from keen_pipeline.ledger import SqlLedger
+
 SCHEMA = "keen_pipeline.manifest"
 VERSION = 1
 MOST_BYTES = 16 << 20
@@ -55,6 +59,7 @@ READERS = 8
 MOST_NUMBER = 2**63 - 1
 """Of bytes and events: what a database holds."""
 _BATCH = 1_000
+_MOST_SAMPLED = 64
 _T = TypeVar("_T")
 
 
@@ -83,6 +88,9 @@ class Manifest:
     def is_of(self, scope: Scope) -> bool:
         """Whether it tells of a file of this project and these definitions."""
         return (self.source, self.name) == (scope.source, scope.name)
+
+    def __str__(self) -> str:
+        return f"{self.entry.request.path} ({self.name}: {self.source})"
 
     def to_json(self) -> bytes:
         """The file."""
@@ -234,6 +242,26 @@ def find(destination: FileDestination, path: str) -> Manifest | None:
         return read_manifest(destination.read(manifest_path(path), MOST_BYTES))
     except FileNotFoundError:
         return None
+
+
+def some_of(destination: FileDestination, paths: Sequence[str]) -> list[Manifest]:
+    """The readable manifests of files at these paths below the root, of _MOST_SAMPLED at most, evenly spread."""
+
+    def look(path: str) -> Manifest | None:
+        # A storage that is away, or a manifest that is damaged, is told by whoever lands there.
+        with suppress(InvalidInputError, ConfigurationError, RetryableError):
+            return find(destination, path)
+        return None
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="keen-manifest") as pool:
+        return [found for found in pool.map(look, paths[:: 1 + len(paths) // _MOST_SAMPLED]) if found is not None]
+
+
+def of_other_ledgers(ledger: SqlLedger, found: Iterable[Manifest]) -> list[Manifest]:
+    """Those of a project, or of definitions, that this ledger has never heard of."""
+    others = [manifest for manifest in found if not manifest.is_of(ledger.scope)]
+    known = {(one.scope.source, one.scope.name) for one in ledger.scopes()} if others else set()
+    return [manifest for manifest in others if (manifest.source, manifest.name) not in known]
 
 
 def remove(destination: FileDestination, path: str) -> None:

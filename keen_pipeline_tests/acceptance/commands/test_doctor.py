@@ -211,6 +211,13 @@ def test_another_ledger_that_lands_at_the_same_place_is_found(
     assert doctor()[1]["manifests"] == (True, "the ledger knows the 1 manifests that were looked at")
     well.setenv("KEEN_PIPELINE_LEDGER_URL", f"sqlite:///{tmp_path}/another.db")
     assert wrong(doctor)["manifests"].startswith("1 of 1 landed files at ")
+    well.setenv("KEEN_PIPELINE_NAME", "second")
+    told = wrong(doctor)["manifests"]
+    assert f"holds files of another ledger, such as purchases/{day}.csv (keen: projects/" in told
+    well.setattr(sys, "argv", ["keen-pipeline", "backfill", "purchases", "--from", day, "--to", day])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, "another ledger" in capsys.readouterr().err) == (1, True)
 
 
 def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:

@@ -224,3 +224,19 @@ def test_postgres_may_be_called_as_its_hosts_call_it() -> None:
     """SQLAlchemy doesn't know that name, and a driver that was there had been called missing."""
     with pytest.raises(ConfigurationError, match=r"^the ledger postgresql://u:\*\*\*@127.0.0.1:1/x can't be opened"):
         open_engine("postgres://u:s3cret@127.0.0.1:1/x")
+
+
+def test_a_new_ledger_is_its_owners_alone_and_an_old_one_keeps_its_rights(tmp_path: Path) -> None:
+    """It holds addresses and filters; a group that shares it was given the right to by somebody."""
+    file = tmp_path / "new" / "ledger.db"
+    engine = open_engine(f"sqlite:///{file}")
+    with engine.connect():
+        assert {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()} == {
+            "ledger.db": 0o600,
+            "ledger.db-shm": 0o600,
+            "ledger.db-wal": 0o600,
+        }
+    engine.dispose()
+    file.chmod(0o660)
+    open_engine(f"sqlite:///{file}").dispose()
+    assert file.stat().st_mode & 0o777 == 0o660
