@@ -187,6 +187,12 @@ class LedgerReader:
         return self._among(connection, entries.c.token, tokens, self._mine)
 
     @read_transaction
+    def tokens_at(self, connection: sa.Connection, paths: Iterable[str]) -> set[str]:
+        """The tokens of all entries at these paths below a destination, of any scope of this ledger."""
+        there = (sa.select(entries.c.token).where(entries.c.path.in_(chunk)) for chunk in chunks(sorted(paths)))
+        return {token for query in there for token in connection.execute(query).scalars()}
+
+    @read_transaction
     def partitions(self, connection: sa.Connection, collection: str) -> list[PartitionState]:
         """The state of every partition that was ever asked for, in the order of time; ad hoc extractions aside."""
         c = entries.c

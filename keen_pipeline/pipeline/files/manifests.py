@@ -258,10 +258,10 @@ def some_of(destination: FileDestination, paths: Sequence[str]) -> list[Manifest
 
 
 def of_other_ledgers(ledger: SqlLedger, found: Iterable[Manifest]) -> list[Manifest]:
-    """Those of a project, or of definitions, that this ledger has never heard of."""
+    """Those of other projects or definitions that this ledger has not landed."""
     others = [manifest for manifest in found if not manifest.is_of(ledger.scope)]
-    known = {(one.scope.source, one.scope.name) for one in ledger.scopes()} if others else set()
-    return [manifest for manifest in others if (manifest.source, manifest.name) not in known]
+    known = ledger.tokens_at(manifest.entry.request.path for manifest in others)
+    return [manifest for manifest in others if manifest.entry.token not in known]
 
 
 def remove(destination: FileDestination, path: str) -> None:

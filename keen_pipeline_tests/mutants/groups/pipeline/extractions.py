@@ -83,8 +83,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_CODE}/extractions/submit.py",
-        "partitions_between(collection, min(landed), now)",
-        "partitions_between(collection, max(landed), now)",
+        "min((state.start for state in states.values() if state.landed), default=EVER)",
+        "max((state.start for state in states.values() if state.landed), default=EVER)",
         f"{_TIME}::test_after_forty_nights_without_a_daemon_the_next_ones_close_the_hole",
     ),
     # Post.

@@ -154,6 +154,24 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        pass",
         "keen_pipeline_tests/contract/storages/test_verify.py -k may_be_anothers",
     ),
+    (
+        f"{_CODE}/extractions/submit.py",
+        "    if foreign:\n",
+        "    if False:\n",
+        f"{_TESTS}/test_configuration.py -k files_of_another_ledgers_project",
+    ),
+    (
+        f"{_CODE}/files/manifests.py",
+        "[manifest for manifest in found if not manifest.is_of(ledger.scope)]",
+        "list(found)",
+        f"{_TESTS}/test_configuration.py -k ledger_was_lost",
+    ),
+    (
+        f"{_CODE}/files/manifests.py",
+        "if manifest.entry.token not in known",
+        "if known is None",
+        f"{_TESTS}/test_configuration.py -k files_of_another_ledgers_project",
+    ),
     ("keen_pipeline/wiring.py", 'root if "://" in root', 'root if "://" not in root', f"{_ROOTS} -k one_destination"),
     ("keen_pipeline/wiring.py", "root = normal_root(uri)", "root = uri", f"{_ROOTS} -k one_destination"),
 ]
