@@ -182,7 +182,8 @@ def _manifests(settings: Settings) -> str:
             "files were moved: keen-pipeline ledger rebuild"
         )
     names = {collection.name for collection in configured_collections(settings)}
-    foreign = of_other_ledgers(ledger, (manifest for manifest in found if manifest.entry.request.collection in names))
+    others = [m for m in found if m.entry.request.collection in names and not m.is_of(ledger.scope)]
+    foreign = of_other_ledgers(ledger, others)
     if foreign:
         raise ConfigurationError(
             f"{destination.uri} holds files of another ledger, such as {foreign[0]}: give one of the two another "

@@ -214,11 +214,15 @@ def test_files_of_another_ledgers_project_are_never_overwritten(world: World, sc
     assert [other.entry(request).status for request in requests] == [Status.LANDED] * 3
 
 
-def test_a_project_whose_ledger_was_lost_lands_its_files_again(world: World) -> None:
+def test_a_project_whose_ledger_was_lost_lands_its_files_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
     requests = world.requests(WELL, 1, 3)
     world.extract(requests)
+    world.extract(requests)
+    assert caplog.messages == []
     again = of_another_ledger(world)
     again.extract(requests)
+    [warning] = caplog.messages
+    assert "has not landed, such as well/2026-01-01.csv (keen: projects/one): if another ledger lands there too" in warning
     assert [again.entry(request).status for request in requests] == [Status.LANDED] * 3
     # A damaged manifest keeps nobody from landing.
     (world.root / "_manifests/well/2026-01-02.csv.json").write_text("{")

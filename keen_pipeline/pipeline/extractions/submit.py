@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
     from keen_pipeline.ledger import PartitionState, Requested
 
+_log = logging.getLogger(__name__)
 _LOOKS_AT_ONCE = 8
 
 
@@ -95,11 +97,19 @@ def _check_destination(pipeline: Pipeline, requests: Sequence[ExtractionRequest]
             f"{', '.join(map(repr, others))} and {pipeline.scope.name!r} land the same files at {root}: "
             "give one of them another destination, or its old name if it was renamed; nothing was asked for"
         )
-    foreign = manifests.of_other_ledgers(pipeline.ledger, manifests.some_of(pipeline.destination, paths))
+    unknown = manifests.of_other_ledgers(pipeline.ledger, manifests.some_of(pipeline.destination, paths))
+    foreign = [manifest for manifest in unknown if not manifest.is_of(pipeline.scope)]
     if foreign:
         raise ConfigurationError(
             f"{root} holds files of another ledger, such as {foreign[0]}: give one of the two another destination, or remove these "
             "files and their manifests; nothing was asked for"
+        )
+    if unknown:
+        _log.warning(
+            "%s holds files that this ledger has not landed, such as %s: if another ledger lands there too, give one of the two "
+            "another destination; if this one was lost: keen-pipeline ledger rebuild",
+            root,
+            unknown[0],
         )
 
 

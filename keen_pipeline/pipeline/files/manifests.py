@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -257,11 +257,10 @@ def some_of(destination: FileDestination, paths: Sequence[str]) -> list[Manifest
         return [found for found in pool.map(look, paths[:: 1 + len(paths) // _MOST_SAMPLED]) if found is not None]
 
 
-def of_other_ledgers(ledger: SqlLedger, found: Iterable[Manifest]) -> list[Manifest]:
-    """Those of other projects or definitions that this ledger has not landed."""
-    others = [manifest for manifest in found if not manifest.is_of(ledger.scope)]
-    known = ledger.tokens_at(manifest.entry.request.path for manifest in others)
-    return [manifest for manifest in others if manifest.entry.token not in known]
+def of_other_ledgers(ledger: SqlLedger, found: Sequence[Manifest]) -> list[Manifest]:
+    """Those that this ledger has not landed."""
+    known = ledger.tokens_at(manifest.entry.request.path for manifest in found)
+    return [manifest for manifest in found if manifest.entry.token not in known]
 
 
 def remove(destination: FileDestination, path: str) -> None:

@@ -161,9 +161,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_TESTS}/test_configuration.py -k files_of_another_ledgers_project",
     ),
     (
-        f"{_CODE}/files/manifests.py",
-        "[manifest for manifest in found if not manifest.is_of(ledger.scope)]",
-        "list(found)",
+        f"{_CODE}/extractions/submit.py",
+        "[manifest for manifest in unknown if not manifest.is_of(pipeline.scope)]",
+        "unknown",
         f"{_TESTS}/test_configuration.py -k ledger_was_lost",
     ),
     (
