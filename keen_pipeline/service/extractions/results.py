@@ -90,7 +90,7 @@ class Results:
         old = [path for path in self._folder.glob("*.csv") if path.stat().st_mtime < finished_before]
         names = known() if old else set()
         for path in old:
-            if path.stem not in names:
+            if path.stem.partition("-")[0] not in names:
                 path.unlink(missing_ok=True)
 
     def url(self, base_url: str, extraction_id: str, *, gzip: bool = False, seconds: float | None = None) -> str:

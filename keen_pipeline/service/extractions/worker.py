@@ -65,7 +65,7 @@ class ExtractionWorker:
         self._stop = threading.Event()
         self._swept = float("-inf")
         self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
-        if records.lease_seconds is not None:
+        if records.lease_seconds:
             self._threads.append(threading.Thread(target=self._renew, args=[records.lease_seconds / 3], name="renew", daemon=True))
         for thread in self._threads:
             thread.start()

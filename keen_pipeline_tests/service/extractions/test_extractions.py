@@ -81,24 +81,45 @@ def test_what_was_asked_for_and_put_off_while_the_clock_was_ahead_waits_no_longe
     records.put_off(Turn(ahead.id), 60)
     assert records.claim_mail(database.now()) is None
     monkeypatch.setattr(database, "now", lambda: now)
-    assert records.take_turn([]) == Turn(ahead.id)
+    turn = Turn(ahead.id, 1)
+    assert records.take_turn([]) == turn
     assert (mailed := records.claim_mail(now)) is not None
     assert mailed.id == rests.id
     again = records.create("purchases", delay=3600, **asked)  # type: ignore[arg-type]
-    records.put_off(Turn(ahead.id), 60)
+    records.put_off(turn, 60)
     assert records.take_turn([]) is None, again
     # Read before another thread creates one, and used after it: a delay of one in ten was skipped under load.
     monkeypatch.setattr(database, "now", lambda: now - 0.01)
     assert records.take_turn([]) is None, again
 
 
+def test_an_extraction_that_ends_the_service_at_each_start_is_given_up_and_the_next_one_runs(data: Path) -> None:
+    with closing(Service(ServiceConfig(data), "http://127.0.0.1")) as service:
+        service.add_event("purchases", {"a": 1}, version="v3")
+        service.worker.close()
+        ends, other = (service.create_extraction("purchases", {}, names="v2").id for _ in range(2))
+        for _ in range(worker.LOST_TURNS):  # killed before any of them had an end
+            turn = ExtractionRecords(service.backend.database).take_turn([])
+            assert turn is not None
+            assert turn.extraction_id == ends
+    with closing(Service(ServiceConfig(data), "http://127.0.0.1")) as service:
+        await_status(service, ends, FAILED)
+        found = service.records.get(ends)
+        assert found is not None
+        assert found.message == "given up: the service ended 5 times while it wrote this extraction"
+        await_status(service, other, COMPLETE)
+
+
 def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:
-    unknown, old = data / "results" / "unknown.csv", data / "results" / "old.csv"
+    made = service.create_extraction("purchases", {}, names="v2").id
+    await_status(service, made, COMPLETE)
+    unknown, old, known = (data / "results" / f"{name}.csv" for name in ("unknown", "old", f"{made}-1"))
     unknown.write_text("a\n")
     old.write_text("a\n")
-    os.utime(old, (0, 0))
+    for path in (old, known):
+        os.utime(path, (0, 0))
     service.worker._remove_old()
-    assert (unknown.exists(), old.exists()) == (True, False)
+    assert (unknown.exists(), old.exists(), known.exists()) == (True, False, True)
 
 
 def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +129,7 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     usual = service.results.remove
 
     def remove(name: str) -> None:
-        if name == made[0]:
+        if name == f"{made[0]}-1":
             raise PermissionError("it is locked")
         usual(name)
 
@@ -117,7 +138,7 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     monkeypatch.setattr(service.results, "remove_unknown", lambda known, before: None)
     service.worker._remove_old()
     assert [one for one in made if service.records.get(one)] == made[:1]
-    assert [path.stem for path in (data / "results").iterdir()] == made[:1]
+    assert [path.stem for path in (data / "results").iterdir()] == [f"{made[0]}-1"]
 
 
 @pytest.mark.parametrize(
@@ -204,10 +225,10 @@ def test_what_was_written_before_results_went_elsewhere_can_still_be_read(data: 
         service.add_event("purchases", {"a": 1}, version="v3")
         made = service.create_extraction("purchases", {}, names="v2")
         await_status(service, made.id, COMPLETE)
-        written = list(service.results.read(made.id, 0, 1000))
+        written = list(service.results.read(f"{made.id}-1", 0, 1000))
     elsewhere = Refusing(StorageError("it refuses"), 0)
     with closing(Service(ServiceConfig(data=data), "http://127.0.0.1", results=elsewhere)) as service:
-        assert list(service.results.read(made.id, 0, 1000)) == written
+        assert list(service.results.read(f"{made.id}-1", 0, 1000)) == written
 
 
 def test_an_extraction_that_never_ends_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +258,7 @@ def test_results_wait_for_a_storage_that_is_away_and_not_for_ever_for_one_that_r
         service.add_event("purchases", {"a": 1}, version="v3")
         made = service.create_extraction("purchases", {}, names="v2")
         await_status(service, made.id, status)
-        assert results.kept == ([f"{made.id}.csv"] if status == COMPLETE else [])
+        assert results.kept == ([f"{made.id}-{times + 1}.csv"] if status == COMPLETE else [])
         assert list((data / "results").iterdir()) == []
         assert service.worker._put_off == {}
         with pytest.raises(NotFoundError, match="no longer kept"):

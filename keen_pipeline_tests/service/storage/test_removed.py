@@ -148,4 +148,4 @@ def test_room_made_by_removing_all_results_and_unfinished_work_is_no_loss(folder
     assert fold(service, "shop") == 1
     asked = service.create_extraction("shop", {}, names="v2")
     await_status(service, asked.id, COMPLETE)
-    assert (tmp_path / "one" / "results" / f"{asked.id}.csv").read_bytes().endswith(b"1\n")
+    assert (tmp_path / "one" / "results" / f"{asked.id}-1.csv").read_bytes().endswith(b"1\n")
