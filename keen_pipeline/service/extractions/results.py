@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keen_pipeline.errors import AuthenticationError, NotFoundError, ResultsExpiredError
-from keen_pipeline.service.storage.folder.event_log import sync
+from keen_pipeline.service.storage.folder.presence import sync
 from keen_pipeline.service.storage.places import ObjectStore
 
 CHUNK_BYTES = 256 * 1024

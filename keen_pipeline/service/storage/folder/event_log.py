@@ -22,8 +22,8 @@ from pathlib import Path
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
-from keen_pipeline.service.storage.folder.presence import Presence
-from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order, disk_name, name_on_disk
+from keen_pipeline.service.storage.folder.presence import Folders, Presence, sync
+from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order
 
 SEAL_BYTES = 16 * MIB
 
@@ -187,33 +187,19 @@ class FileLog:
                 path.unlink()
 
 
-class FileLogs:
+class FileLogs(Folders):
     """The logs of all collections, in one folder each. `max_properties`: of one collection.
 
     Raises StorageError if the folder of them all was removed or replaced, which `check` alone looks at.
     """
 
     def __init__(self, folder: Path, max_properties: int) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._max_properties = max_properties
         self._open: dict[str, FileLog] = {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.check = Presence(folder, folder.name).check
-
-    def names(self) -> list[str]:
-        self.check()
-        return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
-
-    def has(self, name: str) -> bool:
-        return (self._folder / disk_name(name)).is_dir()
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
-        self.check()
-        folder = self._folder / disk_name(name)
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700)
-            sync(self._folder)
-        opened = self._open[name] = FileLog(folder, columns, watermark, self._max_properties)
+        opened = self._open[name] = FileLog(self.made(name), columns, watermark, self._max_properties)
         return opened
 
     def backlogs(self) -> list[Backlog]:
@@ -295,12 +281,3 @@ def _cut(path: Path, size: int) -> bool:
         file.truncate(size)
         os.fsync(file.fileno())
     return whole
-
-
-def sync(path: Path) -> None:
-    """Wait until the bytes of a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
