@@ -189,7 +189,6 @@ def test_extractions_whose_events_are_away_keep_no_other_waiting(service: Servic
     back.set()
     for one in away:
         await_status(service, one, COMPLETE)
-    assert service.worker._away == {}
 
 
 def test_a_mail_that_no_server_is_set_for_is_told_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:

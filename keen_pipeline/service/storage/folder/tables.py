@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -52,20 +52,17 @@ class FolderTables(Folders):
                 (self.work / file.name).rename(folder / file.name)
             sync(folder)
 
-    def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
+    @contextmanager
+    def held(self, name: str, files: Sequence[DataFile]) -> Iterator[dict[DataFile, Path]]:
         """Where files are. One that left the table stays for longer than any query lasts.
 
         Raises StorageError for one that is missing, or shorter.
         """
-        folder, paths = self.path(name), dict[DataFile, Path]()
+        folder = self.path(name)
         for file in files:
             if not _is_there(folder, file):
                 raise lost(name, file)
-            paths[file] = folder / file.name
-        return paths
-
-    def release(self, name: str, files: Iterable[DataFile]) -> None:
-        """They are where they are."""
+        yield {file: folder / file.name for file in files}
 
     def damaged(self, name: str, file: DataFile) -> StorageError:
         """What to say of a file that can't be read."""
