@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.config import MIB
@@ -122,7 +123,7 @@ class EventStore:
         self._max_properties, self.exclusive = max_properties, exclusive
         self._lock = threading.Lock()  # the dictionaries
         self._collections: dict[str, Collection] = {}
-        self._opening: dict[str, threading.Lock] = {}
+        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._backlog: dict[str, int] = {}
         self._names = set(tables.names())
 
@@ -156,7 +157,6 @@ class EventStore:
                 made = Collection(name, table, self._logs.open(name, state.columns, state.watermark))
             with self._lock:
                 self._names.add(name)
-                self._opening.pop(name, None)
                 self._collections[name] = made
             return made
 

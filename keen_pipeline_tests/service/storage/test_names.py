@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from keen_pipeline.errors import InvalidInputError, NotFoundError
 from keen_pipeline.service.http.resources.events import store_batch
+from keen_pipeline.service.storage.engine import DiskFullError
 from keen_pipeline_tests.service.stores import Place, fold, n_of
 
 
@@ -29,5 +33,22 @@ def test_a_name_that_is_another_ones_folder_on_this_file_system_is_refused_and_t
         assert answer["shop"][0]["error"]["name"] == "InvalidCollectionNameError"
         assert fold(service, "Shop") == 1
         assert n_of(service, "Shop") == [1, 4]
+    finally:
+        place.close()
+
+
+def test_names_that_a_full_disk_has_no_room_for_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path)
+    service = place.open()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store._tables, "place", Mock(side_effect=OSError(errno.ENOSPC, "")))
+            for n in range(20):
+                with pytest.raises(DiskFullError):
+                    service.add_events(f"shop-{n}", [{"n": 1}])
+        gc.collect()
+        assert len(service.store._opening) == 0
+        service.add_events("shop-1", [{"n": 1}])
+        assert n_of(service, "shop-1") == [1]
     finally:
         place.close()
