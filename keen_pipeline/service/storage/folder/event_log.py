@@ -44,7 +44,6 @@ class _File:
     last: int = -(2**63)
     longest: int = 0
     since: float = field(default_factory=time.time)
-    torn: bool = False
 
     def take(self, times: Sequence[int], longest: int, size: int) -> None:
         """Count an append in. `times`: of its events."""
@@ -113,19 +112,16 @@ class FileLog:
             longest = max(len(line.encode()) for line in (*names, *lines))
         self._presence.check()
         active = self._active or self._create()
-        self._mend(active)
         descriptor = os.open(log_path(self._folder, active.number), os.O_WRONLY)
         try:
+            os.ftruncate(descriptor, active.bytes)  # of an append that failed, and could not be cut off then
             os.lseek(descriptor, active.bytes, os.SEEK_SET)
-            active.torn = True
             written = 0
             while written < len(block):
                 written += os.write(descriptor, block[written:])
             getattr(os, "fdatasync", os.fsync)(descriptor)
-            active.torn = False
         except OSError:
             os.ftruncate(descriptor, active.bytes)
-            active.torn = False
             raise
         finally:
             os.close(descriptor)
@@ -139,15 +135,11 @@ class FileLog:
         self._next += 1
         return made
 
-    def _mend(self, file: _File) -> None:
-        """Cut off an append that failed, and could not be cut off then."""
-        if file.torn:
-            os.truncate(log_path(self._folder, file.number), file.bytes)
-            file.torn = False
-
     def _seal(self) -> None:
         if self._active is not None and self._active.events:
-            self._mend(self._active)
+            path = log_path(self._folder, self._active.number)
+            if path.stat().st_size > self._active.bytes:  # else a disk that became read-only can be read
+                os.truncate(path, self._active.bytes)
             self._sealed[self._part(self._active)] = self._active.since
             self._active = None
 
@@ -159,9 +151,9 @@ class FileLog:
     def parts(self, watermark: int) -> list[LogPart]:
         """The logs above a watermark, sealed, oldest first: every append that was acknowledged until now."""
         with self._lock:
-            self._seal()
-            if self._sealed:
+            if self._sealed or self._active is not None:
                 self._presence.check()
+            self._seal()
             return [part for part in self._sealed if part.number > watermark]
 
     def backlog(self, name: str) -> Backlog:
