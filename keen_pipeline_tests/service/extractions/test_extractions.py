@@ -20,6 +20,7 @@ from keen_pipeline.cli.local.serve import StorageObjects
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.extractions import records as extraction_records
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
 from keen_pipeline.service.storage.engine import DiskFullError
@@ -108,6 +109,17 @@ def test_an_extraction_that_ends_the_service_at_each_start_is_given_up_and_the_n
         assert found is not None
         assert found.message == "given up: the service ended 5 times while it wrote this extraction"
         await_status(service, other, COMPLETE)
+
+
+def test_a_list_sorts_none_of_those_that_are_kept_in_a_database_of_an_older_release_too(data: Path) -> None:
+    data.mkdir()
+    with closing(SqliteDatabase(data / "state.db")) as older:
+        older.rows("DROP INDEX extractions_listed")
+    with closing(SqliteDatabase(data / "state.db")) as database:
+        chosen = "SELECT * FROM extractions WHERE collection = ? ORDER BY (finished IS NOT NULL), created DESC, id DESC LIMIT ?"
+        assert chosen in extraction_records._LISTED
+        plan = database.rows(f"EXPLAIN QUERY PLAN {chosen}", ["shop", 10])
+        assert [row["detail"] for row in plan] == ["SEARCH extractions USING INDEX extractions_listed (collection=?)"]
 
 
 def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:
