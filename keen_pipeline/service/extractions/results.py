@@ -6,7 +6,6 @@ the copy is complete, and the local file goes.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
 from collections.abc import Callable, Iterator
@@ -108,4 +107,4 @@ class Results:
             raise ResultsExpiredError("this results URL has expired; ask for the extraction's status to get a new one")
 
     def _signature(self, extraction_id: str, expires: int) -> str:
-        return hmac.new(self._key, f"{extraction_id}:{expires}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, f"{extraction_id}:{expires}".encode("utf-8", "replace"), "sha256").hex()

@@ -1,6 +1,6 @@
 """Extractions, beside the request path: a few threads take the oldest record that is due, write its CSV, publish it.
 
-An extraction has no result until its record says so: after a crash it is written again, from the beginning.
+An extraction has no result until its record says so: after a crash it is written again, from the beginning, a few times.
 """
 
 from __future__ import annotations

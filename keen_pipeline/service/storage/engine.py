@@ -41,7 +41,7 @@ CREATE MACRO csv_field(v) AS CASE WHEN is_csv_field(v) THEN v
     WHEN contains(v, ',') OR contains(v, '"') THEN '"' || replace(v, '"', '""') || '"' ELSE v END;
 CREATE MACRO unique_text(v) AS CASE
     WHEN NOT is_number(v) OR is_integer(v) THEN v WHEN ends_with(v, '.0') THEN CASE WHEN v = '-0.0' THEN '0' ELSE v[:-3] END
-    WHEN contains(v, 'e+') THEN coalesce(TRY_CAST(TRY_CAST(v AS DOUBLE) AS HUGEINT)::VARCHAR, v) ELSE v END;
+    WHEN contains(v, 'e+') THEN coalesce(TRY_CAST(TRY_CAST(v AS DOUBLE) AS BIGNUM)::VARCHAR, v) ELSE v END;
 """
 
 
