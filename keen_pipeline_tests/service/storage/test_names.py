@@ -25,7 +25,7 @@ def test_a_name_that_is_another_ones_folder_on_this_file_system_is_refused_and_t
             (tmp_path / "one" / folder / "shop").symlink_to("Shop")
         with pytest.raises(NotFoundError):
             n_of(service, "shop")
-        with pytest.raises(InvalidInputError, match="differ in upper and lower case alone") as refused:
+        with pytest.raises(InvalidInputError, match="only in case") as refused:
             service.add_events("shop", [{"n": 2}])
         assert refused.value.field == "collection"
         answer = store_batch(service, json.dumps({"shop": [{"n": 3}], "Shop": [{"n": 4}]}).encode())

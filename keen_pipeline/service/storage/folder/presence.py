@@ -54,8 +54,8 @@ class Folders:
             sync(self._root)
         elif name not in self._known:
             raise InvalidInputError(
-                f"collection: {name!r} and one that is there differ in upper and lower case alone, which the data folder's file"
-                " system doesn't tell apart; use the name that is there",
+                f"collection: {name!r} differs from an existing collection only in case, which the data folder's file system"
+                " ignores; use the existing name",
                 field="collection",
             )
         return path
