@@ -200,7 +200,7 @@ class ExtractionRecords:
                 "UPDATE extractions SET holder = ?, held_until = ?, turn = ?, lost = ?"
                 " WHERE id = ? AND status = ? AND turn = ? AND held_until = ?"
             )
-            values = [self._holder, now + self.lease_seconds, turn.number, turn.lost]
+            values = [self._holder, self.lease_seconds and now + self.lease_seconds, turn.number, turn.lost]
             if self._changed(sql, [*values, turn.extraction_id, NOT_STARTED, row["turn"], row["held_until"]]):
                 return turn
 

@@ -103,6 +103,9 @@ def test_an_extraction_that_ends_the_service_at_each_start_is_given_up_and_the_n
             turn = ExtractionRecords(service.backend.database).take_turn([])
             assert turn is not None
             assert turn.extraction_id == ends
+            assert (
+                service.backend.database.rows("SELECT held_until FROM extractions WHERE id = ?", [ends])[0][0] == 0
+            )  # by no clock
     with closing(Service(ServiceConfig(data), "http://127.0.0.1")) as service:
         await_status(service, ends, FAILED)
         found = service.records.get(ends)
