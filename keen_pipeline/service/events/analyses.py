@@ -23,11 +23,8 @@ from keen_pipeline.service.storage.engine import one_row
 from keen_pipeline.service.storage.store import Snapshot
 
 MAX_UNIQUE_VALUES = 1_000_000
-_FETCH = 10_000
 _FETCH_EVENTS = 256  # each may have hundreds of kilobytes
 _NAME_OVERHEAD = 6  # quotes, colon, comma and bracket around a name and its value
-# Numbers from 1e38 on, whose digits are not compared in SQL; few data have any.
-_HUGE = "is_number(v) AND abs(TRY_CAST(v AS DOUBLE)) >= 1e38"
 
 FIGURES: dict[str, str] = {
     "sum": "coalesce(fsum(v), 0)",
@@ -88,27 +85,14 @@ def unique_values(cursor: duckdb.DuckDBPyConnection, selection: Selection, targe
         raise InvalidInputError(
             f"{target}: more than {MAX_UNIQUE_VALUES} unique values; narrow the timeframe or the filters", field="timeframe"
         )
-    values: dict[Any, Any] = {}
-    for (text,) in texts:
-        value = json.loads(text)
-        # Numbers beyond a HUGEINT have more than one text still.
-        values.setdefault(value if _is_huge(text) else text, value)
-    return list(values.values())
+    return [json.loads(text) for (text,) in texts]
 
 
 def count_unique(cursor: duckdb.DuckDBPyConnection, selection: Selection, target: str) -> int:
     """How many unique values property `target` has, however many."""
     rows, parameters = _values(selection, target)
-    (counted,) = one_row(cursor, f"SELECT count(DISTINCT unique_text(v)) FROM ({rows}) WHERE NOT ({_HUGE})", parameters)
-    cursor.execute(f"SELECT DISTINCT v FROM ({rows}) WHERE {_HUGE}", parameters)
-    huge: set[float] = set()
-    while found := cursor.fetchmany(_FETCH):
-        huge.update(json.loads(text) for (text,) in found)
-    return int(counted) + len(huge)
-
-
-def _is_huge(text: str) -> bool:
-    return (text[0] == "-" or text[0].isdigit()) and abs(float(text)) >= 1e38
+    (counted,) = one_row(cursor, f"SELECT count(DISTINCT unique_text(v)) FROM ({rows})", parameters)
+    return int(counted)
 
 
 def events(

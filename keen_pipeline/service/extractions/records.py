@@ -44,8 +44,7 @@ WHOLE = Shape()
 class Extraction:
     """One extraction as its row has it. Times are seconds since 1970. `names`: `v2` or `v3`. `message`: why it failed.
 
-    `filters`: their JSON, None in a list without room for them. `turn`: which process's turn at it this is, of several on one
-    catalogue, counted from 1; 0: there is one process.
+    `filters`: their JSON, None in a list without room for them. `turn`: which turn at it this is, counted from 1.
     """
 
     id: str
@@ -96,7 +95,7 @@ FROM measured ORDER BY created, id
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn at one extraction. `number`: from 1 if several processes take turns, else 0. `lost`: turns that nobody ended."""
+    """A turn at one extraction. `number`: from 1; 0: an older release's. `lost`: turns that nobody ended."""
 
     extraction_id: str
     number: int = 0
@@ -112,10 +111,10 @@ class ExtractionRecords:
     """Reads and changes the records; each change is one transaction that names the state it expects.
 
     `lease_seconds`: how long a turn is its process's unless it is renewed, then it goes to another with the next number, and is
-    counted as lost; None: there is one process, so what runs is known to it alone, and a crash leaves the record as it was.
+    counted as lost; 0: there is one process, which passes over what it runs itself, so all others' turns are lost.
     """
 
-    def __init__(self, database: Database, lease_seconds: float | None = None) -> None:
+    def __init__(self, database: Database, lease_seconds: float = 0) -> None:
         self._database = database
         self.lease_seconds = lease_seconds
         self._holder = secrets.token_hex(8)
@@ -196,14 +195,12 @@ class ExtractionRecords:
             if not rows:
                 return None
             row = rows[0]
-            if self.lease_seconds is None:
-                return Turn(row["id"])
             turn = Turn(row["id"], row["turn"] + 1, row["lost"] + (row["holder"] is not None))
             sql = (
                 "UPDATE extractions SET holder = ?, held_until = ?, turn = ?, lost = ?"
                 " WHERE id = ? AND status = ? AND turn = ? AND held_until = ?"
             )
-            values = [self._holder, now + self.lease_seconds, turn.number, turn.lost]
+            values = [self._holder, self.lease_seconds and now + self.lease_seconds, turn.number, turn.lost]
             if self._changed(sql, [*values, turn.extraction_id, NOT_STARTED, row["turn"], row["held_until"]]):
                 return turn
 
@@ -211,7 +208,7 @@ class ExtractionRecords:
         """Hold turns for another `lease_seconds`; those that went to another process, or were put off, are left as they are."""
         sql = "UPDATE extractions SET held_until = ? WHERE id = ? AND turn = ? AND holder = ?"
         for turn in turns:
-            self._changed(sql, [self.now() + (self.lease_seconds or 0), turn.extraction_id, turn.number, self._holder])
+            self._changed(sql, [self.now() + self.lease_seconds, turn.extraction_id, turn.number, self._holder])
 
     def put_off(self, turn: Turn, seconds: float) -> None:
         """End a turn without an end of its extraction, which any process may take again after so many seconds."""

@@ -6,14 +6,13 @@ the copy is complete, and the local file goes.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keen_pipeline.errors import AuthenticationError, NotFoundError, ResultsExpiredError
-from keen_pipeline.service.storage.folder.event_log import sync
+from keen_pipeline.service.storage.folder.presence import sync
 from keen_pipeline.service.storage.places import ObjectStore
 
 CHUNK_BYTES = 256 * 1024
@@ -90,7 +89,7 @@ class Results:
         old = [path for path in self._folder.glob("*.csv") if path.stat().st_mtime < finished_before]
         names = known() if old else set()
         for path in old:
-            if path.stem not in names:
+            if path.stem.partition("-")[0] not in names:
                 path.unlink(missing_ok=True)
 
     def url(self, base_url: str, extraction_id: str, *, gzip: bool = False, seconds: float | None = None) -> str:
@@ -108,4 +107,4 @@ class Results:
             raise ResultsExpiredError("this results URL has expired; ask for the extraction's status to get a new one")
 
     def _signature(self, extraction_id: str, expires: int) -> str:
-        return hmac.new(self._key, f"{extraction_id}:{expires}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+        return hmac.digest(self._key, f"{extraction_id}:{expires}".encode("utf-8", "replace"), "sha256").hex()

@@ -1,6 +1,6 @@
 """Extractions, beside the request path: a few threads take the oldest record that is due, write its CSV, publish it.
 
-An extraction has no result until its record says so: after a crash it is written again, from the beginning.
+An extraction has no result until its record says so: after a crash it is written again, from the beginning, a few times.
 """
 
 from __future__ import annotations
@@ -61,11 +61,10 @@ class ExtractionWorker:
         self._condition = threading.Condition()
         self._running: dict[str, Turn] = {}  # by extraction
         self._put_off: dict[str, int] = {}  # how often, by extraction
-        self._away: dict[str, int] = {}  # how many pauses the next turn waits for, by extraction
         self._stop = threading.Event()
         self._swept = float("-inf")
         self._threads = [threading.Thread(target=self._run, name=f"extraction-{i}", daemon=True) for i in range(threads)]
-        if records.lease_seconds is not None:
+        if records.lease_seconds:
             self._threads.append(threading.Thread(target=self._renew, args=[records.lease_seconds / 3], name="renew", daemon=True))
         for thread in self._threads:
             thread.start()
@@ -171,8 +170,7 @@ class ExtractionWorker:
             if self._put_off[extraction_id] > (MEMORY_TRIES if isinstance(error, MemoryShortageError) else TRIES):
                 return False
         else:
-            self._away[extraction_id] = min(2 * self._away.get(extraction_id, 1), MAX_PAUSES)
-            pause *= self._away[extraction_id]
+            pause *= min(2**turn.number, MAX_PAUSES)
         _log.warning("extraction put off", extra={"extraction": extraction_id, "reason": f"{type(error).__name__}: {error}"})
         self._records.put_off(turn, 0 if self._stop.is_set() else pause)
         if shortage:
@@ -217,7 +215,6 @@ class ExtractionWorker:
     def _note(self, turn: Turn, status: str, events: int | None, size: int | None, message: str | None) -> bool:
         """Note the end of a turn. If another process has the extraction by now, this result is none, and goes."""
         self._put_off.pop(turn.extraction_id, None)
-        self._away.pop(turn.extraction_id, None)
         noted = self._records.finish(turn, status, events=events, size=size, message=message)
         if not noted:
             _log.warning("extraction taken over by another process", extra={"extraction": turn.extraction_id})

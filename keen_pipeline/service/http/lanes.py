@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from anyio import to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from keen_pipeline.errors import ServiceUnavailableError
-from keen_pipeline.service.cancellation import Cancellation, current
+from keen_pipeline.service.cancellation import current
 
 Answer = TypeVar("Answer")
 
@@ -36,14 +37,14 @@ class Lanes:
 
     async def run_while_connected(self, lane: str, request: Request, work: Callable[[], Answer]) -> Answer:
         """The same, and when the client leaves, its queries are cancelled. The body must be read. Raises ClientDisconnect."""
-        cancellation = Cancellation()
-        current.set(cancellation)
+        left = threading.Event()
+        current.set(left)
         outcome: list[Answer | BaseException] = []
 
         async def watch(scope: anyio.CancelScope) -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
-            cancellation.cancel()
+            left.set()
             scope.cancel()  # it may still wait for a thread
 
         async with anyio.create_task_group() as group:
@@ -53,7 +54,7 @@ class Lanes:
             except Exception as error:  # noqa: BLE001 - raised below, outside of the group, which would wrap it
                 outcome.append(error)
             group.cancel_scope.cancel()
-        if cancellation.cancelled or not outcome:
+        if left.is_set() or not outcome:
             raise ClientDisconnect
         answer = outcome[0]
         if isinstance(answer, BaseException):

@@ -12,15 +12,15 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from keen_pipeline.errors import KeenPipelineError, RetryableError
-from keen_pipeline.service import cancellation
+from keen_pipeline.service.cancellation import RequestCancelledError, current
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.storage.places import StorageError
 
@@ -41,7 +41,7 @@ CREATE MACRO csv_field(v) AS CASE WHEN is_csv_field(v) THEN v
     WHEN contains(v, ',') OR contains(v, '"') THEN '"' || replace(v, '"', '""') || '"' ELSE v END;
 CREATE MACRO unique_text(v) AS CASE
     WHEN NOT is_number(v) OR is_integer(v) THEN v WHEN ends_with(v, '.0') THEN CASE WHEN v = '-0.0' THEN '0' ELSE v[:-3] END
-    WHEN contains(v, 'e+') THEN coalesce(TRY_CAST(TRY_CAST(v AS DOUBLE) AS HUGEINT)::VARCHAR, v) ELSE v END;
+    WHEN contains(v, 'e+') THEN coalesce(TRY_CAST(TRY_CAST(v AS DOUBLE) AS BIGNUM)::VARCHAR, v) ELSE v END;
 """
 
 
@@ -156,8 +156,8 @@ class Engine:
         for left in spill.glob("duckdb_temp_*"):
             left.unlink()
         self._query_seconds = query_seconds
-        self._lock = threading.Lock()
-        self._cursors: set[duckdb.DuckDBPyConnection] = set()
+        self._condition = threading.Condition()
+        self._cursors: dict[duckdb.DuckDBPyConnection, Callable[[], Exception | None]] = {}  # and why each has to stop
         self._closed = False
         self.memory = MemoryBudget(memory_mib)
         self._root = duckdb.connect(":memory:")
@@ -174,45 +174,46 @@ class Engine:
         for name, value in settings.items():
             self._root.execute(f"SET {name} = '{value.replace(chr(39), chr(39) * 2)}'")
         self._root.execute(_MACROS)
+        threading.Thread(target=self._watch, name="time limits", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Interrupt what has to stop, again and again, as an interrupt that comes between two statements is lost."""
+        with self._condition:
+            while self._cursors or not self._closed:
+                for cursor, problem in self._cursors.items():
+                    if problem() is not None:
+                        cursor.interrupt()
+                self._condition.wait(_AGAIN_SECONDS if self._cursors else None)
 
     @contextmanager
     def cursor(self, *, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection for one thread, closed afterwards; cancelled after `seconds` (None: never).
+        """A connection for one thread, closed afterwards; cancelled after `seconds` (None: never), or when the client leaves.
 
-        Raises QueryTimeoutError.
+        Raises QueryTimeoutError, RequestCancelledError.
         """
-        with self._lock:
-            if self._closed:
-                raise RetryableError("the service is shutting down")
+        began, left = time.monotonic(), current.get()
+
+        def problem() -> Exception | None:
+            if left is not None and left.is_set():
+                return RequestCancelledError("the client left")
+            if seconds is not None and time.monotonic() - began > seconds:
+                return QueryTimeoutError(f"the query took longer than {seconds:g} s; ask for a shorter timeframe")
+            return RetryableError("the service is shutting down") if self._closed else None
+
+        with self._condition:
+            if (found := problem()) is not None:
+                raise found
             cursor = self._root.cursor()
-            self._cursors.add(cursor)
-        expired, ended = threading.Event(), threading.Event()
-
-        def cancel() -> None:
-            if not ended.wait(seconds):
-                expired.set()
-                while not ended.wait(_AGAIN_SECONDS):
-                    cursor.interrupt()  # again and again: one that comes between two statements is lost
-
-        watch = threading.Thread(target=cancel, name="time limit", daemon=True)
-        if seconds is not None:
-            watch.start()
-        request = cancellation.current.get()
+            self._cursors[cursor] = problem
+            self._condition.notify_all()
         try:
-            with request.watching(cursor) if request is not None else nullcontext():
-                yield cursor
+            yield cursor
         except duckdb.InterruptException:
-            if request is not None and request.cancelled:
-                raise cancellation.RequestCancelledError("the client left") from None
-            if expired.is_set():
-                raise QueryTimeoutError(f"the query took longer than {seconds:g} s; ask for a shorter timeframe") from None
-            raise RetryableError("the service is shutting down") from None
+            raise problem() or RetryableError("the query was interrupted") from None
         finally:
-            ended.set()
-            if seconds is not None:
-                watch.join()
-            with self._lock:
-                self._cursors.discard(cursor)
+            with self._condition:
+                del self._cursors[cursor]
+                self._condition.notify_all()
             cursor.close()
 
     @contextmanager
@@ -223,15 +224,10 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what runs, and what begins to run on a cursor given out before; waits some seconds until all are back."""
-        deadline = time.monotonic() + CLOSE_SECONDS
-        while time.monotonic() < deadline:
-            with self._lock:
-                self._closed = True
-                if not self._cursors:
-                    return
-                for cursor in self._cursors:
-                    cursor.interrupt()
-            time.sleep(0.02)
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: not self._cursors, CLOSE_SECONDS)
 
 
 def one_row(cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()) -> tuple[Any, ...]:

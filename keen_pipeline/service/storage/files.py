@@ -7,12 +7,12 @@ What a file holds of each property stands in its footer, so that nothing has to 
 from __future__ import annotations
 
 import json
-import threading
 import uuid
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ import duckdb
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.query import Where
 from keen_pipeline.service.storage.engine import Engine, is_disk_full, one_row, own_errors, sql_text
-from keen_pipeline.service.storage.folder.event_log import sync
+from keen_pipeline.service.storage.folder.presence import sync
 from keen_pipeline.service.storage.parts import DataFile, Kinds, LogPart, Part, column_order
 from keen_pipeline.service.storage.places import StorageError
 
@@ -95,8 +95,7 @@ class EventFiles:
 
     def __init__(self, engine: Engine, work: Path) -> None:
         self.engine, self._work = engine, work
-        self._lock = threading.Lock()
-        self._facts: OrderedDict[str, Facts] = OrderedDict()  # of files, by name
+        self._file_facts = lru_cache(_REMEMBERED)(self._read_file_facts)
         self._log_facts: WeakKeyDictionary[LogPart, Facts] = WeakKeyDictionary()  # whose files go with the last who reads them
 
     def fold(self, logs: Sequence[LogPart]) -> DataFile:
@@ -159,20 +158,7 @@ class EventFiles:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        made = DataFile(path.name, events, first, last, path.stat().st_size)
-        self._remember(made, facts)
-        return made
-
-    def _remember(self, part: Part, facts: Facts) -> Facts:
-        with self._lock:
-            if isinstance(part, LogPart):
-                self._log_facts[part] = facts
-                return facts
-            self._facts[part.name] = facts
-            self._facts.move_to_end(part.name)
-            while len(self._facts) > _REMEMBERED:
-                self._facts.popitem(last=False)
-            return facts
+        return DataFile(path.name, events, first, last, path.stat().st_size)
 
     @contextmanager
     def reading(self, paths: Mapping[DataFile, Path], damaged: Callable[[DataFile], StorageError]) -> Iterator[None]:
@@ -203,25 +189,27 @@ class EventFiles:
 
     def facts(self, parts: Mapping[Part, Path] | Mapping[DataFile, Path]) -> dict[Part, Facts]:
         """What parts hold, in their order. `parts`: with the paths where they are."""
-        found: dict[Part, Facts] = {}
-        with own_errors("reading events"), self.engine.cursor() as cursor:
-            for part, path in parts.items():
-                with self._lock:
-                    known = self._log_facts.get(part) if isinstance(part, LogPart) else self._facts.get(part.name)
-                found[part] = known or self._remember(part, _read_facts(cursor, part, path))
+        with own_errors("reading events"):
+            return {
+                part: self._file_facts(path) if isinstance(part, DataFile) else self._facts_of_log(part)
+                for part, path in parts.items()
+            }
+
+    def _facts_of_log(self, part: LogPart) -> Facts:
+        if (found := self._log_facts.get(part)) is None:
+            with self.engine.cursor() as cursor:
+                found = self._log_facts[part] = _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
         return found
+
+    def _read_file_facts(self, path: Path) -> Facts:
+        with self.engine.cursor() as cursor:
+            return _footer(cursor, path) or _look_file(cursor, path)
 
 
 def _check_number(path: Path, written: int, expected: int) -> None:
     """Never take for folded what DuckDB passed over."""
     if written != expected:
         raise RuntimeError(f"{path.name}: {written} events were written, {expected} were expected")
-
-
-def _read_facts(cursor: duckdb.DuckDBPyConnection, part: Part, path: Path) -> Facts:
-    if isinstance(part, DataFile):
-        return _footer(cursor, path) or _look_file(cursor, path)
-    return _look(cursor, event_source([], [part], part.columns, {}), part.columns, ())
 
 
 def _footer(cursor: duckdb.DuckDBPyConnection, path: Path) -> Facts | None:

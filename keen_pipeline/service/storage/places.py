@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -142,11 +142,8 @@ class Tables(Protocol):
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
         """Put files from the folder `work` where the table will look for them."""
 
-    def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
-        """Have files on this machine until they are released. Raises StorageError for one that is lost."""
-
-    def release(self, name: str, files: Iterable[DataFile]) -> None:
-        """They are no longer needed by one who held them."""
+    def held(self, name: str, files: Sequence[DataFile]) -> AbstractContextManager[dict[DataFile, Path]]:
+        """Have files on this machine while the block runs. Raises StorageError for one that is lost."""
 
     def damaged(self, name: str, file: DataFile) -> StorageError:
         """What to say of a file that is held and can't be read; if it is a copy, the next one who needs it gets another."""

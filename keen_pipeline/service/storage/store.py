@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from keen_pipeline.errors import NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.config import MIB
@@ -85,8 +86,7 @@ class Snapshot:
         """Have the files among some segments here."""
         missing = [s for s in segments if isinstance(s, DataFile) and s not in self.held]
         if missing:
-            self.held |= self._tables.hold(self.collection, missing)
-            self._until_left.callback(self._tables.release, self.collection, missing)
+            self.held |= self._until_left.enter_context(self._tables.held(self.collection, missing))
 
     def facts(self, segments: Sequence[Part]) -> Facts:
         """What some segments hold, together."""
@@ -123,7 +123,7 @@ class EventStore:
         self._max_properties, self.exclusive = max_properties, exclusive
         self._lock = threading.Lock()  # the dictionaries
         self._collections: dict[str, Collection] = {}
-        self._opening: dict[str, threading.Lock] = {}
+        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._backlog: dict[str, int] = {}
         self._names = set(tables.names())
 
@@ -157,7 +157,6 @@ class EventStore:
                 made = Collection(name, table, self._logs.open(name, state.columns, state.watermark))
             with self._lock:
                 self._names.add(name)
-                self._opening.pop(name, None)
                 self._collections[name] = made
             return made
 
@@ -219,29 +218,33 @@ class EventStore:
         selection = select(Snapshot(name, state.files, columns, self._files, self._tables, ExitStack()))  # nothing is read of it
         covered, doubtful = map(set, selection.split())
         old = [file for file in state.files if file in covered]
-        new: list[DataFile] = []
-        try:
+        with self._making() as new:
             with self._files.engine.query() as cursor:
                 for file in (file for file in state.files if file in doubtful):
-                    paths = self._tables.hold(name, [file])
-                    try:
-                        with self._files.reading(paths, partial(self._tables.damaged, name)):
-                            kept = self._files.without(cursor, file, paths[file], list(columns.values()), selection.where)
-                    finally:
-                        self._tables.release(name, [file])
+                    with self._reading(name, [file]) as paths:
+                        kept = self._files.without(cursor, file, paths[file], list(columns.values()), selection.where)
                     if kept is not file:
                         old.append(file)
-                        new += [kept] if kept is not None else []
+                        new.extend([kept] if kept is not None else [])
             if old:
                 self._tables.publish(name, new)
                 collection.table.commit(add=new, remove=old)
-        finally:
-            self._discard(new)
         return sum(file.events for file in old) - sum(file.events for file in new)
 
-    def _discard(self, files: Sequence[DataFile]) -> None:
-        for file in files:
-            (self._tables.work / file.name).unlink(missing_ok=True)
+    @contextmanager
+    def _reading(self, name: str, files: Sequence[DataFile]) -> Iterator[dict[DataFile, Path]]:
+        with self._tables.held(name, files) as paths, self._files.reading(paths, partial(self._tables.damaged, name)):
+            yield paths
+
+    @contextmanager
+    def _making(self) -> Iterator[list[DataFile]]:
+        """For the files that the block makes; what was not published of them goes."""
+        made: list[DataFile] = []
+        try:
+            yield made
+        finally:
+            for file in made:
+                (self._tables.work / file.name).unlink(missing_ok=True)
 
     def fold(self, collection: Collection) -> bool:
         """Turn the oldest logs into one file; whether there were any. Raises OvertakenError."""
@@ -256,12 +259,10 @@ class EventStore:
                 collection.folded(state.watermark)
                 return False
             newest = chosen[-1].last_number
-            made = self._files.fold(chosen)
-            try:
-                self._tables.publish(collection.name, [made])
-                collection.table.commit(add=[made], watermark=(state.watermark, newest), columns=collection.log.columns)
-            finally:
-                self._discard([made])
+            with self._making() as made:
+                made.append(self._files.fold(chosen))
+                self._tables.publish(collection.name, made)
+                collection.table.commit(add=made, watermark=(state.watermark, newest), columns=collection.log.columns)
             collection.folded(newest)
             return True
 
@@ -269,22 +270,17 @@ class EventStore:
         """Turn small neighbours into one file; whether there were enough of them. Raises OvertakenError."""
         if not collection.rewriting.acquire(blocking=False):
             return False
-        made: list[DataFile] = []
         try:
             old = mergeable(collection.table.state().files)
             if not old:
                 return False
-            paths = self._tables.hold(collection.name, old)
-            try:
-                with self._files.reading(paths, partial(self._tables.damaged, collection.name)):
+            with self._making() as made:
+                with self._reading(collection.name, old) as paths:
                     made.append(self._files.merge(paths))
                 self._tables.publish(collection.name, made)
-            finally:
-                self._tables.release(collection.name, old)
-            collection.table.commit(add=made, remove=old)
+                collection.table.commit(add=made, remove=old)
             return True
         finally:
-            self._discard(made)
             collection.rewriting.release()
 
     def backlogs(self) -> list[Backlog]:

@@ -119,7 +119,7 @@ def test_every_other_value_is_its_json(cursor: duckdb.DuckDBPyConnection) -> Non
 
 
 def test_equal_numbers_have_one_unique_text(cursor: duckdb.DuckDBPyConnection) -> None:
-    for value in [number for number in NUMBERS if abs(number) < 1e38]:
+    for value in NUMBERS:
         row = cursor.execute("SELECT unique_text(?)", [encode_value(value)]).fetchone()
         assert row is not None
         assert row[0] == (str(int(value)) if float(value).is_integer() else encode_value(value))

@@ -20,6 +20,7 @@ from keen_pipeline.cli.local.serve import StorageObjects
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, NotFoundError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.extractions import records as extraction_records
 from keen_pipeline.service.extractions import worker
 from keen_pipeline.service.extractions.records import COMPLETE, FAILED, MAIL_PENDING, ExtractionRecords, Turn
 from keen_pipeline.service.storage.engine import DiskFullError
@@ -81,24 +82,59 @@ def test_what_was_asked_for_and_put_off_while_the_clock_was_ahead_waits_no_longe
     records.put_off(Turn(ahead.id), 60)
     assert records.claim_mail(database.now()) is None
     monkeypatch.setattr(database, "now", lambda: now)
-    assert records.take_turn([]) == Turn(ahead.id)
+    turn = Turn(ahead.id, 1)
+    assert records.take_turn([]) == turn
     assert (mailed := records.claim_mail(now)) is not None
     assert mailed.id == rests.id
     again = records.create("purchases", delay=3600, **asked)  # type: ignore[arg-type]
-    records.put_off(Turn(ahead.id), 60)
+    records.put_off(turn, 60)
     assert records.take_turn([]) is None, again
     # Read before another thread creates one, and used after it: a delay of one in ten was skipped under load.
     monkeypatch.setattr(database, "now", lambda: now - 0.01)
     assert records.take_turn([]) is None, again
 
 
+def test_an_extraction_that_ends_the_service_at_each_start_is_given_up_and_the_next_one_runs(data: Path) -> None:
+    with closing(Service(ServiceConfig(data), "http://127.0.0.1")) as service:
+        service.add_event("purchases", {"a": 1}, version="v3")
+        service.worker.close()
+        ends, other = (service.create_extraction("purchases", {}, names="v2").id for _ in range(2))
+        for _ in range(worker.LOST_TURNS):  # killed before any of them had an end
+            turn = ExtractionRecords(service.backend.database).take_turn([])
+            assert turn is not None
+            assert turn.extraction_id == ends
+            assert (
+                service.backend.database.rows("SELECT held_until FROM extractions WHERE id = ?", [ends])[0][0] == 0
+            )  # by no clock
+    with closing(Service(ServiceConfig(data), "http://127.0.0.1")) as service:
+        await_status(service, ends, FAILED)
+        found = service.records.get(ends)
+        assert found is not None
+        assert found.message == "given up: the service ended 5 times while it wrote this extraction"
+        await_status(service, other, COMPLETE)
+
+
+def test_a_list_sorts_none_of_those_that_are_kept_in_a_database_of_an_older_release_too(data: Path) -> None:
+    data.mkdir()
+    with closing(SqliteDatabase(data / "state.db")) as older:
+        older.rows("DROP INDEX extractions_listed")
+    with closing(SqliteDatabase(data / "state.db")) as database:
+        chosen = "SELECT * FROM extractions WHERE collection = ? ORDER BY (finished IS NOT NULL), created DESC, id DESC LIMIT ?"
+        assert chosen in extraction_records._LISTED
+        plan = database.rows(f"EXPLAIN QUERY PLAN {chosen}", ["shop", 10])
+        assert [row["detail"] for row in plan] == ["SEARCH extractions USING INDEX extractions_listed (collection=?)"]
+
+
 def test_results_that_an_older_database_does_not_know_are_kept_as_long_as_any(service: Service, data: Path) -> None:
-    unknown, old = data / "results" / "unknown.csv", data / "results" / "old.csv"
+    made = service.create_extraction("purchases", {}, names="v2").id
+    await_status(service, made, COMPLETE)
+    unknown, old, known = (data / "results" / f"{name}.csv" for name in ("unknown", "old", f"{made}-1"))
     unknown.write_text("a\n")
     old.write_text("a\n")
-    os.utime(old, (0, 0))
+    for path in (old, known):
+        os.utime(path, (0, 0))
     service.worker._remove_old()
-    assert (unknown.exists(), old.exists()) == (True, False)
+    assert (unknown.exists(), old.exists(), known.exists()) == (True, False, True)
 
 
 def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +144,7 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     usual = service.results.remove
 
     def remove(name: str) -> None:
-        if name == made[0]:
+        if name == f"{made[0]}-1":
             raise PermissionError("it is locked")
         usual(name)
 
@@ -117,7 +153,7 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     monkeypatch.setattr(service.results, "remove_unknown", lambda known, before: None)
     service.worker._remove_old()
     assert [one for one in made if service.records.get(one)] == made[:1]
-    assert [path.stem for path in (data / "results").iterdir()] == made[:1]
+    assert [path.stem for path in (data / "results").iterdir()] == [f"{made[0]}-1"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +204,6 @@ def test_extractions_whose_events_are_away_keep_no_other_waiting(service: Servic
     back.set()
     for one in away:
         await_status(service, one, COMPLETE)
-    assert service.worker._away == {}
 
 
 def test_a_mail_that_no_server_is_set_for_is_told_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -204,10 +239,10 @@ def test_what_was_written_before_results_went_elsewhere_can_still_be_read(data: 
         service.add_event("purchases", {"a": 1}, version="v3")
         made = service.create_extraction("purchases", {}, names="v2")
         await_status(service, made.id, COMPLETE)
-        written = list(service.results.read(made.id, 0, 1000))
+        written = list(service.results.read(f"{made.id}-1", 0, 1000))
     elsewhere = Refusing(StorageError("it refuses"), 0)
     with closing(Service(ServiceConfig(data=data), "http://127.0.0.1", results=elsewhere)) as service:
-        assert list(service.results.read(made.id, 0, 1000)) == written
+        assert list(service.results.read(f"{made.id}-1", 0, 1000)) == written
 
 
 def test_an_extraction_that_never_ends_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +272,7 @@ def test_results_wait_for_a_storage_that_is_away_and_not_for_ever_for_one_that_r
         service.add_event("purchases", {"a": 1}, version="v3")
         made = service.create_extraction("purchases", {}, names="v2")
         await_status(service, made.id, status)
-        assert results.kept == ([f"{made.id}.csv"] if status == COMPLETE else [])
+        assert results.kept == ([f"{made.id}-{times + 1}.csv"] if status == COMPLETE else [])
         assert list((data / "results").iterdir()) == []
         assert service.worker._put_off == {}
         with pytest.raises(NotFoundError, match="no longer kept"):

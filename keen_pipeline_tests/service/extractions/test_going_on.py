@@ -21,7 +21,7 @@ import pytest
 from keen_pipeline.errors import KeenPipelineError, RetryableError, ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.cancellation import Cancellation, RequestCancelledError, current
+from keen_pipeline.service.cancellation import RequestCancelledError, current
 from keen_pipeline.service.extractions.records import COMPLETE, NOT_STARTED
 from keen_pipeline.service.http import lanes
 from keen_pipeline.service.http.answers import error_answer
@@ -182,9 +182,16 @@ def test_the_work_of_a_client_that_left_is_cancelled_whether_it_runs_or_waits(tm
 
 
 def test_a_cancelled_request_opens_no_further_cursor(tmp_path: Path) -> None:
-    engine, cancellation = Engine(tmp_path, 128, 60), Cancellation()
-    cancellation.cancel()
-    token = current.set(cancellation)
+    engine, left = Engine(tmp_path, 128, 60), threading.Event()
+    token = current.set(left)
+
+    def ask() -> None:
+        with engine.query() as cursor:
+            left.set()  # between two statements
+            cursor.execute("SELECT count(*) FROM range(100000000000) a(x) WHERE hash(x) = 1")
+
+    with pytest.raises(RequestCancelledError):
+        ask()
     with pytest.raises(RequestCancelledError), engine.query():
         raise AssertionError("a cursor was opened")
     current.reset(token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +18,10 @@ from keen_pipeline.client import KeenClient
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.service import embedded
 from keen_pipeline.service.application import Service
+from keen_pipeline.service.events import analyses
 from keen_pipeline.service.http.resources.collections import MOST_AWAY, schemas
 from keen_pipeline_tests.service.environment import clean_environment
+from keen_pipeline_tests.service.extractions.test_going_on import Calls
 from keen_pipeline_tests.service.http_client import Http
 from keen_pipeline_tests.service.stores import Place, fold, n_of
 
@@ -91,3 +94,13 @@ def test_the_schemas_wait_for_few_collections_that_are_away(service: Service, mo
         listed = json.loads(bytes(anyio.run(schemas, call).body))
         assert [one.get("error", {}).get("error_code") for one in listed] == ["ServiceUnavailableError"] * 3 + [None]
     assert len(asked) == 4
+
+
+def test_lists_of_unique_values_are_put_together_by_few_threads(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, release = Calls(service), threading.Event()
+    monkeypatch.setattr(analyses, "unique_values", lambda *_: (release.wait(60), [])[1])
+    queries = f"/3.0/projects/{service.credentials.project_id}/queries"
+    count, unique = (f"{queries}/{kind}?event_collection=purchases" for kind in ("count", "select_unique"))
+    unique = f"{unique}&target_property=a"
+    anyio.run(calls.beside, release, [("GET", unique)], [("GET", count)])  # eight of them took 2 GB
+    assert calls.answered == [(count, 200), *[(unique, 200)] * 12]

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -148,4 +149,29 @@ def test_room_made_by_removing_all_results_and_unfinished_work_is_no_loss(folder
     assert fold(service, "shop") == 1
     asked = service.create_extraction("shop", {}, names="v2")
     await_status(service, asked.id, COMPLETE)
-    assert (tmp_path / "one" / "results" / f"{asked.id}.csv").read_bytes().endswith(b"1\n")
+    assert (tmp_path / "one" / "results" / f"{asked.id}-1.csv").read_bytes().endswith(b"1\n")
+
+
+@pytest.mark.parametrize("then", [[1], [1, 3]])
+def test_half_an_append_that_could_not_be_cut_off_is_gone_before_anybody_reads_or_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: list[int]
+) -> None:
+    place = Place(tmp_path)
+    service = place.open()
+    try:
+        service.add_events("shop", [{"n": 1}])
+        (log,) = (tmp_path / "one" / "log" / "shop").iterdir()
+        before = log.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", Mock(side_effect=OSError(errno.EIO, "")))
+            patch.setattr(os, "ftruncate", Mock(side_effect=[None, OSError(errno.EIO, "")]))
+            with pytest.raises(StorageError, match="can't be used"):
+                service.add_events("shop", [{"n": 2}])
+        assert log.read_bytes() != before
+        for n in then[1:]:
+            service.add_events("shop", [{"n": n}])
+        assert n_of(service, "shop") == then
+        place.close()
+        assert n_of(place.open(), "shop") == then
+    finally:
+        place.close()

@@ -117,12 +117,12 @@ def store_batch(service: Service, body: bytes) -> dict[str, list[dict[str, Any]]
 
 def _store_collection(service: Service, name: str, events: list[Any]) -> list[dict[str, Any]]:
     try:
-        check_event_collection(name)
+        problems = service.add_events(check_event_collection(name), events)
     except InvalidInputError as error:
         return [_refused(COLLECTION_NAME, str(error))] * len(events)
     return [
         {"success": True} if problem is None else _refused(_error_name(event), str(problem))
-        for event, problem in zip(events, service.add_events(name, events), strict=True)
+        for event, problem in zip(events, problems, strict=True)
     ]
 
 

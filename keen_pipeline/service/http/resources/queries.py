@@ -12,7 +12,7 @@ from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.service.events import analyses
 from keen_pipeline.service.extractions.csv_export import Selection, count
 from keen_pipeline.service.http.answers import dump_json
-from keen_pipeline.service.http.lanes import QUERY
+from keen_pipeline.service.http.lanes import EVENTS, QUERY
 from keen_pipeline.service.http.operation import Call, Operation
 from keen_pipeline.service.http.parameters import (
     DISTINCT,
@@ -44,7 +44,8 @@ async def analysis(call: Call) -> Response:
         with call.service.query(call.collection, call.parameters, call.version) as (cursor, selection):
             return dump_json({name: _result(kind, call, cursor, selection)})
 
-    return Response(await call.run(QUERY, run), media_type="application/json")
+    lane = EVENTS if kind == "select_unique" else QUERY  # many values are put together in memory, as events are
+    return Response(await call.run(lane, run), media_type="application/json")
 
 
 def _result(kind: str, call: Call, cursor: duckdb.DuckDBPyConnection, selection: Selection) -> Any:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from keen_pipeline.service.config import MIB
 from keen_pipeline.service.events.incoming import Columns
-from keen_pipeline.service.storage.folder.presence import Presence
-from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order, disk_name, name_on_disk
+from keen_pipeline.service.storage.folder.presence import Folders, Presence, sync
+from keen_pipeline.service.storage.parts import Backlog, LogPart, column_order
 
 SEAL_BYTES = 16 * MIB
 
@@ -44,7 +44,6 @@ class _File:
     last: int = -(2**63)
     longest: int = 0
     since: float = field(default_factory=time.time)
-    torn: bool = False
 
     def take(self, times: Sequence[int], longest: int, size: int) -> None:
         """Count an append in. `times`: of its events."""
@@ -113,19 +112,16 @@ class FileLog:
             longest = max(len(line.encode()) for line in (*names, *lines))
         self._presence.check()
         active = self._active or self._create()
-        self._mend(active)
         descriptor = os.open(log_path(self._folder, active.number), os.O_WRONLY)
         try:
+            os.ftruncate(descriptor, active.bytes)  # of an append that failed, and could not be cut off then
             os.lseek(descriptor, active.bytes, os.SEEK_SET)
-            active.torn = True
             written = 0
             while written < len(block):
                 written += os.write(descriptor, block[written:])
             getattr(os, "fdatasync", os.fsync)(descriptor)
-            active.torn = False
         except OSError:
             os.ftruncate(descriptor, active.bytes)
-            active.torn = False
             raise
         finally:
             os.close(descriptor)
@@ -139,15 +135,11 @@ class FileLog:
         self._next += 1
         return made
 
-    def _mend(self, file: _File) -> None:
-        """Cut off an append that failed, and could not be cut off then."""
-        if file.torn:
-            os.truncate(log_path(self._folder, file.number), file.bytes)
-            file.torn = False
-
     def _seal(self) -> None:
         if self._active is not None and self._active.events:
-            self._mend(self._active)
+            path = log_path(self._folder, self._active.number)
+            if path.stat().st_size > self._active.bytes:  # else a disk that became read-only can be read
+                os.truncate(path, self._active.bytes)
             self._sealed[self._part(self._active)] = self._active.since
             self._active = None
 
@@ -159,9 +151,9 @@ class FileLog:
     def parts(self, watermark: int) -> list[LogPart]:
         """The logs above a watermark, sealed, oldest first: every append that was acknowledged until now."""
         with self._lock:
-            self._seal()
-            if self._sealed:
+            if self._sealed or self._active is not None:
                 self._presence.check()
+            self._seal()
             return [part for part in self._sealed if part.number > watermark]
 
     def backlog(self, name: str) -> Backlog:
@@ -187,33 +179,19 @@ class FileLog:
                 path.unlink()
 
 
-class FileLogs:
+class FileLogs(Folders):
     """The logs of all collections, in one folder each. `max_properties`: of one collection.
 
     Raises StorageError if the folder of them all was removed or replaced, which `check` alone looks at.
     """
 
     def __init__(self, folder: Path, max_properties: int) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._max_properties = max_properties
         self._open: dict[str, FileLog] = {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.check = Presence(folder, folder.name).check
-
-    def names(self) -> list[str]:
-        self.check()
-        return [name for path in self._folder.iterdir() if path.is_dir() and (name := name_on_disk(path.name)) is not None]
-
-    def has(self, name: str) -> bool:
-        return (self._folder / disk_name(name)).is_dir()
 
     def open(self, name: str, columns: Mapping[str, str], watermark: int) -> FileLog:
-        self.check()
-        folder = self._folder / disk_name(name)
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700)
-            sync(self._folder)
-        opened = self._open[name] = FileLog(folder, columns, watermark, self._max_properties)
+        opened = self._open[name] = FileLog(self.made(name), columns, watermark, self._max_properties)
         return opened
 
     def backlogs(self) -> list[Backlog]:
@@ -295,12 +273,3 @@ def _cut(path: Path, size: int) -> bool:
         file.truncate(size)
         os.fsync(file.fileno())
     return whole
-
-
-def sync(path: Path) -> None:
-    """Wait until the bytes of a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

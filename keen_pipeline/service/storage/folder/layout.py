@@ -15,8 +15,9 @@ from pathlib import Path
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.credentials import write_private
 from keen_pipeline.service.storage.engine import Engine
-from keen_pipeline.service.storage.folder.event_log import FileLogs, sync
+from keen_pipeline.service.storage.folder.event_log import FileLogs
 from keen_pipeline.service.storage.folder.migration import migrate_segments
+from keen_pipeline.service.storage.folder.presence import sync
 from keen_pipeline.service.storage.folder.tables import FolderTables
 
 VERSION = 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +14,16 @@ from deltalake.exceptions import DeltaError
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service.storage.engine import own_errors
-from keen_pipeline.service.storage.folder.event_log import log_numbers, sync
-from keen_pipeline.service.storage.folder.presence import Presence
-from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, name_on_disk, oldest_log
+from keen_pipeline.service.storage.folder.event_log import log_numbers
+from keen_pipeline.service.storage.folder.presence import Folders, sync
+from keen_pipeline.service.storage.parts import DataFile, check_root, disk_name, oldest_log
 from keen_pipeline.service.storage.places import StorageError, TablePlace, lost
 from keen_pipeline.service.storage.tables import EMPTY, TableState, read_state
 
 _log = logging.getLogger(__name__)
 
 
-class FolderTables:
+class FolderTables(Folders):
     """The tables below `root`. `logs`: where the logs of the same collections are, for what is read back after a crash.
 
     `check` raises StorageError if `root` was removed or replaced.
@@ -32,47 +32,37 @@ class FolderTables:
     shared = False
 
     def __init__(self, root: Path, logs: Path, work: Path) -> None:
-        self._root, self._logs, self.work = root, logs, work
         check_root(str(root.absolute()))
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.check = Presence(root, root.name).check
+        super().__init__(root)
+        self._logs, self.work = logs, work
 
     def names(self) -> list[str]:
-        found = ((name_on_disk(path.name), path) for path in self._root.iterdir() if path.is_dir())
-        # Others are looked into by nobody: `lost+found` of a disk of its own is closed to us.
-        return [name for name, path in found if name is not None and any(path.iterdir())]
+        return [name for name in super().names() if any(self.path(name).iterdir())]
 
     def place(self, name: str) -> TablePlace:
         """Where the table of a collection lies; checked, once for each start. Raises ConfigurationError, StorageError."""
-        self.check()
-        folder = self._root / disk_name(name)
+        folder = self.made(name)
         _check(folder, self._logs / disk_name(name))
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700)
-            sync(self._root)
         return TablePlace(str(folder), {}, partial(_committed, folder / "_delta_log"))
 
     def publish(self, name: str, files: Sequence[DataFile]) -> None:
-        folder = self._root / disk_name(name)
+        folder = self.path(name)
         with own_errors("writing events"):
             for file in files:
                 (self.work / file.name).rename(folder / file.name)
             sync(folder)
 
-    def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
+    @contextmanager
+    def held(self, name: str, files: Sequence[DataFile]) -> Iterator[dict[DataFile, Path]]:
         """Where files are. One that left the table stays for longer than any query lasts.
 
         Raises StorageError for one that is missing, or shorter.
         """
-        folder, paths = self._root / disk_name(name), dict[DataFile, Path]()
+        folder = self.path(name)
         for file in files:
             if not _is_there(folder, file):
                 raise lost(name, file)
-            paths[file] = folder / file.name
-        return paths
-
-    def release(self, name: str, files: Iterable[DataFile]) -> None:
-        """They are where they are."""
+        yield {file: folder / file.name for file in files}
 
     def damaged(self, name: str, file: DataFile) -> StorageError:
         """What to say of a file that can't be read."""

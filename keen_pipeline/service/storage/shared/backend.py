@@ -105,17 +105,18 @@ def _count_request(database: PostgresDatabase, kind: str, limit: int) -> None:
     with database.transaction(f"{kind} requests") as connection:
         connection.execute("INSERT INTO request_kinds (kind) VALUES (?) ON CONFLICT DO NOTHING", [kind])
         sql = (
-            f"SELECT {NOW} AS now, refused_until, (SELECT count(*) FROM requests WHERE kind = ? AND at > {NOW} - ?) AS made"  # noqa: S608
+            f"SELECT {NOW} AS now, refused_until, (SELECT count(*) FROM requests WHERE kind = ? AND abs(at - {NOW}) < ?) AS made"  # noqa: S608
             " FROM request_kinds WHERE kind = ?"
         )
         (row,) = connection.execute(sql, [kind, WINDOW_SECONDS, kind]).fetchall()
         now, wait = row["now"], row["refused_until"] - row["now"]
+        wait = wait if wait <= WINDOW_SECONDS else 0  # a longer one is of a clock that was ahead
         over = wait <= 0 and row["made"] >= limit
         if over:
             connection.execute("UPDATE request_kinds SET refused_until = ? WHERE kind = ?", [now + WINDOW_SECONDS, kind])
         elif wait <= 0:
             connection.execute("INSERT INTO requests (kind, at) VALUES (?, ?)", [kind, now])
-        connection.execute("DELETE FROM requests WHERE kind = ? AND (? OR at <= ?)", [kind, over, now - WINDOW_SECONDS])
+        connection.execute("DELETE FROM requests WHERE kind = ? AND (? OR abs(at - ?) >= ?)", [kind, over, now, WINDOW_SECONDS])
     if wait > 0:
         raise refused(kind, wait)
     if over:

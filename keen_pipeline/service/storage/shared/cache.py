@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from keen_pipeline.errors import RetryableError, ServiceUnavailableError
 from keen_pipeline.service.storage.places import ObjectStore
@@ -39,7 +40,7 @@ class FileCache:
         self._lock = threading.Lock()
         self._sizes: OrderedDict[str, int] = OrderedDict()  # by file, the least recently held first
         self._holds: dict[str, int] = {}
-        self._fetching: dict[str, threading.Lock] = {}
+        self._fetching: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in folder.iterdir():
             if path.suffix == ".parquet" and _is_whole(path):
@@ -116,8 +117,6 @@ class FileCache:
                 raise FileGoneError(name) from None
             finally:
                 part.unlink(missing_ok=True)
-                with self._lock:
-                    self._fetching.pop(file, None)
             with self._lock:
                 self._sizes[file] = size
 

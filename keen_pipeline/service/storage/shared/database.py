@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
-from keen_pipeline.service.storage.folder.state import EXTRACTIONS
+from keen_pipeline.service.storage.folder.state import EXTRACTIONS, LISTED
 
 SCHEMA = "keen_service"
 _VERSION = 2
@@ -224,14 +224,14 @@ def _bring_up(connection: psycopg.Connection[Any]) -> None:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             connection.execute(_TABLES)
             connection.execute("INSERT INTO version VALUES (%s)", [_VERSION])
-            return
         row = connection.execute("SELECT number FROM version").fetchone()
-    if row != {"number": _VERSION}:
-        found = row["number"] if row else "none"
-        raise ConfigurationError(
-            f"service: the catalogue has schema {found}, this version reads {_VERSION}; use the version that made it, or"
-            " extract its events there and load them here"
-        )
+        if row != {"number": _VERSION}:
+            found = row["number"] if row else "none"
+            raise ConfigurationError(
+                f"service: the catalogue has schema {found}, this version reads {_VERSION}; use the version that made it, or"
+                " extract its events there and load them here"
+            )
+        connection.execute(LISTED)
 
 
 def _conninfo(url: str) -> str:

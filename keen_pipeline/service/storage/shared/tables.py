@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from deltalake import DeltaTable, Field, Schema
@@ -51,8 +52,9 @@ class SharedTables:
             self._objects.put(object_name(name, file), self.work / file.name)
             self._cache.adopt(object_name(name, file), self.work / file.name)
 
-    def hold(self, name: str, files: Iterable[DataFile]) -> dict[DataFile, Path]:
-        """Have files here until they are released. Raises FileGoneError, ServiceUnavailableError; then none is held.
+    @contextmanager
+    def held(self, name: str, files: Sequence[DataFile]) -> Iterator[dict[DataFile, Path]]:
+        """Have files here while the block runs. Raises FileGoneError, ServiceUnavailableError.
 
         Raises StorageError for one that the table still names.
         """
@@ -64,10 +66,10 @@ class SharedTables:
                 if object_name(name, file) == gone.name:
                     raise lost(name, file) from None
             raise
-        return {file: self._cache.path(one) for file, one in wanted.items()}
-
-    def release(self, name: str, files: Iterable[DataFile]) -> None:
-        self._cache.release([object_name(name, file) for file in files])
+        try:
+            yield {file: self._cache.path(one) for file, one in wanted.items()}
+        finally:
+            self._cache.release(wanted.values())
 
     def damaged(self, name: str, file: DataFile) -> StorageError:
         """What to say of a file that can't be read. The copy goes, as that alone may be damaged."""

@@ -35,11 +35,11 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (f"{SERVICE}/events/properties.py", 'if names == "v3" and path != name and', "if False and", _LITERAL),
     (f"{SERVICE}/events/properties.py", ' or one.startswith(f"{name}.")', "", _LITERAL),
-    (f"{SERVICE}/cancellation.py", "                cursor.interrupt()", "                pass", _LEFT),
+    (f"{SERVICE}/storage/engine.py", "                        cursor.interrupt()", "                        pass", _LEFT),
     (
-        f"{SERVICE}/cancellation.py",
-        "            if self.cancelled:",
-        "            if False:",
+        f"{SERVICE}/storage/engine.py",
+        "            if (found := problem()) is not None:",
+        "            if (found := problem()) is not None and False:",
         tests_of("extractions/going_on", "a_cancelled_request_opens_no_further_cursor"),
     ),
     (

@@ -134,7 +134,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         tests_of("http/bad_input", "wrong_parameters"),
     ),
     # Going on.
-    (f"{HTTP}/lanes.py", "            cancellation.cancel()\n", "", _LEFT),
+    (f"{HTTP}/lanes.py", "            left.set()\n", "", _LEFT),
     (f"{HTTP}/lanes.py", "            scope.cancel()  # it may still wait for a thread", "            pass", _LEFT),
     (
         f"{HTTP}/lanes.py",
