@@ -87,7 +87,7 @@ class AzureStorage(ObjectStorage):
         code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
         code = cleaned(getattr(code, "value", code))
         signs_nothing = isinstance(error, exceptions.ClientAuthenticationError)  # the key, and nothing was asked
-        return refused(target, 403 if signs_nothing else error.status_code or 500, code, _KEYS)
+        return refused(target, 403 if signs_nothing else error.status_code or 500, code, _KEYS, error)
 
 
 def _new_client(root: str, options: Options) -> BlobServiceClient:

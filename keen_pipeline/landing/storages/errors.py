@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError, TransferError
 
@@ -59,8 +60,11 @@ def unavailable(target: str, why: object, mend: str = "") -> ServiceUnavailableE
     return ServiceUnavailableError(text + (f"\n{mend}" if mend else ""))
 
 
-def refused(target: str, status: int, code: str, mend: str, what: str = "") -> KeenPipelineError:
-    """By the HTTP status of a storage's answer and its own code for it; `what`: the request, if the storage has a name for it."""
+def refused(target: str, status: int, code: str, mend: str, error: Any) -> KeenPipelineError:
+    """By the HTTP status of a storage's answer and its own code for it; `error`: its client's, which knows what was asked."""
+    request = getattr(getattr(error, "response", None), "request", None)
+    asked = getattr(error, "operation_name", "") or getattr(request, "method", "")
+    what = f" on {cleaned(asked)}" if asked else ""
     if status in (401, 403):
         return for_a_person(target, f"access was refused ({code}){what}", mend)
     if status in (501, 507) or (400 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES):

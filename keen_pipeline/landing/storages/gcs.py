@@ -96,7 +96,7 @@ class GcsStorage(ObjectStorage):
         if isinstance(error, _WRONG):
             return for_a_person(target, f"the service refuses what it was asked ({type(error).__name__})")
         if isinstance(error, google.api_core.exceptions.GoogleAPICallError) and error.code is not None:
-            return refused(target, error.code, f"{error.code} {type(error).__name__}", _KEYS)
+            return refused(target, error.code, f"{error.code} {type(error).__name__}", _KEYS, error)
         return unavailable(target, error)
 
 

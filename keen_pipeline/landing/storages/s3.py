@@ -134,7 +134,7 @@ class S3Storage(ObjectStorage):
         if 300 <= status < 400 or code in _ELSEWHERE:
             return for_a_person(target, f"the bucket lies in another region ({code})", _SETTINGS)
         status = 403 if code in _EXPIRED else status
-        return refused(target, status, code, _KEYS if status in (401, 403) else _SETTINGS, f" on {answer.operation_name}")
+        return refused(target, status, code, _KEYS if status in (401, 403) else _SETTINGS, answer)
 
 
 def _cause(error: BaseException | None, kinds: Any) -> Any:

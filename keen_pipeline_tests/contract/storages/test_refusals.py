@@ -61,3 +61,11 @@ def test_key_that_is_too_long_for_s3_is_for_a_person(place: Place) -> None:
     error = outcome(destination, OLD)
     assert isinstance(error, ConfigurationError)
     assert "KeyTooLongError" in str(error)
+
+
+@pytest.mark.parametrize(("place", "said"), [("s3", "DeleteObject"), ("gcs", "DELETE"), ("azure", "DELETE")], indirect=["place"])
+def test_what_was_refused_is_said(place: Place, between: HttpProxy, said: str) -> None:
+    destination = behind(place, between)
+    between.fault = lambda to: to.command == "DELETE" and proxy.refused(403, "AccessDenied")(to)
+    with pytest.raises(ConfigurationError, match=rf"access was refused \([\w ]+\) on {said}"):
+        destination.probe()
