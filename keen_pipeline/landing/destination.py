@@ -25,7 +25,6 @@ from keen_pipeline.timeframe import format_instant
 
 if TYPE_CHECKING:
     from keen_pipeline.landing.parquet.convert import Conversion
-    from keen_pipeline.landing.transfer.download import Download
     from keen_pipeline.landing.transfer.intake import Intake
 
 LONGEST_LIST_BYTES = 256 * 1024 * 1024
@@ -89,6 +88,8 @@ class FileDestination:
         Raises VerificationError (the CSV that came is kept under `_quarantine/`, with its reason beside it), RetryableError if the
         transfer can't finish now, ConfigurationError if the place can't be written. The file at `target` is as it was then.
         """
+        from keen_pipeline.landing.transfer.download import Download  # brings NumPy, which those that land nothing can spare
+
         path = path_below(self._root, target)
         encoding = encoding_of(path)
         check_encoding(encoding)
@@ -99,7 +100,8 @@ class FileDestination:
             stage = stack.enter_context(self._storage.stage(target))
             # Parquet is made of a CSV that is kept until then, and maybe twice: a cell that doesn't fit may come last.
             conversion = stack.enter_context(_conversion(encoding, stage, mask or {}, types or {}, earlier_types or {}))
-            download = stack.enter_context(_download(source, stage, encoding, conversion, new_masker, check))
+            body, written = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
+            download = stack.enter_context(Download(source, body, written, new_masker, check=check))
             try:
                 with of_temporary_folder():  # the storage tells its own errors: other files are this machine's
                     intake = download.run()
@@ -254,18 +256,3 @@ def _conversion(
 
     kept = {name: "string" if masked_by(mask, name) else word for name, word in types.items() if not dropped(name)}
     return Conversion(stage, kept, {name: word for name, word in earlier.items() if not dropped(name)})
-
-
-def _download(
-    source: ResultsSource,
-    stage: BinaryIO,
-    encoding: Encoding,
-    conversion: Conversion | None,
-    masker: Callable[[], Masker] | None,
-    check: Callable[[], None],
-) -> Download:
-    # Brings NumPy, which a code location that lands nothing can spare.
-    from keen_pipeline.landing.transfer.download import Download
-
-    body, written = (stage, encoding) if conversion is None else (conversion.body, Encoding.CSV)
-    return Download(source, body, written, masker, check=check)

@@ -118,27 +118,19 @@ def _within(cells: Any) -> bool:
 
 
 def _all_exact(cells: Any) -> bool:
-    """Whether each text is a number that a double holds: whose own shortest text is that number."""
+    """Whether each text is a number that a double holds."""
     from pyarrow import compute
 
-    pa = pyarrow()
+    from keen_pipeline.landing.parquet.cells import are_exact
+
     short = compute.and_(compute.less_equal(compute.utf8_length(cells), _SURE_LENGTH), compute.match_substring_regex(cells, _SHORT))
-    cells = cells.filter(compute.invert(short))
-    try:
-        same = compute.equal(cells.cast(pa.float64()).cast(pa.string()), cells)
-    except pa.ArrowInvalid:  # larger than any double
-        return False
-    return all(_is_exact(text) for text in cells.filter(compute.invert(same)).unique().to_pylist())
+    return are_exact(cells.filter(compute.invert(short)))
 
 
 def _plain(number: Decimal) -> str:
     """The text of a decimal without the zeros that only its column's scale adds."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _is_exact(text: str) -> bool:
-    return Decimal(repr(float(text))) == Decimal(text)
 
 
 def _counted(numbers: Iterable[str | int]) -> Numbers:

@@ -236,6 +236,8 @@ def _misfit(dataset: Any, column: str) -> str | None:
         for _ in dataset.scanner(columns=[column]).to_batches():
             pass
     except pyarrow().ArrowInvalid as error:
+        if "straddling" in str(error):  # a record longer than two blocks, which no other type helps
+            raise
         return _row(error)
     return None
 
@@ -275,9 +277,11 @@ def _csv_options(names: Sequence[str] = ()) -> dict[str, Any]:
     """`names`: of the columns, if not those that the header gives them."""
     from pyarrow import csv
 
+    # In lines: `skip_rows_after_names` skips events too if there is a NUL in it.
+    header = len(re.findall(r"\r\n?|\n", ",".join(names))) + 1 if names else 0
     return {
         "parse_options": csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES, column_names=names, skip_rows_after_names=min(len(names), 1)),
+        "read_options": csv.ReadOptions(block_size=BLOCK_BYTES, column_names=names, skip_rows=header),
         "convert_options": csv.ConvertOptions(
             null_values=["", "null"],
             strings_can_be_null=True,

@@ -46,14 +46,9 @@ def pyarrow() -> Any:
 def arrow_type(word: str) -> Any:
     """Arrow's type for one of Keen's, or of TYPES; not for KEENS_NUMBER and `decimal`, whose cells decide."""
     pa = pyarrow()
-    known = {
-        "num": pa.float64(),
-        "int": pa.int64(),
-        "bool": pa.bool_(),
-        "datetime": pa.timestamp("us", "UTC"),
-        "bytes": pa.binary(),
-    }
-    return known.get(word, pa.string())
+    from keen_pipeline.landing.parquet import cells
+
+    return pa.int64() if word == "int" else cells.arrow_type(word)
 
 
 def check_types(collection: str, types: Mapping[str, str]) -> None:

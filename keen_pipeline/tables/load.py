@@ -106,6 +106,8 @@ class TableLoader:
             yield _with_marks(scan.schema.empty_table(), columns, self.source, partition_key)  # also for no event
             for batch in scan.of().batches():
                 rows += batch.num_rows
+                if self.place.file_format is not None:
+                    _check_texts(batch, f"{self.collection}[{partition_key}]: table {self.table} can't be loaded")
                 yield _with_marks(batch, columns, self.source, partition_key)
 
         hints = [hint(name, word) for name, word in words.items()]
@@ -183,6 +185,19 @@ def _with_marks(rows: Any, columns: Sequence[str], source: str, partition_key: s
 
     marks = [pa.array([mark] * rows.num_rows, pa.string()) for mark in (source, partition_key)]
     return pa.Table.from_arrays([*rows.columns, *marks], names=[*columns, SOURCE_COLUMN, PARTITION_COLUMN])
+
+
+def _check_texts(rows: Any, what: str) -> None:
+    """Raises ConfigurationError for a NUL, which PostgreSQL's texts can't hold; its own words name no column."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if pa.types.is_string(column.type) and compute.any(compute.match_substring(column, "\0")).as_py():
+            mend = f"mask the property, or load it into a new table with types={{{name!r}: 'bytes'}}"
+            raise ConfigurationError(
+                f"{what}: PostgreSQL has no text with a NUL, as {name} has; its rows are as they were. To load it, {mend}"
+            )
 
 
 def _literal(text: str) -> str:

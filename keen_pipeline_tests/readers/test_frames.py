@@ -129,6 +129,21 @@ def test_name_that_no_text_can_hold_loses_no_value(keen_landing: KeenLanding, en
     assert [list(row.values()) for row in table.to_pylist()] == [["x", None, None], [None, "y", "z"], [None, "w", None]]
 
 
+@pytest.mark.parametrize("end", ["\0", "\0\r\n", "\n\r\0"])
+def test_header_that_no_text_can_hold_takes_no_event_with_it(keen_landing: KeenLanding, end: str) -> None:
+    keen_landing.land("visits", {KEYS[0]: [{f"a{end}": "x", "b": "y"}, {f"a{end}": "z"}]})
+    assert keen_landing.reader.load("visits", KEYS[0], pa.Table, columns=["body:b"]).to_pylist() == [
+        {"body:b": "y"},
+        {"body:b": None},
+    ]
+
+
+def test_record_that_is_longer_than_any_of_keens_is_not_said_to_be_of_another_type(keen_landing: KeenLanding) -> None:
+    keen_landing.land("visits", {KEYS[0]: [{"a": "x" * (9 * 1024 * 1024)}]})
+    with pytest.raises(ConfigurationError, match=rf"{KEYS[0]}\]: \S+ can't be read: .*straddling"):
+        keen_landing.reader.load("visits", KEYS[0], pa.Table)
+
+
 def test_column_that_nobody_knows_is_refused(csv: KeenLanding) -> None:
     with pytest.raises(InvalidInputError, match=r"no landed file has body:amuont; known are body:coupon:code,"):
         csv.reader.load("visits", KEYS[:1], pa.Table, columns=["body:amuont"])

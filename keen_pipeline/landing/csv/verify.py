@@ -37,7 +37,6 @@ class CsvVerifier:
         self._structure = StructureReader(len(columns))
         self._scanned = _SCANNED_BYTES
         self._held = b""
-        self._look_at = 0  # the length of what is held before it is looked at again
 
     def feed(self, data: bytes | bytearray, start: int = 0, end: int | None = None) -> None:
         """Take the next bytes, any number of them: `data[start:end]`."""
@@ -72,17 +71,10 @@ class CsvVerifier:
     def _end_held(self, data: bytes | bytearray, start: int, end: int) -> int:
         """Go on with the record that is held; returns up to where `data` is taken."""
         held = len(self._held)
-        line_end = data.find(b"\n", start, min(end, start + _JOINED_BYTES)) + 1 if held < _JOINED_BYTES else 0
-        joined = self._held + data[start : line_end or min(end, start + max(_JOINED_BYTES, held))]
-        after = 0
-        if line_end:  # most records end with their line, for which a look would cost too much
-            after = self._scan(joined)
-        elif len(joined) >= min(self._look_at, LONGEST_RECORD_BYTES):
-            after = self._records(joined, 0, len(joined))
-            # The whole of it is gone through each time: when it has doubled.
-            self._look_at = 2 * len(joined) if len(joined) > _JOINED_BYTES else 0
-        if after:
-            self._held, self._look_at = self._held[after:], 0
+        # The whole of it is gone through each time: twice as much.
+        joined = self._held + data[start : min(end, start + max(_JOINED_BYTES, held))]
+        if after := self._records(joined, 0, len(joined)):
+            self._held = self._held[after:]
             return start + max(0, after - held)
         if len(joined) > LONGEST_RECORD_BYTES:
             raise VerificationError(f"record {self.records + 1} is longer than {LONGEST_RECORD_BYTES} bytes (at byte {self.whole})")

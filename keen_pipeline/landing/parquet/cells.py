@@ -104,17 +104,22 @@ def _surely_numbers(cells: Any) -> Any:
 def _all_exact(cells: Any) -> bool:
     """Whether these cells are JSON numbers that a double keeps."""
     text = _string(cells)
-    try:
-        if text is None or not compute.all(compute.is_finite(text.cast(pa.float64()))).as_py():
-            return False
-    except pa.ArrowInvalid:
+    if text is None or not are_exact(text):
         return False
     whole = text.filter(compute.match_substring_regex(text, "^-?[0-9]{16,}$"))
-    if any(len(cell) > _LONGEST_WHOLE or abs(int(cell)) > _LARGEST_WHOLE for cell in whole.to_pylist()):
+    return all(len(cell) <= _LONGEST_WHOLE and abs(int(cell)) <= _LARGEST_WHOLE for cell in whole.to_pylist())
+
+
+def are_exact(text: Any) -> bool:
+    """Whether each cell of a string array is a JSON number that a double holds: whose own shortest text is that number."""
+    try:
+        doubles = text.cast(pa.float64())
+    except pa.ArrowInvalid:
         return False
-    # Most long numbers are the double's own shortest text already.
-    rest = text.filter(compute.not_equal(text.cast(pa.float64()).cast(pa.string()), text))
-    return all(_NUMBER.fullmatch(cell) and Decimal(repr(float(cell))) == Decimal(cell) for cell in rest.to_pylist())
+    # Most long numbers are that text already.
+    same = compute.and_(compute.equal(doubles.cast(pa.string()), text), compute.is_finite(doubles))
+    others = text.filter(compute.invert(same)).unique().to_pylist()
+    return all(_NUMBER.fullmatch(cell) and Decimal(repr(float(cell))) == Decimal(cell) for cell in others)
 
 
 def _boolean(column: Any) -> Any:
@@ -128,17 +133,11 @@ def _boolean(column: Any) -> Any:
 def _instant(column: Any) -> Any:
     data, begin, end = _raw(column.drop_null())
     lengths = end - begin
-    if len(lengths):
-        length = int(lengths[0])
-        # Arrow takes other forms of ISO-8601 too, with other separators and offsets.
-        if (lengths == length).all():
-            cells = data.reshape(-1, length) if length in _INSTANT_LENGTHS else None
-            well = cells is not None and _have_form(cells[:, 10], cells[:, 19], cells[:, -1], length == _INSTANT_LENGTHS[0])
-        else:
-            well = bool(np.isin(lengths, _INSTANT_LENGTHS).all()) and _have_form(
-                _at(data, begin + 10), _at(data, begin + 19), _at(data, end - 1), lengths == _INSTANT_LENGTHS[0]
-            )
-        if not well:
+    # Arrow takes other forms of ISO-8601 too, with other separators and offsets.
+    if not np.isin(lengths, _INSTANT_LENGTHS).all():
+        return None
+    for place, sign in ((begin + 10, "T"), (end - 1, "Z"), ((begin + 19)[lengths != _INSTANT_LENGTHS[0]], ".")):
+        if not (data.take(place) == ord(sign)).all():
             return None
     try:
         instants = column.view(pa.string()).cast(pa.timestamp("us", "UTC"), memory_pool=POOL)
@@ -146,11 +145,6 @@ def _instant(column: Any) -> Any:
         return None
     first = compute.min(instants.view(pa.int64())).as_py()
     return instants if first is None or first >= _FIRST_INSTANT else None
-
-
-def _have_form(separators: Any, points: Any, ends: Any, without_point: Any) -> bool:
-    """Whether all cells have `T` and `Z` at their places, and a point if they have a fraction."""
-    return bool(((separators == ord("T")) & (ends == ord("Z")) & ((points == ord(".")) | without_point)).all())
 
 
 def _raw(cells: Any) -> tuple[Any, Any, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import os
-import queue
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, cast
@@ -14,7 +13,6 @@ from keen_pipeline.landing.csv.grammar import LONGEST_HEADER_BYTES, RecordReader
 from keen_pipeline.landing.csv.verify import CsvVerifier
 from keen_pipeline.landing.transfer.direct import TemporaryFile
 from keen_pipeline.landing.transfer.intake import Intake
-from keen_pipeline.landing.transfer.workers import Chunk
 
 BLOCK_BYTES = 1536 * 1024
 """Looked at, split and converted at once, longer only if a record is. With shorter ones threads wait more for each other."""
@@ -128,17 +126,16 @@ def read_header(body: CsvBody) -> tuple[tuple[str, ...], int]:
 
 
 class BlockReader:
-    """Reads the records of `body` from the offset `at` on. For one thread; `give` is for any."""
+    """Reads the records of `body` from the offset `at` on. For one thread."""
 
     def __init__(self, body: CsvBody, at: int, columns: tuple[str, ...]) -> None:
         self._body = body
         self._columns = columns
         self._at = at
         self._least = BLOCK_BYTES * max(1, len(columns) // BLOCK_COLUMNS)
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
 
-    def blocks(self) -> Generator[Chunk, None, None]:
-        """All records, each with its line end; each block is to be given back.
+    def blocks(self) -> Generator[memoryview, None, None]:
+        """All records, each with its line end.
 
         Raises StoppedError, UnreadableError, and VerificationError for what the verifier refuses too.
         """
@@ -147,31 +144,20 @@ class BlockReader:
             length = self._body.wait(self._at, wanted)
             if not length:
                 return
-            memory = self._memory(length)
+            memory = bytearray(length + 1)  # with room for the line end of a last record that has none
             self._body.read_into(memory, self._at, length)
-            end = self._end_of_records(memory, 0, length, last=length < wanted)
+            end = self._end_of_records(memory, length, last=length < wanted)
             if end:
                 self._at += min(end, length)
                 wanted = self._least
-                yield Chunk(memory, 0, end)
+                yield memoryview(memory)[:end]
                 continue
             wanted *= 2
             if wanted > LONGEST_BLOCK_BYTES:
                 raise UnreadableError(f"a record is longer than {wanted // 2} bytes")
 
-    def give(self, block: Chunk) -> None:
-        """Its memory can be filled again."""
-        if isinstance(block.memory, bytearray) and len(block.memory) == self._least + 1:
-            self._free.put(block.memory)
-
-    def _memory(self, length: int) -> bytearray:
-        """With room for the line end of a last record that has none."""
-        if length == self._least and not self._free.empty():
-            return self._free.get()
-        return bytearray(length + 1)
-
-    def _end_of_records(self, memory: bytearray, start: int, end: int, *, last: bool) -> int:
-        """Where the whole records at the beginning of the bytes end, all of them if these are the `last`.
+    def _end_of_records(self, memory: bytearray, end: int, *, last: bool) -> int:
+        """Where the whole records at the beginning of the `end` bytes end, all of them if these are the `last`.
 
         Arrow finds record ends too, but loses the LF of a quoted CR LF that two of its own blocks share.
         """
@@ -180,8 +166,8 @@ class BlockReader:
                 memory[end] = _LF
                 end += 1
             return end
-        if memory.find(b'"', start, end) < 0 and memory.find(b"\r", start, end) < 0:
-            return memory.rfind(b"\n", start, end) + 1
+        if memory.find(b'"', 0, end) < 0 and memory.find(b"\r", 0, end) < 0:
+            return memory.rfind(b"\n", 0, end) + 1
         verifier = CsvVerifier(self._columns)
-        verifier.feed(memory, start, end)
-        return start + verifier.whole
+        verifier.feed(memory, 0, end)
+        return verifier.whole

@@ -19,7 +19,7 @@ from keen_pipeline.landing.parquet.cells import POOL, arrow_type, converted, fal
 from keen_pipeline.landing.parquet.source import BlockReader, CsvBody, UnreadableError
 from keen_pipeline.landing.parquet.types import BYTES
 from keen_pipeline.landing.transfer.intake import Intake
-from keen_pipeline.landing.transfer.workers import BufferedFileWriter, Chunk
+from keen_pipeline.landing.transfer.workers import BufferedFileWriter
 
 ROW_GROUP_RECORDS = 1024 * 1024
 ROW_GROUP_BYTES = 7 * 1024 * 1024
@@ -103,12 +103,11 @@ def _typed_batches(body: CsvBody, start: int, columns: Columns, schema: Any) -> 
             if not misfits:
                 yield pa.record_batch(arrays, schema=schema)
 
-    reader = BlockReader(body, start, columns.names)
     pool = ThreadPoolExecutor(1, thread_name_prefix="landing-parquet")  # a second worker gains nothing on two processors
     try:
-        for block in reader.blocks():
+        for block in BlockReader(body, start, columns.names).blocks():
             kinds = [misfits.get(number, kind) for number, kind in enumerate(columns.kinds)]
-            running.append(pool.submit(_typed, reader, block, kinds))
+            running.append(pool.submit(_typed, block, kinds))
             yield from taken(BLOCKS_AHEAD)
         yield from taken(0)
     finally:
@@ -117,12 +116,10 @@ def _typed_batches(body: CsvBody, start: int, columns: Columns, schema: Any) -> 
         raise MisfitError(misfits)
 
 
-def _typed(reader: BlockReader, block: Chunk, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:
+def _typed(block: memoryview, kinds: Sequence[str]) -> tuple[list[Any], dict[int, str]]:
     """The columns, and the kinds for those with a cell that does not fit."""
     columns, misfits = [], {}
-    texts = _texts(block, len(kinds))
-    reader.give(block)
-    for number, (column, kind) in enumerate(zip(texts, kinds, strict=True)):
+    for number, (column, kind) in enumerate(zip(_texts(block, len(kinds)), kinds, strict=True)):
         found = converted(column, kind)
         if found is None:
             misfits[number] = fallback(column)
@@ -130,13 +127,13 @@ def _typed(reader: BlockReader, block: Chunk, kinds: Sequence[str]) -> tuple[lis
     return columns, misfits
 
 
-def _texts(block: Chunk, width: int) -> list[Any]:
+def _texts(block: memoryview, width: int) -> list[Any]:
     """A string array for each column, binary if the block isn't UTF-8; nothing of the block's memory is kept.
 
     An empty cell and a `null` are null, in quotes they are not, as the grammar has it. Raises UnreadableError.
     """
     names = [str(number) for number in range(width)]
-    data = pa.py_buffer(block.data)
+    data = pa.py_buffer(block)
     try:
         table = csv.read_csv(
             data,

@@ -18,13 +18,12 @@ from azure.storage.blob import BlobBlock, BlobServiceClient, ExponentialRetry
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
-from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, in_parts, split
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person, refused, unavailable
+from keen_pipeline.landing.storages.remote import Ask, ObjectStorage, in_parts, split
 from keen_pipeline.landing.storages.storage import Fence, Options
 
 MOST_BLOCKS = 50_000
 """Of a blob."""
-_WRONG = frozenset({"InvalidResourceName", "InvalidUri", "UnsupportedHttpVerb", "AccountIsDisabled", "FeatureNotSupported"})
 _KEYS = "Check the AZURE_STORAGE_* variables and the account's roles."
 
 
@@ -62,10 +61,10 @@ class AzureStorage(ObjectStorage):
             return None
         return int(found.size), found
 
-    def _reader(self, target: str, size: int, version: Any) -> Any:
+    def _reader(self, target: str, version: Any) -> Ask:
         pinned = {"etag": version.etag, "match_condition": MatchConditions.IfNotModified}
         blob = self._blob(target)
-        return RangeReader(size, lambda start, end: blob.download_blob(start, end - start, **pinned).readall())
+        return lambda start, end: blob.download_blob(start, end - start, **pinned).readall()
 
     def _delete(self, target: str) -> None:
         with suppress(exceptions.ResourceNotFoundError):
@@ -87,11 +86,8 @@ class AzureStorage(ObjectStorage):
             return unavailable(target, error)
         code = getattr(error, "error_code", None) or error.status_code or type(error).__name__
         code = cleaned(getattr(code, "value", code))
-        if error.status_code == 403 or isinstance(error, exceptions.ClientAuthenticationError):  # also a key that signs nothing
-            return for_a_person(target, f"access was refused ({code})", _KEYS)
-        if code in _WRONG:
-            return for_a_person(target, f"the service refuses what it was asked ({code})", _KEYS)
-        return unavailable(target, code)
+        signs_nothing = isinstance(error, exceptions.ClientAuthenticationError)  # the key, and nothing was asked
+        return refused(target, 403 if signs_nothing else error.status_code or 500, code, _KEYS, error)
 
 
 def _new_client(root: str, options: Options) -> BlobServiceClient:

@@ -11,8 +11,9 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
-from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError, TransferError
+from keen_pipeline.errors import ConfigurationError, KeenPipelineError, ServiceUnavailableError, TransferError
 
 _LONGEST_NAME = 100
 _LONGEST_CODE = 60
@@ -22,6 +23,11 @@ _FOR_A_PERSON = frozenset(
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
         *(errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EFBIG, errno.EINVAL, errno.ENODEV, errno.ENXIO),
     }
+)
+# Of a storage's refusals those that may pass: another writer was there, an upload's session ended, bytes came to harm on the way.
+_PASSING = frozenset({404, 408, 409, 410, 412, 425, 429})
+_PASSING_CODES = frozenset(
+    {"RequestTimeout", "IncompleteBody", "BadDigest", "InvalidPart", "InvalidBlockList", "InvalidBlobOrBlock", "Md5Mismatch"}
 )
 
 
@@ -54,6 +60,18 @@ def unavailable(target: str, why: object, mend: str = "") -> ServiceUnavailableE
     return ServiceUnavailableError(text + (f"\n{mend}" if mend else ""))
 
 
+def refused(target: str, status: int, code: str, mend: str, error: Any) -> KeenPipelineError:
+    """By the HTTP status of a storage's answer and its own code for it; `error`: its client's, which knows what was asked."""
+    request = getattr(getattr(error, "response", None), "request", None)
+    asked = getattr(error, "operation_name", "") or getattr(request, "method", "")
+    what = f" on {cleaned(asked)}" if asked else ""
+    if status in (401, 403):
+        return for_a_person(target, f"access was refused ({code}){what}", mend)
+    if status in (501, 507) or (400 <= status < 500 and status not in _PASSING and code not in _PASSING_CODES):
+        return for_a_person(target, f"the service refuses what it was asked ({code}){what}", mend)
+    return unavailable(target, code)
+
+
 def unreadable(target: str, why: object) -> TransferError:
     """Reading ended before the end of the file; it may be read again from its beginning."""
     return TransferError(f"{short(target)}: reading it failed ({_reason(why)}), or it was replaced meanwhile")
@@ -80,9 +98,14 @@ def _of_system(where: str, mend: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = cleaned(error.strerror or type(error).__name__)
-        if error.errno in _FULL:
-            raise ConfigurationError(f"{where} is full ({reason}); nothing was published\n{mend}") from error
-        if error.errno in _FOR_A_PERSON:
-            raise ConfigurationError(f"{where} can't be written ({reason}); nothing was published") from error
-        raise ServiceUnavailableError(f"{where} failed ({reason})") from error
+        raise of_system(error, where, mend) from error
+
+
+def of_system(error: OSError, where: str, mend: str) -> KeenPipelineError:
+    """The system's word about a place; `mend`: what helps if it is full."""
+    reason = cleaned(error.strerror or type(error).__name__)
+    if error.errno in _FULL:
+        return ConfigurationError(f"{where} is full ({reason}); nothing was published\n{mend}")
+    if error.errno in _FOR_A_PERSON:
+        return ConfigurationError(f"{where} can't be written ({reason}); nothing was published")
+    return ServiceUnavailableError(f"{where} failed ({reason})")

@@ -17,8 +17,8 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages import remote
-from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable
-from keen_pipeline.landing.storages.remote import ObjectStorage, RangeReader, exactly, split
+from keen_pipeline.landing.storages.errors import for_a_person, refused, unavailable
+from keen_pipeline.landing.storages.remote import Ask, ObjectStorage, StoredReader, exactly, split
 from keen_pipeline.landing.storages.storage import Fence, Options
 
 RETRY_SECONDS = 60.0
@@ -28,13 +28,7 @@ _FAILURES = (
     *(google.api_core.exceptions.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException),
     *(ValueError, OSError),
 )
-_WRONG = (
-    google.api_core.exceptions.BadRequest,
-    google.api_core.exceptions.MethodNotAllowed,
-    requests.exceptions.InvalidURL,
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidSchema,
-)
+_WRONG = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 _KEYS = "Check GOOGLE_APPLICATION_CREDENTIALS and the account's rights on the bucket."
 
 
@@ -67,18 +61,18 @@ class GcsStorage(ObjectStorage):
                 fence()
             return data
 
-        self._blob(target).upload_from_file(RangeReader(size, part), size=size, checksum="crc32c", **_bounds())
+        self._blob(target).upload_from_file(StoredReader(target, size, part), size=size, checksum="crc32c", **_bounds())
 
     def _find(self, target: str) -> tuple[int, Any] | None:
         bucket, key = split(target)
         found = self._client.bucket(bucket).get_blob(key, **_bounds())
         return None if found is None else (int(found.size), found.generation)
 
-    def _reader(self, target: str, size: int, version: Any) -> Any:
+    def _reader(self, target: str, version: Any) -> Ask:
         # The library's own reader looks the object up again before it seeks, and then goes by the link that it finds there.
         bucket, key = split(target)
         blob = self._client.bucket(bucket).blob(key, generation=version)
-        return RangeReader(size, lambda start, end: blob.download_as_bytes(start=start, end=end - 1, checksum=None, **_bounds()))
+        return lambda start, end: blob.download_as_bytes(start=start, end=end - 1, checksum=None, **_bounds())
 
     def _delete(self, target: str) -> None:
         with suppress(google.api_core.exceptions.NotFound):
@@ -99,10 +93,10 @@ class GcsStorage(ObjectStorage):
             return for_a_person(target, f"no credentials that work ({type(error).__name__})", _KEYS)
         if isinstance(error, google.api_core.exceptions.NotFound):
             return for_a_person(target, "there is no such bucket")
-        if isinstance(error, (google.api_core.exceptions.Forbidden, google.api_core.exceptions.Unauthorized)):
-            return for_a_person(target, f"access was refused ({cleaned(error.code)})", _KEYS)
         if isinstance(error, _WRONG):
             return for_a_person(target, f"the service refuses what it was asked ({type(error).__name__})")
+        if isinstance(error, google.api_core.exceptions.GoogleAPICallError) and error.code is not None:
+            return refused(target, error.code, f"{error.code} {type(error).__name__}", _KEYS, error)
         return unavailable(target, error)
 
 

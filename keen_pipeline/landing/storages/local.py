@@ -13,16 +13,16 @@ import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from keen_pipeline.landing.storages.errors import for_a_person, of_folder, unavailable
-from keen_pipeline.landing.storages.remote import StoredReader
-from keen_pipeline.landing.storages.storage import Fence, Storage, no_fence
+from keen_pipeline.errors import KeenPipelineError
+from keen_pipeline.landing.storages.errors import for_a_person, of_folder, of_system, short, unavailable
+from keen_pipeline.landing.storages.remote import StoredReader, read_at
+from keen_pipeline.landing.storages.storage import Fence, Leftover, Storage, no_fence
 from keen_pipeline.landing.transfer.direct import StagedFile
 from keen_pipeline.landing.transfer.workers import copy
 
@@ -40,19 +40,19 @@ class LocalStorage(Storage):
     @contextmanager
     def stage(self, target: str) -> Iterator[BinaryIO]:
         place = Path(target)
-        with of_folder(str(place.parent)):
+        with self._translated(str(place.parent)):
             _make_folder(place.parent)
             _check_case(Path(self._root), place)
             file = _Stage(place)
         try:
             yield cast("BinaryIO", file)
         finally:
-            with of_folder(target):
+            with self._translated(target):
                 file.drop()
 
     def publish(self, stage: BinaryIO, target: str, *, fence: Fence = no_fence) -> None:
         place = Path(target)
-        with of_folder(target):
+        with self._translated(target):
             os.fsync(stage.fileno())
             _make_folder(place.parent)
             fence()
@@ -63,7 +63,7 @@ class LocalStorage(Storage):
             _sync_folder(place.parent)
 
     def size(self, target: str) -> int | None:
-        with of_folder(target):
+        with self._translated(target):
             try:
                 return os.stat(target).st_size  # noqa: PTH116
             except (FileNotFoundError, NotADirectoryError):
@@ -71,14 +71,16 @@ class LocalStorage(Storage):
 
     def open(self, target: str) -> BinaryIO:
         try:
-            return cast("BinaryIO", io.BufferedReader(StoredReader(target, io.FileIO(target), (OSError,)), 128 * 1024))
+            file = io.FileIO(target)
+            reader = StoredReader(target, os.fstat(file.fileno()).st_size, partial(read_at, file), (OSError,), file.close)
+            return cast("BinaryIO", io.BufferedReader(reader, 128 * 1024))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise for_a_person(target, f"it can't be read ({error.strerror or type(error).__name__})") from error
 
     def remove(self, target: str) -> None:
-        with of_folder(target):
+        with self._translated(target):
             Path(target).unlink(missing_ok=True)
 
     def files(self, folder: str) -> Iterator[tuple[str, int]]:
@@ -87,24 +89,22 @@ class LocalStorage(Storage):
             raise for_a_person(folder, "it is a symbolic link that leads out of the destination")
         for path, _, names in os.walk(folder, onerror=_raise_other):
             for name in names:
-                with of_folder(path), suppress(FileNotFoundError):  # removed meanwhile
+                with self._translated(path), suppress(FileNotFoundError):  # removed meanwhile
                     found = os.lstat(f"{path}/{name}")
                     if stat.S_ISREG(found.st_mode) and not is_staged(name):
                         yield f"{path}/{name}", found.st_size
 
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Remove staged files that nobody has written to for `older_than`; returns their paths."""
-        oldest = time.time() - older_than.total_seconds()
-        removed = []
+    def _leftovers(self) -> Iterator[Leftover]:
+        """Staged files."""
         for folder, _, names in os.walk(self._root):
             for path in (f"{folder}/{name}" for name in names if is_staged(name)):
-                with of_folder(folder), suppress(FileNotFoundError):  # its landing ended, or another process was quicker
+                with suppress(FileNotFoundError):
                     found = os.lstat(path)
-                    if stat.S_ISREG(found.st_mode) and found.st_mtime < oldest:
-                        os.unlink(path)  # noqa: PTH108
-                        _log.info("removed %s, which a landing that died has left", path)
-                        removed.append(path)
-        return sorted(removed)
+                    if stat.S_ISREG(found.st_mode):
+                        yield path, found.st_mtime, partial(os.unlink, path)
+
+    def _error(self, error: Exception, target: str) -> KeenPipelineError:
+        return of_system(cast("OSError", error), f"destination {short(target)}", "Free some space there.")
 
 
 class _Stage(StagedFile):

@@ -19,30 +19,9 @@ PART_BYTES = 8 * 1024 * 1024
 """What is longer is sent in parts of at least so many bytes; a multiple of 256 KiB, as Google's protocol asks."""
 PARTS_AT_ONCE = 2
 Sent = TypeVar("Sent")
-
-
-class RangeReader:
-    """`size` bytes as a file, each time by `ask(start, end)`, which may give fewer."""
-
-    def __init__(self, size: int, ask: Callable[[int, int], bytes]) -> None:
-        self._size, self._ask = size, ask
-        self._position = 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence])
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, length: int) -> bytes:
-        start, end = self._position, min(self._position + length, self._size)
-        data = self._ask(start, end) if end > start else b""
-        self._position += len(data)
-        return data
-
-    def close(self) -> None:
-        """Nothing is open between two questions."""
+Ask = Callable[[int, int], bytes]
+"""Reads from one place of a file up to another; may give fewer bytes."""
+Failures = tuple[type[Exception], ...]
 
 
 def exactly(descriptor: int, offset: int, length: int) -> bytes:
@@ -66,13 +45,14 @@ def in_parts(stage: BinaryIO, size: int, most: int, send: Callable[[int, bytes],
 
 
 class StoredReader(io.RawIOBase):
-    """A file as it is stored; `failures` are its client's errors, `end` closes what was opened for it, if that is more than it.
+    """`size` bytes of a file, each time by `ask(start, end)`; `end` closes what was opened for it.
 
-    What fails is raised as TransferError: the file may be read again from its beginning.
+    What fails is raised as TransferError: the file may be read again from its beginning. `failures`: its client's errors.
     """
 
-    def __init__(self, uri: str, file: Any, failures: tuple[type[Exception], ...], end: Callable[[], None] | None = None) -> None:
-        self._uri, self._file, self._failures, self._end = uri, file, failures, end or file.close
+    def __init__(self, uri: str, size: int, ask: Ask, failures: Failures = (), end: Callable[[], object] = lambda: None) -> None:
+        self._uri, self._size, self._ask, self._failures, self._end = uri, size, ask, failures, end
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -81,28 +61,35 @@ class StoredReader(io.RawIOBase):
         return True  # Parquet is read from its end
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            self._file.seek(offset, whence)
-            return int(self._file.tell())
-        except self._failures as error:
-            raise unreadable(self._uri, error) from None
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence])
+        return self._position
 
     def tell(self) -> int:
-        return int(self._file.tell())
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
+        start, end = self._position, min(self._position + len(view), self._size)
         try:
-            data = self._file.read(len(view))
+            data = self._ask(start, end) if end > start else b""
         except self._failures as error:
             raise unreadable(self._uri, error) from None
         view[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def close(self) -> None:
         if not self.closed:
             self._end()
+            del self._ask  # and what it reads
         super().close()
+
+
+def read_at(file: Any, start: int, end: int) -> bytes:
+    """Some bytes of an open file, maybe fewer."""
+    if file.tell() != start:
+        file.seek(start)
+    return bytes(file.read(end - start))
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -136,10 +123,10 @@ class ObjectStorage(Storage):
     def open(self, target: str) -> BinaryIO:
         with self._translated(target):
             found = self._found(target)
-            file = None if found is None else self._reader(target, *found)
-        if file is None:
+            ask = None if found is None else self._reader(target, found[1])
+        if found is None or ask is None:
             raise FileNotFoundError(target)
-        return cast("BinaryIO", io.BufferedReader(StoredReader(target, file, self._failures), READ_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, found[0], ask, self._failures), READ_BYTES))
 
     def remove(self, target: str) -> None:
         with self._translated(target):
@@ -172,8 +159,8 @@ class ObjectStorage(Storage):
         """The bytes of the present version, and what names it."""
 
     @abstractmethod
-    def _reader(self, target: str, size: int, version: Any) -> Any:
-        """An open file of that version alone, with `read`, `seek`, `tell` and `close`."""
+    def _reader(self, target: str, version: Any) -> Ask:
+        """Of that version alone."""
 
     @abstractmethod
     def _delete(self, target: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import boto3  # type: ignore[import-untyped]
@@ -17,9 +17,9 @@ from botocore import exceptions
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.layout import is_ours
 from keen_pipeline.landing.storages import remote
-from keen_pipeline.landing.storages.errors import cleaned, for_a_person, unavailable, unreadable
-from keen_pipeline.landing.storages.remote import ObjectStorage, in_parts, split
-from keen_pipeline.landing.storages.storage import Fence, Options
+from keen_pipeline.landing.storages.errors import cleaned, for_a_person, refused, unavailable, unreadable
+from keen_pipeline.landing.storages.remote import Ask, ObjectStorage, in_parts, read_at, split
+from keen_pipeline.landing.storages.storage import Fence, Leftover, Options
 
 ATTEMPTS = 4
 """Of each request."""
@@ -32,25 +32,9 @@ _MISCONFIGURED = (
     *(exceptions.NoRegionError, exceptions.InvalidRegionError, exceptions.ParamValidationError, exceptions.ConfigParseError),
 )
 _KEYS = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, this machine's clock and the bucket's policy."
-_REGION = "Check AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endpoint."
-_TOLD = {
-    **dict.fromkeys(
-        (
-            *("401", "403", "AccessDenied", "AllAccessDisabled", "AccountProblem", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-            *("ExpiredToken", "InvalidToken", "RequestTimeTooSkewed", "UnauthorizedAccess"),
-        ),
-        ("access was refused", _KEYS),
-    ),
-    **dict.fromkeys(
-        ("301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"),
-        ("the bucket lies in another region", _REGION),
-    ),
-    **dict.fromkeys(
-        ("400", "InvalidBucketName", "MethodNotAllowed", "405", "NotImplemented", "501", "507", "QuotaExceeded"),
-        ("the service refuses what it was asked", _REGION),
-    ),
-    "NoSuchBucket": ("there is no such bucket", ""),
-}
+_SETTINGS = "Check the destination's URI, AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endpoint."
+_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"})
+_EXPIRED = frozenset({"ExpiredToken", "InvalidToken"})
 _log = logging.getLogger(__name__)
 
 
@@ -64,28 +48,25 @@ class S3Storage(ObjectStorage):
         try:
             self._client = _new_client(options)
         except (exceptions.BotoCoreError, ValueError) as error:
-            raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _REGION) from None
+            raise for_a_person(root, f"its settings can't be used ({type(error).__name__})", _SETTINGS) from None
 
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Abort the multipart uploads of our keys that began longer ago than `older_than`; returns their URIs."""
+    def _leftovers(self) -> Iterator[Leftover]:
+        """Multipart uploads of our keys."""
         bucket, prefix = split(self._root + "/")
-        oldest = datetime.now(timezone.utc) - older_than
-        removed = []
-        with self._translated(self._root):
-            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
-                for upload in page.get("Uploads", ()):
-                    uri = f"s3://{bucket}/{upload['Key']}"
-                    if upload["Initiated"] >= oldest or not is_ours(self._root, uri):
-                        continue
-                    try:
-                        self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                    except exceptions.ClientError as error:
-                        if _code(error) != "NoSuchUpload":
-                            raise
-                        continue  # it was completed meanwhile, or another process was quicker
-                    _log.info("aborted an upload of %s, which a landing that died has left", uri)
-                    removed.append(uri)
-        return sorted(removed)
+        for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+            for found in page.get("Uploads", ()):
+                uri = f"s3://{bucket}/{found['Key']}"
+                if is_ours(self._root, uri):
+                    upload = {"Bucket": bucket, "Key": found["Key"], "UploadId": found["UploadId"]}
+                    yield uri, found["Initiated"].timestamp(), partial(self._abort, upload)
+
+    def _abort(self, upload: Mapping[str, str]) -> None:
+        try:
+            self._client.abort_multipart_upload(**upload)
+        except exceptions.ClientError as error:
+            if _code(error) == "NoSuchUpload":
+                raise FileNotFoundError(upload["Key"]) from None
+            raise
 
     def _put(self, target: str, data: bytes) -> None:
         parameters = {"client": self._client, "multipart_upload": False}
@@ -102,10 +83,10 @@ class S3Storage(ObjectStorage):
             raise
         return int(found["ContentLength"]), found["ETag"]
 
-    def _reader(self, target: str, size: int, version: Any) -> Any:
+    def _reader(self, target: str, version: Any) -> Ask:
         pinned = {"S3.Client.get_object": {"IfMatch": version}}
         parameters = {"client": self._client, "client_kwargs": pinned, "buffer_size": remote.READ_BYTES}
-        return smart_open.open(target, "rb", compression="disable", transport_params=parameters)
+        return partial(read_at, smart_open.open(target, "rb", compression="disable", transport_params=parameters))
 
     def _delete(self, target: str) -> None:
         bucket, key = split(target)
@@ -132,36 +113,40 @@ class S3Storage(ObjectStorage):
             self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         except BaseException:
             try:
-                self._client.abort_multipart_upload(**upload)
-            except (exceptions.ClientError, exceptions.BotoCoreError) as error:
+                self._abort(upload)
+            except self._failures as error:
                 _log.warning("an upload of %s could not be aborted (%s); it is when leftovers are", target, type(error).__name__)
             raise
 
     def _error(self, error: Exception, target: str) -> KeenPipelineError:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, _MISCONFIGURED):
-                why = "no credentials" if isinstance(cause, exceptions.NoCredentialsError) else "its settings can't be used"
-                return for_a_person(target, f"{why} ({type(cause).__name__})", f"{_KEYS} {_REGION}")
-            cause = cause.__cause__ or cause.__context__
-        code = _code(error)
+        if (wrong := _cause(error, _MISCONFIGURED)) is not None:
+            why = "no credentials" if isinstance(wrong, exceptions.NoCredentialsError) else "its settings can't be used"
+            return for_a_person(target, f"{why} ({type(wrong).__name__})", f"{_KEYS} {_SETTINGS}")
+        answer = _cause(error, exceptions.ClientError)
+        if answer is None:
+            unreached = isinstance(error, exceptions.EndpointConnectionError)
+            return unavailable(target, error, f"The service's address can't be reached. {_SETTINGS}" if unreached else "")
+        code, status = _code(answer), int(answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
         if code in _REPLACED:
             return unreadable(target, code)
-        if code in _TOLD:
-            why, mend = _TOLD[code]
-            return for_a_person(target, f"{why} ({code})", mend)
-        if isinstance(error, exceptions.EndpointConnectionError):
-            return unavailable(target, error, f"The service's address can't be reached. {_REGION}")
-        return unavailable(target, code or error)
+        if code == "NoSuchBucket":
+            return for_a_person(target, f"there is no such bucket ({code})")
+        if 300 <= status < 400 or code in _ELSEWHERE:
+            return for_a_person(target, f"the bucket lies in another region ({code})", _SETTINGS)
+        status = 403 if code in _EXPIRED else status
+        return refused(target, status, code, _KEYS if status in (401, 403) else _SETTINGS, answer)
 
 
-def _code(error: BaseException | None) -> str:
-    """The service's word for what is wrong, of boto3's error or one that smart_open made of it; else nothing."""
-    while error is not None:
-        if isinstance(error, exceptions.ClientError):
-            return cleaned(error.response.get("Error", {}).get("Code", ""))
+def _cause(error: BaseException | None, kinds: Any) -> Any:
+    """The first of some kinds among an error and what smart_open made it of."""
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
-    return ""
+    return error
+
+
+def _code(error: Any) -> str:
+    """The service's word for what is wrong."""
+    return cleaned(error.response.get("Error", {}).get("Code", ""))
 
 
 def _new_client(options: Options) -> Any:

@@ -13,10 +13,9 @@ import socket
 import stat
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -27,8 +26,8 @@ from paramiko.sftp import int64
 from keen_pipeline.errors import KeenPipelineError
 from keen_pipeline.landing.storages.errors import for_a_person, unavailable
 from keen_pipeline.landing.storages.local import is_staged, staged_name
-from keen_pipeline.landing.storages.remote import RangeReader, StoredReader, exactly
-from keen_pipeline.landing.storages.storage import Fence, Options, Storage, no_fence
+from keen_pipeline.landing.storages.remote import StoredReader, exactly
+from keen_pipeline.landing.storages.storage import Fence, Leftover, Options, Storage, no_fence
 from keen_pipeline.settings import SftpSecrets
 
 KEEPALIVE_SECONDS = 15
@@ -91,7 +90,7 @@ class SftpStorage(Storage):
                 file.close()
                 self._keep(files)
 
-        return cast("BinaryIO", io.BufferedReader(StoredReader(target, RangeReader(size, many), _FAILURES, end), _WINDOW_BYTES))
+        return cast("BinaryIO", io.BufferedReader(StoredReader(target, size, many, _FAILURES, end), _WINDOW_BYTES))
 
     def remove(self, target: str) -> None:
         with self._session(target) as files, suppress(FileNotFoundError):
@@ -104,22 +103,14 @@ class SftpStorage(Storage):
                     # Below the folder as the caller writes it: of a path there are several URIs.
                     yield folder + path.removeprefix(self._path(folder)), int(found.st_size or 0)
 
-    def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Remove staged files that nobody has written to for `older_than`, by this machine's clock; returns their URIs."""
-        oldest = time.time() - older_than.total_seconds()
-        removed = []
+    def _leftovers(self) -> Iterator[Leftover]:
+        """Staged files."""
         with self._session(self._root) as files:
             # What this user may not list, such as lost+found, has nothing of ours.
             for path, found in _walk(files, self._folder, (PermissionError,)):
-                if not is_staged(posixpath.basename(path)) or float(found.st_mtime or 0) >= oldest:
-                    continue
-                try:
-                    files.remove(path)
-                except FileNotFoundError:
-                    continue  # its landing ended, or another process was quicker
-                removed.append(self._root + path.removeprefix(self._folder.rstrip("/")))
-                _log.info("removed %s, which a landing that died has left", removed[-1])
-        return sorted(removed)
+                if is_staged(posixpath.basename(path)):
+                    uri = self._root + path.removeprefix(self._folder.rstrip("/"))
+                    yield uri, float(found.st_mtime or 0), partial(files.remove, path)
 
     def _path(self, uri: str) -> str:
         below = uri.removeprefix(self._root).strip("/").split("/")

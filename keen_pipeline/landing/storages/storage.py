@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,10 +20,13 @@ from keen_pipeline.landing.transfer.direct import TemporaryFile
 
 Fence = Callable[[], None]
 """Called immediately before a new file becomes visible; if it raises a KeenPipelineError, nothing does."""
-
-
+Leftover = tuple[str, float, Callable[[], object]]
+"""URI or path, Unix time of the last write, and what removes it, which raises FileNotFoundError when it is gone."""
 Options = Mapping[str, Any]
 """By name, those that are set and right; `keen_pipeline/docs/destinations.md` says what each means."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Kind(NamedTuple):
@@ -89,8 +94,30 @@ class Storage(ABC):
         """
 
     def remove_leftovers(self, older_than: timedelta) -> list[str]:
-        """Remove what crashed landings left; returns its URIs or paths. Only what this package can have made is touched."""
-        return []
+        """Remove what crashed landings left and nobody has written to for `older_than`, by this machine's clock; returns its URIs
+        or paths. What this user may not remove stays.
+        """
+        oldest = time.time() - older_than.total_seconds()
+        removed = []
+        with self._translated(self._root):
+            for uri, written, remove in self._leftovers():
+                if written < oldest:
+                    try:
+                        remove()
+                        removed.append(uri)
+                        _log.info("removed %s, which a landing that died has left", uri)
+                    except FileNotFoundError:
+                        pass  # its landing ended, or another process was quicker
+                    except self._failures as error:
+                        refused = self._error(error, uri)
+                        if not isinstance(refused, ConfigurationError):
+                            raise
+                        _log.warning("what a landing that died has left stays: %s", refused)
+        return sorted(removed)
+
+    def _leftovers(self) -> Iterator[Leftover]:
+        """Those that only this package can have made."""
+        return iter(())
 
     @contextmanager
     def _translated(self, target: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ import pytest
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError, RetryableError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.storages.local import STAGE_SUFFIX
+from keen_pipeline_tests.servers.proxy import HttpProxy
 
 TARGET = "purchases/2026-01-01.csv"
 NOW = timedelta(seconds=-2)
@@ -82,3 +83,7 @@ def outcome(destination: FileDestination, data: bytes) -> KeenPipelineError | No
     assert len(line) < 200, line
     assert "\x1b" not in str(raised.value)
     return raised.value
+
+
+def behind(place: Place, between: HttpProxy) -> FileDestination:
+    return FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from azure.storage.blob import LinearRetry
 
 from keen_pipeline.client import KeenClient, RenewingResults
 from keen_pipeline.collection import Encoding
@@ -29,61 +27,18 @@ from keen_pipeline.errors import (
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.parquet.convert import Conversion
-from keen_pipeline.landing.storages import azure as azure_storage
-from keen_pipeline.landing.storages import gcs as gcs_storage
 from keen_pipeline.landing.storages import local, remote
-from keen_pipeline.landing.storages import s3 as s3_storage
 from keen_pipeline.landing.storages.errors import for_a_person
-from keen_pipeline.landing.storages.storage import Options
 from keen_pipeline.landing.transfer.direct import TemporaryFile
-from keen_pipeline_tests.contract.storages.places import NOW, TARGET, Place, outcome, publish
+from keen_pipeline_tests.contract.storages.places import NOW, TARGET, Place, behind, outcome, publish
 from keen_pipeline_tests.landing.conftest import BytesSource
 from keen_pipeline_tests.servers import faults, proxy
 from keen_pipeline_tests.servers.faults import FaultServer
-from keen_pipeline_tests.servers.proxy import HttpProxy, http_proxy
+from keen_pipeline_tests.servers.proxy import HttpProxy
 
 PART = 5 * 1024 * 1024  # S3's least
+pytestmark = pytest.mark.usefixtures("quick")
 OLD, NEW = b"old", b"n" * (2 * PART + 1)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several parts, and each request is tried twice."""
-    monkeypatch.setattr(remote, "PART_BYTES", PART)
-    monkeypatch.setattr(s3_storage, "ATTEMPTS", 2)
-    once = LinearRetry(backoff=0, retry_total=1, random_jitter_range=0)
-    monkeypatch.setattr(azure_storage, "ExponentialRetry", lambda **_: once)
-    monkeypatch.setattr(gcs_storage, "RETRY_SECONDS", 1.5)
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[dict[Any, Any]]:
-    """Proxies by the kind of what is behind them, and clients of S3, which take a second of the processor, by their options."""
-    with ExitStack() as stack:
-        yield {"stack": stack}
-
-
-@pytest.fixture
-def between(place: Place, made: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> HttpProxy:
-    """Stands before the service of `place`, and spoils nothing yet."""
-    kind, new = place.root.partition(":")[0], s3_storage._new_client
-
-    def client(options: Options) -> Any:
-        key = tuple(options.items())
-        if key not in made:
-            made[key] = new(options)
-        return made[key]
-
-    monkeypatch.setattr(s3_storage, "_new_client", client)
-    if kind not in made:
-        made[kind] = made["stack"].enter_context(http_proxy(place.transport["endpoint"]))
-    found: HttpProxy = made[kind]
-    found.fault = lambda _: False
-    return found
-
-
-def behind(place: Place, between: HttpProxy) -> FileDestination:
-    return FileDestination(place.root, transport={**place.transport, "endpoint": between.endpoint})
 
 
 @dataclass(frozen=True)
@@ -199,26 +154,6 @@ def test_upload_is_aborted_when_what_was_staged_goes_elsewhere_and_fails(place: 
             storage.publish(stage, f"{root}/_quarantine/{TARGET}", fence=lost)
     assert place.unfinished() == 0
     assert place.files() == {}
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "said"),
-    [
-        (301, "PermanentRedirect", "the bucket lies in another region (PermanentRedirect)"),
-        (400, "AuthorizationHeaderMalformed", "the bucket lies in another region"),
-        (400, "ExpiredToken", "access was refused (ExpiredToken)"),
-        (403, "RequestTimeTooSkewed", "access was refused (RequestTimeTooSkewed)"),
-        (400, "InvalidBucketName", "the service refuses what it was asked"),
-        (507, "507", "the service refuses what it was asked"),
-    ],
-)
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
-def test_word_of_s3_that_a_person_has_to_act_on(place: Place, between: HttpProxy, status: int, code: str, said: str) -> None:
-    destination = behind(place, between)
-    between.fault = proxy.only(proxy.refused(status, code))
-    error = outcome(destination, OLD)
-    assert isinstance(error, ConfigurationError)
-    assert said in str(error)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +311,7 @@ def test_disk_that_fails_while_a_landed_file_is_read_is_no_fault_of_the_destinat
 
     with destination.open(f"{tmp_path}/{TARGET}") as whole, destination.open(f"{tmp_path}/{TARGET}") as piece:
         for file in (whole, piece):  # a directory's descriptor can't be read, whatever the disk
-            os.dup2(os.open(tmp_path, os.O_RDONLY), file.raw._file.fileno())  # type: ignore[attr-defined]
+            os.dup2(os.open(tmp_path, os.O_RDONLY), file.raw._ask.args[0].fileno())  # type: ignore[attr-defined]
         with pytest.raises(TransferError, match="reading it failed"):
             whole.read()
         with pytest.raises(TransferError, match="reading it failed"):

@@ -248,6 +248,20 @@ def test_a_load_that_fails_leaves_the_rows_as_they_were(keen_landing: KeenLandin
     assert sorted(query("SELECT n FROM visits")) == [("3",), ("z",)]
 
 
+def test_a_nul_in_a_text_is_kept_or_its_column_named(
+    url: str, keen_landing: KeenLanding, load: Callable[..., Any], query: Query
+) -> None:
+    keen_landing.land("visits", {"2026-01-01": [{"n": 1, "t": "a\0b"}]})
+    options: dict[str, Any] = {}
+    if url.startswith("postgres"):
+        with pytest.raises(ConfigurationError, match=r"visits\[2026-01-01\]: .* NUL, as body:t has.*types=\{'body:t': 'bytes'\}"):
+            load("2026-01-01")
+        options = {"table": "again", "types": {"body:t": "bytes"}}
+    load("2026-01-01", **options)
+    [(text,)] = query(f"SELECT t FROM {options.get('table', 'visits')}")
+    assert (text.encode() if isinstance(text, str) else bytes(text)) == b"a\0b"
+
+
 def test_a_table_that_was_dropped_is_made_again(keen_landing: KeenLanding, load: Callable[..., Any], query: Query) -> None:
     keen_landing.land("visits", {"2026-01-01": [{"n": 1}]})
     load("2026-01-01")

@@ -283,7 +283,7 @@ def test_wide_file_has_longer_blocks_that_hold_more_than_a_few_records(monkeypat
     monkeypatch.setattr(parquet_source, "BLOCK_COLUMNS", 100)
     lengths: list[int] = []
     texts = parquet_write._texts
-    monkeypatch.setattr(parquet_write, "_texts", lambda block, width: lengths.append(len(block.data)) or texts(block, width))
+    monkeypatch.setattr(parquet_write, "_texts", lambda block, width: lengths.append(len(block)) or texts(block, width))
     names = [f"c{number}" for number in range(800)]
     table, _ = converted(",".join(names).encode() + b"\n" + (b"1," * 799 + b"2\n") * 20, dict.fromkeys(names, "num"))
     assert table.num_rows == 20

@@ -97,10 +97,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{TEST_PARQUET}::test_instant_that_readers_cannot_show_leaves_its_column_text",
     ),
     (CELLS, 'sure[zeros] &= (behind == end[zeros]) | (_at(data, behind) == ord("."))', "pass", NUMBERS),
-    (SOURCE, 'return memory.rfind(b"\\n", start, end) + 1', "return end", f"{TEST_PARQUET} -k 'odd_records or misfit_in_the_last'"),
+    (SOURCE, 'return memory.rfind(b"\\n", 0, end) + 1', "return end", f"{TEST_PARQUET} -k 'odd_records or misfit_in_the_last'"),
     (
         SOURCE,
-        """if memory.find(b'"', start, end) < 0 and memory""",
+        """if memory.find(b'"', 0, end) < 0 and memory""",
         "if memory",
         f"{TEST_PARQUET} -k 'within_quotes or misfit_in_the_last'",
     ),

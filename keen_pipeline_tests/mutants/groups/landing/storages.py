@@ -8,6 +8,8 @@ _LOCAL = _TESTS + "test_local_storage.py"
 _ROOTS = _TESTS + "test_roots.py"
 _FAULTS = _TESTS + "test_storage_faults.py"
 _STORAGES = _TESTS + "test_storages.py"
+_LEFTOVERS = _TESTS + "test_leftovers.py"
+_REFUSALS = _TESTS + "test_refusals.py"
 _SFTP = _TESTS + "test_sftp.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
@@ -26,12 +28,13 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (_AT + "local.py", "    folder.mkdir(exist_ok=True)\n", "    folder.mkdir()\n", f"{_LOCAL} -k new_folders"),
     (_AT + "local.py", "            fence()\n            try:\n", "            try:\n", f"{_STORAGES} -k 'fence and local'"),
     (_AT + "local.py", " | os.O_TMPFILE", "", f"{_LOCAL} -k goes_with_the_process"),
-    (_AT + "local.py", ".st_mtime < oldest", ".st_mtime > oldest", f"{_LOCAL} -k another_machine"),
+    (_AT + "storage.py", "written < oldest", "written > oldest", f"{_LOCAL} -k another_machine"),
     (_AT + "local.py", "            name.unlink(missing_ok=True)\n", "            pass\n", f"{_LOCAL} -k handles_sigterm"),
     (_AT + "local.py", "stat.S_ISREG(found.st_mode) and not", "not", f"{_STORAGES} -k 'symbolic and local'"),
-    (_AT + "local.py", "stat.S_ISREG(found.st_mode) and found", "found", f"{_STORAGES} -k 'own_making and local'"),
+    (_AT + "local.py", "if stat.S_ISREG(found.st_mode):", "if True:", f"{_LEFTOVERS} -k 'own_making and local'"),
+    (_AT + "storage.py", "if not isinstance(refused, ConfigurationError):", "if True:", f"{_LEFTOVERS} -k keeps_no_other"),
     (_AT + "local.py", "os.path.commonpath([home, os.path.realpath(folder)]) != home", "False", f"{_LOCAL} -k manifests_folder"),
-    (_AT + "local.py", '[0-9a-f]{16}\\.landing"', '.*\\.landing"', f"{_STORAGES} -k 'own_making and local'"),
+    (_AT + "local.py", '[0-9a-f]{16}\\.landing"', '.*\\.landing"', f"{_LEFTOVERS} -k 'own_making and local'"),
     (_AT + "local.py", "{name[:_LONGEST_NAME]}", "{name}", f"{_LOCAL} -k longest"),
     # The boundary
     (_AT + "errors.py", "errno.ENOSPC, errno.EDQUOT", "errno.ENOSPC", f"{_FAULTS} -k local_disk"),
@@ -63,7 +66,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         f"{_STORAGES} -k 'nothing_outside and local'",
     ),
     # S3
-    (_AT + "s3.py", " or not is_ours(self._root, uri)", "", f"{_STORAGES} -k root_of_a_bucket"),
+    (_AT + "s3.py", "if is_ours(self._root, uri):", "if True:", f"{_LEFTOVERS} -k root_of_a_bucket"),
     (
         _AT + "s3.py",
         'pinned = {"S3.Client.get_object": {"IfMatch": version}}',
@@ -82,13 +85,9 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "except KeyError as error:",
         f"{_FAULTS} -k settings_of_aws",
     ),
-    (_AT + "s3.py", "    if code in _TOLD:", "    if False:", f"{_FAULTS} -k word_of_s3"),
-    (
-        _AT + "s3.py",
-        """if upload["Initiated"] >= oldest or not""",
-        "if not",
-        f"{_STORAGES} -k no_leftover",
-    ),
+    (_AT + "s3.py", "403 if code in _EXPIRED else status", "status", f"{_REFUSALS} -k word_of_s3"),
+    (_AT + "errors.py", "status not in _PASSING", "status != 404", f"{_REFUSALS} -k no_further_try"),
+    (_AT + "storage.py", "if written < oldest:", "if True:", f"{_LEFTOVERS} -k no_leftover"),
     (_AT + "s3.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),
     (_AT + "s3.py", "        except BaseException:\n", "        except KeyError:\n", f"{_FAULTS} -k upload_is_aborted"),
     (_AT + "remote.py", "max(PART_BYTES, -(-size // most))", "PART_BYTES", f"{_ROOTS} -k parts"),
