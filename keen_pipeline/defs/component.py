@@ -24,7 +24,7 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from keen_pipeline.collection import Collection, is_collection_name
-from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.collections_file import parse_collections, read_yaml
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, checked
@@ -220,6 +220,8 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "KeenExtractionComponent":
         """As every component; without discovery there is no state to speak of."""
+        for file in context.path.glob("defs.yaml"):
+            read_yaml(file)  # Dagster has read NO as false, 01234 as 668, and of an attribute that is listed twice the last one
         loaded = Component.load.__func__(cls, attributes, context)  # type: ignore[attr-defined]
         assert isinstance(loaded, cls)
         if loaded.discover is not None:
