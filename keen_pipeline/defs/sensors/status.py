@@ -18,6 +18,7 @@ from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry, Land, Seen, decide
 from keen_pipeline.pipeline import Pipeline, poll, post_due
+from keen_pipeline.pipeline.told import few, shortened
 
 INTERVAL_SECONDS = 15
 # Dagster ends a tick after 60 s. No list call begins after the first figure, no POST after the second, and none of them takes
@@ -86,14 +87,16 @@ class _Tick:
         with pipeline.working(f"sensor {self.names.status_sensor}") as worker:
             polled = poll(pipeline, waiting, seconds=POLLING_SECONDS)
             posted = post_due(pipeline, ledger.open_entries(status=Status.REQUESTED), worker.id, seconds=POSTING_SECONDS)
-        for collection, problem in {**polled.problems, **posted.problems}.items():
+        problems = {**polled.problems, **posted.problems}
+        for collection, problem in problems.items():
             context.log.warning("%s goes on at the next tick: %s", collection, problem)
         for entry in (*polled.ended, *posted.ended):
             context.log.warning("%s: attempt %d has failed", entry.request, entry.attempt)
         finished = self._finished()
         if not finished:
             still = sum(entry.status is Status.SUBMITTED for entry in waiting) - len(polled.completed)
-            return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service")
+            why = shortened(f"; {few([*problems], ', ')}: {next(iter(problems.values()))}") if problems else ""
+            return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service{why}")
         # Those of this code location: another one may have a job of the same name.
         place = context.code_location_origin
         here = {".dagster/repository": f"{context.repository_name}@{place.location_name}"} if place is not None else {}
