@@ -169,7 +169,6 @@ def test_several_collections_in_one_step_of_the_users_own(make_place: MakePlace)
 
     @keen_assets(
         collections=collections,
-        step_name="both",
         translator=Moved(),
         pool="keen",
         retry_policy=dg.RetryPolicy(max_retries=2),
@@ -179,13 +178,13 @@ def test_several_collections_in_one_step_of_the_users_own(make_place: MakePlace)
     def both(context: dg.AssetExecutionContext, keen: KeenResource):  # type: ignore[no-untyped-def]
         yield from keen.run(context)
 
-    op = both.op
-    assert (op.name, op.pool, op.tags["team"]) == ("both", "keen", "growth")
+    op, name = both.op, "keen__purchases__keen__logins"
+    assert (op.name, op.pool, op.tags["team"]) == (name, "keen", "growth")
     assert op.retry_policy == dg.RetryPolicy(max_retries=2)
     defs = dg.Definitions(assets=[both], resources=place.defs.resources)
     result = over_all_days(defs, place.instance, "warehouse/raw/purchases", "warehouse/raw/logins")
-    assert outcomes(result) == {"both": "STEP_SUCCESS"}
-    assert hooked == ["both"]
+    assert outcomes(result) == {name: "STEP_SUCCESS"}
+    assert hooked == [name]
     assert place.materialized("warehouse/raw/purchases") == place.materialized("warehouse/raw/logins") == list(DAYS)
     # A subset of the step lands alone.
     assert over_all_days(defs, place.instance, "warehouse/raw/logins").success
