@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -219,26 +220,21 @@ def landing_checks(
 
 
 def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
-    before, policy = before_with_events(entry, history), collection.schema_check
-    assert entry.landing is not None
-    columns = len(entry.landing.columns)
+    before, landing = before_with_events(entry, history), entry.landing
+    assert landing is not None
+    tell = partial(_evaluation, targets, SCHEMA, entry, collection.schema_check, columns=len(landing.columns))
     unmet = unmet_by_mask(entry, history)
     if unmet:
         said = f"the mask names {', '.join(unmet)}, which no file has so far: masked is what it names as the columns are called"
-        return _evaluation(targets, SCHEMA, entry, policy, False, said, columns=columns)
-    if before is None or before.landing is None or not entry.landing.records:
-        why = "it has no events" if not entry.landing.records else "no partition with events has landed before it"
-        return _evaluation(targets, SCHEMA, entry, policy, True, f"not compared: {why}", columns=columns)
-    drift = drift_between(before.landing, entry.landing)
+        return tell(passed=False, said=said)
+    if before is None or before.landing is None or not landing.records:
+        why = "it has no events" if not landing.records else "no partition with events has landed before it"
+        return tell(passed=True, said=f"not compared: {why}")
+    drift = drift_between(before.landing, landing)
     compared_with = before.request.partition_key
-    return _evaluation(
-        targets,
-        SCHEMA,
-        entry,
-        policy,
-        not drift,
-        shortened(f"against {compared_with}: {drift}"),
-        columns=columns,
+    return tell(
+        passed=not drift,
+        said=shortened(f"against {compared_with}: {drift}"),
         compared_with=compared_with,
         added=list(drift.added[:_MOST_LISTED]) or None,
         removed=list(drift.removed[:_MOST_LISTED]) or None,
@@ -250,20 +246,13 @@ def _size(
     targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry], before: Entry | None
 ) -> dg.AssetCheckEvaluation:
     assert entry.landing is not None
-    events, usual, policy = entry.landing.records, usual_events(entry, history, collection), collection.size_check
-    lost = lost_events(entry, before)
-    if lost is not None:
-        return _evaluation(targets, SIZE, entry, policy, False, lost, landed_events=events)
-    if usual is None:
-        return _evaluation(targets, SIZE, entry, policy, True, "not compared: too few weeks have landed", landed_events=events)
-    return _evaluation(
-        targets,
-        SIZE,
-        entry,
-        policy,
-        usual.holds(events),
-        f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}",
-        landed_events=events,
+    events, usual, lost = entry.landing.records, usual_events(entry, history, collection), lost_events(entry, before)
+    tell = partial(_evaluation, targets, SIZE, entry, collection.size_check, landed_events=events)
+    if lost is not None or usual is None:
+        return tell(passed=lost is None, said=lost or "not compared: too few weeks have landed")
+    return tell(
+        passed=usual.holds(events),
+        said=f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}",
         usual_events=usual.events,
         usual_within=round(usual.tolerance, 1),
         compared_partitions=usual.compared,
