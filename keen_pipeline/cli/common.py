@@ -47,7 +47,7 @@ QUIET_SECONDS = 5.0
 """Without a change for so long, it is said what is waited for."""
 MOST_SHOWN = 50
 """Of what is wrong, a line each; `--json` lists all."""
-# Where stdout is a file or a pipe, a table is as wide as its URIs.
+# If stdout is a file or a pipe, a table is as wide as its URIs.
 _WIDE = 200
 # Columns from which a table of files has one for their URIs.
 _ROOM_FOR_URIS = 130

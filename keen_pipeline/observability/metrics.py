@@ -85,7 +85,7 @@ def metrics_of(statistics: LedgerStatistics, requests_per_minute: int) -> Iterat
 
 def reachable(value: bool) -> Metric:
     """Whether the ledger answered: the only metric of the pipeline if it did not."""
-    return GaugeMetricFamily(REACHABLE, "1 where the ledger answers, 0 where it does not: then nothing else is told", float(value))
+    return GaugeMetricFamily(REACHABLE, "1 if the ledger answers, 0 if it does not: then nothing else is told", float(value))
 
 
 def _open(statistics: LedgerStatistics) -> Iterator[Metric]:

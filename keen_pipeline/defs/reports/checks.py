@@ -165,7 +165,7 @@ def _together(places: Iterable[tuple[dg.AssetKey, str]]) -> Iterator[tuple[dg.As
 
 
 def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
-    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and where it
+    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and if it
     only `audits`: most likely events came later, and the nightly job has the last word on the days of its lookback."""
     entry = counted.entry
     assert entry.landing is not None
