@@ -23,6 +23,7 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.ports import Clock, SystemClock
+from keen_pipeline.scope import title_of
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import limits_of
 
@@ -293,9 +294,9 @@ def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     first, second = [*story.splitlines(), "", ""][:2]
     if _SUMMARY.search(first):
         # An extraction's id would push out why it failed.
-        return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
+        return shortened(f"{title_of(names.name)}: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
-    return shortened(f"Keen: {what} failed: {first}", _TITLE_CHARACTERS)
+    return shortened(f"{title_of(names.name)}: {what} failed: {first}", _TITLE_CHARACTERS)
 
 
 def _causes(story: str) -> list[str]:

@@ -191,3 +191,4 @@ def test_a_subject_has_the_reason_and_no_extractions_id(told: str) -> None:
     subject = _title(dg.DagsterRun(job_name="keen_materialize_csvs"), Names("keen"), story)
     kept = told if "refused" in told else ""
     assert subject == f"Keen: 1 of 1 partitions failed: signups 2026-01-02: {kept}{full}"
+    assert _title(dg.DagsterRun(job_name="shop_submit_extractions"), Names("shop"), full) == f"Keen shop: submitting failed: {full}"
