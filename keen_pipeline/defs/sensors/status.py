@@ -12,7 +12,7 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.jobs import landing_config
-from keen_pipeline.defs.names import Names, sensor_status, tags_identity
+from keen_pipeline.defs.names import Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.extraction import Status
@@ -132,10 +132,10 @@ class _Tick:
 
     def _landing_runs(self, finished: Sequence[Entry], per_run: int, most: int) -> list[dg.RunRequest]:
         """Ask for the landing of what is finished by at most so many runs; the next tick doesn't ask for the same again."""
-        alike: dict[str, list[Entry]] = defaultdict(list)
+        alike: dict[frozenset[tuple[str, str]], list[Entry]] = defaultdict(list)
         # Each run lists each of its collections once: together they come to fewer requests.
         for entry in sorted(finished, key=lambda entry: entry.request.collection):
-            alike[tags_identity(self.collections.get(entry.request.collection))].append(entry)
+            alike[frozenset(self._tags(entry).items())].append(entry)
         parts = [entries[i : i + per_run] for entries in alike.values() for i in range(0, len(entries), per_run)]
         now, dispatch, requests = self.pipeline.clock.now(), timedelta(seconds=DISPATCH_SECONDS), []
         for part in parts[:most]:
@@ -151,14 +151,17 @@ class _Tick:
     def _landing_run(self, entries: Sequence[Entry], key: str) -> dg.RunRequest:
         known = [self.collections[n] for n in sorted({e.request.collection for e in entries}) if n in self.collections]
         keys = {collection.name: self.keys[collection.name] for collection in known}
-        first = self.collections.get(entries[0].request.collection)
         (op,) = self.job.graph.node_defs
         return dg.RunRequest(
             run_key=key,
             job_name=self.job.name,
             run_config=landing_config(op, known, keys, [e.entry_id for e in entries]),
-            tags=dict(first.run_tags) if first is not None else {},
+            tags=self._tags(entries[0]),
         )
+
+    def _tags(self, entry: Entry) -> dict[str, str]:
+        collection = self.collections.get(entry.request.collection)
+        return dict(collection.run_tags) if collection is not None else {}
 
 
 def turn_of(others: Sequence[Entry], now: datetime) -> int:
