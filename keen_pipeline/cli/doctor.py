@@ -64,7 +64,7 @@ def _try(name: str, check: Callable[[Settings], str], settings: Settings) -> tup
 
 def _variables(settings: Settings) -> str:
     if not settings.unknown:
-        return "none that looks like ours and is not"
+        return "no KEEN_PIPELINE_* variable is misspelt"
     known = [one.name for one in VARIABLES]
     told = []
     for name in settings.unknown:

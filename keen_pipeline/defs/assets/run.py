@@ -251,7 +251,9 @@ def _others_of_the_run(
             others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
     stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
     ended = {one.step_key for one in stats if one.end_time is not None}
-    return [collection for step, found in others.items() if step not in ended for collection in found], bool(ended & others.keys())
+    plan = context.run.step_keys_to_execute or others  # of a re-execution the steps that were chosen or have failed
+    left = [collection for step, found in others.items() if step in plan and step not in ended for collection in found]
+    return left, bool(ended & others.keys())
 
 
 def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[datetime, str]:
