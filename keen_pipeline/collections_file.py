@@ -40,7 +40,7 @@ def read_collections_file(path: Path) -> list[Collection]:
 
 
 def read_yaml(path: Path) -> list[Any]:
-    """The documents of a file. Raises ConfigurationError for what isn't YAML, or would be read otherwise than it was meant."""
+    """The documents of a file. Raises OSError, and ConfigurationError for what isn't YAML or would be read otherwise than meant."""
     import yaml
 
     try:

@@ -53,19 +53,17 @@ Keys: TypeAlias = Mapping[str, dg.AssetKey]
 
 def check_specs(collection: Collection, spec: dg.AssetSpec) -> Iterator[dg.AssetCheckSpec]:
     """The checks of a collection's asset that its policies don't switch off; those that `fail` hold downstream assets."""
-    texts = {
-        COMPLETE: "The landed file holds the events that the service counts for the same timeframe and filters.",
-        SCHEMA: "The file has the columns of the partition before it, and Keen the same types for them.",
-        SIZE: "The number of events is near that of the partitions of the same weekday in the weeks before.",
-    }
     # Also without counts: a partition that is given up fails it, and says why on the asset's page.
     complete = CountPolicy.WARN if collection.count_check is CountPolicy.OFF else collection.count_check
-    policies: dict[str, CheckPolicy | CountPolicy] = {
-        COMPLETE: complete,
-        SCHEMA: collection.schema_check,
-        SIZE: collection.size_check,
+    checks: dict[str, tuple[CheckPolicy | CountPolicy, str]] = {
+        COMPLETE: (complete, "The landed file holds the events that the service counts for the same timeframe and filters."),
+        SCHEMA: (collection.schema_check, "The file has the columns of the partition before it, and Keen the same types for them."),
+        SIZE: (
+            collection.size_check,
+            "The number of events is near that of the partitions of the same weekday in the weeks before.",
+        ),
     }
-    for name, policy in policies.items():
+    for name, (policy, text) in checks.items():
         if policy.value == CheckPolicy.OFF.value:
             continue
         with warnings.catch_warnings():
@@ -75,7 +73,7 @@ def check_specs(collection: Collection, spec: dg.AssetSpec) -> Iterator[dg.Asset
                 name,
                 asset=spec.key,
                 blocking=policy.value == CheckPolicy.FAIL.value,
-                description=texts[name],
+                description=text,
                 partitions_def=spec.partitions_def,
             )
     if collection.fresh_within_hours is not None:
