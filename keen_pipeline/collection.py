@@ -139,7 +139,7 @@ class Collection:
     `encoding`: of the landed file.
     `layout`: of its path, plain (default) or hive.
     `lookback_days`: how many days back the nightly job looks for partitions that grew or are out of date (1 to 366).
-    `catch_up`: how many older partitions that are missing the nightly job asks for in one night, newest first (0 to 10000).
+    `catch_up`: how many older partitions, missing since the first landed, the nightly job asks for in one night (0 to 10000).
     `cron`: when the nightly job asks for this collection, in `timezone`; by default after each partition's end.
     `count_check`: what happens if a file lacks events that the service counts: fail (default), warn or off.
     `schema_check`: of columns that came, went or changed their type since the partition before.

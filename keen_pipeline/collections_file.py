@@ -23,14 +23,11 @@ def read_collections_file(path: Path) -> list[Collection]:
 
     Raises ConfigurationError naming the file and the item if something is missing, unknown or wrong.
     """
-    import yaml
-
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _loader())  # noqa: S506 - a SafeLoader
+        documents = read_yaml(path)
     except OSError as error:
         raise ConfigurationError(f"KEEN_PIPELINE_COLLECTIONS: {path} can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes that aren't text, and of lists in lists in lists
-        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    document = documents[0] if len(documents) == 1 else None
     if not isinstance(document, Mapping) or not isinstance(document.get("collections"), list):
         raise ConfigurationError(f"{path}: expected a mapping with a list under 'collections'")
     unknown = sorted(set(document) - {"collections"}, key=str)
@@ -42,8 +39,18 @@ def read_collections_file(path: Path) -> list[Collection]:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
+def read_yaml(path: Path) -> list[Any]:
+    """The documents of a file. Raises OSError, and ConfigurationError for what isn't YAML or would be read otherwise than meant."""
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            return list(yaml.load_all(file, _loader()))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of bytes that aren't text, and of lists in lists in lists
+        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
 def _loader() -> Any:
-    """YAML's safe loader, which refuses what would be read otherwise than it was meant."""
     import yaml  # by whoever reads a file
 
     class Loader(yaml.SafeLoader):

@@ -9,6 +9,11 @@ from urllib.parse import urlsplit
 DEFAULT_NAME = "keen"
 
 
+def title_of(name: str) -> str:
+    """What a message about the definitions called `name` begins with: `Keen`, or `Keen shop`."""
+    return "Keen" if name == DEFAULT_NAME else f"Keen {name}"
+
+
 @dataclass(frozen=True)
 class Scope:
     """One pipeline's share of a ledger; nobody touches another's.

@@ -132,21 +132,21 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def open_pipeline(
-    settings: Settings, *, destination: FileDestination | None = None, call_seconds: float = CALL_SECONDS
-) -> Pipeline:
-    """Everything of the settings; nothing is requested yet, but the embedded service runs afterwards.
+def open_pipeline(settings: Settings) -> Pipeline:
+    """Everything of the settings; nothing is requested yet, but the embedded service runs afterwards."""
+    place = open_destination(settings.destination, settings.destination_options)
+    ledger = open_ledger(settings.ledger_url, scope_of(settings, place.uri))
+    return pipeline_of(settings, open_client(settings, ledger), ledger, place)
 
-    `destination`: instead of the configured one. `call_seconds`: of one API call with its repetitions.
-    """
+
+def pipeline_of(settings: Settings, api: ExtractionApi, ledger: SqlLedger, destination: FileDestination) -> Pipeline:
+    """The use cases' context of what is open already, within the bounds of the settings."""
     from keen_pipeline.pipeline import Pipeline
 
-    place = destination or open_destination(settings.destination, settings.destination_options)
-    ledger = open_ledger(settings.ledger_url, scope_of(settings, place.uri))
     return Pipeline(
-        api=open_client(settings, ledger, total_timeout=call_seconds),
+        api=api,
         ledger=ledger,
-        destination=place,
+        destination=destination,
         limits=limits_of(settings),
         poll_seconds=settings.poll_seconds,
         mask_key=settings.mask_key,

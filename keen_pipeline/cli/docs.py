@@ -69,7 +69,7 @@ def command(page: str | None) -> None:
 
 @click.command("deployment")
 @click.argument("profile", required=False, metavar="[PROFILE]", type=click.Choice(list(profiles())))
-@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder to copy it to; made where missing.")
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder to copy it to; made if missing.")
 def deployment(profile: str | None, folder: Path | None) -> None:
     """List the deployment profiles, show the page of PROFILE, or copy its files.
 

@@ -15,7 +15,6 @@ from keen_pipeline.cli.common import as_called, configured_collections, other_sc
 from keen_pipeline.collection import MaskMethod, masked_by
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
 from keen_pipeline.extraction import Status
-from keen_pipeline.landing.transfer.encode import check_encoding
 from keen_pipeline.ledger.database.migrate import CONTRACT_COMMAND, ledger_version
 from keen_pipeline.mail import connected
 from keen_pipeline.pipeline.files.manifests import all_of, of_other_ledgers
@@ -65,7 +64,7 @@ def _try(name: str, check: Callable[[Settings], str], settings: Settings) -> tup
 
 def _variables(settings: Settings) -> str:
     if not settings.unknown:
-        return "none that looks like ours and is not"
+        return "no KEEN_PIPELINE_* variable is misspelt"
     known = [one.name for one in VARIABLES]
     told = []
     for name in settings.unknown:
@@ -79,8 +78,9 @@ def _collections(settings: Settings) -> str:
     if not collections:
         wrong = f"{settings.collections_file} names none" if settings.collections_file else "KEEN_PIPELINE_COLLECTIONS is not set"
         raise ConfigurationError(f"{wrong}: name the collections to extract in a YAML file, `keen-pipeline init` writes one")
-    for encoding in {collection.encoding for collection in collections}:
-        check_encoding(encoding)
+    from keen_pipeline.defs.build import build_keen_definitions  # with Dagster, a second and a half
+
+    build_keen_definitions(collections, name=settings.name)  # what keeps a code location from loading is wrong
     now = datetime.now(timezone.utc)
     late = [c.name for c in collections if datetime(c.start.year, c.start.month, c.start.day, tzinfo=timezone.utc) > now]
     if late:

@@ -177,7 +177,7 @@ def _end_and_destination(values: Sequence[str], start: str | None) -> tuple[str 
     ends = [value for value in values if start is not None and _is_instant(value)]
     folders = [value for value in values if value not in ends]
     if len(folders) != 1 or len(ends) > 1 or not folders[0].strip():
-        raise click.UsageError("--to must name one folder to land in, and beside it the end of the timeframe where --from is given")
+        raise click.UsageError("--to must name one folder to land in, and beside it the end of the timeframe if --from is given")
     return (ends[0] if ends else None), folders[0]
 
 

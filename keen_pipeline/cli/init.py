@@ -31,7 +31,7 @@ _HEAD = """\
 #   encoding: csv                 csv, csv.gz, csv.zst or parquet
 #   layout: plain                 plain (purchases/2026-01-01.csv) or hive (purchases/date=2026-01-01/events.csv)
 #   lookback_days: 3              how many days back the nightly job looks for late events
-#   catch_up: 31                  missing older partitions that it asks for in one night
+#   catch_up: 31                  older partitions, missing since the first landed, that it asks for in one night
 #   mask: {"body:user:email": hash}    hash, mask or drop personal data before anything is written
 #   count_check: fail             if a file lacks events that the service counts: fail, warn or off
 #   schema_check: warn            columns that came, went or changed type; fail, warn or off

@@ -27,8 +27,6 @@ from keen_pipeline.settings import MOST_PARTITIONS_PER_RUN, Settings
 # A sensor that ticks less often than hourly would land a partition after its next one is asked for.
 _MOST = {"partitions_per_run": MOST_PARTITIONS_PER_RUN, "sensor_interval_seconds": 3600}
 _KINDS: Mapping[str, type] = {
-    "partitions_per_run": int,
-    "sensor_interval_seconds": int,
     "keen": KeenResource,
     "ledger": ExtractionLedger,
     "destination": CsvDestination,
@@ -88,7 +86,9 @@ def build_keen_definitions(
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    sensors += _downstream_sensors(names, downstream, sensor_interval_seconds, running)
+    if downstream:
+        how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
+        sensors.append(dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how))
     told = configured_notifications(notifications)
     sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running) if told else []
     return dg.Definitions(
@@ -102,29 +102,18 @@ def build_keen_definitions(
     )
 
 
-def _downstream_sensors(
-    names: Names, target: dg.AssetSelection | str | Sequence[str] | None, interval_seconds: int, running: bool
-) -> list[dg.SensorDefinition]:
-    if not target:
-        return []
-    how: dict[str, Any] = {"minimum_interval_seconds": interval_seconds, "default_status": sensor_status(running)}
-    return [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=target, **how)]
-
-
 def _check_arguments(given: Mapping[str, Any]) -> None:
     """Refuse what is plainly of another kind, as a path for a destination, which would come out in a run, or out of bounds."""
+    for name, most in _MOST.items():
+        value = given[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+            raise InvalidInputError(f"{name} must lie between 1 and {most}, not {value!r}", field=name)
     for name, kind in _KINDS.items():
-        value, most = given[name], _MOST.get(name)
-        expected = f"be a {kind.__name__}, not a {type(value).__name__}"
-        if most is not None:
-            expected = f"lie between 1 and {most}, not {value!r}"
-            is_wrong = isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most
-        elif kind in (str, bool):
-            is_wrong = not isinstance(value, kind)
-        else:  # a resource may also be one that is configured at launch, or a double
-            is_wrong = isinstance(value, (str, PurePath, Mapping, list, type))
+        value, is_plain = given[name], kind in (str, bool)
+        # A resource may also be one that is configured at launch, or a double.
+        is_wrong = not isinstance(value, kind) if is_plain else isinstance(value, (str, PurePath, Mapping, list, type))
         if value is not None and is_wrong:
-            raise InvalidInputError(f"{name} must {expected}", field=name)
+            raise InvalidInputError(f"{name} must be a {kind.__name__}, not a {type(value).__name__}", field=name)
 
 
 def keen_resources(

@@ -24,7 +24,7 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from keen_pipeline.collection import Collection, is_collection_name
-from keen_pipeline.collections_file import parse_collections
+from keen_pipeline.collections_file import parse_collections, read_yaml
 from keen_pipeline.defs.assets.run import run_assets
 from keen_pipeline.defs.build import build_keen_definitions
 from keen_pipeline.defs.resources import CsvDestination, ExtractionLedger, KeenResource, checked
@@ -166,14 +166,6 @@ class KeenExtractionScaffolder(dg.Scaffolder[ExtractionScaffoldParams]):
                 file.write("\n" + yaml.safe_dump(needed, sort_keys=False))
 
 
-class _Translated(KeenTranslator):
-    """The component's `get_asset_spec` as a translator."""
-
-    def __init__(self, component: "KeenExtractionComponent") -> None:
-        super().__init__(component.group_name)
-        self.get_asset_spec = component.get_asset_spec  # type: ignore[method-assign]
-
-
 @dg.scaffold_with(KeenExtractionScaffolder)
 @dataclass
 class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
@@ -220,6 +212,8 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "KeenExtractionComponent":
         """As every component; without discovery there is no state to speak of."""
+        for file in context.path.glob("defs.yaml"):
+            read_yaml(file)  # Dagster has read NO as false, 01234 as 668, and of an attribute that is listed twice the last one
         loaded = Component.load.__func__(cls, attributes, context)  # type: ignore[attr-defined]
         assert isinstance(loaded, cls)
         if loaded.discover is not None:
@@ -283,14 +277,15 @@ class KeenExtractionComponent(dg.StateBackedComponent, dg.Resolvable):
     def _definitions(self, found: Sequence[str]) -> dg.Definitions:
         if not self.collections and self.discover is None:
             raise ConfigurationError("KeenExtractionComponent: name `collections`, or let it `discover` those of the project")
-        place = self.destination
+        place, translator = self.destination, KeenTranslator()
+        translator.get_asset_spec = self.get_asset_spec  # type: ignore[method-assign]
         return build_keen_definitions(
             [*self.collections, *self._discovered(found)],
             keen=self._keen(),
             ledger=ExtractionLedger(url=dg.EnvVar(self.ledger_url_variable)) if self.ledger_url_variable else None,
             destination=CsvDestination(uri=place.uri, options=place.options) if place is not None else None,
             name=self.name,
-            translator=_Translated(self),
+            translator=translator,
             nightly_cron=self.nightly_cron,
             nightly_timezone=self.nightly_timezone,
             sensor_interval_seconds=self.sensor_interval_seconds,

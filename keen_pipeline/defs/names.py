@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
-from keen_pipeline.collection import Collection
 from keen_pipeline.scope import DEFAULT_NAME
 from keen_pipeline.settings import check_name
 
@@ -102,10 +100,3 @@ def identifier(text: str) -> str:
 def sensor_status(running: bool) -> dg.DefaultSensorStatus:
     """Nothing of ours starts by itself unless its user says so."""
     return dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
-
-
-def tags_identity(collection: Collection | None) -> str:
-    """Equal for collections with equal `run_tags`, empty for those without; eight hexadecimal digits, fit for a name."""
-    if collection is None or not collection.run_tags:
-        return ""
-    return hashlib.sha256(json.dumps(dict(collection.run_tags), sort_keys=True).encode()).hexdigest()[:8]

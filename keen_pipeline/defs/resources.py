@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import dagster as dg
 from pydantic import BeforeValidator, Field
 
+from keen_pipeline import wiring
 from keen_pipeline.defs.names import Names
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.scope import Scope
 from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings
-from keen_pipeline.wiring import (
-    CALL_SECONDS,
-    limits_of,
-    open_client,
-    open_destination,
-    open_ledger,
-    scope_of,
-    warn_of_unknown,
-)
+from keen_pipeline.wiring import CALL_SECONDS, open_client, open_destination, open_ledger, scope_of, warn_of_unknown
 
 if TYPE_CHECKING:
     # What they bring, urllib3 and SQLAlchemy, a code location needs once it opens them.
@@ -145,19 +138,10 @@ def pipeline_of(resources: Any, name: str, *, call_seconds: float = CALL_SECONDS
 
     One API call takes at most `call_seconds`. Raises ConfigurationError.
     """
-    from keen_pipeline.pipeline import Pipeline
-
     keen, ledger, destination = adapters_of(resources, name)
     settings, place = replace(keen.settings(), name=name), destination.open()
     share = ledger.open(scope_of(settings, place.uri))
-    return Pipeline(
-        api=keen.client(share, total_timeout=call_seconds),
-        ledger=share,
-        destination=place,
-        limits=limits_of(settings),
-        poll_seconds=settings.poll_seconds,
-        mask_key=settings.mask_key,
-    )
+    return wiring.pipeline_of(settings, keen.client(share, total_timeout=call_seconds), share, place)
 
 
 def ledger_of(resources: Any, name: str) -> "SqlLedger":

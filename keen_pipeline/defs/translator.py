@@ -98,14 +98,19 @@ def collection_of(metadata: Mapping[str, Any]) -> Collection | None:
 def specs_of(translator: KeenTranslator, collections: Sequence[Collection], name: str) -> dict[str, dg.AssetSpec]:
     """The spec of each collection, by name, with what the pipeline needs in it.
 
-    Raises InvalidInputError if two collections would be one asset, or one of them has another's partitions.
+    Raises InvalidInputError if two collections would be one asset, one of them has another's partitions, or none has been made.
     """
     earliest = {grain(c): c for c in sorted(collections, key=lambda c: c.start, reverse=True)}
     specs: dict[str, dg.AssetSpec] = {}
     seen: dict[dg.AssetKey, str] = {}
     for collection in collections:
         data = KeenTranslatorData(collection, name, [earliest[grain(collection)]])
-        spec = translator.get_asset_spec(data).merge_attributes(metadata=_metadata(data))
+        given: object = translator.get_asset_spec(data)
+        if not isinstance(given, dg.AssetSpec):  # nothing, if its `return` is forgotten
+            raise InvalidInputError(
+                f"{collection.name}: get_asset_spec must return an AssetSpec, not {given!r}", field="translator"
+            )
+        spec = given.merge_attributes(metadata=_metadata(data))
         partitions = fitting(collection, spec.partitions_def or data.partitions_def)
         spec = spec.replace_attributes(skippable=True, partitions_def=partitions)
         specs[collection.name] = spec.with_io_manager_key(Names(name).io_manager)

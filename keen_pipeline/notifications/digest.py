@@ -16,6 +16,7 @@ from keen_pipeline.pipeline.extractions.explain import Waiting, explain_all
 from keen_pipeline.pipeline.extractions.submit import gaps
 from keen_pipeline.pipeline.files.history import history_span, usual_events
 from keen_pipeline.pipeline.told import Group, by_cause
+from keen_pipeline.scope import DEFAULT_NAME, title_of
 
 if TYPE_CHECKING:
     # The ledger brings SQLAlchemy, which a code location needs once it opens one.
@@ -54,11 +55,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Digest:
-    """`night`: the local date it is for, as YYYY-MM-DD."""
+    """`night`: the local date it is for, as YYYY-MM-DD. `title`: whose it is."""
 
     night: str
     lines: tuple[Line, ...]
     missing: tuple[Group, ...]
+    title: str = title_of(DEFAULT_NAME)
 
     @property
     def landed(self) -> list[Line]:
@@ -113,7 +115,7 @@ def gather(
         lines.append(_line(collection, newest, landed, now))
         lacks = [key for key in due if key not in landed]
         missing += by_cause(_missing(collection.name, lacks, states, open_), ledger.scope.name)
-    return Digest(night, tuple(lines), tuple(missing))
+    return Digest(night, tuple(lines), tuple(missing), title_of(ledger.scope.name))
 
 
 def _line(collection: Collection, newest: Partition, landed: dict[str, Entry], now: datetime) -> Line:

@@ -64,7 +64,7 @@ def failure_message(identity: str, body: Mapping[str, str], ui_url: str | None) 
     html = f'<div style="{_FONT};font-size:14px;color:{_INK}"><p><b style="color:{_RED}">{escape(first)}</b></p>'
     html += f'<p style="white-space:pre-wrap">{"<br>".join(lines)}</p>' if lines else ""
     html += f'<p><a href="{escape(link)}" style="color:{_BLUE}">{_RUN}</a></p></div>' if link else "</div>"
-    told = f":red_circle: *Keen: {_slack_text(first)}*\n{_slack_text(rest)}"
+    told = f":red_circle: *{title.partition(':')[0]}: {_slack_text(first)}*\n{_slack_text(rest)}"
     blocks = [_section(told[: _SLACK_CHARACTERS - 300] + (f"\n<{link}|{_RUN}>" if link else ""))]
     return Message(identity, title, f"{story}\n" + (f"\n{_RUN}:\n{link}\n" if link else ""), _page(html), blocks)
 
@@ -85,7 +85,7 @@ def _subject(digest: Digest) -> str:
     what = f"{len(digest.landed)} of {len(digest.lines)} landed, {digest.events:,} events"
     failed, waiting = digest.count_missing(is_open=False), digest.count_missing(is_open=True)
     told = f"{f', {failed} failed' if failed else ''}{f', {waiting} still open' if waiting else ''}"
-    return f"Keen {digest.night}: {what}{told}"
+    return f"{digest.title} {digest.night}: {what}{told}"
 
 
 def sparkline(bars: Sequence[tuple[str, int | None]]) -> str:
@@ -170,7 +170,7 @@ def _page(body: str) -> str:
 
 
 def _html(digest: Digest, lines: Sequence[Line], links: Links, attachments: Sequence[Attachment]) -> str:
-    title = f"<b>Keen extractions, {escape(digest.night)}</b>"
+    title = f"<b>{escape(digest.title)} extractions, {escape(digest.night)}</b>"
     parts = [f'<div style="{_FONT};font-size:18px;color:{_INK};margin:0 0 4px">{title}</div>']
     landed = f"{len(digest.landed)} of {len(digest.lines)} collections landed, {digest.events:,} events"
     parts.append(f'<div style="{_FONT};font-size:14px;color:{_GREY};margin:0 0 12px">{landed}</div>')

@@ -13,7 +13,7 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.notifications.digest import Digest, Line, gather
 from keen_pipeline.notifications.outbox import MOST_ATTEMPTS, attach, deliver
-from keen_pipeline.notifications.render import digest_message
+from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import Channels, Message
 from keen_pipeline.pipeline.told import Group
 from keen_pipeline.testing import FakeClock, KeenLanding, memory_ledger
@@ -73,6 +73,15 @@ def test_a_number_of_events_far_from_the_usual_is_marked(tmp_path: Path, events:
     [line] = gather(place.ledger, [Collection("visits", "2026-01-01")], "2026-03-11", now).lines
     assert (line.events, line.usual, line.unusual) == (events, 100, unusual)
     assert [number for _, number in line.bars if number is not None] == [100, 100, 100, events]
+
+
+def test_a_digest_and_a_failure_say_whose_they_are(tmp_path: Path) -> None:
+    place, now = KeenLanding(tmp_path, name="shop"), datetime(2026, 3, 11, 6, tzinfo=timezone.utc)
+    digest = digest_message("one", gather(place.ledger, [Collection("visits", "2026-01-01")], "2026-03-11", now))
+    assert digest.subject == "Keen shop 2026-03-11: 0 of 1 landed, 0 events, 3 failed"
+    assert "Keen shop extractions, 2026-03-11" in digest.html
+    failure = failure_message("two", {"title": "Keen shop: landing failed: it is full", "story": "it is full", "run": "1"}, None)
+    assert "*Keen shop: it is full*" in str(failure.slack)
 
 
 def test_a_digest_of_many_collections_is_no_longer_than_mail_programs_show(tmp_path: Path) -> None:

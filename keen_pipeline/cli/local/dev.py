@@ -44,9 +44,11 @@ def command(port: int, log_level: str) -> None:
     Example: keen-pipeline dev --port 3000
     """
     settings = Settings.from_environment()
-    configured_collections(settings)  # a wrong file is told here, not in the UI, and so is a missing one
-    if _shows_ours():
+    if _shows_ours():  # what keeps it from loading is told here, not in the UI
+        from keen_pipeline.defs.build import build_keen_definitions
+
         check_named(settings)
+        build_keen_definitions(configured_collections(settings), name=settings.name)
     url = f"http://127.0.0.1:{port}"
     with _only_one(url), ExitStack() as stack:
         _refuse_used_port(port)

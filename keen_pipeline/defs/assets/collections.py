@@ -26,23 +26,19 @@ def keen_assets(
     *,
     collections: Sequence[Collection],
     name: str = DEFAULT_NAME,
-    step_name: str | None = None,
     translator: KeenTranslator | None = None,
     partitions_per_run: int | None = None,
     pool: str | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     hooks: set[dg.HookDefinition] | None = None,
     op_tags: Mapping[str, Any] | None = None,
-    together_with: Sequence[Collection] = (),
 ) -> Callable[[_Body], dg.AssetsDefinition]:
     """Make a function over `yield from keen.run(context)` the assets of some collections, landed by one step.
 
     `name`: of the definitions, whose resources `{name}`, `{name}_ledger` and `{name}_destination` the step needs.
-    `step_name`: of the step, by default made of the collections' names.
     `translator`: makes their specs.
     `partitions_per_run`: a backfill of a longer range is cut into runs of so many, None: it is one run.
     `pool`, `retry_policy`, `hooks`, `op_tags`: of the step, as Dagster's own decorators take them.
-    `together_with`: collections of other steps that shall be backfilled together with these; see `partitions_definition`.
 
     Collections of one step need the same granularity and time zone. Raises InvalidInputError if they differ, or if two of them
     would be one asset, ConfigurationError for an encoding's extra.
@@ -64,10 +60,9 @@ def keen_assets(
             field="collections",
         )
     _check_encodings(collections)
-    others = {c.name: c for c in (*together_with, *collections)}
-    specs = specs_of(translator or KeenTranslator(), list(others.values()), name)
+    specs = specs_of(translator or KeenTranslator(), collections, name)
     options: dict[str, Any] = {"pool": pool, "retry_policy": retry_policy, "hooks": hooks}
-    return lambda body: _step(body, collections, specs, Names(name), partitions_per_run, op_tags, step_name, **options)
+    return lambda body: _step(body, collections, specs, Names(name), partitions_per_run, op_tags, **options)
 
 
 def collection_assets(
@@ -101,12 +96,11 @@ def _step(
     names: Names,
     per_run: int | None,
     op_tags: Mapping[str, Any] | None,
-    step_name: str | None = None,
     **options: Any,
 ) -> dg.AssetsDefinition:
     run, asked = _with_resources(body)
     return dg.multi_asset(
-        name=step_name or _step_name(names, collections),
+        name=_step_name(names, collections),
         specs=[specs[c.name] for c in collections],
         check_specs=[check for c in collections for check in check_specs(c, specs[c.name])],
         can_subset=True,

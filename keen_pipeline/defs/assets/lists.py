@@ -42,7 +42,7 @@ def unique_values_asset(
     The service finds them (`_select_unique`), of the events that pass the collection's filters. `partitioned`: a list for each
     partition of the collection; else one list of all events, replaced by each run. A parameter of an asset downstream gets a
     `list`, of several partitions a dictionary of lists. `automation_condition`: unless given, a list is recreated when the
-    partition's file has landed.
+    partition's file, or one of all, has landed.
 
     `name`: of the definitions whose collection it is. `asset_key`: of the collection's files, if a translator changed it.
     `partitions_def`: of the list, by default the collection's own.
@@ -58,13 +58,15 @@ def unique_values_asset(
     names = Names(name)
     files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     key = dg.AssetKey([*files.path, "unique", property_name])
+    # By eager() a list of all events would wait for each partition, and those before an installation never land.
+    wakes = when_landed() if partitioned else dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
     values_of = dg.AssetOut(
         key=key,
         dagster_type=dg.Nothing,
         io_manager_key=names.io_manager,
         group_name=group_name or name,
         kinds={"json"},
-        automation_condition=automation_condition or (when_landed() if partitioned else dg.AutomationCondition.eager()),
+        automation_condition=automation_condition or wakes,
         metadata={COLLECTION_METADATA: collection.name, UNIQUE_METADATA: property_name},
         description=f"The unique values of {property_name} among the events of {collection.name}.",
     )

@@ -78,6 +78,7 @@ class _Step:
         self.keys: dict[str, dg.AssetKey] = {}
         self.collections: dict[str, Collection] = {}
         self.name = ""
+        self._kept_at: datetime | None = None
         for spec in context.assets_def.specs:
             collection = collection_of(spec.metadata)
             if collection is not None:
@@ -115,12 +116,11 @@ class _Step:
         others, is_one_over = _others_of_the_run(context, self.name, self.keys)
         # The first steps ask for all; what one has landed or given up is not asked for again.
         created = [] if is_one_over else self._submit_for_the_run(pipeline, others, partition_keys, keep, run_id)
-        next_steps = _NextSteps(self, pipeline, set(partition_keys), run_id, others)
         reporter = Reporter(context, pipeline, self.keys)
         is_over = False
         try:
             for event in extract(pipeline, requests, doing=f"run {context.run.run_id[:8]}, {step}", keep=keep, run_id=run_id):
-                next_steps.keep()
+                self._keep_for_next_steps(pipeline, partition_keys, run_id)
                 yield from self._told(reporter, event, progress)
             is_over = True
         finally:
@@ -157,6 +157,23 @@ class _Step:
             with pipeline.working(f"run {self.context.run.run_id[:8]}, submitting") as worker:
                 post_due(pipeline, pipeline.ledger.entries(created), worker.id, seconds=_POSTING_SECONDS)
         return created
+
+    def _keep_for_next_steps(self, pipeline: Pipeline, partition_keys: Sequence[str], run_id: str) -> None:
+        """Keep what the other steps of this run wait for from the sensor, which would land it in a run of its own meanwhile.
+
+        Each partition would be told twice then: a backfill counts the events of its own runs alone. A run that dies keeps it for
+        DISPATCH_SECONDS.
+        """
+        now = pipeline.clock.now()
+        if self._kept_at is not None and now - self._kept_at < timedelta(seconds=_KEEPING_SECONDS):
+            return
+        self._kept_at = now
+        others, _ = _others_of_the_run(self.context, self.name, self.keys)
+        places = {(collection.name, key) for collection in others for key in partition_keys}
+        if places:
+            mine = [e for e in pipeline.ledger.open_entries() if e.run_id == run_id and e.request.place in places]
+            # A landing that failed is put off already.
+            pipeline.ledger.dispatch([e.entry_id for e in mine if e.error is None], now + timedelta(seconds=DISPATCH_SECONDS))
 
     def _told(self, reporter: Reporter, event: Event, progress: "_ProgressLog") -> Iterator[Any]:
         match event:
@@ -234,39 +251,9 @@ def _others_of_the_run(
             others.setdefault(node.assets_def.node_def.name, []).extend([collection] if collection is not None else [])
     stats = context.instance.get_run_step_stats(context.run.run_id) if others else []
     ended = {one.step_key for one in stats if one.end_time is not None}
-    return [collection for step, found in others.items() if step not in ended for collection in found], bool(ended & others.keys())
-
-
-class _NextSteps:
-    """Keeps what the other steps of this run wait for from the sensor, which would land it in a run of its own meanwhile.
-
-    Each partition would be told twice then: a backfill counts the events of its own runs alone.
-    """
-
-    def __init__(
-        self, step: _Step, pipeline: Pipeline, partition_keys: set[str], run_id: str, others: Sequence[Collection]
-    ) -> None:
-        self._step, self._pipeline, self._partition_keys, self._run_id = step, pipeline, partition_keys, run_id
-        # What was seen at the step's start is good for the first time.
-        self._others: Sequence[Collection] | None = others
-        self._kept_at: datetime | None = None
-
-    def keep(self) -> None:
-        """Dispatch it once more, if that is due; a run that dies keeps it for DISPATCH_SECONDS."""
-        ledger, now = self._pipeline.ledger, self._pipeline.clock.now()
-        if self._kept_at is not None and now - self._kept_at < timedelta(seconds=_KEEPING_SECONDS):
-            return
-        self._kept_at = now
-        others = self._others
-        if others is None:
-            others, _ = _others_of_the_run(self._step.context, self._step.name, self._step.keys)
-        self._others = None
-        names = {collection.name for collection in others}
-        if names:
-            mine = [e for e in ledger.open_entries() if e.run_id == self._run_id and e.request.collection in names]
-            # A landing that failed is put off already.
-            to_land = [e.entry_id for e in mine if e.request.partition_key in self._partition_keys and e.error is None]
-            ledger.dispatch(to_land, now + timedelta(seconds=DISPATCH_SECONDS))
+    plan = context.run.step_keys_to_execute or others  # of a re-execution the steps that were chosen or have failed
+    left = [collection for step, found in others.items() if step in plan and step not in ended for collection in found]
+    return left, bool(ended & others.keys())
 
 
 def _launch(context: dg.AssetExecutionContext, pipeline: Pipeline) -> tuple[datetime, str]:

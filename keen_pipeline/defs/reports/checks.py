@@ -1,6 +1,6 @@
 """The asset checks: `complete` (the service's count), `schema_drift`, `unexpected_size` and `fresh`.
 
-The first three belong to a partition and are evaluated when it lands; `fresh` belongs to a collection and is looked at by the
+The first three belong to a partition and are evaluated where it lands; `fresh` belongs to a collection and is looked at by the
 sensor `{name}_freshness`. Every result names the materialization it is about, so that automation conditions like
 `all_deps_blocking_checks_passed()` know for each partition whether it was checked.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -52,19 +53,17 @@ Keys: TypeAlias = Mapping[str, dg.AssetKey]
 
 def check_specs(collection: Collection, spec: dg.AssetSpec) -> Iterator[dg.AssetCheckSpec]:
     """The checks of a collection's asset that its policies don't switch off; those that `fail` hold downstream assets."""
-    texts = {
-        COMPLETE: "The landed file holds the events that the service counts for the same timeframe and filters.",
-        SCHEMA: "The file has the columns of the partition before it, and Keen the same types for them.",
-        SIZE: "The number of events is near that of the partitions of the same weekday in the weeks before.",
-    }
     # Also without counts: a partition that is given up fails it, and says why on the asset's page.
     complete = CountPolicy.WARN if collection.count_check is CountPolicy.OFF else collection.count_check
-    policies: dict[str, CheckPolicy | CountPolicy] = {
-        COMPLETE: complete,
-        SCHEMA: collection.schema_check,
-        SIZE: collection.size_check,
+    checks: dict[str, tuple[CheckPolicy | CountPolicy, str]] = {
+        COMPLETE: (complete, "The landed file holds the events that the service counts for the same timeframe and filters."),
+        SCHEMA: (collection.schema_check, "The file has the columns of the partition before it, and Keen the same types for them."),
+        SIZE: (
+            collection.size_check,
+            "The number of events is near that of the partitions of the same weekday in the weeks before.",
+        ),
     }
-    for name, policy in policies.items():
+    for name, (policy, text) in checks.items():
         if policy.value == CheckPolicy.OFF.value:
             continue
         with warnings.catch_warnings():
@@ -74,7 +73,7 @@ def check_specs(collection: Collection, spec: dg.AssetSpec) -> Iterator[dg.Asset
                 name,
                 asset=spec.key,
                 blocking=policy.value == CheckPolicy.FAIL.value,
-                description=texts[name],
+                description=text,
                 partitions_def=spec.partitions_def,
             )
     if collection.fresh_within_hours is not None:
@@ -164,7 +163,7 @@ def _together(places: Iterable[tuple[dg.AssetKey, str]]) -> Iterator[tuple[dg.As
 
 
 def evaluation(targets: Targets, counted: Counted, *, audits: bool = False) -> dg.AssetCheckEvaluation:
-    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and when it
+    """The result of `complete` for one partition, with both numbers. It is a warning while another attempt follows, and if it
     only `audits`: most likely events came later, and the nightly job has the last word on the days of its lookback."""
     entry = counted.entry
     assert entry.landing is not None
@@ -196,7 +195,7 @@ def landing_checks(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
 
-    And `complete` when nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
+    And `complete` where nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
     collections are left out.
     """
     by_collection: dict[str, list[Entry]] = defaultdict(list)
@@ -219,26 +218,21 @@ def landing_checks(
 
 
 def _drift(targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry]) -> dg.AssetCheckEvaluation:
-    before, policy = before_with_events(entry, history), collection.schema_check
-    assert entry.landing is not None
-    columns = len(entry.landing.columns)
+    before, landing = before_with_events(entry, history), entry.landing
+    assert landing is not None
+    tell = partial(_evaluation, targets, SCHEMA, entry, collection.schema_check, columns=len(landing.columns))
     unmet = unmet_by_mask(entry, history)
     if unmet:
         said = f"the mask names {', '.join(unmet)}, which no file has so far: masked is what it names as the columns are called"
-        return _evaluation(targets, SCHEMA, entry, policy, False, said, columns=columns)
-    if before is None or before.landing is None or not entry.landing.records:
-        why = "it has no events" if not entry.landing.records else "no partition with events has landed before it"
-        return _evaluation(targets, SCHEMA, entry, policy, True, f"not compared: {why}", columns=columns)
-    drift = drift_between(before.landing, entry.landing)
+        return tell(passed=False, said=said)
+    if before is None or before.landing is None or not landing.records:
+        why = "it has no events" if not landing.records else "no partition with events has landed before it"
+        return tell(passed=True, said=f"not compared: {why}")
+    drift = drift_between(before.landing, landing)
     compared_with = before.request.partition_key
-    return _evaluation(
-        targets,
-        SCHEMA,
-        entry,
-        policy,
-        not drift,
-        shortened(f"against {compared_with}: {drift}"),
-        columns=columns,
+    return tell(
+        passed=not drift,
+        said=shortened(f"against {compared_with}: {drift}"),
         compared_with=compared_with,
         added=list(drift.added[:_MOST_LISTED]) or None,
         removed=list(drift.removed[:_MOST_LISTED]) or None,
@@ -250,20 +244,13 @@ def _size(
     targets: Targets, collection: Collection, entry: Entry, history: Sequence[Entry], before: Entry | None
 ) -> dg.AssetCheckEvaluation:
     assert entry.landing is not None
-    events, usual, policy = entry.landing.records, usual_events(entry, history, collection), collection.size_check
-    lost = lost_events(entry, before)
-    if lost is not None:
-        return _evaluation(targets, SIZE, entry, policy, False, lost, landed_events=events)
-    if usual is None:
-        return _evaluation(targets, SIZE, entry, policy, True, "not compared: too few weeks have landed", landed_events=events)
-    return _evaluation(
-        targets,
-        SIZE,
-        entry,
-        policy,
-        usual.holds(events),
-        f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}",
-        landed_events=events,
+    events, usual, lost = entry.landing.records, usual_events(entry, history, collection), lost_events(entry, before)
+    tell = partial(_evaluation, targets, SIZE, entry, collection.size_check, landed_events=events)
+    if lost is not None or usual is None:
+        return tell(passed=lost is None, said=lost or "not compared: too few weeks have landed")
+    return tell(
+        passed=usual.holds(events),
+        said=f"{events} events; usual are {usual.events:g}, give or take {usual.tolerance:.0f}",
         usual_events=usual.events,
         usual_within=round(usual.tolerance, 1),
         compared_partitions=usual.compared,

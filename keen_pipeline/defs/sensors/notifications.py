@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.notifications.send import MAIL, Channels, Message
 from keen_pipeline.pipeline.told import shortened
 from keen_pipeline.ports import Clock, SystemClock
+from keen_pipeline.scope import title_of
 from keen_pipeline.settings import Settings
 from keen_pipeline.wiring import limits_of
 
@@ -105,50 +106,46 @@ def notification_sensors(
 
     `timezone`: of the digest's hour, None: that of most collections. `cron`, `timezone`: of the schedules, see `nightly_schedules`.
     """
-
-    def asked(collection: Collection, now: datetime) -> datetime:
-        return last_asked(collection, now - _ASKING, cron=cron, timezone=timezone)
-
-    status = sensor_status(running)
-    steps = {names.step(collection.name) for collection in collections}
+    how: dict[str, Any] = {
+        "minimum_interval_seconds": INTERVAL_SECONDS,
+        "required_resource_keys": names.resources | {names.notifications},
+        "default_status": sensor_status(running),
+    }
+    said = "Sends the nightly digest and what failed by e-mail and Slack; what can't be sent is tried again for a day."
+    sending = _Sending(names, collections, keys, timezone, cron, clock)
+    taking_up = _TakingUp(names, keys, {names.step(collection.name) for collection in collections}, clock)
+    # Not Dagster's own sensor of failed runs: it spends a whole tick on each run of somebody else's, or writes into that run.
+    told = f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}."
     return [
-        _notifications_sensor(names, collections, keys, asked, timezone or _zone(collections), status, clock),
-        _failures_sensor(names, keys, steps, status, clock),
+        dg.SensorDefinition(names.notifications, evaluation_fn=sending.tick, description=said, **how),
+        dg.SensorDefinition(names.failures_sensor, evaluation_fn=taking_up.tick, description=told, **how),
     ]
 
 
-def _zone(collections: Sequence[Collection]) -> str:
-    """That of most collections: their night is over at the hour of the digest."""
-    zones = [collection.timezone for collection in collections]
-    return max(zones, key=zones.count, default="UTC")
+@dataclass(frozen=True)
+class _Sending:
+    """The sensor that sends."""
 
+    names: Names
+    collections: Sequence[Collection]
+    keys: Keys
+    timezone: str | None
+    cron: str | None
+    clock: Clock | None
 
-def _notifications_sensor(
-    names: Names,
-    collections: Sequence[Collection],
-    keys: Keys,
-    asked: Callable[[Collection, datetime], datetime],
-    timezone: str,
-    status: dg.DefaultSensorStatus,
-    clock: Clock | None,
-) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=names.notifications,
-        minimum_interval_seconds=INTERVAL_SECONDS,
-        required_resource_keys=names.resources | {names.notifications},
-        default_status=status,
-        description="Sends the nightly digest and what failed by e-mail and Slack; what can't be sent is tried again for a day.",
-    )
-    def notifications_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    def tick(self, context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        """Plan the digest once its hour has come, and send what is due."""
         # What a tick needs, a code location that is only loaded does not: SQLAlchemy and the writing of messages.
         from keen_pipeline.ledger.notices import SqlNotices
         from keen_pipeline.notifications.outbox import deliver
 
-        notifications: KeenNotifications = getattr(context.resources, names.notifications)
-        settings, ledger = notifications.settings(), ledger_of(context.resources, names.name)
-        channels, time = channels_of(settings), clock or ledger.clock
+        notifications: KeenNotifications = getattr(context.resources, self.names.notifications)
+        settings, ledger = notifications.settings(), ledger_of(context.resources, self.names.name)
+        channels, time = channels_of(settings), self.clock or ledger.clock
         notices = SqlNotices(ledger.engine, of=_of(ledger), clock=time)
-        local = time.now().astimezone(ZoneInfo(timezone))
+        # By default in the zone of most collections: their night is over at the hour of the digest.
+        zones = [collection.timezone for collection in self.collections]
+        local = time.now().astimezone(ZoneInfo(self.timezone or max(zones, key=zones.count, default="UTC")))
         today = f"{local:%Y-%m-%d}"
         if context.cursor is None:
             context.update_cursor(today)
@@ -157,7 +154,7 @@ def _notifications_sensor(
         if f"{local:%H:%M}" >= settings.digest_at and not is_new:
             for channel in sorted(channels.names):
                 notices.plan(f"{_of(ledger)}{_DIGEST}{today}", channel)
-        write = _writer(context.resources, names, ledger, collections, keys, asked, settings)
+        write = self._writer(context.resources, ledger, settings)
         sent, problems = deliver(notices, channels, write, time, seconds=SENDING_SECONDS)
         for what in sent:
             context.log.info("sent: %s", what)
@@ -166,54 +163,45 @@ def _notifications_sensor(
             raise KeenPipelineError("not sent: " + " | ".join(problems))
         return dg.SkipReason(f"sent {', '.join(sent)}" if sent else "nothing to send")
 
-    return notifications_sensor
+    def _asked(self, collection: Collection, now: datetime) -> datetime:
+        return last_asked(collection, now - _ASKING, cron=self.cron, timezone=self.timezone)
+
+    def _writer(self, resources: Any, ledger: "SqlLedger", settings: Settings) -> "Callable[[Notice], Message]":
+        """What writes a tick's notices, of the ledger and the files alone: a service that is away is no reason to be silent."""
+        from keen_pipeline.notifications.digest import Digest, gather
+        from keen_pipeline.notifications.outbox import attach
+        from keen_pipeline.notifications.render import digest_message, failure_message
+
+        digests: dict[str, Digest] = {}  # of one night, the same for each channel
+
+        def write(notice: "Notice") -> Message:
+            if notice.body is not None:
+                return failure_message(notice.name, notice.body, settings.ui_url)
+            night = notice.name.rpartition(_DIGEST)[2]
+            keen, _, destination = adapters_of(resources, self.names.name)
+            if night not in digests:
+                limits = limits_of(keen.settings())
+                digests[night] = gather(ledger, self.collections, night, notice.created_at, self._asked, limits=limits)
+            digest, most = digests[night], settings.digest_attachment_bytes
+            attachments = attach(destination.open(), digest, most) if notice.channel == MAIL else []
+            paths = {name: "/".join(key.path) for name, key in self.keys.items()}
+            return digest_message(notice.name, digest, ui_url=settings.ui_url, assets=paths, attachments=attachments)
+
+        return write
 
 
-def _writer(
-    resources: Any,
-    names: Names,
-    ledger: "SqlLedger",
-    collections: Sequence[Collection],
-    keys: Keys,
-    asked: Callable[[Collection, datetime], datetime],
-    settings: Settings,
-) -> "Callable[[Notice], Message]":
-    """What writes the notices of one tick, of the ledger and the files alone: a service that is away is no reason to be silent."""
-    from keen_pipeline.notifications.digest import Digest, gather
-    from keen_pipeline.notifications.outbox import attach
-    from keen_pipeline.notifications.render import digest_message, failure_message
+@dataclass(frozen=True)
+class _TakingUp:
+    """The sensor of failed runs. `steps`: ours. `sent`: by this process, while the ledger could not be reached."""
 
-    digests: dict[str, Digest] = {}  # of one night, the same for each channel
+    names: Names
+    keys: Keys
+    steps: set[str]
+    clock: Clock | None
+    sent: set[str] = field(default_factory=set)
 
-    def write(notice: "Notice") -> Message:
-        if notice.body is not None:
-            return failure_message(notice.name, notice.body, settings.ui_url)
-        night = notice.name.rpartition(_DIGEST)[2]
-        keen, _, destination = adapters_of(resources, names.name)
-        if night not in digests:
-            digests[night] = gather(ledger, collections, night, notice.created_at, asked, limits=limits_of(keen.settings()))
-        digest = digests[night]
-        attachments = attach(destination.open(), digest, settings.digest_attachment_bytes) if notice.channel == MAIL else []
-        paths = {name: "/".join(key.path) for name, key in keys.items()}
-        return digest_message(notice.name, digest, ui_url=settings.ui_url, assets=paths, attachments=attachments)
-
-    return write
-
-
-def _failures_sensor(
-    names: Names, keys: Keys, steps: set[str], status: dg.DefaultSensorStatus, clock: Clock | None
-) -> dg.SensorDefinition:
-    """Not Dagster's own sensor of failed runs: it spends a whole tick on each run of somebody else's, or writes into that run."""
-    sent: set[str] = set()  # by this process, while the ledger could not be reached
-
-    @dg.sensor(
-        name=names.failures_sensor,
-        minimum_interval_seconds=INTERVAL_SECONDS,
-        default_status=status,
-        required_resource_keys=names.resources | {names.notifications},
-        description=f"Takes failed runs of our jobs and of CSV assets up into the outbox of the sensor {names.notifications}.",
-    )
-    def failures_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    def tick(self, context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        """Look at the runs that have failed since the cursor."""
         changes = context.instance.fetch_run_status_changes
         cursor, newest = context.cursor or "", changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
         last = newest[0].storage_id if newest else 0
@@ -221,9 +209,8 @@ def _failures_sensor(
         if not cursor.isdecimal() or int(cursor) > last:
             context.update_cursor(str(last))
             return dg.SkipReason("runs that fail from now on are told")
-        notifications: KeenNotifications = getattr(context.resources, names.notifications)
-        settings = notifications.settings()
-        channels, told, problems = channels_of(settings), 0, list[str]()
+        notifications: KeenNotifications = getattr(context.resources, self.names.notifications)
+        settings, told, problems = notifications.settings(), 0, list[str]()
         only = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=int(cursor))
         records = changes(only, limit=_MOST_RUNS, ascending=True).records
         found = context.instance.get_runs(dg.RunsFilter(run_ids=[record.run_id for record in records])) if records else []
@@ -234,85 +221,66 @@ def _failures_sensor(
                 break
             context.update_cursor(str(record.storage_id))  # kept only if the tick succeeds
             run = runs.get(record.run_id)
-            body = _failure(context, names, keys, steps, run, record.event_log_entry) if run is not None else None
+            body = self._failure(context, run, record.event_log_entry) if run is not None else None
             if body is None:
                 continue
             try:
-                _take_up(context.resources, names, channels, body, sent, settings.ui_url, clock)
+                self._take_up(context.resources, settings, body)
                 told += 1
             except KeenPipelineError as error:
                 problems.append(str(error))
         if problems:  # the tick fails, and the next one tries these runs again
             raise KeenPipelineError("; ".join(problems))
-        return dg.SkipReason(f"{told} of {len(records)} failed runs are extractions of {names.name}")
+        return dg.SkipReason(f"{told} of {len(records)} failed runs are extractions of {self.names.name}")
 
-    return failures_sensor
-
-
-def _failure(
-    context: dg.SensorEvaluationContext,
-    names: Names,
-    keys: Keys,
-    steps: set[str],
-    run: dg.DagsterRun,
-    entry: dg.EventLogEntry,
-) -> dict[str, str] | None:
-    """What is to be told of a failed run, None if it is somebody else's."""
-    place = run.remote_job_origin.repository_origin if run.remote_job_origin is not None else None
-    here = context.code_location_origin.location_name if context.code_location_origin is not None else None
-    of = (place.code_location_origin.location_name, place.repository_name) if place is not None else (None, None)
-    if of != (here, context.repository_name):
-        return None
-    records = context.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
-    failed = [event for one in records if (event := one.event_log_entry.dagster_event) is not None]
-    if run.tags.get(DEFINITIONS_TAG) != names.name:  # a run of assets, and of somebody's own among them
-        ours = [event for event in failed if event.step_key in steps]
-        if not ours and (failed or not _died_in_ours(context.instance, run, keys, steps)):
+    def _failure(self, context: dg.SensorEvaluationContext, run: dg.DagsterRun, entry: dg.EventLogEntry) -> dict[str, str] | None:
+        """What is to be told of a failed run, None if it is somebody else's, or not its end."""
+        place = run.remote_job_origin.repository_origin if run.remote_job_origin is not None else None
+        here = context.code_location_origin.location_name if context.code_location_origin is not None else None
+        of = (place.code_location_origin.location_name, place.repository_name) if place is not None else (None, None)
+        # What Dagster runs again by itself is told if its last retry has failed.
+        if of != (here, context.repository_name) or run.tags.get("dagster/will_retry") == "true":
             return None
-        failed = ours
-    said = entry.dagster_event.message if entry.dagster_event is not None else None
-    story = (_story(failed) or said or "no reason is known")[:_STORY_CHARACTERS]
-    story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
-    return {"title": _title(run, names, story), "story": story, "run": run.run_id}
+        records = context.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+        failed = [event for one in records if (event := one.event_log_entry.dagster_event) is not None]
+        if run.tags.get(DEFINITIONS_TAG) != self.names.name:  # a run of assets, and of somebody's own among them
+            ours = [event for event in failed if event.step_key in self.steps]
+            if not ours and (failed or not self._died_in_ours(context.instance, run)):
+                return None
+            failed = ours
+        said = entry.dagster_event.message if entry.dagster_event is not None else None
+        story = (_story(failed) or said or "no reason is known")[:_STORY_CHARACTERS]
+        story = story.encode(errors="backslashreplace").decode()  # half a surrogate, as in a file's name, is in no mail
+        return {"title": _title(run, self.names, story), "story": story, "run": run.run_id}
 
+    def _died_in_ours(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+        """Whether a run in which no step failed, as it was killed or never began, was to make or was making assets of ours."""
+        if set(run.asset_selection or ()) & set(self.keys.values()):
+            return True
+        # A run of a whole job has no selection.
+        return any(one.step_key in self.steps and one.end_time is None for one in instance.get_run_step_stats(run.run_id))
 
-def _died_in_ours(instance: dg.DagsterInstance, run: dg.DagsterRun, keys: Keys, steps: set[str]) -> bool:
-    """Whether a run in which no step failed, as its process was killed or never began, was to make or was making assets of ours."""
-    if set(run.asset_selection or ()) & set(keys.values()):
-        return True
-    # A run of a whole job has no selection.
-    return any(one.step_key in steps and one.end_time is None for one in instance.get_run_step_stats(run.run_id))
+    def _take_up(self, resources: Any, settings: Settings, body: dict[str, str]) -> None:
+        """Into the outbox, or sent without it while the ledger is down; KeenPipelineError if not all channels took it then."""
+        from keen_pipeline.ledger.notices import SqlNotices
+        from keen_pipeline.notifications.outbox import send_once
 
-
-def _take_up(
-    resources: Any,
-    names: Names,
-    channels: Channels,
-    body: dict[str, str],
-    sent: set[str],
-    ui_url: str | None,
-    clock: Clock | None,
-) -> None:
-    """Into the outbox, or sent without it while the ledger is down. Raises KeenPipelineError if not all of them took it then."""
-    from keen_pipeline.ledger.notices import SqlNotices
-    from keen_pipeline.notifications.outbox import send_once
-
-    causes = _causes(body["story"])
-    today = f"{(clock or SystemClock()).now():%Y-%m-%d}"
-    alone = [f"{names.name}/failure/{today}/{cause}" for cause in causes]
-    left = [one for one in sorted(channels.names) if not all(f"{name} {one}" in sent for name in alone)]
-    try:
-        ledger = ledger_of(resources, names.name)
-        notices = SqlNotices(ledger.engine, clock=clock or ledger.clock)
-        # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
-        while left:
-            any(notices.plan(f"{_of(ledger)}failure/{today}/{cause}", left[0], body) for cause in causes)
-            del left[0]
-    except KeenPipelineError as error:
-        # Most likely it is the ledger that made the run fail.
-        why = "" if str(error) in body["story"] else f": {error}"
-        told = body | {"story": f"{body['story']}\nTold without the ledger{why}"}
-        send_once(sent, channels, left, alone, told, ui_url)
+        channels, causes = channels_of(settings), _causes(body["story"])
+        today = f"{(self.clock or SystemClock()).now():%Y-%m-%d}"
+        alone = [f"{self.names.name}/failure/{today}/{cause}" for cause in causes]
+        left = [one for one in sorted(channels.names) if not all(f"{name} {one}" in self.sent for name in alone)]
+        try:
+            ledger = ledger_of(resources, self.names.name)
+            notices = SqlNotices(ledger.engine, clock=self.clock or ledger.clock)
+            # What fails run after run, with now these and now those beside it, is told once a day: a run by its first new cause.
+            while left:
+                any(notices.plan(f"{_of(ledger)}failure/{today}/{cause}", left[0], body) for cause in causes)
+                del left[0]
+        except KeenPipelineError as error:
+            # Most likely it is the ledger that made the run fail.
+            why = "" if str(error) in body["story"] else f": {error}"
+            told = body | {"story": f"{body['story']}\nTold without the ledger{why}"}
+            send_once(self.sent, channels, left, alone, told, settings.ui_url)
 
 
 def _of(ledger: "SqlLedger") -> str:
@@ -326,9 +294,9 @@ def _title(run: dg.DagsterRun, names: Names, story: str) -> str:
     first, second = [*story.splitlines(), "", ""][:2]
     if _SUMMARY.search(first):
         # An extraction's id would push out why it failed.
-        return shortened(f"Keen: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
+        return shortened(f"{title_of(names.name)}: {first}: {re.sub(r'extraction [0-9a-f]{8,}: ', '', second)}", _TITLE_CHARACTERS)
     what = "submitting" if run.job_name == names.submit_job else "landing"
-    return shortened(f"Keen: {what} failed: {first}", _TITLE_CHARACTERS)
+    return shortened(f"{title_of(names.name)}: {what} failed: {first}", _TITLE_CHARACTERS)
 
 
 def _causes(story: str) -> list[str]:

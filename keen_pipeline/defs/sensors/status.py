@@ -12,12 +12,13 @@ import dagster as dg
 
 from keen_pipeline.collection import Collection
 from keen_pipeline.defs.jobs import landing_config
-from keen_pipeline.defs.names import Names, sensor_status, tags_identity
+from keen_pipeline.defs.names import Names, sensor_status
 from keen_pipeline.defs.reports.checks import Keys
 from keen_pipeline.defs.resources import pipeline_of
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Entry, Land, Seen, decide
 from keen_pipeline.pipeline import Pipeline, poll, post_due
+from keen_pipeline.pipeline.told import few, shortened
 
 INTERVAL_SECONDS = 15
 # Dagster ends a tick after 60 s. No list call begins after the first figure, no POST after the second, and none of them takes
@@ -86,14 +87,16 @@ class _Tick:
         with pipeline.working(f"sensor {self.names.status_sensor}") as worker:
             polled = poll(pipeline, waiting, seconds=POLLING_SECONDS)
             posted = post_due(pipeline, ledger.open_entries(status=Status.REQUESTED), worker.id, seconds=POSTING_SECONDS)
-        for collection, problem in {**polled.problems, **posted.problems}.items():
+        problems = {**polled.problems, **posted.problems}
+        for collection, problem in problems.items():
             context.log.warning("%s goes on at the next tick: %s", collection, problem)
         for entry in (*polled.ended, *posted.ended):
             context.log.warning("%s: attempt %d has failed", entry.request, entry.attempt)
         finished = self._finished()
         if not finished:
             still = sum(entry.status is Status.SUBMITTED for entry in waiting) - len(polled.completed)
-            return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service")
+            why = shortened(f"; {few([*problems], ', ')}: {next(iter(problems.values()))}") if problems else ""
+            return dg.SkipReason(f"none finished, {max(0, still)} extractions at the service{why}")
         # Those of this code location: another one may have a job of the same name.
         place = context.code_location_origin
         here = {".dagster/repository": f"{context.repository_name}@{place.location_name}"} if place is not None else {}
@@ -129,10 +132,10 @@ class _Tick:
 
     def _landing_runs(self, finished: Sequence[Entry], per_run: int, most: int) -> list[dg.RunRequest]:
         """Ask for the landing of what is finished by at most so many runs; the next tick doesn't ask for the same again."""
-        alike: dict[str, list[Entry]] = defaultdict(list)
+        alike: dict[frozenset[tuple[str, str]], list[Entry]] = defaultdict(list)
         # Each run lists each of its collections once: together they come to fewer requests.
         for entry in sorted(finished, key=lambda entry: entry.request.collection):
-            alike[tags_identity(self.collections.get(entry.request.collection))].append(entry)
+            alike[frozenset(self._tags(entry).items())].append(entry)
         parts = [entries[i : i + per_run] for entries in alike.values() for i in range(0, len(entries), per_run)]
         now, dispatch, requests = self.pipeline.clock.now(), timedelta(seconds=DISPATCH_SECONDS), []
         for part in parts[:most]:
@@ -148,14 +151,17 @@ class _Tick:
     def _landing_run(self, entries: Sequence[Entry], key: str) -> dg.RunRequest:
         known = [self.collections[n] for n in sorted({e.request.collection for e in entries}) if n in self.collections]
         keys = {collection.name: self.keys[collection.name] for collection in known}
-        first = self.collections.get(entries[0].request.collection)
         (op,) = self.job.graph.node_defs
         return dg.RunRequest(
             run_key=key,
             job_name=self.job.name,
             run_config=landing_config(op, known, keys, [e.entry_id for e in entries]),
-            tags=dict(first.run_tags) if first is not None else {},
+            tags=self._tags(entries[0]),
         )
+
+    def _tags(self, entry: Entry) -> dict[str, str]:
+        collection = self.collections.get(entry.request.collection)
+        return dict(collection.run_tags) if collection is not None else {}
 
 
 def turn_of(others: Sequence[Entry], now: datetime) -> int:

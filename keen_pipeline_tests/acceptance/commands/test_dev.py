@@ -83,6 +83,13 @@ def test_a_project_without_collections_is_refused_before_anything_starts(tmp_pat
     assert not (tmp_path / "data").exists()
 
 
+def test_so_are_collections_of_which_no_definitions_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "collections.yaml").write_text("collections: [{name: a b}, {name: a_b}]")
+    done = Shell(tmp_path, {"KEEN_PIPELINE_COLLECTIONS": "collections.yaml"}).run("dev", "--port", str(free_port()))
+    assert (done.returncode, "would be one asset, keen/a_b" in done.stderr, done.stderr.count("\n")) == (1, True, 1), done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def begun(folder: Path) -> tuple[Shell, Path, str, subprocess.Popen[bytes]]:
     """`dev` over a workspace without code, whose UI comes up soonest: its shell, log, port and process."""
     (folder / "workspace.yaml").write_text("load_from: []\n")

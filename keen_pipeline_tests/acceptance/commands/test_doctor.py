@@ -134,6 +134,7 @@ def test_a_wrong_setting_is_found(well: pytest.MonkeyPatch, doctor: Doctor, case
     [
         ("{name: Purchases, start_date: 2026-01-01}", "names", "no collection Purchases; it has purchases"),
         ("{name: purchases, start_date: 2126-01-01}", "collections", "lies in the future"),
+        ("{name: purchases, start_date: 2026-01-01, cron: 0 24 * * *}", "collections", "'0 24 * * *' in UTC isn't a schedule"),
         ("{name: purchases, start_date: 2026-01-01, mask: {body:amount: hash}}", "mask", "KEEN_PIPELINE_MASK_KEY"),
         (
             "{name: purchases, start_date: 2026-01-01, mask: {amout: drop}}",

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from keen_pipeline import Collection, Filter, unique_values_asset
+from keen_pipeline import Collection, Filter, build_keen_definitions, unique_values_asset
 from keen_pipeline.client import KeenClient
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import InvalidInputError, RequestRejectedError
@@ -76,6 +76,17 @@ def test_one_list_of_all_events_is_replaced_by_each_run(make_place: MakePlace) -
         assert run(place, assets, [BY_DAY.to_user_string(), "reader"]).success
     assert [sorted(values) for values in seen] == [[1, 2, 3, 4, 5]] * 2
     assert [path.name for path in (place.root / "_unique" / "purchases").iterdir()] == ["latest.body%3Aamount.json"]
+
+
+@pytest.mark.parametrize("partitioned", [True, False])
+def test_a_list_wakes_when_a_file_lands_also_if_older_ones_never_do(partitioned: bool) -> None:
+    asset = unique_values_asset(PURCHASES, "body:amount", partitioned=partitioned)
+    defs = dg.Definitions.merge(build_keen_definitions([PURCHASES]), dg.Definitions(assets=[asset]))
+    with dg.DagsterInstance.ephemeral() as instance:
+        looked = dg.evaluate_automation_conditions(defs, instance)
+        instance.report_runless_asset_event(dg.AssetMaterialization(["keen", "purchases"], partition=DAYS[3]))
+        woken = dg.evaluate_automation_conditions(defs, instance, cursor=looked.cursor)
+    assert (looked.total_requested, woken.get_num_requested(asset.key)) == (0, 1)
 
 
 def test_long_values_are_whole_in_the_list_and_short_in_its_metadata(make_place: MakePlace) -> None:

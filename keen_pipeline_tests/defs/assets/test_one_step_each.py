@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 
 from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
 from keen_pipeline.defs.assets.run import CsvAssetConfig
@@ -151,6 +153,17 @@ def test_the_sensor_leaves_to_the_next_step_what_finishes_meanwhile(make_place: 
     assert len(place.tick().run_requests or []) == 1
 
 
+def test_a_re_execution_of_one_step_asks_for_nothing_of_the_others(make_place: MakePlace) -> None:
+    place, both = make_place(), frozenset({dg.AssetKey(["keen", "purchases"]), dg.AssetKey(["keen", "logins"])})
+    defs = dg.Definitions.merge(place.defs, dg.Definitions(executor=dg.in_process_executor))
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=both)
+    tags = {"dagster/asset_partition_range_start": DAYS[0], "dagster/asset_partition_range_end": DAYS[1]}
+    plan = create_execution_plan(job, step_keys_to_execute=["keen__logins"], tags=tags)
+    run = place.instance.create_run_for_job(job_def=job, execution_plan=plan, tags=tags, asset_selection=both)
+    assert "STEP_SUCCESS" in [event.event_type_value for event in execute_run_iterator(InMemoryJob(job), run, place.instance)]
+    assert (place.counts(), place.materialized("keen/logins")) == ({"landed": 2}, list(DAYS[:2]))
+
+
 class Moved(KeenTranslator):
     def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:
         key = dg.AssetKey(["warehouse", "raw", data.collection.name])
@@ -169,7 +182,6 @@ def test_several_collections_in_one_step_of_the_users_own(make_place: MakePlace)
 
     @keen_assets(
         collections=collections,
-        step_name="both",
         translator=Moved(),
         pool="keen",
         retry_policy=dg.RetryPolicy(max_retries=2),
@@ -179,13 +191,13 @@ def test_several_collections_in_one_step_of_the_users_own(make_place: MakePlace)
     def both(context: dg.AssetExecutionContext, keen: KeenResource):  # type: ignore[no-untyped-def]
         yield from keen.run(context)
 
-    op = both.op
-    assert (op.name, op.pool, op.tags["team"]) == ("both", "keen", "growth")
+    op, name = both.op, "keen__purchases__keen__logins"
+    assert (op.name, op.pool, op.tags["team"]) == (name, "keen", "growth")
     assert op.retry_policy == dg.RetryPolicy(max_retries=2)
     defs = dg.Definitions(assets=[both], resources=place.defs.resources)
     result = over_all_days(defs, place.instance, "warehouse/raw/purchases", "warehouse/raw/logins")
-    assert outcomes(result) == {"both": "STEP_SUCCESS"}
-    assert hooked == ["both"]
+    assert outcomes(result) == {name: "STEP_SUCCESS"}
+    assert hooked == [name]
     assert place.materialized("warehouse/raw/purchases") == place.materialized("warehouse/raw/logins") == list(DAYS)
     # A subset of the step lands alone.
     assert over_all_days(defs, place.instance, "warehouse/raw/logins").success

@@ -197,10 +197,29 @@ def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -
     # Dagster wraps what a component raises, in classes of its own that vary with where it stood: the reader's text counts.
     with pytest.raises(Exception) as caught, loaded(attributes) as (_, defs):  # noqa: PT011
         defs.resolve_all_asset_specs()
-    told, error = "", caught.value
-    while error is not None:
-        told, error = f"{told}\n{error}", error.__cause__ or error.__context__
-    assert says in told
+    assert says in _said(caught.value)
+
+
+def _said(error: BaseException | None) -> str:
+    return f"{error}\n{_said(error.__cause__ or error.__context__)}" if error is not None else ""
+
+
+@pytest.mark.parametrize(
+    ("filters", "says"),
+    [
+        ("[{property_name: zip, operator: eq, property_value: 01234}]", "'01234' isn't what it looks like in YAML"),
+        ("[{property_name: country, operator: in, property_value: [DE, NO]}]", "'NO' isn't what it looks like in YAML"),
+        ("[]\n      filters: []", "'filters' is listed twice"),
+    ],
+)
+def test_what_yaml_reads_otherwise_than_it_looks_is_refused(filters: str, says: str) -> None:
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=KeenExtractionComponent, defs_yaml_contents=_document({}))
+        collection = f"    - name: purchases\n      filters: {filters}\n"
+        (path / "defs.yaml").write_text(f"type: keen_pipeline.KeenExtractionComponent\nattributes:\n  collections:\n{collection}")
+        with pytest.raises(Exception) as caught, sandbox.load_component_and_build_defs(defs_path=path):  # noqa: PT011
+            pass
+    assert says in _said(caught.value)
 
 
 def test_a_check_is_switched_off_by_the_word_that_yaml_reads_as_false() -> None:

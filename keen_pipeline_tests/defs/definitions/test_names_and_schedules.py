@@ -273,3 +273,12 @@ def test_a_spec_that_a_translator_makes_from_nothing_keeps_the_partitions() -> N
 
     [spec] = build_keen_definitions([BERLIN], translator=Bare()).resolve_all_asset_specs()
     assert (spec.key.path, spec.partitions_def) == (["raw", "logins"], partitions_definition(BERLIN))
+
+
+def test_a_translator_without_a_return_is_told_what_it_lacks() -> None:
+    class Forgetful(KeenTranslator):
+        def get_asset_spec(self, data: KeenTranslatorData) -> dg.AssetSpec:  # type: ignore[empty-body]
+            super().get_asset_spec(data).replace_attributes(owners=["team:growth"])
+
+    with pytest.raises(InvalidInputError, match="logins: get_asset_spec must return an AssetSpec, not None"):
+        build_keen_definitions([BERLIN], translator=Forgetful())

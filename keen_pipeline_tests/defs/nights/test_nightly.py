@@ -194,6 +194,10 @@ def test_a_wrong_key_fails_the_submit_run_in_words_and_the_intents_wait(make_pla
     assert not result.success
     assert "KEEN_READ_KEY" in place.failure(result)
     assert place.counts() == {"requested": 8}
+    # Whoever looks at the sensor's ticks sees why nothing goes on, and of which collections.
+    skipped = place.tick().skip_message or ""
+    assert skipped.startswith("none finished, 0 extractions at the service; logins, purchases: ")
+    assert "the service refused KEEN_READ_KEY" in skipped
 
 
 def test_an_unknown_partition_is_refused_before_anything_is_asked(make_place: MakePlace) -> None:

@@ -137,6 +137,18 @@ def test_a_run_of_the_users_own_job_that_was_killed_is_told_if_it_was_in_a_step_
     assert len(office.waiting()) == told
 
 
+def test_a_run_that_dagster_retries_by_itself_is_told_when_its_last_retry_has_failed(make_place: MakePlace) -> None:
+    place = make_place(collections=COLLECTIONS)
+    job, told = place.defs.resolve_job_def("keen_materialize_csvs"), []
+    with dg.DagsterInstance.ephemeral(settings={"run_retries": {"enabled": True}}) as place.instance:
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
+        for left in ("1", "0"):
+            run = place.instance.create_run_for_job(job, tags={**job.tags, "dagster/max_retries": left})
+            place.instance.report_run_failed(run, "the run's process is gone")
+            told.append(office.take_up(office.taken_up))
+    assert told == [f"{number} of 1 failed runs are extractions of keen" for number in (0, 1)]
+
+
 def test_failures_are_told_again_after_dagsters_events_were_wiped(make_place: MakePlace) -> None:
     place = make_place(collections=COLLECTIONS, options=["--fail-extraction", "purchases@2026-01-02=3"])
     office = Office(place, KeenNotifications(mail_to=["data@example.com"]))
@@ -179,3 +191,4 @@ def test_a_subject_has_the_reason_and_no_extractions_id(told: str) -> None:
     subject = _title(dg.DagsterRun(job_name="keen_materialize_csvs"), Names("keen"), story)
     kept = told if "refused" in told else ""
     assert subject == f"Keen: 1 of 1 partitions failed: signups 2026-01-02: {kept}{full}"
+    assert _title(dg.DagsterRun(job_name="shop_submit_extractions"), Names("shop"), full) == f"Keen shop: submitting failed: {full}"

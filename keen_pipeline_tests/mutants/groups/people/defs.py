@@ -53,7 +53,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/assets/run.py",
-        "                next_steps.keep()\n",
+        "                self._keep_for_next_steps(pipeline, partition_keys, run_id)\n",
         "",
         f"{_EACH}::test_the_sensor_leaves_to_the_next_step_what_finishes_meanwhile",
     ),

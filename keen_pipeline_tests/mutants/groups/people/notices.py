@@ -39,19 +39,19 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/sensors/notifications.py",
-        "if run.tags.get(DEFINITIONS_TAG) != names.name:",
+        "if run.tags.get(DEFINITIONS_TAG) != self.names.name:",
         "if run.tags.get(DEFINITIONS_TAG) is None:",
         f"{_FAILURES}::test_a_failed_run_of_other_definitions_is_theirs_to_tell",
     ),
     (
         "keen_pipeline/defs/sensors/notifications.py",
-        "one.step_key in steps and one.end_time is None",
+        "one.step_key in self.steps and one.end_time is None",
         "one.end_time is None",
         f"{_FAILURES}::test_a_run_of_the_users_own_job_that_was_killed_is_told_if_it_was_in_a_step_of_ours",
     ),
     (
         "keen_pipeline/defs/sensors/notifications.py",
-        "zones = [collection.timezone for collection in collections]",
+        "zones = [collection.timezone for collection in self.collections]",
         "zones: list[str] = []",
         f"{_DIGEST}::test_the_digests_hour_is_that_of_the_collections",
     ),
