@@ -1,6 +1,6 @@
 """The asset checks: `complete` (the service's count), `schema_drift`, `unexpected_size` and `fresh`.
 
-The first three belong to a partition and are evaluated where it lands; `fresh` belongs to a collection and is looked at by the
+The first three belong to a partition and are evaluated when it lands; `fresh` belongs to a collection and is looked at by the
 sensor `{name}_freshness`. Every result names the materialization it is about, so that automation conditions like
 `all_deps_blocking_checks_passed()` know for each partition whether it was checked.
 """
