@@ -195,7 +195,7 @@ def landing_checks(
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """`schema_drift` and `unexpected_size` of landed partitions, in the order of time, against what the ledger has before them.
 
-    And `complete` where nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
+    And `complete` when nothing is counted, so that it isn't red any more once what was given up has landed. Entries of other
     collections are left out.
     """
     by_collection: dict[str, list[Entry]] = defaultdict(list)
