@@ -183,7 +183,7 @@ class Engine:
                 for cursor, problem in self._cursors.items():
                     if problem() is not None:
                         cursor.interrupt()
-                self._condition.wait(_AGAIN_SECONDS if self._cursors else None)
+                self._condition.wait(_AGAIN_SECONDS)
 
     @contextmanager
     def cursor(self, *, seconds: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -205,7 +205,6 @@ class Engine:
                 raise found
             cursor = self._root.cursor()
             self._cursors[cursor] = problem
-            self._condition.notify_all()
         try:
             yield cursor
         except duckdb.InterruptException:
@@ -213,7 +212,8 @@ class Engine:
         finally:
             with self._condition:
                 del self._cursors[cursor]
-                self._condition.notify_all()
+                if self._closed:
+                    self._condition.notify_all()
             cursor.close()
 
     @contextmanager
@@ -226,7 +226,6 @@ class Engine:
         """Cancel what runs, and what begins to run on a cursor given out before; waits some seconds until all are back."""
         with self._condition:
             self._closed = True
-            self._condition.notify_all()
             self._condition.wait_for(lambda: not self._cursors, CLOSE_SECONDS)
 
 
