@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -95,18 +96,14 @@ def _of_texts(cells: Any, digits: bool) -> Numbers:
     from pyarrow import compute
 
     pa = pyarrow()
-    found = Numbers(True, False, False)
-    if compute.all(compute.match_substring_regex(cells, _WHOLE)).as_py():
-        try:
-            numbers = cells.cast(pa.int64())
-        except pa.ArrowInvalid:  # longer
-            found = Numbers(True, False, _all_exact(cells))
-        else:
-            found = Numbers(True, True, _within(numbers) or _all_exact(cells))
-    else:
-        if not compute.all(compute.match_substring_regex(cells, _NUMBER)).as_py():
-            raise NotANumberError
-        found = Numbers(True, False, _all_exact(cells))
+    has_form = compute.all(compute.match_substring_regex(cells, _WHOLE)).as_py()
+    if not has_form and not compute.all(compute.match_substring_regex(cells, _NUMBER)).as_py():
+        raise NotANumberError
+    whole = exact = False
+    if has_form:
+        with suppress(pa.ArrowInvalid):  # one is longer
+            whole, exact = True, _within(cells.cast(pa.int64()))
+    found = Numbers(True, whole, exact or _all_exact(cells))
     return found | _counted(cells.unique().to_pylist()) if digits else found
 
 

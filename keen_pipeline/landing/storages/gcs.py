@@ -24,10 +24,6 @@ from keen_pipeline.landing.storages.storage import Fence, Options
 RETRY_SECONDS = 60.0
 """How long one request is tried again for."""
 _TIMEOUT = (20.0, 60.0)  # seconds: to connect, and of each wait for an answer
-_FAILURES = (
-    *(google.api_core.exceptions.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException),
-    *(ValueError, OSError),
-)
 _WRONG = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 _KEYS = "Check GOOGLE_APPLICATION_CREDENTIALS and the account's rights on the bucket."
 
@@ -35,7 +31,10 @@ _KEYS = "Check GOOGLE_APPLICATION_CREDENTIALS and the account's rights on the bu
 class GcsStorage(ObjectStorage):
     """One bucket, or a prefix of it. Raises ConfigurationError when there are no credentials."""
 
-    _failures = _FAILURES
+    _failures = (
+        *(google.api_core.exceptions.GoogleAPIError, google.auth.exceptions.GoogleAuthError, requests.RequestException),
+        *(ValueError, OSError),
+    )
 
     def __init__(self, root: str, options: Options) -> None:
         super().__init__(root, options)
@@ -48,7 +47,7 @@ class GcsStorage(ObjectStorage):
         except OSError as error:  # the library's word for a project that it can't find
             why = f"its settings can't be used ({type(error).__name__})"
             raise for_a_person(root, why, f"Set the option project. {_KEYS}") from None
-        except _FAILURES as error:
+        except self._failures as error:
             raise self._error(error, root) from None
 
     def _put(self, target: str, data: bytes) -> None:

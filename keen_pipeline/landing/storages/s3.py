@@ -34,7 +34,7 @@ _MISCONFIGURED = (
 _KEYS = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, this machine's clock and the bucket's policy."
 _SETTINGS = "Check the destination's URI, AWS_PROFILE, AWS_DEFAULT_REGION and the options region and endpoint."
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "InvalidRegion"})
-_EXPIRED = frozenset({"ExpiredToken", "InvalidToken"})
+_DENIED = frozenset({"AccessDenied", "ExpiredToken", "InvalidToken"})  # whatever the status, which may be 200
 _log = logging.getLogger(__name__)
 
 
@@ -133,7 +133,7 @@ class S3Storage(ObjectStorage):
             return for_a_person(target, f"there is no such bucket ({code})")
         if 300 <= status < 400 or code in _ELSEWHERE:
             return for_a_person(target, f"the bucket lies in another region ({code})", _SETTINGS)
-        status = 403 if code in _EXPIRED else status
+        status = 403 if code in _DENIED else status
         return refused(target, status, code, _KEYS if status in (401, 403) else _SETTINGS, answer)
 
 

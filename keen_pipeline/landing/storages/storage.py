@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from keen_pipeline.errors import ConfigurationError, KeenPipelineError
@@ -29,19 +29,14 @@ Options = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 
 
-class _Kind(NamedTuple):
-    module: str  # and its extra
-    storage: str
-    options: tuple[str, ...]
-
-
 _KINDS = {
-    "file": _Kind("local", "LocalStorage", ()),
-    "s3": _Kind("s3", "S3Storage", ("endpoint", "region")),
-    "gs": _Kind("gcs", "GcsStorage", ("endpoint", "project")),
-    "azure": _Kind("azure", "AzureStorage", ("endpoint", "account")),
-    "sftp": _Kind("sftp", "SftpStorage", ("known_hosts", "key_file", "timeout_seconds")),
+    "file": ("local", "LocalStorage", ()),
+    "s3": ("s3", "S3Storage", ("endpoint", "region")),
+    "gs": ("gcs", "GcsStorage", ("endpoint", "project")),
+    "azure": ("azure", "AzureStorage", ("endpoint", "account")),
+    "sftp": ("sftp", "SftpStorage", ("known_hosts", "key_file", "timeout_seconds")),
 }
+"""By scheme: module and extra, its class, the options that it takes."""
 
 
 def no_fence() -> None:
@@ -191,19 +186,18 @@ def open_storage(root: str, transport: Mapping[str, object]) -> Storage:
     if scheme not in _KINDS:
         known = ", ".join(f"{known}://" for known in _KINDS)
         raise for_a_person(root, f"{cleaned(scheme)}:// is not supported", f"Use a local folder, or one of {known}.")
-    kind = _KINDS[scheme]
-    unknown = sorted(set(transport) - set(kind.options))
-    if unknown:
-        takes = ", ".join(kind.options) or "none"
-        raise ConfigurationError(f"destination {root}: unknown transport options {', '.join(unknown)}; it takes {takes}")
-    options = {name: _option(name, value, root) for name, value in transport.items() if value is not None}
+    name, made, takes = _KINDS[scheme]
+    if unknown := sorted(set(transport) - set(takes)):
+        raise ConfigurationError(
+            f"destination {root}: unknown transport options {', '.join(unknown)}; it takes {', '.join(takes) or 'none'}"
+        )
+    options = {option: _option(option, value, root) for option, value in transport.items() if value is not None}
     try:
         # Heavy, and only there with the extra.
-        module = importlib.import_module(f"keen_pipeline.landing.storages.{kind.module}")
+        module = importlib.import_module(f"keen_pipeline.landing.storages.{name}")
     except ImportError as error:
-        extra = f"pip install 'keen_pipeline[{kind.module}]'"
-        raise ConfigurationError(f"destination {root}: needs the {kind.module} extra: {extra}") from error
-    storage: Storage = getattr(module, kind.storage)(root, options)
+        raise ConfigurationError(f"destination {root}: needs the {name} extra: pip install 'keen_pipeline[{name}]'") from error
+    storage: Storage = getattr(module, made)(root, options)
     return storage
 
 

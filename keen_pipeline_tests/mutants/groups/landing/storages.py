@@ -85,7 +85,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "except KeyError as error:",
         f"{_FAULTS} -k settings_of_aws",
     ),
-    (_AT + "s3.py", "403 if code in _EXPIRED else status", "status", f"{_REFUSALS} -k word_of_s3"),
+    (_AT + "s3.py", "403 if code in _DENIED else status", "status", f"{_REFUSALS} -k word_of_s3"),
     (_AT + "errors.py", "status not in _PASSING", "status != 404", f"{_REFUSALS} -k no_further_try"),
     (_AT + "storage.py", "if written < oldest:", "if True:", f"{_LEFTOVERS} -k no_leftover"),
     (_AT + "s3.py", "            fence()\n", "", f"{_STORAGES} -k 'fence and s3'"),
