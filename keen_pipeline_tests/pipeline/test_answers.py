@@ -27,7 +27,7 @@ from keen_pipeline.errors import (
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import Status
-from keen_pipeline.pipeline import post_due, submit
+from keen_pipeline.pipeline import Pipeline, post_due, submit
 from keen_pipeline_tests.pipeline.scripted import ABSENT, COMPLETE, PENDING, Answer, Made, ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World
 
@@ -272,6 +272,19 @@ def test_429_in_the_middle_of_a_round_ends_it_for_all(world: World) -> None:
     assert all(world.is_right(request) for request in requests)
     assert {world.entry(request).attempt for request in requests} == {1}
     assert world.ledger.orphans() == 0
+
+
+@pytest.mark.parametrize(("asked_for", "waited"), [(500.0, 500), (0.0, 30)])
+def test_a_post_that_the_service_could_not_take_is_sent_again_when_it_asks_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, asked_for: float, waited: int
+) -> None:
+    monkeypatch.setattr(Pipeline, "jitter", lambda _: 1.0)
+    world.api.fault = lambda call, *_: ServiceUnavailableError("HTTP 503", retry_after=asked_for) if call == "submit" else None
+    [created] = submit(world.pipeline, world.requests(SICK, 1)).created
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, [created], worker.id)
+    [entry] = world.ledger.open_entries()
+    assert (entry.due_at - world.clock.now()).total_seconds() == waited
 
 
 def test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure(world: World) -> None:

@@ -52,7 +52,10 @@ def test_what_landed_comes_back_with_its_proof(ledger: SqlLedger, clock: FakeClo
     ledger.release([entry_id], worker)
     assert [e.entry_id for e in ledger.outbox()] == [entry_id]
     ledger.reported([entry_id])
-    assert ledger.outbox() == []
+    heard = clock.now()
+    clock.advance(30)
+    ledger.reported([entry_id])
+    assert (ledger.outbox(), one(ledger, entry_id).reported_at) == ([], heard)
 
 
 def test_open_and_landed_requests_are_adopted(memory: SqlLedger) -> None:

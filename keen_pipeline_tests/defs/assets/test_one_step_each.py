@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 
-from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
-from keen_pipeline.defs.assets.run import CsvAssetConfig
+from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, build_keen_definitions, keen_assets
+from keen_pipeline.defs.assets.run import CsvAssetConfig, _others_of_the_run
+from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.partitions import partition_for_key
 from keen_pipeline.pipeline import partition_request
@@ -215,3 +218,16 @@ def test_one_step_takes_one_granularity_and_zone_and_at_least_one_collection() -
         keen_assets(collections=[LATER[0], Collection("other", "2026-01-01", timezone="Europe/Berlin")])
     with pytest.raises(InvalidInputError, match="at least one collection"):
         keen_assets(collections=[])
+
+
+@pytest.mark.parametrize(("ended_at", "others"), [(None, (["logins"], False)), (1.0, ([], True))])
+def test_a_step_that_is_over_is_none_that_others_of_its_run_work_for(
+    ended_at: float | None, others: tuple[list[str], bool]
+) -> None:
+    job = build_keen_definitions(collections=LATER).resolve_implicit_global_asset_job_def()
+    stats = [SimpleNamespace(step_key="keen__logins", end_time=ended_at)]
+    instance = SimpleNamespace(get_run_step_stats=lambda run_id: stats)
+    context: Any = SimpleNamespace(job_def=job, instance=instance, run=SimpleNamespace(asset_selection=None, run_id="one"))
+    own = dg.AssetKey(["keen", "purchases"])
+    found, is_one_over = _others_of_the_run(context, job.asset_layer.get(own).metadata[DEFINITIONS_TAG], {"purchases": own})
+    assert ([collection.name for collection in found], is_one_over) == others

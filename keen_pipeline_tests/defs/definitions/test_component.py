@@ -191,6 +191,7 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
         ({"collections": [LOGINS], "keen": {"read_key": "0123456789abcdef"}}, "read_key must name a variable"),
         ({}, "name `collections`, or let it `discover`"),
         ({"discover": {"defaults": {"granularity": "yearly"}}}, "granularity must be one of"),
+        ({"discover": {"defaults": {"name": "purchases"}}}, "defaults can't have a name, they are for every collection"),
     ],
 )
 def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -> None:

@@ -22,6 +22,7 @@ from keen_pipeline.service.storage import upkeep
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError, QueryTimeoutError
 from keen_pipeline.service.storage.files import EventFiles
 from keen_pipeline.service.storage.folder.state import SqliteDatabase
+from keen_pipeline.service.storage.parts import LogPart
 from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
 
 
@@ -195,3 +196,15 @@ def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the
         assert min(one.events or 0 for one in ended if one) >= 20_000
     finally:
         service.close()
+
+
+def test_a_log_of_which_fewer_events_are_read_than_it_has_is_not_taken_for_folded(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, 128, 60)
+    files, log = EventFiles(engine, tmp_path / "work"), tmp_path / "1.log"
+    log.write_text('{"t":1,"p0":"1"}\n{"t":2,"p0":"2"}\n')
+    part = LogPart(log, 1, 1, 2, 1, 2, log.stat().st_size, 17, ("p0",))
+    whole = files.fold([part])
+    with pytest.raises(RuntimeError, match="2 events were written, 3 were expected"):
+        files.fold([replace(part, events=3)])
+    assert [path.name for path in (tmp_path / "work").iterdir()] == [whole.name]
+    engine.close()
