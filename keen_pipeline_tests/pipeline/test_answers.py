@@ -311,3 +311,14 @@ def test_what_a_run_was_asked_to_land_again_tells_how_often_that_failed(world: W
     assert "landings that failed" not in world.reasons()[str(request)]
     world.ledger.dispatch([world.entry(request).entry_id], world.clock.now() + timedelta(seconds=300))
     assert "its landing run has been asked for after 1 landings that failed" in world.reasons()[str(request)]
+
+
+def test_no_post_begins_when_the_time_for_posts_is_over(world: World) -> None:
+    def slow(call: str, collection: str, number: int) -> None:
+        world.clock.advance(8 if call == "submit" else 0)
+
+    world.api.fault = slow
+    created = submit(world.pipeline, world.requests(WELL, 1, 5)).created
+    with world.pipeline.working("a test") as worker:
+        posted = post_due(replace(world.pipeline, posting_threads=1), created, worker.id, seconds=20)
+    assert (len(posted.submitted), len(world.ledger.open_entries(status=Status.REQUESTED))) == (3, 2)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keen_pipeline.collection import Collection, Encoding, Granularity
+from keen_pipeline.collection import Collection, CountPolicy, Encoding, Granularity
 from keen_pipeline.errors import ServiceUnavailableError
 from keen_pipeline.extraction import Kind
+from keen_pipeline.filters import Filter, Operator
 from keen_pipeline.landing import FileDestination
 from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger.notices import SqlNotices
@@ -113,3 +115,21 @@ def test_notices_that_went_out_are_known_for_three_months(world: World) -> None:
         world.clock.advance(50 * 86_400)
     assert tidy_up(world.pipeline) == []
     assert [notices.plan(name, "mail") for name in ("old", "new")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"filters": (Filter("n", Operator.EQ, 7),)}, "its manifest differs from the ledger"),
+        ({"email": "bob@example.com", "count_check": CountPolicy.WARN}, None),
+    ],
+)
+def test_a_manifest_of_another_request_is_told_and_one_of_another_mail_is_not(
+    world: World, changes: dict[str, Any], problem: str | None
+) -> None:
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    entry = world.entry(request)
+    other = replace(entry, request=replace(entry.request, **changes))
+    manifests.write(world.pipeline.destination, Manifest.of(other, world.ledger.scope, world.clock.now()))
+    assert [found.problem for found in verify(world.pipeline, [entry])] == [problem]

@@ -1,18 +1,26 @@
-"""Why something waits is told of the entry that waits, and since when of the one that has waited longest."""
+"""Why something waits or has failed is told, of what it is about alone, and since when of what has waited longest."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import MagicMock
 
+import dagster as dg
 import pytest
 
 from keen_pipeline.cli.backfill import _submit
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import AuthenticationError
-from keen_pipeline.extraction import Status
+from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.names import Names
+from keen_pipeline.defs.ops import SubmitExtractionConfig, _Night
+from keen_pipeline.defs.reports.reporter import Reporter
+from keen_pipeline.defs.sensors.status import _Tick
+from keen_pipeline.errors import AuthenticationError, KeenPipelineError, RequestRejectedError, ServiceUnavailableError
+from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter, Operator
-from keen_pipeline.pipeline import Ended, Progress, extract
+from keen_pipeline.pipeline import Counted, Ended, Progress, extract
+from keen_pipeline.pipeline import submit as submit_all
 from keen_pipeline.pipeline.extractions.explain import Waiting, in_few_lines
 from keen_pipeline.pipeline.told import summary
 from keen_pipeline_tests.ledgers import asked, complete, land, landing, submit
@@ -74,3 +82,40 @@ def test_a_wait_takes_the_landing_of_another_definition_for_none_of_its_own(worl
     [ended] = [event for event in events if not isinstance(event, Progress)]
     assert isinstance(ended, Ended)
     assert ended.entry.status is Status.SUPERSEDED
+
+
+def test_a_night_fails_by_what_the_service_refuses_for_good(world: World) -> None:
+    world.api.fault = lambda call, name, _: (
+        RequestRejectedError("HTTP 400: no", status=400) if (call, name) == ("submit", "sick") else None
+    )
+    both = [collection_to_wire(replace(WELL, name=name)) for name in ("sick", "well")]
+    world.pipeline = replace(world.pipeline, limits=replace(world.pipeline.limits, max_attempts=1))
+    context = MagicMock()
+    context.run.run_id = "one"
+    with pytest.raises(dg.Failure) as failed:
+        _Night(context, world.pipeline, SubmitExtractionConfig(collections=both, partition_keys=["2026-01-01"])).run()
+    assert "HTTP 400: no" in str(failed.value.description)
+    assert [entry.request.collection for entry in world.ledger.open_entries()] == ["well"]
+
+
+@pytest.mark.parametrize(("problem", "warned"), [(ServiceUnavailableError("HTTP 503"), 1), (None, 0)])
+def test_a_count_that_could_not_be_had_is_in_the_log_of_its_run(
+    world: World, problem: KeenPipelineError | None, warned: int
+) -> None:
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    entry = world.entry(request)
+    assert entry.landing is not None
+    entry = replace(entry, request=replace(request, kind=Kind.AD_HOC), counted=None if problem else entry.landing.records)
+    context = MagicMock()
+    assert list(Reporter(context, world.pipeline, {}).counted(Counted(entry, problem=problem))) == []
+    assert context.log.warning.call_count == warned
+
+
+@pytest.mark.parametrize(("at", "log"), [("submit", ["sick goes on at the next tick: HTTP 403"]), ("never", [])])
+def test_a_tick_logs_what_keeps_it_from_posting(world: World, at: str, log: list[str]) -> None:
+    world.api.fault = lambda call, *_: AuthenticationError("HTTP 403") if call == at else None
+    submit_all(world.pipeline, world.requests(replace(WELL, name="sick"), 1))
+    context, names = MagicMock(), Names("one")
+    _Tick(context, world.pipeline, names, MagicMock(), {}, {}).run(10)
+    assert [said.args[0] % said.args[1:] for said in context.log.warning.call_args_list] == log

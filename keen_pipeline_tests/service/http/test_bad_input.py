@@ -259,6 +259,7 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
         ("extraction", {"latest": 1.5}, "latest"),
         ("extraction", {"latest": "x"}, "latest"),
         ("extraction", {"property_names": []}, "property_names"),
+        ("extraction", {"property_names": r'["\ud800"]'}, "body"),
         ("extraction", {"content_type": "text/xml"}, "content_type"),
         ("extraction", {"email": "a@b.c", "latest": 0}, "latest"),
         ("extraction", {"email": "a@b.c", "content_type": "application/json"}, "content_type"),
