@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.collection import Collection, CountPolicy, Encoding, Granularity
-from keen_pipeline.errors import ServiceUnavailableError
+from keen_pipeline.errors import InvalidInputError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind
 from keen_pipeline.filters import Filter, Operator
 from keen_pipeline.landing import FileDestination
@@ -133,3 +134,15 @@ def test_a_manifest_of_another_request_is_told_and_one_of_another_mail_is_not(
     other = replace(entry, request=replace(entry.request, **changes))
     manifests.write(world.pipeline.destination, Manifest.of(other, world.ledger.scope, world.clock.now()))
     assert [found.problem for found in verify(world.pipeline, [entry])] == [problem]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": "slice"}, {"path": "other/2026-01-01.csv"}, {"path": "well-2026-01-01.csv"}, {"collection": "other"}]
+)
+def test_a_manifest_that_belongs_to_no_file_of_its_collection_is_refused(world: World, changes: dict[str, str]) -> None:
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    written = (world.root / manifest_path(request.path)).read_bytes()
+    assert manifests.read_manifest(written).entry.request.path == request.path
+    with pytest.raises(InvalidInputError, match="it doesn't belong to a file of "):
+        manifests.read_manifest(json.dumps(json.loads(written) | changes).encode())

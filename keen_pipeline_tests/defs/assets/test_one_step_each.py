@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, build_keen_definitions, keen_assets
+from keen_pipeline.defs.assets import run
 from keen_pipeline.defs.assets.run import CsvAssetConfig, _others_of_the_run
 from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.partitions import partition_for_key
-from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline import Pipeline, partition_request
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 NOW = datetime(2026, 2, 1, tzinfo=timezone.utc)
@@ -231,3 +232,19 @@ def test_a_step_that_is_over_is_none_that_others_of_its_run_work_for(
     own = dg.AssetKey(["keen", "purchases"])
     found, is_one_over = _others_of_the_run(context, job.asset_layer.get(own).metadata[DEFINITIONS_TAG], {"purchases": own})
     assert ([collection.name for collection in found], is_one_over) == others
+
+
+def test_a_run_that_breaks_off_leaves_nothing_that_it_never_submitted(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, seen = make_place(collections=LATER), []
+
+    def broken(pipeline: Pipeline, requests: Any, **options: Any) -> Any:
+        seen.append([entry.request.collection for entry in place.ledger.open_entries()])
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(run, "post_due", lambda *_, **options: None)
+    monkeypatch.setattr(run, "extract", broken)
+    over_all_days(place.defs, place.instance, "keen/purchases", "keen/logins")
+    assert seen[0] == ["logins"] * 2 or seen[0] == ["purchases"] * 4
+    assert place.ledger.open_entries() == []

@@ -22,7 +22,8 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
-from keen_pipeline.service.credentials import FILE_NAME, load_credentials, write_private
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import FILE_NAME, complete_credentials, load_credentials, write_private
 from keen_pipeline.service.endpoint import exclusive
 from keen_pipeline_tests.service.environment import clean_environment, gone
 from keen_pipeline_tests.service.http_client import Http
@@ -231,6 +232,13 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         assert (told["project"], told["other"]) == ("another", first.project_id)
     with pytest.raises(ConfigurationError, match="must differ"):
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
+
+
+@pytest.mark.parametrize("equal", [("read_key", "write_key"), ("read_key", "master_key"), ("write_key", "master_key")])
+def test_no_two_keys_are_equal(data: Path, equal: tuple[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="must differ"):
+        complete_credentials(ServiceConfig(data, **dict.fromkeys(equal, "same")), None)
+    assert complete_credentials(ServiceConfig(data, read_key="same"), None).read_key == "same"
 
 
 @pytest.mark.parametrize("key", ["", None, 7])
