@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keen_pipeline.collection import Encoding, Layout
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.landing.destination import _about
 from keen_pipeline.landing.layout import (
     ad_hoc_key,
     collection_folder,
@@ -131,3 +132,15 @@ def test_quarantine_keeps_each_extraction_apart(extraction_id: str, name: str) -
 
 def test_a_manifest_lies_beside_the_collections() -> None:
     assert manifest_path("purchases/2026-01-01.csv") == "_manifests/purchases/2026-01-01.csv.json"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("access was refused\nset a key", "extraction e1: access was refused; nothing was landed\nset a key"),
+        ("the disk is full; nothing was published", "extraction e1: the disk is full; nothing was published"),
+        ("extraction e1 is gone", "extraction e1 is gone"),
+    ],
+)
+def test_an_error_says_of_which_extraction_and_once_that_nothing_came_of_it(said: str, told: str) -> None:
+    assert str(_about(ConfigurationError(said), "extraction e1")) == told

@@ -322,3 +322,11 @@ def test_no_post_begins_when_the_time_for_posts_is_over(world: World) -> None:
     with world.pipeline.working("a test") as worker:
         posted = post_due(replace(world.pipeline, posting_threads=1), created, worker.id, seconds=20)
     assert (len(posted.submitted), len(world.ledger.open_entries(status=Status.REQUESTED))) == (3, 2)
+
+
+def test_of_days_that_were_counted_together_only_empty_ones_have_a_number_of_their_own(world: World) -> None:
+    requests = [*world.requests(Collection("empty", "2026-01-01"), 1, 3), *world.requests(WELL, 1, 2), *world.requests(SICK, 3)]
+    created = submit(world.pipeline, requests).created
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, created, worker.id)
+    assert [world.entry(request).expected for request in requests] == [0, 0, 0, None, None, 1]

@@ -13,7 +13,7 @@ from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.notifications.digest import Digest, Line, gather
 from keen_pipeline.notifications.outbox import MOST_ATTEMPTS, attach, deliver, send_once
-from keen_pipeline.notifications.render import digest_message
+from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import Channels, Message
 from keen_pipeline.pipeline.told import Group
 from keen_pipeline.settings import SmtpSettings
@@ -116,3 +116,11 @@ def test_an_address_that_no_mail_can_have_is_told_with_its_variables() -> None:
     channels = Channels(("ada@example.com\nBcc: all@example.com",), SmtpSettings("127.0.0.1"))
     with pytest.raises(ConfigurationError, match="an address of KEEN_PIPELINE_DIGEST_TO or SMTP_FROM can't be written in a mail"):
         channels.send("mail", Message("", "", "", "", []))
+
+
+def test_a_long_story_keeps_the_link_to_its_run() -> None:
+    body = {"run": "r1", "title": "a run failed", "story": "it broke\n" + "y" * 5000}
+    [block] = failure_message("one", body, "http://dagster.test/").slack
+    told = str(block["text"])
+    assert "<http://dagster.test/runs/r1|" in told
+    assert 2500 < len(told) < 3000

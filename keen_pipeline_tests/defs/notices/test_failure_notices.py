@@ -1,5 +1,9 @@
 """Failed runs, told at once: to whom, how often, and in which words."""
 
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
 import dagster as dg
 import pytest
 import sqlalchemy as sa
@@ -48,6 +52,18 @@ def test_a_run_whose_first_cause_was_told_is_told_by_its_next(monkeypatch: pytes
         body = {"title": "", "story": f"2 of 3 partitions failed\n{lines}\n  keen-pipeline doctor", "run": "r"}
         notifications._take_up(None, Names("keen"), Channels(("data@example.com",)), body, set(), None, clock)
         assert len(SqlNotices(ledger.engine).waiting()) == told
+
+
+def test_a_name_that_no_mail_can_have_is_told_in_others_characters() -> None:
+    context: Any = SimpleNamespace(
+        code_location_origin=None,
+        repository_name=None,
+        instance=Mock(get_records_for_run=lambda *_, **of: SimpleNamespace(records=[])),
+    )
+    run: Any = SimpleNamespace(remote_job_origin=None, run_id="r", tags={DEFINITIONS_TAG: "keen"}, job_name="")
+    entry: Any = SimpleNamespace(dagster_event=SimpleNamespace(message="/d/\udc80.csv: é is full"))
+    told = notifications._failure(context, Names("keen"), {}, set(), run, entry)
+    assert told == {"title": r"Keen: landing failed: /d/\udc80.csv: é is full", "story": r"/d/\udc80.csv: é is full", "run": "r"}
 
 
 def test_a_failed_run_of_other_definitions_is_theirs_to_tell(make_place: MakePlace) -> None:

@@ -104,6 +104,12 @@ def test_too_many_events_in_one_request_are_refused_whole(http: Http, collection
     assert http.query("count", collection) == 99_999
 
 
+def test_no_event_may_be_larger_than_a_body() -> None:
+    assert ServiceConfig(Path(), max_body_bytes=2000, max_event_bytes=2000).max_event_bytes == 2000
+    with pytest.raises(InvalidInputError, match="max_event_bytes must lie between 1 and 2000, not 2001"):
+        ServiceConfig(Path(), max_body_bytes=2000, max_event_bytes=2001)
+
+
 def test_a_list_has_room_for_all_that_may_be_open() -> None:
     sizes = {(3, 3): 3, (3, 50): 50, (50, 3): 50, (3, 1_000_000): 100_000}
     assert {(most, open_): ServiceConfig(Path(), max_list=most, max_queue=open_).listed for most, open_ in sizes} == sizes
