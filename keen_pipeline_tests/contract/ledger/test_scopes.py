@@ -157,6 +157,14 @@ def test_the_files_of_others_are_those_that_they_ask_for_have_landed_or_have_yet
     assert SqlLedger(ledger.engine, replace(SCOPE, destination="/y"), clock=clock).others_paths(paths) == set()
 
 
+def test_the_others_at_a_path_are_those_whose_file_may_lie_there(ledger: SqlLedger, clock: FakeClock) -> None:
+    other = SqlLedger(ledger.engine, replace(SCOPE, name="eu"), clock=clock)
+    land(other, asked(other, day(0))[0])
+    assert (ledger.others_at([day(0).path, day(1).path]), other.others_at([day(0).path])) == ({"eu"}, set())
+    land(ledger, asked(ledger, day(0))[0])
+    assert (ledger.others_at([day(0).path]), other.others_at([day(0).path])) == (set(), {SCOPE.name})
+
+
 @pytest.mark.parametrize(
     ("first", "second", "same"),
     [
