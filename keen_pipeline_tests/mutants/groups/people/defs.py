@@ -240,4 +240,54 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         ":",
         f"{_NAMES}::test_no_step_of_one_collection_has_the_name_of_a_step_of_several",
     ),
+    (
+        "keen_pipeline/defs/component.py",
+        '    if "name" in discovery.defaults:\n',
+        "    if False:\n",
+        "keen_pipeline_tests/defs/definitions/test_component.py -k wrong_in_yaml",
+    ),
+    (
+        "keen_pipeline/defs/reports/checks.py",
+        "        landed = [e for e in landed if e.request.partition_key in set(partition_keys)]\n",
+        "        pass\n",
+        "keen_pipeline_tests/defs/assets/test_checks.py -k checks_alone",
+    ),
+    (
+        "keen_pipeline/defs/assets/run.py",
+        "if step not in ended for",
+        "for",
+        "keen_pipeline_tests/defs/assets/test_one_step_each.py -k step_that_is_over",
+    ),
+    (
+        "keen_pipeline/defs/ops.py",
+        "        self.reporter.failed += [(entry, entry.reason) for entry in posted.ended]\n",
+        "",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k night_fails",
+    ),
+    (
+        "keen_pipeline/defs/reports/reporter.py",
+        """        if counted.entry.is_whole is not True:
+            self._log""",
+        """        if counted.entry.is_whole is False:
+            self._log""",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k log_of_its_run",
+    ),
+    (
+        "keen_pipeline/defs/sensors/status.py",
+        "in {**polled.problems, **posted.problems}.items():",
+        "in polled.problems.items():",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k tick_logs",
+    ),
+    (
+        "keen_pipeline/defs/component.py",
+        "        if isinstance(resource.read_key, dg.EnvVar):  #",
+        "        if False:  #",
+        "keen_pipeline_tests/defs/definitions/test_component.py -k variable_holds",
+    ),
+    (
+        "keen_pipeline/defs/assets/run.py",
+        "                pipeline.ledger.withdraw(created, run_id=run_id)\n",
+        "                pass\n",
+        "keen_pipeline_tests/defs/assets/test_one_step_each.py -k breaks_off",
+    ),
 ]
