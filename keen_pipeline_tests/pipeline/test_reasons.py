@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import dagster as dg
@@ -13,13 +15,13 @@ from keen_pipeline.cli.backfill import _submit
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.ops import SubmitExtractionConfig, _Night
+from keen_pipeline.defs.ops import SubmitExtractionConfig, _LandingRun, _Night
 from keen_pipeline.defs.reports.reporter import Reporter
 from keen_pipeline.defs.sensors.status import _Tick
 from keen_pipeline.errors import AuthenticationError, KeenPipelineError, RequestRejectedError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter, Operator
-from keen_pipeline.pipeline import Counted, Ended, Progress, extract
+from keen_pipeline.pipeline import Counted, Ended, NotLanded, Progress, extract
 from keen_pipeline.pipeline import submit as submit_all
 from keen_pipeline.pipeline.extractions.explain import Waiting, in_few_lines
 from keen_pipeline.pipeline.told import summary
@@ -119,3 +121,13 @@ def test_a_tick_logs_what_keeps_it_from_posting(world: World, at: str, log: list
     context, names = MagicMock(), Names("one")
     _Tick(context, world.pipeline, names, MagicMock(), {}, {}).run(10)
     assert [said.args[0] % said.args[1:] for said in context.log.warning.call_args_list] == log
+
+
+@pytest.mark.parametrize(("kind", "failed"), [(Kind.SLICE, 0), (Kind.AD_HOC, 1)])
+def test_the_end_of_a_slice_is_told_by_what_it_is_part_of(world: World, kind: Kind, failed: int) -> None:
+    [request] = world.requests(WELL, 1)
+    world.extract([request])
+    entry = replace(world.entry(request), status=Status.ABANDONED, request=replace(request, kind=kind))
+    run: Any = SimpleNamespace(context=MagicMock(), reporter=Reporter(MagicMock(), world.pipeline, {}))
+    assert list(_LandingRun._not_landed(run, NotLanded(entry, AuthenticationError("HTTP 403")))) == []
+    assert (len(run.reporter.failed), run.context.log.warning.call_count) == (failed, 1 - failed)
