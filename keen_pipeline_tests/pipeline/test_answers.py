@@ -27,7 +27,9 @@ from keen_pipeline.errors import (
     UnreadableAnswerError,
 )
 from keen_pipeline.extraction import Status
+from keen_pipeline.lifecycle import Split
 from keen_pipeline.pipeline import Pipeline, post_due, submit
+from keen_pipeline.pipeline.extractions.poll import Polled, _end
 from keen_pipeline_tests.pipeline.scripted import ABSENT, COMPLETE, PENDING, Answer, Made, ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World
 
@@ -330,3 +332,12 @@ def test_of_days_that_were_counted_together_only_empty_ones_have_a_number_of_the
     with world.pipeline.working("a test") as worker:
         post_due(world.pipeline, created, worker.id)
     assert [world.entry(request).expected for request in requests] == [0, 0, 0, None, None, 1]
+
+
+def test_what_is_too_large_and_can_not_be_counted_for_now_is_told_and_stays_as_it_is(world: World) -> None:
+    away = ServiceUnavailableError("HTTP 503")
+    world.api.fault = lambda call, *_: away if call == "count" else None
+    [entry] = submit(world.pipeline, world.requests(SICK, 1)).created
+    outcome = Polled()
+    _end(world.pipeline, entry, Split("too large"), None, outcome)
+    assert (outcome.problems, outcome.ended, world.ledger.open_entries()) == ({"sick": away}, [], [entry])
