@@ -28,7 +28,7 @@ from keen_pipeline.errors import (
 )
 from keen_pipeline.extraction import Status
 from keen_pipeline.lifecycle import Split
-from keen_pipeline.pipeline import Pipeline, post_due, submit
+from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due, submit
 from keen_pipeline.pipeline.extractions.poll import Polled, _end
 from keen_pipeline_tests.pipeline.scripted import ABSENT, COMPLETE, PENDING, Answer, Made, ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World
@@ -341,3 +341,33 @@ def test_what_is_too_large_and_can_not_be_counted_for_now_is_told_and_stays_as_i
     outcome = Polled()
     _end(world.pipeline, entry, Split("too large"), None, outcome)
     assert (outcome.problems, outcome.ended, world.ledger.open_entries()) == ({"sick": away}, [], [entry])
+
+
+def second_post_refused(call: str, collection: str, number: int) -> KeenPipelineError | None:
+    return denied() if (call, number) == ("submit", 2) else None
+
+
+def test_a_key_that_is_refused_stops_no_wait_for_what_has_finished(world: World) -> None:
+    finished, refused = requests = world.requests(WELL, 1, 2)
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, submit(world.pipeline, [finished]).created, worker.id)
+    while world.ledger.open_entries(status=Status.SUBMITTED):
+        poll(world.pipeline, world.ledger.open_entries())
+        world.clock.advance(60)
+    world.api.fault = second_post_refused
+    told = [(type(event).__name__, event.entry.request) for event in world.extract(requests) if not isinstance(event, Counted)]
+    assert told == [("Stopped", refused), ("Landed", finished)]
+    assert (world.file(refused), world.is_right(finished)) == (None, True)
+
+
+def test_what_keeps_a_collection_is_known_until_nothing_does(world: World) -> None:
+    world.api.fault = second_post_refused
+    world.pipeline = replace(world.pipeline, posting_threads=1)
+    created = submit(world.pipeline, world.requests(WELL, 1, 2)).created
+    with world.pipeline.working("a test") as worker:
+        assert len(post_due(world.pipeline, created, worker.id).submitted) == 1
+        assert "HTTP 403" in str(world.ledger.collections()["well"].problem)
+        world.clock.advance(3600)
+        left = world.ledger.open_entries(status=Status.REQUESTED)
+        assert len(post_due(world.pipeline, left, worker.id).submitted) == 1
+    assert world.ledger.collections()["well"].problem is None

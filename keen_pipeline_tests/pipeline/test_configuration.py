@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from keen_pipeline.client.address import Address
 from keen_pipeline.collection import Collection, CountPolicy, Encoding, Granularity, Layout, MaskMethod
 from keen_pipeline.errors import ConfigurationError, RateLimitedError
 from keen_pipeline.extraction import Status
@@ -120,6 +122,16 @@ def test_projects_of_one_budget_share_their_requests_a_minute_and_others_do_not(
         client = open_client(replace(asked, project_id=project, budget=budget), world.ledger)
         with nullcontext() if is_free else pytest.raises(RateLimitedError):
             client._transport._limiter.acquire(timeout=0)
+
+
+@pytest.mark.parametrize(("url", "goes"), [(None, False), ("https://api.keen.io", True)])
+def test_the_service_of_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch, url: str | None, goes: bool) -> None:
+    endpoint = Mock(base_url="http://keen.example:4001", project_id="p1", read_key="r1", write_key=None, master_key=None)
+    monkeypatch.setattr("keen_pipeline.service.embedded.ensure", lambda _: endpoint)
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    client = open_client(Settings(base_url=url, project_id="p1", read_key="r1"))
+    assert (client._transport._connector.proxies.of(Address(True, "keen.example", 443)) is not None) is goes
 
 
 def test_values_are_hashed_alike_under_one_key(world: World) -> None:
