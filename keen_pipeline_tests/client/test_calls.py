@@ -259,7 +259,7 @@ def test_repr_shows_no_key(client: KeenClient) -> None:
     assert WRITE not in shown
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "https://user:pw@host", "https://host/?q=1", "host"])
+@pytest.mark.parametrize("url", ["", "ftp://x", "https://user:pw@host", "https://host/?q=1", "https://host/#a", "host"])
 def test_base_url_must_be_plain(url: str) -> None:
     with pytest.raises(InvalidInputError, match="KEEN_BASE_URL") as raised:
         KeenClient(url, "P1", read_key=READ)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +26,7 @@ from keen_pipeline.landing.layout import (
     quarantine_path,
     slice_path,
 )
+from keen_pipeline.landing.storages.remote import ObjectStorage
 from keen_pipeline.timeframe import Timeframe
 
 UTC = timezone.utc
@@ -144,3 +148,9 @@ def test_a_manifest_lies_beside_the_collections() -> None:
 )
 def test_an_error_says_of_which_extraction_and_once_that_nothing_came_of_it(said: str, told: str) -> None:
     assert str(_about(ConfigurationError(said), "extraction e1")) == told
+
+
+def test_the_mark_of_a_folder_in_a_bucket_is_no_file() -> None:
+    listed = [("r/a/", 0), ("r/a/1.csv", 7)]
+    bucket: Any = SimpleNamespace(_translated=lambda _: nullcontext(), _listed=lambda *_: iter(listed))
+    assert list(ObjectStorage.files(bucket, "s3://b/r")) == [("s3://b/r/a/1.csv", 7)]

@@ -26,10 +26,12 @@ from keen_pipeline.errors import (
     UnreachableError,
     UnreadableAnswerError,
 )
-from keen_pipeline.extraction import Status
+from keen_pipeline.extraction import Kind, Status
+from keen_pipeline.ledger import Slice
 from keen_pipeline.lifecycle import Split
 from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due, submit
 from keen_pipeline.pipeline.extractions.poll import Polled, _end
+from keen_pipeline.pipeline.extractions.slices import split
 from keen_pipeline_tests.pipeline.scripted import ABSENT, COMPLETE, PENDING, Answer, Made, ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World
 
@@ -371,3 +373,15 @@ def test_what_keeps_a_collection_is_known_until_nothing_does(world: World) -> No
         left = world.ledger.open_entries(status=Status.REQUESTED)
         assert len(post_due(world.pipeline, left, worker.id).submitted) == 1
     assert world.ledger.collections()["well"].problem is None
+
+
+@pytest.mark.parametrize(("most", "given_up"), [(10_000, True), (1000, False)])
+def test_a_part_is_small_in_proportion_to_what_one_extraction_may_hold(world: World, most: int, given_up: bool) -> None:
+    world.with_limits(max_events=most)
+    [request] = world.requests(SICK, 2)
+    [whole] = submit(world.pipeline, [request]).created
+    half = replace(request, kind=Kind.SLICE, partition_key="a part", path="_slices/1.csv")
+    [part] = world.ledger.split(whole.entry_id, [Slice(half, 1, 10_000)], "too large", expected=10_000)
+    split(world.pipeline, part, "too large", None)
+    parts = world.ledger.slices([whole.entry_id])[whole.entry_id]
+    assert (Status.ABANDONED in {one.status for one in parts}) is given_up

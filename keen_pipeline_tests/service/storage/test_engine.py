@@ -14,15 +14,15 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError, RetryableError
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.storage import upkeep
 from keen_pipeline.service.storage.engine import Engine, MemoryShortageError, QueryTimeoutError
-from keen_pipeline.service.storage.files import EventFiles
+from keen_pipeline.service.storage.files import EventFiles, mergeable
 from keen_pipeline.service.storage.folder.state import SqliteDatabase
-from keen_pipeline.service.storage.parts import LogPart
+from keen_pipeline.service.storage.parts import DataFile, LogPart
 from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
 
 
@@ -208,3 +208,9 @@ def test_a_log_of_which_fewer_events_are_read_than_it_has_is_not_taken_for_folde
         files.fold([replace(part, events=3)])
     assert [path.name for path in (tmp_path / "work").iterdir()] == [whole.name]
     engine.close()
+
+
+@pytest.mark.parametrize(("mib", "merged"), [(1, 8), (31, 8), (33, 0)])
+def test_merging_makes_no_file_beyond_the_largest(mib: int, merged: int) -> None:
+    small = [DataFile(f"{number}-", events=100, first=0, last=0, bytes=mib * MIB) for number in range(1, 9)]
+    assert len(mergeable(small)) == merged
