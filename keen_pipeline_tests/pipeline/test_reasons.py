@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, Mock
 
 import dagster as dg
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from keen_pipeline.cli.backfill import _submit
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs import ops
 from keen_pipeline.defs.names import Names
 from keen_pipeline.defs.ops import SubmitExtractionConfig, _LandingRun, _Night
 from keen_pipeline.defs.reports.reporter import Reporter
@@ -131,3 +132,18 @@ def test_the_end_of_a_slice_is_told_by_what_it_is_part_of(world: World, kind: Ki
     run: Any = SimpleNamespace(context=MagicMock(), reporter=Reporter(MagicMock(), world.pipeline, {}))
     assert list(_LandingRun._not_landed(run, NotLanded(entry, AuthenticationError("HTTP 403")))) == []
     assert (len(run.reporter.failed), run.context.log.warning.call_count) == (failed, 1 - failed)
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailableError("HTTP 503"), OSError("no space"), None])
+def test_leftovers_that_can_not_be_looked_for_keep_no_night(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    monkeypatch.setattr(ops, "tidy_up", Mock(side_effect=error, return_value=["3 leftovers removed"]))
+    context = MagicMock()
+    context.run.run_id = "one"
+    _Night(
+        context, world.pipeline, SubmitExtractionConfig(collections=[collection_to_wire(WELL)], partition_keys=["2026-01-01"])
+    ).run()
+    warned = [said.args[0] % said.args[1:] for said in context.log.warning.call_args_list]
+    assert warned == ([f"what dead landings left could not be looked for: {error}"] if error else [])
+    assert [entry.status for entry in world.ledger.open_entries()] == [Status.SUBMITTED]

@@ -21,7 +21,7 @@ from keen_pipeline.ledger.statistics import OTHERS, StatisticsReader
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, reads_everything, statements
-from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, clock, day, land, landing, ledger, submit, url
+from keen_pipeline_tests.ledgers import LIMITS, OTHER_SCOPE, SCOPE, asked, clock, day, land, landing, ledger, submit, url
 
 __all__ = ["clock", "ledger", "url"]
 
@@ -241,3 +241,11 @@ def test_a_long_history_is_not_read_again(ledger: SqlLedger, reader: StatisticsR
         plans = explain(ledger.engine, found)
         assert len(plans) >= 7
         assert [plan for plan in plans if reads_everything(plan)] == []
+
+
+def test_what_another_scope_asks_for_makes_nothing_good_that_was_given_up_here(ledger: SqlLedger, clock: FakeClock) -> None:
+    [given_up] = ask(ledger, 0)
+    ledger.fail(given_up, "refused", limits=LIMITS, final=True)
+    for asks, left in ((SqlLedger(ledger.engine, OTHER_SCOPE, clock=clock), 1), (ledger, 0)):
+        ask(asks, 0)
+        assert StatisticsReader(ledger).read().collections["purchases"].abandoned == left
