@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,11 @@ from keen_pipeline.landing.layout import manifest_path
 from keen_pipeline.ledger.notices import SqlNotices
 from keen_pipeline.pipeline import count_landed
 from keen_pipeline.pipeline.files import manifests
+from keen_pipeline.pipeline.files.land import _OneLanding
 from keen_pipeline.pipeline.files.manifests import Manifest
 from keen_pipeline.pipeline.files.upkeep import tidy_up
 from keen_pipeline.pipeline.files.verify import Verified, strangers, to_repair, verify
-from keen_pipeline_tests.ledgers import complete
+from keen_pipeline_tests.ledgers import asked, complete, land
 from keen_pipeline_tests.pipeline.world import World, day
 
 WELL = Collection("well", "2026-01-01", email="ada@example.com")
@@ -146,3 +148,22 @@ def test_a_manifest_that_belongs_to_no_file_of_its_collection_is_refused(world: 
     assert manifests.read_manifest(written).entry.request.path == request.path
     with pytest.raises(InvalidInputError, match="it doesn't belong to a file of "):
         manifests.read_manifest(json.dumps(json.loads(written) | changes).encode())
+
+
+@pytest.mark.parametrize(
+    ("way", "kind", "stays"), [("cancel", Kind.SLICE, False), ("cancel", Kind.PARTITION, True), ("land", Kind.SLICE, True)]
+)
+def test_a_landing_that_comes_too_late_removes_the_file_of_a_cancelled_slice_alone(
+    world: World, way: str, kind: Kind, stays: bool
+) -> None:
+    [request] = world.requests(WELL, 1)
+    [waiting] = asked(world.ledger, request)
+    if way == "cancel":
+        world.ledger.cancel([waiting], "by a person")
+    else:
+        land(world.ledger, waiting)
+    [entry] = world.ledger.entries([waiting])
+    world.pipeline.destination.write(request.path, b"x")
+    landing: Any = SimpleNamespace(_pipeline=world.pipeline, _entry=replace(entry, request=replace(request, kind=kind)))
+    _OneLanding._remove_if_cancelled(landing)
+    assert (world.file(request) is not None) is stays

@@ -65,6 +65,7 @@ def test_lists() -> None:
         ("KEEN_BASE_URL", "http://[::1"),
         ("KEEN_BASE_URL", "https://user:s3cret@api.keen.io"),
         ("KEEN_BASE_URL", "https://api.keen.io?api_key=s3cret"),
+        ("KEEN_BASE_URL", "https://api.keen.io#s3cret"),
         ("KEEN_BASE_URL", "https://api.keen.io/2.0"),
         ("KEEN_BASE_URL", "https://api.keen.io/3.0/projects/p1"),
         ("KEEN_PROJECT_ID", "p 1"),

@@ -185,6 +185,7 @@ def test_a_number_that_is_none_takes_no_other_event_along(http: Http, collection
         ({"body": {"a": 1}, "x": 1}, "x"),
         ({"body": {"keen": {}}}, "body.keen"),
         ({"body": {"a": 1}, "header": 1}, "header"),
+        ({"body": {"a": 1}, "header": {"timestamp": "2026-01-01T00:00:00Z", "source": 1}}, "header"),
         ({"body": {"a": 1}, "header": {"timestamp": "x"}}, "header.timestamp"),
     ],
 )
@@ -259,6 +260,7 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
         ("extraction", {"latest": 1.5}, "latest"),
         ("extraction", {"latest": "x"}, "latest"),
         ("extraction", {"property_names": []}, "property_names"),
+        ("extraction", {"property_names": ["a"] * 1001}, "property_names"),
         ("extraction", {"property_names": r'["\ud800"]'}, "body"),
         ("extraction", {"content_type": "text/xml"}, "content_type"),
         ("extraction", {"email": "a@b.c", "latest": 0}, "latest"),

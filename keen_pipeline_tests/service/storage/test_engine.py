@@ -19,7 +19,7 @@ from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.storage import upkeep
-from keen_pipeline.service.storage.engine import Engine, MemoryShortageError, QueryTimeoutError
+from keen_pipeline.service.storage.engine import Engine, MemoryBudget, MemoryShortageError, QueryTimeoutError
 from keen_pipeline.service.storage.files import EventFiles, mergeable
 from keen_pipeline.service.storage.folder.state import SqliteDatabase
 from keen_pipeline.service.storage.parts import DataFile, LogPart
@@ -214,3 +214,15 @@ def test_a_log_of_which_fewer_events_are_read_than_it_has_is_not_taken_for_folde
 def test_merging_makes_no_file_beyond_the_largest(mib: int, merged: int) -> None:
     small = [DataFile(f"{number}-", events=100, first=0, last=0, bytes=mib * MIB) for number in range(1, 9)]
     assert len(mergeable(small)) == merged
+
+
+def test_memory_is_given_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keen_pipeline.service.storage.engine.RESERVE_SECONDS", 0.01)
+    budget, first = MemoryBudget(100), object()
+    budget._waiting.append(first)  # who needs more than is free
+    with pytest.raises(MemoryShortageError), budget.reserved(1):
+        pass
+    budget._waiting.remove(first)
+    with budget.reserved(1):
+        assert (list(budget._waiting), budget._used) == ([], 1)
+    assert budget._used == 0
