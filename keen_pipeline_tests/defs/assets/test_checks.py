@@ -233,7 +233,8 @@ def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: M
     assert not late.passed
     assert f"{days[1]} should have landed by" in (late.description or "")
     assert "was never asked for" in (late.description or "")
-    assert tick(first.cursor).asset_events == []
+    again = tick(json.dumps({"no more": "x"} | json.loads(first.cursor)))
+    assert (again.asset_events, json.loads(again.cursor)) == ([], json.loads(first.cursor))
     assert place.backfill(["keen/purchases"], days[0], yesterday.isoformat()).success
     [fine] = tick(first.cursor).asset_events
     assert isinstance(fine, dg.AssetCheckEvaluation)
