@@ -186,4 +186,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         'if True else ""',
         "keen_pipeline_tests/landing/test_layout.py -k once_that_nothing",
     ),
+    (
+        "keen_pipeline/landing/storages/remote.py",
+        '                if not key.endswith("/"):\n',
+        "                if True:\n",
+        "keen_pipeline_tests/landing/test_layout.py -k mark_of_a_folder",
+    ),
 ]

@@ -290,4 +290,42 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "                pass\n",
         "keen_pipeline_tests/defs/assets/test_one_step_each.py -k breaks_off",
     ),
+    (
+        "keen_pipeline/defs/ops.py",
+        " and entry.request.kind is not Kind.SLICE:",
+        ":",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k end_of_a_slice",
+    ),
+    (
+        "keen_pipeline/defs/sensors/status.py",
+        "return timedelta() <= now - ended < timedelta(seconds=DISPATCH_SECONDS)",
+        "return now - ended < timedelta(seconds=DISPATCH_SECONDS)",
+        "keen_pipeline_tests/unit/test_dispatched.py -k clock_that_was_ahead",
+    ),
+    (
+        "keen_pipeline/defs/jobs.py",
+        'return names.nightly if zone == (timezone or "UTC") else',
+        'return names.nightly if zone == "UTC" else',
+        "keen_pipeline_tests/defs/definitions/test_names_and_schedules.py -k own_crons_alone",
+    ),
+    (
+        "keen_pipeline/defs/assets/run.py",
+        "if e.run_id == self._run_id and e.request.collection in names]",
+        "if e.request.collection in names]",
+        "keen_pipeline_tests/unit/test_dispatched.py -k its_own_run",
+    ),
+    (
+        "keen_pipeline/defs/ops.py",
+        """except (KeenPipelineError, OSError) as error:
+            self.context.log.warning("what dead""",
+        """except OSError as error:
+            self.context.log.warning("what dead""",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k keep_no_night",
+    ),
+    (
+        "keen_pipeline/defs/sensors/freshness.py",
+        "for name, said in before.items() if name in known}",
+        "for name, said in before.items()}",
+        "keen_pipeline_tests/defs/assets/test_checks.py -k freshness_sensor",
+    ),
 ]

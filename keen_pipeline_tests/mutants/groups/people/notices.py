@@ -183,4 +183,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "    pass  #",
         "keen_pipeline_tests/defs/notices/test_failure_notices.py -k others_characters",
     ),
+    (
+        "keen_pipeline/defs/sensors/notifications.py",
+        "is_new = context.cursor == today and not (ledger.landed_collections() or ledger.open_entries())",
+        "is_new = context.cursor == today and not ledger.landed_collections()",
+        "keen_pipeline_tests/defs/notices/test_notifications.py -k day_of_an_installation",
+    ),
 ]

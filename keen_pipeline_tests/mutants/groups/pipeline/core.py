@@ -272,4 +272,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "if is_quoted:",
         "keen_pipeline_tests/unit/test_settings.py -k at_their_bounds",
     ),
+    (
+        "keen_pipeline/settings.py",
+        "    if parts.username is not None or parts.query or parts.fragment:",
+        "    if parts.username is not None or parts.query:",
+        "keen_pipeline_tests/unit/test_settings.py -k s3cret",
+    ),
 ]

@@ -351,4 +351,28 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "if len(entries) == 1 else None",
         "keen_pipeline_tests/pipeline/test_answers.py -k counted_together",
     ),
+    (
+        "keen_pipeline/pipeline/extractions/poll.py",
+        "                outcome.problems[entry.request.collection] = error\n",
+        "                pass\n",
+        "keen_pipeline_tests/pipeline/test_answers.py -k stays_as_it_is",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/wait.py",
+        " and entry.status in stuck:",
+        ":",
+        "keen_pipeline_tests/pipeline/test_answers.py -k what_has_finished",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/post.py",
+        "{e.request.collection for e in outcome.submitted} - set(outcome.problems)",
+        "{e.request.collection for e in outcome.submitted}",
+        "keen_pipeline_tests/pipeline/test_answers.py -k until_nothing_does",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/slices.py",
+        "min(one.expected or 0, pipeline.limits.max_events)",
+        "(one.expected or 0)",
+        "keen_pipeline_tests/pipeline/test_answers.py -k in_proportion",
+    ),
 ]

@@ -216,4 +216,22 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "not request.path",
         "keen_pipeline_tests/pipeline/test_manifests.py -k no_file_of",
     ),
+    (
+        "keen_pipeline/wiring.py",
+        "use_proxies=not settings.is_embedded,",
+        "use_proxies=True,",
+        "keen_pipeline_tests/pipeline/test_configuration.py -k without_a_proxy",
+    ),
+    (
+        "keen_pipeline/pipeline/files/land.py",
+        " and [e.status for e in now] == [Status.CANCELLED]:",
+        ":",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k comes_too_late",
+    ),
+    (
+        "keen_pipeline/pipeline/files/property_types.py",
+        "wider(known[name], kind) if name in known else kind",
+        "kind",
+        "keen_pipeline_tests/pipeline/test_slow_neighbours.py -k as_wide_as",
+    ),
 ]

@@ -366,4 +366,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "alive = sa.or_(is_open, entries.c.status == Status.LANDED.value)",
         "keen_pipeline_tests/contract/ledger/test_scopes.py -k others_at_a_path",
     ),
+    (
+        "keen_pipeline/ledger/statistics.py",
+        "            later.c.scope_id == entries.c.scope_id,\n",
+        "",
+        "keen_pipeline_tests/contract/ledger/test_statistics.py -k another_scope_asks",
+    ),
 ]

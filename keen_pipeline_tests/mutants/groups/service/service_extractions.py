@@ -181,4 +181,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
                     break""",
         "keen_pipeline_tests/service/extractions/test_extractions.py -k not_asked_for_every_result",
     ),
+    (
+        "keen_pipeline/service/http/resources/results.py",
+        'coded = not as_file and "range" not in request.headers and _accepts',
+        "coded = not as_file and _accepts",
+        "keen_pipeline_tests/service/extractions/test_results.py -k whole_ranges",
+    ),
 ]

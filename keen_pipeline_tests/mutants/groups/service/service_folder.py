@@ -137,4 +137,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "    if made.read_key == made.write_key:",
         "keen_pipeline_tests/service/storage/test_processes.py -k no_two_keys",
     ),
+    (
+        "keen_pipeline/service/storage/files.py",
+        "if events > MAX_EVENTS or size > MAX_BYTES or (",
+        "if events > MAX_EVENTS or (",
+        "keen_pipeline_tests/service/storage/test_engine.py -k beyond_the_largest",
+    ),
+    (
+        "keen_pipeline/service/storage/engine.py",
+        "lambda: self._waiting[0] is ticket and self._used + amount <= self._mib",
+        "lambda: self._used + amount <= self._mib",
+        "keen_pipeline_tests/service/storage/test_engine.py -k order_of_arrival",
+    ),
 ]

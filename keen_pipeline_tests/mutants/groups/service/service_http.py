@@ -290,4 +290,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "high = high",
         "keen_pipeline_tests/service/http/test_limits.py -k no_event_may",
     ),
+    (
+        "keen_pipeline/service/events/incoming.py",
+        "if header is not None and (not isinstance(header, Mapping) or set(header) - _GIVEN):",
+        "if header is not None and not isinstance(header, Mapping):",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k v2",
+    ),
+    (
+        "keen_pipeline/service/http/parameters.py",
+        "    if not isinstance(names, list) or not 1 <= len(names) <= MAX_PROPERTY_NAMES or not",
+        "    if not isinstance(names, list) or not 1 <= len(names) or not",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k wrong_parameters",
+    ),
 ]
