@@ -16,7 +16,7 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs import ops
 from keen_pipeline.defs.names import Names
-from keen_pipeline.defs.ops import SubmitExtractionConfig, _LandingRun, _Night
+from keen_pipeline.defs.ops import MaterializeCsvConfig, SubmitExtractionConfig, _LandingRun, _Night
 from keen_pipeline.defs.reports.reporter import Reporter
 from keen_pipeline.defs.sensors.status import _Tick
 from keen_pipeline.errors import AuthenticationError, KeenPipelineError, RequestRejectedError, ServiceUnavailableError
@@ -147,3 +147,12 @@ def test_leftovers_that_can_not_be_looked_for_keep_no_night(
     warned = [said.args[0] % said.args[1:] for said in context.log.warning.call_args_list]
     assert warned == ([f"what dead landings left could not be looked for: {error}"] if error else [])
     assert [entry.status for entry in world.ledger.open_entries()] == [Status.SUBMITTED]
+
+
+def test_a_run_tells_no_end_that_was_told_before(world: World) -> None:
+    told, untold, waiting = asked(world.ledger, *world.requests(WELL, 1, 3))
+    for entry_id in (told, untold):
+        world.ledger.fail(entry_id, "refused", limits=world.pipeline.limits, final=True)
+    world.ledger.reported([told])
+    run: Any = SimpleNamespace(ledger=world.ledger, config=MaterializeCsvConfig(entry_ids=[told, untold, waiting]))
+    assert [entry.entry_id for entry in _LandingRun._wanted(run)] == [untold]
