@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from keen_pipeline.cli.backfill import _submit
+from keen_pipeline.cli.common import _View
 from keen_pipeline.collection import Collection
 from keen_pipeline.collections_file import collection_to_wire
 from keen_pipeline.defs import ops
@@ -22,7 +23,7 @@ from keen_pipeline.defs.sensors.status import _Tick
 from keen_pipeline.errors import AuthenticationError, KeenPipelineError, RequestRejectedError, ServiceUnavailableError
 from keen_pipeline.extraction import Kind, Status
 from keen_pipeline.filters import Filter, Operator
-from keen_pipeline.pipeline import Counted, Ended, NotLanded, Progress, extract
+from keen_pipeline.pipeline import Counted, Ended, Hindered, NotLanded, Progress, extract
 from keen_pipeline.pipeline import submit as submit_all
 from keen_pipeline.pipeline.extractions.explain import Waiting, in_few_lines
 from keen_pipeline.pipeline.told import summary
@@ -156,3 +157,9 @@ def test_a_run_tells_no_end_that_was_told_before(world: World) -> None:
     world.ledger.reported([told])
     run: Any = SimpleNamespace(ledger=world.ledger, config=MaterializeCsvConfig(entry_ids=[told, untold, waiting]))
     assert [entry.entry_id for entry in _LandingRun._wanted(run)] == [untold]
+
+
+def test_a_command_tells_once_why_what_has_landed_can_not_be_counted() -> None:
+    view, away = _View("landing"), ServiceUnavailableError("HTTP 503")
+    told = [len(list(view.told(Hindered(name, away)))) for name in ("purchases", "purchases", "logins")]
+    assert told == [1, 0, 1]

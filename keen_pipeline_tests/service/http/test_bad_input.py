@@ -342,3 +342,11 @@ def test_a_property_name_of_an_object_means_the_properties_within_it(http: Http,
     assert http.query("extraction", collection, property_names=["user"]) == [{"user": events[0]["user"]}, {"user": "u"}]
     named = http.query("extraction", collection, property_names=["body:user:at", "keen"], latest=1)
     assert [set(one["keen"]) for one in named] == [{"timestamp", "created_at", "id"}]
+
+
+def test_an_event_that_is_refused_leaves_no_property(http: Http, collection: str) -> None:
+    batch = {collection: [{"known": 1}, {"fresh": 1, "wrong": 10**400}, {"known": 2}]}
+    told = http.json("POST", f"{http.v3}/events", body=batch)[collection]
+    assert [one["success"] for one in told] == [True, False, True]
+    found = http.json("GET", f"{http.v3}/events/{collection}")["properties"]
+    assert {name for name in found if "keen" not in name} == {"known"}

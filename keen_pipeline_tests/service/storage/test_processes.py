@@ -13,9 +13,11 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 from unittest.mock import Mock
 
 import pytest
@@ -25,6 +27,7 @@ from keen_pipeline.service import embedded
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.credentials import FILE_NAME, complete_credentials, load_credentials, write_private
 from keen_pipeline.service.endpoint import exclusive
+from keen_pipeline.service.http.server.serve import _Server
 from keen_pipeline_tests.service.environment import clean_environment, gone
 from keen_pipeline_tests.service.http_client import Http
 
@@ -352,3 +355,17 @@ def test_the_module_is_cheap_to_import() -> None:
     code = "import sys, keen_pipeline.service.embedded\n"
     code += "print([m for m in ('duckdb', 'starlette', 'uvicorn', 'dagster') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "ago", "open_requests", "waiting", "idle"),
+    [(10, 11, 0, 0, True), (10, 9, 0, 0, False), (10, 11, 1, 0, False), (10, 11, 0, 1, False), (None, 11, 0, 0, False)],
+)
+def test_a_service_is_idle_when_nobody_asks_and_nothing_waits(
+    limit: float | None, ago: float, open_requests: int, waiting: int, idle: bool
+) -> None:
+    records = SimpleNamespace(count_waiting=lambda: waiting)
+    config, last = SimpleNamespace(idle_exit_seconds=limit), time.monotonic() - ago
+    service = SimpleNamespace(config=config, open_requests=open_requests, last_request=last, records=records)
+    server: Any = SimpleNamespace(_service=service)
+    assert _Server._is_idle(server) is idle
