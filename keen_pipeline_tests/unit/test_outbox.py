@@ -124,3 +124,11 @@ def test_a_long_story_keeps_the_link_to_its_run() -> None:
     told = str(block["text"])
     assert "<http://dagster.test/runs/r1|" in told
     assert 2500 < len(told) < 3000
+
+
+def test_words_of_others_are_no_html() -> None:
+    body = {"run": "r1", "title": "a run failed", "story": "<b>it</b> & broke\n<i>here</i>\n  <u>mend</u>"}
+    written = failure_message("one", body, None)
+    assert [f"&lt;{tag}&gt;" in written.html for tag in "biu"] == [True] * 3
+    assert [tag for tag in ("<b>", "<i>", "<u>", "& broke") if tag in written.html] == []
+    assert "<b>it</b> & broke" in written.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from itertools import product
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ import pytest
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.filters import MAX_CONDITIONS, Filter
+from keen_pipeline.service.events.incoming import Columns, EventEncoder
 from keen_pipeline.service.events.query import where
 from keen_pipeline_tests.service.http_client import Http
 
@@ -344,9 +346,13 @@ def test_a_property_name_of_an_object_means_the_properties_within_it(http: Http,
     assert [set(one["keen"]) for one in named] == [{"timestamp", "created_at", "id"}]
 
 
-def test_an_event_that_is_refused_leaves_no_property(http: Http, collection: str) -> None:
-    batch = {collection: [{"known": 1}, {"fresh": 1, "wrong": 10**400}, {"known": 2}]}
-    told = http.json("POST", f"{http.v3}/events", body=batch)[collection]
-    assert [one["success"] for one in told] == [True, False, True]
-    found = http.json("GET", f"{http.v3}/events/{collection}")["properties"]
-    assert {name for name in found if "keen" not in name} == {"known"}
+def test_an_event_that_is_refused_leaves_no_property() -> None:
+    columns = Columns({}, 1, limit=100)
+    encoder = EventEncoder(columns, datetime.now(timezone.utc), 1000)
+    encoder.encode({"known": 1})
+    before = dict(columns)
+    with pytest.raises(InvalidInputError):
+        encoder.encode({"fresh": 1, "wrong": "x" * 1001})
+    assert (columns, columns.new) == (before, before)
+    assert "p" in encoder.encode({"fresh": 1})
+    assert [path for path in columns if path not in before] == ["fresh"]

@@ -328,4 +328,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "for name, said in before.items()}",
         "keen_pipeline_tests/defs/assets/test_checks.py -k freshness_sensor",
     ),
+    (
+        "keen_pipeline/defs/ops.py",
+        " and not (e.status is Status.ABANDONED and e.reported_at is not None)]",
+        "]",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k told_before",
+    ),
+    (
+        "keen_pipeline/defs/io_managers.py",
+        "reader = self.reader.open(collection_of(upstream))",
+        "reader = self.reader.open()",
+        "keen_pipeline_tests/defs/definitions/test_inputs.py -k configuration_of_its_asset",
+    ),
 ]

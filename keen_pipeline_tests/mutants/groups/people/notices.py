@@ -189,4 +189,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "is_new = context.cursor == today and not ledger.landed_collections()",
         "keen_pipeline_tests/defs/notices/test_notifications.py -k day_of_an_installation",
     ),
+    (
+        "keen_pipeline/cli/common.py",
+        "if told not in self._uncountable:",
+        "if True:",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k tells_once",
+    ),
+    (
+        "keen_pipeline/notifications/render.py",
+        '<b style="color:{_RED}">{escape(first)}</b>',
+        '<b style="color:{_RED}">{first}</b>',
+        "keen_pipeline_tests/unit/test_outbox.py -k no_html",
+    ),
 ]

@@ -302,4 +302,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "    if not isinstance(names, list) or not 1 <= len(names) or not",
         "keen_pipeline_tests/service/http/test_bad_input.py -k wrong_parameters",
     ),
+    (
+        "keen_pipeline/service/events/incoming.py",
+        "            self._columns.forget(list(self._columns.new)[seen_before:])\n",
+        "",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k leaves_no_property",
+    ),
+    (
+        "keen_pipeline/service/http/server/serve.py",
+        "if limit is None or self._service.open_requests or time",
+        "if limit is None or time",
+        "keen_pipeline_tests/service/storage/test_processes.py -k nobody_asks",
+    ),
 ]
