@@ -11,8 +11,9 @@ from keen_pipeline.collection import Collection
 from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.notifications import outbox
 from keen_pipeline.notifications.digest import Digest, Line, gather
-from keen_pipeline.notifications.outbox import MOST_ATTEMPTS, attach, deliver, send_once
+from keen_pipeline.notifications.outbox import MOST_ATTEMPTS, attach, deliver
 from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import Channels, Message
 from keen_pipeline.pipeline.told import Group
@@ -107,7 +108,7 @@ def test_without_an_outbox_a_cause_is_sent_once_a_day_and_no_day_before_is_remem
 
     body = {"run": "r1", "title": "a run failed", "story": "it broke"}
     for cause in ("failure/2026-01-10/a", "failure/2026-01-10/b", "failure/2026-01-10/a", "failure/2026-01-11/a"):
-        send_once(sent, Taken(), ["slack"], [cause], body, None)
+        outbox.send_once(sent, Taken(), ["slack"], [cause], body, None)
     assert told == ["failure/2026-01-10/a/r1", "failure/2026-01-10/b/r1", "failure/2026-01-11/a/r1"]
     assert sent == {"failure/2026-01-11/a slack"}
 
