@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 
-from keen_pipeline.collection import Collection
-from keen_pipeline.defs.assets.run import _keep, _NextSteps
+from keen_pipeline.defs.assets.run import _keep
 from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS, _Tick, turn_of
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Land, Limits, Seen, Wait, decide
 from keen_pipeline.testing import FakeClock, memory_ledger
-from keen_pipeline_tests.ledgers import complete as put_up
 from keen_pipeline_tests.ledgers import day
 
 LIMITS = Limits()
@@ -144,20 +142,3 @@ def test_what_is_not_ours_is_left_to_others_for_a_while_and_not_until_a_clock_th
 ) -> None:
     tick: Any = None
     assert _Tick._has_just_ended(tick, complete(ledger), clock.now() + timedelta(seconds=ago)) is is_left
-
-
-def test_a_step_keeps_for_the_next_ones_what_its_own_run_asked_for(ledger: SqlLedger, clock: FakeClock) -> None:
-    mine, theirs, failed = (
-        ledger.request([day(n)], run_id=of)[0].entry.entry_id for n, of in enumerate(["mine", "theirs", "mine"])
-    )
-    with ledger.working("a test", LIMITS) as worker:
-        for entry_id in (mine, theirs, failed):
-            put_up(ledger, entry_id, worker.id)
-        ledger.landing_failed(failed, worker.id, "the disk is full", clock.now() + timedelta(seconds=60))
-    before = {entry.entry_id: entry.due_at for entry in ledger.open_entries()}
-    keys = {str(entry.request.partition_key) for entry in ledger.open_entries()}
-    step: Any = None
-    pipeline: Any = SimpleNamespace(ledger=ledger, clock=clock)
-    _NextSteps(step, pipeline, keys, "mine", [Collection("purchases", "2026-01-01")]).keep()
-    after = {entry.entry_id: entry.due_at for entry in ledger.open_entries()}
-    assert after == {**before, mine: clock.now() + timedelta(seconds=DISPATCH_SECONDS)}

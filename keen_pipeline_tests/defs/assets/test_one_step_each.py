@@ -228,7 +228,9 @@ def test_a_step_that_is_over_is_none_that_others_of_its_run_work_for(
     job = build_keen_definitions(collections=LATER).resolve_implicit_global_asset_job_def()
     stats = [SimpleNamespace(step_key="keen__logins", end_time=ended_at)]
     instance = SimpleNamespace(get_run_step_stats=lambda run_id: stats)
-    context: Any = SimpleNamespace(job_def=job, instance=instance, run=SimpleNamespace(asset_selection=None, run_id="one"))
+    context: Any = SimpleNamespace(
+        job_def=job, instance=instance, run=SimpleNamespace(asset_selection=None, step_keys_to_execute=None, run_id="one")
+    )
     own = dg.AssetKey(["keen", "purchases"])
     found, is_one_over = _others_of_the_run(context, job.asset_layer.get(own).metadata[DEFINITIONS_TAG], {"purchases": own})
     assert ([collection.name for collection in found], is_one_over) == others
