@@ -274,8 +274,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (
         "keen_pipeline/defs/sensors/status.py",
-        "in {**polled.problems, **posted.problems}.items():",
-        "in polled.problems.items():",
+        ", **posted.problems}",
+        "}",
         "keen_pipeline_tests/pipeline/test_reasons.py -k tick_logs",
     ),
     (
