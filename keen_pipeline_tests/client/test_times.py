@@ -6,6 +6,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -222,3 +224,12 @@ def test_connection_is_kept_between_two_calls() -> None:
             for _ in range(3):
                 made.list_extractions("purchases")
     assert len(taken) == 3
+
+
+def test_a_budget_is_waited_for_as_long_as_leaves_time_for_an_answer(server: FaultServer) -> None:
+    waits: list[float] = []
+    limiter: Any = SimpleNamespace(acquire=lambda *, timeout: waits.append(timeout))
+    made = KeenClient(server.url, "P1", read_key="r1", limiter=limiter, read_timeout=4, total_timeout=20)
+    server.api = [document({"result": 1})]
+    made.count("purchases", None)
+    assert [round(wait) for wait in waits] == [16]

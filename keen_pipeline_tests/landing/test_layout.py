@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keen_pipeline.collection import Encoding, Layout
-from keen_pipeline.errors import InvalidInputError
+from keen_pipeline.errors import ConfigurationError, InvalidInputError
+from keen_pipeline.landing.destination import _about
 from keen_pipeline.landing.layout import (
     ad_hoc_key,
     collection_folder,
@@ -22,6 +26,7 @@ from keen_pipeline.landing.layout import (
     quarantine_path,
     slice_path,
 )
+from keen_pipeline.landing.storages.remote import ObjectStorage
 from keen_pipeline.timeframe import Timeframe
 
 UTC = timezone.utc
@@ -90,7 +95,7 @@ def test_what_is_no_collection_has_no_folder(collection: str) -> None:
         file_path(collection, "2026-01-01")
 
 
-@pytest.mark.parametrize("key", ["", "..", "a/b", "../x", ".x", "a\x00", "a b", "x" * 201, "a?b", "a#b", "a\\b"])
+@pytest.mark.parametrize("key", ["", "..", "a..b", "a/b", "../x", ".x", "a\x00", "a b", "x" * 201, "a?b", "a#b", "a\\b"])
 def test_key_that_is_no_file_name_is_refused(key: str) -> None:
     with pytest.raises(InvalidInputError):
         file_path("purchases", key)
@@ -131,3 +136,21 @@ def test_quarantine_keeps_each_extraction_apart(extraction_id: str, name: str) -
 
 def test_a_manifest_lies_beside_the_collections() -> None:
     assert manifest_path("purchases/2026-01-01.csv") == "_manifests/purchases/2026-01-01.csv.json"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("access was refused\nset a key", "extraction e1: access was refused; nothing was landed\nset a key"),
+        ("the disk is full; nothing was published", "extraction e1: the disk is full; nothing was published"),
+        ("extraction e1 is gone", "extraction e1 is gone"),
+    ],
+)
+def test_an_error_says_of_which_extraction_and_once_that_nothing_came_of_it(said: str, told: str) -> None:
+    assert str(_about(ConfigurationError(said), "extraction e1")) == told
+
+
+def test_the_mark_of_a_folder_in_a_bucket_is_no_file() -> None:
+    listed = [("r/a/", 0), ("r/a/1.csv", 7)]
+    bucket: Any = SimpleNamespace(_translated=lambda _: nullcontext(), _listed=lambda *_: iter(listed))
+    assert list(ObjectStorage.files(bucket, "s3://b/r")) == [("s3://b/r/a/1.csv", 7)]

@@ -26,8 +26,12 @@ from keen_pipeline.errors import (
     UnreachableError,
     UnreadableAnswerError,
 )
-from keen_pipeline.extraction import Status
-from keen_pipeline.pipeline import post_due, submit
+from keen_pipeline.extraction import Kind, Status
+from keen_pipeline.ledger import Slice
+from keen_pipeline.lifecycle import Split
+from keen_pipeline.pipeline import Counted, Pipeline, poll, post_due, submit
+from keen_pipeline.pipeline.extractions.poll import Polled, _end
+from keen_pipeline.pipeline.extractions.slices import split
 from keen_pipeline_tests.pipeline.scripted import ABSENT, COMPLETE, PENDING, Answer, Made, ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World
 
@@ -274,6 +278,19 @@ def test_429_in_the_middle_of_a_round_ends_it_for_all(world: World) -> None:
     assert world.ledger.orphans() == 0
 
 
+@pytest.mark.parametrize(("asked_for", "waited"), [(500.0, 500), (0.0, 30)])
+def test_a_post_that_the_service_could_not_take_is_sent_again_when_it_asks_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, asked_for: float, waited: int
+) -> None:
+    monkeypatch.setattr(Pipeline, "jitter", lambda _: 1.0)
+    world.api.fault = lambda call, *_: ServiceUnavailableError("HTTP 503", retry_after=asked_for) if call == "submit" else None
+    [created] = submit(world.pipeline, world.requests(SICK, 1)).created
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, [created], worker.id)
+    [entry] = world.ledger.open_entries()
+    assert (entry.due_at - world.clock.now()).total_seconds() == waited
+
+
 def test_what_a_person_cancels_while_its_landing_fails_is_lost_and_no_failure(world: World) -> None:
     def fault(call: str, collection: str, number: int) -> KeenPipelineError | None:
         if call != "open":
@@ -298,3 +315,73 @@ def test_what_a_run_was_asked_to_land_again_tells_how_often_that_failed(world: W
     assert "landings that failed" not in world.reasons()[str(request)]
     world.ledger.dispatch([world.entry(request).entry_id], world.clock.now() + timedelta(seconds=300))
     assert "its landing run has been asked for after 1 landings that failed" in world.reasons()[str(request)]
+
+
+def test_no_post_begins_when_the_time_for_posts_is_over(world: World) -> None:
+    def slow(call: str, collection: str, number: int) -> None:
+        world.clock.advance(8 if call == "submit" else 0)
+
+    world.api.fault = slow
+    created = submit(world.pipeline, world.requests(WELL, 1, 5)).created
+    with world.pipeline.working("a test") as worker:
+        posted = post_due(replace(world.pipeline, posting_threads=1), created, worker.id, seconds=20)
+    assert (len(posted.submitted), len(world.ledger.open_entries(status=Status.REQUESTED))) == (3, 2)
+
+
+def test_of_days_that_were_counted_together_only_empty_ones_have_a_number_of_their_own(world: World) -> None:
+    requests = [*world.requests(Collection("empty", "2026-01-01"), 1, 3), *world.requests(WELL, 1, 2), *world.requests(SICK, 3)]
+    created = submit(world.pipeline, requests).created
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, created, worker.id)
+    assert [world.entry(request).expected for request in requests] == [0, 0, 0, None, None, 1]
+
+
+def test_what_is_too_large_and_can_not_be_counted_for_now_is_told_and_stays_as_it_is(world: World) -> None:
+    away = ServiceUnavailableError("HTTP 503")
+    world.api.fault = lambda call, *_: away if call == "count" else None
+    [entry] = submit(world.pipeline, world.requests(SICK, 1)).created
+    outcome = Polled()
+    _end(world.pipeline, entry, Split("too large"), None, outcome)
+    assert (outcome.problems, outcome.ended, world.ledger.open_entries()) == ({"sick": away}, [], [entry])
+
+
+def second_post_refused(call: str, collection: str, number: int) -> KeenPipelineError | None:
+    return denied() if (call, number) == ("submit", 2) else None
+
+
+def test_a_key_that_is_refused_stops_no_wait_for_what_has_finished(world: World) -> None:
+    finished, refused = requests = world.requests(WELL, 1, 2)
+    with world.pipeline.working("a test") as worker:
+        post_due(world.pipeline, submit(world.pipeline, [finished]).created, worker.id)
+    while world.ledger.open_entries(status=Status.SUBMITTED):
+        poll(world.pipeline, world.ledger.open_entries())
+        world.clock.advance(60)
+    world.api.fault = second_post_refused
+    told = [(type(event).__name__, event.entry.request) for event in world.extract(requests) if not isinstance(event, Counted)]
+    assert told == [("Stopped", refused), ("Landed", finished)]
+    assert (world.file(refused), world.is_right(finished)) == (None, True)
+
+
+def test_what_keeps_a_collection_is_known_until_nothing_does(world: World) -> None:
+    world.api.fault = second_post_refused
+    world.pipeline = replace(world.pipeline, posting_threads=1)
+    created = submit(world.pipeline, world.requests(WELL, 1, 2)).created
+    with world.pipeline.working("a test") as worker:
+        assert len(post_due(world.pipeline, created, worker.id).submitted) == 1
+        assert "HTTP 403" in str(world.ledger.collections()["well"].problem)
+        world.clock.advance(3600)
+        left = world.ledger.open_entries(status=Status.REQUESTED)
+        assert len(post_due(world.pipeline, left, worker.id).submitted) == 1
+    assert world.ledger.collections()["well"].problem is None
+
+
+@pytest.mark.parametrize(("most", "given_up"), [(10_000, True), (1000, False)])
+def test_a_part_is_small_in_proportion_to_what_one_extraction_may_hold(world: World, most: int, given_up: bool) -> None:
+    world.with_limits(max_events=most)
+    [request] = world.requests(SICK, 2)
+    [whole] = submit(world.pipeline, [request]).created
+    half = replace(request, kind=Kind.SLICE, partition_key="a part", path="_slices/1.csv")
+    [part] = world.ledger.split(whole.entry_id, [Slice(half, 1, 10_000)], "too large", expected=10_000)
+    split(world.pipeline, part, "too large", None)
+    parts = world.ledger.slices([whole.entry_id])[whole.entry_id]
+    assert (Status.ABANDONED in {one.status for one in parts}) is given_up

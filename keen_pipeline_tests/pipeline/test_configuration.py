@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from keen_pipeline.client.address import Address
 from keen_pipeline.collection import Collection, CountPolicy, Encoding, Granularity, Layout, MaskMethod
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, RateLimitedError
 from keen_pipeline.extraction import Status
 from keen_pipeline.filters import Filter
 from keen_pipeline.ledger import SqlLedger, open_engine
 from keen_pipeline.partitions import Partition, partition_range
 from keen_pipeline.pipeline import extract, partition_request
-from keen_pipeline.pipeline.freshness import coverage
+from keen_pipeline.pipeline.freshness import coverage, todays_landings
+from keen_pipeline.settings import Settings
+from keen_pipeline.wiring import open_client
 from keen_pipeline_tests.pipeline.scripted import ScriptedKeen
 from keen_pipeline_tests.pipeline.world import World, day
 
@@ -101,6 +106,33 @@ def test_a_hash_without_a_key_is_refused_before_anything_is_noted(world: World) 
         world.night(MASKED)
     assert world.ledger.open_entries() == []
     night(world, WELL)
+
+
+def test_a_reader_that_lacks_the_key_of_hashes_is_told_which_variable_has_it(world: World) -> None:
+    with pytest.raises(ConfigurationError, match=r"^well: columns are hashed, but .* KEEN_PIPELINE_MASK_KEY$"):
+        todays_landings(world.ledger, MASKED)
+    wanted = todays_landings(world.ledger, MASKED, mask_key=b"k1")
+    [request] = world.requests(MASKED, 1)
+    assert wanted("well", "2026-01-01") == request.fingerprint(world.ledger.scope)
+    assert todays_landings(world.ledger, WELL)("well", "2025-12-31") is None
+
+
+def test_projects_of_one_budget_share_their_requests_a_minute_and_others_do_not(world: World) -> None:
+    asked = Settings(base_url="https://api.keen.io", read_key="r1", requests_per_minute=1, budget="organization")
+    for project, budget, is_free in (("p1", "organization", True), ("p2", "organization", False), ("p2", None, True)):
+        client = open_client(replace(asked, project_id=project, budget=budget), world.ledger)
+        with nullcontext() if is_free else pytest.raises(RateLimitedError):
+            client._transport._limiter.acquire(timeout=0)
+
+
+@pytest.mark.parametrize(("url", "goes"), [(None, False), ("https://api.keen.io", True)])
+def test_the_service_of_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch, url: str | None, goes: bool) -> None:
+    endpoint = Mock(base_url="http://keen.example:4001", project_id="p1", read_key="r1", write_key=None, master_key=None)
+    monkeypatch.setattr("keen_pipeline.service.embedded.ensure", lambda _: endpoint)
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    client = open_client(Settings(base_url=url, project_id="p1", read_key="r1"))
+    assert (client._transport._connector.proxies.of(Address(True, "keen.example", 443)) is not None) is goes
 
 
 def test_values_are_hashed_alike_under_one_key(world: World) -> None:

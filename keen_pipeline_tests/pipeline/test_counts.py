@@ -11,7 +11,7 @@ import pytest
 from keen_pipeline.collection import Collection, CountPolicy
 from keen_pipeline.errors import AuthenticationError, ExtractionTooLargeError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.extraction import ExtractionRequest, Status
-from keen_pipeline.pipeline import Counted, ad_hoc_request
+from keen_pipeline.pipeline import Counted, ad_hoc_request, submit
 from keen_pipeline.pipeline.counts import MOST_COUNTED_TOGETHER, Patience, count_together, verdict
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.pipeline.scripted import Made
@@ -254,6 +254,16 @@ def test_an_event_that_is_gone_beside_one_that_came_late_is_found_before_the_day
     assert [world.is_right(request) for request in (gone, grown)] == [True, True]
 
 
+def test_the_oldest_day_is_counted_by_itself_in_whatever_order_days_are_asked_for(world: World) -> None:
+    world.api.add("well", day(1, 9))
+    requests = world.requests(WELL, 1, 3)
+    world.extract(requests)
+    world.api.events["well"].remove((day(1, 9), 1))
+    world.api.add("well", day(2, 9))  # in a sum with the day before it nothing has changed
+    again = submit(world.pipeline, requests[::-1]).created
+    assert sorted(entry.request.partition_key for entry in again) == ["2026-01-01", "2026-01-02"]
+
+
 def test_the_one_that_differs_is_found_by_halving(world: World) -> None:
     requests = world.requests(WELL, 1, 8)
     before = {r.partition_key: len(world.api.rows("well", r.timeframe, ())) for r in requests}
@@ -302,3 +312,10 @@ def test_a_patient_count_waits_for_the_budget_and_another_doesn_t(world: World) 
     with pytest.raises(RateLimitedError):
         list(count_together(world.pipeline, requests, lambda positions, total: True))
     assert world.clock.now() == begun
+
+
+def test_a_patient_count_asks_again_after_a_minute_however_much_longer_the_service_asks_for(world: World) -> None:
+    world.api.fault = lambda call, collection, number: RateLimitedError("HTTP 429", retry_after=900.0) if number == 1 else None
+    begun = world.clock.now()
+    assert together(world, world.requests(WELL, 1), lambda positions, total: True) == {(0,): 2}
+    assert (world.clock.now() - begun).total_seconds() == 60

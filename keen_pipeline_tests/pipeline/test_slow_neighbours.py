@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from keen_pipeline.extraction import RemoteExtraction, Status
 from keen_pipeline.pipeline import Landed, Pipeline, land, poll, post_due
 from keen_pipeline.pipeline.files.property_types import PropertyTypes
 from keen_pipeline.testing import FakeClock
+from keen_pipeline_tests.ledgers import landing
 from keen_pipeline_tests.pipeline.scripted import COMPLETE
 from keen_pipeline_tests.pipeline.world import World
 
@@ -65,3 +67,15 @@ def test_landings_begin_while_the_list_of_another_collection_is_waited_for(world
     complete = [entry.entry_id for entry in world.ledger.open_entries(status=Status.COMPLETE)]
     with world.pipeline.working("a run") as worker:
         assert len([one for one in land(world.pipeline, complete, worker) if isinstance(one, Landed)]) == 2
+
+
+def test_a_column_is_as_wide_as_in_any_file_of_its_collection(world: World) -> None:
+    [request] = world.requests(Collection("well", "2026-01-01", encoding=Encoding.PARQUET), 1)
+    entry: Any = SimpleNamespace(request=request)
+    files = {kind: replace(landing(), column_types=(kind, "string")) for kind in ("double", "string")}
+    ledger: Any = SimpleNamespace(landed_entries=lambda _: [SimpleNamespace(landing=files["double"])])
+    types = PropertyTypes(cast("Pipeline", SimpleNamespace(api=world.api, ledger=ledger, clock=world.clock)))
+    assert types.earlier(entry) == {"a": "double", "b,c": "string"}
+    for kind in ("string", "double"):
+        types.landed(entry, files[kind])
+        assert types.earlier(entry) == {"a": "string", "b,c": "string"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from keen_pipeline.ledger.database.tables import entries
 from keen_pipeline.partitions import partition_range
 from keen_pipeline.pipeline.freshness import todays_landings
 from keen_pipeline.readers import LandedReader
-from keen_pipeline.readers.files import landed_files
+from keen_pipeline.readers.files import landed_files, require
 from keen_pipeline.scope import Scope
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline.testing.landing import SOURCE
@@ -153,3 +154,11 @@ def test_a_long_history_of_a_wide_collection_holds_each_name_once(keen_landing: 
     keen_landing.land("visits", {f"2026-01-{day:02d}": [{**wide, f"of_day_{day}": 1}] for day in range(1, 31)})
     names = [name for entry in keen_landing.ledger.landed_entries("visits") if entry.landing for name in entry.landing.columns]
     assert (len(names), len({id(name) for name in names})) == (30 * 302, 300 + 30 + 1)
+
+
+@pytest.mark.parametrize(("landed", "doubts"), [((), True), (("2026-01-02",), False)])
+def test_a_name_may_be_misspelt_when_nothing_of_it_has_landed(landed: tuple[str, ...], doubts: bool) -> None:
+    files: Any = dict.fromkeys(landed)
+    with pytest.raises(ConfigurationError, match=r"1 of 1 partitions are not landed at /r: 2026-01-01; materialize") as raised:
+        require("vists", ["2026-01-01"], files, "/r", lambda: ["visits"])
+    assert ("or is it misspelt? There are visits" in str(raised.value)) is doubts

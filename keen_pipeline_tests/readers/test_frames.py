@@ -22,6 +22,8 @@ from pyarrow import dataset, parquet
 from keen_pipeline.collection import Collection, Encoding
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.partitions import EVER, partition_for_key
+from keen_pipeline.pipeline import partition_request
 from keen_pipeline.readers.frames import duckdb_names
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.readers.conftest import EMPTY, EVENTS, KEYS, PER_DAY, expected_rows, land_all
@@ -102,6 +104,7 @@ def test_a_partition_of_a_range_has_the_types_of_the_range(landed: KeenLanding) 
 
 
 def test_names_that_differ_in_case_never_stand_for_each_other_in_duckdb(csv: KeenLanding) -> None:
+    assert duckdb_names(["a", "A", "a_1", "b"]) == ["a_2", "A_3", "a_1", "b"]
     relation = csv.reader.load("visits", KEYS[0], duckdb.DuckDBPyRelation)
     assert relation.project('"body:userId_1"').fetchall() == [(f"upper {n}",) for n in range(PER_DAY)]
     assert relation.project('"body:userid_2"').fetchall() == [(n,) for n in range(PER_DAY)]
@@ -279,6 +282,16 @@ def test_full_temporary_folder_is_named_and_not_the_file(landed: KeenLanding, mo
     monkeypatch.setattr(parquet.ParquetWriter, "write_batch", full)
     with pytest.raises(ConfigurationError, match=r"temporary folder .* is full"):
         landed.reader.load("visits", KEYS, pa.Table)
+
+
+def test_file_with_two_columns_of_one_name_is_read_by_its_uri_alone(keen_landing: KeenLanding) -> None:
+    visits = Collection("visits", KEYS[0])
+    keen_landing.land(visits, {KEYS[1]: []})
+    request = partition_request(visits, partition_for_key(visits, KEYS[0], EVER))
+    keen_landing._land(request, b"header:timestamp,body:n,body:n\n2026-01-01T00:00:00Z,1,2\n", None, force=False)
+    with pytest.raises(InvalidInputError, match=r"visits\[2026-01-01\]: two columns are called body:n; read the file by its URI"):
+        keen_landing.reader.load("visits", KEYS[0], pa.Table)
+    assert keen_landing.reader.load("visits", KEYS[0], str).endswith("visits/2026-01-01.csv")
 
 
 @pytest.mark.parametrize("wrong", [dict, list[int], dict[str, int], "DataFrame", int])

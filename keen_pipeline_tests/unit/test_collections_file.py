@@ -74,6 +74,7 @@ def test_yaml_and_python_give_the_same(tmp_path: Path) -> None:
             "unknown operator",
         ),
         ("collections: [{name: _a, start_date: 2026-01-01}]", "not a legal name"),
+        ("collections: [{name: 'a '}]", "no blank at either end"),
         ("collections: [{name: a, start_date: 2026-01-01}, {name: a, start_date: 2026-01-01}]", "is listed twice"),
         ("collections: [3]", "not a mapping"),
         ("collections: [{name: a, lookback_days: true}]", "lookback_days must be a whole number"),

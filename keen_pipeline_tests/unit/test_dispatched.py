@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keen_pipeline.defs.assets.run import _keep
-from keen_pipeline.defs.sensors.status import turn_of
+from keen_pipeline.defs.sensors.status import DISPATCH_SECONDS, _Tick, turn_of
 from keen_pipeline.ledger import SqlLedger
 from keen_pipeline.lifecycle import Entry, Land, Limits, Seen, Wait, decide
 from keen_pipeline.testing import FakeClock, memory_ledger
@@ -134,3 +134,11 @@ def test_a_run_keeps_what_landed_since_its_launch_and_not_what_a_clock_ahead_say
     at = None if landed is None else launched + timedelta(seconds=landed)
     entry = replace(complete(ledger), run_id=run_id, landed_at=at)
     assert _keep(context, clock, launched, "mine")(entry) is kept
+
+
+@pytest.mark.parametrize(("ago", "is_left"), [(0, True), (DISPATCH_SECONDS - 1, True), (DISPATCH_SECONDS, False), (-1, False)])
+def test_what_is_not_ours_is_left_to_others_for_a_while_and_not_until_a_clock_that_was_ahead(
+    ledger: SqlLedger, clock: FakeClock, ago: float, is_left: bool
+) -> None:
+    tick: Any = None
+    assert _Tick._has_just_ended(tick, complete(ledger), clock.now() + timedelta(seconds=ago)) is is_left

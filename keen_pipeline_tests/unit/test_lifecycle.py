@@ -270,7 +270,12 @@ def test_who_may_take_an_entry() -> None:
 
 
 def attempts(*reasons: str) -> list[Entry]:
-    return [replace(ENTRY, entry_id=n, attempt=n, error=reason) for n, reason in enumerate(reasons, start=1)]
+    """One an hour."""
+    first = ENTRY.requested_at
+    return [
+        replace(ENTRY, entry_id=n, attempt=n, error=reason, requested_at=first + timedelta(hours=n - 1))
+        for n, reason in enumerate(reasons, start=1)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.collection import Collection
-from keen_pipeline.errors import ServiceUnavailableError
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
 from keen_pipeline.extraction import SecretUrl
 from keen_pipeline.ledger.notices import SqlNotices
+from keen_pipeline.notifications import outbox
 from keen_pipeline.notifications.digest import Digest, Line, gather
 from keen_pipeline.notifications.outbox import MOST_ATTEMPTS, attach, deliver
 from keen_pipeline.notifications.render import digest_message, failure_message
 from keen_pipeline.notifications.send import Channels, Message
 from keen_pipeline.pipeline.told import Group
+from keen_pipeline.settings import SmtpSettings
 from keen_pipeline.testing import FakeClock, KeenLanding, memory_ledger
 
 
@@ -103,3 +105,40 @@ def test_a_digest_of_many_collections_is_no_longer_than_mail_programs_show(tmp_p
         str({"type": "mrkdwn", "text": f"... and {more} more"}) for more in (290, 270)
     ]
     assert all(len(str(block["text"])) < 3100 for block in written.slack)
+
+
+def test_without_an_outbox_a_cause_is_sent_once_a_day_and_no_day_before_is_remembered() -> None:
+    sent, told = set[str](), []
+
+    class Taken(Channels):
+        def send(self, channel: str, message: Message) -> str:
+            told.append(message.identity)
+            return ""
+
+    body = {"run": "r1", "title": "a run failed", "story": "it broke"}
+    for cause in ("failure/2026-01-10/a", "failure/2026-01-10/b", "failure/2026-01-10/a", "failure/2026-01-11/a"):
+        outbox.send_once(sent, Taken(), ["slack"], [cause], body, None)
+    assert told == ["failure/2026-01-10/a/r1", "failure/2026-01-10/b/r1", "failure/2026-01-11/a/r1"]
+    assert sent == {"failure/2026-01-11/a slack"}
+
+
+def test_an_address_that_no_mail_can_have_is_told_with_its_variables() -> None:
+    channels = Channels(("ada@example.com\nBcc: all@example.com",), SmtpSettings("127.0.0.1"))
+    with pytest.raises(ConfigurationError, match="an address of KEEN_PIPELINE_DIGEST_TO or SMTP_FROM can't be written in a mail"):
+        channels.send("mail", Message("", "", "", "", []))
+
+
+def test_a_long_story_keeps_the_link_to_its_run() -> None:
+    body = {"run": "r1", "title": "a run failed", "story": "it broke\n" + "y" * 5000}
+    [block] = failure_message("one", body, "http://dagster.test/").slack
+    told = str(block["text"])
+    assert "<http://dagster.test/runs/r1|" in told
+    assert 2500 < len(told) < 3000
+
+
+def test_words_of_others_are_no_html() -> None:
+    body = {"run": "r1", "title": "a run failed", "story": "<b>it</b> & broke\n<i>here</i>\n  <u>mend</u>"}
+    written = failure_message("one", body, None)
+    assert [f"&lt;{tag}&gt;" in written.html for tag in "biu"] == [True] * 3
+    assert [tag for tag in ("<b>", "<i>", "<u>", "& broke") if tag in written.html] == []
+    assert "<b>it</b> & broke" in written.text

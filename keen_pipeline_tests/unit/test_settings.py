@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
-from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings, Variable
+from keen_pipeline.settings import KEEN_URL, VARIABLES, Settings, SftpSecrets, Variable, unknown_variables
 from keen_pipeline.wiring import open_client
 
 
@@ -65,6 +65,7 @@ def test_lists() -> None:
         ("KEEN_BASE_URL", "http://[::1"),
         ("KEEN_BASE_URL", "https://user:s3cret@api.keen.io"),
         ("KEEN_BASE_URL", "https://api.keen.io?api_key=s3cret"),
+        ("KEEN_BASE_URL", "https://api.keen.io#s3cret"),
         ("KEEN_BASE_URL", "https://api.keen.io/2.0"),
         ("KEEN_BASE_URL", "https://api.keen.io/3.0/projects/p1"),
         ("KEEN_PROJECT_ID", "p 1"),
@@ -135,6 +136,12 @@ def test_a_key_from_a_file_keeps_no_line_end() -> None:
     assert (settings.read_key, settings.project_id) == ("r3ad", "p")
 
 
+def test_a_password_from_a_file_keeps_no_line_end_and_all_its_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEN_PIPELINE_SFTP_PASSWORD", " s3cret \r\n")
+    monkeypatch.setenv("KEEN_PIPELINE_SFTP_KEY_PASSPHRASE", "\n")
+    assert SftpSecrets.from_environment() == SftpSecrets(" s3cret ", None)
+
+
 @pytest.mark.parametrize("name", ["KEEN_PROJECT_ID", "KEEN_READ_KEY", "KEEN_WRITE_KEY", "KEEN_MASTER_KEY"])
 def test_an_account_without_an_address_is_at_keen(name: str) -> None:
     assert Settings.from_environment({name: "x1"}).base_url == KEEN_URL
@@ -149,7 +156,9 @@ def test_a_variable_that_nothing_reads_is_named() -> None:
         "KEEN_PIPELINE_POLL_SECONDS": "2",
         "KEEN_PIPELINE_SFTP_PASSWORD": "s3cret",
         "KEEN_OTHER": "1",
+        "KEEN_PIPELINE_NOTHING": " ",
     }
+    assert unknown_variables(environment) == ("KEEN_PIPELINE_MAX_ATEMPTS",)
     assert Settings.from_environment(environment).unknown == ("KEEN_PIPELINE_MAX_ATEMPTS",)
 
 
@@ -173,6 +182,7 @@ def test_every_variable_sets_a_field_of_its_own_and_says_what_it_means() -> None
         ),
         ("KEEN_PIPELINE_DIGEST_AT", "23:59", "digest_at", "23:59"),
         ("KEEN_PIPELINE_MASK_KEY", "0123456789abcdef", "mask_key", b"0123456789abcdef"),
+        ("KEEN_PIPELINE_MASK_KEY", '"0123456789abcd"', "mask_key", b'"0123456789abcd"'),  # somebody's hashes are made with them
         ("KEEN_PIPELINE_NAME", "events_2", "name", "events_2"),
         ("KEEN_API_VERSION", "3.0", "api_version", "3.0"),
         ("KEEN_PIPELINE_BUDGET", "organization", "budget", "organization"),

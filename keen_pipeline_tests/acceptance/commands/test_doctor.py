@@ -5,21 +5,34 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
+import dagster as dg
 import pytest
 
 from keen_pipeline.cli import doctor as command
 from keen_pipeline.cli import main
 from keen_pipeline.client import KeenClient
-from keen_pipeline.errors import ServiceUnavailableError
+from keen_pipeline.collection import Collection
+from keen_pipeline.errors import ConfigurationError, ServiceUnavailableError
+from keen_pipeline.lifecycle import Limits
+from keen_pipeline.partitions import partition_range
+from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline.files import manifests
+from keen_pipeline.pipeline.files.manifests import Manifest
 from keen_pipeline.service.embedded import Endpoint
 from keen_pipeline.settings import Settings
 from keen_pipeline.testing import live_service
+from keen_pipeline.wiring import open_destination, open_ledger, scope_of
+from keen_pipeline_tests.ledgers import landing
+
+PURCHASES = Collection("purchases", "2026-01-01")
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +234,40 @@ def test_another_ledger_that_lands_at_the_same_place_is_found(
     assert (ended.value.code, "another ledger" in capsys.readouterr().err) == (1, True)
 
 
+def test_files_of_others_and_what_a_person_cancelled_are_not_wrong(well: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
+    settings = Settings.from_environment()
+    ledger = open_ledger(settings.ledger_url, scope_of(settings))
+    destination = open_destination(settings.destination, {})
+    days = [partition_request(PURCHASES, p) for p in partition_range(PURCHASES, "2026-01-01", "2026-01-02", ledger.clock.now())]
+    asked = [one.entry for one in ledger.request(days)]
+    landed = [replace(one, landing=landing(destination.uri_of(one.request.path))) for one in asked]
+    manifests.write(destination, Manifest.of(landed[0], replace(ledger.scope, source="projects/others"), ledger.clock.now()))
+    assert command._manifests(settings) == "the ledger knows the 0 manifests that were looked at"
+    manifests.write(destination, Manifest.of(replace(landed[1], token="f" * 16), ledger.scope, ledger.clock.now()))
+    with pytest.raises(ConfigurationError, match=r"^1 of 1 landed files at "):
+        command._manifests(settings)
+    ledger.cancel([asked[0].entry_id], "by a person")
+    assert command._partitions(settings) == "0 landed, none missing between the first and today, none given up"
+    ledger.fail(asked[1].entry_id, "it broke", limits=Limits(), final=True)
+    with pytest.raises(ConfigurationError, match=r"^purchases has 1 given up: keen-pipeline retry purchases 2026-01-02$"):
+        command._partitions(settings)
+
+
 def test_a_dagster_home_without_daemon_is_found(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     well.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     assert "no daemon runs" in wrong(doctor)["dagster"]
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(4, "a daemon runs for"), (6, "the last one was heard of 6 minutes ago")])
+def test_a_daemon_that_was_not_heard_of_for_five_minutes_is_none(
+    well: pytest.MonkeyPatch, tmp_path: Path, minutes: int, told: str
+) -> None:
+    heard = SimpleNamespace(timestamp=time.time() - minutes * 60)
+    well.setattr(dg.DagsterInstance, "get_daemon_heartbeats", lambda self: {"SENSOR": heard})
+    well.setenv("DAGSTER_HOME", str(tmp_path))
+    with nullcontext() if minutes < 5 else pytest.raises(ConfigurationError, match=told):
+        assert command._dagster(Settings.from_environment()).startswith(told)
 
 
 def test_a_dagster_home_that_cant_be_opened_hides_nothing_else(well: pytest.MonkeyPatch, doctor: Doctor, tmp_path: Path) -> None:

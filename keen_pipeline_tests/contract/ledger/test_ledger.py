@@ -52,7 +52,10 @@ def test_what_landed_comes_back_with_its_proof(ledger: SqlLedger, clock: FakeClo
     ledger.release([entry_id], worker)
     assert [e.entry_id for e in ledger.outbox()] == [entry_id]
     ledger.reported([entry_id])
-    assert ledger.outbox() == []
+    heard = clock.now()
+    clock.advance(30)
+    ledger.reported([entry_id])
+    assert (ledger.outbox(), one(ledger, entry_id).reported_at) == ([], heard)
 
 
 def test_open_and_landed_requests_are_adopted(memory: SqlLedger) -> None:
@@ -146,13 +149,16 @@ def test_only_intents_that_were_never_posted_are_withdrawn(memory: SqlLedger) ->
 
 
 def test_an_intent_that_somebody_who_does_not_wait_asks_for_too_is_not_withdrawn_by_who_asked_first(memory: SqlLedger) -> None:
-    requests = [day(n) for n in range(3)]
+    requests = [day(n) for n in range(4)]
     ids = [one.entry.entry_id for one in memory.request(requests, run_id="a backfill")]
+    submit(memory, ids[3], memory.workers.register("a backfill"))
+    memory.request(requests[3:], run_id="a night", waits=False)
     memory.request(requests[:1], run_id="a wait")  # which notices, and asks anew
     memory.request(requests[1:2], run_id="a night", waits=False)
     memory.request(requests[2:], waits=False)  # the command line
     assert memory.withdraw(ids, run_id="a backfill") == ids[:1]
     assert [e.entry_id for e in memory.open_entries()] == ids[1:]
+    assert [e.run_id for e in memory.open_entries()] == ["a night", None, "a backfill"]  # what is posted stays its own
 
 
 def test_what_is_due_already_is_not_moved(memory: SqlLedger) -> None:

@@ -138,6 +138,33 @@ def test_a_sweep_leaves_the_file_of_another_project_at_the_same_path(ledger: Sql
     assert one(other, again).unproven
 
 
+def test_the_files_of_others_are_those_that_they_ask_for_have_landed_or_have_yet_to_remove(
+    ledger: SqlLedger, clock: FakeClock
+) -> None:
+    other, worker = SqlLedger(ledger.engine, OTHER_SCOPE, clock=clock), ledger.workers.register("sweep")
+    older = asked(other, day(0))[0]
+    land(other, older)
+    newer = wanted(0, "csv.gz")
+    land(other, asked(other, newer)[0])
+    asked(other, day(1))
+    land(ledger, asked(ledger, day(2))[0])
+    paths = {day(0).path, newer.path, day(1).path}
+    assert ledger.others_paths({*paths, day(2).path, day(3).path}) == paths
+    stale = other.claim_stale(older, worker)
+    assert stale is not None
+    assert other.removed(stale, worker)
+    assert ledger.others_paths(paths) == {newer.path, day(1).path}
+    assert SqlLedger(ledger.engine, replace(SCOPE, destination="/y"), clock=clock).others_paths(paths) == set()
+
+
+def test_the_others_at_a_path_are_those_whose_file_may_lie_there(ledger: SqlLedger, clock: FakeClock) -> None:
+    other = SqlLedger(ledger.engine, replace(SCOPE, name="eu"), clock=clock)
+    land(other, asked(other, day(0))[0])
+    assert (ledger.others_at([day(0).path, day(1).path]), other.others_at([day(0).path])) == ({"eu"}, set())
+    land(ledger, asked(ledger, day(0))[0])
+    assert (ledger.others_at([day(0).path]), other.others_at([day(0).path])) == (set(), {SCOPE.name})
+
+
 @pytest.mark.parametrize(
     ("first", "second", "same"),
     [

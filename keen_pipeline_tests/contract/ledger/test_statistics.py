@@ -21,7 +21,7 @@ from keen_pipeline.ledger.statistics import OTHERS, StatisticsReader
 from keen_pipeline.testing import FakeClock
 from keen_pipeline.timeframe import Timeframe
 from keen_pipeline_tests.benchmarks.sensor_tick import explain, reads_everything, statements
-from keen_pipeline_tests.ledgers import LIMITS, SCOPE, asked, clock, day, land, landing, ledger, submit, url
+from keen_pipeline_tests.ledgers import LIMITS, OTHER_SCOPE, SCOPE, asked, clock, day, land, landing, ledger, submit, url
 
 __all__ = ["clock", "ledger", "url"]
 
@@ -101,6 +101,17 @@ def test_slices_are_extractions_and_nobodys_files(ledger: SqlLedger, reader: Sta
     assert (sums.waiting.count, sums.waiting.milliseconds, sums.landing.count) == (2, 0, 1)
 
 
+def test_what_is_given_up_is_counted_once_with_all_its_slices(ledger: SqlLedger, reader: StatisticsReader) -> None:
+    [whole] = ask(ledger, 0)
+    [made] = ledger.split(whole, [Slice(replace(day(0), kind=Kind.SLICE, partition_key="0", path="_slices/0.csv"), 1, None)], "")
+    assert ledger.fail(made.entry_id, "it broke", limits=LIMITS, final=True)
+    sums = reader.read().collections["purchases"].totals
+    assert (sums.failed, sums.abandoned) == (1, 0)
+    assert ledger.fail(whole, "a slice ended without a file", limits=LIMITS, final=True)
+    sums = reader.read().collections["purchases"].totals
+    assert (sums.failed, sums.abandoned) == (2, 1)
+
+
 def test_an_ad_hoc_extraction_makes_no_partition_fresh(ledger: SqlLedger, reader: StatisticsReader) -> None:
     key = "20260101T000000Z_20260201T000000Z"
     long = Timeframe(day(0).timeframe.start, day(31).timeframe.start)
@@ -118,8 +129,10 @@ def test_the_budget_and_its_refusals(ledger: SqlLedger, reader: StatisticsReader
         limiter.acquire(timeout=0)
     with pytest.raises(RateLimitedError):
         limiter.acquire(timeout=0)
+    LedgerRateLimiter(ledger.engine, 3, budget="another", clock=clock).acquire(timeout=0)
     found = reader.read()
     assert (found.api_requests, found.api_refusals, found.api_paused_until) == (3, 0, None)
+    assert StatisticsReader(ledger, budget="another").read().api_requests == 1
     clock.advance(70)
     limiter.refuse_until(30)
     limiter.refuse_until(5)
@@ -228,3 +241,11 @@ def test_a_long_history_is_not_read_again(ledger: SqlLedger, reader: StatisticsR
         plans = explain(ledger.engine, found)
         assert len(plans) >= 7
         assert [plan for plan in plans if reads_everything(plan)] == []
+
+
+def test_what_another_scope_asks_for_makes_nothing_good_that_was_given_up_here(ledger: SqlLedger, clock: FakeClock) -> None:
+    [given_up] = ask(ledger, 0)
+    ledger.fail(given_up, "refused", limits=LIMITS, final=True)
+    for asks, left in ((SqlLedger(ledger.engine, OTHER_SCOPE, clock=clock), 1), (ledger, 0)):
+        ask(asks, 0)
+        assert StatisticsReader(ledger).read().collections["purchases"].abandoned == left

@@ -316,3 +316,12 @@ def test_disk_that_fails_while_a_landed_file_is_read_is_no_fault_of_the_destinat
             whole.read()
         with pytest.raises(TransferError, match="reading it failed"):
             piece.read(2)
+
+
+def test_a_place_that_changes_what_is_written_is_no_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    destination = FileDestination(str(tmp_path))
+    write = destination._storage.write
+    monkeypatch.setattr(destination._storage, "write", lambda uri, data: write(uri, data + b"\r"))
+    with pytest.raises(ConfigurationError, match="a file that was written can't be read back unchanged"):
+        destination.probe()
+    assert list(tmp_path.iterdir()) == []

@@ -126,11 +126,15 @@ def test_fence_that_refuses_leaves_the_old_file_and_nothing_else(place: Place, s
 def test_fence_is_asked_once_and_before_the_file_shows(place: Place, size: int) -> None:
     publish(place, b"old")
     storage, target = storage_of(place), f"{place.destination().uri}/{TARGET}"
-    seen: list[bytes] = []
+    seen: list[object] = []
+
+    def fence() -> None:  # what is staged is no file yet for who lists them meanwhile
+        seen.extend([place.files()[TARGET], *place.destination().files(TARGET.partition("/")[0])])
+
     with storage.stage(target) as stage:
         stage.write(b"n" * size)
-        storage.publish(stage, target, fence=lambda: seen.append(place.files()[TARGET]))
-    assert seen == [b"old"]
+        storage.publish(stage, target, fence=fence)
+    assert seen == [b"old", (TARGET, 3)]
     assert place.files() == {TARGET: b"n" * size}
 
 

@@ -13,7 +13,7 @@ from dagster._serdes import serialize_value
 from keen_pipeline import Collection, build_keen_definitions
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collections_file import collection_to_wire
-from keen_pipeline.defs.reports.checks import Targets, freshness_evaluation, landing_checks
+from keen_pipeline.defs.reports.checks import Targets, audit, freshness_evaluation, landing_checks
 from keen_pipeline.defs.reports.metadata import materialization
 from keen_pipeline.extraction import Status
 from keen_pipeline.landing import FileDestination
@@ -211,6 +211,9 @@ def test_the_checks_alone_look_at_what_has_landed(make_place: MakePlace) -> None
     for name in ("complete", "schema_drift", "unexpected_size"):
         assert set(results(place, name)) == set(DAYS[:2])
     assert len(place.ledger.landed_entries("purchases")) == before
+    targets, purchases = Targets(place.instance, {"purchases": PURCHASES}), place.ledger.landed_entries("purchases")[0].request
+    told = audit(targets, pipeline_of(place), Collection("purchases", DAYS[0]), ["schema_drift"], [purchases.partition_key])
+    assert [one.partition for one in told] == [purchases.partition_key]
 
 
 def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: MakePlace) -> None:
@@ -230,7 +233,8 @@ def test_the_freshness_sensor_tells_what_is_late_and_what_has_come(make_place: M
     assert not late.passed
     assert f"{days[1]} should have landed by" in (late.description or "")
     assert "was never asked for" in (late.description or "")
-    assert tick(first.cursor).asset_events == []
+    again = tick(json.dumps({"no more": "x"} | json.loads(first.cursor)))
+    assert (again.asset_events, json.loads(again.cursor)) == ([], json.loads(first.cursor))
     assert place.backfill(["keen/purchases"], days[0], yesterday.isoformat()).success
     [fine] = tick(first.cursor).asset_events
     assert isinstance(fine, dg.AssetCheckEvaluation)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -11,11 +13,13 @@ import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 
-from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, keen_assets
-from keen_pipeline.defs.assets.run import CsvAssetConfig
+from keen_pipeline import Collection, KeenResource, KeenTranslator, KeenTranslatorData, build_keen_definitions, keen_assets
+from keen_pipeline.defs.assets import run
+from keen_pipeline.defs.assets.run import CsvAssetConfig, _others_of_the_run
+from keen_pipeline.defs.names import DEFINITIONS_TAG
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.partitions import partition_for_key
-from keen_pipeline.pipeline import partition_request
+from keen_pipeline.pipeline import Pipeline, partition_request
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
 
 NOW = datetime(2026, 2, 1, tzinfo=timezone.utc)
@@ -227,3 +231,34 @@ def test_one_step_takes_one_granularity_and_zone_and_at_least_one_collection() -
         keen_assets(collections=[LATER[0], Collection("other", "2026-01-01", timezone="Europe/Berlin")])
     with pytest.raises(InvalidInputError, match="at least one collection"):
         keen_assets(collections=[])
+
+
+@pytest.mark.parametrize(("ended_at", "others"), [(None, (["logins"], False)), (1.0, ([], True))])
+def test_a_step_that_is_over_is_none_that_others_of_its_run_work_for(
+    ended_at: float | None, others: tuple[list[str], bool]
+) -> None:
+    job = build_keen_definitions(collections=LATER).resolve_implicit_global_asset_job_def()
+    stats = [SimpleNamespace(step_key="keen__logins", end_time=ended_at)]
+    instance = SimpleNamespace(get_run_step_stats=lambda run_id: stats)
+    context: Any = SimpleNamespace(
+        job_def=job, instance=instance, run=SimpleNamespace(asset_selection=None, step_keys_to_execute=None, run_id="one")
+    )
+    own = dg.AssetKey(["keen", "purchases"])
+    found, is_one_over = _others_of_the_run(context, job.asset_layer.get(own).metadata[DEFINITIONS_TAG], {"purchases": own})
+    assert ([collection.name for collection in found], is_one_over) == others
+
+
+def test_a_run_that_breaks_off_leaves_nothing_that_it_never_submitted(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, seen = make_place(collections=LATER), []
+
+    def broken(pipeline: Pipeline, requests: Any, **options: Any) -> Any:
+        seen.append([entry.request.collection for entry in place.ledger.open_entries()])
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(run, "post_due", lambda *_, **options: None)
+    monkeypatch.setattr(run, "extract", broken)
+    over_all_days(place.defs, place.instance, "keen/purchases", "keen/logins")
+    assert seen[0] == ["logins"] * 2 or seen[0] == ["purchases"] * 4
+    assert place.ledger.open_entries() == []

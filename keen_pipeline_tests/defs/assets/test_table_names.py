@@ -13,6 +13,7 @@ import pytest
 from keen_pipeline import Collection, TableDatabase, build_keen_definitions, table_asset, unique_values_asset
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.tables import place_of_url
+from keen_pipeline.tables.load import _reason
 from keen_pipeline.tables.names import column_name, column_names
 
 Query = Callable[[str], list[tuple[Any, ...]]]
@@ -38,6 +39,13 @@ def test_a_password_is_never_shown() -> None:
     for wrong in ({}, {"url": "sqlite:///w.db", "destination": "duckdb"}):
         with pytest.raises(ValueError, match="either url or destination"):
             TableDatabase(**wrong)
+
+
+def test_a_databases_words_have_a_bound_and_are_those_of_the_cause() -> None:
+    error = RuntimeError("the load failed")
+    error.__cause__ = ValueError("x" * 5000 + "\nDETAIL: (ada@example.com)")
+    assert _reason(error) == "x" * 300
+    assert _reason(ValueError("no such column")) == "no such column"
 
 
 @pytest.mark.parametrize("wrong", ["Sign Ups", "a" * 64, "", "Events", "keen_x", "a__b", "naïve", 'x"; DROP TABLE y'])

@@ -20,6 +20,7 @@ from keen_pipeline import Collection, TableDatabase, table_asset
 from keen_pipeline.defs.partitions import partitions_definition
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.tables import TableLoader, place_of_url
+from keen_pipeline.tables.names import PARTITION_COLUMN
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline.testing.landing import Event
 from keen_pipeline_tests.readers.conftest import EMPTY, KEYS, event, events, expected_rows, land_all
@@ -272,10 +273,12 @@ def test_a_table_that_was_dropped_is_made_again(keen_landing: KeenLanding, load:
 
 def test_a_table_of_somebody_else_is_left_alone(keen_landing: KeenLanding, load: Callable[..., Any], query: Query) -> None:
     keen_landing.land("visits", {"2026-01-01": [{"n": 1}]})
-    query("CREATE TABLE visits (id integer)")
-    with pytest.raises(ConfigurationError, match="was not made here; nothing was changed"):
-        load("2026-01-01")
-    assert query("SELECT * FROM visits") == []
+    for its_own in ("id", PARTITION_COLUMN):
+        query(f"CREATE TABLE visits ({its_own} text)")
+        with pytest.raises(ConfigurationError, match="was not made here; nothing was changed"):
+            load("2026-01-01")
+        assert query("SELECT * FROM visits") == []
+        query("DROP TABLE visits")
 
 
 def test_a_partition_that_has_not_landed_fails_and_the_others_are_loaded(url: str, keen_landing: KeenLanding, query: Query) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import dagster as dg
 import pytest
@@ -21,13 +22,14 @@ from keen_pipeline import (
     Collection,
     CsvDestination,
     KeenExtractionComponent,
+    KeenResource,
     KeenTranslator,
     KeenTranslatorData,
     build_keen_definitions,
 )
 from keen_pipeline.client import KeenClient
 from keen_pipeline.collection import CheckPolicy, CountPolicy, Encoding
-from keen_pipeline.defs.component import Discovery
+from keen_pipeline.defs.component import Discovery, ServiceModel
 from keen_pipeline.defs.translator import collection_of
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import live_service
@@ -123,6 +125,20 @@ def test_a_project_s_own_collections_of_keen_are_not_discovered() -> None:
     assert found == [Collection("views", encoding=Encoding.CSV_GZ)]
 
 
+def test_collections_are_discovered_with_a_key_that_a_variable_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[object] = []
+
+    def client(resource: KeenResource) -> Any:
+        keys.append(resource.read_key)
+        return MagicMock(**{"__enter__.return_value.collections.return_value": ["purchases"]})
+
+    monkeypatch.setattr(KeenResource, "client", client)
+    monkeypatch.setenv("OUR_READ_KEY", "k1")
+    component = KeenExtractionComponent(discover=Discovery(defaults={}), keen=ServiceModel(read_key_variable="OUR_READ_KEY"))
+    component.write_state_to_path(tmp_path / "state")
+    assert (keys, (tmp_path / "state").read_text()) == (["k1"], '{"collections": ["purchases"]}')
+
+
 def test_discovered_collections_of_one_asset_stop_nobody_and_it_stays_the_same_ones(caplog: pytest.LogCaptureFixture) -> None:
     named = Collection("pur chases")
     component = KeenExtractionComponent(collections=[named], discover=Discovery(defaults={}))
@@ -191,6 +207,7 @@ def test_yaml_and_python_give_the_same_definitions(monkeypatch: pytest.MonkeyPat
         ({"collections": [LOGINS], "keen": {"read_key": "0123456789abcdef"}}, "read_key must name a variable"),
         ({}, "name `collections`, or let it `discover`"),
         ({"discover": {"defaults": {"granularity": "yearly"}}}, "granularity must be one of"),
+        ({"discover": {"defaults": {"name": "purchases"}}}, "defaults can't have a name, they are for every collection"),
     ],
 )
 def test_what_is_wrong_in_yaml_is_named(attributes: dict[str, Any], says: str) -> None:

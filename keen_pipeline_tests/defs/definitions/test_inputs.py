@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import duckdb
@@ -15,6 +17,8 @@ import pyarrow as pa
 import pytest
 
 from keen_pipeline import Collection, KeenIOManager, KeenReader, KeenTranslator, KeenTranslatorData
+from keen_pipeline.collections_file import collection_to_wire
+from keen_pipeline.defs.translator import EXTRACTION_METADATA
 from keen_pipeline.errors import ConfigurationError, InvalidInputError
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace, Place
@@ -141,3 +145,13 @@ def test_unpartitioned_asset_gets_all_landed_days(place: Place) -> None:
     job = defs.resolve_implicit_global_asset_job_def()
     assert job.execute_in_process(instance=place.instance, asset_selection=[dg.AssetKey("total")]).success
     assert seen == [18]
+
+
+def test_an_input_is_read_by_the_configuration_of_its_asset() -> None:
+    collection, asset = Collection("purchases", "2026-01-01"), dg.AssetKey("purchases")
+    for metadata, known in (({EXTRACTION_METADATA: collection_to_wire(collection)}, collection), ({}, None)):
+        output = SimpleNamespace(definition_metadata=metadata)
+        context = Mock(upstream_output=output, asset_key=asset, asset_partition_keys=["2026-01-01"], definition_metadata={})
+        manager: Any = SimpleNamespace(reader=Mock(missing="error"))
+        KeenIOManager.load_input(manager, context)
+        assert manager.reader.open.call_args.args == (known,)

@@ -85,6 +85,7 @@ def test_a_tick_asks_as_of_its_own_time() -> None:
 def test_a_cron_and_a_zone_for_all_leave_hourly_and_own_crons_alone() -> None:
     found = schedules(HOURLY, BERLIN, OWN, nightly_cron="0 4 * * *", nightly_timezone="Asia/Tokyo")
     assert times(found) == {("5 * * * *", "Asia/Tokyo"), ("0 4 * * *", "Asia/Tokyo"), ("30 3 * * 1-5", "Asia/Tokyo")}
+    assert [name for name, one in found.items() if one.cron_schedule == "0 4 * * *"] == [Names().nightly]
 
 
 def test_running_schedules_are_asked_for() -> None:

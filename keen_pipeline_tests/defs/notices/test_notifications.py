@@ -19,6 +19,7 @@ from keen_pipeline.service.credentials import Credentials
 from keen_pipeline.testing import KeenLanding
 from keen_pipeline_tests.defs.conftest import DAYS, MakePlace
 from keen_pipeline_tests.defs.notices.office import COLLECTIONS, MORNING, Office, landed, mail_of, part, webhook
+from keen_pipeline_tests.ledgers import day
 from keen_pipeline_tests.service.extractions.test_mail import Mailbox, mail_server
 
 
@@ -70,10 +71,14 @@ def test_the_day_of_an_installation_has_no_digest_of_what_no_night_has_asked_for
         office.clock.advance(86_400)  # the nightly schedule is off
         assert office.tick() == "sent keen/digest/2026-01-06 by mail"
         assert mail_of(box)["Subject"] == "Keen 2026-01-06: 0 of 2 landed, 0 events, 6 failed"
-    office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(day=7), cursor=None)
-    assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
-    with mail_server(mail_port, "s3cret-word"):
-        assert office.tick() == "sent keen/digest/2026-01-07 by mail"
+    [open_] = place.ledger.request([day(0, collection="logins")])
+    for when in (7, 8):  # something is open, and something has landed
+        office = Office(place, KeenNotifications(mail_to=["data@example.com"]), MORNING.replace(day=when), cursor=None)
+        with mail_server(mail_port, "s3cret-word"):
+            assert office.tick() == f"sent keen/digest/2026-01-0{when} by mail"
+        if when == 7:
+            place.ledger.cancel([open_.entry.entry_id], "by a person")
+            assert place.backfill(["keen/purchases"], DAYS[0], DAYS[0]).success
 
 
 def test_what_no_schedule_has_asked_for_yet_is_not_missing_in_the_digest(make_place: MakePlace, mail_port: int) -> None:

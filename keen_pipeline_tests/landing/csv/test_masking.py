@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from keen_pipeline.collection import Encoding, MaskMethod
 from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing import FileDestination
+from keen_pipeline.landing.csv import grammar
 from keen_pipeline.landing.csv.masking import Masker
 from keen_pipeline.landing.csv.stored import zstandard
 from keen_pipeline_tests.landing.conftest import BytesSource
@@ -182,6 +183,17 @@ def test_a_landing_is_masked_and_proven_of_what_came_in_every_encoding(tmp_path:
     assert emails == [hashed(f"person{n}@example.com") for n in range(60_000)]
 
 
+def test_a_record_too_long_to_be_masked_is_no_end_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "LONGEST_RECORD_BYTES", 100)
+    data = b'id,email\n%b2,"%b"\n3,a@b.c\n' % (b"1,a@b.c\n" * 200, b"x," * 100)
+    place = FileDestination(str(tmp_path))
+    target = place.target_uri("purchases", "2026-01-01")
+    assert place.land(BytesSource(data), target, extraction_id="e1").records == 202
+    with pytest.raises(VerificationError, match="it can't be masked: a record is longer than"):
+        place.land(BytesSource(data), target, extraction_id="e2", mask={"email": MASK})
+    assert Path(target).read_bytes() == data
+
+
 def test_what_is_kept_aside_is_masked_too(tmp_path: Path) -> None:
     place = FileDestination(str(tmp_path))
     target = place.target_uri("purchases", "2026-01-01")
@@ -189,7 +201,8 @@ def test_what_is_kept_aside_is_masked_too(tmp_path: Path) -> None:
         place.land(BytesSource(b"id,email\n1,a@b.c\na@b.c\n3,a@b.c\n"), target, extraction_id="e1", mask={"email": MASK})
     [kept] = (tmp_path / "_quarantine").rglob("*.csv")
     assert kept.read_bytes() == b"id,email\n1,***\n"
-    assert "a@b.c" not in kept.with_name(kept.name + ".reason.txt").read_text()
+    told = kept.with_name(kept.name + ".reason.txt").read_text()
+    assert ("a@b.c" in told, "and are kept masked, up to where it is wrong" in told) == (False, True)
     assert not Path(target).exists()
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from keen_pipeline.collection import Encoding
-from keen_pipeline.errors import ConfigurationError
+from keen_pipeline.errors import ConfigurationError, VerificationError
 from keen_pipeline.landing.parquet import source as parquet_source
 from keen_pipeline.landing.parquet import write as parquet_write
 from keen_pipeline.landing.parquet.convert import Conversion
@@ -341,3 +341,19 @@ def test_file_without_events_has_no_two_columns_of_one_name() -> None:
 def test_two_columns_of_one_name_stay_two() -> None:
     table, _ = converted(b"a,a\n1,2\n", {})
     assert table.to_pylist() == [{"a": "1", "a#2": "2"}]
+
+
+def test_a_column_that_is_known_by_earlier_files_alone_is_there_too() -> None:
+    file, _ = made(b"n\n", {"of_keen": "bool"}, {"of_files": "double"})
+    assert parquet.read_schema(io.BytesIO(file)).names == ["n", "of_files", "of_keen"]
+
+
+def test_a_reader_that_sees_fewer_records_than_the_csv_has_lands_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = parquet_write._typed_batches
+
+    def fewer(*args: Any) -> Any:
+        yield from (batch.slice(1) for batch in typed(*args))
+
+    monkeypatch.setattr(parquet_write, "_typed_batches", fewer)
+    with pytest.raises(VerificationError, match="as Parquet it would have 1 records, the CSV has 2"):
+        made(b"n\n1\n2\n", {"n": "num"})

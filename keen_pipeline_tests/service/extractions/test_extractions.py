@@ -156,6 +156,14 @@ def test_a_result_that_can_not_be_removed_keeps_no_other(service: Service, data:
     assert [path.stem for path in (data / "results").iterdir()] == [f"{made[0]}-1"]
 
 
+def test_a_storage_that_removes_nothing_is_not_asked_for_every_result(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.results, "remove", remove := Mock(side_effect=RetryableError("it is away")))
+    monkeypatch.setattr(service.results, "remove_unknown", lambda known, before: None)
+    monkeypatch.setattr(service.records, "expired", lambda before: [(f"old-{number}", 1) for number in range(9)])
+    service.worker._remove_old()
+    assert remove.call_count == worker.MOST_FAILURES == 3
+
+
 @pytest.mark.parametrize(
     "error",
     [duckdb.OutOfMemoryException("failed to pin"), duckdb.IOException("No space left on device"), OSError(errno.ENOSPC, "")],

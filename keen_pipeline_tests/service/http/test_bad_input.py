@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from itertools import product
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ import pytest
 
 from keen_pipeline.errors import InvalidInputError
 from keen_pipeline.filters import MAX_CONDITIONS, Filter
+from keen_pipeline.service.events.incoming import Columns, EventEncoder
 from keen_pipeline.service.events.query import where
 from keen_pipeline_tests.service.http_client import Http
 
@@ -185,6 +187,7 @@ def test_a_number_that_is_none_takes_no_other_event_along(http: Http, collection
         ({"body": {"a": 1}, "x": 1}, "x"),
         ({"body": {"keen": {}}}, "body.keen"),
         ({"body": {"a": 1}, "header": 1}, "header"),
+        ({"body": {"a": 1}, "header": {"timestamp": "2026-01-01T00:00:00Z", "source": 1}}, "header"),
         ({"body": {"a": 1}, "header": {"timestamp": "x"}}, "header.timestamp"),
     ],
 )
@@ -259,6 +262,8 @@ def test_unknown_ids_paths_and_methods(http: Http, collection: str) -> None:
         ("extraction", {"latest": 1.5}, "latest"),
         ("extraction", {"latest": "x"}, "latest"),
         ("extraction", {"property_names": []}, "property_names"),
+        ("extraction", {"property_names": ["a"] * 1001}, "property_names"),
+        ("extraction", {"property_names": r'["\ud800"]'}, "body"),
         ("extraction", {"content_type": "text/xml"}, "content_type"),
         ("extraction", {"email": "a@b.c", "latest": 0}, "latest"),
         ("extraction", {"email": "a@b.c", "content_type": "application/json"}, "content_type"),
@@ -339,3 +344,15 @@ def test_a_property_name_of_an_object_means_the_properties_within_it(http: Http,
     assert http.query("extraction", collection, property_names=["user"]) == [{"user": events[0]["user"]}, {"user": "u"}]
     named = http.query("extraction", collection, property_names=["body:user:at", "keen"], latest=1)
     assert [set(one["keen"]) for one in named] == [{"timestamp", "created_at", "id"}]
+
+
+def test_an_event_that_is_refused_leaves_no_property() -> None:
+    columns = Columns({}, 1, limit=100)
+    encoder = EventEncoder(columns, datetime.now(timezone.utc), 1000)
+    encoder.encode({"known": 1})
+    before = dict(columns)
+    with pytest.raises(InvalidInputError):
+        encoder.encode({"fresh": 1, "wrong": "x" * 1001})
+    assert (columns, columns.new) == (before, before)
+    assert "p" in encoder.encode({"fresh": 1})
+    assert [path for path in columns if path not in before] == ["fresh"]

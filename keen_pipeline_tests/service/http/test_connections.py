@@ -25,6 +25,7 @@ from keen_pipeline.service.application import Service
 from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.http.resources import queries
 from keen_pipeline.service.http.server.connections import MAX_HEAD_BYTES_TOGETHER, MAX_UNREAD_BYTES, Connections
+from keen_pipeline.service.http.server.protocol import BoundedProtocol
 from keen_pipeline.service.http.server.serve import _Server
 from keen_pipeline_tests.service.configured import configured
 from keen_pipeline_tests.service.environment import clean_environment
@@ -73,6 +74,11 @@ def test_a_head_that_does_not_come_ends_the_connection_with_an_answer(hasty: Htt
         answer = rest(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_code"] == "RequestTimeoutError"
+
+
+def test_a_body_that_is_announced_too_large_is_refused_before_it_comes(hasty: Http) -> None:
+    with connect(hasty, half_body(hasty).replace(b"1000", b"99999999")) as connection:
+        assert b'"the body has 99999999 bytes, the limit is 10485760"' in rest(connection)
 
 
 def test_half_heads_are_bounded_together_and_whole_ones_are_answered(http: Http) -> None:
@@ -306,6 +312,19 @@ def test_an_idle_service_whose_database_is_away_goes_on(data: Path, monkeypatch:
         assert not server._is_idle()
     finally:
         service.close()
+
+
+def test_a_body_that_we_do_not_read_is_none_that_stands_still() -> None:
+    one = BoundedProtocol.__new__(BoundedProtocol)
+    one._stalled_seconds, one._body_since, one._body_bytes = 1.0, None, 0
+    one.flow, one.transport = Mock(read_paused=True), Mock()
+    for now in range(30):
+        one._look_at_body(float(now))
+    one.flow.read_paused = False
+    one._look_at_body(30.0)
+    assert not one.transport.abort.called
+    one._look_at_body(33.0)
+    assert one.transport.abort.called
 
 
 def test_who_gives_way_to_whom() -> None:

@@ -14,6 +14,7 @@ import pytest
 from keen_pipeline.errors import InvalidInputError, RateLimitedError, ServiceUnavailableError
 from keen_pipeline.service import embedded, limits
 from keen_pipeline.service.application import Service
+from keen_pipeline.service.config import ServiceConfig
 from keen_pipeline.service.http.app import canonical_path
 from keen_pipeline.service.http.bodies import MAX_CONTAINERS
 from keen_pipeline.service.http.parameters import query_fields
@@ -101,6 +102,17 @@ def test_too_many_events_in_one_request_are_refused_whole(http: Http, collection
     answer = http.request("POST", f"{http.v3}/events", body=gzip.compress(fewer), Content_Encoding="gzip")
     assert [one["success"] for one in answer.json()[name]] == [False]
     assert http.query("count", collection) == 99_999
+
+
+def test_no_event_may_be_larger_than_a_body() -> None:
+    assert ServiceConfig(Path(), max_body_bytes=2000, max_event_bytes=2000).max_event_bytes == 2000
+    with pytest.raises(InvalidInputError, match="max_event_bytes must lie between 1 and 2000, not 2001"):
+        ServiceConfig(Path(), max_body_bytes=2000, max_event_bytes=2001)
+
+
+def test_a_list_has_room_for_all_that_may_be_open() -> None:
+    sizes = {(3, 3): 3, (3, 50): 50, (50, 3): 50, (3, 1_000_000): 100_000}
+    assert {(most, open_): ServiceConfig(Path(), max_list=most, max_queue=open_).listed for most, open_ in sizes} == sizes
 
 
 def test_too_many_collections_in_one_request_are_refused_whole(http: Http, collection: str) -> None:

@@ -26,6 +26,15 @@ from keen_pipeline_tests.service.http_client import Http
 from keen_pipeline_tests.service.stores import Place, fold, n_of
 
 
+def test_a_schema_names_the_properties_that_a_file_of_its_version_has(http: Http, collection: str) -> None:
+    http.add(collection, {"a": {"b": 1}})
+    found = http.json("GET", f"{http.v2}/{collection}", key="read_key")
+    assert found["property_names"] == list(found["inferred_property_types"]) == ["body:a:b", "header:timestamp"]
+    assert http.csv(collection).splitlines()[0] == b"header:timestamp,body:a:b"
+    found = http.json("GET", f"{http.v3}/events/{collection}", key="read_key")
+    assert sorted(found["properties"]) == ["a.b", "keen.created_at", "keen.id", "keen.timestamp"]
+
+
 def test_a_damaged_collection_is_listed_with_its_error_and_hides_no_other(tmp_path: Path) -> None:
     place = Place(tmp_path)
     service = place.open("data")

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from keen_pipeline.errors import NotFoundError
-from keen_pipeline.service.http.answers import error_answer
+from keen_pipeline.errors import NotFoundError, RateLimitedError
+from keen_pipeline.service.http.answers import MAX_MESSAGE_CHARACTERS, error_answer
 from keen_pipeline.service.http.server.serve import _bind
 from keen_pipeline_tests.service.configured import configured, log_lines
 from keen_pipeline_tests.service.http_client import Http
@@ -128,3 +128,13 @@ def test_no_answer_waits_for_an_acknowledgement() -> None:
 def test_a_fault_of_the_service_s_own_says_that_its_connection_ends() -> None:
     assert "connection" not in error_answer(NotFoundError("none")).headers
     assert error_answer(IndexError("a fault of ours")).headers["connection"] == "close"
+
+
+def test_an_answer_quotes_a_bounded_part_of_what_is_wrong() -> None:
+    told = [json.loads(bytes(error_answer(NotFoundError(text)).body))["message"] for text in ("none", "x" * 5000)]
+    assert told == ["none", "x" * MAX_MESSAGE_CHARACTERS]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "1"), (1.0, "1"), (59.1, "60")])
+def test_whoever_is_to_come_later_is_never_told_to_come_too_early(seconds: float, said: str) -> None:
+    assert error_answer(RateLimitedError("too many", retry_after=seconds)).headers["retry-after"] == said

@@ -14,14 +14,15 @@ import pytest
 
 from keen_pipeline.errors import ConfigurationError, RetryableError
 from keen_pipeline.service.application import Service
-from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.config import MIB, ServiceConfig
 from keen_pipeline.service.extractions.csv_export import Selection, write_csv
 from keen_pipeline.service.extractions.records import ExtractionRecords
 from keen_pipeline.service.http.answers import error_answer
 from keen_pipeline.service.storage import upkeep
-from keen_pipeline.service.storage.engine import Engine, MemoryShortageError, QueryTimeoutError
-from keen_pipeline.service.storage.files import EventFiles
+from keen_pipeline.service.storage.engine import Engine, MemoryBudget, MemoryShortageError, QueryTimeoutError
+from keen_pipeline.service.storage.files import EventFiles, mergeable
 from keen_pipeline.service.storage.folder.state import SqliteDatabase
+from keen_pipeline.service.storage.parts import DataFile, LogPart
 from keen_pipeline_tests.service.stores import Place, fold, n_of, number, rule
 
 
@@ -195,3 +196,33 @@ def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the
         assert min(one.events or 0 for one in ended if one) >= 20_000
     finally:
         service.close()
+
+
+def test_a_log_of_which_fewer_events_are_read_than_it_has_is_not_taken_for_folded(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, 128, 60)
+    files, log = EventFiles(engine, tmp_path / "work"), tmp_path / "1.log"
+    log.write_text('{"t":1,"p0":"1"}\n{"t":2,"p0":"2"}\n')
+    part = LogPart(log, 1, 1, 2, 1, 2, log.stat().st_size, 17, ("p0",))
+    whole = files.fold([part])
+    with pytest.raises(RuntimeError, match="2 events were written, 3 were expected"):
+        files.fold([replace(part, events=3)])
+    assert [path.name for path in (tmp_path / "work").iterdir()] == [whole.name]
+    engine.close()
+
+
+@pytest.mark.parametrize(("mib", "merged"), [(1, 8), (31, 8), (33, 0)])
+def test_merging_makes_no_file_beyond_the_largest(mib: int, merged: int) -> None:
+    small = [DataFile(f"{number}-", events=100, first=0, last=0, bytes=mib * MIB) for number in range(1, 9)]
+    assert len(mergeable(small)) == merged
+
+
+def test_memory_is_given_in_the_order_of_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keen_pipeline.service.storage.engine.RESERVE_SECONDS", 0.01)
+    budget, first = MemoryBudget(100), object()
+    budget._waiting.append(first)  # who needs more than is free
+    with pytest.raises(MemoryShortageError), budget.reserved(1):
+        pass
+    budget._waiting.remove(first)
+    with budget.reserved(1):
+        assert (list(budget._waiting), budget._used) == ([], 1)
+    assert budget._used == 0

@@ -13,17 +13,21 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 from unittest.mock import Mock
 
 import pytest
 
 from keen_pipeline.errors import ConfigurationError
 from keen_pipeline.service import embedded
-from keen_pipeline.service.credentials import FILE_NAME, load_credentials, write_private
+from keen_pipeline.service.config import ServiceConfig
+from keen_pipeline.service.credentials import FILE_NAME, complete_credentials, load_credentials, write_private
 from keen_pipeline.service.endpoint import exclusive
+from keen_pipeline.service.http.server.serve import _Server
 from keen_pipeline_tests.service.environment import clean_environment, gone
 from keen_pipeline_tests.service.http_client import Http
 
@@ -233,6 +237,13 @@ def test_keys_are_made_once_and_kept(data: Path) -> None:
         embedded.start(data, env=clean_environment(KEEN_READ_KEY="same", KEEN_WRITE_KEY="same"))
 
 
+@pytest.mark.parametrize("equal", [("read_key", "write_key"), ("read_key", "master_key"), ("write_key", "master_key")])
+def test_no_two_keys_are_equal(data: Path, equal: tuple[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="must differ"):
+        complete_credentials(ServiceConfig(data, **dict.fromkeys(equal, "same")), None)
+    assert complete_credentials(ServiceConfig(data, read_key="same"), None).read_key == "same"
+
+
 @pytest.mark.parametrize("key", ["", None, 7])
 def test_a_key_that_somebody_made_empty_is_no_key(data: Path, key: object) -> None:
     kept = dict.fromkeys(("project_id", "read_key", "write_key", "master_key", "signing_key"), "x" * 32)
@@ -344,3 +355,17 @@ def test_the_module_is_cheap_to_import() -> None:
     code = "import sys, keen_pipeline.service.embedded\n"
     code += "print([m for m in ('duckdb', 'starlette', 'uvicorn', 'dagster') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("limit", "ago", "open_requests", "waiting", "idle"),
+    [(10, 11, 0, 0, True), (10, 9, 0, 0, False), (10, 11, 1, 0, False), (10, 11, 0, 1, False), (None, 11, 0, 0, False)],
+)
+def test_a_service_is_idle_when_nobody_asks_and_nothing_waits(
+    limit: float | None, ago: float, open_requests: int, waiting: int, idle: bool
+) -> None:
+    records = SimpleNamespace(count_waiting=lambda: waiting)
+    config, last = SimpleNamespace(idle_exit_seconds=limit), time.monotonic() - ago
+    service = SimpleNamespace(config=config, open_requests=open_requests, last_request=last, records=records)
+    server: Any = SimpleNamespace(_service=service)
+    assert _Server._is_idle(server) is idle

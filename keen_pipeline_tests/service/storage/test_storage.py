@@ -305,6 +305,7 @@ def test_figures_at_the_edges(folder: Place) -> None:
     with selected(service, "shop") as (cursor, selection):
         figures = {name: analyses.figure(cursor, selection, name, "n") for name in ("minimum", "maximum")}
         assert figures == {"minimum": -(2**60) - 1, "maximum": 2**53 + 1}
+        assert str(analyses.figure(cursor, selection, "sum", "n")) == "-2.287828610704212e+18"  # no digits that it doesn't have
         assert analyses.figure(cursor, selection, "median", "few") == 10
         assert analyses.figure(cursor, selection, "percentile", "few", 50) == 15
         with pytest.raises(InvalidInputError, match="range of a double"):

@@ -374,4 +374,22 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "False",
         f"{_DOWNLOAD}::test_waits_grow_and_a_long_wish_is_the_callers",
     ),
+    (
+        "keen_pipeline/client/transport.py",
+        "max(0.0, deadline - time.monotonic() - answering)",
+        "max(0.0, deadline - time.monotonic())",
+        "keen_pipeline_tests/client/test_times.py -k time_for_an_answer",
+    ),
+    (
+        "keen_pipeline/client/transport.py",
+        'if "@" in parts.netloc or parts.query or parts.fragment:',
+        'if "@" in parts.netloc or parts.query:',
+        "keen_pipeline_tests/client/test_calls.py -k must_be_plain",
+    ),
+    (
+        "keen_pipeline/client/transport.py",
+        'error.args = (f"{call.subject}: {error}",)',
+        "pass",
+        "keen_pipeline_tests/client/test_calls.py -k no_connection_came_up",
+    ),
 ]

@@ -151,4 +151,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (LOAD, "empty.append(name)", "pass", f"{TEST_FILES}::test_a_file_without_events_never_ends_well_and_stops_no_other"),
     (PREVIEW, '"" if is_null(cell) else ', "", TEST_PREVIEW),
     (PREVIEW, "reader.end()  # else the last record may go on", "pass", TEST_PREVIEW),
+    (
+        "keen_pipeline/landing/transfer/intake.py",
+        "        if self._masker is not None and self._masker.stopped:\n",
+        "        if False:\n",
+        "keen_pipeline_tests/landing/csv/test_masking.py -k no_end_of_the_file",
+    ),
+    (
+        "keen_pipeline/landing/destination.py",
+        "        if came.masked:\n",
+        "        if False:\n",
+        "keen_pipeline_tests/landing/csv/test_masking.py -k kept_aside",
+    ),
 ]

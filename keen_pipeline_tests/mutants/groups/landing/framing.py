@@ -63,4 +63,16 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     ("keen_pipeline/readers/scan.py", '(_family(have) != "text" or types.is_boolean(want))', '_family(have) != "text"', _TYPES),
     ("keen_pipeline/readers/numbers.py", "whole = whole and not compute.any", "whole = whole or compute.any", _TYPES),
+    (
+        "keen_pipeline/landing/parquet/write.py",
+        "if written != proven.records or columns.names != proven.columns:",
+        "if written > proven.records or columns.names != proven.columns:",
+        "keen_pipeline_tests/landing/parquet/test_parquet.py -k sees_fewer",
+    ),
+    (
+        "keen_pipeline/landing/parquet/convert.py",
+        "known = {*self._types, *self._earlier_types}.difference(columns)",
+        "known = {*self._types}.difference(columns)",
+        "keen_pipeline_tests/landing/parquet/test_parquet.py -k earlier_files_alone",
+    ),
 ]

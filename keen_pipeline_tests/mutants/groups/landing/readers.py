@@ -168,4 +168,40 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "if len(plain)",
         f"{_TABLE_NAMES}::test_each_property_has_a_column_of_its_own",
     ),
+    (
+        "keen_pipeline/readers/frames.py",
+        "while name.lower() in clashes and unique.lower() in used:",
+        "if name.lower() in clashes and unique.lower() in used:",
+        "keen_pipeline_tests/readers/test_frames.py -k stand_for_each_other_in_duckdb",
+    ),
+    (
+        "keen_pipeline/readers/scan.py",
+        "            _check_header(file)\n",
+        "            pass\n",
+        "keen_pipeline_tests/readers/test_frames.py -k by_its_uri_alone",
+    ),
+    (
+        "keen_pipeline/readers/numbers.py",
+        "if self.digits + self.scale <= DECIMAL_DIGITS else",
+        "if self.digits <= DECIMAL_DIGITS else",
+        "keen_pipeline_tests/readers/test_numbers.py -k test_type",
+    ),
+    (
+        "keen_pipeline/tables/load.py",
+        "[type(cause).__name__])[0][:_LONGEST_REASON]",
+        "[type(cause).__name__])[0]",
+        "keen_pipeline_tests/defs/assets/test_table_names.py -k databases_words",
+    ),
+    (
+        "keen_pipeline/tables/load.py",
+        "if shape.columns and not {SOURCE_COLUMN, PARTITION_COLUMN} <= set(shape.columns):",
+        "if shape.columns and not {PARTITION_COLUMN} <= set(shape.columns):",
+        "keen_pipeline_tests/defs/assets/test_tables.py -k somebody_else",
+    ),
+    (
+        "keen_pipeline/readers/files.py",
+        "names = others() if not landed else ()",
+        "names = others()",
+        "keen_pipeline_tests/readers/test_files.py -k misspelt",
+    ),
 ]

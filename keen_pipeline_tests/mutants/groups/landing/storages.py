@@ -159,4 +159,36 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "        except KeyError as unkept:",
         f"{_FAULTS} -k quarantine",
     ),
+    (
+        "keen_pipeline/landing/storages/sftp.py",
+        "                if not is_staged(posixpath.basename(path)):\n",
+        "                if True:\n",
+        "keen_pipeline_tests/contract/storages/test_storages.py -k fence_is_asked_once",
+    ),
+    (
+        "keen_pipeline/landing/layout.py",
+        'if not _KEY.fullmatch(partition_key) or ".." in partition_key:',
+        "if not _KEY.fullmatch(partition_key):",
+        "keen_pipeline_tests/landing/test_layout.py -k no_file_name",
+    ),
+    (
+        "keen_pipeline/landing/destination.py",
+        """        if read != written:
+            raise""",
+        """        if not read:
+            raise""",
+        "keen_pipeline_tests/contract/storages/test_storage_faults.py -k changes_what",
+    ),
+    (
+        "keen_pipeline/landing/destination.py",
+        'if "nothing was published" in first else "; nothing was landed"',
+        'if True else ""',
+        "keen_pipeline_tests/landing/test_layout.py -k once_that_nothing",
+    ),
+    (
+        "keen_pipeline/landing/storages/remote.py",
+        '                if not key.endswith("/"):\n',
+        "                if True:\n",
+        "keen_pipeline_tests/landing/test_layout.py -k mark_of_a_folder",
+    ),
 ]

@@ -240,4 +240,98 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         ":",
         f"{_NAMES}::test_no_step_of_one_collection_has_the_name_of_a_step_of_several",
     ),
+    (
+        "keen_pipeline/defs/component.py",
+        '    if "name" in discovery.defaults:\n',
+        "    if False:\n",
+        "keen_pipeline_tests/defs/definitions/test_component.py -k wrong_in_yaml",
+    ),
+    (
+        "keen_pipeline/defs/reports/checks.py",
+        "        landed = [e for e in landed if e.request.partition_key in set(partition_keys)]\n",
+        "        pass\n",
+        "keen_pipeline_tests/defs/assets/test_checks.py -k checks_alone",
+    ),
+    (
+        "keen_pipeline/defs/assets/run.py",
+        "step not in ended for",
+        "step for",
+        "keen_pipeline_tests/defs/assets/test_one_step_each.py -k step_that_is_over",
+    ),
+    (
+        "keen_pipeline/defs/ops.py",
+        "        self.reporter.failed += [(entry, entry.reason) for entry in posted.ended]\n",
+        "",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k night_fails",
+    ),
+    (
+        "keen_pipeline/defs/reports/reporter.py",
+        """        if counted.entry.is_whole is not True:
+            self._log""",
+        """        if counted.entry.is_whole is False:
+            self._log""",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k log_of_its_run",
+    ),
+    (
+        "keen_pipeline/defs/sensors/status.py",
+        ", **posted.problems}",
+        "}",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k tick_logs",
+    ),
+    (
+        "keen_pipeline/defs/component.py",
+        "        if isinstance(resource.read_key, dg.EnvVar):  #",
+        "        if False:  #",
+        "keen_pipeline_tests/defs/definitions/test_component.py -k variable_holds",
+    ),
+    (
+        "keen_pipeline/defs/assets/run.py",
+        "                pipeline.ledger.withdraw(created, run_id=run_id)\n",
+        "                pass\n",
+        "keen_pipeline_tests/defs/assets/test_one_step_each.py -k breaks_off",
+    ),
+    (
+        "keen_pipeline/defs/ops.py",
+        " and entry.request.kind is not Kind.SLICE:",
+        ":",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k end_of_a_slice",
+    ),
+    (
+        "keen_pipeline/defs/sensors/status.py",
+        "return timedelta() <= now - ended < timedelta(seconds=DISPATCH_SECONDS)",
+        "return now - ended < timedelta(seconds=DISPATCH_SECONDS)",
+        "keen_pipeline_tests/unit/test_dispatched.py -k clock_that_was_ahead",
+    ),
+    (
+        "keen_pipeline/defs/jobs.py",
+        'return names.nightly if zone == (timezone or "UTC") else',
+        'return names.nightly if zone == "UTC" else',
+        "keen_pipeline_tests/defs/definitions/test_names_and_schedules.py -k own_crons_alone",
+    ),
+    (
+        "keen_pipeline/defs/ops.py",
+        """except (KeenPipelineError, OSError) as error:
+            self.context.log.warning("what dead""",
+        """except OSError as error:
+            self.context.log.warning("what dead""",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k keep_no_night",
+    ),
+    (
+        "keen_pipeline/defs/sensors/freshness.py",
+        "for name, said in before.items() if name in known}",
+        "for name, said in before.items()}",
+        "keen_pipeline_tests/defs/assets/test_checks.py -k freshness_sensor",
+    ),
+    (
+        "keen_pipeline/defs/ops.py",
+        " and not (e.status is Status.ABANDONED and e.reported_at is not None)]",
+        "]",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k told_before",
+    ),
+    (
+        "keen_pipeline/defs/io_managers.py",
+        "reader = self.reader.open(collection_of(upstream))",
+        "reader = self.reader.open()",
+        "keen_pipeline_tests/defs/definitions/test_inputs.py -k configuration_of_its_asset",
+    ),
 ]

@@ -121,4 +121,78 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "",
         "keen_pipeline_tests/acceptance/commands/test_messages.py -k no_more",
     ),
+    (
+        "keen_pipeline/cli/backfill.py",
+        "    for collection, problem in {**submission.problems, **posted.problems}.items():",
+        "    for collection, problem in submission.problems.items():",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k backfill_that_does_not_wait",
+    ),
+    (
+        "keen_pipeline/pipeline/told.py",
+        '    return [*lines, f"  {_of(name, _DOCTOR)}"] if lines else []',
+        '    return [*lines, f"  {_DOCTOR}"] if lines else []',
+        "keen_pipeline_tests/pipeline/test_reasons.py -k command_of_its_definitions",
+    ),
+    (
+        "keen_pipeline/defs/sensors/notifications.py",
+        'notices.plan(f"{_of(ledger)}failure/{today}/{cause}", left[0], body) for cause in causes)',
+        'notices.plan(f"{_of(ledger)}failure/{today}/{cause}", left[0], body) for cause in causes[:1])',
+        "keen_pipeline_tests/defs/notices/test_failure_notices.py -k one_cause_is_told",
+    ),
+    (
+        "keen_pipeline/cli/doctor.py",
+        "        abandoned = [s for s in found.given_up if s.status is Status.ABANDONED]",
+        "        abandoned = list(found.given_up)",
+        "keen_pipeline_tests/acceptance/commands/test_doctor.py -k a_person_cancelled",
+    ),
+    (
+        "keen_pipeline/cli/doctor.py",
+        "if manifest.is_of(ledger.scope)}",
+        "}",
+        "keen_pipeline_tests/acceptance/commands/test_doctor.py -k a_person_cancelled",
+    ),
+    (
+        "keen_pipeline/cli/doctor.py",
+        "    if now - newest > _HEARTBEAT_SECONDS:",
+        "    if not newest:",
+        "keen_pipeline_tests/acceptance/commands/test_doctor.py -k five_minutes",
+    ),
+    (
+        "keen_pipeline/notifications/send.py",
+        """        except ValueError:
+            raise Conf""",
+        """        except KeyError:
+            raise Conf""",
+        "keen_pipeline_tests/unit/test_outbox.py -k no_mail_can_have",
+    ),
+    (
+        "keen_pipeline/notifications/outbox.py",
+        "            sent -= {one for one in sent if not one.startswith(day)}\n",
+        "",
+        "keen_pipeline_tests/unit/test_outbox.py -k once_a_day",
+    ),
+    (
+        "keen_pipeline/notifications/render.py",
+        "blocks = [_section(told[: _SLACK_CHARACTERS - 300] + ",
+        "blocks = [_section(told + ",
+        "keen_pipeline_tests/unit/test_outbox.py -k long_story",
+    ),
+    (
+        "keen_pipeline/defs/sensors/notifications.py",
+        "is_new = context.cursor == today and not (ledger.landed_collections() or ledger.open_entries())",
+        "is_new = context.cursor == today and not ledger.landed_collections()",
+        "keen_pipeline_tests/defs/notices/test_notifications.py -k day_of_an_installation",
+    ),
+    (
+        "keen_pipeline/cli/common.py",
+        "if told not in self._uncountable:",
+        "if True:",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k tells_once",
+    ),
+    (
+        "keen_pipeline/notifications/render.py",
+        '<b style="color:{_RED}">{escape(first)}</b>',
+        '<b style="color:{_RED}">{first}</b>',
+        "keen_pipeline_tests/unit/test_outbox.py -k no_html",
+    ),
 ]

@@ -247,4 +247,35 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "mine = sa.and_(entries.c.id == entry_id, condition)",
         f"{_SCOPE} -k posting",
     ),
+    (
+        "keen_pipeline/lifecycle.py",
+        "first = attempts[0].requested_at",
+        "first = attempts[-1].requested_at",
+        "keen_pipeline_tests/unit/test_lifecycle.py -k equal_reasons_once",
+    ),
+    ("keen_pipeline/collection.py", " and name == name.strip()", "", "keen_pipeline_tests/unit/test_collections_file.py"),
+    (
+        "keen_pipeline/settings.py",
+        '.rstrip("\\r\\n") for name in _READ_ELSEWHERE)',
+        " for name in _READ_ELSEWHERE)",
+        "keen_pipeline_tests/unit/test_settings.py -k keeps_no_line_end",
+    ),
+    (
+        "keen_pipeline/settings.py",
+        " and text.strip() and name not in known))",
+        " and name not in known))",
+        "keen_pipeline_tests/unit/test_settings.py -k nothing_reads",
+    ),
+    (
+        "keen_pipeline/settings.py",
+        "if is_quoted and self.parse is not _mask_key:",
+        "if is_quoted:",
+        "keen_pipeline_tests/unit/test_settings.py -k at_their_bounds",
+    ),
+    (
+        "keen_pipeline/settings.py",
+        "    if parts.username is not None or parts.query or parts.fragment:",
+        "    if parts.username is not None or parts.query:",
+        "keen_pipeline_tests/unit/test_settings.py -k s3cret",
+    ),
 ]

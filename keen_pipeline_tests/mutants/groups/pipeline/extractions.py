@@ -295,4 +295,84 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     (f"{_CODE}/extractions/wait.py", "return min([next_poll, *due])", "return next_poll", f"{_TIME} -k back_off_that_is_over"),
     (f"{_CODE}/extractions/wait.py", "if self.refused:", "if False:", f"{_TIME} -k may_be_sent"),
+    (
+        "keen_pipeline/pipeline/counts.py",
+        "min(max(error.retry_after or 0.0, 1.0), _LONGEST_REST_SECONDS)",
+        "max(error.retry_after or 0.0, 1.0)",
+        "keen_pipeline_tests/pipeline/test_counts.py -k after_a_minute",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/submit.py",
+        "    checked.sort(key=lambda e: e.request.timeframe.start)\n",
+        "",
+        "keen_pipeline_tests/pipeline/test_counts.py -k whatever_order",
+    ),
+    (
+        "keen_pipeline/pipeline/counts.py",
+        "valid = {entry.entry_id for entry in counted if not entry.unproven}",
+        "valid = {entry.entry_id for entry in counted}",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k leaves_that_one_in_doubt",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/explain.py",
+        "if state is not None and entry.status is not Status.COMPLETE else None",
+        "if state is not None else None",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k no_finished_extraction",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/explain.py",
+        "min(one.since for one in members)",
+        "max(one.since for one in members)",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k until_the_next",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/wait.py",
+        "elif entry.status is Status.SUPERSEDED and current is not None and current.fingerprint == wanted:",
+        "elif entry.status is Status.SUPERSEDED and current is not None:",
+        "keen_pipeline_tests/pipeline/test_reasons.py -k none_of_its_own",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/post.py",
+        "wait = max(wished or 0.0, backoff_seconds(entry.post_tries + 1, pipeline.limits, pipeline.jitter()))",
+        "wait = backoff_seconds(entry.post_tries + 1, pipeline.limits, pipeline.jitter())",
+        "keen_pipeline_tests/pipeline/test_answers.py -k sent_again_when_it_asks",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/post.py",
+        """        if self._pipeline.clock.now() >= self._deadline:
+            return
+""",
+        "",
+        "keen_pipeline_tests/pipeline/test_answers.py -k no_post_begins",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/slices.py",
+        "if len(entries) == 1 or total == 0 else None",
+        "if len(entries) == 1 else None",
+        "keen_pipeline_tests/pipeline/test_answers.py -k counted_together",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/poll.py",
+        "                outcome.problems[entry.request.collection] = error\n",
+        "                pass\n",
+        "keen_pipeline_tests/pipeline/test_answers.py -k stays_as_it_is",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/wait.py",
+        " and entry.status in stuck:",
+        ":",
+        "keen_pipeline_tests/pipeline/test_answers.py -k what_has_finished",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/post.py",
+        "{e.request.collection for e in outcome.submitted} - set(outcome.problems)",
+        "{e.request.collection for e in outcome.submitted}",
+        "keen_pipeline_tests/pipeline/test_answers.py -k until_nothing_does",
+    ),
+    (
+        "keen_pipeline/pipeline/extractions/slices.py",
+        "min(one.expected or 0, pipeline.limits.max_events)",
+        "(one.expected or 0)",
+        "keen_pipeline_tests/pipeline/test_answers.py -k in_proportion",
+    ),
 ]

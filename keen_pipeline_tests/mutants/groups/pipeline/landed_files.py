@@ -174,4 +174,82 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ),
     ("keen_pipeline/wiring.py", 'root if "://" in root', 'root if "://" not in root', f"{_ROOTS} -k one_destination"),
     ("keen_pipeline/wiring.py", "root = normal_root(uri)", "root = uri", f"{_ROOTS} -k one_destination"),
+    (
+        "keen_pipeline/pipeline/files/manifests.py",
+        "if known is not None and known.entry.token != entry.token:",
+        "if False:",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k of_another_landing",
+    ),
+    (
+        "keen_pipeline/pipeline/files/verify.py",
+        """    if not now or now[0].status is not entry.status:
+        return None, True
+""",
+        "",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k nobodys_fault",
+    ),
+    (
+        "keen_pipeline/pipeline/files/verify.py",
+        """if collection is None or entry.request.kind is Kind.AD_HOC:
+        return replace(entry.request, email=None)""",
+        """if collection is None or entry.request.kind is Kind.AD_HOC:
+        return entry.request""",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k todays_configuration",
+    ),
+    (
+        "keen_pipeline/pipeline/files/verify.py",
+        "mine = (*ledger.open_entries(), *ledger.stale_files(), *ledger",
+        "mine = (*ledger.open_entries(), *ledger",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k no_file_too_many",
+    ),
+    (
+        "keen_pipeline/pipeline/files/upkeep.py",
+        "SqlNotices(ledger.engine, clock=ledger.clock).prune(now - KEEP_NOTICES)",
+        "SqlNotices(ledger.engine, clock=ledger.clock).prune(now)",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k three_months",
+    ),
+    (
+        "keen_pipeline/pipeline/freshness.py",
+        """    if lacks_mask_key(collection, mask_key):
+        raise""",
+        """    if False:
+        raise""",
+        "keen_pipeline_tests/pipeline/test_configuration.py -k which_variable_has_it",
+    ),
+    (
+        "keen_pipeline/wiring.py",
+        "budget = settings.budget or ledger.scope.source",
+        "budget = ledger.scope.source",
+        "keen_pipeline_tests/pipeline/test_configuration.py -k projects_of_one_budget",
+    ),
+    (
+        "keen_pipeline/pipeline/files/verify.py",
+        "same = replace(entry.landing, uri=landing.uri, seconds=landing.seconds) == landing and asked == request",
+        "same = replace(entry.landing, uri=landing.uri, seconds=landing.seconds) == landing",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k another_request",
+    ),
+    (
+        "keen_pipeline/pipeline/files/manifests.py",
+        "request.kind is Kind.SLICE or not request.path",
+        "not request.path",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k no_file_of",
+    ),
+    (
+        "keen_pipeline/wiring.py",
+        "use_proxies=not settings.is_embedded,",
+        "use_proxies=True,",
+        "keen_pipeline_tests/pipeline/test_configuration.py -k without_a_proxy",
+    ),
+    (
+        "keen_pipeline/pipeline/files/land.py",
+        " and [e.status for e in now] == [Status.CANCELLED]:",
+        ":",
+        "keen_pipeline_tests/pipeline/test_manifests.py -k comes_too_late",
+    ),
+    (
+        "keen_pipeline/pipeline/files/property_types.py",
+        "wider(known[name], kind) if name in known else kind",
+        "kind",
+        "keen_pipeline_tests/pipeline/test_slow_neighbours.py -k as_wide_as",
+    ),
 ]

@@ -330,4 +330,46 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "entries.c.token, tokens, sa.true())",
         "keen_pipeline_tests/contract/database/test_restore.py -k own_scope",
     ),
+    (
+        "keen_pipeline/ledger/reader.py",
+        "sa.or_(is_open, is_landed, is_stale))",
+        "sa.or_(is_open, is_landed))",
+        "keen_pipeline_tests/contract/ledger/test_scopes.py -k files_of_others",
+    ),
+    (
+        "keen_pipeline/ledger/ledger.py",
+        "ended = sa.and_(sa.not_(is_open), entries.c.reported_at.is_(None))",
+        "ended = sa.not_(is_open)",
+        "keen_pipeline_tests/contract/ledger/test_ledger.py -k comes_back_with_its_proof",
+    ),
+    (
+        "keen_pipeline/ledger/statistics.py",
+        "sent = sa.select(sa.func.count()).where(api_requests.c.budget == budget, api_requests",
+        "sent = sa.select(sa.func.count()).where(api_requests",
+        "keen_pipeline_tests/contract/ledger/test_statistics.py -k budget_and_its_refusals",
+    ),
+    (
+        "keen_pipeline/ledger/totals.py",
+        '"abandoned": _one_where(sa.and_(e.status == Status.ABANDONED.value, e.parent_id.is_(None))),',
+        '"abandoned": _one_where(e.status == Status.ABANDONED.value),',
+        "keen_pipeline_tests/contract/ledger/test_statistics.py -k with_all_its_slices",
+    ),
+    (
+        "keen_pipeline/ledger/submissions.py",
+        'own = {} if waits or entry.status is not Status.REQUESTED else {"run_id": run_id}',
+        'own = {} if waits else {"run_id": run_id}',
+        "keen_pipeline_tests/contract/ledger/test_ledger.py -k who_does_not_wait",
+    ),
+    (
+        "keen_pipeline/ledger/reader.py",
+        "alive = sa.or_(is_open, sa.and_(entries.c.status == Status.LANDED.value, sa.not_(entries.c.unproven)))",
+        "alive = sa.or_(is_open, entries.c.status == Status.LANDED.value)",
+        "keen_pipeline_tests/contract/ledger/test_scopes.py -k others_at_a_path",
+    ),
+    (
+        "keen_pipeline/ledger/statistics.py",
+        "            later.c.scope_id == entries.c.scope_id,\n",
+        "",
+        "keen_pipeline_tests/contract/ledger/test_statistics.py -k another_scope_asks",
+    ),
 ]

@@ -167,4 +167,24 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     (f"{SERVICE}/storage/shared/log.py", "if lost or self._database.server", "if lost or None and self._database.server", _BEHIND),
     (f"{SERVICE}/storage/shared/backend.py", "    if _id_in(objects) != ours:", "    if False:", _PAIR),
     (f"{SERVICE}/storage/tables.py", "math.ceil(seconds / 3600)", "int(seconds / 3600)", _SWEPT),
+    (
+        "keen_pipeline/service/events/analyses.py",
+        "return int(value) if float(value).is_integer() and abs(value) < 2**53 else value",
+        "return int(value) if float(value).is_integer() else value",
+        "keen_pipeline_tests/service/storage/test_storage.py -k figures_at_the_edges",
+    ),
+    (
+        "keen_pipeline/service/extractions/worker.py",
+        """                if failures == MOST_FAILURES:
+                    break""",
+        """                if False:
+                    break""",
+        "keen_pipeline_tests/service/extractions/test_extractions.py -k not_asked_for_every_result",
+    ),
+    (
+        "keen_pipeline/service/http/resources/results.py",
+        'coded = not as_file and "range" not in request.headers and _accepts',
+        "coded = not as_file and _accepts",
+        "keen_pipeline_tests/service/extractions/test_results.py -k whole_ranges",
+    ),
 ]

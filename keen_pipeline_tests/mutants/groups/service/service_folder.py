@@ -125,4 +125,28 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "            #",
         tests_of("storage/catalogue", "a_data_folder_that_was_emptied_is_not_taken_for_a_storage_that_has_lost_files"),
     ),
+    (
+        "keen_pipeline/service/storage/files.py",
+        "            _check_number(path, written, events)\n",
+        "",
+        "keen_pipeline_tests/service/storage/test_engine.py -k fewer_events",
+    ),
+    (
+        "keen_pipeline/service/credentials.py",
+        "    if len({made.read_key, made.write_key, made.master_key}) < 3:",
+        "    if made.read_key == made.write_key:",
+        "keen_pipeline_tests/service/storage/test_processes.py -k no_two_keys",
+    ),
+    (
+        "keen_pipeline/service/storage/files.py",
+        "if events > MAX_EVENTS or size > MAX_BYTES or (",
+        "if events > MAX_EVENTS or (",
+        "keen_pipeline_tests/service/storage/test_engine.py -k beyond_the_largest",
+    ),
+    (
+        "keen_pipeline/service/storage/engine.py",
+        "lambda: self._waiting[0] is ticket and self._used + amount <= self._mib",
+        "lambda: self._used + amount <= self._mib",
+        "keen_pipeline_tests/service/storage/test_engine.py -k order_of_arrival",
+    ),
 ]

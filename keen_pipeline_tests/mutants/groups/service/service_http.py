@@ -237,4 +237,81 @@ MUTANTS: list[tuple[str, str, str, str]] = [
         "500 <= code",
         tests_of("extractions/mail", "a_mail_that_is_refused_for_good_is_tried_once"),
     ),
+    (
+        "keen_pipeline/service/http/answers.py",
+        "as_text(message[:MAX_MESSAGE_CHARACTERS])",
+        "as_text(message)",
+        "keen_pipeline_tests/service/http/test_protocol.py -k bounded_part",
+    ),
+    (
+        "keen_pipeline/service/http/answers.py",
+        "str(math.ceil(after))",
+        "str(int(after))",
+        "keen_pipeline_tests/service/http/test_protocol.py -k come_too_early",
+    ),
+    (
+        "keen_pipeline/service/events/analyses.py",
+        """        if names == "v2" and path in (CREATED_AT, EVENT_ID):
+            continue
+""",
+        "",
+        "keen_pipeline_tests/service/http/test_neighbours.py -k file_of_its_version",
+    ),
+    (
+        "keen_pipeline/service/http/server/protocol.py",
+        "            self._body_since += 1  # it is us who do not read",
+        "            pass",
+        "keen_pipeline_tests/service/http/test_connections.py -k we_do_not_read",
+    ),
+    (
+        "keen_pipeline/service/http/bodies.py",
+        """    if announced.isdigit() and int(announced) > limit:
+        raise BodyTooLargeError(f"the body has {announced} bytes, the limit is {limit}")
+""",
+        "",
+        "keen_pipeline_tests/service/http/test_connections.py -k announced_too_large",
+    ),
+    (
+        "keen_pipeline/service/config.py",
+        "return min(100_000, max(self.max_list, self.max_queue))",
+        "return min(100_000, self.max_list)",
+        "keen_pipeline_tests/service/http/test_limits.py -k all_that_may_be_open",
+    ),
+    (
+        "keen_pipeline/service/http/parameters.py",
+        """        _check_text(found)
+        return found""",
+        "        return found",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k wrong_parameters",
+    ),
+    (
+        "keen_pipeline/service/config.py",
+        'high = self.max_body_bytes if one.name == "max_event_bytes" else high',
+        "high = high",
+        "keen_pipeline_tests/service/http/test_limits.py -k no_event_may",
+    ),
+    (
+        "keen_pipeline/service/events/incoming.py",
+        "if header is not None and (not isinstance(header, Mapping) or set(header) - _GIVEN):",
+        "if header is not None and not isinstance(header, Mapping):",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k v2",
+    ),
+    (
+        "keen_pipeline/service/http/parameters.py",
+        "    if not isinstance(names, list) or not 1 <= len(names) <= MAX_PROPERTY_NAMES or not",
+        "    if not isinstance(names, list) or not 1 <= len(names) or not",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k wrong_parameters",
+    ),
+    (
+        "keen_pipeline/service/events/incoming.py",
+        "            self._columns.forget(list(self._columns.new)[seen_before:])\n",
+        "",
+        "keen_pipeline_tests/service/http/test_bad_input.py -k leaves_no_property",
+    ),
+    (
+        "keen_pipeline/service/http/server/serve.py",
+        "if limit is None or self._service.open_requests or time",
+        "if limit is None or time",
+        "keen_pipeline_tests/service/storage/test_processes.py -k nobody_asks",
+    ),
 ]
