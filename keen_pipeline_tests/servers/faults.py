@@ -338,6 +338,9 @@ class FaultServer:
             except OSError:
                 return
             with self._lock:
+                if self.ending.is_set():  # nobody would close it
+                    sock.close()
+                    return
                 self._open.add(sock)
             thread = threading.Thread(target=self._serve, args=(sock,), daemon=True)
             self._threads.append(thread)

@@ -87,7 +87,7 @@ class _Tick:
         with pipeline.working(f"sensor {self.names.status_sensor}") as worker:
             polled = poll(pipeline, waiting, seconds=POLLING_SECONDS)
             posted = post_due(pipeline, ledger.open_entries(status=Status.REQUESTED), worker.id, seconds=POSTING_SECONDS)
-        problems = {**polled.problems, **posted.problems}
+        problems = dict(sorted({**polled.problems, **posted.problems}.items()))
         for collection, problem in problems.items():
             context.log.warning("%s goes on at the next tick: %s", collection, problem)
         for entry in (*polled.ended, *posted.ended):

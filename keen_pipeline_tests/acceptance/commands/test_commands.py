@@ -196,6 +196,7 @@ def test_a_full_disk_under_its_output_is_told_in_one_line(process: Shell, words:
     assert (done.returncode, done.stderr) == (1, "keen-pipeline: its output: No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["status"], ["docs", "first-hour"], ["extract", "nosuch", "--to", "files"]])
 def test_one_whose_streams_are_closed_prints_nowhere(process: Shell, words: list[str]) -> None:
     """As a service manager may start it: what is opened next, the ledger, is not what is printed to."""

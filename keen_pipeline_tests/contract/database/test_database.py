@@ -36,6 +36,7 @@ def test_many_processes_asking_at_once_make_one_entry(url: str) -> None:
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_connections_that_turn_new_sqlite_ledgers_to_wal_together_wait_for_each_other(tmp_path: Path) -> None:
     # Each file is a chance of its own: one in fifteen met "database is locked" before. All threads start each file at once.
     together = threading.Barrier(6)

@@ -228,6 +228,7 @@ def test_the_claims_of_a_worker_that_is_gone_are_free_and_those_of_the_living_st
     assert [r["id"] for r in after[workers.name]] == [ME, OTHER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True], ids=["alone", "after a landing"])
 def test_the_rules_hold_on_postgresql(postgres_stage: Stage, earlier: bool) -> None:
     for rule in RULES:

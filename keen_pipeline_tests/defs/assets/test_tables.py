@@ -78,6 +78,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, int) and value >= 2**63 else value
 
 
+@pytest.mark.slow
 def test_thirty_days_are_in_the_table_as_they_are_in_the_files(url: str, query: Query, keen_landing: KeenLanding) -> None:
     land_all(keen_landing)
     asset = table_asset(Collection("visits", KEYS[0]))

@@ -177,6 +177,7 @@ def test_a_catalog_of_the_first_version_is_brought_up_and_a_newer_one_refused(tm
         SqliteDatabase(path)
 
 
+@pytest.mark.slow
 def test_wide_extractions_beside_each_other_and_beside_ingest_take_turns_for_the_memory(tmp_path: Path) -> None:
     config = ServiceConfig(tmp_path, memory_mib=128, max_concurrency=4)
     service = Service(config, "http://127.0.0.1:1")
