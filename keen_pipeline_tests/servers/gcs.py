@@ -15,6 +15,7 @@ import requests
 from google.cloud import storage
 
 from keen_pipeline_tests.contract.storages.places import Place
+from keen_pipeline_tests.servers.guard import guarded
 from keen_pipeline_tests.servers.ports import free_port
 
 BUCKET = "landings"
@@ -32,8 +33,9 @@ def running_gcs(folder: Path) -> Iterator[str]:
     with (folder / "gcs.log").open("wb") as log:
         process = subprocess.Popen([str(binary), *options], stdout=log, stderr=subprocess.STDOUT, cwd=folder)
         try:
-            _create_bucket(endpoint, process)
-            yield endpoint
+            with guarded(process.pid):
+                _create_bucket(endpoint, process)
+                yield endpoint
         finally:
             process.kill()
             process.wait(30)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from keen_pipeline_tests.servers.guard import guarded
+
 
 @contextmanager
 def running_postgres() -> Iterator[str]:
@@ -35,7 +37,8 @@ def running_postgres() -> Iterator[str]:
                 _stop_servers(folder)
                 if not tries_left:
                     raise
-        with server:
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        with server, guarded(pid, signal.SIGQUIT):
             yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     finally:
         _stop_servers(folder)

@@ -19,6 +19,7 @@ import botocore.exceptions
 import urllib3
 
 from keen_pipeline_tests.contract.storages.places import Place
+from keen_pipeline_tests.servers.guard import guarded
 from keen_pipeline_tests.servers.ports import free_ports
 
 ACCESS_KEY = "access-key-for-tests"
@@ -89,7 +90,8 @@ def running_s3(folder: Path, bucket: str = "landings") -> Iterator[S3Server]:
             if "address already in use" not in str(error) or attempt + 1 == START_ATTEMPTS:
                 raise
     try:
-        yield server
+        with guarded(process.pid):
+            yield server
     finally:
         process.kill()
         process.wait(30)

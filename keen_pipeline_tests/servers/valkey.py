@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from keen_pipeline_tests.servers.guard import guarded
+
 PASSWORD = "password-of-the-broker-for-tests"
 START_SECONDS = 30.0
 
@@ -35,7 +37,8 @@ def running_valkey(folder: Path) -> Iterator[str]:
             assert server.poll() is None, (folder / "valkey.log").read_text()
             assert time.monotonic() < deadline, (folder / "valkey.log").read_text()
             time.sleep(0.05)
-        yield f"redis://:{PASSWORD}@127.0.0.1:{port}"
+        with guarded(server.pid):
+            yield f"redis://:{PASSWORD}@127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(30)
