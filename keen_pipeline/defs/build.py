@@ -86,15 +86,13 @@ def build_keen_definitions(
     submit_job, landing_job = submit_extractions_job(names, collections), materialize_csvs_job(names, collections, keys)
     sensors = [extraction_status_sensor(names, landing_job, collections, keys, sensor_interval_seconds, running, per_run)]
     sensors += freshness_sensors(names, collections, keys, running)
-    if downstream:
-        how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
-        sensors.append(dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how))
+    how: dict[str, Any] = {"minimum_interval_seconds": sensor_interval_seconds, "default_status": sensor_status(running)}
+    sensors += [dg.AutomationConditionSensorDefinition(names.downstream_sensor, target=downstream, **how)] if downstream else []
     told = configured_notifications(notifications)
     sensors += notification_sensors(names, collections, keys, nightly_timezone, nightly_cron, running=running) if told else []
+    step: dict[str, Any] = {"pool": pool, "retry_policy": retry_policy, "hooks": hooks}
     return dg.Definitions(
-        assets=collection_assets(
-            collections, specs, names, per_run, op_tags, execute, pool=pool, retry_policy=retry_policy, hooks=hooks
-        ),
+        assets=collection_assets(collections, specs, names, per_run, op_tags, execute, **step),
         jobs=[submit_job, landing_job],
         schedules=nightly_schedules(names, submit_job, collections, cron=nightly_cron, timezone=nightly_timezone, running=running),
         sensors=sensors,

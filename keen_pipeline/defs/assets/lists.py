@@ -26,6 +26,10 @@ PREVIEWED = 20
 PREVIEWED_CHARACTERS = 200
 
 
+# By eager() a list of all events would wait for each partition, and those before an installation never land.
+_WHEN_ANY_LANDED = dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
+
+
 def unique_values_asset(
     collection: Collection,
     property_name: str,
@@ -58,15 +62,13 @@ def unique_values_asset(
     names = Names(name)
     files = key_of(asset_key) if asset_key is not None else names.asset_key(collection.name)
     key = dg.AssetKey([*files.path, "unique", property_name])
-    # By eager() a list of all events would wait for each partition, and those before an installation never land.
-    wakes = when_landed() if partitioned else dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_missing())
     values_of = dg.AssetOut(
         key=key,
         dagster_type=dg.Nothing,
         io_manager_key=names.io_manager,
         group_name=group_name or name,
         kinds={"json"},
-        automation_condition=automation_condition or wakes,
+        automation_condition=automation_condition or (when_landed() if partitioned else _WHEN_ANY_LANDED),
         metadata={COLLECTION_METADATA: collection.name, UNIQUE_METADATA: property_name},
         description=f"The unique values of {property_name} among the events of {collection.name}.",
     )

@@ -35,6 +35,7 @@ def open_engine(url: str, *, contract: bool = False, patience_seconds: float = P
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         engine = sa.create_engine(parsed, **_options(parsed))
+        _make_file(engine.url)
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             f"no driver for the ledger {shown}: {error}; install it, for PostgreSQL keen_pipeline[postgres]"
@@ -108,6 +109,15 @@ def _file_of(engine: sa.Engine) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _make_file(url: sa.URL) -> None:
+    """A new SQLite file is its owner's alone, as it holds addresses and filters; whoever shares it gives others the right to."""
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        file = Path(str(url.database))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and not url.query:
+            file.touch(0o600)
+
+
 def _options(url: sa.URL) -> dict[str, Any]:
     # Values are filters and addresses, which may be personal data: no error shows them.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -118,10 +128,6 @@ def _options(url: sa.URL) -> dict[str, Any]:
             return {**options, **one, "connect_args": {"check_same_thread": False}}
         if url.database.startswith("~"):
             raise ConfigurationError(f"the ledger sqlite:///{url.database}: `~` is no home folder in a URL; write the whole path")
-        file = Path(url.database)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.exists() and not url.query:
-            file.touch(0o600)  # it holds addresses and filters; who shares it with other accounts gives them the right to
         return {**options, "connect_args": {"timeout": _BUSY_SECONDS}}
     if url.get_backend_name() == "postgresql":
         # What the ledger is written for, whatever the server's default is.

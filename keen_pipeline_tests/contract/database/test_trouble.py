@@ -174,11 +174,13 @@ def test_a_url_that_can_not_be_used_is_one_line_without_its_password() -> None:
         "nonsense",
     ],
 )
-def test_what_is_no_url_is_told_with_one_that_is(url: str) -> None:
+def test_what_is_no_url_is_told_with_one_that_is(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=r"is not a SQLAlchemy URL, for example sqlite:///\./data/ledger\.db") as refused:
         open_engine(url)
     assert "s3cret" not in str(refused.value)
     assert refused.value.__suppress_context__
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_reason_is_stored_clean_and_bounded(ledger: SqlLedger, clock: FakeClock) -> None:
